@@ -1,0 +1,15 @@
+//! The rules, and nothing else: no clock, no network, no randomness. `admit` says what a request may do, given the
+//! record; `settle` says what an attempt's outcome makes of the record.
+
+mod admit;
+mod operate;
+mod policy;
+mod settle;
+
+pub use admit::{Admission, Asked, Refusal, admit};
+pub use operate::{Decision, Denied, decide, expire};
+pub use policy::{
+    CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy,
+    ScopeRule, StatusRules, StatusRulesError, Verdict,
+};
+pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};

@@ -1,0 +1,273 @@
+//! A route's policy: every rule that an operator can choose, parsed and checked.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use http::{HeaderMap, HeaderName, StatusCode};
+
+use crate::key::{KeySyntax, Pointer};
+
+/// All that is decided per route. Durations as configured; the store counts them by its own clock.
+#[derive(Debug, Clone)]
+pub struct Policy {
+    /// The route's name, part of every record's identity.
+    pub route: Arc<str>,
+    /// Whether the route protects, watches or does nothing.
+    pub mode: Mode,
+    /// Where the key is.
+    pub key: KeyRule,
+    /// Whose keys these are.
+    pub scope: ScopeRule,
+    /// Who may get a replay.
+    pub caller: CallerRule,
+    /// What makes two requests the same.
+    pub fingerprint: FingerprintRule,
+    /// What a duplicate of a running request gets.
+    pub on_in_flight: OnInFlight,
+    /// How long a duplicate is held under [`OnInFlight::Wait`].
+    pub wait_timeout: Duration,
+    /// What another request under the same key gets.
+    pub on_mismatch: OnMismatch,
+    /// The status of a `key-reused` answer, 422 except where a vendor's dialect uses another.
+    pub mismatch_status: StatusCode,
+    /// What a duplicate of an uncertain operation gets.
+    pub on_uncertain: OnUncertain,
+    /// How long an uncertain operation has to rest before anybody may release it: the lost request may sit in a queue.
+    pub uncertain_after: Duration,
+    /// What the upstream's statuses mean.
+    pub statuses: StatusRules,
+    /// Response fields that are relayed once, never stored.
+    pub drop_headers: Vec<HeaderName>,
+    /// How long a result is kept, from completion.
+    pub retention: Duration,
+    /// How long a tombstone stays after that; zero for none.
+    pub tombstone: Duration,
+    /// How long in-flight and uncertain records are kept, from their last change or renewal.
+    pub unsettled_retention: Duration,
+    /// How long a claim holds without renewal.
+    pub lease: Duration,
+    /// What happens when the store can't be reached.
+    pub on_failure: OnFailure,
+    /// Whether answers also carry `Stripe-Should-Retry: true` where a retry is safe.
+    pub stripe_should_retry: bool,
+}
+
+/// Whether a route protects.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Mode {
+    /// Protects.
+    Enforce,
+    /// Watches and counts; never refuses.
+    Shadow,
+    /// Passes through.
+    Off,
+}
+
+/// Where a route's key is, and how it must look.
+#[derive(Debug, Clone)]
+pub struct KeyRule {
+    /// Where it is.
+    pub source: KeySource,
+    /// Whether a request without one is refused; a derived key is always required.
+    pub required: bool,
+    /// Longest decoded key, in bytes.
+    pub max_length: usize,
+    /// Its form.
+    pub syntax: KeySyntax,
+}
+
+/// Where a key is.
+#[derive(Debug, Clone)]
+pub enum KeySource {
+    /// In a header field, in a member of a JSON body, or in either.
+    Sent {
+        /// The field.
+        header: Option<HeaderName>,
+        /// The member.
+        body: Option<Pointer>,
+    },
+    /// Made from parts of the request, together with the scope or else the caller.
+    Derived(Vec<KeyPart>),
+}
+
+/// A part of a derived key.
+#[derive(Debug, Clone, PartialEq)]
+pub enum KeyPart {
+    /// The path as received.
+    Path,
+    /// A query parameter, by its first value.
+    Query(String),
+    /// A header field.
+    Header(HeaderName),
+    /// A member of the JSON body.
+    Body(Pointer),
+    /// The body as the route fingerprints it.
+    BodyHash,
+}
+
+/// Whose keys these are.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ScopeRule {
+    /// One key space for all clients of the route.
+    Shared,
+    /// One per value of these fields; all must be present.
+    Headers(Vec<HeaderName>),
+}
+
+/// Who may get a replay.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CallerRule {
+    /// Whoever sends the same value in the first present of these fields; a scope adds to it.
+    Headers(Vec<HeaderName>),
+    /// Whoever has the same scope: a proxy in front vouches for it.
+    Scope,
+}
+
+/// What makes two requests the same.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum FingerprintRule {
+    /// JSON bodies by value without these members, others as bytes.
+    Json(Vec<Pointer>),
+    /// Bodies as bytes.
+    Raw,
+    /// Method, path and query alone.
+    WithoutBody,
+}
+
+/// What a duplicate of a running request gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnInFlight {
+    /// 409 at once.
+    Reject,
+    /// The answer, when it is there.
+    Wait,
+}
+
+/// What another request under the same key gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnMismatch {
+    /// A refusal.
+    Reject,
+    /// The stored response of the first, for the same caller.
+    Replay,
+    /// An execution of its own: at most one per key and fingerprint.
+    Supersede,
+}
+
+/// What a duplicate of an uncertain operation gets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUncertain {
+    /// 409 until an operator decides.
+    Hold,
+}
+
+/// What happens when the store can't be reached.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnFailure {
+    /// 503, nothing is forwarded.
+    FailClosed,
+    /// Forwarded without protection, counted and logged.
+    FailOpen,
+}
+
+/// What a status says about the upstream's doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// This is the result: store and replay it.
+    Store,
+    /// The upstream did nothing: a retry may run.
+    Release,
+    /// It may or may not have acted.
+    Uncertain,
+}
+
+/// Which status means what. An exact code beats a class, a code with a condition beats the bare code where the
+/// condition holds, and a status in no list is uncertain.
+#[derive(Debug, Clone)]
+pub struct StatusRules {
+    bare: Vec<Verdict>,
+    conditional: Vec<(u16, HeaderName, Verdict)>,
+}
+
+/// A fault in the lists of statuses.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum StatusRulesError {
+    /// Not one of the three forms.
+    #[error("`{0}` is not a status: write a code (`404`), a class (`4xx`), or a code and the field it needs (`503 retry-after`)")]
+    Form(String),
+    /// Listed with two meanings.
+    #[error("`{0}` stands in two of the three status lists")]
+    Twice(String),
+}
+
+/// First code that is a status.
+const STATUS_MIN: u16 = 100;
+/// First code past the statuses.
+const STATUS_END: u16 = 600;
+
+impl StatusRules {
+    /// Builds the rules from the three lists.
+    pub fn new(store: &[String], release: &[String], uncertain: &[String]) -> Result<StatusRules, StatusRulesError> {
+        let mut exact: Vec<Option<Verdict>> = vec![None; usize::from(STATUS_END - STATUS_MIN)];
+        let mut classes: [Option<Verdict>; 6] = [None; 6];
+        let mut conditional: Vec<(u16, HeaderName, Verdict)> = Vec::new();
+        let lists = [(store, Verdict::Store), (release, Verdict::Release), (uncertain, Verdict::Uncertain)];
+        for (text, verdict) in lists.into_iter().flat_map(|(list, verdict)| list.iter().map(move |text| (text, verdict))) {
+            let form = || StatusRulesError::Form(text.clone());
+            let twice = || StatusRulesError::Twice(text.clone());
+            if let Some((code, field)) = text.split_once(' ') {
+                let code = parse_code(code).ok_or_else(form)?;
+                let field = HeaderName::from_bytes(field.trim().as_bytes()).map_err(|_| form())?;
+                if conditional.iter().any(|(c, f, v)| *c == code && *f == field && *v != verdict) {
+                    return Err(twice());
+                }
+                conditional.push((code, field, verdict));
+                continue;
+            }
+            let place = match text.strip_suffix("xx").map(str::parse::<usize>) {
+                Some(Ok(class @ 1..=5)) => &mut classes[class],
+                Some(_) => return Err(form()),
+                None => &mut exact[usize::from(parse_code(text).ok_or_else(form)? - STATUS_MIN)],
+            };
+            if place.is_some_and(|other| other != verdict) {
+                return Err(twice());
+            }
+            *place = Some(verdict);
+        }
+        let bare = (STATUS_MIN..STATUS_END)
+            .map(|code| exact[usize::from(code - STATUS_MIN)].or(classes[usize::from(code / 100)]).unwrap_or(Verdict::Uncertain))
+            .collect();
+        Ok(StatusRules { bare, conditional })
+    }
+
+    /// What an answer says. A 101 is always a result: the connection is the client's from then on.
+    pub fn verdict(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
+        if status == StatusCode::SWITCHING_PROTOCOLS {
+            return Verdict::Store;
+        }
+        let code = status.as_u16();
+        let conditional = self.conditional.iter().find(|(c, field, _)| *c == code && headers.contains_key(field));
+        match conditional {
+            Some((_, _, verdict)) => *verdict,
+            None => self.bare.get(usize::from(code.saturating_sub(STATUS_MIN))).copied().unwrap_or(Verdict::Uncertain),
+        }
+    }
+}
+
+fn parse_code(text: &str) -> Option<u16> {
+    text.parse().ok().filter(|code| text.len() == 3 && (STATUS_MIN..STATUS_END).contains(code))
+}
+
+impl Policy {
+    /// Whether results leave a tombstone when their retention ends.
+    pub fn keeps_tombstones(&self) -> bool {
+        !self.tombstone.is_zero()
+    }
+
+    /// How long a released marker stays. It must outlive every store command that can still be under way: a claim
+    /// that arrives after the marker is gone would stand, with nobody left to run or settle it.
+    pub fn marker_retention(&self) -> Duration {
+        const MARKER_MIN: Duration = Duration::from_secs(60);
+        self.wait_timeout.max(MARKER_MIN)
+    }
+}

@@ -1,0 +1,442 @@
+//! Who asks for which operation: idempotency keys, scopes, callers, slots and fingerprints, parsed at the door.
+//!
+//! Danger: two different requests that end in one [`Slot`] would share an answer, so everything that is hashed here
+//! is length-prefixed and carries the name of what it is.
+
+use std::fmt;
+
+use bytes::Bytes;
+use sha2::{Digest, Sha256};
+
+mod canonical;
+
+pub use canonical::{JSON_DEPTH_MAX, hash_json};
+
+/// Number of partitions that records are spread over. Part of the storage layout: it never changes.
+pub const PARTITIONS: u16 = 256;
+
+/// Bytes of a slot: a SHA-256 cut to 160 bits. Short enough to be read out to a colleague, long enough that meeting
+/// another operation by search costs 2^160 tries (two of one's own keys: 2^80).
+pub const SLOT_BYTES: usize = 20;
+
+/// How a bare or quoted key may look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum KeySyntax {
+    /// A structured-field string, or anything of visible ASCII without quotes.
+    Lenient,
+    /// A structured-field string only (RFC 9651, section 3.3.3), as the IETF draft writes it.
+    Strict,
+    /// A bare UUID of version 4.
+    UuidV4,
+    /// A bare UUID of any version except the zero UUID.
+    Uuid,
+    /// A bare word of letters, digits, `_` and `-`.
+    Word,
+}
+
+/// Why a key was refused. The texts never contain the key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyError {
+    /// The value is empty.
+    #[error("is empty")]
+    Empty,
+    /// The decoded value is longer than the route allows (characters, which here are bytes).
+    #[error("is longer than {max} characters")]
+    TooLong {
+        /// The route's limit.
+        max: usize,
+    },
+    /// A byte outside visible ASCII, or a quote inside a bare key.
+    #[error(
+        "has a character that a key can't have (allowed are visible ASCII characters without white space or quotes, or a quoted string)"
+    )]
+    Character,
+    /// Starts as a structured-field string and isn't one.
+    #[error("starts with a quote and isn't a well-formed structured string (RFC 9651)")]
+    Quoting,
+    /// The route wants another form.
+    #[error("doesn't have the form that this route asks for: {expected}")]
+    Form {
+        /// What the route asks for.
+        expected: &'static str,
+    },
+}
+
+/// An idempotency key, decoded: 1 to `max_length` bytes of printable ASCII.
+///
+/// Its `Debug` hides the value: keys never reach logs.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Key(String);
+
+impl Key {
+    /// Parses one field value (IETF draft-ietf-httpapi-idempotency-key-header-07, section 2.1; RFC 9651).
+    ///
+    /// A value that starts with `"` is a structured-field string: escapes are undone, parameters ignored. Anything
+    /// else is taken as it is, so `"abc"` and `abc` are the same key.
+    pub fn parse(value: &[u8], syntax: KeySyntax, max_length: usize) -> Result<Key, KeyError> {
+        let value = value.trim_ascii();
+        if value.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        let text = if value[0] == b'"' {
+            parse_quoted(value)?
+        } else {
+            if syntax == KeySyntax::Strict {
+                return Err(KeyError::Form { expected: "a structured string, in double quotes" });
+            }
+            if !value.iter().all(|b| matches!(b, 0x21..=0x7e) && *b != b'"') {
+                return Err(KeyError::Character);
+            }
+            String::from_utf8_lossy(value).into_owned()
+        };
+        Key::checked(text, syntax, max_length)
+    }
+
+    /// Takes a key from a member of a JSON body, where it is a string without further quoting.
+    pub fn from_body(text: &str, syntax: KeySyntax, max_length: usize) -> Result<Key, KeyError> {
+        if !text.bytes().all(|b| matches!(b, 0x20..=0x7e)) {
+            return Err(KeyError::Character);
+        }
+        Key::checked(text.to_owned(), syntax, max_length)
+    }
+
+    fn checked(text: String, syntax: KeySyntax, max_length: usize) -> Result<Key, KeyError> {
+        if text.is_empty() {
+            return Err(KeyError::Empty);
+        }
+        if text.len() > max_length {
+            return Err(KeyError::TooLong { max: max_length });
+        }
+        let expected = match syntax {
+            KeySyntax::Lenient | KeySyntax::Strict => None,
+            KeySyntax::UuidV4 => (!is_uuid(&text, Some(b'4'))).then_some("a UUID of version 4"),
+            KeySyntax::Uuid => (!is_uuid(&text, None)).then_some("a UUID, and not the zero UUID"),
+            KeySyntax::Word => (!text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'))
+                .then_some("letters, digits, _ and - only"),
+        };
+        match expected {
+            Some(expected) => Err(KeyError::Form { expected }),
+            None => Ok(Key(text)),
+        }
+    }
+
+    /// The decoded key. For hashing and comparing only; never for a log line.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Key {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Key(..)")
+    }
+}
+
+fn parse_quoted(value: &[u8]) -> Result<String, KeyError> {
+    let item: sfv::Item = sfv::Parser::new(value).parse().map_err(|_| KeyError::Quoting)?;
+    match item.bare_item {
+        sfv::BareItem::String(text) => Ok(text.as_str().to_owned()),
+        _ => Err(KeyError::Quoting),
+    }
+}
+
+fn is_uuid(text: &str, version: Option<u8>) -> bool {
+    let bytes = text.as_bytes();
+    bytes.len() == 36
+        && bytes.iter().enumerate().all(|(i, b)| match i {
+            8 | 13 | 18 | 23 => *b == b'-',
+            _ => b.is_ascii_hexdigit(),
+        })
+        && match version {
+            Some(version) => bytes[14] == version && matches!(bytes[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B'),
+            None => bytes.iter().any(|b| !matches!(b, b'0' | b'-')),
+        }
+}
+
+/// SHA-256 over parts that can't run into each other: each is preceded by its length, the whole by its purpose.
+#[derive(Clone)]
+pub struct PartHasher(Sha256);
+
+impl PartHasher {
+    /// Starts a hash for one purpose; equal parts under another purpose hash differently.
+    pub fn new(purpose: &str) -> PartHasher {
+        let mut hasher = PartHasher(Sha256::new());
+        hasher.part(purpose.as_bytes());
+        hasher
+    }
+
+    /// Adds one part.
+    pub fn part(&mut self, bytes: &[u8]) -> &mut PartHasher {
+        self.0.update((bytes.len() as u64).to_be_bytes());
+        self.0.update(bytes);
+        self
+    }
+
+    fn raw(&mut self, bytes: &[u8]) {
+        self.0.update(bytes);
+    }
+
+    /// The 32 bytes.
+    pub fn finish(self) -> [u8; 32] {
+        self.0.finalize().into()
+    }
+}
+
+/// Whose keys these are, hashed: two scopes never share a record. Without a configured scope all clients of a route
+/// share one key space, and the [`Caller`] keeps them apart.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Scope([u8; 32]);
+
+impl Scope {
+    /// The key space of a route that configures no scope.
+    pub fn shared() -> Scope {
+        Scope(PartHasher::new("scope:none").finish())
+    }
+
+    /// A key space named by header fields, in the configured order.
+    pub fn of_fields<'a>(fields: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> Scope {
+        Scope(hash_fields("scope:fields", fields))
+    }
+
+    /// The hash itself, to be mixed into derived keys.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Who sent a request, as far as credentials tell: a replay is only given to the caller who asked first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller([u8; 32]);
+
+impl Caller {
+    /// A request without any of the caller fields.
+    pub fn nobody() -> Caller {
+        Caller(PartHasher::new("caller:none").finish())
+    }
+
+    /// A caller known by one field; name and value count.
+    pub fn of_field(name: &str, value: &[u8]) -> Caller {
+        Caller(hash_fields("caller:field", [(name, value)]))
+    }
+
+    /// A caller known by scope alone (`caller = "scope"`), or by a field together with a scope header.
+    pub fn with_scope(self, scope: &Scope) -> Caller {
+        let mut hasher = PartHasher::new("caller:scoped");
+        hasher.part(&self.0).part(&scope.0);
+        Caller(hasher.finish())
+    }
+
+    /// Takes a hash back from a stored record.
+    pub fn from_bytes(bytes: [u8; 32]) -> Caller {
+        Caller(bytes)
+    }
+
+    /// The hash as it is stored.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+fn hash_fields<'a>(purpose: &str, fields: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> [u8; 32] {
+    let mut hasher = PartHasher::new(purpose);
+    for (name, value) in fields {
+        hasher.part(name.as_bytes()).part(value);
+    }
+    hasher.finish()
+}
+
+/// What a request asks for, hashed: method, path, query and body. A duplicate with another fingerprint is not one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Fingerprint([u8; 32]);
+
+impl Fingerprint {
+    /// Takes a hash back from a stored record.
+    pub fn from_bytes(bytes: [u8; 32]) -> Fingerprint {
+        Fingerprint(bytes)
+    }
+
+    /// The hash as it is stored.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// How a body enters the fingerprint.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BodyHash<'a> {
+    /// JSON media types by value, without the members under `ignore` (RFC 6901 pointers, parsed); others as bytes.
+    Json {
+        /// Whether the request's media type is a JSON one.
+        is_json: bool,
+        /// Pointers to leave out.
+        ignore: &'a [Pointer],
+    },
+    /// The bytes as received.
+    Raw,
+    /// Not at all.
+    None,
+}
+
+/// Fingerprints a request. Path and query are taken as received; the media type is not part of it.
+pub fn fingerprint(method: &str, path: &str, query: Option<&str>, body: &Bytes, how: BodyHash<'_>) -> Fingerprint {
+    let mut hasher = PartHasher::new("fingerprint:1");
+    hasher.part(method.as_bytes()).part(path.as_bytes());
+    match query {
+        Some(query) => hasher.part(b"?").part(query.as_bytes()),
+        None => hasher.part(b""),
+    };
+    hash_body(&mut hasher, body, how);
+    Fingerprint(hasher.finish())
+}
+
+/// Adds a body to a hash, in the way the route asks for.
+pub fn hash_body(hasher: &mut PartHasher, body: &Bytes, how: BodyHash<'_>) {
+    match how {
+        BodyHash::None => {
+            hasher.part(b"none");
+        }
+        BodyHash::Json { is_json: true, ignore } => {
+            // Falls back to the bytes: a document without one clear value is only equal to itself.
+            if !hash_json(hasher, body, ignore) {
+                hasher.part(b"raw").part(body);
+            }
+        }
+        BodyHash::Raw | BodyHash::Json { is_json: false, .. } => {
+            hasher.part(b"raw").part(body);
+        }
+    }
+}
+
+/// A JSON pointer (RFC 6901), parsed into its reference tokens.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pointer(Vec<String>);
+
+impl Pointer {
+    /// Parses a pointer such as `/order/id`; the empty pointer (the whole document) is refused.
+    pub fn parse(text: &str) -> Option<Pointer> {
+        let rest = text.strip_prefix('/')?;
+        rest.split('/').map(unescape_token).collect::<Option<Vec<_>>>().map(Pointer)
+    }
+
+    /// The reference tokens, unescaped.
+    pub fn tokens(&self) -> &[String] {
+        &self.0
+    }
+}
+
+fn unescape_token(token: &str) -> Option<String> {
+    let mut out = String::with_capacity(token.len());
+    let mut chars = token.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '~' => match chars.next()? {
+                '0' => out.push('~'),
+                '1' => out.push('/'),
+                _ => return None,
+            },
+            c => out.push(c),
+        }
+    }
+    Some(out)
+}
+
+/// Which key space of the store a slot lies in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Space {
+    /// Records that protect.
+    Enforced,
+    /// Records of routes in shadow mode: watched, never replayed.
+    Shadow,
+}
+
+/// Where an operation's record lies: the hash of route name, scope and key. It doesn't reveal the key.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Slot {
+    /// The key space.
+    pub space: Space,
+    hash: [u8; SLOT_BYTES],
+}
+
+/// A text that is not an operation's reference.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("an operation's reference is `op_` followed by {} hexadecimal digits", SLOT_BYTES * 2)]
+pub struct ReferenceError;
+
+impl Slot {
+    /// The slot of an operation. `variant` is empty except where a policy keeps one record per fingerprint.
+    pub fn of(space: Space, route: &str, scope: &Scope, key: &[u8], variant: &[u8]) -> Slot {
+        let mut hasher = PartHasher::new("slot:1");
+        hasher.part(route.as_bytes()).part(&scope.0).part(key).part(variant);
+        let digest = hasher.finish();
+        let mut hash = [0; SLOT_BYTES];
+        hash.copy_from_slice(&digest[..SLOT_BYTES]);
+        Slot { space, hash }
+    }
+
+    /// A slot from its stored hash.
+    pub fn from_hash(space: Space, hash: [u8; SLOT_BYTES]) -> Slot {
+        Slot { space, hash }
+    }
+
+    /// The hash, as it is stored.
+    pub fn hash(&self) -> &[u8; SLOT_BYTES] {
+        &self.hash
+    }
+
+    /// The partition, 0 to 255.
+    pub fn partition(&self) -> u16 {
+        u16::from(self.hash[0])
+    }
+
+    /// Parses a public reference, as problem bodies and `onceward operations` show it.
+    pub fn from_reference(text: &str) -> Result<Slot, ReferenceError> {
+        let digits = text.strip_prefix("op_").ok_or(ReferenceError)?.as_bytes();
+        if digits.len() != SLOT_BYTES * 2 {
+            return Err(ReferenceError);
+        }
+        let mut hash = [0; SLOT_BYTES];
+        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
+            let (Some(high), Some(low)) = (hex_digit(pair[0]), hex_digit(pair[1])) else {
+                return Err(ReferenceError);
+            };
+            *byte = high << 4 | low;
+        }
+        Ok(Slot { space: Space::Enforced, hash })
+    }
+
+    /// The hash in hexadecimal.
+    pub fn hex(&self) -> String {
+        const DIGITS: &[u8; 16] = b"0123456789abcdef";
+        let mut out = String::with_capacity(SLOT_BYTES * 2);
+        for byte in self.hash {
+            out.push(char::from(DIGITS[usize::from(byte >> 4)]));
+            out.push(char::from(DIGITS[usize::from(byte & 15)]));
+        }
+        out
+    }
+}
+
+fn hex_digit(byte: u8) -> Option<u8> {
+    match byte {
+        b'0'..=b'9' => Some(byte - b'0'),
+        b'a'..=b'f' => Some(byte - b'a' + 10),
+        _ => None,
+    }
+}
+
+impl fmt::Display for Slot {
+    /// The operation's public reference.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("op_")?;
+        f.write_str(&self.hex())
+    }
+}
+
+impl fmt::Debug for Slot {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{self}")
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,266 @@
+//! JSON bodies by value: equal documents hash equally, whatever their member order, white space or number spelling.
+//!
+//! Danger: two different payments that hash equally would share an answer. So numbers are compared as decimal
+//! digits, never as floats, and a document whose value is not beyond doubt (duplicate member names, too deep, not
+//! JSON) is left to be compared as bytes. `serde_json` checks the grammar first; what follows walks text that is valid.
+
+use std::borrow::Cow;
+
+use super::{PartHasher, Pointer};
+
+/// Levels of nesting that are compared by value; deeper documents are compared as bytes. `serde_json`'s own bound.
+pub const JSON_DEPTH_MAX: usize = 128;
+
+/// Bytes gathered before they are hashed: fewer, larger updates.
+const CHUNK_BYTES: usize = 1024;
+
+/// Adds the value of a JSON document to a hash, without the members that `ignore` points to.
+///
+/// Returns `false`, with nothing added, where the document has no unambiguous value.
+pub fn hash_json(hasher: &mut PartHasher, body: &[u8], ignore: &[Pointer]) -> bool {
+    let Ok(text) = std::str::from_utf8(body) else { return false };
+    if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
+        return false;
+    }
+    let mut reader = Reader { text, at: 0 };
+    let Some(mut value) = reader.value(0) else { return false };
+    for pointer in ignore {
+        value.remove(pointer.tokens());
+    }
+    let mut out = Out { hasher, buffer: Vec::with_capacity(CHUNK_BYTES) };
+    out.hasher.part(b"json");
+    out.value(&value);
+    let Out { hasher, buffer } = out;
+    hasher.raw(&buffer);
+    true
+}
+
+/// A document's value. Numbers stay text.
+enum Value<'a> {
+    /// `true`, `false` or `null`, as written: there is one way to write each.
+    Literal(&'a str),
+    Number(Number<'a>),
+    Text(Cow<'a, str>),
+    Array(Vec<Value<'a>>),
+    /// Sorted by name, names distinct.
+    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+}
+
+impl Value<'_> {
+    fn remove(&mut self, tokens: &[String]) {
+        let [first, rest @ ..] = tokens else { return };
+        match self {
+            Value::Object(members) => {
+                let Ok(at) = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)) else { return };
+                if rest.is_empty() {
+                    members.remove(at);
+                } else {
+                    members[at].1.remove(rest);
+                }
+            }
+            // An element is blanked rather than removed: the others keep their places, which are their meaning.
+            Value::Array(items) => {
+                let Some(item) = first.parse::<usize>().ok().and_then(|at| items.get_mut(at)) else { return };
+                if rest.is_empty() {
+                    *item = Value::Literal("");
+                } else {
+                    item.remove(rest);
+                }
+            }
+            _ => {}
+        }
+    }
+}
+
+/// A decimal number: `0.digits * 10^exponent`, the digits without zeros at either end. Zero has none.
+struct Number<'a> {
+    negative: bool,
+    /// The digits in up to two pieces (before and after the point), to be read one after the other.
+    digits: [&'a str; 2],
+    exponent: i64,
+}
+
+/// Reads text that `serde_json` accepted. Every method returns `None` where a value has no canonical form.
+struct Reader<'a> {
+    text: &'a str,
+    at: usize,
+}
+
+impl<'a> Reader<'a> {
+    fn peek(&mut self) -> Option<u8> {
+        let bytes = self.text.as_bytes();
+        while matches!(bytes.get(self.at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
+            self.at += 1;
+        }
+        bytes.get(self.at).copied()
+    }
+
+    /// Steps over a byte if it is next.
+    fn take(&mut self, byte: u8) -> bool {
+        let found = self.peek() == Some(byte);
+        self.at += usize::from(found);
+        found
+    }
+
+    fn value(&mut self, depth: usize) -> Option<Value<'a>> {
+        if depth > JSON_DEPTH_MAX {
+            return None;
+        }
+        match self.peek()? {
+            b'{' => self.object(depth),
+            b'[' => self.array(depth),
+            b'"' => self.string().map(Value::Text),
+            b'-' | b'0'..=b'9' => self.number().map(Value::Number),
+            _ => {
+                let word = self.span(|b| b.is_ascii_lowercase());
+                (!word.is_empty()).then_some(Value::Literal(word))
+            }
+        }
+    }
+
+    fn object(&mut self, depth: usize) -> Option<Value<'a>> {
+        self.take(b'{');
+        let mut members = Vec::new();
+        while !self.take(b'}') {
+            let name = self.string()?;
+            self.take(b':');
+            members.push((name, self.value(depth + 1)?));
+            self.take(b',');
+        }
+        members.sort_by(|(a, _), (b, _)| a.cmp(b));
+        // Which of two equal names counts is the upstream's secret, so such a document has no clear value.
+        let distinct = members.windows(2).all(|pair| pair[0].0 != pair[1].0);
+        distinct.then_some(Value::Object(members))
+    }
+
+    fn array(&mut self, depth: usize) -> Option<Value<'a>> {
+        self.take(b'[');
+        let mut items = Vec::new();
+        while !self.take(b']') {
+            items.push(self.value(depth + 1)?);
+            self.take(b',');
+        }
+        Some(Value::Array(items))
+    }
+
+    fn string(&mut self) -> Option<Cow<'a, str>> {
+        if !self.take(b'"') {
+            return None;
+        }
+        let bytes = self.text.as_bytes();
+        let start = self.at;
+        let mut escaped = false;
+        loop {
+            match bytes.get(self.at)? {
+                b'"' => break,
+                b'\\' => {
+                    escaped = true;
+                    self.at += 2;
+                }
+                _ => self.at += 1,
+            }
+        }
+        let inner = self.text.get(start..self.at)?;
+        self.at += 1;
+        if !escaped {
+            return Some(Cow::Borrowed(inner));
+        }
+        // A lone surrogate has no text; such a document is compared as bytes.
+        serde_json::from_str::<String>(self.text.get(start - 1..self.at)?).ok().map(Cow::Owned)
+    }
+
+    fn span(&mut self, accept: impl Fn(u8) -> bool) -> &'a str {
+        let start = self.at;
+        while self.text.as_bytes().get(self.at).is_some_and(|b| accept(*b)) {
+            self.at += 1;
+        }
+        self.text.get(start..self.at).unwrap_or_default()
+    }
+
+    fn number(&mut self) -> Option<Number<'a>> {
+        let negative = self.take(b'-');
+        let whole = self.span(|b| b.is_ascii_digit());
+        let mut fraction = "";
+        if self.text.as_bytes().get(self.at) == Some(&b'.') {
+            self.at += 1;
+            fraction = self.span(|b| b.is_ascii_digit());
+        }
+        let mut exponent = 0;
+        if matches!(self.text.as_bytes().get(self.at), Some(b'e' | b'E')) {
+            self.at += 1;
+            // Beyond 64 bits the document is compared as bytes; nothing is ever expanded.
+            exponent = self.span(|b| b.is_ascii_digit() || b == b'+' || b == b'-').parse::<i64>().ok()?;
+        }
+        normalise(negative, whole, fraction, exponent)
+    }
+}
+
+/// Strips zeros at both ends of `whole.fraction` and moves them into the exponent.
+fn normalise<'a>(negative: bool, whole: &'a str, fraction: &'a str, exponent: i64) -> Option<Number<'a>> {
+    let whole = whole.trim_start_matches('0');
+    let trimmed = fraction.trim_end_matches('0');
+    // Places that the point stands right of the first digit.
+    let (digits, places) = if whole.is_empty() {
+        let digits = trimmed.trim_start_matches('0');
+        (["", digits], -((trimmed.len() - digits.len()) as i64))
+    } else if trimmed.is_empty() {
+        ([whole.trim_end_matches('0'), ""], whole.len() as i64)
+    } else {
+        ([whole, trimmed], whole.len() as i64)
+    };
+    if digits[0].is_empty() && digits[1].is_empty() {
+        return Some(Number { negative: false, digits: ["", ""], exponent: 0 });
+    }
+    Some(Number { negative, digits, exponent: exponent.checked_add(places)? })
+}
+
+/// Writes values in their one form: a tag, then a length or count, then the content.
+struct Out<'h> {
+    hasher: &'h mut PartHasher,
+    buffer: Vec<u8>,
+}
+
+impl Out<'_> {
+    fn put(&mut self, bytes: &[u8]) {
+        self.buffer.extend_from_slice(bytes);
+        if self.buffer.len() >= CHUNK_BYTES {
+            self.hasher.raw(&self.buffer);
+            self.buffer.clear();
+        }
+    }
+
+    fn tagged(&mut self, tag: u8, length: usize) {
+        let length = (length as u64).to_be_bytes();
+        self.put(&[tag]);
+        self.put(&length);
+    }
+
+    fn text(&mut self, tag: u8, text: &str) {
+        self.tagged(tag, text.len());
+        self.put(text.as_bytes());
+    }
+
+    fn value(&mut self, value: &Value<'_>) {
+        match value {
+            Value::Literal(word) => self.text(b'l', word),
+            Value::Number(number) => {
+                self.tagged(if number.negative { b'-' } else { b'+' }, number.digits[0].len() + number.digits[1].len());
+                self.put(number.digits[0].as_bytes());
+                self.put(number.digits[1].as_bytes());
+                self.put(&number.exponent.to_be_bytes());
+            }
+            Value::Text(text) => self.text(b's', text),
+            Value::Array(items) => {
+                self.tagged(b'a', items.len());
+                items.iter().for_each(|item| self.value(item));
+            }
+            Value::Object(members) => {
+                self.tagged(b'o', members.len());
+                for (name, member) in members {
+                    self.text(b'n', name);
+                    self.value(member);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,187 @@
+//! The record: what is known about one operation, and the reply that its duplicates get.
+//!
+//! `absent -> in flight -> completed | uncertain | released`. A record says who asked (hashed), what for (hashed),
+//! which attempt may still write to it (its fence) and which change it last saw (its version).
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, StatusCode};
+
+use crate::key::{Caller, Fingerprint};
+
+mod codec;
+
+pub use codec::{CodecError, Encoded, HEAD_BYTES, decode, encode, head_fence, head_in_flight, head_version};
+
+/// Counts the changes of a record. Every change increments it; over nothing it starts at a random number, so that a
+/// version is never written twice in a slot and an old attempt can't pass for a new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Version(pub u64);
+
+impl Version {
+    /// The version of the next change.
+    pub fn next(self) -> Version {
+        Version(self.0.wrapping_add(1))
+    }
+}
+
+/// Names one attempt to run an operation, at random. A write with an old fence changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Fence(pub u64);
+
+/// What is known about one operation.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Record {
+    /// The change that wrote this.
+    pub version: Version,
+    /// The attempt that this belongs to.
+    pub fence: Fence,
+    /// The route's name; where it is no longer configured, the defaults apply.
+    pub route: String,
+    /// What was asked for. `None` only on a released marker.
+    pub fingerprint: Option<Fingerprint>,
+    /// Who asked. `None` only on a released marker.
+    pub caller: Option<Caller>,
+    /// When the first attempt began, in ms since 1970 by its gateway's clock. For people; no rule reads it.
+    pub opened_unix_ms: u64,
+    /// Where the operation stands.
+    pub state: State,
+}
+
+/// Where an operation stands.
+#[derive(Debug, Clone, PartialEq)]
+pub enum State {
+    /// An attempt is under way, under a lease.
+    InFlight {
+        /// When this attempt began from an uncertain record: since when that was so, in ms of the store's clock.
+        /// Such an attempt never leaves less than uncertain.
+        doubt_since_ms: Option<u64>,
+    },
+    /// Nobody knows whether the upstream acted.
+    Uncertain {
+        /// What happened.
+        cause: Cause,
+        /// Since when, in ms of the store's clock; `None`: since this was written.
+        since_ms: Option<u64>,
+    },
+    /// Answered; duplicates get this reply.
+    Completed {
+        /// The reply.
+        reply: Reply,
+        /// Who settled it.
+        by: Settler,
+    },
+    /// The attempt provably did nothing. A late claim under the same fence meets this marker and is refused.
+    Released,
+    /// The small tombstone that outlives a completed record.
+    Expired,
+}
+
+/// Why an outcome is uncertain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The connection broke, or the answer was no HTTP, after a byte of the request was written.
+    Broken,
+    /// The upstream didn't answer in time.
+    TimedOut,
+    /// The upstream answered with a status that doesn't say whether it acted.
+    Status(u16),
+    /// The gateway that ran it went silent until its lease ended.
+    LeaseEnded,
+    /// The gateway was stopped while the attempt was under way.
+    Stopped,
+}
+
+/// Who settled an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Settler {
+    /// The upstream's own answer.
+    Upstream,
+    /// An operator's decision.
+    Operator,
+}
+
+/// An answer: status, end-to-end header fields and body.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reply {
+    /// The status code.
+    pub status: StatusCode,
+    /// End-to-end fields, `Date` included.
+    pub headers: HeaderMap,
+    /// The body.
+    pub body: ReplyBody,
+}
+
+/// A reply's body, as far as it was kept.
+#[derive(Debug, Clone, PartialEq)]
+pub enum ReplyBody {
+    /// All of it.
+    Whole(Bytes),
+    /// Too large, an event stream or a switched protocol: streamed once, not kept.
+    NotStored,
+}
+
+/// How long a record is to live. Durations: the store counts them by its own clock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Lifetime {
+    /// Until it disappears.
+    pub keep: Duration,
+    /// Until it is overdue and somebody has to look at it: the lease while in flight. `None` keeps it out of the index
+    /// of unsettled records.
+    pub due: Option<Duration>,
+    /// With a result: until the tombstone that it leaves disappears, counted from now (so at least `keep`).
+    /// With a claim over nothing: that a tombstone, if there is one, stands in its way.
+    pub tombstone: Option<Duration>,
+}
+
+/// A record as the store holds it, with the store's times (ms since 1970 by the store's clock).
+#[derive(Debug, Clone, PartialEq)]
+pub struct Held {
+    /// The record.
+    pub record: Record,
+    /// When it was last changed.
+    pub written_ms: u64,
+    /// When somebody has to look at it again: the end of the lease while in flight; 0 where never.
+    pub due_ms: u64,
+    /// The store's time of this reading.
+    pub now_ms: u64,
+}
+
+impl Held {
+    /// Whether an attempt's lease is over, by the store's own clock.
+    pub fn lease_is_over(&self) -> bool {
+        matches!(self.record.state, State::InFlight { .. }) && self.now_ms >= self.due_ms
+    }
+}
+
+impl State {
+    /// The state's name, as metrics, listings and the admin API write it.
+    pub fn name(&self) -> &'static str {
+        match self {
+            State::InFlight { .. } => "in_flight",
+            State::Uncertain { .. } => "uncertain",
+            State::Completed { .. } => "completed",
+            State::Released => "released",
+            State::Expired => "expired",
+        }
+    }
+
+    /// Whether an outcome is still owed.
+    pub fn is_unsettled(&self) -> bool {
+        matches!(self, State::InFlight { .. } | State::Uncertain { .. })
+    }
+}
+
+impl Cause {
+    /// The cause in words, for people.
+    pub fn describe(&self) -> String {
+        match self {
+            Cause::Broken => "the connection to the upstream broke after the request was sent".into(),
+            Cause::TimedOut => "the upstream did not answer in time".into(),
+            Cause::Status(code) => format!("the upstream answered {code}, which does not say whether it acted"),
+            Cause::LeaseEnded => "the gateway that ran it went silent".into(),
+            Cause::Stopped => "the gateway was stopped while the request was under way".into(),
+        }
+    }
+}

@@ -1,0 +1,283 @@
+//! Records as bytes, versioned. A record is a fixed head, which stores compare without decoding, and a payload.
+//!
+//! Danger: a record that decodes to something else than was written would replay a wrong answer or run a payment
+//! twice. So the payload carries a checksum over head and content, every length is checked, and nothing may be left over.
+//! Golden files of every format that was ever written are decoded by a test.
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::{Cause, Fence, Record, Reply, ReplyBody, Settler, State, Version};
+use crate::key::{Caller, Fingerprint};
+
+/// Bytes of the head: version (8), fence (8), state (1).
+pub const HEAD_BYTES: usize = 17;
+
+/// The format that is written.
+const FORMAT: u8 = 1;
+
+const IN_FLIGHT: u8 = 1;
+const UNCERTAIN: u8 = 2;
+const COMPLETED: u8 = 3;
+const RELEASED: u8 = 4;
+const EXPIRED: u8 = 5;
+
+/// A stored record can't be read: it is neither replayed nor run again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum CodecError {
+    /// Written by a newer version of this program, or not by it at all.
+    #[error("the record has format {0}, which this version doesn't know")]
+    Format(u8),
+    /// Ends too early, has bytes left over, or a value that can't be.
+    #[error("the record is malformed")]
+    Malformed,
+    /// The checksum doesn't match.
+    #[error("the record's checksum doesn't match")]
+    Checksum,
+}
+
+/// A record's two parts, as stores keep them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Encoded {
+    /// Version, fence and state: what stores compare.
+    pub head: [u8; HEAD_BYTES],
+    /// Format, checksum and content.
+    pub payload: Bytes,
+}
+
+/// The version in a head.
+pub fn head_version(head: &[u8; HEAD_BYTES]) -> Version {
+    Version(head.iter().take(8).fold(0, |n, b| n << 8 | u64::from(*b)))
+}
+
+/// The fence in a head.
+pub fn head_fence(head: &[u8; HEAD_BYTES]) -> Fence {
+    Fence(head.iter().skip(8).take(8).fold(0, |n, b| n << 8 | u64::from(*b)))
+}
+
+/// Whether a head says that an attempt is under way.
+pub fn head_in_flight(head: &[u8; HEAD_BYTES]) -> bool {
+    head[16] == IN_FLIGHT
+}
+
+/// Writes a record in the newest format.
+pub fn encode(record: &Record) -> Encoded {
+    let mut head = [0; HEAD_BYTES];
+    head[..8].copy_from_slice(&record.version.0.to_be_bytes());
+    head[8..16].copy_from_slice(&record.fence.0.to_be_bytes());
+    head[16] = match &record.state {
+        State::InFlight { .. } => IN_FLIGHT,
+        State::Uncertain { .. } => UNCERTAIN,
+        State::Completed { .. } => COMPLETED,
+        State::Released => RELEASED,
+        State::Expired => EXPIRED,
+    };
+    let mut out = BytesMut::with_capacity(160 + reply_size(&record.state));
+    out.put_u8(FORMAT);
+    out.put_u32(0);
+    put_text(&mut out, record.route.as_bytes());
+    put_option(&mut out, record.fingerprint.as_ref().map(|f| f.as_bytes().as_slice()));
+    put_option(&mut out, record.caller.as_ref().map(|c| c.as_bytes().as_slice()));
+    out.put_u64(record.opened_unix_ms);
+    match &record.state {
+        State::InFlight { doubt_since_ms } => put_time(&mut out, *doubt_since_ms),
+        State::Uncertain { cause, since_ms } => {
+            let (tag, status) = match cause {
+                Cause::Broken => (1, 0),
+                Cause::TimedOut => (2, 0),
+                Cause::Status(status) => (3, *status),
+                Cause::LeaseEnded => (4, 0),
+                Cause::Stopped => (5, 0),
+            };
+            out.put_u8(tag);
+            out.put_u16(status);
+            put_time(&mut out, *since_ms);
+        }
+        State::Completed { reply, by } => {
+            out.put_u8(match by {
+                Settler::Upstream => 1,
+                Settler::Operator => 2,
+            });
+            put_reply(&mut out, reply);
+        }
+        State::Released | State::Expired => {}
+    }
+    let sum = checksum(&head, out.get(5..).unwrap_or_default()).to_be_bytes();
+    out[1..5].copy_from_slice(&sum);
+    Encoded { head, payload: out.freeze() }
+}
+
+fn reply_size(state: &State) -> usize {
+    let State::Completed { reply, .. } = state else { return 0 };
+    let fields: usize = reply.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
+    let body = match &reply.body {
+        ReplyBody::Whole(body) => body.len(),
+        ReplyBody::NotStored => 0,
+    };
+    fields + body
+}
+
+fn checksum(head: &[u8], content: &[u8]) -> u32 {
+    let mut crc = crc32fast::Hasher::new();
+    crc.update(head);
+    crc.update(content);
+    crc.finalize()
+}
+
+fn put_text(out: &mut BytesMut, text: &[u8]) {
+    out.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
+    out.put_slice(text);
+}
+
+fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
+    match bytes {
+        Some(bytes) => {
+            out.put_u8(1);
+            out.put_slice(bytes);
+        }
+        None => out.put_u8(0),
+    }
+}
+
+fn put_time(out: &mut BytesMut, time_ms: Option<u64>) {
+    out.put_u64(time_ms.unwrap_or(0));
+}
+
+fn put_reply(out: &mut BytesMut, reply: &Reply) {
+    out.put_u16(reply.status.as_u16());
+    out.put_u32(u32::try_from(reply.headers.len()).unwrap_or(u32::MAX));
+    for (name, value) in &reply.headers {
+        put_text(out, name.as_str().as_bytes());
+        put_text(out, value.as_bytes());
+    }
+    match &reply.body {
+        ReplyBody::Whole(body) => {
+            out.put_u8(1);
+            out.put_slice(body);
+        }
+        ReplyBody::NotStored => out.put_u8(0),
+    }
+}
+
+/// Reads a record of any format that was ever written. The body shares the payload's memory.
+pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
+    let mut rest = Reader(payload);
+    match rest.u8()? {
+        FORMAT => {}
+        other => return Err(CodecError::Format(other)),
+    }
+    if rest.u32()? != checksum(head, &rest.0) {
+        return Err(CodecError::Checksum);
+    }
+    let route = rest.string()?;
+    let fingerprint = rest.option()?.map(Fingerprint::from_bytes);
+    let caller = rest.option()?.map(Caller::from_bytes);
+    let opened_unix_ms = rest.u64()?;
+    let state = match head[16] {
+        IN_FLIGHT => State::InFlight { doubt_since_ms: rest.time()? },
+        UNCERTAIN => {
+            let (tag, status) = (rest.u8()?, rest.u16()?);
+            let cause = match tag {
+                1 => Cause::Broken,
+                2 => Cause::TimedOut,
+                3 => Cause::Status(status),
+                4 => Cause::LeaseEnded,
+                5 => Cause::Stopped,
+                _ => return Err(CodecError::Malformed),
+            };
+            State::Uncertain { cause, since_ms: rest.time()? }
+        }
+        COMPLETED => {
+            let by = match rest.u8()? {
+                1 => Settler::Upstream,
+                2 => Settler::Operator,
+                _ => return Err(CodecError::Malformed),
+            };
+            State::Completed { reply: rest.reply()?, by }
+        }
+        RELEASED => State::Released,
+        EXPIRED => State::Expired,
+        _ => return Err(CodecError::Malformed),
+    };
+    if !rest.0.is_empty() {
+        return Err(CodecError::Malformed);
+    }
+    Ok(Record { version: head_version(head), fence: head_fence(head), route, fingerprint, caller, opened_unix_ms, state })
+}
+
+struct Reader(Bytes);
+
+impl Reader {
+    fn need(&self, bytes: usize) -> Result<(), CodecError> {
+        if self.0.len() < bytes { Err(CodecError::Malformed) } else { Ok(()) }
+    }
+
+    fn u8(&mut self) -> Result<u8, CodecError> {
+        self.need(1)?;
+        Ok(self.0.get_u8())
+    }
+
+    fn u16(&mut self) -> Result<u16, CodecError> {
+        self.need(2)?;
+        Ok(self.0.get_u16())
+    }
+
+    fn u32(&mut self) -> Result<u32, CodecError> {
+        self.need(4)?;
+        Ok(self.0.get_u32())
+    }
+
+    fn u64(&mut self) -> Result<u64, CodecError> {
+        self.need(8)?;
+        Ok(self.0.get_u64())
+    }
+
+    fn time(&mut self) -> Result<Option<u64>, CodecError> {
+        Ok(Some(self.u64()?).filter(|time| *time != 0))
+    }
+
+    fn text(&mut self) -> Result<Bytes, CodecError> {
+        let length = self.u32()? as usize;
+        self.need(length)?;
+        Ok(self.0.split_to(length))
+    }
+
+    fn string(&mut self) -> Result<String, CodecError> {
+        String::from_utf8(self.text()?.into()).map_err(|_| CodecError::Malformed)
+    }
+
+    fn option(&mut self) -> Result<Option<[u8; 32]>, CodecError> {
+        match self.u8()? {
+            0 => Ok(None),
+            1 => {
+                self.need(32)?;
+                let mut bytes = [0; 32];
+                self.0.copy_to_slice(&mut bytes);
+                Ok(Some(bytes))
+            }
+            _ => Err(CodecError::Malformed),
+        }
+    }
+
+    fn reply(&mut self) -> Result<Reply, CodecError> {
+        let status = StatusCode::from_u16(self.u16()?).map_err(|_| CodecError::Malformed)?;
+        let fields = self.u32()? as usize;
+        // A field takes at least nine bytes, so a forged count can't reserve more than the record holds.
+        self.need(fields.checked_mul(9).ok_or(CodecError::Malformed)?)?;
+        let mut headers = HeaderMap::try_with_capacity(fields).map_err(|_| CodecError::Malformed)?;
+        for _ in 0..fields {
+            let name = HeaderName::from_bytes(&self.text()?).map_err(|_| CodecError::Malformed)?;
+            let value = HeaderValue::from_maybe_shared(self.text()?).map_err(|_| CodecError::Malformed)?;
+            headers.try_append(name, value).map_err(|_| CodecError::Malformed)?;
+        }
+        let body = match self.u8()? {
+            0 => ReplyBody::NotStored,
+            1 => ReplyBody::Whole(std::mem::take(&mut self.0)),
+            _ => return Err(CodecError::Malformed),
+        };
+        Ok(Reply { status, headers, body })
+    }
+}
+
+#[cfg(test)]
+mod tests;

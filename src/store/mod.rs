@@ -1,0 +1,96 @@
+//! Where records are kept. One write verb, [`Store::swap`]: compare the version, then write; all rules are elsewhere.
+//!
+//! Danger: the result of a call can be unknown. An error says whether the write was certainly not applied or may have
+//! been; who gets a [`StoreError::MaybeApplied`] reads back and looks for its own fence.
+
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use crate::key::{Slot, Space};
+use crate::record::{CodecError, Fence, Held, Lifetime, Record, Version};
+
+pub mod embedded;
+pub mod memory;
+pub mod redis;
+mod watch;
+
+#[cfg(test)]
+pub(crate) mod suite;
+
+pub use watch::{Hub, Watch};
+
+/// What [`Store::swap`] did.
+#[derive(Debug, Clone, PartialEq)]
+pub enum Swap {
+    /// The record is written, as durably as the store promises.
+    Stored,
+    /// Another version is there (`None`: nothing is); nothing was written.
+    Stale(Option<Held>),
+}
+
+/// Which records to list.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Listing {
+    /// In flight and uncertain ones, from the index.
+    Unsettled,
+    /// Every record, in no order.
+    All,
+}
+
+/// A page of a listing.
+#[derive(Debug, Clone, Default)]
+pub struct Page {
+    /// The records found, of enforcing routes only.
+    pub records: Vec<(Slot, Held)>,
+    /// Where the next page begins; `None` at the end.
+    pub cursor: Option<String>,
+}
+
+/// A store call without a result.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum StoreError {
+    /// Nothing was written.
+    #[error("the store refused or could not be reached, nothing was written: {0}")]
+    NotApplied(String),
+    /// The call may have been carried out, or may still be.
+    #[error("the store did not confirm, the write may have happened: {0}")]
+    MaybeApplied(String),
+    /// There is a record, and it can't be read. It is neither replayed nor run again.
+    #[error("a stored record cannot be read: {0}")]
+    Corrupt(#[from] CodecError),
+}
+
+/// A keeper of records. Every method is safe to cancel; a cancelled write counts as [`StoreError::MaybeApplied`].
+#[async_trait]
+pub trait Store: Send + Sync + 'static {
+    /// Writes `next` if the slot's version is `expected` (`None`: if nothing is there), atomically with the index of
+    /// unsettled records and the tombstone, and wakes who watches the slot.
+    ///
+    /// Re-entrant: where the slot already holds a record of `next`'s version and fence, it was this very call that
+    /// wrote it, and the answer is `Stored`.
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError>;
+
+    /// Reads a record.
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
+
+    /// Extends the lease of the attempt `fence`, if the record is still in flight under it. Changes no version.
+    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError>;
+
+    /// Up to `limit` slots of unsettled records that are overdue. What it lists that is gone, it forgets.
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
+
+    /// Lists up to about `limit` records from `cursor` on. For people: it may miss what changes meanwhile.
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+
+    /// Watches a slot: [`Watch::changed`] returns when the record may have changed, and once at the start.
+    fn watch(&self, slot: &Slot) -> Watch;
+
+    /// Whether the store answers and accepts writes.
+    async fn ping(&self) -> Result<(), StoreError>;
+}
+
+/// Whether a slot belongs to a listing for people.
+pub(crate) fn is_listed(slot: &Slot) -> bool {
+    slot.space == Space::Enforced
+}

@@ -1,0 +1,147 @@
+//! Who waits for which record, in this process: one entry per watched slot, however many wait for it.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::{Notify, watch};
+
+use crate::key::Slot;
+
+/// The watched slots of a process. Cheap to clone.
+#[derive(Clone, Default)]
+pub struct Hub(Arc<Inner>);
+
+#[derive(Default)]
+struct Inner {
+    slots: Mutex<HashMap<Slot, Entry>>,
+    /// Slots that gained their first or lost their last watcher, for a store that subscribes elsewhere.
+    changed: Mutex<Vec<Slot>>,
+    wake: Notify,
+    /// Whether a new watcher must be told to read only once a subscription stands.
+    remote: bool,
+}
+
+struct Entry {
+    sender: watch::Sender<u64>,
+    watchers: usize,
+    /// The remote subscription stands: who comes from now on may read at once.
+    confirmed: bool,
+}
+
+/// One watcher of one slot; leaving is dropping it.
+pub struct Watch {
+    hub: Hub,
+    slot: Slot,
+    receiver: watch::Receiver<u64>,
+    peers: usize,
+}
+
+impl Hub {
+    /// A hub for a store whose changes all pass through this process.
+    pub fn local() -> Hub {
+        Hub::default()
+    }
+
+    /// A hub for a store that others change too: [`Hub::next_changes`] says what to subscribe to.
+    pub fn remote() -> Hub {
+        Hub(Arc::new(Inner { remote: true, ..Inner::default() }))
+    }
+
+    /// Begins to watch a slot.
+    pub fn watch(&self, slot: &Slot) -> Watch {
+        let mut slots = lock(&self.0.slots);
+        let remote = self.0.remote;
+        let entry =
+            slots.entry(*slot).or_insert_with(|| Entry { sender: watch::Sender::new(0), watchers: 0, confirmed: !remote });
+        entry.watchers += 1;
+        let mut receiver = entry.sender.subscribe();
+        if entry.confirmed {
+            receiver.mark_changed();
+        }
+        let (peers, first) = (entry.watchers, entry.watchers == 1);
+        drop(slots);
+        if first {
+            self.note(slot);
+        }
+        Watch { hub: self.clone(), slot: *slot, receiver, peers }
+    }
+
+    /// Wakes those who watch a slot.
+    pub fn notify(&self, slot: &Slot) {
+        if let Some(entry) = lock(&self.0.slots).get(slot) {
+            entry.sender.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
+    /// The subscription to a slot stands: its watchers read once, for what they may have missed.
+    pub fn confirm(&self, slot: &Slot) {
+        if let Some(entry) = lock(&self.0.slots).get_mut(slot) {
+            entry.confirmed = true;
+            entry.sender.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
+    /// All subscriptions are lost; returns the slots that are still watched.
+    pub fn lost(&self) -> Vec<Slot> {
+        let mut slots = lock(&self.0.slots);
+        slots.values_mut().for_each(|entry| entry.confirmed = false);
+        slots.keys().copied().collect()
+    }
+
+    /// Whether anybody watches a slot.
+    pub fn is_watched(&self, slot: &Slot) -> bool {
+        lock(&self.0.slots).contains_key(slot)
+    }
+
+    /// Waits until slots have gained their first or lost their last watcher, and returns them.
+    pub async fn next_changes(&self) -> Vec<Slot> {
+        loop {
+            let changes = std::mem::take(&mut *lock(&self.0.changed));
+            if !changes.is_empty() {
+                return changes;
+            }
+            self.0.wake.notified().await;
+        }
+    }
+
+    fn note(&self, slot: &Slot) {
+        if self.0.remote {
+            lock(&self.0.changed).push(*slot);
+            self.0.wake.notify_one();
+        }
+    }
+}
+
+impl Watch {
+    /// Returns when the record may have changed since the last call, and once at the start.
+    pub async fn changed(&mut self) {
+        if self.receiver.changed().await.is_err() {
+            // The hub never drops an entry that is watched; without a sender there is nothing to wait for but the poll.
+            std::future::pending::<()>().await;
+        }
+    }
+
+    /// How many watched the slot when this watcher came, itself included.
+    pub fn peers(&self) -> usize {
+        self.peers
+    }
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        let mut slots = lock(&self.hub.0.slots);
+        if let Some(entry) = slots.get_mut(&self.slot) {
+            entry.watchers -= 1;
+            if entry.watchers == 0 {
+                slots.remove(&self.slot);
+                drop(slots);
+                self.hub.note(&self.slot);
+            }
+        }
+    }
+}
+
+/// A panic elsewhere leaves the map whole: every change is a single insert, removal or count.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
