@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 
 mod canonical;
 
-pub use canonical::{JSON_DEPTH_MAX, hash_json};
+pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear, hash_json};
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;

@@ -1,10 +1,18 @@
 //! Onceward forwards every payment request once and replays its answer to every duplicate.
 //!
 //! The rooms, in reading order. A [`key`] names an operation; a [`record`] is what is known about it; the [`engine`]
-//! holds the rules, pure; a [`store`] keeps records.
+//! holds the rules, pure; a [`store`] keeps records. The [`gate`] tells the story of a request; [`route`] says which
+//! policy it has; [`proxy`] is HTTP on both sides; [`layer`] lays the gate around a service.
 
 pub mod clock;
+pub mod config;
 pub mod engine;
+pub mod entropy;
+pub mod gate;
 pub mod key;
+pub mod layer;
+pub mod proxy;
 pub mod record;
+pub mod route;
 pub mod store;
+pub mod telemetry;

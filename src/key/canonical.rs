@@ -14,24 +14,68 @@ pub const JSON_DEPTH_MAX: usize = 128;
 /// Bytes gathered before they are hashed: fewer, larger updates.
 const CHUNK_BYTES: usize = 1024;
 
+/// Why a body has no value to compare or look into.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unclear {
+    /// It is not JSON.
+    NotJson,
+    /// It is JSON, and readers may take it differently: duplicate member names, lone surrogates, boundless exponents.
+    Ambiguous,
+}
+
+/// A JSON document with one clear value.
+pub struct Document<'a>(Value<'a>);
+
+/// What a pointer leads to.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Member<'d> {
+    /// Nothing, or `null`.
+    Missing,
+    /// A string.
+    Text(&'d str),
+    /// Anything else.
+    Other,
+}
+
+impl<'a> Document<'a> {
+    /// Reads a document of at most [`JSON_DEPTH_MAX`] levels.
+    pub fn parse(body: &'a [u8]) -> Result<Document<'a>, Unclear> {
+        let text = std::str::from_utf8(body).map_err(|_| Unclear::NotJson)?;
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| Unclear::NotJson)?;
+        Reader { text, at: 0 }.value(0).map(Document).ok_or(Unclear::Ambiguous)
+    }
+
+    /// What a pointer leads to.
+    pub fn member(&self, pointer: &Pointer) -> Member<'_> {
+        match self.0.find(pointer.tokens()) {
+            None | Some(Value::Literal("null")) => Member::Missing,
+            Some(Value::Text(text)) => Member::Text(text),
+            Some(_) => Member::Other,
+        }
+    }
+
+    /// Adds the value that a pointer leads to; `false`, with nothing added, where it is missing or `null`.
+    pub fn hash_member(&self, hasher: &mut PartHasher, pointer: &Pointer) -> bool {
+        match self.0.find(pointer.tokens()) {
+            None | Some(Value::Literal("null")) => false,
+            Some(value) => {
+                Out::write(hasher, value);
+                true
+            }
+        }
+    }
+}
+
 /// Adds the value of a JSON document to a hash, without the members that `ignore` points to.
 ///
 /// Returns `false`, with nothing added, where the document has no unambiguous value.
 pub fn hash_json(hasher: &mut PartHasher, body: &[u8], ignore: &[Pointer]) -> bool {
-    let Ok(text) = std::str::from_utf8(body) else { return false };
-    if serde_json::from_str::<serde::de::IgnoredAny>(text).is_err() {
-        return false;
-    }
-    let mut reader = Reader { text, at: 0 };
-    let Some(mut value) = reader.value(0) else { return false };
+    let Ok(Document(mut value)) = Document::parse(body) else { return false };
     for pointer in ignore {
         value.remove(pointer.tokens());
     }
-    let mut out = Out { hasher, buffer: Vec::with_capacity(CHUNK_BYTES) };
-    out.hasher.part(b"json");
-    out.value(&value);
-    let Out { hasher, buffer } = out;
-    hasher.raw(&buffer);
+    hasher.part(b"json");
+    Out::write(hasher, &value);
     true
 }
 
@@ -46,7 +90,19 @@ enum Value<'a> {
     Object(Vec<(Cow<'a, str>, Value<'a>)>),
 }
 
-impl Value<'_> {
+impl<'a> Value<'a> {
+    fn find(&self, tokens: &[String]) -> Option<&Value<'a>> {
+        let [first, rest @ ..] = tokens else { return Some(self) };
+        match self {
+            Value::Object(members) => {
+                let at = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)).ok()?;
+                members[at].1.find(rest)
+            }
+            Value::Array(items) => items.get(first.parse::<usize>().ok()?)?.find(rest),
+            _ => None,
+        }
+    }
+
     fn remove(&mut self, tokens: &[String]) {
         let [first, rest @ ..] = tokens else { return };
         match self {
@@ -220,7 +276,14 @@ struct Out<'h> {
     buffer: Vec<u8>,
 }
 
-impl Out<'_> {
+impl<'h> Out<'h> {
+    fn write(hasher: &'h mut PartHasher, value: &Value<'_>) {
+        let mut out = Out { hasher, buffer: Vec::with_capacity(CHUNK_BYTES) };
+        out.value(value);
+        let Out { hasher, buffer } = out;
+        hasher.raw(&buffer);
+    }
+
     fn put(&mut self, bytes: &[u8]) {
         self.buffer.extend_from_slice(bytes);
         if self.buffer.len() >= CHUNK_BYTES {

@@ -1,0 +1,43 @@
+//! Randomness, from one place: fences, first versions, trace ids and jitter.
+//!
+//! Fences need to be distinct, not secret: one random start per process, then a bijection over a counter, so that no
+//! two values of a process are equal and two processes meet only by a chance of 2^-64 per pair.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+/// A source of distinct 64-bit numbers.
+#[derive(Debug)]
+pub struct Entropy(AtomicU64);
+
+/// The operating system gave no randomness.
+#[derive(Debug, thiserror::Error)]
+#[error("the operating system gives no random numbers: {0}")]
+pub struct EntropyError(getrandom::Error);
+
+impl Entropy {
+    /// Starts at a number from the operating system.
+    pub fn from_system() -> Result<Entropy, EntropyError> {
+        getrandom::u64().map(Entropy::from_seed).map_err(EntropyError)
+    }
+
+    /// Starts at a given number, for tests that must repeat.
+    pub fn from_seed(seed: u64) -> Entropy {
+        Entropy(AtomicU64::new(seed))
+    }
+
+    /// The next number: splitmix64 (Steele, Lea, Flood: Fast splittable pseudorandom number generators, 2014).
+    pub fn next(&self) -> u64 {
+        const GAMMA: u64 = 0x9e37_79b9_7f4a_7c15;
+        let mut z = self.0.fetch_add(GAMMA, Ordering::Relaxed).wrapping_add(GAMMA);
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    /// A duration between half of `around` and one and a half times it.
+    pub fn jitter(&self, around: Duration) -> Duration {
+        let percent = 50 + (self.next() % 101) as u32;
+        around * percent / 100
+    }
+}

@@ -1,0 +1,227 @@
+//! Getting in: claim the operation, or be told what its record says; wait where the route waits.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::identify::Identified;
+use super::lease::SendRule;
+use super::{Gate, Problem};
+use crate::engine::{Admission, Asked, Claim, Outcome, Policy, Refusal, admit, claim, expire};
+use crate::key::Slot;
+use crate::record::{Fence, Held, Reply, Version};
+use crate::store::{StoreError, Swap, Watch};
+use crate::telemetry::{StoreCall, Timer};
+
+/// A claim that stands, with what an attempt needs to use it.
+pub(super) struct Claimed {
+    pub slot: Slot,
+    pub asked: Asked,
+    pub claim: Claim,
+    pub rule: Arc<SendRule>,
+    pub permit: OwnedSemaphorePermit,
+}
+
+/// What a request may do.
+pub(super) enum Entry {
+    Run(Claimed),
+    Replay(Slot, Reply),
+}
+
+/// How often a request looks at a record that keeps changing under it before it gives up: a guard against a livelock,
+/// far above what real races need.
+const LOOKS_MAX: usize = 32;
+
+/// Between looks at a record without being told of a change: only a safety net under the subscription.
+const POLL: Duration = Duration::from_secs(2);
+
+/// How long a client should wait before it tries a store that failed.
+const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
+
+/// What one try at a claim came to.
+enum Tried {
+    Stands(Box<Claim>, Arc<SendRule>),
+    Held(Option<Held>),
+}
+
+impl Gate {
+    /// Claims an operation, or says what else the request may do.
+    pub(super) async fn admit(
+        self: &Arc<Self>,
+        policy: &Policy,
+        identified: Identified,
+        permit: OwnedSemaphorePermit,
+    ) -> Result<Entry, Problem> {
+        let Identified { slot, caller, fingerprint } = identified;
+        let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
+        let mut permit = Some(permit);
+        let mut waiting: Option<Waiting> = None;
+        let mut admission = Admission::Claim(None);
+        for _ in 0..LOOKS_MAX {
+            let held = match admission {
+                Admission::Claim(None) if waiting.is_some() => {
+                    // What it waited for is gone. Running now could repeat an operation whose retention just ended.
+                    return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
+                }
+                Admission::Claim(expected) => {
+                    let permit = match permit.take() {
+                        Some(permit) => permit,
+                        None => self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?,
+                    };
+                    match self.try_claim(policy, &slot, &asked, expected).await? {
+                        Tried::Stands(claim, rule) => {
+                            return Ok(Entry::Run(Claimed { slot, asked, claim: *claim, rule, permit }));
+                        }
+                        Tried::Held(held) => held,
+                    }
+                }
+                Admission::Run => return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }),
+                Admission::Replay(reply) => return Ok(Entry::Replay(slot, reply)),
+                Admission::Refuse(refusal) => return Err(Problem::of_refusal(refusal, slot)),
+                Admission::MarkUncertain => self.mark_overdue(&slot, policy).await.map_err(|e| self.store_failed(&e))?,
+                Admission::Wait => {
+                    // A duplicate that waits runs nothing; its place belongs to those who do.
+                    permit = None;
+                    let waiting = match &mut waiting {
+                        Some(waiting) => waiting,
+                        none => none.insert(self.begin_to_wait(policy, &slot)?),
+                    };
+                    if !waiting.next(self).await {
+                        return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
+                    }
+                    let held = self.store.load(&slot).await.map_err(|e| self.store_failed(&e))?;
+                    // A look that was told of a change is no sign of a livelock, so it isn't counted.
+                    admission = admit(held.as_ref(), &asked, policy);
+                    while admission == Admission::Wait {
+                        if !waiting.next(self).await {
+                            return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
+                        }
+                        let held = self.store.load(&slot).await.map_err(|e| self.store_failed(&e))?;
+                        admission = admit(held.as_ref(), &asked, policy);
+                    }
+                    continue;
+                }
+            };
+            admission = admit(held.as_ref(), &asked, policy);
+        }
+        Err(Problem::of_refusal(Refusal::in_flight(policy), slot))
+    }
+
+    /// One round trip: the claim stands, or the record that is in its way comes back.
+    async fn try_claim(
+        self: &Arc<Self>,
+        policy: &Policy,
+        slot: &Slot,
+        asked: &Asked,
+        expected: Option<Version>,
+    ) -> Result<Tried, Problem> {
+        let version = expected.map_or_else(|| Version(self.entropy.next()), Version::next);
+        let next = claim(asked, version, self.clock.unix_ms(), policy);
+        let own = Claim { fence: asked.fence, record: next.record };
+        // Counted from before the command leaves: the store's lease can only begin later.
+        let from_ms = self.clock.boot_ms();
+        let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
+        let timer = Timer::start();
+        let swapped = self.store.swap(slot, expected, &own.record, next.lifetime).await;
+        timer.stop(self.meter.store(StoreCall::Claim));
+        match swapped {
+            Ok(Swap::Stored) => Ok(Tried::Stands(Box::new(own), rule())),
+            Ok(Swap::Stale(held)) => Ok(Tried::Held(held)),
+            Err(StoreError::MaybeApplied(_)) => self.read_back(policy, slot, asked, own, rule()).await,
+            Err(error) => Err(self.store_failed(&error)),
+        }
+    }
+
+    /// The claim's answer is lost: it stands only if it reads back under its own fence, and in time.
+    async fn read_back(
+        self: &Arc<Self>,
+        policy: &Policy,
+        slot: &Slot,
+        asked: &Asked,
+        own: Claim,
+        rule: Arc<SendRule>,
+    ) -> Result<Tried, Problem> {
+        self.meter.store_errors.inc();
+        let held = self.store.load(slot).await;
+        match held.as_ref().map(|held| (held.as_ref(), admit(held.as_ref(), asked, policy))) {
+            Ok((_, Admission::Run)) if rule.allows() => return Ok(Tried::Stands(Box::new(own), rule)),
+            // Another's record: the late claim would meet it, or the marker that replaces it by then.
+            Ok((Some(_), Admission::Replay(_) | Admission::Refuse(_) | Admission::Wait | Admission::MarkUncertain)) => {}
+            _ => {
+                self.give_up(slot, own, policy);
+                return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
+            }
+        }
+        self.give_up(slot, own, policy);
+        held.map(Tried::Held).map_err(|error| self.store_failed(&error))
+    }
+
+    /// A claim that may still arrive is released, in the background and for as long as it takes.
+    fn give_up(self: &Arc<Self>, slot: &Slot, own: Claim, policy: &Policy) {
+        self.settle_in_background(*slot, own, None, Outcome::NeverSent, policy.clone(), ());
+    }
+
+    /// An attempt's lease is over: it becomes uncertain. Returns the record as it then is.
+    pub(super) async fn mark_overdue(&self, slot: &Slot, policy: &Policy) -> Result<Option<Held>, StoreError> {
+        let Some(held) = self.store.load(slot).await? else { return Ok(None) };
+        let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
+        match self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await? {
+            Swap::Stored => {
+                self.meter.uncertain.inc();
+                tracing::warn!(route = %held.record.route, operation = %slot, "a lease ended without an outcome: the operation is uncertain");
+                Ok(Some(Held { record: next.record, written_ms: held.now_ms, due_ms: 0, now_ms: held.now_ms }))
+            }
+            Swap::Stale(current) => Ok(current),
+        }
+    }
+
+    /// What a failed store call means for the request.
+    pub(super) fn store_failed(&self, error: &StoreError) -> Problem {
+        self.meter.store_errors.inc();
+        if matches!(error, StoreError::Corrupt(_)) {
+            self.meter.corrupt_records.inc();
+            tracing::error!(%error, "a stored record cannot be read: its duplicates are refused");
+        } else {
+            tracing::debug!(%error, "store call failed");
+        }
+        Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }
+    }
+
+    fn begin_to_wait(self: &Arc<Self>, policy: &Policy, slot: &Slot) -> Result<Waiting, Problem> {
+        let permit = self.waiters.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
+        let watch = self.store.watch(slot);
+        if watch.peers() > self.settings.waiters_per_key {
+            return Err(Problem::Overloaded);
+        }
+        self.meter.waiters.inc();
+        let gauge = self.meter.waiters.clone();
+        Ok(Waiting { watch, until: Instant::now() + policy.wait_timeout, gauge, _permit: permit })
+    }
+}
+
+/// A duplicate that is held.
+struct Waiting {
+    watch: Watch,
+    until: Instant,
+    gauge: prometheus_client::metrics::gauge::Gauge,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Waiting {
+    /// Waits until the record may have changed; `false` when the time is over.
+    async fn next(&mut self, gate: &Gate) -> bool {
+        let poll = Instant::now() + gate.entropy.jitter(POLL);
+        tokio::select! {
+            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
+            () = sleep_until(poll) => true,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}

@@ -1,0 +1,197 @@
+//! Which operation a request belongs to: key, scope, caller and fingerprint, by the route's policy.
+
+use bytes::Bytes;
+use http::header::CONTENT_TYPE;
+use http::request::Parts;
+use http::{HeaderMap, HeaderName};
+use percent_encoding::percent_decode_str;
+
+use super::problem::{KeyFault, Problem};
+use super::{is_per_fingerprint, is_shadow};
+use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule};
+use crate::key::{
+    BodyHash, Caller, Document, Fingerprint, Key, Member, PartHasher, Pointer, Scope, Slot, Space, Unclear, fingerprint, hash_body,
+};
+
+/// A request's place among operations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Identified {
+    /// Where its record lies.
+    pub slot: Slot,
+    /// Who asks.
+    pub caller: Caller,
+    /// For what.
+    pub fingerprint: Fingerprint,
+}
+
+/// Identifies a request; `None` where the route doesn't require a key and there is none.
+pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
+    let scope = scope(&policy.scope, &parts.headers)?;
+    let caller = caller(&policy.caller, &scope, &parts.headers);
+    let how = body_hash(&policy.fingerprint, &parts.headers);
+    let key = match &policy.key.source {
+        KeySource::Sent { header, body: pointer } => sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)?
+            .map(|key| key.as_str().as_bytes().to_vec()),
+        KeySource::Derived(wanted) => {
+            // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
+            let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
+            Some(derived_key(wanted, whose, parts, body, how)?)
+        }
+    };
+    let Some(key) = key else { return Ok(None) };
+    let fingerprint = fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
+    let space = if is_shadow(policy) { Space::Shadow } else { Space::Enforced };
+    let variant: &[u8] = if is_per_fingerprint(policy) { fingerprint.as_bytes() } else { b"" };
+    let slot = Slot::of(space, &policy.route, &scope, &key, variant);
+    Ok(Some(Identified { slot, caller, fingerprint }))
+}
+
+/// Looks at the header fields alone: whether the request asks for protection, before its body is read. A request that
+/// can be refused is refused here, and one that can pass streams through whatever its size.
+pub fn wants_protection(policy: &Policy, headers: &HeaderMap) -> Result<bool, Problem> {
+    scope(&policy.scope, headers)?;
+    match &policy.key.source {
+        KeySource::Sent { header: Some(name), body: None } => match header_key(&policy.key, name, headers)? {
+            Some(_) => Ok(true),
+            None if policy.key.required => Err(Problem::KeyMissing { what: describe(Some(name), None) }),
+            None => Ok(false),
+        },
+        _ => Ok(true),
+    }
+}
+
+fn scope(rule: &ScopeRule, headers: &HeaderMap) -> Result<Scope, Problem> {
+    match rule {
+        ScopeRule::Shared => Ok(Scope::shared()),
+        ScopeRule::Headers(names) => {
+            let field = |name: &HeaderName| match headers.get(name) {
+                Some(value) if !value.is_empty() => Ok((name.as_str().to_owned(), value.as_bytes().to_vec())),
+                _ => Err(Problem::ScopeMissing { field: name.to_string() }),
+            };
+            let fields = names.iter().map(field).collect::<Result<Vec<_>, _>>()?;
+            Ok(Scope::of_fields(fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()))))
+        }
+    }
+}
+
+fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Caller {
+    match rule {
+        CallerRule::Scope => Caller::nobody().with_scope(scope),
+        CallerRule::Headers(names) => names
+            .iter()
+            .find_map(|name| headers.get(name).map(|value| Caller::of_field(name.as_str(), value.as_bytes())))
+            .unwrap_or_else(Caller::nobody),
+    }
+}
+
+fn body_hash<'p>(rule: &'p FingerprintRule, headers: &HeaderMap) -> BodyHash<'p> {
+    match rule {
+        FingerprintRule::Json(ignore) => BodyHash::Json { is_json: is_json(headers), ignore },
+        FingerprintRule::Raw => BodyHash::Raw,
+        FingerprintRule::WithoutBody => BodyHash::None,
+    }
+}
+
+/// Whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).
+fn is_json(headers: &HeaderMap) -> bool {
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let essence = value.split(';').next().unwrap_or_default().trim();
+    essence.eq_ignore_ascii_case("application/json")
+        || essence.len() > 5 && essence.get(essence.len() - 5..).is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+}
+
+fn sent_key(
+    rule: &KeyRule,
+    header: Option<&HeaderName>,
+    pointer: Option<&Pointer>,
+    parts: &Parts,
+    body: &Bytes,
+) -> Result<Option<Key>, Problem> {
+    let in_header = header.map(|name| header_key(rule, name, &parts.headers)).transpose()?.flatten();
+    let in_body = pointer.map(|pointer| body_key(rule, pointer, body)).transpose()?.flatten();
+    match (in_header, in_body) {
+        (Some(a), Some(b)) if a != b => Err(invalid(KeyFault::Differs)),
+        (None, None) if rule.required => Err(Problem::KeyMissing { what: describe(header, pointer) }),
+        (a, b) => Ok(a.or(b)),
+    }
+}
+
+fn describe(header: Option<&HeaderName>, pointer: Option<&Pointer>) -> String {
+    let header = header.map(|name| format!("the header field {name}"));
+    let member = pointer.map(|pointer| format!("the body member /{}", pointer.tokens().join("/")));
+    [header, member].into_iter().flatten().collect::<Vec<_>>().join(" or ")
+}
+
+fn invalid(why: impl Into<KeyFault>) -> Problem {
+    Problem::KeyInvalid { why: why.into() }
+}
+
+fn header_key(rule: &KeyRule, name: &HeaderName, headers: &HeaderMap) -> Result<Option<Key>, Problem> {
+    let mut values = headers.get_all(name).iter();
+    let Some(value) = values.next() else { return Ok(None) };
+    if values.next().is_some() {
+        return Err(invalid(KeyFault::Twice));
+    }
+    Key::parse(value.as_bytes(), rule.syntax, rule.max_length).map(Some).map_err(invalid)
+}
+
+fn body_key(rule: &KeyRule, pointer: &Pointer, body: &Bytes) -> Result<Option<Key>, Problem> {
+    let document = match Document::parse(body) {
+        Ok(document) => document,
+        Err(Unclear::NotJson) => return Ok(None),
+        Err(Unclear::Ambiguous) => return Err(invalid(KeyFault::AmbiguousBody)),
+    };
+    match document.member(pointer) {
+        Member::Missing => Ok(None),
+        Member::Text(text) => Key::from_body(text, rule.syntax, rule.max_length).map(Some).map_err(invalid),
+        Member::Other => Err(invalid(KeyFault::NotText)),
+    }
+}
+
+fn derived_key(wanted: &[KeyPart], whose: &[u8; 32], parts: &Parts, body: &Bytes, how: BodyHash<'_>) -> Result<Vec<u8>, Problem> {
+    let missing = |what: String| Problem::KeyMissing { what };
+    let mut hasher = PartHasher::new("key:derived");
+    hasher.part(whose);
+    let mut document = None;
+    for part in wanted {
+        match part {
+            KeyPart::Path => {
+                hasher.part(b"path").part(parts.uri.path().as_bytes());
+            }
+            KeyPart::Query(name) => {
+                let value = query_parameter(parts.uri.query().unwrap_or_default(), name)
+                    .ok_or_else(|| missing(format!("the query parameter {name}")))?;
+                hasher.part(b"query").part(name.as_bytes()).part(&value);
+            }
+            KeyPart::Header(name) => {
+                let value = parts.headers.get(name).ok_or_else(|| missing(format!("the header field {name}")))?;
+                hasher.part(b"header").part(name.as_str().as_bytes()).part(value.as_bytes());
+            }
+            KeyPart::Body(pointer) => {
+                let name = format!("the body member /{}", pointer.tokens().join("/"));
+                let document = document.get_or_insert_with(|| Document::parse(body));
+                let document = match document {
+                    Ok(document) => document,
+                    Err(Unclear::NotJson) => return Err(missing(name)),
+                    Err(Unclear::Ambiguous) => return Err(invalid(KeyFault::AmbiguousBody)),
+                };
+                hasher.part(b"body").part(name.as_bytes());
+                if !document.hash_member(&mut hasher, pointer) {
+                    return Err(missing(name));
+                }
+            }
+            KeyPart::BodyHash => {
+                hasher.part(b"body_hash");
+                hash_body(&mut hasher, body, how);
+            }
+        }
+    }
+    Ok(hasher.finish().to_vec())
+}
+
+/// The first value of a query parameter, percent-decoded.
+fn query_parameter(query: &str, name: &str) -> Option<Vec<u8>> {
+    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    let mut values = pairs.filter(|(key, _)| percent_decode_str(key).eq(name.bytes()));
+    values.next().map(|(_, value)| percent_decode_str(value).collect())
+}

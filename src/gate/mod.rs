@@ -1,0 +1,254 @@
+//! The story of a protected request: identify, claim, forward in a task of its own, settle, answer.
+//!
+//! Danger: between the claim and the settled record the process may be stopped, the client may leave and the store may
+//! fall silent. Nothing here guesses: what can't be known becomes uncertain, and no answer leaves before it is stored.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::sync::Semaphore;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tower_service::Service;
+
+use crate::clock::Clock;
+use crate::engine::{Mode, OnFailure, OnMismatch};
+use crate::entropy::Entropy;
+use crate::record::{Reply, ReplyBody};
+use crate::route::Route;
+use crate::store::Store;
+use crate::telemetry::{Answer, Meter, RouteMeter};
+
+mod attempt;
+mod budget;
+mod claim;
+mod identify;
+mod lease;
+mod operator;
+mod payload;
+mod problem;
+mod settle;
+mod shadow;
+mod stream;
+mod sweep;
+
+pub use budget::{Budget, Hold};
+pub use identify::{Identified, identify, wants_protection};
+pub use lease::SendRule;
+pub use operator::OperatorError;
+pub use payload::{AnswerBody, BoxError, Payload};
+pub use problem::{ForwardError, Problem};
+pub use shadow::Observation;
+pub use stream::{Movement, Stream};
+pub use sweep::sweep;
+
+/// What the gate needs to know besides the routes' policies.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// Attempts under way at once.
+    pub in_flight: usize,
+    /// Duplicates held at once.
+    pub waiters: usize,
+    /// Duplicates held at once for one key.
+    pub waiters_per_key: usize,
+    /// Largest request body that is buffered, in bytes.
+    pub request_body: usize,
+    /// Largest response body that is stored, in bytes.
+    pub response_body: usize,
+    /// All buffered bodies together, in bytes.
+    pub buffered_bytes: usize,
+}
+
+impl Default for Settings {
+    fn default() -> Settings {
+        const MIB: usize = 1 << 20;
+        Settings {
+            in_flight: 5000,
+            waiters: 5000,
+            waiters_per_key: 64,
+            request_body: MIB,
+            response_body: MIB,
+            buffered_bytes: 256 * MIB,
+        }
+    }
+}
+
+/// A route as the gate runs it.
+pub struct Guarded {
+    /// The route.
+    pub route: Arc<Route>,
+    /// From sending a request to the end of its response.
+    pub response_timeout: Duration,
+    /// Its metrics.
+    pub meter: RouteMeter,
+}
+
+/// The gate in front of an upstream. Shared by all connections.
+pub struct Gate {
+    store: Arc<dyn Store>,
+    clock: Clock,
+    entropy: Entropy,
+    meter: Meter,
+    settings: Settings,
+    budget: Budget,
+    in_flight: Arc<Semaphore>,
+    waiters: Arc<Semaphore>,
+    tasks: TaskTracker,
+    abandoned: CancellationToken,
+}
+
+/// An answer, and what to count it as.
+pub struct Answered<B> {
+    /// The response.
+    pub response: Response<AnswerBody<B>>,
+    /// How it came about.
+    pub answer: Answer,
+}
+
+impl Gate {
+    /// A gate over a store.
+    pub fn new(store: Arc<dyn Store>, clock: Clock, entropy: Entropy, meter: Meter, settings: Settings) -> Arc<Gate> {
+        Arc::new(Gate {
+            budget: Budget::new(settings.buffered_bytes, meter.buffered_bytes.clone()),
+            in_flight: Arc::new(Semaphore::new(settings.in_flight)),
+            waiters: Arc::new(Semaphore::new(settings.waiters)),
+            tasks: TaskTracker::new(),
+            abandoned: CancellationToken::new(),
+            store,
+            clock,
+            entropy,
+            meter,
+            settings,
+        })
+    }
+
+    /// Answers a request of a protected route, whose body is read.
+    ///
+    /// The attempt runs in a task of its own: a client who leaves, or a future that is dropped, cancels nothing.
+    pub async fn handle<S, B, RB>(
+        self: &Arc<Self>,
+        guarded: &Arc<Guarded>,
+        parts: Parts,
+        body: Bytes,
+        hold: Hold,
+        service: S,
+    ) -> Result<Answered<RB>, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Send + 'static,
+        RB: Body<Data = Bytes> + Send + Unpin + 'static,
+        RB::Error: Into<BoxError>,
+    {
+        let policy = &guarded.route.policy;
+        let Some(identified) = identify(policy, &parts, &body)? else {
+            return self.pass(parts, body, service, Answer::Passed).await;
+        };
+        let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
+        let claimed = match self.admit(policy, identified, permit).await {
+            Ok(claim::Entry::Run(claimed)) => claimed,
+            Ok(claim::Entry::Replay(slot, reply)) => return replay(slot, reply),
+            Err(Problem::StoreUnavailable { .. }) if policy.on_failure == OnFailure::FailOpen => {
+                tracing::warn!(route = %policy.route, "the store is unavailable: request forwarded without protection");
+                return self.pass(parts, body, service, Answer::Unprotected).await;
+            }
+            Err(problem) => return Err(problem),
+        };
+        let slot = claimed.slot;
+        let attempt = self.clone().attempt(guarded.clone(), claimed, parts, body, hold, service);
+        match self.tasks.spawn(attempt).await {
+            Ok(answer) => answer,
+            // The task panicked: its lease will end, and the record then says what is true.
+            Err(_) => Err(Problem::OutcomeUncertain { slot: Some(slot), status: None }),
+        }
+    }
+
+    /// Forwards a request that no key protects.
+    async fn pass<S, B, RB>(&self, parts: Parts, body: Bytes, mut service: S, answer: Answer) -> Result<Answered<RB>, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+    {
+        let idempotent = parts.method.is_idempotent();
+        let request = Request::from_parts(parts, Payload::whole(body, None));
+        let sent = async {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            service.call(request).await
+        };
+        match sent.await {
+            Ok(response) => Ok(Answered { response: response.map(AnswerBody::stream), answer }),
+            Err(error) => Err(ForwardError::of(error.into()).unprotected(idempotent)),
+        }
+    }
+
+    /// Reserves room for a request body.
+    pub fn budget(&self) -> &Budget {
+        &self.budget
+    }
+
+    /// The configured limits.
+    pub fn settings(&self) -> &Settings {
+        &self.settings
+    }
+
+    /// The process's metrics.
+    pub fn meter(&self) -> &Meter {
+        &self.meter
+    }
+
+    /// The process's randomness.
+    pub fn entropy(&self) -> &Entropy {
+        &self.entropy
+    }
+
+    /// The store, for those who list and watch.
+    pub fn store(&self) -> &Arc<dyn Store> {
+        &self.store
+    }
+
+    /// Waits until no attempt is under way, at most this long; what still runs then is marked uncertain.
+    /// Returns whether everything was settled.
+    pub async fn drain(&self, timeout: Duration) -> bool {
+        self.tasks.close();
+        if tokio::time::timeout(timeout, self.tasks.wait()).await.is_ok() {
+            return true;
+        }
+        self.abandoned.cancel();
+        // Time to mark them, which takes a store call each.
+        const MARKING: Duration = Duration::from_secs(5);
+        let _ = tokio::time::timeout(MARKING, self.tasks.wait()).await;
+        false
+    }
+}
+
+fn replay<RB>(slot: crate::key::Slot, reply: Reply) -> Result<Answered<RB>, Problem> {
+    let ReplyBody::Whole(body) = reply.body else {
+        return Err(Problem::ResponseNotStored { slot, status: reply.status.as_u16() });
+    };
+    let mut response = Response::new(AnswerBody::whole(body));
+    *response.status_mut() = reply.status;
+    *response.headers_mut() = reply.headers;
+    response.headers_mut().insert(IDEMPOTENT_REPLAYED, http::HeaderValue::from_static("true"));
+    Ok(Answered { response, answer: Answer::Replayed })
+}
+
+/// The field that marks a replay.
+pub const IDEMPOTENT_REPLAYED: http::HeaderName = http::HeaderName::from_static("idempotent-replayed");
+
+/// Whether a policy has one record per fingerprint rather than per key.
+fn is_per_fingerprint(policy: &crate::engine::Policy) -> bool {
+    policy.on_mismatch == OnMismatch::Supersede
+}
+
+/// Whether a policy only watches.
+fn is_shadow(policy: &crate::engine::Policy) -> bool {
+    policy.mode == Mode::Shadow
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,139 @@
+//! Bodies on their way: requests that were buffered or stream through, answers that were stored or stream through.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+
+use super::lease::SendRule;
+use super::stream::Stream;
+
+/// Any error of a body or a service.
+pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
+
+/// A request body on its way to the upstream.
+#[derive(Debug)]
+pub enum Payload<B> {
+    /// Read whole, to be fingerprinted; written only while the send rule holds.
+    Whole {
+        /// The bytes, until they are handed out.
+        bytes: Option<Bytes>,
+        /// The rule of a protected request.
+        rule: Option<Arc<SendRule>>,
+    },
+    /// Streamed through.
+    Stream(Stream<B>),
+}
+
+impl<B> Payload<B> {
+    /// A body that was read.
+    pub fn whole(bytes: Bytes, rule: Option<Arc<SendRule>>) -> Payload<B> {
+        Payload::Whole { bytes: Some(bytes).filter(|b| !b.is_empty()), rule }
+    }
+}
+
+/// The send rule failed before a part of the body was written.
+#[derive(Debug, thiserror::Error)]
+#[error("the claim is too old to send on")]
+pub struct TooLate;
+
+impl<B> Body for Payload<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Payload::Whole { bytes, rule } => {
+                if bytes.is_some() && rule.as_ref().is_some_and(|rule| !rule.allows()) {
+                    return Poll::Ready(Some(Err(TooLate.into())));
+                }
+                Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
+            }
+            Payload::Stream(body) => Poll::Ready(ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into))),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Payload::Whole { bytes, .. } => bytes.is_none(),
+            Payload::Stream(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Payload::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Payload::Stream(body) => body.size_hint(),
+        }
+    }
+}
+
+/// An answer's body on its way to the client.
+#[derive(Debug)]
+pub struct AnswerBody<B> {
+    first: Option<Bytes>,
+    rest: Option<B>,
+}
+
+impl<B> AnswerBody<B> {
+    /// A body that is held whole.
+    pub fn whole(bytes: Bytes) -> AnswerBody<B> {
+        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None }
+    }
+
+    /// A body that streams through.
+    pub fn stream(body: B) -> AnswerBody<B> {
+        AnswerBody { first: None, rest: Some(body) }
+    }
+
+    /// Wraps what streams.
+    pub fn map<C>(self, wrap: impl FnOnce(B) -> C) -> AnswerBody<C> {
+        AnswerBody { first: self.first, rest: self.rest.map(wrap) }
+    }
+
+    /// A body of which the beginning was read.
+    pub fn continued(first: Bytes, rest: B) -> AnswerBody<B> {
+        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest) }
+    }
+}
+
+impl<B> Body for AnswerBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let body = self.get_mut();
+        if let Some(first) = body.first.take() {
+            return Poll::Ready(Some(Ok(Frame::data(first))));
+        }
+        match &mut body.rest {
+            Some(rest) => Pin::new(rest).poll_frame(cx),
+            None => Poll::Ready(None),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.first.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
+        let Some(rest) = &self.rest else { return SizeHint::with_exact(first) };
+        let rest = rest.size_hint();
+        let mut hint = SizeHint::new();
+        hint.set_lower(rest.lower() + first);
+        if let Some(upper) = rest.upper() {
+            hint.set_upper(upper + first);
+        }
+        hint
+    }
+}

@@ -1,0 +1,202 @@
+//! Everything that can keep a request from its own answer. The edge turns each into a problem document.
+
+use std::time::Duration;
+
+use super::payload::BoxError;
+use crate::engine::Refusal;
+use crate::key::{KeyError, Slot};
+
+/// Why a request is not answered by the upstream or a stored reply.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum Problem {
+    /// The key, or a part of a derived one, is missing.
+    #[error("{what} is required and missing")]
+    KeyMissing {
+        /// What is missing, in words.
+        what: String,
+    },
+    /// The key is malformed.
+    #[error("the idempotency key {why}")]
+    KeyInvalid {
+        /// What is wrong with it.
+        why: KeyFault,
+    },
+    /// A field that the scope is made of is missing.
+    #[error("the field {field}, which says whose key this is, is missing")]
+    ScopeMissing {
+        /// The field.
+        field: String,
+    },
+    /// The key was used for another request, or by another caller.
+    #[error("this idempotency key was already used for another request, or by another caller")]
+    KeyReused {
+        /// The operation.
+        slot: Slot,
+    },
+    /// The first request is still running.
+    #[error("the first request with this key is still being processed")]
+    InFlight {
+        /// The operation.
+        slot: Slot,
+        /// When to come back.
+        retry_after: Duration,
+    },
+    /// Nobody knows whether the upstream acted.
+    #[error("it is not known whether the upstream executed this request")]
+    OutcomeUncertain {
+        /// The operation; `None` for a request that no key protects and that may not be repeated.
+        slot: Option<Slot>,
+        /// The status to answer with where it comes from the attempt itself: the upstream's own, 502 or 504.
+        /// `None` for a duplicate: 409.
+        status: Option<u16>,
+    },
+    /// It succeeded with a response that was not kept.
+    #[error("the first request was answered with status {status}, and that response was not kept")]
+    ResponseNotStored {
+        /// The operation.
+        slot: Slot,
+        /// The original status.
+        status: u16,
+    },
+    /// The result is gone.
+    #[error("the result of this key was kept for as long as promised, and is gone")]
+    ResultExpired {
+        /// The operation.
+        slot: Slot,
+    },
+    /// Given up before the first byte.
+    #[error("the request was not sent to the upstream, because its claim had grown too old")]
+    NotSent {
+        /// The operation.
+        slot: Slot,
+    },
+    /// No connection to the upstream.
+    #[error("the upstream cannot be reached; nothing was sent to it")]
+    UpstreamUnreachable {
+        /// The operation, if a key protects it.
+        slot: Option<Slot>,
+    },
+    /// An unprotected request that may be repeated failed after it was sent.
+    #[error("the upstream broke off or did not answer in time")]
+    UpstreamFailed {
+        /// Whether it was a timeout.
+        timed_out: bool,
+    },
+    /// The store can't be asked.
+    #[error("the store of idempotency records is unavailable; nothing was sent to the upstream")]
+    StoreUnavailable {
+        /// How long to wait.
+        retry_after: Duration,
+    },
+    /// A limit is reached.
+    #[error("too many requests at once")]
+    Overloaded,
+    /// The request body is too large to be protected.
+    #[error("the request body is larger than {limit} bytes")]
+    BodyTooLarge {
+        /// The limit.
+        limit: usize,
+    },
+    /// The request body did not arrive in time.
+    #[error("the request body did not arrive in time")]
+    BodyTimeout,
+    /// The request body broke off.
+    #[error("the request body broke off")]
+    BodyBroken,
+    /// The path could be read in two ways.
+    #[error("the path has a `.`, `..` or empty segment, which could lead to another resource than it seems")]
+    PathAmbiguous,
+    /// A method that a gateway doesn't forward.
+    #[error("the method is not forwarded")]
+    MethodNotAllowed,
+    /// The `Host` field is missing, double or malformed.
+    #[error("the request needs exactly one well-formed Host field")]
+    HostInvalid,
+}
+
+/// What is wrong with a key.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum KeyFault {
+    /// It doesn't parse.
+    #[error(transparent)]
+    Syntax(#[from] KeyError),
+    /// Two fields carry one.
+    #[error("is given more than once")]
+    Twice,
+    /// Field and body differ.
+    #[error("in the header field differs from the one in the body")]
+    Differs,
+    /// The member of the body is not a string.
+    #[error("in the body is not a string")]
+    NotText,
+    /// The body has duplicate member names.
+    #[error("can't be taken from a body with duplicate member names")]
+    AmbiguousBody,
+}
+
+impl Problem {
+    /// The operation that this is about, if it is known.
+    pub fn operation(&self) -> Option<Slot> {
+        match self {
+            Problem::KeyReused { slot }
+            | Problem::InFlight { slot, .. }
+            | Problem::ResponseNotStored { slot, .. }
+            | Problem::ResultExpired { slot }
+            | Problem::NotSent { slot } => Some(*slot),
+            Problem::OutcomeUncertain { slot, .. } | Problem::UpstreamUnreachable { slot } => *slot,
+            _ => None,
+        }
+    }
+
+    /// The problem of a refused duplicate.
+    pub(super) fn of_refusal(refusal: Refusal, slot: Slot) -> Problem {
+        match refusal {
+            Refusal::KeyReused => Problem::KeyReused { slot },
+            Refusal::InFlight { retry_after } => Problem::InFlight { slot, retry_after },
+            Refusal::OutcomeUncertain => Problem::OutcomeUncertain { slot: Some(slot), status: None },
+            Refusal::ResponseNotStored { status } => Problem::ResponseNotStored { slot, status },
+            Refusal::ResultExpired => Problem::ResultExpired { slot },
+            Refusal::NotSent => Problem::NotSent { slot },
+        }
+    }
+}
+
+/// How forwarding failed. A service around which the gate is laid returns this; any other error counts as
+/// [`ForwardError::Broken`], because nothing is known about it.
+#[derive(Debug, thiserror::Error)]
+pub enum ForwardError {
+    /// No byte of the request was written: refused, no route, TLS failure, or a pooled connection that was closed.
+    #[error("the upstream cannot be reached: {0}")]
+    NeverSent(String),
+    /// The send rule failed before the first byte.
+    #[error("the claim was too old to send on")]
+    TooLate,
+    /// The connection broke, or the answer was no HTTP, after a byte was written.
+    #[error("the upstream broke off: {0}")]
+    Broken(String),
+    /// No answer in time, after a byte was written.
+    #[error("the upstream did not answer in time")]
+    TimedOut,
+}
+
+impl ForwardError {
+    /// What an error of a service says.
+    pub fn of(error: BoxError) -> ForwardError {
+        match error.downcast::<ForwardError>() {
+            Ok(known) => *known,
+            Err(error) => ForwardError::Broken(error.to_string()),
+        }
+    }
+
+    /// The answer to a request that no key protects. `idempotent`: by its method (RFC 9110, section 9.2.2).
+    pub fn unprotected(self, idempotent: bool) -> Problem {
+        match self {
+            ForwardError::NeverSent(_) | ForwardError::TooLate => Problem::UpstreamUnreachable { slot: None },
+            ForwardError::Broken(_) | ForwardError::TimedOut if idempotent => {
+                Problem::UpstreamFailed { timed_out: matches!(self, ForwardError::TimedOut) }
+            }
+            ForwardError::Broken(_) => Problem::OutcomeUncertain { slot: None, status: Some(502) },
+            ForwardError::TimedOut => Problem::OutcomeUncertain { slot: None, status: Some(504) },
+        }
+    }
+}

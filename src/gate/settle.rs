@@ -1,0 +1,104 @@
+//! Writing down how an attempt ended, until it is written.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep, timeout_at};
+
+use super::Gate;
+use crate::engine::{Claim, Outcome, Policy, Settlement, settle};
+use crate::key::Slot;
+use crate::record::{Held, Record, State, Version};
+use crate::store::{StoreError, Swap};
+use crate::telemetry::{StoreCall, Timer};
+
+/// Longest time that a client waits for its result to be stored; then the answer is uncertain and storing goes on.
+const SETTLE_MAX: Duration = Duration::from_secs(10);
+
+/// First and longest pause between tries to write an outcome.
+const RETRY_MIN: Duration = Duration::from_millis(20);
+const RETRY_MAX: Duration = Duration::from_secs(2);
+
+/// What became of an outcome.
+pub(super) enum Settled {
+    /// It is written.
+    Written,
+    /// Another has settled the operation; this is its record now.
+    Stale(Option<Held>),
+    /// The time was over before the store confirmed.
+    Unconfirmed,
+}
+
+impl Gate {
+    /// Writes an outcome, trying for at most min(lease, 10 s).
+    pub(super) async fn settle(&self, slot: &Slot, claim: &Claim, outcome: &Outcome, policy: &Policy) -> Settled {
+        let timer = Timer::start();
+        let until = Instant::now() + policy.lease.min(SETTLE_MAX);
+        let settled = timeout_at(until, self.settle_until_done(slot, claim, Some(&claim.record), outcome, policy)).await;
+        timer.stop(self.meter.store(StoreCall::Settle));
+        settled.unwrap_or(Settled::Unconfirmed)
+    }
+
+    /// Goes on trying in a task of its own. What `keep` holds (a permit, room for the body) bounds how many there are.
+    pub(super) fn settle_in_background(
+        self: &Arc<Self>,
+        slot: Slot,
+        claim: Claim,
+        current: Option<Record>,
+        outcome: Outcome,
+        policy: Policy,
+        keep: impl Send + 'static,
+    ) {
+        let gate = self.clone();
+        self.meter.unsettled_in_background.inc();
+        self.tasks.spawn(async move {
+            let _keep = keep;
+            tokio::select! {
+                _ = gate.settle_until_done(&slot, &claim, current.as_ref(), &outcome, &policy) => {}
+                () = gate.abandoned.cancelled() => {}
+            }
+            gate.meter.unsettled_in_background.dec();
+        });
+    }
+
+    async fn settle_until_done(
+        &self,
+        slot: &Slot,
+        claim: &Claim,
+        known: Option<&Record>,
+        outcome: &Outcome,
+        policy: &Policy,
+    ) -> Settled {
+        let mut current = known.cloned();
+        let mut pause = RETRY_MIN;
+        // One version for all tries over nothing: a try whose answer was lost is known again by it.
+        let fresh = Version(self.entropy.next());
+        loop {
+            let next = match settle(current.as_ref(), claim, outcome, policy, fresh) {
+                Settlement::Write(next) => next,
+                Settlement::Done => return Settled::Written,
+                Settlement::Stale => return Settled::Stale(self.store.load(slot).await.ok().flatten()),
+            };
+            let expected = current.as_ref().map(|record| record.version);
+            match self.store.swap(slot, expected, &next.record, next.lifetime).await {
+                Ok(Swap::Stored) => {
+                    if matches!(next.record.state, State::Uncertain { .. }) {
+                        self.meter.uncertain.inc();
+                    }
+                    return Settled::Written;
+                }
+                Ok(Swap::Stale(held)) => current = held.map(|held| held.record),
+                Err(error) => {
+                    self.meter.store_errors.inc();
+                    tracing::warn!(route = %policy.route, operation = %slot, %error, "an outcome is not stored yet");
+                    if matches!(error, StoreError::Corrupt(_)) {
+                        self.meter.corrupt_records.inc();
+                        return Settled::Stale(None);
+                    }
+                    sleep(self.entropy.jitter(pause)).await;
+                    pause = (pause * 2).min(RETRY_MAX);
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,134 @@
+//! Request bodies that stream through: nothing is kept of them but what is asked for.
+
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use bytes::{Bytes, BytesMut};
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::{Instant, sleep_until};
+
+/// When something last moved on a streamed request: an upload that goes on is no silence.
+#[derive(Debug, Clone)]
+pub struct Movement {
+    began: Instant,
+    last_ms: Arc<AtomicU64>,
+}
+
+impl Movement {
+    /// Begins now.
+    pub fn begin() -> Movement {
+        Movement { began: Instant::now(), last_ms: Arc::default() }
+    }
+
+    fn note(&self) {
+        let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
+        self.last_ms.store(now, Ordering::Relaxed);
+    }
+
+    /// Returns when nothing has moved for this long.
+    pub async fn ceased(&self, silence: Duration) {
+        loop {
+            let until = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + silence;
+            if Instant::now() >= until {
+                return;
+            }
+            sleep_until(until).await;
+        }
+    }
+}
+
+/// Takes the copy of a body when it has ended; `None` where it was larger than the limit.
+type Done = Box<dyn FnOnce(Option<Bytes>) + Send>;
+
+struct Copy {
+    bytes: Option<BytesMut>,
+    limit: usize,
+    done: Done,
+}
+
+/// A request body that streams through.
+pub struct Stream<B> {
+    body: B,
+    movement: Option<Movement>,
+    copy: Option<Copy>,
+}
+
+impl<B> std::fmt::Debug for Stream<B> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Stream(..)")
+    }
+}
+
+impl<B: Body<Data = Bytes>> Stream<B> {
+    /// A body that nobody looks at.
+    pub fn new(body: B) -> Stream<B> {
+        Stream { body, movement: None, copy: None }
+    }
+
+    /// Notes when something moves.
+    pub fn noting(self, movement: Movement) -> Stream<B> {
+        Stream { movement: Some(movement), ..self }
+    }
+
+    /// Copies up to `limit` bytes for `done`.
+    pub fn copying(self, limit: usize, done: impl FnOnce(Option<Bytes>) + Send + 'static) -> Stream<B> {
+        let mut stream = Stream { copy: Some(Copy { bytes: Some(BytesMut::new()), limit, done: Box::new(done) }), ..self };
+        if stream.body.is_end_stream() {
+            stream.finish();
+        }
+        stream
+    }
+
+    fn finish(&mut self) {
+        if let Some(Copy { bytes, done, .. }) = self.copy.take() {
+            done(bytes.map(BytesMut::freeze));
+        }
+    }
+
+    fn saw(&mut self, frame: Option<&Frame<Bytes>>) {
+        if let Some(movement) = &self.movement {
+            movement.note();
+        }
+        let Some(copy) = &mut self.copy else { return };
+        if let (Some(bytes), Some(data)) = (&mut copy.bytes, frame.and_then(Frame::data_ref)) {
+            if bytes.len() + data.len() > copy.limit {
+                copy.bytes = None;
+            } else {
+                bytes.extend_from_slice(data);
+            }
+        }
+        if frame.is_none() || self.body.is_end_stream() {
+            self.finish();
+        }
+    }
+}
+
+impl<B> Body for Stream<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = self.get_mut();
+        let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(data)) => this.saw(Some(data)),
+            None => this.saw(None),
+            Some(Err(_)) => this.copy = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}

@@ -1,0 +1,385 @@
+//! The gate as a tower layer: put it around any service that forwards or handles payments.
+//!
+//! ```
+//! use std::convert::Infallible;
+//! use bytes::Bytes;
+//! use http::{Request, Response};
+//! use http_body_util::{BodyExt, Full};
+//! use onceward::gate::Payload;
+//! use onceward::layer::OncewardLayer;
+//! use tower::{Layer, ServiceExt, service_fn};
+//!
+//! # #[tokio::main(flavor = "current_thread")]
+//! # async fn main() -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+//! let charge = service_fn(|_: Request<Payload<Full<Bytes>>>| async {
+//!     static CHARGES: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
+//!     let n = CHARGES.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+//!     Ok::<_, Infallible>(Response::new(Full::new(Bytes::from(format!("charge {n}")))))
+//! });
+//! // Protects every POST and PATCH that carries an Idempotency-Key, in memory.
+//! let service = OncewardLayer::in_memory()?.layer(charge);
+//!
+//! let ask = || Request::post("/payments").header("Idempotency-Key", "k1").body(Full::new(Bytes::new()));
+//! let first = service.clone().oneshot(ask()?).await?;
+//! let again = service.clone().oneshot(ask()?).await?;
+//! assert_eq!(again.headers()["idempotent-replayed"], "true");
+//! assert_eq!(first.into_body().collect().await?.to_bytes(), "charge 0");
+//! assert_eq!(again.into_body().collect().await?.to_bytes(), "charge 0");
+//! # Ok(()) }
+//! ```
+//!
+//! The service learns through its error type what may be done after a failure: return
+//! [`ForwardError::NeverSent`](crate::gate::ForwardError::NeverSent) only where nothing was done. Any other error leaves
+//! the outcome uncertain.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::sleep;
+use tower_layer::Layer;
+use tower_service::Service;
+
+use crate::clock::Clock;
+use crate::config::implicit_route;
+use crate::engine::{FingerprintRule, Mode, Outcome};
+use crate::entropy::{Entropy, EntropyError};
+use crate::gate::{
+    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Observation, Payload, Problem, Settings, Stream, identify,
+    wants_protection,
+};
+use crate::proxy::{Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
+use crate::record::{Cause, Reply, ReplyBody};
+use crate::route::{PatternError, Route, Routes};
+use crate::store::memory::Memory;
+use crate::telemetry::{Answer, Meter, RouteMeter};
+
+/// Lays the gate around a service. Cheap to clone.
+#[derive(Clone)]
+pub struct OncewardLayer(Arc<Front>);
+
+/// What stands before the gate: routes and limits.
+struct Front {
+    gate: Arc<Gate>,
+    routes: Routes,
+    guarded: Vec<Arc<Guarded>>,
+    passed: RouteMeter,
+    rejections: Rejections,
+    body_timeout: Duration,
+    silence: Duration,
+}
+
+/// How a layer is set up.
+pub struct LayerSettings {
+    /// The routes, each with the longest time from sending a request to the end of its response.
+    pub routes: Vec<(Route, Duration)>,
+    /// How problems are rendered.
+    pub rejections: Rejections,
+    /// How long a protected request's body may take to arrive.
+    pub body_timeout: Duration,
+    /// Longest silence of the service while it streams.
+    pub silence: Duration,
+}
+
+/// The default layer can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum LayerError {
+    /// A pattern is wrong.
+    #[error(transparent)]
+    Pattern(#[from] PatternError),
+    /// There is no randomness.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
+}
+
+impl OncewardLayer {
+    /// A layer over a gate.
+    pub fn new(gate: Arc<Gate>, settings: LayerSettings) -> Result<OncewardLayer, PatternError> {
+        let routes = Routes::new(settings.routes.iter().map(|(route, _)| route.clone()))?;
+        let guarded = routes.iter().zip(&settings.routes).map(|(route, (_, response_timeout))| {
+            Arc::new(Guarded {
+                meter: gate.meter().route(&route.policy.route),
+                route: route.clone(),
+                response_timeout: *response_timeout,
+            })
+        });
+        Ok(OncewardLayer(Arc::new(Front {
+            guarded: guarded.collect(),
+            passed: gate.meter().route("-"),
+            rejections: settings.rejections,
+            body_timeout: settings.body_timeout,
+            silence: settings.silence,
+            routes,
+            gate,
+        })))
+    }
+
+    /// A layer with the default policy that keeps its records in memory: they are lost when the process ends.
+    pub fn in_memory() -> Result<OncewardLayer, LayerError> {
+        let clock = Clock::system();
+        let store = Arc::new(Memory::with_system_clock());
+        let gate = Gate::new(store, clock, Entropy::from_system()?, Meter::new(), Settings::default());
+        const MINUTE: Duration = Duration::from_secs(60);
+        let settings = LayerSettings {
+            routes: vec![(implicit_route(), MINUTE)],
+            rejections: Rejections::default(),
+            body_timeout: Duration::from_secs(30),
+            silence: MINUTE,
+        };
+        Ok(OncewardLayer::new(gate, settings)?)
+    }
+}
+
+impl<S> Layer<S> for OncewardLayer {
+    type Service = Once<S>;
+
+    fn layer(&self, inner: S) -> Once<S> {
+        Once { front: self.0.clone(), inner }
+    }
+}
+
+/// A service whose requests run once per key. Cheap to clone where the service inside is.
+#[derive(Clone)]
+pub struct Once<S> {
+    front: Arc<Front>,
+    inner: S,
+}
+
+/// The body of an answer: stored, or streaming through.
+pub type OnceBody<B> = AnswerBody<Silence<B>>;
+
+impl<S, B, RB> Service<Request<B>> for Once<S>
+where
+    S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone + Send + 'static,
+    S::Future: Send,
+    S::Error: Into<BoxError>,
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+    RB: Body<Data = Bytes> + Send + Unpin + 'static,
+    RB::Error: Into<BoxError>,
+{
+    type Response = Response<OnceBody<RB>>;
+    type Error = std::convert::Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
+        // The service inside is asked when there is something to forward: a replay needs none of it.
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<B>) -> Self::Future {
+        let (front, inner) = (self.front.clone(), self.inner.clone());
+        Box::pin(async move { Ok(front.answer(request, inner).await) })
+    }
+}
+
+/// What became of a request, before it is rendered.
+struct Told<RB> {
+    result: Result<Answered<RB>, Problem>,
+    shape: Shape,
+}
+
+impl Front {
+    /// Answers a request: read top to bottom, this is the whole way in and out.
+    async fn answer<S, B, RB>(&self, mut request: Request<B>, inner: S) -> Response<OnceBody<RB>>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        B::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Send + Unpin + 'static,
+        RB::Error: Into<BoxError>,
+    {
+        let trace = trace_parent(request.headers_mut(), self.gate.entropy());
+        let guarded = match self.routes.position(request.method(), request.uri().path()) {
+            Ok(at) => at.and_then(|at| self.guarded.get(at)),
+            Err(_) => {
+                discard(request.into_body());
+                let told = Told { result: Err(Problem::PathAmbiguous), shape: Shape::default() };
+                return self.tell(told, &self.passed, "-", &trace);
+            }
+        };
+        let Some(guarded) = guarded else {
+            let result = self.pass(request, inner, None).await;
+            return self.tell(Told { result, shape: Shape::default() }, &self.passed, "-", &trace);
+        };
+        request.extensions_mut().insert(Target(guarded.route.upstream));
+        let policy = &guarded.route.policy;
+        let result = match policy.mode {
+            Mode::Off => self.pass(request, inner, None).await,
+            Mode::Shadow => self.watch(guarded, request, inner).await,
+            Mode::Enforce => self.protect(guarded, request, inner).await,
+        };
+        let shape = Shape { mismatch_status: policy.mismatch_status, stripe_should_retry: policy.stripe_should_retry };
+        self.tell(Told { result, shape }, &guarded.meter, &policy.route, &trace)
+    }
+
+    /// Reads the body and passes the gate.
+    async fn protect<S, B, RB>(&self, guarded: &Arc<Guarded>, request: Request<B>, inner: S) -> Result<Answered<RB>, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+        RB: Body<Data = Bytes> + Send + Unpin + 'static,
+        RB::Error: Into<BoxError>,
+    {
+        match wants_protection(&guarded.route.policy, request.headers()) {
+            Ok(true) => {}
+            Ok(false) => return self.pass(request, inner, None).await,
+            Err(problem) => {
+                discard(request.into_body());
+                return Err(problem);
+            }
+        }
+        let (parts, mut body) = request.into_parts();
+        let mut hold = self.gate.budget().hold();
+        match read_whole(&mut body, self.gate.settings().request_body, self.body_timeout, &mut hold).await {
+            Ok(bytes) => self.gate.handle(guarded, parts, bytes, hold, inner).await,
+            Err(problem) => {
+                discard(body);
+                Err(problem)
+            }
+        }
+    }
+
+    /// Passes through, with a watcher at its side.
+    async fn watch<S, B, RB>(&self, guarded: &Arc<Guarded>, request: Request<B>, inner: S) -> Result<Answered<RB>, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let (parts, body) = request.into_parts();
+        let seen = Request::from_parts(parts.clone(), ()).into_parts().0;
+        let watched = Watched::default();
+        let (gate, route, place) = (self.gate.clone(), guarded.clone(), watched.clone());
+        let copy = move |bytes: Option<Bytes>| {
+            let unfingerprinted = bytes.is_none();
+            let mut policy = route.route.policy.clone();
+            if unfingerprinted {
+                policy.fingerprint = FingerprintRule::WithoutBody;
+            }
+            match identify(&policy, &seen, &bytes.unwrap_or_default()) {
+                Ok(Some(identified)) => place.put(gate.observe(&route, identified)),
+                Ok(None) => route.meter.count_shadow("pass"),
+                Err(problem) => route.meter.count_shadow(would_refuse(&problem)),
+            }
+        };
+        let limit = self.gate.settings().request_body;
+        let result = self.pass(Request::from_parts(parts, body), inner, Some((limit, Box::new(copy)))).await;
+        watched.ended(match &result {
+            Ok(answered) => Outcome::Answered(Reply {
+                status: answered.response.status(),
+                headers: answered.response.headers().clone(),
+                body: ReplyBody::NotStored,
+            }),
+            Err(Problem::UpstreamUnreachable { .. }) => Outcome::NeverSent,
+            Err(_) => Outcome::InDoubt(Cause::Broken),
+        });
+        result
+    }
+
+    /// Streams through, whatever its size; the upstream's silence is bounded.
+    async fn pass<S, B, RB>(&self, request: Request<B>, mut inner: S, copy: Option<Copying>) -> Result<Answered<RB>, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes>,
+    {
+        let idempotent = request.method().is_idempotent();
+        let movement = (!request.body().is_end_stream()).then(Movement::begin);
+        let request = request.map(|body| {
+            let mut stream = Stream::new(body);
+            if let Some(movement) = &movement {
+                stream = stream.noting(movement.clone());
+            }
+            if let Some((limit, done)) = copy {
+                stream = stream.copying(limit, done);
+            }
+            Payload::Stream(stream)
+        });
+        let sent = async {
+            std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
+            inner.call(request).await
+        };
+        let silent = async {
+            match &movement {
+                Some(movement) => movement.ceased(self.silence).await,
+                None => sleep(self.silence).await,
+            }
+        };
+        let sent = tokio::select! {
+            biased;
+            sent = sent => sent.map_err(|error| ForwardError::of(error.into())),
+            () = silent => Err(ForwardError::TimedOut),
+        };
+        match sent {
+            Ok(response) => Ok(Answered { response: response.map(AnswerBody::stream), answer: Answer::Passed }),
+            Err(error) => Err(error.unprotected(idempotent)),
+        }
+    }
+
+    /// Renders, counts and logs what became of a request.
+    fn tell<RB>(&self, told: Told<RB>, meter: &RouteMeter, route: &str, trace: &TraceParent) -> Response<OnceBody<RB>> {
+        match told.result {
+            Ok(Answered { response, answer }) => {
+                meter.count(answer);
+                tracing::debug!(
+                    request_id = trace.trace_id(),
+                    route,
+                    outcome = answer.name(),
+                    status = response.status().as_u16(),
+                    "answered"
+                );
+                response.map(|body| body.map(|rest| Silence::new(rest, self.silence)))
+            }
+            Err(problem) => {
+                let (response, answer) = self.rejections.render(&problem, told.shape);
+                meter.count(answer);
+                if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
+                    meter.count_held();
+                }
+                let operation = problem.operation().map(|slot| slot.to_string());
+                let (request_id, outcome, status) = (trace.trace_id(), answer.name(), response.status().as_u16());
+                tracing::info!(request_id, route, outcome, status, operation, "refused");
+                response
+            }
+        }
+    }
+}
+
+/// A body's copy: up to how many bytes, and for whom.
+type Copying = (usize, Box<dyn FnOnce(Option<Bytes>) + Send>);
+
+/// The watcher of a request in shadow mode, once its body has told whom to watch.
+#[derive(Clone, Default)]
+struct Watched(Arc<Mutex<Option<Observation>>>);
+
+impl Watched {
+    fn put(&self, observation: Option<Observation>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = observation;
+    }
+
+    fn ended(&self, outcome: Outcome) {
+        if let Some(observation) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            observation.ended(outcome);
+        }
+    }
+}
+
+/// What enforcing would have answered to a request that it can't identify.
+fn would_refuse(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::KeyMissing { .. } => "refuse_key_missing",
+        Problem::KeyInvalid { .. } => "refuse_key_invalid",
+        Problem::ScopeMissing { .. } => "refuse_scope_missing",
+        _ => "refuse",
+    }
+}

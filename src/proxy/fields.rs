@@ -1,0 +1,160 @@
+//! Which header fields pass, and which the gateway sets.
+//!
+//! Danger: a field that belongs to one connection and is forwarded lets a client reframe another's request. So
+//! hop-by-hop fields and all that `Connection` names are dropped in both directions (RFC 9110, section 7.6.1), after key
+//! and caller were read, and what the gateway sets is set last.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE, VIA,
+};
+use http::{HeaderMap, Version};
+
+use crate::entropy::Entropy;
+
+/// Who is at the other end of a connection.
+#[derive(Debug, Clone)]
+pub struct Peer {
+    /// The address, as `X-Forwarded-For` shows it.
+    pub address: HeaderValue,
+}
+
+impl Peer {
+    /// A peer at an address.
+    pub fn new(address: IpAddr) -> Peer {
+        let text = HeaderValue::try_from(address.to_canonical().to_string());
+        Peer { address: text.unwrap_or(HeaderValue::from_static("unknown")) }
+    }
+}
+
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// Drops what belongs to one connection.
+fn strip_hop_by_hop(headers: &mut HeaderMap) {
+    // Nothing hop-by-hop is named by `Connection: keep-alive`, which is what most clients send.
+    if let Some(first) = headers.get(CONNECTION) {
+        if !first.as_bytes().eq_ignore_ascii_case(b"keep-alive") || headers.get_all(CONNECTION).iter().count() > 1 {
+            let named: Vec<HeaderName> = headers
+                .get_all(CONNECTION)
+                .iter()
+                .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+                .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+                .collect();
+            for name in named {
+                headers.remove(name);
+            }
+        }
+        headers.remove(CONNECTION);
+    }
+    for name in [KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION] {
+        headers.remove(name);
+    }
+}
+
+/// The protocol that a request asks to switch to, if it does (RFC 9110, section 7.8).
+pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
+    if version != Version::HTTP_11 {
+        return None;
+    }
+    let protocol = headers.get(UPGRADE)?;
+    let asks = headers
+        .get_all(CONNECTION)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|b| *b == b','))
+        .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
+    asks.then(|| protocol.clone())
+}
+
+/// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body.
+pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_host: Option<HeaderValue>, peer: Option<&Peer>) {
+    strip_hop_by_hop(headers);
+    for name in [CONTENT_LENGTH, FORWARDED, REAL_IP, FORWARDED_HOST] {
+        headers.remove(name);
+    }
+    headers.insert(HOST, host);
+    // Nobody's word about who sent this is believed but the connection's own.
+    match peer {
+        Some(peer) => headers.insert(FORWARDED_FOR, peer.address.clone()),
+        None => headers.remove(FORWARDED_FOR),
+    };
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    if let Some(host) = original_host {
+        headers.insert(FORWARDED_HOST, host);
+    }
+    headers.append(VIA, HeaderValue::from_static("1.1 onceward"));
+}
+
+/// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
+/// whose length field describes a body that isn't there.
+pub(super) fn from_upstream(headers: &mut HeaderMap, bodiless: bool) {
+    // A length beside a transfer coding is a lie about one of them (RFC 9112, section 6.3).
+    if !bodiless || headers.contains_key(TRANSFER_ENCODING) {
+        headers.remove(CONTENT_LENGTH);
+    }
+    strip_hop_by_hop(headers);
+}
+
+/// The fields that the gateway adds to every answer. They are not part of what is stored.
+pub(super) fn to_client(headers: &mut HeaderMap) {
+    headers.append(VIA, HeaderValue::from_static("1.1 onceward"));
+}
+
+/// A request's place in a trace (W3C Trace Context). Its trace id is the request id in logs.
+#[derive(Debug, Clone)]
+pub struct TraceParent(HeaderValue);
+
+impl TraceParent {
+    /// The 32 hexadecimal digits of the trace id.
+    pub fn trace_id(&self) -> &str {
+        self.0.to_str().ok().and_then(|text| text.get(3..35)).unwrap_or("-")
+    }
+}
+
+/// Continues the trace that a request belongs to, or begins one.
+pub fn trace_parent(headers: &mut HeaderMap, entropy: &Entropy) -> TraceParent {
+    if let Some(value) = headers.get(TRACEPARENT) {
+        if is_trace_parent(value.as_bytes()) {
+            return TraceParent(value.clone());
+        }
+    }
+    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
+    write_hex(&mut text[3..19], entropy.next());
+    write_hex(&mut text[19..35], entropy.next());
+    write_hex(&mut text[36..52], entropy.next() | 1);
+    let value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
+    // A state without the trace that it belongs to says nothing.
+    headers.remove(TRACESTATE);
+    headers.insert(TRACEPARENT, value.clone());
+    TraceParent(value)
+}
+
+fn write_hex(out: &mut [u8], mut number: u64) {
+    for place in out.iter_mut().rev() {
+        *place = b"0123456789abcdef"[(number & 15) as usize];
+        number >>= 4;
+    }
+}
+
+fn is_trace_parent(value: &[u8]) -> bool {
+    let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
+    value.len() == 55
+        && value.starts_with(b"00-")
+        && value[35] == b'-'
+        && value[52] == b'-'
+        && hex(&value[3..35])
+        && !zero(&value[3..35])
+        && hex(&value[36..52])
+        && !zero(&value[36..52])
+        && hex(&value[53..])
+}

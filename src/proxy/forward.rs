@@ -1,0 +1,359 @@
+//! Forwarding, as a service: one request, one connection, sent at most once.
+//!
+//! Danger: a request that was sent twice is a double charge. It is sent again only where provably no byte of it was
+//! written: the connection was closed before the request was taken up, or the upstream refused the stream.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONNECTION, HOST, UPGRADE};
+use http::uri::{Authority, PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
+use http_body::{Body, Frame, SizeHint};
+use hyper::body::Incoming;
+use hyper::client::conn::{http1, http2};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+use tower_service::Service;
+
+use super::fields::{self, Peer};
+use super::pool::{Connection, Pool};
+use super::wire::{Carried, Wire};
+use crate::gate::{BoxError, ForwardError, Payload, SendRule};
+
+/// Where an upstream is and how it is spoken to.
+#[derive(Debug, Clone)]
+pub struct UpstreamSettings {
+    /// `http` or `https`.
+    pub scheme: Scheme,
+    /// Host and port.
+    pub authority: Authority,
+    /// To a connection that can be written to, name look-up and TLS included.
+    pub connect_timeout: Duration,
+    /// How long a pooled connection may be idle.
+    pub idle_timeout: Duration,
+    /// Whether the client's `Host` is kept.
+    pub preserve_host: bool,
+    /// Certificates to trust instead of the system's, in PEM.
+    pub ca_pem: Option<Vec<u8>>,
+}
+
+/// An upstream that can't be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum UpstreamError {
+    /// No certificate to trust.
+    #[error("no usable certificate authority: {0}")]
+    Certificates(String),
+    /// The host is no valid name for TLS.
+    #[error("`{0}` is not a host name that a certificate can be checked against")]
+    Name(String),
+}
+
+/// One upstream, with its connections. `B` is the type of bodies that stream through.
+pub struct Upstream<B> {
+    settings: UpstreamSettings,
+    host: HeaderValue,
+    tls: Option<(TlsConnector, ServerName<'static>)>,
+    pool: Pool<Payload<B>>,
+}
+
+/// Names the upstream that a request goes to, by index; a request extension. The first where it is absent.
+#[derive(Debug, Clone, Copy)]
+pub struct Target(pub usize);
+
+/// The service that forwards. Cheap to clone.
+pub struct Forward<B>(Arc<[Upstream<B>]>);
+
+impl<B> Clone for Forward<B> {
+    fn clone(&self) -> Forward<B> {
+        Forward(self.0.clone())
+    }
+}
+
+impl<B> Forward<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Forwards to these upstreams.
+    pub fn new(upstreams: impl IntoIterator<Item = Upstream<B>>) -> Forward<B> {
+        Forward(upstreams.into_iter().collect())
+    }
+}
+
+impl<B> Service<Request<Payload<B>>> for Forward<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    type Response = Response<UpstreamBody<B>>;
+    type Error = ForwardError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, ForwardError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), ForwardError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Payload<B>>) -> Self::Future {
+        let upstreams = self.0.clone();
+        let index = request.extensions().get::<Target>().map_or(0, |target| target.0);
+        Box::pin(async move {
+            match upstreams.get(index) {
+                Some(upstream) => upstream.forward(request).await,
+                None => Err(ForwardError::NeverSent("no such upstream is configured".into())),
+            }
+        })
+    }
+}
+
+impl<B> Upstream<B>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
+    /// Sets an upstream up; connects to nothing yet.
+    pub fn new(settings: UpstreamSettings) -> Result<Upstream<B>, UpstreamError> {
+        let invalid = || UpstreamError::Name(settings.authority.to_string());
+        let host = HeaderValue::from_str(settings.authority.as_str()).map_err(|_| invalid())?;
+        let tls = if settings.scheme == Scheme::HTTPS {
+            let name = settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+            let name = ServerName::try_from(name).map_err(|_| invalid())?;
+            Some((TlsConnector::from(Arc::new(super::tls::client_config(settings.ca_pem.as_deref())?)), name))
+        } else {
+            None
+        };
+        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), settings })
+    }
+
+    async fn forward(&self, request: Request<Payload<B>>) -> Result<Response<UpstreamBody<B>>, ForwardError> {
+        let (mut parts, body) = request.into_parts();
+        let original_host = parts.headers.get(HOST).cloned().or_else(|| {
+            // HTTP/2 carries it in the target.
+            parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+        });
+        let host = match (&original_host, self.settings.preserve_host) {
+            (Some(host), true) => host.clone(),
+            _ => self.host.clone(),
+        };
+        let upgrade = fields::upgrade(parts.version, &parts.headers);
+        let client = upgrade.as_ref().and_then(|_| parts.extensions.remove::<hyper::upgrade::OnUpgrade>());
+        let peer = parts.extensions.remove::<Peer>();
+        let rule = parts.extensions.remove::<Arc<SendRule>>();
+        fields::to_upstream(&mut parts.headers, host, original_host, peer.as_ref());
+        if let (Some(protocol), Some(_)) = (upgrade, &client) {
+            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            parts.headers.insert(UPGRADE, protocol);
+        }
+        let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        parts.extensions = http::Extensions::new();
+        let head = parts.method == Method::HEAD;
+        let mut response = self.send(Request::from_parts(parts, body), target, rule).await?;
+        let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
+        let protocol = response.headers().get(UPGRADE).cloned();
+        fields::from_upstream(response.headers_mut(), head || response.status() == StatusCode::NOT_MODIFIED);
+        if switched {
+            let Some(client) = client else {
+                return Err(ForwardError::Broken("it switched protocols unasked".into()));
+            };
+            tunnel(client, &mut response);
+            if let Some(protocol) = protocol {
+                response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+                response.headers_mut().insert(UPGRADE, protocol);
+            }
+        }
+        Ok(response)
+    }
+
+    /// Sends on a pooled connection or a new one.
+    async fn send(
+        &self,
+        mut request: Request<Payload<B>>,
+        target: PathAndQuery,
+        rule: Option<Arc<SendRule>>,
+    ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
+        loop {
+            if let Some(shared) = self.pool.shared() {
+                return self.send_shared(shared, request, target).await;
+            }
+            let pooled = self.pool.take();
+            let fresh = pooled.is_none();
+            let mut connection = match pooled {
+                Some(connection) => connection,
+                None => match self.connect().await? {
+                    Connected::Own(connection) => connection,
+                    Connected::Shared(shared) => return self.send_shared(shared, request, target).await,
+                },
+            };
+            // The rule is checked again with every write; here it spares a connection that nothing was written to.
+            if rule.as_ref().is_some_and(|rule| !rule.allows()) {
+                self.pool.give_back(connection);
+                return Err(ForwardError::TooLate);
+            }
+            *request.uri_mut() = Uri::from(target.clone());
+            *request.version_mut() = Version::HTTP_11;
+            connection.carried.begin(rule.clone());
+            match connection.sender.try_send_request(request).await {
+                Ok(response) => {
+                    let pool = self.pool.clone();
+                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)) }));
+                }
+                Err(mut failed) => match failed.take_message() {
+                    // The connection closed before it took the request up: nothing of it was written.
+                    Some(unsent) if !fresh && !connection.carried.written() => request = unsent,
+                    Some(_) => return Err(ForwardError::NeverSent(failed.error().to_string())),
+                    None if connection.carried.written() => return Err(ForwardError::Broken(failed.error().to_string())),
+                    None if connection.carried.too_late() => return Err(ForwardError::TooLate),
+                    None => return Err(ForwardError::NeverSent(failed.error().to_string())),
+                },
+            }
+        }
+    }
+
+    async fn send_shared(
+        &self,
+        mut shared: http2::SendRequest<Payload<B>>,
+        mut request: Request<Payload<B>>,
+        target: PathAndQuery,
+    ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
+        let mut uri = http::uri::Parts::default();
+        uri.scheme = Some(self.settings.scheme.clone());
+        uri.authority = request.headers_mut().remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        uri.path_and_query = Some(target);
+        *request.uri_mut() = Uri::from_parts(uri).map_err(|error| ForwardError::NeverSent(error.to_string()))?;
+        *request.version_mut() = Version::HTTP_2;
+        shared.ready().await.map_err(|error| ForwardError::NeverSent(error.to_string()))?;
+        match shared.try_send_request(request).await {
+            Ok(response) => Ok(response.map(|body| UpstreamBody { body, lent: None })),
+            Err(mut failed) => match failed.take_message() {
+                Some(_) => Err(ForwardError::NeverSent(failed.error().to_string())),
+                None if was_refused(failed.error()) => Err(ForwardError::NeverSent(failed.error().to_string())),
+                None => Err(ForwardError::Broken(failed.error().to_string())),
+            },
+        }
+    }
+
+    async fn connect(&self) -> Result<Connected<B>, ForwardError> {
+        let unreachable = |error: &dyn std::fmt::Display| ForwardError::NeverSent(error.to_string());
+        match tokio::time::timeout(self.settings.connect_timeout, self.open()).await {
+            Ok(connected) => connected.map_err(|error| unreachable(&error)),
+            Err(_) => Err(unreachable(&"no connection in time")),
+        }
+    }
+
+    async fn open(&self) -> Result<Connected<B>, BoxError> {
+        let default_port = if self.tls.is_some() { 443 } else { 80 };
+        let port = self.settings.authority.port_u16().unwrap_or(default_port);
+        let host = self.settings.authority.host().trim_start_matches('[').trim_end_matches(']');
+        let stream = TcpStream::connect((host, port)).await?;
+        stream.set_nodelay(true)?;
+        let Some((tls, name)) = &self.tls else { return self.shake_hands(stream).await };
+        let stream = tls.connect(name.clone(), stream).await?;
+        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+            return self.shake_hands(stream).await;
+        }
+        let (sender, driver) = http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
+        tokio::spawn(async move {
+            if let Err(error) = driver.await {
+                tracing::debug!(%error, "an upstream connection ended");
+            }
+        });
+        self.pool.share(sender.clone());
+        Ok(Connected::Shared(sender))
+    }
+
+    async fn shake_hands(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Connected<B>, BoxError> {
+        let carried = Arc::new(Carried::default());
+        let wire = TokioIo::new(Wire::new(stream, carried.clone()));
+        let (sender, driver) = http1::Builder::new().handshake(wire).await?;
+        let driver = tokio::spawn(async move {
+            if let Err(error) = driver.with_upgrades().await {
+                tracing::debug!(%error, "an upstream connection ended");
+            }
+        });
+        Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle())))
+    }
+}
+
+enum Connected<B> {
+    Own(Connection<Payload<B>>),
+    Shared(http2::SendRequest<Payload<B>>),
+}
+
+/// Whether the upstream said that it did not touch the stream: REFUSED_STREAM, or a GOAWAY whose last stream is below
+/// it (RFC 9113, sections 6.8 and 8.7). h2 reports a remote GOAWAY only to the streams above that one.
+fn was_refused(error: &hyper::Error) -> bool {
+    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
+    source.is_some_and(|error| {
+        error.is_remote() && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
+    })
+}
+
+/// Joins both sides after a switch of protocols, until one ends.
+fn tunnel<B: Send + 'static>(client: hyper::upgrade::OnUpgrade, response: &mut Response<UpstreamBody<B>>) {
+    if let Some((connection, _)) = response.body_mut().lent.take() {
+        connection.detach();
+    }
+    let upstream = hyper::upgrade::on(response);
+    tokio::spawn(async move {
+        let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
+        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
+        if let Err(error) = copy_bidirectional(&mut client, &mut upstream).await {
+            tracing::debug!(%error, "a tunnel ended");
+        }
+    });
+}
+
+/// A response body; its connection goes back to the pool when it has ended, and is reset when it is dropped before.
+pub struct UpstreamBody<B: Send + 'static> {
+    body: Incoming,
+    lent: Option<(Connection<Payload<B>>, Pool<Payload<B>>)>,
+}
+
+impl<B: Send + 'static> UpstreamBody<B> {
+    fn finish(&mut self) {
+        if let Some((connection, pool)) = self.lent.take() {
+            pool.give_back(connection);
+        }
+    }
+}
+
+impl<B: Send + Unpin + 'static> Body for UpstreamBody<B> {
+    type Data = Bytes;
+    type Error = hyper::Error;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+        let this = self.get_mut();
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+        match &frame {
+            Some(Ok(_)) if this.body.is_end_stream() => this.finish(),
+            Some(Ok(_)) => {}
+            None => this.finish(),
+            Some(Err(_)) => this.lent = None,
+        }
+        Poll::Ready(frame)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+impl<B: Send + 'static> Drop for UpstreamBody<B> {
+    fn drop(&mut self) {
+        // A body without content (204, HEAD) has ended before anybody asked for a frame.
+        if self.body.is_end_stream() {
+            self.finish();
+        }
+    }
+}

@@ -1,0 +1,16 @@
+//! HTTP on both sides: the listener, the connection to the upstream, the fields that may pass, and the refusals.
+
+mod body;
+mod fields;
+mod forward;
+mod pool;
+mod reject;
+mod server;
+mod tls;
+mod wire;
+
+pub use body::{Silence, discard, read_whole};
+pub use fields::{Peer, TraceParent, trace_parent};
+pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
+pub use reject::{Rejections, Shape};
+pub use server::{Server, ServerLimits};

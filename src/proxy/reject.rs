@@ -1,0 +1,297 @@
+//! Refusals as HTTP: one exhaustive match from a [`Problem`] to a problem document (RFC 9457) that says what happened,
+//! whether the same request may be sent again, and what to do.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::{CONTENT_TYPE, LINK, RETRY_AFTER};
+use http::{HeaderName, HeaderValue, Response, StatusCode};
+use serde_json::json;
+
+use crate::gate::{AnswerBody, Problem};
+use crate::key::Slot;
+use crate::telemetry::Answer;
+
+const SHOULD_RETRY: HeaderName = HeaderName::from_static("x-should-retry");
+const STRIPE_SHOULD_RETRY: HeaderName = HeaderName::from_static("stripe-should-retry");
+
+/// Renders problems. Cheap to clone.
+#[derive(Debug, Clone, Default)]
+pub struct Rejections {
+    /// Where problem types are documented; `None` for `urn:onceward:problem:`.
+    pub base_url: Option<String>,
+}
+
+/// What a route's dialect changes in a refusal.
+#[derive(Debug, Clone, Copy)]
+pub struct Shape {
+    /// The status of `key-reused`.
+    pub mismatch_status: StatusCode,
+    /// Whether a safe retry is also said in Stripe's own field.
+    pub stripe_should_retry: bool,
+}
+
+impl Default for Shape {
+    fn default() -> Shape {
+        Shape { mismatch_status: StatusCode::UNPROCESSABLE_ENTITY, stripe_should_retry: false }
+    }
+}
+
+/// What a problem document says.
+struct Document {
+    status: StatusCode,
+    kind: &'static str,
+    title: &'static str,
+    advice: &'static str,
+    retry_after: Option<Duration>,
+    operation: Option<Slot>,
+    answer: Answer,
+}
+
+/// How long to wait before trying again where nothing better is known.
+const RETRY_SOON: Duration = Duration::from_secs(1);
+
+fn document(problem: &Problem, shape: Shape) -> Document {
+    let doc = |status, kind, title, advice, answer| Document {
+        status,
+        kind,
+        title,
+        advice,
+        retry_after: None,
+        operation: None,
+        answer,
+    };
+    let retry = |document: Document, after| Document { retry_after: Some(after), ..document };
+    let of = |document: Document, slot: Slot| Document { operation: Some(slot), ..document };
+    match problem {
+        Problem::KeyMissing { .. } => doc(
+            StatusCode::BAD_REQUEST,
+            "key-missing",
+            "An idempotency key is required",
+            "Add it, and use the same one for every retry of this request.",
+            Answer::KeyMissing,
+        ),
+        Problem::KeyInvalid { .. } => doc(
+            StatusCode::BAD_REQUEST,
+            "key-invalid",
+            "The idempotency key is not valid",
+            "Send one key, for example a UUID.",
+            Answer::KeyInvalid,
+        ),
+        Problem::ScopeMissing { .. } => doc(
+            StatusCode::BAD_REQUEST,
+            "scope-missing",
+            "It is not clear whose idempotency key this is",
+            "Send the field that names the account.",
+            Answer::ScopeMissing,
+        ),
+        Problem::KeyReused { slot } => of(
+            doc(
+                shape.mismatch_status,
+                "key-reused",
+                "The idempotency key was used before",
+                "Use a new key for a new request; send a retry unchanged and with the same credentials.",
+                Answer::KeyReused,
+            ),
+            *slot,
+        ),
+        Problem::InFlight { slot, retry_after } => of(
+            retry(
+                doc(
+                    StatusCode::CONFLICT,
+                    "in-flight",
+                    "The first request is still being processed",
+                    "Send the same request again later.",
+                    Answer::InFlight,
+                ),
+                *retry_after,
+            ),
+            *slot,
+        ),
+        Problem::OutcomeUncertain { slot, status } => Document {
+            operation: *slot,
+            ..doc(
+                status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::CONFLICT),
+                "outcome-uncertain",
+                "It is not known whether the request was executed",
+                "Don't repeat it under another key: ask the operator, who can settle the operation, or look the payment up.",
+                Answer::Uncertain,
+            )
+        },
+        Problem::ResponseNotStored { slot, .. } => of(
+            doc(
+                StatusCode::CONFLICT,
+                "response-not-stored",
+                "The request was executed, and its response was not kept",
+                "Don't repeat it: look its result up.",
+                Answer::ResponseNotStored,
+            ),
+            *slot,
+        ),
+        Problem::ResultExpired { slot } => of(
+            doc(
+                StatusCode::CONFLICT,
+                "result-expired",
+                "The request was executed, and its result is no longer kept",
+                "Don't repeat it: look its result up.",
+                Answer::ResultExpired,
+            ),
+            *slot,
+        ),
+        Problem::NotSent { slot } => of(
+            retry(
+                doc(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "not-sent",
+                    "The request was not sent",
+                    "Send the same request again.",
+                    Answer::NotSent,
+                ),
+                RETRY_SOON,
+            ),
+            *slot,
+        ),
+        Problem::UpstreamUnreachable { slot } => Document {
+            operation: *slot,
+            ..retry(
+                doc(
+                    StatusCode::BAD_GATEWAY,
+                    "upstream-unreachable",
+                    "The upstream cannot be reached",
+                    "Send the same request again later.",
+                    Answer::UpstreamUnreachable,
+                ),
+                RETRY_SOON,
+            )
+        },
+        Problem::UpstreamFailed { timed_out } => retry(
+            doc(
+                if *timed_out { StatusCode::GATEWAY_TIMEOUT } else { StatusCode::BAD_GATEWAY },
+                "upstream-failed",
+                "The upstream failed",
+                "The method is safe to repeat: send the same request again later.",
+                Answer::UpstreamUnreachable,
+            ),
+            RETRY_SOON,
+        ),
+        Problem::StoreUnavailable { retry_after } => retry(
+            doc(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store-unavailable",
+                "Idempotency can't be guaranteed right now",
+                "Send the same request again later.",
+                Answer::StoreUnavailable,
+            ),
+            *retry_after,
+        ),
+        Problem::Overloaded => retry(
+            doc(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "Too many requests at once",
+                "Send the same request again later.",
+                Answer::Overloaded,
+            ),
+            RETRY_SOON,
+        ),
+        Problem::BodyTooLarge { .. } => doc(
+            StatusCode::PAYLOAD_TOO_LARGE,
+            "body-too-large",
+            "The request body is too large",
+            "Send a smaller one.",
+            Answer::BodyTooLarge,
+        ),
+        Problem::BodyTimeout => doc(
+            StatusCode::REQUEST_TIMEOUT,
+            "body-incomplete",
+            "The request body is incomplete",
+            "Nothing was forwarded; send the whole request again.",
+            Answer::BodyIncomplete,
+        ),
+        Problem::BodyBroken => doc(
+            StatusCode::BAD_REQUEST,
+            "body-incomplete",
+            "The request body is incomplete",
+            "Nothing was forwarded; send the whole request again.",
+            Answer::BodyIncomplete,
+        ),
+        Problem::PathAmbiguous => doc(
+            StatusCode::BAD_REQUEST,
+            "path-ambiguous",
+            "The path can be read in two ways",
+            "Send the path without dot segments and empty segments.",
+            Answer::BadRequest,
+        ),
+        Problem::MethodNotAllowed => doc(
+            StatusCode::METHOD_NOT_ALLOWED,
+            "method-not-allowed",
+            "The method is not forwarded",
+            "Use another method.",
+            Answer::BadRequest,
+        ),
+        Problem::HostInvalid => doc(
+            StatusCode::BAD_REQUEST,
+            "host-invalid",
+            "The Host field is not valid",
+            "Send exactly one Host field.",
+            Answer::BadRequest,
+        ),
+    }
+}
+
+impl Rejections {
+    /// The response to a problem, and what to count it as.
+    pub fn render<B>(&self, problem: &Problem, shape: Shape) -> (Response<AnswerBody<B>>, Answer) {
+        let document = document(problem, shape);
+        // May this same request with this same key be sent again as it is?
+        let retryable = document.retry_after.is_some();
+        let kind = match &self.base_url {
+            Some(base) => format!("{}/{}", base.trim_end_matches('/'), document.kind),
+            None => format!("urn:onceward:problem:{}", document.kind),
+        };
+        let detail = format!("{}. {}", sentence(&problem.to_string()), document.advice);
+        let mut body = json!({
+            "type": kind,
+            "title": document.title,
+            "status": document.status.as_u16(),
+            "detail": detail,
+            "retryable": retryable,
+            // An official SDK takes any JSON body without this member for a success, whatever the status.
+            "error": { "type": "idempotency_error", "code": document.kind, "message": detail },
+        });
+        if let Some(slot) = document.operation {
+            body["operation"] = json!(slot.to_string());
+        }
+        if let Problem::ResponseNotStored { status, .. } = problem {
+            body["original_status"] = json!(status);
+        }
+        let mut response = Response::new(AnswerBody::whole(Bytes::from(body.to_string())));
+        *response.status_mut() = document.status;
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        if self.base_url.is_some() {
+            if let Ok(link) = HeaderValue::try_from(format!("<{kind}>; rel=\"describedby\"")) {
+                headers.insert(LINK, link);
+            }
+        }
+        if let Some(after) = document.retry_after {
+            // Rounded up: a client that comes back a moment too early comes back twice.
+            let seconds = after.as_millis().div_ceil(1000).max(1);
+            headers.insert(RETRY_AFTER, HeaderValue::from(u64::try_from(seconds).unwrap_or(1)));
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("true"));
+            if shape.stripe_should_retry {
+                headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("true"));
+            }
+        } else if matches!(problem, Problem::KeyReused { .. } | Problem::OutcomeUncertain { .. }) || shape.stripe_should_retry {
+            headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
+            headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
+        }
+        (response, document.answer)
+    }
+}
+
+/// The text with a capital first letter.
+fn sentence(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+}

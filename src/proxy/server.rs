@@ -1,0 +1,376 @@
+//! The listener: connections within limits, timeouts for those who say nothing, and an orderly end.
+
+use std::collections::HashMap;
+use std::convert::Infallible;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::pin::Pin;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::header::HOST;
+use http::{Method, Request, Response, Version};
+use http_body::Body;
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use hyper_util::server::graceful::GracefulShutdown;
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::{Instant, Sleep};
+use tower_service::Service;
+
+use super::body::discard;
+use super::fields::{self, Peer};
+use super::reject::{Rejections, Shape};
+use crate::gate::{AnswerBody, BoxError, Problem};
+
+/// What a listener allows.
+#[derive(Debug, Clone)]
+pub struct ServerLimits {
+    /// Connections at once.
+    pub connections: usize,
+    /// Connections at once from one address.
+    pub connections_per_peer: usize,
+    /// A request's header block, in bytes.
+    pub header_bytes: usize,
+    /// From a request's first byte to the end of its header block.
+    pub header_timeout: Duration,
+    /// How long a connection may say nothing between requests.
+    pub idle_timeout: Duration,
+}
+
+/// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
+const STREAMS_MAX: u32 = 128;
+
+/// Header fields of one request. Each costs memory beyond its bytes.
+const FIELDS_MAX: usize = 128;
+
+/// Least that hyper accepts as a buffer.
+const BUFFER_MIN: usize = 8192;
+
+/// A listener in front of a service.
+pub struct Server {
+    listener: TcpListener,
+    limits: ServerLimits,
+    rejections: Rejections,
+    gauge: Gauge,
+}
+
+impl Server {
+    /// Serves on a bound listener.
+    pub fn new(listener: TcpListener, limits: ServerLimits, rejections: Rejections, gauge: Gauge) -> Server {
+        Server { listener, limits, rejections, gauge }
+    }
+
+    /// Where it listens.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.listener.local_addr()
+    }
+
+    /// Serves until `stop` resolves, then accepts no more, and waits for requests under way until `drained` resolves.
+    pub async fn run<S, RB>(self, service: S, stop: impl Future<Output = ()>, drained: impl Future<Output = ()>)
+    where
+        S: Service<Request<Incoming>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+        RB: Body<Data = Bytes> + Send + Unpin + 'static,
+        RB::Error: Into<BoxError>,
+    {
+        let graceful = GracefulShutdown::new();
+        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let peers = Peers::default();
+        let mut stop = std::pin::pin!(stop);
+        loop {
+            let accepted = tokio::select! {
+                biased;
+                () = &mut stop => break,
+                accepted = accept(&self.listener, &places) => accepted,
+            };
+            let Some((stream, address, place)) = accepted else { continue };
+            let Some(peer) = peers.enter(address.ip(), self.limits.connections_per_peer) else { continue };
+            let connection = self.connection(stream, address.ip(), service.clone(), &graceful);
+            self.gauge.inc();
+            let gauge = self.gauge.clone();
+            tokio::spawn(async move {
+                let _held = (place, peer);
+                connection.await;
+                gauge.dec();
+            });
+        }
+        drop(self.listener);
+        tokio::select! {
+            () = graceful.shutdown() => {}
+            () = drained => {}
+        }
+    }
+
+    fn connection<S, RB>(
+        &self,
+        stream: TcpStream,
+        address: IpAddr,
+        service: S,
+        graceful: &GracefulShutdown,
+    ) -> impl Future<Output = ()> + Send + use<S, RB>
+    where
+        S: Service<Request<Incoming>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+        S::Future: Send,
+        RB: Body<Data = Bytes> + Send + Unpin + 'static,
+        RB::Error: Into<BoxError>,
+    {
+        let quiet = Arc::new(Quiet::default());
+        let io = TimedStream::new(stream, quiet.clone(), &self.limits);
+        let (peer, rejections) = (Peer::new(address), self.rejections.clone());
+        let service = service_fn(move |mut request: Request<Incoming>| {
+            let busy = Busy::new(quiet.clone());
+            request.extensions_mut().insert(peer.clone());
+            let checked = check(&request);
+            let (mut service, rejections) = (service.clone(), rejections.clone());
+            async move {
+                let mut response = match checked {
+                    Ok(()) => service.call(request).await?,
+                    Err(problem) => {
+                        discard(request.into_body());
+                        rejections.render(&problem, Shape::default()).0
+                    }
+                };
+                fields::to_client(response.headers_mut());
+                Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
+            }
+        });
+        let mut builder = auto::Builder::new(TokioExecutor::new());
+        builder
+            .http1()
+            .half_close(true)
+            .pipeline_flush(true)
+            .max_headers(FIELDS_MAX)
+            .max_buf_size(self.limits.header_bytes.max(BUFFER_MIN));
+        builder
+            .http2()
+            .timer(TokioTimer::new())
+            .keep_alive_interval(self.limits.idle_timeout)
+            .max_concurrent_streams(STREAMS_MAX)
+            .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX));
+        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
+        let connection = graceful.watch(connection);
+        async move {
+            if let Err(error) = connection.await {
+                tracing::debug!(error = error.to_string(), "a client connection ended");
+            }
+        }
+    }
+}
+
+/// The next connection, once there is a place for it.
+async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+    let place = places.clone().acquire_owned().await.ok()?;
+    match listener.accept().await {
+        Ok((stream, address)) => {
+            // Answers are small: waiting to fill a packet only delays them.
+            let _ = stream.set_nodelay(true);
+            Some((stream, address, place))
+        }
+        Err(error) => {
+            // Out of file descriptors, most likely: the next try is only useful when some were closed.
+            const PAUSE: Duration = Duration::from_millis(50);
+            tracing::warn!(%error, "no connection could be accepted");
+            tokio::time::sleep(PAUSE).await;
+            None
+        }
+    }
+}
+
+/// What no request may be, whatever its route.
+fn check(request: &Request<Incoming>) -> Result<(), Problem> {
+    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
+        return Err(Problem::MethodNotAllowed);
+    }
+    let mut hosts = request.headers().get_all(HOST).iter();
+    let (first, second) = (hosts.next(), hosts.next());
+    let named = match first {
+        Some(host) => http::uri::Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@')),
+        None => request.version() != Version::HTTP_11,
+    };
+    if named && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
+}
+
+/// Connections by address.
+#[derive(Clone, Default)]
+struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
+
+struct PeerPlace {
+    peers: Peers,
+    address: IpAddr,
+}
+
+impl Peers {
+    fn enter(&self, address: IpAddr, limit: usize) -> Option<PeerPlace> {
+        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = counts.entry(address).or_default();
+        if *count >= limit {
+            return None;
+        }
+        *count += 1;
+        Some(PeerPlace { peers: self.clone(), address })
+    }
+}
+
+impl Drop for PeerPlace {
+    fn drop(&mut self) {
+        let mut counts = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = counts.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                counts.remove(&self.address);
+            }
+        }
+    }
+}
+
+/// How many requests a connection has under way.
+#[derive(Debug, Default)]
+struct Quiet {
+    requests: AtomicUsize,
+}
+
+struct Busy(Arc<Quiet>);
+
+impl Busy {
+    fn new(quiet: Arc<Quiet>) -> Busy {
+        quiet.requests.fetch_add(1, Ordering::AcqRel);
+        Busy(quiet)
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.0.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+/// A response body whose connection is busy until it is gone.
+struct BusyBody<B> {
+    body: B,
+    _busy: Busy,
+}
+
+impl<B: Body + Unpin> Body for BusyBody<B> {
+    type Data = B::Data;
+    type Error = B::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+        Pin::new(&mut self.body).poll_frame(cx)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> http_body::SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A client connection that ends itself when the client says nothing for too long, or is too slow with a header block.
+struct TimedStream {
+    stream: TcpStream,
+    quiet: Arc<Quiet>,
+    timer: Pin<Box<Sleep>>,
+    header_timeout: Duration,
+    idle_timeout: Duration,
+    /// Since when the connection waits: for a first byte, or for the end of a header block.
+    since: Instant,
+    began: bool,
+}
+
+impl TimedStream {
+    fn new(stream: TcpStream, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
+        let since = Instant::now();
+        TimedStream {
+            stream,
+            quiet,
+            // A new connection has announced a request: its header block is already awaited.
+            timer: Box::pin(tokio::time::sleep_until(since + limits.header_timeout)),
+            header_timeout: limits.header_timeout,
+            idle_timeout: limits.idle_timeout,
+            since,
+            began: true,
+        }
+    }
+
+    /// Whether the time is over. One timer runs per connection and is moved only when it fires.
+    fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+        while self.timer.as_mut().poll(cx).is_ready() {
+            let now = Instant::now();
+            if self.quiet.requests.load(Ordering::Acquire) > 0 {
+                // A request is under way; it has timeouts of its own.
+                self.since = now;
+                self.began = false;
+            }
+            let limit = if self.began { self.header_timeout } else { self.idle_timeout };
+            if now >= self.since + limit {
+                return true;
+            }
+            let next = (self.since + limit).min(now + self.header_timeout);
+            self.timer.as_mut().reset(next);
+        }
+        false
+    }
+}
+
+impl AsyncRead for TimedStream {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        match Pin::new(&mut self.stream).poll_read(cx, buffer) {
+            Poll::Pending if self.poll_over(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
+            Poll::Pending => Poll::Pending,
+            ready => {
+                let idle = self.quiet.requests.load(Ordering::Acquire) == 0;
+                if idle && !self.began && buffer.filled().len() > before {
+                    self.since = Instant::now();
+                    self.began = true;
+                }
+                ready
+            }
+        }
+    }
+}
+
+impl AsyncWrite for TimedStream {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        // An answer goes out: the next bytes that come in begin a new request.
+        self.began = false;
+        self.since = Instant::now();
+        Pin::new(&mut self.stream).poll_write(cx, bytes)
+    }
+
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        self.began = false;
+        self.since = Instant::now();
+        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.stream).poll_shutdown(cx)
+    }
+}

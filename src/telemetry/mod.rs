@@ -1,0 +1,7 @@
+//! What the process says of itself: metrics and logs. No key, credential or body ever comes in here.
+
+mod logs;
+mod metrics;
+
+pub use logs::{LogFormat, init as init_logs};
+pub use metrics::{Answer, Meter, RouteMeter, StoreCall, Timer};
