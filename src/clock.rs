@@ -16,6 +16,9 @@ enum Source {
     Manual(Arc<Manual>),
 }
 
+/// A store's clock: milliseconds since 1970 that only run forward.
+pub type StoreClock = Arc<dyn Fn() -> u64 + Send + Sync>;
+
 /// A clock that tests move by hand.
 #[derive(Debug, Default)]
 pub struct Manual {
@@ -56,6 +59,16 @@ impl Clock {
             Source::System => millis(rustix::time::clock_gettime(rustix::time::ClockId::Realtime)),
             Source::Manual(manual) => manual.unix_ms.load(Ordering::SeqCst),
         }
+    }
+}
+
+impl Clock {
+    /// The clock of a store in this process: the wall clock as it is now, run on by the other one. A wall clock that is
+    /// set while the process runs expires nothing early.
+    pub fn anchored(&self) -> StoreClock {
+        let clock = self.clone();
+        let (boot_ms, unix_ms) = (self.boot_ms(), self.unix_ms());
+        Arc::new(move || unix_ms + clock.boot_ms().saturating_sub(boot_ms))
     }
 }
 

@@ -46,7 +46,7 @@ use tower_layer::Layer;
 use tower_service::Service;
 
 use crate::clock::Clock;
-use crate::config::implicit_route;
+use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
@@ -95,6 +95,9 @@ pub enum LayerError {
     /// There is no randomness.
     #[error(transparent)]
     Entropy(#[from] EntropyError),
+    /// The built-in defaults don't parse, which a test rules out.
+    #[error(transparent)]
+    Defaults(#[from] Faults),
 }
 
 impl OncewardLayer {
@@ -122,14 +125,19 @@ impl OncewardLayer {
     /// A layer with the default policy that keeps its records in memory: they are lost when the process ends.
     pub fn in_memory() -> Result<OncewardLayer, LayerError> {
         let clock = Clock::system();
-        let store = Arc::new(Memory::with_system_clock());
+        let store = Arc::new(Memory::new(clock.anchored()));
         let gate = Gate::new(store, clock, Entropy::from_system()?, Meter::new(), Settings::default());
-        const MINUTE: Duration = Duration::from_secs(60);
+        let defaults = Config::load(None, Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() })?;
+        let timeout = defaults.upstream.response_timeout;
+        let route = |route: crate::config::Route| {
+            let crate::config::Route { paths, methods, policy, .. } = route;
+            (Route { paths, methods, upstream: 0, policy }, timeout)
+        };
         let settings = LayerSettings {
-            routes: vec![(implicit_route(), MINUTE)],
+            routes: defaults.routes.into_iter().map(route).collect(),
             rejections: Rejections::default(),
-            body_timeout: Duration::from_secs(30),
-            silence: MINUTE,
+            body_timeout: defaults.limits.body_timeout,
+            silence: timeout,
         };
         Ok(OncewardLayer::new(gate, settings)?)
     }

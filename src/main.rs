@@ -1,2 +1,7 @@
 //! The `onceward` command.
-fn main() {}
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    onceward::cli::main()
+}

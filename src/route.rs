@@ -15,8 +15,8 @@ use crate::engine::Policy;
 /// A protected, watched or switched-off route.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// The pattern: `{name}` is one segment, `{*rest}` one or more.
-    pub path: String,
+    /// The patterns, any of which matches: `{name}` is one segment, `{*rest}` one or more.
+    pub paths: Vec<String>,
     /// The methods it covers.
     pub methods: Vec<Method>,
     /// Index of its upstream.
@@ -47,10 +47,10 @@ impl Routes {
     pub fn new(routes: impl IntoIterator<Item = Route>) -> Result<Routes, PatternError> {
         let compile = |route: Route| {
             let mut router = Router::new();
-            let bare = if route.path.len() > 1 { route.path.trim_end_matches('/') } else { &route.path };
-            router
-                .insert(bare, ())
-                .map_err(|fault| PatternError { path: route.path.clone(), why: fault.to_string() })?;
+            for path in &route.paths {
+                let bare = if path.len() > 1 { path.trim_end_matches('/') } else { path };
+                router.insert(bare, ()).map_err(|fault| PatternError { path: path.clone(), why: fault.to_string() })?;
+            }
             Ok((router, Arc::new(route)))
         };
         routes.into_iter().map(compile).collect::<Result<_, _>>().map(Routes)

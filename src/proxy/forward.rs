@@ -157,7 +157,8 @@ where
         let mut response = self.send(Request::from_parts(parts, body), target, rule).await?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(UPGRADE).cloned();
-        fields::from_upstream(response.headers_mut(), head || response.status() == StatusCode::NOT_MODIFIED);
+        let bodiless = head || response.status() == StatusCode::NOT_MODIFIED;
+        fields::from_upstream(response.headers_mut(), bodiless);
         if switched {
             let Some(client) = client else {
                 return Err(ForwardError::Broken("it switched protocols unasked".into()));

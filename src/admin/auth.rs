@@ -1,0 +1,80 @@
+//! Who may use the operator's part of the admin port.
+
+use std::sync::Arc;
+
+use axum::extract::{Request, State};
+use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::middleware::Next;
+use axum::response::Response;
+use sha2::{Digest, Sha256};
+use subtle::ConstantTimeEq;
+
+use super::{Admin, view};
+
+/// A bearer token, kept as its hash.
+#[derive(Clone)]
+pub struct Token {
+    name: String,
+    operate: bool,
+    hash: [u8; 32],
+}
+
+impl Token {
+    /// A token of this name; `operate` allows changes.
+    pub fn new(name: &str, operate: bool, secret: &[u8]) -> Token {
+        Token { name: name.to_owned(), operate, hash: Sha256::digest(secret).into() }
+    }
+}
+
+/// Who may come in.
+#[derive(Clone)]
+pub enum Access {
+    /// Anybody on this machine, by a listener on loopback, except web pages.
+    Loopback,
+    /// Holders of one of these.
+    Tokens(Vec<Token>),
+}
+
+/// Who did it, for the audit line.
+#[derive(Clone)]
+pub(super) struct Operator(pub String);
+
+/// Lets a request pass, or refuses it.
+pub(super) async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+    let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    let operator = match &admin.access {
+        Access::Loopback if is_from_a_page(request.headers()) => {
+            return view::problem(StatusCode::UNAUTHORIZED, "unauthorized", "requests from web pages, or for other host names, need a token");
+        }
+        Access::Loopback => Operator("loopback".into()),
+        Access::Tokens(tokens) => match find(tokens, request.headers()) {
+            Some(token) if token.operate || !changes => Operator(token.name.clone()),
+            Some(_) => return view::problem(StatusCode::FORBIDDEN, "forbidden", "this token may read, and not change anything"),
+            None => return view::problem(StatusCode::UNAUTHORIZED, "unauthorized", "a valid bearer token is required"),
+        },
+    };
+    request.extensions_mut().insert(operator);
+    next.run(request).await
+}
+
+/// Every token is compared, in constant time: how long it takes tells nothing about which one is near.
+fn find<'t>(tokens: &'t [Token], headers: &HeaderMap) -> Option<&'t Token> {
+    let sent = headers.get(header::AUTHORIZATION)?.as_bytes();
+    let (scheme, secret) = sent.split_at_checked(7)?;
+    if !scheme.eq_ignore_ascii_case(b"bearer ") {
+        return None;
+    }
+    let hash: [u8; 32] = Sha256::digest(secret).into();
+    tokens.iter().fold(None, |found, token| if bool::from(token.hash.ct_eq(&hash)) { Some(token) } else { found })
+}
+
+/// Whether a browser sent this for a page: it names an origin, or a host name that was rebound to this machine.
+fn is_from_a_page(headers: &HeaderMap) -> bool {
+    if headers.contains_key(header::ORIGIN) || headers.get("sec-fetch-site").is_some_and(|site| site != "none") {
+        return true;
+    }
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
+    let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return true };
+    let name = authority.host().trim_start_matches('[').trim_end_matches(']');
+    name != "localhost" && name.parse::<std::net::IpAddr>().is_err()
+}

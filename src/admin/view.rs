@@ -1,0 +1,133 @@
+//! What the admin API says and takes, as JSON. No key, header or body of a client is ever in it.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use axum::http::{StatusCode, header};
+use axum::response::{IntoResponse, Response};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::key::Slot;
+use crate::record::{Held, ReplyBody, Settler, State};
+
+/// One operation.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct OperationView {
+    /// The public reference.
+    pub operation: String,
+    /// `in_flight`, `uncertain`, `completed` or `released`.
+    pub state: String,
+    /// The route's name.
+    pub route: String,
+    /// The record's version: what a change names in `If-Match`.
+    pub version: String,
+    /// When the first attempt began (RFC 3339).
+    pub opened_at: String,
+    /// When it changed last.
+    pub changed_at: String,
+    /// Of an attempt: when its lease ends unless it is renewed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lease_ends_at: Option<String>,
+    /// Of an uncertain outcome: what happened.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cause: Option<String>,
+    /// Of a result: its status.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub status: Option<u16>,
+    /// Of a result: the bytes of its body; absent where it was not kept.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub body_bytes: Option<usize>,
+    /// Of a result: `upstream` or `operator`.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub settled_by: Option<String>,
+}
+
+/// A page of operations.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Listed {
+    /// The operations.
+    pub operations: Vec<OperationView>,
+    /// Where the next page begins.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub cursor: Option<String>,
+}
+
+/// It was executed, with this result.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ResolveRequest {
+    /// The status that duplicates get.
+    pub status: u16,
+    /// The header fields that duplicates get.
+    #[serde(default)]
+    pub headers: BTreeMap<String, String>,
+    /// The body that duplicates get, in base64.
+    #[serde(default)]
+    pub body_base64: String,
+    /// Why, for the log.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+/// It was not executed: the next duplicate runs.
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReleaseRequest {
+    /// Why, for the log.
+    #[serde(default)]
+    pub reason: Option<String>,
+}
+
+impl OperationView {
+    /// An operation as people see it.
+    pub fn new(slot: &Slot, held: &Held) -> OperationView {
+        let record = &held.record;
+        let mut view = OperationView {
+            operation: slot.to_string(),
+            state: record.state.name().to_owned(),
+            route: record.route.clone(),
+            version: record.version.0.to_string(),
+            opened_at: timestamp(record.opened_unix_ms),
+            changed_at: timestamp(held.written_ms),
+            lease_ends_at: None,
+            cause: None,
+            status: None,
+            body_bytes: None,
+            settled_by: None,
+        };
+        match &record.state {
+            State::InFlight { .. } => view.lease_ends_at = Some(timestamp(held.due_ms)),
+            State::Uncertain { cause, .. } => view.cause = Some(cause.describe()),
+            State::Completed { reply, by } => {
+                view.status = Some(reply.status.as_u16());
+                view.body_bytes = match &reply.body {
+                    ReplyBody::Whole(body) => Some(body.len()),
+                    ReplyBody::NotStored => None,
+                };
+                view.settled_by = Some(match by {
+                    Settler::Upstream => "upstream".into(),
+                    Settler::Operator => "operator".into(),
+                });
+            }
+            State::Released | State::Expired => {}
+        }
+        view
+    }
+}
+
+fn timestamp(unix_ms: u64) -> String {
+    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
+    humantime::format_rfc3339_millis(time).to_string()
+}
+
+/// A problem document (RFC 9457).
+pub(super) fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
+    let body = json!({
+        "type": format!("urn:onceward:problem:{kind}"),
+        "title": status.canonical_reason().unwrap_or("Error"),
+        "status": status.as_u16(),
+        "detail": detail,
+    });
+    (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body).into_response().into_body()).into_response()
+}

@@ -1,0 +1,277 @@
+//! Wiring: the only file that knows everybody. Builds the gateway from a configuration, runs it, and ends it in order:
+//! not ready, no new connections, what is under way is settled, then the store is closed.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use http::uri::Scheme;
+use hyper::body::Incoming;
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
+use tokio_util::sync::CancellationToken;
+use tower_layer::Layer;
+
+use crate::admin::{Access, Admin, Token, router};
+use crate::clock::Clock;
+use crate::config::{Config, HostHeader, Role, Route as ConfiguredRoute, Secrets, StoreUrl, Upstream as ConfiguredUpstream};
+use crate::engine::Policy;
+use crate::entropy::Entropy;
+use crate::gate::{Gate, Settings, sweep};
+use crate::layer::{LayerSettings, OncewardLayer};
+use crate::proxy::{Forward, Rejections, Server, ServerLimits, Upstream, UpstreamSettings};
+use crate::route::Route;
+use crate::store::Store;
+use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
+use crate::store::memory::Memory;
+use crate::store::redis::{Options as RedisOptions, Redis};
+use crate::telemetry::Meter;
+
+/// A gateway that serves.
+pub struct Gateway {
+    /// Where clients connect.
+    pub listen: SocketAddr,
+    /// Where operators connect.
+    pub admin: SocketAddr,
+    stop: CancellationToken,
+    served: JoinHandle<bool>,
+}
+
+impl Gateway {
+    /// Builds everything, binds both listeners and begins to serve.
+    ///
+    /// # Errors
+    /// A store that can't be opened, an upstream that can't be set up, an address that can't be bound.
+    pub async fn start(config: Config, secrets: Secrets) -> Result<Gateway> {
+        let clock = Clock::system();
+        let meter = Meter::new();
+        let kept = open_store(&config, &clock).await?;
+        let gate = Gate::new(kept.store.clone(), clock.clone(), Entropy::from_system()?, meter, settings(&config));
+
+        let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
+        let admin = TcpListener::bind(config.admin).await.with_context(|| format!("can't listen on {} (admin)", config.admin))?;
+        let admin_address = admin.local_addr()?;
+        let access = access(&secrets, admin_address)?;
+
+        let rejections = Rejections { base_url: config.problem_base_url.clone() };
+        let layer = OncewardLayer::new(gate.clone(), layer_settings(&config, &rejections))?;
+        let forward: Forward<Incoming> = Forward::new(upstreams(&config).await?);
+        let server = Server::new(listener, server_limits(&config), rejections, gate.meter().connections.clone());
+        let listen = server.address()?;
+
+        let policies: HashMap<String, Policy> =
+            config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
+        let fallback = fallback()?;
+        let draining = Arc::new(AtomicBool::new(false));
+        let sweeper = tokio::spawn(sweep(gate.clone(), policies.clone(), fallback.clone()));
+        let operators = Admin { gate: gate.clone(), policies, fallback, access, draining: draining.clone(), clock };
+        let admin_task = tokio::spawn(serve_admin(admin, router(operators)));
+
+        let (stop, drained) = (CancellationToken::new(), CancellationToken::new());
+        let serving = tokio::spawn({
+            let (stop, drained) = (stop.clone(), drained.clone());
+            let service = layer.layer(forward);
+            async move { server.run(service, stop.cancelled_owned(), drained.cancelled_owned()).await }
+        });
+        let served = tokio::spawn({
+            let stop = stop.clone();
+            let drain_timeout = config.drain_timeout;
+            async move {
+                stop.cancelled().await;
+                draining.store(true, Ordering::Release);
+                tracing::info!("stopping: no new connections, waiting for what is under way");
+                let settled = end(&gate, serving, drained, drain_timeout).await;
+                sweeper.abort();
+                kept.close().await;
+                admin_task.abort();
+                settled
+            }
+        });
+        Ok(Gateway { listen, admin: admin_address, stop, served })
+    }
+
+    /// Begins to stop: not ready, no new connections, what is under way is settled.
+    pub fn stop(&self) {
+        self.stop.cancel();
+    }
+
+    /// Waits for the end; `true` where everything that was under way is settled.
+    pub async fn ended(self) -> bool {
+        self.served.await.unwrap_or(false)
+    }
+}
+
+/// Waits for requests under way: first their connections, then what goes on without a client.
+async fn end(gate: &Gate, mut serving: JoinHandle<()>, drained: CancellationToken, timeout: Duration) -> bool {
+    let until = tokio::time::Instant::now() + timeout;
+    let connections_done = tokio::time::timeout_at(until, &mut serving).await.is_ok();
+    let settled = gate.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
+    if !connections_done {
+        drained.cancel();
+        // What was just marked uncertain is told to its clients, who are still connected.
+        const TELLING: Duration = Duration::from_secs(1);
+        let _ = tokio::time::timeout(TELLING, serving).await;
+    }
+    if !settled {
+        tracing::error!("the drain timeout is over: what was still under way is uncertain now");
+    }
+    settled
+}
+
+/// An open store, and how it is closed.
+struct Kept {
+    store: Arc<dyn Store>,
+    embedded: Option<Arc<Embedded>>,
+}
+
+impl Kept {
+    async fn close(&self) {
+        if let Some(embedded) = &self.embedded {
+            embedded.close().await;
+        }
+    }
+}
+
+async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
+    match &config.store.url {
+        StoreUrl::Memory => Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None }),
+        StoreUrl::File(dir) => {
+            let options = EmbeddedOptions::new(clock.anchored());
+            let embedded = Arc::new(Embedded::open(dir, options)?);
+            Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
+        }
+        StoreUrl::Redis { url, .. } => {
+            let options = RedisOptions {
+                url: url.expose().to_owned(),
+                timeout: config.store.timeout,
+                ca_file: config.store.ca_file.clone(),
+            };
+            let store = Redis::connect(options)?;
+            // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
+            if let Err(error) = store.ping().await {
+                tracing::warn!(%error, "the store does not answer yet");
+            }
+            Ok(Kept { store, embedded: None })
+        }
+    }
+}
+
+fn settings(config: &Config) -> Settings {
+    let limits = &config.limits;
+    Settings {
+        in_flight: limits.in_flight,
+        waiters: limits.waiters,
+        waiters_per_key: limits.waiters_per_key,
+        request_body: limits.request_body,
+        response_body: limits.response_body,
+        buffered_bytes: limits.buffered_bytes,
+    }
+}
+
+fn server_limits(config: &Config) -> ServerLimits {
+    let limits = &config.limits;
+    ServerLimits {
+        connections: limits.connections,
+        connections_per_peer: limits.connections_per_peer,
+        header_bytes: limits.header_bytes,
+        header_timeout: limits.header_timeout,
+        idle_timeout: limits.idle_timeout,
+    }
+}
+
+fn layer_settings(config: &Config, rejections: &Rejections) -> LayerSettings {
+    let route = |configured: &ConfiguredRoute| {
+        let upstream = config.upstream_of(configured);
+        let index = config.upstreams.iter().position(|other| other.name == upstream.name).map_or(0, |at| at + 1);
+        let route = Route {
+            paths: configured.paths.clone(),
+            methods: configured.methods.clone(),
+            upstream: index,
+            policy: configured.policy.clone(),
+        };
+        (route, upstream.response_timeout)
+    };
+    LayerSettings {
+        routes: config.routes.iter().map(route).collect(),
+        rejections: rejections.clone(),
+        body_timeout: config.limits.body_timeout,
+        silence: config.upstream.response_timeout,
+    }
+}
+
+/// The upstreams, the default one first.
+async fn upstreams(config: &Config) -> Result<Vec<Upstream<Incoming>>> {
+    let mut all = Vec::new();
+    for configured in std::iter::once(&config.upstream).chain(&config.upstreams) {
+        let settings = upstream_settings(configured).await?;
+        all.push(Upstream::new(settings).with_context(|| format!("upstream {}", configured.name))?);
+    }
+    Ok(all)
+}
+
+async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSettings> {
+    Ok(UpstreamSettings {
+        scheme: if configured.url.tls { Scheme::HTTPS } else { Scheme::HTTP },
+        authority: configured.url.authority.clone(),
+        connect_timeout: configured.connect_timeout,
+        idle_timeout: configured.idle_timeout,
+        preserve_host: configured.host == HostHeader::Preserve,
+        ca_pem: match &configured.ca_file {
+            Some(file) => Some(read(file).await?),
+            None => None,
+        },
+    })
+}
+
+async fn read(file: &Path) -> Result<Vec<u8>> {
+    tokio::fs::read(file).await.with_context(|| format!("can't read {}", file.display()))
+}
+
+fn access(secrets: &Secrets, address: SocketAddr) -> Result<Access> {
+    let token = |token: &crate::config::AdminToken| {
+        Token::new(&token.name, token.role == Role::Operate, token.secret.expose().as_bytes())
+    };
+    let tokens: Vec<Token> = secrets.admin_tokens.iter().map(token).collect();
+    if !tokens.is_empty() {
+        return Ok(Access::Tokens(tokens));
+    }
+    if !address.ip().is_loopback() {
+        bail!("the admin port {address} is open to others: set [admin_auth] tokens, or listen on 127.0.0.1");
+    }
+    Ok(Access::Loopback)
+}
+
+/// The rules of records whose route is no longer configured.
+fn fallback() -> Result<Policy> {
+    let overrides = crate::config::Overrides { upstream: Some("http://localhost".into()), ..Default::default() };
+    let mut routes = Config::load(None, overrides)?.routes;
+    if routes.is_empty() {
+        bail!("there is no default route");
+    }
+    Ok(routes.swap_remove(0).policy)
+}
+
+async fn serve_admin(listener: TcpListener, router: axum::Router) {
+    /// Whoever says nothing for this long is not an operator.
+    const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
+    loop {
+        let Ok((stream, _)) = listener.accept().await else {
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            continue;
+        };
+        let service = TowerToHyperService::new(router.clone());
+        tokio::spawn(async move {
+            let mut builder = hyper_util::server::conn::auto::Builder::new(TokioExecutor::new());
+            builder.http1().timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
+            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
+                tracing::debug!(error = error.to_string(), "an admin connection ended");
+            }
+        });
+    }
+}

@@ -1,0 +1,7 @@
+//! `onceward demo`.
+
+use std::process::ExitCode;
+
+pub(super) fn demo(_once: bool) -> ExitCode {
+    ExitCode::FAILURE
+}

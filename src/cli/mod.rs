@@ -1,0 +1,192 @@
+//! The command line: what can be asked of the program, and how it answers.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, CommandFactory, Parser, Subcommand};
+
+use crate::telemetry::LogFormat;
+
+mod check;
+mod demo;
+mod man;
+mod operations;
+mod run;
+
+/// Forwards every payment request once and replays its answer to every duplicate.
+#[derive(Debug, Parser)]
+#[command(name = "onceward", version, about, long_about = LONG_ABOUT, after_help = EXAMPLES)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+const LONG_ABOUT: &str = "\
+Onceward stands in front of a payment API. Clients send an Idempotency-Key with each request; Onceward forwards the
+first request with a key, stores the response, and replays it to every retry. What it can't know (a connection that
+broke after the request was sent) it holds as uncertain instead of running it again.";
+
+const EXAMPLES: &str = "\
+Examples:
+  onceward demo                                   see a double charge happen, and not happen
+  onceward run --upstream http://127.0.0.1:9000   protect every POST and PATCH that carries an Idempotency-Key
+  onceward check --config onceward.toml           find every fault of a configuration
+  onceward operations list --state uncertain      what has to be settled by hand";
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run the gateway.
+    Run(RunArgs),
+    /// Show a double charge without the gateway, and none with it, on a toy payment API.
+    Demo(DemoArgs),
+    /// Validate a configuration; needs no store and no upstream.
+    Check(CheckArgs),
+    /// Look up and settle operations, over the admin port of a running gateway.
+    Operations(OperationsArgs),
+    /// Ask a running gateway whether it is alive (exit 0) or not (exit 1); for containers.
+    Health(HealthArgs),
+    /// Print a completion script.
+    Completions {
+        /// For this shell.
+        shell: clap_complete::Shell,
+    },
+    /// Write manual pages.
+    Man {
+        /// Into this directory.
+        dir: PathBuf,
+    },
+}
+
+/// Where the gateway's parts are; flags beat environment, which beats the file, which beats the defaults.
+#[derive(Debug, Clone, Args)]
+struct RunArgs {
+    /// The configuration file; none is needed with --upstream.
+    #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The API to protect, for example http://127.0.0.1:9000.
+    #[arg(long, env = "ONCEWARD_UPSTREAM", value_name = "URL")]
+    upstream: Option<String>,
+    /// Where clients connect [default: 127.0.0.1:8080].
+    #[arg(long, env = "ONCEWARD_LISTEN", value_name = "ADDR")]
+    listen: Option<String>,
+    /// Where operators and probes connect [default: 127.0.0.1:8081].
+    #[arg(long, env = "ONCEWARD_ADMIN", value_name = "ADDR")]
+    admin: Option<String>,
+    /// Where records are kept: file:DIR, redis://, rediss://, unix:///path, memory: [default: file:onceward-data].
+    #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
+    /// How log lines look. What is logged is set by ONCEWARD_LOG (for example `info` or `onceward=debug`).
+    #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
+    log_format: LogFormat,
+}
+
+#[derive(Debug, Args)]
+struct DemoArgs {
+    /// Exit by itself instead of staying up to be tried.
+    #[arg(long)]
+    once: bool,
+}
+
+#[derive(Debug, Args)]
+struct CheckArgs {
+    /// The configuration file.
+    #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+}
+
+#[derive(Debug, Clone, Args)]
+struct AdminArgs {
+    /// The admin port of a running gateway.
+    #[arg(long, env = "ONCEWARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:8081", global = true)]
+    admin: String,
+    /// The bearer token, where the admin port wants one.
+    #[arg(long, env = "ONCEWARD_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
+    token: Option<String>,
+}
+
+#[derive(Debug, Args)]
+struct HealthArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Ask whether it can serve, not only whether it lives.
+    #[arg(long)]
+    ready: bool,
+}
+
+#[derive(Debug, Args)]
+struct OperationsArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// Print JSON instead of text.
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    verb: Verb,
+}
+
+#[derive(Debug, Subcommand)]
+enum Verb {
+    /// List operations.
+    List {
+        /// Only those in this state.
+        #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released"])]
+        state: Option<String>,
+        /// At most this many.
+        #[arg(long, default_value_t = 100)]
+        limit: usize,
+    },
+    /// Show one operation, by the reference that a problem's `operation` member gives.
+    Show {
+        /// The reference, op_...
+        operation: String,
+    },
+    /// State the result of an uncertain operation: it was executed, and duplicates get this answer.
+    Resolve {
+        /// The reference, op_...
+        operation: String,
+        /// The status that duplicates get.
+        #[arg(long)]
+        status: u16,
+        /// A file with the body that duplicates get.
+        #[arg(long, value_name = "FILE")]
+        body: Option<PathBuf>,
+        /// A header field that duplicates get, as `Name: value`; may be given more than once.
+        #[arg(long = "header", value_name = "FIELD")]
+        headers: Vec<String>,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// State that an uncertain operation was not executed: the next duplicate runs.
+    Release {
+        /// The reference, op_...
+        operation: String,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+}
+
+/// Reads the command line and does what it says.
+///
+/// Exit codes: 0 done, 1 refused or failed, 2 usage or a faulty configuration.
+pub fn main() -> ExitCode {
+    match Cli::parse().command {
+        Command::Run(args) => run::run(&args),
+        Command::Demo(args) => demo::demo(args.once),
+        Command::Check(args) => check::check(&args.config),
+        Command::Operations(args) => operations::operations(args),
+        Command::Health(args) => operations::health(&args.admin, args.ready),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "onceward", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
+        Command::Man { dir } => man::write(&Cli::command(), &dir),
+    }
+}
+
+/// Prints an error as every command does.
+fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
+    eprintln!("onceward: {error}");
+    ExitCode::from(code)
+}
