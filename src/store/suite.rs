@@ -1,1 +1,444 @@
-//! x
+//! One suite that every store passes: a story is a function over a fresh store, [`stories!`] makes each a test.
+//!
+//! Stores whose time can't be moved by hand take part as well: a story never asserts that little time has passed, and
+//! waits on conditions with a generous bound.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use std::collections::HashSet;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+use super::{Listing, Swap};
+use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
+use crate::record::{Cause, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
+
+mod stage;
+
+use stage::PATIENCE;
+pub(crate) use stage::{Stage, Time};
+
+/// Longer than any story takes, also with real time and on a busy machine.
+const LONG: Duration = Duration::from_secs(600);
+/// Short enough to wait for.
+const SHORT: Duration = Duration::from_millis(300);
+
+pub(crate) fn slot(space: Space, n: u64) -> Slot {
+    Slot::of(space, "payments", &Scope::shared(), &n.to_be_bytes(), b"")
+}
+
+fn record(version: u64, fence: u64, state: State) -> Record {
+    Record {
+        version: Version(version),
+        fence: Fence(fence),
+        route: "payments".into(),
+        fingerprint: Some(Fingerprint::from_bytes([7; 32])),
+        caller: Some(Caller::of_field("authorization", b"Bearer alice")),
+        opened_unix_ms: 1_799_999_999_999,
+        state,
+    }
+}
+
+fn claim(version: u64, fence: u64) -> Record {
+    record(version, fence, State::InFlight { doubt_since_ms: None })
+}
+
+fn marker(version: u64, fence: u64) -> Record {
+    Record { fingerprint: None, caller: None, ..record(version, fence, State::Released) }
+}
+
+fn uncertain(version: u64, fence: u64) -> Record {
+    record(version, fence, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None })
+}
+
+/// A result whose version and fence are `version`.
+pub(crate) fn completed(version: u64) -> Record {
+    let headers = HeaderMap::from_iter([(HeaderName::from_static("content-type"), HeaderValue::from_static("text/plain"))]);
+    let reply = Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(Bytes::from_static(b"paid")) };
+    record(version, version, State::Completed { reply, by: Settler::Upstream })
+}
+
+/// The life of an unsettled record.
+fn lease(due: Duration) -> Lifetime {
+    Lifetime { keep: LONG * 2, due: Some(due), tombstone: None }
+}
+
+/// The life of a settled one.
+fn keep(keep: Duration) -> Lifetime {
+    Lifetime { keep, due: None, tombstone: None }
+}
+
+/// The life of a claim or a result under a policy that keeps tombstones.
+fn with_tombstone(lifetime: Lifetime, tombstone: Duration) -> Lifetime {
+    Lifetime { tombstone: Some(tombstone), ..lifetime }
+}
+
+const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
+
+pub(crate) async fn a_claim_over_nothing_is_stored(stage: Stage) {
+    assert_eq!(stage.load(&HERE(1)).await, None);
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(10, 1));
+    assert_eq!(stage.load(&HERE(2)).await, None);
+}
+
+pub(crate) async fn a_stale_answer_carries_the_record_that_stands(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    let held = stage.stale(&HERE(1), None, &claim(20, 2), lease(LONG)).await.unwrap();
+    let loaded = stage.load(&HERE(1)).await.unwrap();
+    assert_eq!(held.record, claim(10, 1));
+    assert_eq!((held.written_ms, held.due_ms), (loaded.written_ms, loaded.due_ms));
+    assert!(held.written_ms <= held.now_ms && held.now_ms <= loaded.now_ms);
+}
+
+pub(crate) async fn deadlines_are_counted_by_the_stores_clock(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
+    let held = stage.load(&HERE(1)).await.unwrap();
+    assert_eq!(held.due_ms - held.written_ms, SHORT.as_millis() as u64);
+    stage.until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over()).await;
+    let later = stage.load(&HERE(1)).await.unwrap();
+    assert_eq!((later.written_ms, later.due_ms), (held.written_ms, held.due_ms));
+    assert!(later.now_ms >= held.due_ms);
+}
+
+pub(crate) async fn a_settled_record_is_never_due(stage: Stage) {
+    stage.stored(&HERE(1), None, &completed(10), keep(LONG)).await;
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().due_ms, 0);
+    assert!(!stage.is_due(&HERE(1)).await);
+}
+
+pub(crate) async fn one_of_many_claims_wins(stage: Stage) {
+    let tries = (1..=50).map(|n| {
+        let store = stage.store.clone();
+        tokio::spawn(async move { (n, store.swap(&HERE(1), None, &claim(n * 1000, n), lease(LONG)).await.unwrap()) })
+    });
+    let mut answers = Vec::new();
+    for attempt in tries.collect::<Vec<_>>() {
+        answers.push(attempt.await.unwrap());
+    }
+    let winners: Vec<u64> = answers.iter().filter(|(_, swap)| *swap == Swap::Stored).map(|(n, _)| *n).collect();
+    assert_eq!(winners.len(), 1, "{winners:?}");
+    let winner = claim(winners[0] * 1000, winners[0]);
+    for (_, swap) in answers {
+        if let Swap::Stale(held) = swap {
+            assert_eq!(held.unwrap().record, winner);
+        }
+    }
+}
+
+pub(crate) async fn a_write_names_the_version_it_replaces(stage: Stage) {
+    assert_eq!(stage.stale(&HERE(1), Some(10), &completed(11), keep(LONG)).await, None);
+    assert_eq!(stage.load(&HERE(1)).await, None);
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    for other in [9, 11, 0, u64::MAX] {
+        let held = stage.stale(&HERE(1), Some(other), &completed(100), keep(LONG)).await.unwrap();
+        assert_eq!(held.record, claim(10, 1));
+    }
+    stage.stored(&HERE(1), Some(10), &completed(11), keep(LONG)).await;
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, completed(11));
+}
+
+pub(crate) async fn versions_and_fences_use_all_their_bits(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(u64::MAX, u64::MAX - 1), lease(LONG)).await;
+    stage.stale(&HERE(1), Some(u64::MAX - 1), &claim(0, 5), lease(LONG)).await;
+    assert!(!stage.store.renew(&HERE(1), Fence(u64::MAX), LONG, LONG).await.unwrap());
+    stage.stored(&HERE(1), Some(u64::MAX), &claim(0, 5), lease(LONG)).await;
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(0, 5));
+}
+
+pub(crate) async fn a_write_said_twice_is_stored_once(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
+    stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
+    // The claim comes a third time, late: it is no longer what stands there.
+    assert_eq!(stage.stale(&HERE(1), None, &claim(10, 1), lease(LONG)).await.unwrap().record, uncertain(11, 1));
+    // The same version under another fence is another write.
+    assert_eq!(stage.stale(&HERE(1), Some(10), &uncertain(11, 2), lease(LONG)).await.unwrap().record, uncertain(11, 1));
+}
+
+pub(crate) async fn a_late_claim_meets_the_marker_and_is_refused(stage: Stage) {
+    stage.stored(&HERE(1), None, &marker(10, 1), keep(LONG)).await;
+    assert_eq!(stage.stale(&HERE(1), None, &claim(20, 1), lease(LONG)).await.unwrap().record, marker(10, 1));
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, marker(10, 1));
+}
+
+pub(crate) async fn a_marker_is_replaced_only_by_naming_its_version(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    stage.stored(&HERE(1), Some(10), &marker(11, 1), keep(LONG)).await;
+    stage.stale(&HERE(1), None, &claim(20, 2), lease(LONG)).await;
+    stage.stale(&HERE(1), Some(10), &claim(20, 2), lease(LONG)).await;
+    stage.stored(&HERE(1), Some(11), &claim(12, 2), lease(LONG)).await;
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(12, 2));
+}
+
+pub(crate) async fn a_renewal_moves_the_due_time_and_no_version(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
+    assert!(stage.store.renew(&HERE(1), Fence(1), LONG, LONG * 2).await.unwrap());
+    let held = stage.load(&HERE(1)).await.unwrap();
+    assert_eq!(held.record, claim(10, 1));
+    assert!(held.due_ms >= held.written_ms + LONG.as_millis() as u64);
+    stage.time.pass(SHORT * 2).await;
+    assert!(!stage.is_due(&HERE(1)).await);
+    assert!(stage.store.renew(&HERE(1), Fence(1), SHORT, LONG).await.unwrap());
+    stage.until("the shortened lease is over", async || stage.is_due(&HERE(1)).await).await;
+}
+
+pub(crate) async fn a_renewal_prolongs_the_life_of_the_record(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT * 10, ..lease(SHORT) }).await;
+    assert!(stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    stage.time.pass(SHORT * 11).await;
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(10, 1));
+}
+
+pub(crate) async fn only_the_attempt_under_way_renews(stage: Stage) {
+    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert_eq!(stage.load(&HERE(1)).await, None);
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    assert!(!stage.store.renew(&HERE(1), Fence(2), LONG, LONG).await.unwrap());
+    stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
+    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    stage.stored(&HERE(1), Some(11), &marker(12, 1), keep(LONG)).await;
+    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().due_ms, 0);
+}
+
+pub(crate) async fn an_ended_lease_is_due_and_nothing_else(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
+    stage.stored(&HERE(2), None, &claim(20, 2), lease(LONG)).await;
+    stage.stored(&HERE(3), None, &completed(30), keep(LONG)).await;
+    stage.stored(&HERE(4), None, &uncertain(40, 4), lease(LONG)).await;
+    stage.stored(&slot(Space::Shadow, 5), None, &claim(50, 5), lease(SHORT)).await;
+    let expected = HashSet::from([HERE(1), slot(Space::Shadow, 5)]);
+    let all = async || stage.store.due(100).await.unwrap().into_iter().collect::<HashSet<_>>();
+    stage.until("both leases are over", async || all().await.len() >= 2).await;
+    assert_eq!(all().await, expected);
+    stage.time.pass(SHORT).await;
+    assert_eq!(all().await, expected, "what is due stays due until it is settled");
+}
+
+pub(crate) async fn no_more_is_due_than_was_asked_for(stage: Stage) {
+    for n in 1..=20 {
+        stage.stored(&HERE(n), None, &claim(n, n), lease(SHORT)).await;
+    }
+    stage.until("all leases are over", async || stage.store.due(100).await.unwrap().len() == 20).await;
+    let some = stage.store.due(5).await.unwrap();
+    assert!(!some.is_empty() && some.len() <= 5, "{}", some.len());
+}
+
+pub(crate) async fn a_result_leaves_the_index(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
+    assert!(stage.is_listed(Listing::Unsettled, &HERE(1)).await);
+    stage.until("its lease is over", async || stage.is_due(&HERE(1)).await).await;
+    stage.stored(&HERE(1), Some(10), &completed(11), keep(LONG)).await;
+    assert!(!stage.is_due(&HERE(1)).await);
+    assert!(!stage.is_listed(Listing::Unsettled, &HERE(1)).await);
+    assert!(stage.is_listed(Listing::All, &HERE(1)).await);
+}
+
+pub(crate) async fn what_is_uncertain_stays_among_the_unsettled(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
+    stage.until("its lease is over", async || stage.is_due(&HERE(1)).await).await;
+    stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
+    assert!(!stage.is_due(&HERE(1)).await);
+    let listed = stage.listed(Listing::Unsettled, 100).await;
+    assert_eq!(listed.len(), 1);
+    assert_eq!((listed[0].0, &listed[0].1.record), (HERE(1), &uncertain(11, 1)));
+}
+
+pub(crate) async fn a_record_is_gone_when_its_time_is_over(stage: Stage) {
+    stage.stored(&HERE(1), None, &completed(10), keep(SHORT)).await;
+    stage.stored(&HERE(2), None, &completed(20), keep(LONG)).await;
+    stage.until("it is gone", async || stage.load(&HERE(1)).await.is_none()).await;
+    assert!(!stage.is_listed(Listing::All, &HERE(1)).await);
+    assert_eq!(stage.stale(&HERE(1), Some(10), &completed(11), keep(LONG)).await, None);
+    stage.stored(&HERE(1), None, &claim(30, 3), lease(LONG)).await;
+    assert_eq!(stage.load(&HERE(2)).await.unwrap().record, completed(20));
+}
+
+pub(crate) async fn the_index_forgets_what_is_gone(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT, due: Some(SHORT / 2), tombstone: None }).await;
+    stage.until("it is gone", async || stage.load(&HERE(1)).await.is_none()).await;
+    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    stage.until("it is forgotten", async || !stage.is_due(&HERE(1)).await).await;
+    assert!(!stage.is_listed(Listing::Unsettled, &HERE(1)).await);
+}
+
+pub(crate) async fn a_tombstone_outlives_its_result(stage: Stage) {
+    let late = with_tombstone(lease(LONG), LONG);
+    stage.stored(&HERE(1), None, &claim(10, 1), late).await;
+    stage.stored(&HERE(1), Some(10), &completed(11), with_tombstone(keep(SHORT), LONG)).await;
+    stage.until("the result is gone", async || stage.load(&HERE(1)).await.is_none()).await;
+    let held = stage.stale(&HERE(1), None, &claim(20, 2), late).await.unwrap();
+    assert_eq!(held.record, Record { state: State::Expired, ..completed(11) });
+    assert_eq!(held.due_ms, 0);
+    assert!(held.written_ms <= held.now_ms);
+    assert_eq!(stage.load(&HERE(1)).await, None, "a tombstone is no record");
+    assert!(!stage.is_listed(Listing::All, &HERE(1)).await);
+}
+
+pub(crate) async fn while_the_result_is_kept_it_is_met_and_not_its_tombstone(stage: Stage) {
+    stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(LONG), LONG * 2)).await;
+    let held = stage.stale(&HERE(1), None, &claim(20, 2), with_tombstone(lease(LONG), LONG)).await.unwrap();
+    assert_eq!(held.record, completed(10));
+}
+
+pub(crate) async fn a_tombstone_ends(stage: Stage) {
+    let late = with_tombstone(lease(LONG), LONG);
+    stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), SHORT * 2)).await;
+    stage.until("the key is new again", async || stage.swap(&HERE(1), None, &claim(20, 2), late).await == Swap::Stored).await;
+}
+
+pub(crate) async fn a_tombstone_stands_only_in_the_way_of_who_asks_for_it(stage: Stage) {
+    stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), LONG)).await;
+    stage.until("the result is gone", async || stage.load(&HERE(1)).await.is_none()).await;
+    stage.stored(&HERE(1), None, &claim(20, 2), lease(LONG)).await;
+}
+
+pub(crate) async fn only_a_result_leaves_a_tombstone(stage: Stage) {
+    let asks = with_tombstone(lease(LONG), LONG);
+    stage.stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT, ..asks }).await;
+    stage.until("the claim is gone", async || stage.load(&HERE(1)).await.is_none()).await;
+    stage.stored(&HERE(1), None, &claim(20, 2), asks).await;
+}
+
+pub(crate) async fn a_listing_pages_through_everything_once(stage: Stage) {
+    for n in 1..=130 {
+        stage.stored(&HERE(n), None, &claim(n, n), lease(LONG)).await;
+        stage.stored(&HERE(1000 + n), None, &completed(n), keep(LONG)).await;
+    }
+    for (listing, expected) in [(Listing::All, 260), (Listing::Unsettled, 130)] {
+        let listed = stage.listed(listing, 25).await;
+        let slots: HashSet<Slot> = listed.iter().map(|(slot, _)| *slot).collect();
+        assert_eq!((listed.len(), slots.len()), (expected, expected), "{listing:?}");
+        assert!((1..=130).all(|n| slots.contains(&HERE(n))), "{listing:?}");
+    }
+    let listed = stage.listed(Listing::All, 25).await;
+    let (_, held) = listed.iter().find(|(slot, _)| *slot == HERE(7)).unwrap();
+    assert_eq!(held.record, claim(7, 7));
+}
+
+pub(crate) async fn an_empty_store_lists_nothing(stage: Stage) {
+    assert!(stage.listed(Listing::All, 25).await.is_empty());
+    assert!(stage.listed(Listing::Unsettled, 25).await.is_empty());
+    assert!(stage.store.due(25).await.unwrap().is_empty());
+    stage.store.ping().await.unwrap();
+}
+
+pub(crate) async fn a_cursor_that_is_none_is_an_error(stage: Stage) {
+    for listing in [Listing::All, Listing::Unsettled] {
+        assert!(stage.store.list(listing, Some("no cursor"), 25).await.is_err(), "{listing:?}");
+    }
+}
+
+pub(crate) async fn shadow_records_are_kept_apart_and_not_listed(stage: Stage) {
+    let shadow = slot(Space::Shadow, 1);
+    assert_eq!(shadow.hash(), HERE(1).hash());
+    stage.stored(&shadow, None, &claim(10, 1), lease(LONG)).await;
+    assert_eq!(stage.load(&HERE(1)).await, None);
+    stage.stored(&HERE(1), None, &claim(20, 2), lease(LONG)).await;
+    assert_eq!(stage.load(&shadow).await.unwrap().record, claim(10, 1));
+    assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(20, 2));
+    for listing in [Listing::All, Listing::Unsettled] {
+        let slots: Vec<Slot> = stage.listed(listing, 100).await.into_iter().map(|(slot, _)| slot).collect();
+        assert_eq!(slots, [HERE(1)], "{listing:?}");
+    }
+}
+
+pub(crate) async fn a_watchers_first_look_is_at_once(stage: Stage) {
+    let mut watch = stage.store.watch(&HERE(1));
+    tokio::time::timeout(PATIENCE, watch.changed()).await.expect("the first call returns");
+}
+
+pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
+    let mut watchers = [stage.store.watch(&HERE(1)), stage.store.watch(&HERE(1))];
+    for watch in &mut watchers {
+        tokio::time::timeout(PATIENCE, watch.changed()).await.expect("the first call returns");
+    }
+    stage.stored(&HERE(1), Some(10), &completed(11), keep(LONG)).await;
+    for watch in &mut watchers {
+        tokio::time::timeout(PATIENCE, watch.changed()).await.expect("the change wakes");
+    }
+}
+
+pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
+    let mut headers = HeaderMap::new();
+    for n in 0..200 {
+        let name = HeaderName::from_bytes(format!("x-field-{}", n % 150).as_bytes()).unwrap();
+        headers.append(name, HeaderValue::from_bytes(format!("value, {n}; caf\u{e9}").as_bytes()).unwrap());
+    }
+    let body: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let reply = Reply { status: StatusCode::ACCEPTED, headers, body: ReplyBody::Whole(body.into()) };
+    let big = record(10, 1, State::Completed { reply, by: Settler::Operator });
+    stage.stored(&HERE(1), None, &big, keep(LONG)).await;
+    assert!(stage.load(&HERE(1)).await.unwrap().record == big, "the reply differs");
+    let held = stage.stale(&HERE(1), None, &claim(20, 2), lease(LONG)).await.unwrap();
+    assert!(held.record == big, "the reply differs");
+}
+
+pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
+    let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored };
+    let states = [
+        State::InFlight { doubt_since_ms: Some(5) },
+        State::Uncertain { cause: Cause::Status(504), since_ms: Some(6) },
+        State::Completed { reply: not_stored, by: Settler::Upstream },
+        State::Expired,
+    ];
+    for (n, state) in states.into_iter().enumerate() {
+        let written = record(10, 1, state);
+        stage.stored(&HERE(n as u64), None, &written, keep(LONG)).await;
+        assert_eq!(stage.load(&HERE(n as u64)).await.unwrap().record, written);
+    }
+}
+
+/// Makes every story a test of its own, over what `$stage` (an `async fn() -> Stage`) sets up.
+macro_rules! stories {
+    ($stage:path) => {
+        $crate::store::suite::stories! { @each $stage:
+            a_claim_over_nothing_is_stored
+            a_stale_answer_carries_the_record_that_stands
+            deadlines_are_counted_by_the_stores_clock
+            a_settled_record_is_never_due
+            one_of_many_claims_wins
+            a_write_names_the_version_it_replaces
+            versions_and_fences_use_all_their_bits
+            a_write_said_twice_is_stored_once
+            a_late_claim_meets_the_marker_and_is_refused
+            a_marker_is_replaced_only_by_naming_its_version
+            a_renewal_moves_the_due_time_and_no_version
+            a_renewal_prolongs_the_life_of_the_record
+            only_the_attempt_under_way_renews
+            an_ended_lease_is_due_and_nothing_else
+            no_more_is_due_than_was_asked_for
+            a_result_leaves_the_index
+            what_is_uncertain_stays_among_the_unsettled
+            a_record_is_gone_when_its_time_is_over
+            the_index_forgets_what_is_gone
+            a_tombstone_outlives_its_result
+            while_the_result_is_kept_it_is_met_and_not_its_tombstone
+            a_tombstone_ends
+            a_tombstone_stands_only_in_the_way_of_who_asks_for_it
+            only_a_result_leaves_a_tombstone
+            a_listing_pages_through_everything_once
+            an_empty_store_lists_nothing
+            a_cursor_that_is_none_is_an_error
+            shadow_records_are_kept_apart_and_not_listed
+            a_watchers_first_look_is_at_once
+            a_swap_wakes_every_watcher
+            a_big_reply_comes_back_as_it_was
+            every_state_comes_back_as_it_was
+        }
+    };
+    (@each $stage:path: $($story:ident)*) => {
+        $(
+            #[tokio::test]
+            async fn $story() {
+                $crate::store::suite::$story($stage().await).await;
+            }
+        )*
+    };
+}
+
+pub(crate) use stories;

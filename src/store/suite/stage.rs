@@ -1,0 +1,117 @@
+//! The stage that the suite's stories play on.
+
+use std::any::Any;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use crate::key::Slot;
+use crate::record::{Held, Lifetime, Record, Version};
+use crate::store::memory::StoreClock;
+use crate::store::{Listing, Store, Swap};
+
+/// How long a condition may take to come true.
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// How often it is looked at.
+const STEP: Duration = Duration::from_millis(20);
+
+/// A fresh store with the time that it goes by, and what must outlive it (a folder, a server).
+pub(crate) struct Stage {
+    pub(crate) store: Arc<dyn Store>,
+    pub(super) time: Time,
+    _guard: Option<Box<dyn Any + Send + Sync>>,
+}
+
+/// How a store's time passes.
+#[derive(Clone)]
+pub(crate) enum Time {
+    /// When told.
+    ByHand(Arc<AtomicU64>),
+    /// As it does.
+    #[allow(dead_code, reason = "for stores that keep their own time")]
+    Real,
+}
+
+impl Time {
+    pub(crate) fn by_hand() -> Time {
+        Time::ByHand(Arc::new(AtomicU64::new(1_800_000_000_000)))
+    }
+
+    /// The clock for a store that takes one.
+    pub(crate) fn clock(&self) -> StoreClock {
+        let Time::ByHand(ms) = self else { panic!("real time is the store's own") };
+        let ms = ms.clone();
+        Arc::new(move || ms.load(Ordering::SeqCst))
+    }
+
+    pub(crate) async fn pass(&self, span: Duration) {
+        match self {
+            Time::ByHand(ms) => _ = ms.fetch_add(span.as_millis() as u64, Ordering::SeqCst),
+            Time::Real => tokio::time::sleep(span).await,
+        }
+    }
+}
+
+impl Stage {
+    pub(crate) fn new(store: impl Store, time: Time) -> Stage {
+        Stage { store: Arc::new(store), time, _guard: None }
+    }
+
+    /// Keeps something alive as long as the stage.
+    #[allow(dead_code, reason = "not every store needs a guard")]
+    pub(crate) fn with_guard(self, guard: impl Any + Send + Sync) -> Stage {
+        Stage { _guard: Some(Box::new(guard)), ..self }
+    }
+
+    pub(super) async fn swap(&self, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime) -> Swap {
+        self.store.swap(slot, expected.map(Version), next, lifetime).await.unwrap()
+    }
+
+    pub(super) async fn stored(&self, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime) {
+        assert_eq!(self.swap(slot, expected, next, lifetime).await, Swap::Stored);
+    }
+
+    /// Swaps, expecting to be refused; returns what stands there.
+    pub(super) async fn stale(&self, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime) -> Option<Held> {
+        match self.swap(slot, expected, next, lifetime).await {
+            Swap::Stale(held) => held,
+            Swap::Stored => panic!("stored over {expected:?}"),
+        }
+    }
+
+    pub(super) async fn load(&self, slot: &Slot) -> Option<Held> {
+        self.store.load(slot).await.unwrap()
+    }
+
+    pub(super) async fn is_due(&self, slot: &Slot) -> bool {
+        self.store.due(100).await.unwrap().contains(slot)
+    }
+
+    pub(super) async fn listed(&self, listing: Listing, limit: usize) -> Vec<(Slot, Held)> {
+        let (mut all, mut cursor) = (Vec::new(), None);
+        for _ in 0..10_000 {
+            let page = self.store.list(listing, cursor.as_deref(), limit).await.unwrap();
+            all.extend(page.records);
+            cursor = page.cursor;
+            if cursor.is_none() {
+                return all;
+            }
+        }
+        panic!("the listing has no end");
+    }
+
+    pub(super) async fn is_listed(&self, listing: Listing, slot: &Slot) -> bool {
+        self.listed(listing, 100).await.iter().any(|(listed, _)| listed == slot)
+    }
+
+    /// Lets time pass until `holds`.
+    pub(super) async fn until(&self, what: &str, mut holds: impl AsyncFnMut() -> bool) {
+        for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
+            if holds().await {
+                return;
+            }
+            self.time.pass(STEP).await;
+        }
+        panic!("never: {what}");
+    }
+}
