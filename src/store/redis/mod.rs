@@ -1,1 +1,257 @@
-//! x
+//! Records in a Redis or Valkey server (6 or newer), shared by any number of gateways.
+//!
+//! Danger: the server's settings decide what a promise is worth. Behind replication an acknowledged write can be lost in a
+//! failover, and a server that evicts keys or doesn't persist forgets claims.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value};
+use tokio_util::task::AbortOnDropHandle;
+
+use self::link::{Ask, Dialer, Failure, Links};
+use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
+use crate::key::Slot;
+use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+
+mod fault;
+mod layout;
+mod link;
+mod listing;
+mod subscriber;
+
+/// How long the trace of a [`Redis::ping`] stays, in ms.
+const PING_KEEP_MS: u64 = 60_000;
+
+/// Where the server is and how to talk to it.
+#[derive(Clone)]
+pub struct Options {
+    /// `redis://`, `rediss://` or `unix:///path`; user, password and database as redis-rs writes them
+    /// (`redis://user:password@host:port/db`, `unix:///path?user=..&pass=..&db=..`).
+    pub url: String,
+    /// How long a call may take, the wait for a connection included.
+    pub timeout: Duration,
+    /// Certificates in PEM that `rediss://` trusts, instead of the system's.
+    pub ca_file: Option<PathBuf>,
+}
+
+impl fmt::Debug for Options {
+    /// Without the URL, which may carry a password.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Options").field("timeout", &self.timeout).field("ca_file", &self.ca_file).finish_non_exhaustive()
+    }
+}
+
+/// Options that lead nowhere. The texts never contain the URL.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ConnectError {
+    /// The URL is none of a Redis server.
+    #[error("the store's URL is not of the form redis://[user:password@]host[:port][/db], rediss://.. or unix:///path")]
+    Url,
+    /// The file can't be read.
+    #[error("can't read the store's ca_file {}: {kind}", .path.display())]
+    CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        kind: std::io::ErrorKind,
+    },
+    /// The file has no certificates, or the URL is not a `rediss://` one.
+    #[error("the store's ca_file {} must have certificates in PEM, and belongs to a rediss:// URL", .path.display())]
+    Certificates {
+        /// The file.
+        path: PathBuf,
+    },
+}
+
+/// A store in a Redis server. Its connections end when it is dropped.
+pub struct Redis {
+    links: Links,
+    hub: Hub,
+    scripts: Scripts,
+    /// Where the next [`Store::due`] begins, so that no partition starves behind others.
+    next_partition: std::sync::atomic::AtomicU16,
+    _subscriber: AbortOnDropHandle<()>,
+}
+
+struct Scripts {
+    swap: Script,
+    renew: Script,
+    forget: Script,
+}
+
+struct Script {
+    text: &'static str,
+    /// The name under which the server knows it.
+    digest: String,
+}
+
+impl Script {
+    fn new(text: &'static str) -> Script {
+        Script { text, digest: redis::Script::new(text).get_hash().to_owned() }
+    }
+}
+
+impl Redis {
+    /// Begins to connect, and goes on trying for as long as the store lives: a server that is down makes calls fail, not
+    /// this one. Must be called within a tokio runtime.
+    pub fn connect(options: Options) -> Result<Arc<Redis>, ConnectError> {
+        let dialer = Dialer::new(&options)?;
+        let hub = Hub::remote();
+        Ok(Arc::new(Redis {
+            links: Links::keep(dialer.clone()),
+            hub: hub.clone(),
+            scripts: Scripts {
+                swap: Script::new(include_str!("swap.lua")),
+                renew: Script::new(include_str!("renew.lua")),
+                forget: Script::new(include_str!("forget.lua")),
+            },
+            next_partition: Default::default(),
+            _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
+        }))
+    }
+
+    async fn command(&self, command: &Cmd) -> Result<Value, StoreError> {
+        Ok(self.links.call(Ask::One(command)).await?)
+    }
+
+    async fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        match self.links.call(Ask::Many(pipeline)).await? {
+            Value::Array(values) => Ok(values),
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// Runs a script; one that the server doesn't know (it restarted, or was told to forget it) is loaded first.
+    async fn run(&self, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Value, StoreError> {
+        let mut command = redis::cmd("EVALSHA");
+        command.arg(&script.digest).arg(keys.len()).arg(keys).arg(args);
+        match self.links.call(Ask::One(&command)).await {
+            Err(Failure::Answered(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+            done => return Ok(done?),
+        }
+        // EVAL carries the text along, so nothing can come between loading and running. The server keeps it.
+        let mut command = redis::cmd("EVAL");
+        command.arg(script.text).arg(keys.len()).arg(keys).arg(args);
+        self.command(&command).await
+    }
+}
+
+#[async_trait]
+impl Store for Redis {
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+        let in_flight = matches!(next.state, State::InFlight { .. });
+        let next_bytes = encode(next);
+        let tombstone = match (&next.state, lifetime.tombstone) {
+            (State::Completed { .. }, Some(keep)) => {
+                Some((encode(&Record { state: State::Expired, ..next.clone() }), millis(keep)))
+            }
+            _ => None,
+        };
+        let mut keys = vec![layout::record_key(slot), layout::due_key(slot.partition())];
+        if tombstone.is_some() || (in_flight && expected.is_none() && lifetime.tombstone.is_some()) {
+            keys.push(layout::tombstone_key(slot));
+        }
+        let expected = expected.map(|version| version.0.to_be_bytes());
+        let wake = if in_flight { String::new() } else { layout::wake_channel(slot) };
+        let (keep, due) = (millis(lifetime.keep), lifetime.due.map_or("0".into(), millis));
+        let member = layout::member(slot);
+        let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
+        let mut args: Vec<&[u8]> =
+            vec![expected, &next_bytes.head, &next_bytes.payload, keep.as_bytes(), due.as_bytes(), &member, wake.as_bytes()];
+        match &tombstone {
+            Some((record, keep)) => args.extend([keep.as_bytes(), &record.head, &record.payload]),
+            None => args.push(b""),
+        }
+        swapped(self.run(&self.scripts.swap, &keys, &args).await?)
+    }
+
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        let mut pipeline = redis::pipe();
+        // The time comes first: a lease that is renewed in between must not look as if it were over.
+        pipeline.cmd("TIME").cmd("GET").arg(layout::record_key(slot));
+        let mut values = self.pipeline(&pipeline).await?.into_iter();
+        let (Some(time), Some(value)) = (values.next(), values.next()) else { return Err(unexpected()) };
+        held(value, time_ms(time)?)
+    }
+
+    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        // The end of the head of a record that is in flight under this fence.
+        let mut running = [0; HEAD_BYTES - 8];
+        running[..8].copy_from_slice(&fence.0.to_be_bytes());
+        running[8] = layout::IN_FLIGHT;
+        let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
+        let (lease, keep) = (millis(lease), millis(keep));
+        let args: [&[u8]; 4] = [&running, lease.as_bytes(), keep.as_bytes(), &layout::member(slot)];
+        Ok(self.run(&self.scripts.renew, &keys, &args).await? == Value::Int(1))
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.overdue(limit).await
+    }
+
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        match listing {
+            Listing::Unsettled => self.list_unsettled(cursor, limit.max(1)).await,
+            Listing::All => self.list_all(cursor, limit.max(1)).await,
+        }
+    }
+
+    fn watch(&self, slot: &Slot) -> Watch {
+        self.hub.watch(slot)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        // A write, because a replica, or a server that is out of memory, answers PING as well.
+        let mut command = redis::cmd("SET");
+        command.arg(layout::PING_KEY).arg("").arg("PX").arg(PING_KEEP_MS);
+        self.command(&command).await.map(drop)
+    }
+}
+
+/// What the swap script answered.
+fn swapped(answer: Value) -> Result<Swap, StoreError> {
+    match answer {
+        Value::Int(1) => Ok(Swap::Stored),
+        Value::Nil => Ok(Swap::Stale(None)),
+        Value::Array(parts) => {
+            let mut parts = parts.into_iter();
+            let value = parts.next().ok_or_else(unexpected)?;
+            let now_ms = time_ms(Value::Array(parts.collect()))?;
+            Ok(Swap::Stale(held(value, now_ms)?))
+        }
+        _ => Err(unexpected()),
+    }
+}
+
+fn held(value: Value, now_ms: u64) -> Result<Option<Held>, StoreError> {
+    match value {
+        Value::Nil => Ok(None),
+        Value::BulkString(bytes) => Ok(Some(layout::read(bytes, now_ms)?)),
+        _ => Err(unexpected()),
+    }
+}
+
+/// Milliseconds since 1970 of an answer to TIME: seconds and microseconds, in text.
+fn time_ms(answer: Value) -> Result<u64, StoreError> {
+    let (seconds, micros): (u64, u64) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
+    Ok(seconds * 1000 + micros / 1000)
+}
+
+/// A span as the scripts take it. At least 1 ms: the server refuses to keep a key for none.
+fn millis(span: Duration) -> String {
+    span.as_millis().clamp(1, MILLIS_MAX).to_string()
+}
+
+/// About 3000 years: added to any time, it stays a whole number in Lua, whose integers end at 2^53.
+const MILLIS_MAX: u128 = 100_000_000_000_000;
+
+fn unexpected() -> StoreError {
+    StoreError::MaybeApplied("the server gave an answer that this version doesn't know".into())
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,75 @@
+//! What an error of the server or the connection says about a write: certainly not applied, or perhaps.
+//!
+//! Danger: calling a write "not applied" that was applied makes a gateway forget a claim that stands. So an error counts
+//! as such only where the server is known to refuse before it does anything; all else may have been applied.
+
+use redis::{ErrorKind, RedisError};
+
+use crate::store::StoreError;
+
+/// Codes with which the server refuses a command or a script before its first write, and what an operator makes of them.
+const REFUSALS: &[(&str, &str)] = &[
+    ("LOADING", "it is still loading its data"),
+    ("READONLY", "it is a read-only replica"),
+    ("OOM", "its maxmemory is reached"),
+    ("MISCONF", "it can't persist, and is set to refuse writes then"),
+    ("NOREPLICAS", "it has too few replicas for its min-replicas-to-write"),
+    ("NOAUTH", "it wants a password"),
+    ("WRONGPASS", "user name or password are wrong"),
+    ("BUSY", "it is busy with a script of somebody"),
+    ("MASTERDOWN", "it is a replica without its primary"),
+    ("CLUSTERDOWN", "its cluster is down"),
+    ("TRYAGAIN", "its cluster is moving this partition"),
+    ("MOVED", "it is a cluster node that doesn't hold this partition"),
+    ("ASK", "its cluster is moving this partition"),
+    ("CROSSSLOT", "it is a cluster that doesn't accept this key"),
+    ("NOSCRIPT", "it forgets scripts as soon as they are loaded"),
+];
+
+/// The error of a command that was handed to a connection.
+pub(super) fn of_command(error: &RedisError) -> StoreError {
+    match code(error) {
+        Some((code, Some(meaning))) => StoreError::NotApplied(format!("the server answered {code}: {meaning}")),
+        Some((code, None)) => StoreError::MaybeApplied(format!("the server answered {code}")),
+        None => StoreError::MaybeApplied(of_transport(error)),
+    }
+}
+
+/// Why no connection came about. Never has the password: an old server echoes the whole greeting, so only codes are told.
+pub(super) fn of_connecting(error: &RedisError) -> String {
+    if let ErrorKind::AuthenticationFailed = error.kind() {
+        return "can't connect: user name or password are wrong".into();
+    }
+    match code(error) {
+        Some((code, Some(meaning))) => format!("can't connect: the server answered {code}: {meaning}"),
+        Some((code, None)) => format!("can't connect: the server answered {code}"),
+        None => format!("can't connect: {}", of_transport(error)),
+    }
+}
+
+/// Whether the server can't write and never will under this connection: another server may have taken its place.
+pub(super) fn is_replica(error: &RedisError) -> bool {
+    matches!(code(error), Some(("READONLY" | "MASTERDOWN", _)))
+}
+
+/// Whether the connection itself is in doubt.
+pub(super) fn is_transport(error: &RedisError) -> bool {
+    code(error).is_none()
+}
+
+fn code(error: &RedisError) -> Option<(&str, Option<&'static str>)> {
+    let known = |code: &str| REFUSALS.iter().find(|(known, _)| *known == code).map(|(_, meaning)| *meaning);
+    // The kinds that are no answer of the server have no code.
+    error.code().map(|code| (code, known(code)))
+}
+
+fn of_transport(error: &RedisError) -> String {
+    match error.kind() {
+        ErrorKind::Io => error.to_string(),
+        ErrorKind::RESP3NotSupported => "the server is older than Redis 6".into(),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => "the server's answer can't be read".into(),
+        ErrorKind::AuthenticationFailed => "user name or password are wrong".into(),
+        ErrorKind::InvalidClientConfig => "the settings of the connection are wrong".into(),
+        _ => "the connection failed".into(),
+    }
+}

@@ -1,0 +1,102 @@
+//! How records lie in Redis: the names of keys and channels, and the stamped value.
+//!
+//! All names of a partition share its hash tag, so that one script may change a record, its tombstone and the index in
+//! one step, on a cluster too. This is a storage format: what is written here is read by older and newer gateways.
+
+use bytes::Bytes;
+
+use crate::key::{SLOT_BYTES, Slot, Space};
+use crate::record::{CodecError, HEAD_BYTES, Held, decode};
+
+/// What the names of all records that people may list match.
+pub(super) const RECORDS_MATCH: &str = "onceward:{p*}:r:*";
+
+/// The key that [`super::Redis`] writes to see whether the server accepts writes.
+pub(super) const PING_KEY: &str = "onceward:ping";
+
+/// The last byte of the head of a record that is in flight, as the scripts compare it.
+pub(super) const IN_FLIGHT: u8 = 1;
+
+/// Bytes of an index member: the space and the slot's hash.
+const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
+
+/// Bytes in front of a payload: the head, when it was written and when it is due.
+const STAMPED_BYTES: usize = HEAD_BYTES + 8 + 8;
+
+/// The key of a slot's record.
+pub(super) fn record_key(slot: &Slot) -> String {
+    named(slot, "r", "s")
+}
+
+/// The key of a slot's tombstone.
+pub(super) fn tombstone_key(slot: &Slot) -> String {
+    named(slot, "t", "st")
+}
+
+/// The channel that wakes who waits for a slot.
+pub(super) fn wake_channel(slot: &Slot) -> String {
+    named(slot, "w", "sw")
+}
+
+/// The key of a partition's index of unsettled records: members by when they are due.
+pub(super) fn due_key(partition: u16) -> String {
+    format!("onceward:{{p{partition}}}:due")
+}
+
+fn named(slot: &Slot, enforced: &str, shadow: &str) -> String {
+    let kind = match slot.space {
+        Space::Enforced => enforced,
+        Space::Shadow => shadow,
+    };
+    format!("onceward:{{p{}}}:{kind}:{}", slot.partition(), slot.hex())
+}
+
+/// The slot that a record's key or a wake channel names.
+pub(super) fn slot_of(name: &[u8]) -> Option<Slot> {
+    let name = std::str::from_utf8(name).ok()?;
+    let (rest, hex) = name.rsplit_once(':')?;
+    let (_, kind) = rest.rsplit_once(':')?;
+    let space = match kind {
+        "r" | "w" => Space::Enforced,
+        "s" | "sw" => Space::Shadow,
+        _ => return None,
+    };
+    let slot = Slot::from_reference(&format!("op_{hex}")).ok()?;
+    Some(Slot::from_hash(space, *slot.hash()))
+}
+
+/// A slot's member in its partition's index.
+pub(super) fn member(slot: &Slot) -> [u8; MEMBER_BYTES] {
+    let mut member = [0; MEMBER_BYTES];
+    member[0] = match slot.space {
+        Space::Enforced => 0,
+        Space::Shadow => 1,
+    };
+    member[1..].copy_from_slice(slot.hash());
+    member
+}
+
+/// The slot that a member of an index names.
+pub(super) fn slot_of_member(member: &[u8]) -> Option<Slot> {
+    let (space, hash) = member.split_first()?;
+    let space = match space {
+        0 => Space::Enforced,
+        1 => Space::Shadow,
+        _ => return None,
+    };
+    Some(Slot::from_hash(space, hash.try_into().ok()?))
+}
+
+/// Reads a stored value. The reply's body shares its memory.
+pub(super) fn read(value: Vec<u8>, now_ms: u64) -> Result<Held, CodecError> {
+    let mut value = Bytes::from(value);
+    if value.len() < STAMPED_BYTES {
+        return Err(CodecError::Malformed);
+    }
+    let stamped = value.split_to(STAMPED_BYTES);
+    let (head, stamps) = stamped.split_first_chunk::<HEAD_BYTES>().ok_or(CodecError::Malformed)?;
+    let (written, due) = stamps.split_first_chunk::<8>().ok_or(CodecError::Malformed)?;
+    let due = due.first_chunk::<8>().ok_or(CodecError::Malformed)?;
+    let record = decode(head, value)?;
+    Ok(Held { record, written_ms: u64::from_be_bytes(*written), due_ms: u64::from_be_bytes(*due), now_ms })
+}

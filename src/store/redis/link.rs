@@ -1,0 +1,266 @@
+//! The one shared connection for commands: kept, given up when it is in doubt, and made anew.
+//!
+//! Danger: a command can lie in a socket long after its caller gave up, and be carried out then. The released marker
+//! outlives that only because the time is bounded: what was not yet written is dropped with its caller (the multiplexer
+//! skips commands that nobody waits for), and what was written and not acknowledged dies with the connection after
+//! [`UNACKNOWLEDGED_MAX`].
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion};
+use redis::{PushInfo, PushKind, RedisResult, TlsCertificates, Value};
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, timeout_at};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{ConnectError, Options, fault};
+use crate::store::StoreError;
+
+/// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
+/// released marker stands at least.
+const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
+
+/// When an idle connection is probed: before the ten minutes or less after which firewalls forget it.
+const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
+
+/// Between two probes of an idle connection.
+const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
+
+/// The shortest time that making a connection may take: a name lookup and a TLS handshake need more than a command.
+const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+
+/// Commands that may wait to be written. More than usually come in one burst; who finds it full waits, and times out.
+const QUEUE: usize = 1024;
+
+/// The first pause between two attempts to connect.
+const PAUSE_MIN: Duration = Duration::from_millis(50);
+
+/// The longest pause: a server that is back is found within about this time.
+const PAUSE_MAX: Duration = Duration::from_secs(1);
+
+/// Makes connections, each set up in the same way.
+#[derive(Clone)]
+pub(super) struct Dialer {
+    client: Client,
+    /// How long a command may take.
+    pub(super) timeout: Duration,
+}
+
+impl Dialer {
+    /// Reads the options; connects to nothing.
+    pub(super) fn new(options: &Options) -> Result<Dialer, ConnectError> {
+        // Connections to rediss:// take the process's TLS provider. One that was installed before is as good.
+        let _ = rustls::crypto::ring::default_provider().install_default();
+        let info = options.url.as_str().into_connection_info().map_err(|_| ConnectError::Url)?;
+        let redis = info
+            .redis_settings()
+            .clone()
+            .set_protocol(ProtocolVersion::RESP3)
+            .set_lib_name("onceward", env!("CARGO_PKG_VERSION"));
+        let info = info.set_redis_settings(redis).set_tcp_settings(tcp_settings());
+        let client = match &options.ca_file {
+            Some(path) => with_ca(info, path)?,
+            None => Client::open(info).map_err(|_| ConnectError::Url)?,
+        };
+        Ok(Dialer { client, timeout: options.timeout })
+    }
+
+    /// Connects and greets. `pushed` hears what the server sends unasked, and of the end of the connection.
+    pub(super) async fn dial(&self, pushed: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<MultiplexedConnection> {
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(Some(self.timeout.max(CONNECT_TIMEOUT_MIN)))
+            // Deadlines are set around whole calls, see `Links::call`.
+            .set_response_timeout(None)
+            .set_pipeline_buffer_size(QUEUE)
+            .set_push_sender(move |info: PushInfo| -> Result<(), std::convert::Infallible> {
+                pushed(info);
+                Ok(())
+            });
+        self.client.get_multiplexed_async_connection_with_config(&config).await
+    }
+}
+
+fn with_ca(info: ConnectionInfo, path: &std::path::Path) -> Result<Client, ConnectError> {
+    let pem = std::fs::read(path).map_err(|error| ConnectError::CaFile { path: path.into(), kind: error.kind() })?;
+    let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
+    Client::build_with_tls(info, certificates).map_err(|_| ConnectError::Certificates { path: path.into() })
+}
+
+fn tcp_settings() -> TcpSettings {
+    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
+    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
+    #[cfg(target_os = "linux")]
+    let settings = settings.set_user_timeout(UNACKNOWLEDGED_MAX);
+    settings
+}
+
+/// The shared connection, whatever state it is in. Ends its work when dropped.
+pub(super) struct Links {
+    states: watch::Receiver<State>,
+    timeout: Duration,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+#[derive(Clone)]
+enum State {
+    /// The first attempt is under way: worth waiting for.
+    Connecting,
+    Up(Link),
+    /// The last attempt failed for this reason: until one succeeds, calls fail at once instead of piling up.
+    Down(String),
+}
+
+/// One connection, and the doubts about it.
+#[derive(Clone)]
+struct Link {
+    connection: MultiplexedConnection,
+    doubt: Arc<Doubt>,
+}
+
+#[derive(Default)]
+struct Doubt {
+    raised: Notify,
+    /// It works and is of no use: it leads to a replica.
+    useless: AtomicBool,
+}
+
+/// What a call sends.
+pub(super) enum Ask<'a> {
+    One(&'a Cmd),
+    Many(&'a Pipeline),
+}
+
+impl Links {
+    /// Begins to connect. Must be called within a tokio runtime.
+    pub(super) fn keep(dialer: Dialer) -> Links {
+        let (sender, states) = watch::channel(State::Connecting);
+        let timeout = dialer.timeout;
+        Links { states, timeout, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
+    }
+
+    /// Sends a command and waits for its answer; together, and with the wait for a connection, within the timeout.
+    pub(super) async fn call(&self, ask: Ask<'_>) -> Result<Value, Failure> {
+        let deadline = Instant::now() + self.timeout;
+        let mut link = self.link(deadline).await.map_err(Failure::Refused)?;
+        let answer = async {
+            match ask {
+                Ask::One(command) => command.query_async::<Value>(&mut link.connection).await,
+                Ask::Many(pipeline) => pipeline.query_async::<Vec<Value>>(&mut link.connection).await.map(Value::Array),
+            }
+        };
+        match timeout_at(deadline, answer).await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                if fault::is_replica(&error) {
+                    link.doubt.useless.store(true, Ordering::Relaxed);
+                    link.doubt.raised.notify_one();
+                } else if fault::is_transport(&error) {
+                    link.doubt.raised.notify_one();
+                }
+                Err(Failure::Answered(error))
+            }
+            Err(_) => {
+                link.doubt.raised.notify_one();
+                let text = format!("no answer within {}", humantime::format_duration(self.timeout));
+                Err(Failure::Refused(StoreError::MaybeApplied(text)))
+            }
+        }
+    }
+
+    async fn link(&self, deadline: Instant) -> Result<Link, StoreError> {
+        let mut states = self.states.clone();
+        let settled = timeout_at(deadline, states.wait_for(|state| !matches!(state, State::Connecting))).await;
+        match settled.ok().and_then(Result::ok).as_deref() {
+            Some(State::Up(link)) => Ok(link.clone()),
+            Some(State::Down(reason)) => Err(StoreError::NotApplied(reason.clone())),
+            _ => Err(StoreError::NotApplied(format!("no connection within {}", humantime::format_duration(self.timeout)))),
+        }
+    }
+}
+
+/// A call without an answer to use.
+pub(super) enum Failure {
+    /// There is no more to say about it.
+    Refused(StoreError),
+    /// The connection or the server answered with an error.
+    Answered(redis::RedisError),
+}
+
+impl From<Failure> for StoreError {
+    fn from(failure: Failure) -> StoreError {
+        match failure {
+            Failure::Refused(error) => error,
+            Failure::Answered(error) => fault::of_command(&error),
+        }
+    }
+}
+
+async fn keep(dialer: Dialer, states: watch::Sender<State>) {
+    let mut pause = Pause::default();
+    loop {
+        let doubt = Arc::new(Doubt::default());
+        let witness = doubt.clone();
+        let dialled = dialer.dial(move |info| {
+            if info.kind == PushKind::Disconnection {
+                witness.raised.notify_one();
+            }
+        });
+        match dialled.await {
+            Ok(connection) => {
+                let born = Instant::now();
+                let link = Link { connection, doubt };
+                states.send_replace(State::Up(link.clone()));
+                link.wears_out(dialer.timeout).await;
+                states.send_replace(State::Connecting);
+                tracing::warn!("the connection to the store is lost, connecting again");
+                // One that lasted is replaced at once; one that fails again and again is not hammered.
+                if born.elapsed() >= PAUSE_MAX {
+                    pause = Pause::default();
+                    continue;
+                }
+            }
+            Err(error) => {
+                let reason = fault::of_connecting(&error);
+                tracing::debug!(reason, "no connection to the store");
+                states.send_replace(State::Down(reason));
+            }
+        }
+        pause.pass().await;
+    }
+}
+
+impl Link {
+    /// Returns when the connection is to be replaced. Calls that are still under way on it may finish.
+    async fn wears_out(&self, timeout: Duration) {
+        let mut connection = self.connection.clone();
+        let ping = redis::cmd("PING");
+        loop {
+            self.doubt.raised.notified().await;
+            let deadline = Instant::now() + timeout;
+            let answer = timeout_at(deadline, connection.send_packed_command(&ping)).await;
+            // An error of the server is an answer, too.
+            if self.doubt.useless.load(Ordering::Relaxed) || !matches!(answer, Ok(Ok(_))) {
+                return;
+            }
+        }
+    }
+}
+
+/// The pauses between attempts: growing, and jittered so that many gateways don't return in step.
+#[derive(Default)]
+pub(super) struct Pause(u32);
+
+impl Pause {
+    /// Waits for the next pause.
+    pub(super) async fn pass(&mut self) {
+        let most = PAUSE_MIN.saturating_mul(1 << self.0.min(5)).min(PAUSE_MAX);
+        self.0 = self.0.saturating_add(1);
+        // Without randomness the pause is just not jittered.
+        let share = getrandom::u32().unwrap_or(u32::MAX);
+        tokio::time::sleep(most.mul_f64(0.5 + 0.5 * f64::from(share) / f64::from(u32::MAX))).await;
+    }
+}

@@ -1,0 +1,107 @@
+//! Hears, for all waiters of this process over one connection, which records were changed by whomever.
+//!
+//! Danger: a message that comes while nobody listens is lost. So a watcher reads once its subscription is confirmed,
+//! and every subscription is confirmed anew after the connection was lost.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use redis::aio::MultiplexedConnection;
+use redis::{PushInfo, PushKind, RedisResult, Value};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use super::link::{Dialer, Pause};
+use super::{fault, layout};
+use crate::key::Slot;
+use crate::store::Hub;
+
+/// Channels in one SUBSCRIBE: some 40 KB, so that thousands of waiters don't make one long command after a reconnect.
+const CHANNELS_PER_COMMAND: usize = 512;
+
+/// Subscribes to what is watched, for as long as it runs. Connects when the first watcher appears.
+pub(super) async fn run(dialer: Dialer, hub: Hub) {
+    // What is watched is asked of the hub once the connection stands; the changes only say that there is something.
+    hub.next_changes().await;
+    let mut pause = Pause::default();
+    loop {
+        let ended = Arc::new(Notify::new());
+        match dialer.dial(listener(hub.clone(), ended.clone())).await {
+            Ok(connection) => {
+                pause = Pause::default();
+                let mut session = Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
+                tokio::select! {
+                    error = session.follow() => tracing::debug!(error = fault::of_connecting(&error), "a subscription failed"),
+                    () = ended.notified() => tracing::debug!("the connection for subscriptions is lost, connecting again"),
+                }
+                hub.lost();
+            }
+            Err(error) => tracing::debug!(error = fault::of_connecting(&error), "no connection for subscriptions"),
+        }
+        pause.pass().await;
+    }
+}
+
+/// Passes on what the server sends.
+fn listener(hub: Hub, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
+    move |info| match info.kind {
+        PushKind::Message => {
+            if let Some(Value::BulkString(channel)) = info.data.first()
+                && let Some(slot) = layout::slot_of(channel)
+            {
+                hub.notify(&slot);
+            }
+        }
+        PushKind::Disconnection => ended.notify_one(),
+        _ => {}
+    }
+}
+
+struct Session<'a> {
+    dialer: &'a Dialer,
+    hub: &'a Hub,
+    connection: MultiplexedConnection,
+    subscribed: HashSet<Slot>,
+}
+
+impl Session<'_> {
+    /// Keeps the subscriptions as the hub wants them, until one fails.
+    async fn follow(&mut self) -> redis::RedisError {
+        let mut changes = self.hub.lost();
+        loop {
+            if let Err(error) = self.apply(changes).await {
+                return error;
+            }
+            changes = self.hub.next_changes().await;
+        }
+    }
+
+    async fn apply(&mut self, changes: Vec<Slot>) -> RedisResult<()> {
+        let changes: HashSet<Slot> = changes.into_iter().collect();
+        let (watched, left): (Vec<Slot>, Vec<Slot>) = changes.into_iter().partition(|slot| self.hub.is_watched(slot));
+        let left: Vec<Slot> = left.into_iter().filter(|slot| self.subscribed.remove(slot)).collect();
+        for slots in left.chunks(CHANNELS_PER_COMMAND) {
+            let mut connection = self.connection.clone();
+            within(self.dialer, connection.unsubscribe(channels(slots))).await?;
+        }
+        // One who left and came again before this saw it: the subscription still stands.
+        let (standing, missing): (Vec<Slot>, Vec<Slot>) = watched.into_iter().partition(|slot| self.subscribed.contains(slot));
+        standing.iter().for_each(|slot| self.hub.confirm(slot));
+        for slots in missing.chunks(CHANNELS_PER_COMMAND) {
+            let mut connection = self.connection.clone();
+            within(self.dialer, connection.subscribe(channels(slots))).await?;
+            self.subscribed.extend(slots);
+            slots.iter().for_each(|slot| self.hub.confirm(slot));
+        }
+        Ok(())
+    }
+}
+
+fn channels(slots: &[Slot]) -> Vec<String> {
+    slots.iter().map(layout::wake_channel).collect()
+}
+
+/// A server that doesn't answer a subscription in time is left, as one that broke off.
+async fn within(dialer: &Dialer, answer: impl Future<Output = RedisResult<()>>) -> RedisResult<()> {
+    timeout(dialer.timeout, answer).await.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+}
