@@ -143,7 +143,7 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
         StoreUrl::Memory => Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None }),
         StoreUrl::File(dir) => {
             let options = EmbeddedOptions::new(clock.anchored());
-            let embedded = Arc::new(Embedded::open(dir, options)?);
+            let embedded = Arc::new(Embedded::opens(dir, options)?);
             Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
         }
         StoreUrl::Redis { url, .. } => {
