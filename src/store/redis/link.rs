@@ -40,7 +40,7 @@ const QUEUE: usize = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// The longest pause: a server that is back is found within about this time.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Makes connections, each set up in the same way.
 #[derive(Clone)]
