@@ -201,6 +201,10 @@ async fn a_wrong_password_is_told_without_it() {
         assert!(!text.contains("s3cret") && !text.contains("alice"), "{text}");
         assert!(text.contains("password"), "{text}");
     }
+    let Err(StoreError::NotApplied(text)) = claims(&store(&format!("{}/99", url(":right@")), PATIENCE), 1).await else {
+        panic!("there is no such database")
+    };
+    assert!(text.contains("no database"), "{text}");
     assert_eq!(claims(&store(&url(":right@"), PATIENCE), 1).await.unwrap(), Swap::Stored);
     assert_eq!(claims(&store(&format!("unix://{}?pass=right&db=1", server.socket()), PATIENCE), 1).await.unwrap(), Swap::Stored);
 }
