@@ -61,11 +61,20 @@ const ROLES: [(&str, Role); 2] = [("read", Role::Read), ("operate", Role::Operat
 
 /// Reads `[admin_auth]`.
 pub(super) fn read_tokens(table: Table<'_>) -> Option<Vec<TokenSource>> {
-    let items = table.get("tokens").map_or(Some(Vec::new()), |value| value.list(TOKEN_EXPECTED));
+    let items = table.get("tokens").map_or(Some(Vec::new()), |value| {
+        value.list(TOKEN_EXPECTED).or_else(|| {
+            value.conceal();
+            None
+        })
+    });
     table.finish();
     let mut tokens: Vec<TokenSource> = Vec::new();
     for item in items? {
-        let Some(token) = item.table("a table with name, role and env or file").and_then(read_token) else { continue };
+        let Some(table) = item.table("a table with name, role and env or file") else {
+            item.conceal();
+            continue;
+        };
+        let Some(token) = read_token(table) else { continue };
         if tokens.iter().any(|other| other.name == token.name) {
             item.fault(format!("a second token is named {:?}", token.name));
         }

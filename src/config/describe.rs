@@ -1,8 +1,7 @@
 //! A configuration in words, as `onceward check` prints it.
 
 use std::fmt::Write;
-
-use humantime::format_duration;
+use std::time::Duration;
 
 use super::route::key_place;
 use super::{Config, Route, Upstream};
@@ -31,7 +30,7 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
         OnFailure::FailClosed => "fail_closed",
         OnFailure::FailOpen => "fail_open",
     };
-    writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.url, format_duration(config.store.timeout))?;
+    writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.url, duration_text(config.store.timeout))?;
     writeln!(text, "routes    (the first match wins; what matches none passes through)")?;
     for (index, route) in config.routes.iter().enumerate() {
         write_route(text, index + 1, route)?;
@@ -39,8 +38,22 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
     Ok(())
 }
 
+/// A duration as the file would write it, in units that mean the same everywhere: no months.
+pub(super) fn duration_text(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let mut rest = duration.as_millis();
+    let mut parts = Vec::new();
+    for (unit, millis) in UNITS {
+        if rest >= millis {
+            parts.push(format!("{}{unit}", rest / millis));
+            rest %= millis;
+        }
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
 fn write_upstream(text: &mut String, label: &str, upstream: &Upstream) -> std::fmt::Result {
-    writeln!(text, "{label:<9} {}, response within {}", upstream.url, format_duration(upstream.response_timeout))
+    writeln!(text, "{label:<9} {}, response within {}", upstream.url, duration_text(upstream.response_timeout))
 }
 
 fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Result {
@@ -58,6 +71,6 @@ fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Res
         "     {mode}, profile {}, key {} ({need}), kept {}, upstream {upstream}",
         route.profile,
         key_place(&route.policy.key),
-        format_duration(route.policy.retention)
+        duration_text(route.policy.retention)
     )
 }

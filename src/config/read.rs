@@ -5,6 +5,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::ops::Range;
 
+use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use super::fault::{Excerpt, Fault, Faults};
@@ -95,6 +96,15 @@ impl Report {
     /// Notes that something is not there.
     pub fn note_absence(&self, at: &Place, text: impl Into<String>) {
         self.push(at, text.into(), None, true);
+    }
+
+    /// Masks a value, or all that are in it, wherever a line with it is shown.
+    fn hide(&self, file: &str, span: &Range<usize>, value: &DeValue<'_>) {
+        match value {
+            DeValue::Table(entries) => entries.values().for_each(|inner| self.hide(file, &inner.span(), inner.get_ref())),
+            DeValue::Array(items) => items.iter().for_each(|inner| self.hide(file, &inner.span(), inner.get_ref())),
+            _ => self.hidden.borrow_mut().push((file.to_owned(), span.clone())),
+        }
     }
 
     fn push(&self, at: &Place, text: String, help: Option<String>, absence: bool) {
@@ -217,11 +227,7 @@ impl<'a> Table<'a> {
 
     fn get_in(&self, layer: &Layer<'a>, name: &'static str) -> Option<Value<'a>> {
         self.asked.borrow_mut().insert(name);
-        let value = layer.entries.get(name)?;
-        // A value that didn't parse, already reported.
-        if value.span().is_empty() {
-            return None;
-        }
+        let value = layer.entries.get(name).filter(|value| is_parsed(value))?;
         let place = layer.source.place(self.path_of(name), value.span());
         Some(Value { report: self.report, source: layer.source, place, inner: value.get_ref() })
     }
@@ -236,7 +242,7 @@ impl<'a> Table<'a> {
     pub fn entries(&self, expected: &str) -> Vec<(String, Table<'a>)> {
         let Some(layer) = self.layers.first() else { return Vec::new() };
         let mut tables = Vec::new();
-        for (name, value) in layer.entries {
+        for (name, value) in layer.entries.iter().filter(|(_, value)| is_parsed(value)) {
             let place = layer.source.place(self.path_of(name.get_ref()), value.span());
             let value = Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
             tables.extend(value.table(expected).map(|table| (name.get_ref().to_string(), table)));
@@ -247,6 +253,7 @@ impl<'a> Table<'a> {
     /// Says that a key is not built yet.
     pub fn not_yet(&self, name: &'static str) {
         if let Some(value) = self.get(name).filter(|value| value.place.given) {
+            value.conceal();
             value.fault("not supported yet");
         }
     }
@@ -256,12 +263,13 @@ impl<'a> Table<'a> {
         let asked = self.asked.borrow();
         for layer in &self.layers {
             for (key, value) in layer.entries.iter().filter(|(key, _)| !asked.contains(key.get_ref().as_ref())) {
-                // It might be a password in the wrong place.
-                self.report.hidden.borrow_mut().extend(
-                    (!matches!(value.get_ref(), DeValue::Table(_))).then(|| (layer.source.name.to_owned(), value.span())),
-                );
                 let at = layer.source.place(self.path_of(key.get_ref()), key.span());
-                let help = closest(key.get_ref(), asked.iter().copied()).map(|name| format!("did you mean `{name}`?"));
+                let near = closest(key.get_ref(), asked.iter().copied());
+                // It might be a password in the wrong place.
+                if near.is_none() {
+                    self.report.hide(layer.source.name, &value.span(), value.get_ref());
+                }
+                let help = near.map(|name| format!("did you mean `{name}`?"));
                 self.report.note_with_help(&at, "no such key", help);
             }
         }
@@ -272,6 +280,11 @@ impl Source<'_> {
     fn place(&self, path: String, span: Range<usize>) -> Place {
         Place { path, file: Some(self.name.to_owned()), span, given: !self.builtin }
     }
+}
+
+/// Whether a value is the file's, and not what the parser puts in the place of one that doesn't parse.
+fn is_parsed(value: &Spanned<DeValue<'_>>) -> bool {
+    !value.span().is_empty()
 }
 
 /// The name that was probably meant.

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
+use super::describe::duration_text;
 use super::profiles::Profiles;
 use super::read::{Place, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
@@ -244,7 +245,7 @@ fn read_times(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Times> {
         value.fault(format!(
             "shorter than retention, tombstone and lease together ({}): an operation of unknown outcome would be forgotten \
              before one that is settled",
-            humantime::format_duration(needed)
+            duration_text(needed)
         ));
     }
     let unsettled_retention = unsettled.max(needed);
@@ -262,8 +263,8 @@ fn check_lease(lease: Duration, value: &Value<'_>, around: &Surroundings<'_>) {
         let text = format!(
             "the lease ({}) has to be longer than {LEASE_TIMEOUTS} times the store's timeout ({}): nothing is sent unless a \
              third of the lease remains after claiming",
-            humantime::format_duration(lease),
-            humantime::format_duration(*timeout)
+            duration_text(lease),
+            duration_text(*timeout)
         );
         value.report.note(at, text);
     }

@@ -5,7 +5,7 @@ use std::time::Duration;
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Layer, Place, Report, Source, Table, closest};
+use super::{Layer, Place, Report, Source, Table, closest, is_parsed};
 
 /// Longest duration that means anything here; also keeps sums of durations far from overflowing.
 const DURATION_MAX: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
@@ -25,6 +25,11 @@ pub(in crate::config) struct Value<'a> {
 }
 
 impl<'a> Value<'a> {
+    /// Masks it in what is shown: it might be a password in the wrong place.
+    pub fn conceal(&self) {
+        self.report.hide(self.source.name, &self.place.span, self.inner);
+    }
+
     /// Notes a fault here.
     pub fn fault(&self, text: impl Into<String>) {
         self.report.note(&self.place, text);
@@ -157,7 +162,7 @@ impl<'a> Value<'a> {
             self.mistyped(expected);
             return None;
         };
-        Some(items.iter().enumerate().map(|(index, item)| self.item(index, item)).collect())
+        Some(items.iter().filter(|item| is_parsed(item)).enumerate().map(|(index, item)| self.item(index, item)).collect())
     }
 
     /// A list of strings that parse; none if one doesn't.

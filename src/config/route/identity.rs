@@ -201,7 +201,7 @@ fn read_header(value: &Value<'_>) -> Option<HeaderName> {
 
 fn repeated_by_retries(value: &Value<'_>, name: &HeaderName) -> Option<()> {
     if FRAMING.contains(&name.as_str()) {
-        value.fault(format!("{name} belongs to one connection or message, not to an operation: a retry may not repeat it"));
+        value.fault(format!("{name:?} belongs to one connection or message, not to an operation: a retry may not repeat it"));
         return None;
     }
     Some(())

@@ -76,6 +76,13 @@ const LEAKS: &[&str] = &[
     "problem_base_url = \"https://me:c4n4ry@docs\"",
     "[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", token = \"c4n4ry\" }]",
     "[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", value = \"c4n4ry\", env = 1 }]",
+    "[admin_auth]\ntokens = \"c4n4ry\"",
+    "[admin_auth]\ntokens = [\"c4n4ry\"]",
+    "[admin_auth]\ntokens = { a = \"c4n4ry\" }",
+    "hashing = { secrets = [\"c4n4ry\"] }",
+    "[[routes]]\npath = \"/p\"\nprobe = { headers = { Authorization = \"Bearer c4n4ry\" } }",
+    "zebra.stripe = \"c4n4ry\"",
+    "zebra = [{ stripe = [\"c4n4ry\", 1] }]",
     "secret = 'c4n4ry",
 ];
 
