@@ -5,8 +5,5 @@
 
 mod harness;
 
-mod admin;
 mod faults;
-mod http;
-mod redis;
 mod stories;

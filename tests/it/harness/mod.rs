@@ -8,7 +8,7 @@ mod upstream;
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
-pub use gateway::Gateway;
+pub use gateway::{Gateway, ROUTES};
 pub use redis::RedisServer;
 pub use upstream::Upstream;
 
