@@ -5,5 +5,8 @@
 
 mod harness;
 
+mod admin;
 mod faults;
+mod http;
+mod redis;
 mod stories;

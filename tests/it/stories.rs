@@ -183,7 +183,7 @@ fn requests_without_a_key_or_a_route_pass_untouched_whatever_their_size() {
 #[test]
 fn keys_can_be_in_the_body() {
     let upstream = Upstream::start();
-    let routes = "[[routes]]\npath = \"/v2/payments\"\nprofile = \"square\"\nkey = { header = \"Idempotency-Key\" }";
+    let routes = "[[routes]]\npath = \"/v2/payments\"\nprofile = \"square\"\nkey = { header = \"Idempotency-Key\", body = \"/idempotency_key\" }";
     let gateway = Gateway::with(upstream.port, "", routes);
     let pay = |body: &str| Request::new("POST", "/v2/payments").json(body).send(gateway.port);
     assert_eq!(pay(r#"{"idempotency_key":"k","amount":1}"#).status, 201);

@@ -10,6 +10,7 @@ use super::PATIENCE;
 pub struct Request {
     method: String,
     target: String,
+    host: String,
     fields: Vec<(String, String)>,
     body: Vec<u8>,
 }
@@ -24,7 +25,12 @@ pub struct Answer {
 
 impl Request {
     pub fn new(method: &str, target: &str) -> Request {
-        Request { method: method.into(), target: target.into(), fields: vec![], body: vec![] }
+        Request { method: method.into(), target: target.into(), host: "pay.example".into(), fields: vec![], body: vec![] }
+    }
+
+    pub fn host(mut self, host: &str) -> Request {
+        self.host = host.into();
+        self
     }
 
     /// A payment with a key.
@@ -54,7 +60,7 @@ impl Request {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut out = format!("{} {} HTTP/1.1\r\nHost: pay.example\r\n", self.method, self.target);
+        let mut out = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.host);
         for (name, value) in &self.fields {
             out.push_str(&format!("{name}: {value}\r\n"));
         }

@@ -77,7 +77,7 @@ impl Gateway {
 
     /// A request to the admin port.
     pub fn ask(&self, method: &str, target: &str) -> Answer {
-        Request::new(method, target).send(self.admin)
+        Request::new(method, target).host("127.0.0.1").send(self.admin)
     }
 
     pub fn metric(&self, line: &str) -> f64 {
