@@ -152,11 +152,11 @@ fn an_encoded_path_is_protected_like_the_plain_one() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let pay = |target: &str| Request::new("POST", target).field("Idempotency-Key", "k").json("{}");
-    for target in ["/v1/p%61yments", "/v1/payments/"] {
-        assert!(!pay(target).field("X", "1").send(gateway.port).replayed());
-    }
+    assert!(!pay("/v1/p%61yments").send(gateway.port).replayed());
+    assert!(pay("/v1/p%61yments").send(gateway.port).replayed());
+    assert_eq!(pay("/v1/payments/").send(gateway.port).problem(), "key-reused", "the same route");
     // Compared as received: another spelling under the same key is another request.
-    assert_eq!(pay("/v1/p%61yments").send(gateway.port).problem(), "key-reused");
+    assert_eq!(pay("/v1/payments").send(gateway.port).problem(), "key-reused");
     assert_eq!(upstream.seen()[0].line, "POST /v1/p%61yments HTTP/1.1", "forwarded as received");
     assert_eq!(upstream.executed(), 1);
 }
@@ -223,7 +223,7 @@ fn too_many_at_once_are_told_so_at_once() {
 #[test]
 fn buffers_are_bounded_together() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nrequest_body = \"64KiB\"\nbuffered_bytes = \"100KiB\"", crate::harness::ROUTES);
+    let gateway = Gateway::with(upstream.port, "[limits]\nrequest_body = \"64KiB\"\nresponse_body = \"30KiB\"\nbuffered_bytes = \"100KiB\"", crate::harness::ROUTES);
     let body = "x".repeat(60_000);
     let first = Request::pay("a", &body).act("hold").send_aside(gateway.port);
     upstream.reached(1);
