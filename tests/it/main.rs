@@ -1,3 +1,10 @@
-//! Integration tests.
+//! Stories with real processes: gateways, Redis and a scripted upstream on free ports, killed and stopped in the middle.
+//! The upstream counts executions; that count is the truth.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
 
 mod demo;
+mod faults;
+mod stories;

@@ -146,7 +146,8 @@ async fn a_store_may_begin_before_its_server() {
 async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
     let server = Server::start().await;
     let store = store(&server.tcp_url(), SHORT);
-    until("it is connected", async || store.ping().await.is_ok()).await;
+    // Once, so that the server knows the script.
+    until("it works", async || claimed(&store, 9).await).await;
     server.stop();
     let begun = Instant::now();
     let answer = claims(&store, 1).await;
@@ -171,7 +172,8 @@ async fn a_server_without_memory_refuses_claims_and_still_answers_duplicates() {
     assert_eq!(store.load(&HERE(3)).await.unwrap(), None);
     assert!(matches!(store.ping().await, Err(StoreError::NotApplied(_))));
     assert!(matches!(store.renew(&HERE(2), Fence(2), SHORT, SHORT).await, Err(StoreError::NotApplied(_))));
-    let Swap::Stale(Some(held)) = claims(&store, 1).await.unwrap() else { panic!("the result is gone") };
+    let duplicate = store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap();
+    let Swap::Stale(Some(held)) = duplicate else { panic!("{duplicate:?}") };
     assert_eq!(held.record, completed(1));
     redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").exec_async(&mut admin).await.unwrap();
     assert_eq!(claims(&store, 3).await.unwrap(), Swap::Stored);
@@ -199,6 +201,10 @@ async fn a_wrong_password_is_told_without_it() {
         assert!(!text.contains("s3cret") && !text.contains("alice"), "{text}");
         assert!(text.contains("password"), "{text}");
     }
+    let Err(StoreError::NotApplied(text)) = claims(&store(&format!("{}/99", url(":right@")), PATIENCE), 1).await else {
+        panic!("there is no such database")
+    };
+    assert!(text.contains("no database"), "{text}");
     assert_eq!(claims(&store(&url(":right@"), PATIENCE), 1).await.unwrap(), Swap::Stored);
     assert_eq!(claims(&store(&format!("unix://{}?pass=right&db=1", server.socket()), PATIENCE), 1).await.unwrap(), Swap::Stored);
 }
