@@ -169,7 +169,11 @@ impl fmt::Display for Seen {
         for (at, tried) in self.tries.iter().enumerate() {
             write!(f, "{}{tried}", if at == 0 { "" } else { ", then " })?;
         }
-        if self.gave_up { f.write_str(": unknown") } else { Ok(()) }
+        match self.held() {
+            Some(_) => f.write_str(": held"),
+            None if self.gave_up => f.write_str(": unknown"),
+            None => Ok(()),
+        }
     }
 }
 
@@ -231,7 +235,7 @@ mod tests {
         assert_eq!(answer.should_retry, Some(false));
         let seen = Seen { tries: vec![Try::TimedOut, Try::Answered(answer)], gave_up: false };
         assert_eq!(seen.held(), Some("op_1"));
-        assert_eq!(seen.to_string(), "timeout, then 502 outcome-uncertain");
+        assert_eq!(seen.to_string(), "timeout, then 502 outcome-uncertain: held");
     }
 
     #[test]

@@ -141,10 +141,10 @@ mod tests {
     fn the_table_is_aligned_and_marks_double_charges() {
         let expected = "
   order     amount  tries  charges   what the client saw
-  ────────────────────────────────────────────────────────
+  ──────────────────────────────────────────────────────────────
   order-01    9.95      1        1   201
-  order-02  120.00      2        2   timeout, then 201      ◀ CHARGED TWICE
-  order-03    0.05      1        1   502 outcome-uncertain
+  order-02  120.00      2        2   timeout, then 201            ◀ CHARGED TWICE
+  order-03    0.05      1        1   502 outcome-uncertain: held
 ";
         assert_eq!(format!("\n{}", ledger().table(false)), expected);
     }

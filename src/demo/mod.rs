@@ -28,15 +28,6 @@ use ledger::{Ledger, Totals};
 /// How many orders are paid.
 const ORDERS: u64 = 20;
 
-const INTRO: &str = "\
-Onceward demo: 20 customers pay for an order each, all at once, at a toy payment API.
-For five of them the API is slower than they wait; for four the connection breaks after the charge, before the answer.
-Their clients do what clients do: send the same request, with the same Idempotency-Key, again.
-";
-
-const TRY_LATER: &str = "
-`onceward demo` without --once stays up, and prints curl lines to try it with.";
-
 /// Tells the story; without `once` stays up to be tried, until it is interrupted.
 ///
 /// # Errors
@@ -44,17 +35,40 @@ const TRY_LATER: &str = "
 pub async fn tell(once: bool) -> Result<()> {
     let mut interrupted = Interrupted::listen()?;
     let scratch = Scratch::create()?;
-    tokio::select! {
-        told = story(&scratch, once) => told,
-        () = interrupted.wait() => {
-            say("\nThe demo is over; its files are removed.");
-            Ok(())
-        }
+    let stage = tokio::select! {
+        told = story(&scratch) => told?,
+        () = interrupted.wait() => bail!("interrupted before the story was told"),
+    };
+    if once {
+        say("\n`onceward demo` without --once stays up, and prints curl lines to try it with.");
+    } else {
+        stage.invite().await;
+        interrupted.wait().await;
+        say("\nThe demo is over; its files are removed.");
     }
+    stage.gateway.stop();
+    stage.gateway.ended().await;
+    Ok(())
 }
 
-async fn story(scratch: &Scratch, once: bool) -> Result<()> {
-    say(INTRO);
+/// What runs on when the story is told.
+struct Stage {
+    api: Api,
+    gateway: Gateway,
+    ledger: Ledger,
+}
+
+async fn story(scratch: &Scratch) -> Result<Stage> {
+    say(format_args!(
+        "\
+Onceward demo: {ORDERS} customers pay for an order each, all at once, at a toy payment API.
+For {} of them it is slower than they wait; for {} the connection breaks after the charge and
+before the answer. Their clients do what clients do: send the same request again, with the
+same Idempotency-Key.
+",
+        api::SLOW.len(),
+        api::LOST.len()
+    ));
 
     say("1. Without Onceward: straight at the API ...\n");
     let api = Api::start().await.context("the toy API can't start")?;
@@ -71,16 +85,7 @@ async fn story(scratch: &Scratch, once: bool) -> Result<()> {
     say(format_args!("with Onceward: {}", with.totals()));
     explain_held(&with);
     check(with.totals())?;
-
-    if once {
-        say(TRY_LATER);
-    } else {
-        invite(&api, &gateway, &with).await;
-        std::future::pending::<()>().await;
-    }
-    gateway.stop();
-    gateway.ended().await;
-    Ok(())
+    Ok(Stage { api, gateway, ledger: with })
 }
 
 /// The promise. It is checked here and not only in tests: a demo that double charges must not look like a success.
@@ -135,10 +140,11 @@ fn explain_held(ledger: &Ledger) {
     }
     say(format_args!(
         "
-{} payments are held as uncertain: the connection broke after the request was sent, so nobody but the API knows whether
-it charged. Sending it again could charge twice, so Onceward does not: it answers outcome-uncertain until somebody
-who has looked settles it, by `onceward operations resolve` (it was charged: retries get the answer that you state)
-or `onceward operations release` (it was not: the next retry is sent).
+{} payments are held: the connection broke after the request was sent, so nobody but the API
+knows whether it charged. Sending it again could charge twice, so Onceward does not. It answers
+outcome-uncertain until somebody who has looked settles it:
+  onceward operations resolve   it was charged: retries get the answer that you state
+  onceward operations release   it was not charged: the next retry is sent
 ",
         held.len()
     ));
@@ -147,38 +153,41 @@ or `onceward operations release` (it was not: the next retry is sent).
     }
 }
 
-/// What to paste into another terminal. Every line works as it stands, in this order.
-async fn invite(api: &Api, gateway: &Gateway, ledger: &Ledger) {
-    let (listen, admin) = (gateway.listen, gateway.admin);
-    let pay = |key: &str, order: &Order| {
-        let body = serde_json::to_string(order).unwrap_or_default();
-        format!(
-            "curl -i http://{listen}{PAYMENTS} -H 'Content-Type: application/json' -H 'Idempotency-Key: {key}' \\\n    -d '{body}'"
-        )
-    };
-    let mine = Order { order: "my-order".into(), amount: 4200 };
-    let dearer = Order { amount: 9900, ..mine.clone() };
-    say(format_args!("\nStill running: the gateway on {listen}, its admin port on {admin}, the API on {}.", api.address));
-    say("Paste these into another terminal, in this order:\n");
-    let first = pay("my-key", &mine);
-    say(format_args!("# A first payment: sent to the API, charged.\n{first}\n"));
-    say(format_args!("# Its retry: the stored answer, with Idempotent-Replayed: true.\n{first}\n"));
-    say(format_args!("# The same key for another payment: 422, and nothing is sent.\n{}\n", pay("my-key", &dearer)));
-    say(format_args!(
-        "# What nobody knows: the operations that are held.\ncurl 'http://{admin}/v1/operations?state=uncertain'\n"
-    ));
-    if let Some((order, operation)) = ledger.held().next() {
-        let charges = api.charges().await;
-        let stated = charges.iter().find(|charge| charge.order == order.order);
-        say(format_args!("# What the API knows of {}: it was charged.\ncurl http://{}{LEDGER}\n", order.order, api.address));
-        say(format_args!("# So settle it, with the answer that was lost ...\n{}\n", resolve(admin, operation, stated)));
-        say(format_args!("# ... which is what its client now gets.\n{}\n", pay(&order.order, order)));
+impl Stage {
+    /// What to paste into another terminal. Every line works as it stands, in this order.
+    async fn invite(&self) {
+        let (api, listen, admin) = (self.api.address, self.gateway.listen, self.gateway.admin);
+        let mine = Order { order: "my-order".into(), amount: 4200 };
+        let dearer = Order { amount: 9900, ..mine.clone() };
+        let first = pay(listen, "my-key", &mine);
+        say(format_args!("\nStill running: the gateway on {listen}, its admin port on {admin}, the API on {api}."));
+        say("Paste these into another terminal, in this order:\n");
+        say(format_args!("# A first payment: sent to the API, charged.\n{first}\n"));
+        say(format_args!("# Its retry: the stored answer, with Idempotent-Replayed: true.\n{first}\n"));
+        say(format_args!("# The same key for another payment: 422, and nothing is sent.\n{}\n", pay(listen, "my-key", &dearer)));
+        say("# What is held (or: onceward operations list --state uncertain, with this --admin).");
+        say(format_args!("curl 'http://{admin}/v1/operations?state=uncertain'\n"));
+        let charges = self.api.charges().await;
+        let charge_of = |order: &Order| charges.iter().find(|charge| charge.order == order.order);
+        let held = self.ledger.held().find_map(|(order, operation)| Some((order, operation, charge_of(order)?)));
+        if let Some((order, operation, charge)) = held {
+            say(format_args!("# What the API knows of {}: it was charged.\ncurl http://{api}{LEDGER}\n", order.order));
+            say(format_args!("# So settle it, with the answer that was lost ...\n{}\n", resolve(admin, operation, charge)));
+            say(format_args!("# ... which is what its client now gets.\n{}\n", pay(listen, &order.order, order)));
+        }
+        say("Ctrl-C ends it.");
     }
-    say("Ctrl-C ends it.");
 }
 
-fn resolve(admin: SocketAddr, operation: &str, charge: Option<&Charge>) -> String {
-    let body = BASE64.encode(serde_json::to_vec(&charge).unwrap_or_default());
+fn pay(listen: SocketAddr, key: &str, order: &Order) -> String {
+    let body = serde_json::json!(order);
+    format!(
+        "curl -i http://{listen}{PAYMENTS} -H 'Content-Type: application/json' -H 'Idempotency-Key: {key}' \\\n    -d '{body}'"
+    )
+}
+
+fn resolve(admin: SocketAddr, operation: &str, charge: &Charge) -> String {
+    let body = BASE64.encode(charge.document());
     let stated = serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
     format!("curl http://{admin}/v1/operations/{operation}/resolve -H 'Content-Type: application/json' \\\n    -d '{stated}'")
 }
@@ -225,5 +234,18 @@ impl Interrupted {
             _ = self.interrupt.recv() => {}
             _ = self.terminate.recv() => {}
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_double_charge_through_the_gateway_fails_the_demo() {
+        let totals = Totals { orders: 20, charges: 20, doubled: 0 };
+        assert!(check(totals).is_ok());
+        let error = check(Totals { charges: 21, doubled: 1, ..totals }).expect_err("a double charge");
+        assert!(error.to_string().starts_with("1 of 20 orders were charged more than once"), "{error}");
     }
 }
