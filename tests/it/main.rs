@@ -6,7 +6,10 @@
 mod harness;
 
 mod admin;
+mod demo;
+mod dockerfile;
 mod faults;
+mod house;
 mod http;
 mod redis;
 mod stories;
