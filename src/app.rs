@@ -142,7 +142,8 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
     match &config.store.url {
         StoreUrl::Memory => Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None }),
         StoreUrl::File(dir) => {
-            let options = EmbeddedOptions::new(clock.anchored());
+            let span = clock.clone();
+            let options = EmbeddedOptions::new(Arc::new(move || span.boot_ms()), clock.unix_ms());
             let embedded = Arc::new(Embedded::open(dir, options)?);
             Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
         }

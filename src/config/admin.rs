@@ -1,8 +1,12 @@
 //! `[admin_auth]`: who may use the admin port.
 
+use std::fs;
 use std::path::PathBuf;
 
+use super::fault::{Fault, Faults};
+use super::read::Table;
 use super::secret::Secret;
+use super::upstream::file_name;
 
 /// What a token's holder may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -49,4 +53,102 @@ pub struct AdminToken {
 pub struct Secrets {
     /// For the admin port.
     pub admin_tokens: Vec<AdminToken>,
+}
+
+const TOKEN_EXPECTED: &str =
+    "a list of tokens such as [{ name = \"on-call\", role = \"operate\", env = \"ONCEWARD_ADMIN_TOKEN\" }]";
+const ROLES: [(&str, Role); 2] = [("read", Role::Read), ("operate", Role::Operate)];
+
+/// Reads `[admin_auth]`.
+pub(super) fn read_tokens(table: Table<'_>) -> Option<Vec<TokenSource>> {
+    let items = table.get("tokens").map_or(Some(Vec::new()), |value| {
+        value.list(TOKEN_EXPECTED).or_else(|| {
+            value.conceal();
+            None
+        })
+    });
+    table.finish();
+    let mut tokens: Vec<TokenSource> = Vec::new();
+    for item in items? {
+        let Some(table) = item.table("a table with name, role and env or file") else {
+            item.conceal();
+            continue;
+        };
+        let Some(token) = read_token(table) else { continue };
+        if tokens.iter().any(|other| other.name == token.name) {
+            item.fault(format!("a second token is named {:?}", token.name));
+        }
+        tokens.push(token);
+    }
+    Some(tokens)
+}
+
+fn read_token(table: Table<'_>) -> Option<TokenSource> {
+    let word = |text: &str| (!text.is_empty() && text.chars().all(|c| !c.is_control())).then(|| text.to_owned());
+    let missing = |name: &'static str, why: &str| table.report.note_absence(&table.place_of(name), why);
+    let name = table.get("name").map(|value| value.parsed("the holder's name", word));
+    if name.is_none() {
+        missing("name", "a token needs a name, for the audit trail");
+    }
+    let role = table.get("role").map(|value| value.choice(&ROLES, &[]));
+    if role.is_none() {
+        missing("role", "a token needs a role: \"read\" or \"operate\"");
+    }
+    let place = match table.get_together(["env", "file"]) {
+        [Some(env), None] => {
+            let variable = |text: &str| word(text).filter(|name| !name.contains('='));
+            env.parsed("an environment variable's name", variable).map(SecretPlace::Env)
+        }
+        [None, Some(file)] => file.parsed("a file's name", file_name).map(SecretPlace::File),
+        [Some(env), Some(_)] => {
+            env.fault("a token has env or file, not both");
+            None
+        }
+        [None, None] => {
+            missing("env", "a token's secret is named by env (an environment variable) or file");
+            None
+        }
+    };
+    table.finish();
+    Some(TokenSource { name: name??, role: role??, place: place? })
+}
+
+impl TokenSource {
+    /// Reads the secret itself.
+    fn resolve(&self, env: impl Fn(&str) -> Option<String>) -> Result<AdminToken, String> {
+        let text = match &self.place {
+            SecretPlace::Env(variable) => {
+                env(variable).ok_or_else(|| format!("the environment variable {variable} is not set"))?
+            }
+            SecretPlace::File(file) => fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?,
+        };
+        let secret = text.trim_end_matches(['\r', '\n']);
+        // It has to travel as one word of an Authorization field.
+        if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err("expected a secret of visible ASCII characters without white space".to_owned());
+        }
+        Ok(AdminToken { name: self.name.clone(), role: self.role, secret: Secret::new(secret) })
+    }
+}
+
+impl Secrets {
+    /// Reads all secrets. `env` looks up an environment variable.
+    pub(super) fn resolve(tokens: &[TokenSource], env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
+        let (mut secrets, mut faults) = (Secrets::default(), Faults::default());
+        for (index, source) in tokens.iter().enumerate() {
+            let resolved = source.resolve(&env).and_then(|token| {
+                let same = secrets.admin_tokens.iter().find(|other| other.secret == token.secret);
+                same.map_or(Ok(token), |other| {
+                    Err(format!("the same secret as {:?}: it couldn't be told who used it", other.name))
+                })
+            });
+            match resolved {
+                Ok(token) => secrets.admin_tokens.push(token),
+                Err(text) => {
+                    faults.0.push(Fault::elsewhere(format!("admin_auth.tokens[{index}]"), text));
+                }
+            }
+        }
+        if faults.0.is_empty() { Ok(secrets) } else { Err(faults) }
+    }
 }

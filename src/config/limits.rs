@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use super::read::Table;
+
 /// All limits. Sizes are in bytes.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
@@ -29,4 +31,48 @@ pub struct Limits {
     pub body_timeout: Duration,
     /// How long a client connection stays open unused.
     pub idle_timeout: Duration,
+}
+
+/// Smallest header block limit: the HTTP/1.1 parser's buffer is never smaller.
+const HEADER_BYTES_MIN: u64 = 8 * 1024;
+/// Most connections, requests or waiters: more than a machine has ports for.
+const COUNT_MAX: u64 = 10_000_000;
+
+impl Limits {
+    /// Reads `[limits]`.
+    pub(super) fn read(table: Table<'_>) -> Option<Limits> {
+        let size = |name, min| usize::try_from(table.get(name)?.size(min)?).ok();
+        let count = |name, min| usize::try_from(table.get(name)?.number(min, COUNT_MAX)?).ok();
+        let duration = |name| table.get(name)?.duration();
+
+        let (request_body, response_body) = (size("request_body", 1), size("response_body", 1));
+        let buffered_bytes = size("buffered_bytes", 1);
+        let (connections, connections_per_peer) = (count("connections", 1), count("connections_per_peer", 1));
+        let in_flight = count("in_flight", 1);
+        let (waiters, waiters_per_key) = (count("waiters", 0), count("waiters_per_key", 0));
+        let header_bytes = size("header_bytes", HEADER_BYTES_MIN);
+        let (header_timeout, body_timeout) = (duration("header_timeout"), duration("body_timeout"));
+        let idle_timeout = duration("idle_timeout");
+
+        if let (Some(request), Some(response), Some(all)) = (request_body, response_body, buffered_bytes)
+            && request.saturating_add(response) > all
+        {
+            table.report.note(&table.place_of("buffered_bytes"), "no room for one request_body and one response_body");
+        }
+        table.finish();
+        Some(Limits {
+            request_body: request_body?,
+            response_body: response_body?,
+            buffered_bytes: buffered_bytes?,
+            connections: connections?,
+            connections_per_peer: connections_per_peer?,
+            in_flight: in_flight?,
+            waiters: waiters?,
+            waiters_per_key: waiters_per_key?,
+            header_bytes: header_bytes?,
+            header_timeout: header_timeout?,
+            body_timeout: body_timeout?,
+            idle_timeout: idle_timeout?,
+        })
+    }
 }

@@ -6,9 +6,18 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use http::Uri;
+
+use profiles::Profiles;
+use read::{Place, Report, Source, Table};
+use route::Surroundings;
+
 mod admin;
+mod describe;
 mod fault;
 mod limits;
+mod profiles;
+mod read;
 mod route;
 mod secret;
 mod store;
@@ -17,10 +26,16 @@ mod upstream;
 pub use admin::{AdminToken, Role, SecretPlace, Secrets, TokenSource};
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
-pub use route::Route;
+pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, Route};
 pub use secret::Secret;
 pub use store::{StoreConfig, StoreUrl};
 pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Upstream, UpstreamUrl};
+
+/// The documented default file: what it sets are the defaults.
+pub const DEFAULTS: &str = include_str!("../../config/default.toml");
+
+/// What draining takes longer than the slowest response: the time to store it.
+const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 
 /// Everything that an operator decides. Its `Debug` shows no secret.
 #[derive(Debug, Clone)]
@@ -68,8 +83,14 @@ impl Config {
     /// # Errors
     /// All faults of the file and the overrides at once; none shows a password.
     pub fn load(file: Option<(&str, &str)>, overrides: Overrides) -> Result<Config, Faults> {
-        let _ = (file, overrides);
-        Err(Faults::default())
+        let report = Report::default();
+        let given = file.map_or_else(Source::empty, |(name, text)| Source::parse(name, text, false, &report));
+        let defaults = Source::parse("the built-in default.toml", DEFAULTS, true, &report);
+        let profiles = Source::parse("the built-in profiles.toml", profiles::TEXT, true, &report);
+        let config = read_all(&report, [&given, &defaults, &profiles], &overrides);
+        let warnings = report.finish(&[&given, &defaults, &profiles])?;
+        let unexplained = || Fault::elsewhere("config", "is not usable, and no fault was found: please report this");
+        config.map(|config| Config { warnings, ..config }).ok_or_else(|| Faults(vec![unexplained()]))
     }
 
     /// The upstream that a route's requests go to.
@@ -83,12 +104,152 @@ impl Config {
     /// # Errors
     /// All that are missing, empty or not readable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
-        let _ = env;
-        Err(Faults::default())
+        Secrets::resolve(&self.admin_tokens, env)
     }
 
     /// What is configured, for people: `onceward check` prints it. Passwords are masked.
     pub fn describe(&self) -> String {
-        String::new()
+        describe::describe(self)
     }
 }
+
+fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Overrides) -> Option<Config> {
+    let [given, defaults, profiles] = files;
+    let root = Table::roots(report, [given, defaults]);
+    let listen = address(&root, "listen", "--listen (ONCEWARD_LISTEN)", flags.listen.as_deref());
+    let admin = address(&root, "admin", "--admin (ONCEWARD_ADMIN)", flags.admin.as_deref());
+    let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
+    let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
+    refuse_what_is_not_built(&root);
+
+    let (upstream, upstreams) = read_upstreams(report, &root, defaults, flags.upstream.as_deref());
+    let store_table = root.table("store", "a table: [store]");
+    let timeout_place = store_table.place_of("timeout");
+    let store = StoreConfig::read(store_table, flags.store.as_deref());
+    let limits = Limits::read(root.table("limits", "a table: [limits]"));
+    let admin_tokens = admin::read_tokens(root.table("admin_auth", "a table: [admin_auth]"));
+    check_addresses(report, listen.as_ref(), admin.as_ref(), admin_tokens.as_deref());
+
+    let response_timeout = upstream.as_ref().map(|upstream| upstream.response_timeout);
+    let timeouts = upstreams.iter().map(|(name, it)| (name.clone(), it.as_ref().map(|it| it.response_timeout)));
+    let around = Surroundings {
+        profiles: Profiles::of(&Table::roots(report, [profiles])),
+        upstreams: timeouts.collect(),
+        response_timeout,
+        store_timeout: (store.as_ref().map(|store| store.timeout), timeout_place),
+        on_failure: store.as_ref().map(|store| store.on_failure),
+    };
+    let routes = route::read_all(&root, &around);
+    root.finish();
+
+    let upstreams: Vec<Upstream> = upstreams.into_iter().map(|(_, upstream)| upstream).collect::<Option<_>>()?;
+    let slowest = upstreams.iter().map(|upstream| upstream.response_timeout).chain(response_timeout).max()?;
+    Some(Config {
+        listen: listen?.0,
+        admin: admin?.0,
+        drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
+        problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
+        upstream: upstream?,
+        upstreams,
+        store: store?,
+        limits: limits?,
+        admin_tokens: admin_tokens?,
+        routes,
+        warnings: Vec::new(),
+    })
+}
+
+/// An address from a flag or else the file, and where it stands.
+fn address(root: &Table<'_>, name: &'static str, flag: &str, text: Option<&str>) -> Option<(SocketAddr, Place)> {
+    const EXPECTED: &str = "an address such as \"127.0.0.1:8080\"";
+    let in_file = root.get(name).and_then(|value| Some((value.parsed(EXPECTED, |text| text.parse().ok())?, value.place)));
+    let Some(text) = text else { return in_file };
+    let place = Place::flag(flag);
+    match text.parse() {
+        Ok(address) => Some((address, place)),
+        Err(_) => {
+            root.report.note(&place, format!("expected {EXPECTED}, found {text:?}"));
+            None
+        }
+    }
+}
+
+type Named = Vec<(String, Option<Upstream>)>;
+
+fn read_upstreams<'a>(
+    report: &'a Report,
+    root: &Table<'a>,
+    defaults: &'a Source<'a>,
+    flag: Option<&str>,
+) -> (Option<Upstream>, Named) {
+    const EXPECTED: &str = "a table: [upstream]";
+    const NAMED_EXPECTED: &str = "a table: [upstreams.NAME]";
+    let default = Upstream::read(DEFAULT_UPSTREAM, root.table("upstream", EXPECTED), flag);
+    let built_in = Table::roots(report, [defaults]);
+    let read = |(name, table): (String, Table<'a>)| {
+        if name == DEFAULT_UPSTREAM {
+            report.note(&table.place(), "this is the name of [upstream]: choose another");
+        }
+        let upstream = Upstream::read(&name, table.over(&built_in.table("upstream", EXPECTED)), None);
+        (name, upstream)
+    };
+    let named = root.table("upstreams", NAMED_EXPECTED).entries(NAMED_EXPECTED);
+    (default, named.into_iter().map(read).collect())
+}
+
+fn refuse_what_is_not_built(root: &Table<'_>) {
+    for name in ["tls", "hashing", "encryption"] {
+        root.not_yet(name);
+    }
+    let proxies = root.get("trusted_proxies").and_then(|value| Some((value.list("a list of addresses")?, value)));
+    if let Some((_, value)) = proxies.filter(|(proxies, _)| !proxies.is_empty()) {
+        value.fault("not supported yet; expected an empty list");
+    }
+}
+
+fn check_addresses(
+    report: &Report,
+    listen: Option<&(SocketAddr, Place)>,
+    admin: Option<&(SocketAddr, Place)>,
+    tokens: Option<&[TokenSource]>,
+) {
+    let Some((admin, place)) = admin else { return };
+    if !admin.ip().is_loopback() && tokens.is_some_and(<[_]>::is_empty) {
+        report.note(place, "not a loopback address: whoever reaches it could resolve operations; add tokens under [admin_auth]");
+    }
+    if listen.is_some_and(|(listen, _)| listen == admin && listen.port() != 0) {
+        report.note(place, "the same address as listen: the admin port is never served to clients");
+    }
+}
+
+const BASE_URL_EXPECTED: &str = "a url such as \"https://docs.example.com/problems/\"";
+
+/// A url that a problem's type can follow. It goes into a `Link` field between angle brackets.
+fn base_url(text: &str) -> Result<String, String> {
+    let expected = || format!("expected {BASE_URL_EXPECTED}");
+    let uri: Uri = text.parse().map_err(|_| expected())?;
+    let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"\\^`{|}".contains(&byte));
+    if !plain || !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+        return Err(expected());
+    }
+    if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
+        return Err("it is shown to clients: no credentials in it".to_owned());
+    }
+    let open = text.ends_with(['/', '#', '=']);
+    Ok(if open { text.to_owned() } else { format!("{text}/") })
+}
+
+impl std::fmt::Debug for Overrides {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let masked = |url: &Option<String>| url.as_deref().map(secret::masked_url);
+        f.debug_struct("Overrides")
+            .field("upstream", &masked(&self.upstream))
+            .field("listen", &self.listen)
+            .field("admin", &self.admin)
+            .field("store", &masked(&self.store))
+            .finish()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,8 +1,39 @@
 //! `[[routes]]`: which requests are protected, and by which rules.
 
-use http::Method;
+use std::sync::Arc;
+use std::time::Duration;
 
-use crate::engine::Policy;
+use http::{HeaderName, Method, StatusCode};
+
+use super::describe::duration_text;
+use super::profiles::Profiles;
+use super::read::{Place, Table, Value, closest};
+use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
+use crate::engine::{Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy};
+
+mod identity;
+mod path;
+mod status;
+
+pub(super) use identity::key_place;
+
+/// The name of the route that is used when the file has none.
+pub const IMPLICIT_ROUTE: &str = "default";
+/// The profile of a route that names none.
+pub const DEFAULT_PROFILE: &str = "ietf";
+
+/// Shortest lease: below it, a busy scheduler alone would make operations uncertain.
+const LEASE_MIN: Duration = Duration::from_secs(1);
+/// The lease has to be longer than this many store timeouts. A third of it must remain when a request is sent, and
+/// claiming (which may take a timeout, and as long again to be read back) has used up the rest by then.
+const LEASE_TIMEOUTS: u32 = 3;
+
+const HEADER_EXPECTED: &str = "a header field's name such as \"Idempotency-Key\"";
+const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("off", Mode::Off)];
+const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
+const MISMATCH: [(&str, OnMismatch); 3] =
+    [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
+const UNCERTAIN: [(&str, OnUncertain); 1] = [("hold", OnUncertain::Hold)];
 
 /// One route.
 #[derive(Debug, Clone)]
@@ -19,4 +50,230 @@ pub struct Route {
     pub profile: String,
     /// Its rules.
     pub policy: Policy,
+}
+
+/// What routes depend on besides their own table.
+pub(super) struct Surroundings<'a> {
+    pub profiles: Profiles<'a>,
+    /// Names and response timeouts of the named upstreams; no timeout where it is faulty.
+    pub upstreams: Vec<(String, Option<Duration>)>,
+    /// The default upstream's response timeout.
+    pub response_timeout: Option<Duration>,
+    /// The store's timeout, and where it stands.
+    pub store_timeout: (Option<Duration>, Place),
+    pub on_failure: Option<OnFailure>,
+}
+
+/// How long things are kept and held.
+struct Times {
+    wait_timeout: Duration,
+    retention: Duration,
+    tombstone: Duration,
+    unsettled_retention: Duration,
+    lease: Duration,
+}
+
+/// Reads all routes, or makes the implicit one.
+pub(super) fn read_all(root: &Table<'_>, around: &Surroundings<'_>) -> Vec<Route> {
+    const EXPECTED: &str = "routes, each under [[routes]]";
+    let Some(value) = root.get("routes") else {
+        return implicit(root, around).into_iter().collect();
+    };
+    let Some(items) = value.list(EXPECTED) else { return Vec::new() };
+    if items.is_empty() {
+        value.fault("protects nothing: leave it out to protect every POST and PATCH with an Idempotency-Key");
+    }
+    let mut names: Vec<String> = Vec::new();
+    let mut routes = Vec::new();
+    for item in &items {
+        let Some(table) = item.table(EXPECTED) else { continue };
+        routes.extend(read(table, around, &mut names));
+    }
+    routes
+}
+
+/// The route of a file without routes: everything that carries a key.
+fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
+    let table = around.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
+    let policy = read_policy(&table, IMPLICIT_ROUTE, around.response_timeout, around)?;
+    Some(Route {
+        name: IMPLICIT_ROUTE.to_owned(),
+        paths: vec!["/".to_owned(), "/{*rest}".to_owned()],
+        methods: vec![Method::POST, Method::PATCH],
+        upstream: None,
+        profile: DEFAULT_PROFILE.to_owned(),
+        policy,
+    })
+}
+
+fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) -> Option<Route> {
+    let profile = match table.get("profile") {
+        None => Some(DEFAULT_PROFILE),
+        Some(value) => value.text("a profile's name such as \"stripe\"").filter(|name| around.profiles.know(name, &value)),
+    };
+    // A route with an unknown profile is read on, for its other faults.
+    let table = around.profiles.lay_under(table, profile.unwrap_or(DEFAULT_PROFILE))?;
+    let path = table.get("path").map(|value| value.checked(path::EXPECTED, path::parse).map(|path| (path, value)));
+    if path.is_none() {
+        table.report.note_absence(&table.place_of("path"), format!("a route needs a path: {}", path::EXPECTED));
+    }
+    let name = read_name(&table, names);
+    let methods = table.get("methods").and_then(|value| read_methods(&value));
+    let upstream = read_upstream(&table, around);
+    let response_timeout = match &upstream {
+        Some(Some(name)) => around.upstreams.iter().find(|(other, _)| other == name).and_then(|(_, timeout)| *timeout),
+        _ => around.response_timeout,
+    };
+    let policy = read_policy(&table, name.as_deref().unwrap_or_default(), response_timeout, around);
+    table.finish();
+    Some(Route {
+        name: name?,
+        paths: vec![path??.0],
+        methods: methods?,
+        upstream: upstream?,
+        profile: profile?.to_owned(),
+        policy: policy?,
+    })
+}
+
+/// A route's name, by default its path.
+fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
+    let (value, expected) = match (table.get("name"), table.get("path")) {
+        (Some(name), _) => (name, "a name without control characters"),
+        (None, path) => (path.filter(Value::is_text)?, path::EXPECTED),
+    };
+    let plain = |text: &str| (!text.is_empty() && !text.chars().any(char::is_control)).then(|| text.to_owned());
+    let name = value.parsed(expected, plain)?;
+    if names.contains(&name) {
+        value.fault(format!("a second route is named {name:?}: they would share each other's operations; give it a name"));
+    }
+    names.push(name.clone());
+    Some(name)
+}
+
+fn read_methods(value: &Value<'_>) -> Option<Vec<Method>> {
+    let method = |text: &str| {
+        let known = text != "CONNECT" && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        Method::from_bytes(text.as_bytes()).ok().filter(|_| known)
+    };
+    let methods = value.list_of("a list of methods such as [\"POST\"]", "a method such as \"POST\"", method)?;
+    if methods.is_empty() {
+        value.fault("expected at least one method");
+    }
+    Some(methods)
+}
+
+/// The upstream's name; `None` if it is unknown.
+fn read_upstream(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Option<String>> {
+    let Some(value) = table.get("upstream") else { return Some(None) };
+    let name = value.text("the NAME of an [upstreams.NAME]")?;
+    if around.upstreams.iter().any(|(other, _)| other == name) {
+        return Some(Some(name.to_owned()));
+    }
+    let near = closest(name, around.upstreams.iter().map(|(other, _)| other.as_str()));
+    let help = near.map_or_else(|| format!("add [upstreams.{name}]"), |near| format!("did you mean \"{near}\"?"));
+    table.report.note_with_help(&value.place, format!("there is no upstream named {name:?}"), Some(help));
+    None
+}
+
+fn read_policy(table: &Table<'_>, name: &str, response_timeout: Option<Duration>, around: &Surroundings<'_>) -> Option<Policy> {
+    let mode = table.get("mode").and_then(|value| value.choice(&MODES, &[]));
+    let times = read_times(table, around);
+    let key = identity::read_key(table);
+    let scope = identity::read_scope(table);
+    let caller = identity::read_caller(table, scope.as_ref());
+    let fingerprint = identity::read_fingerprint(table);
+    let on_in_flight = table.get("on_in_flight").and_then(|value| value.choice(&IN_FLIGHT, &[]));
+    let on_mismatch = table.get("on_mismatch").and_then(|value| value.choice(&MISMATCH, &[]));
+    let mismatch_status = table.get("mismatch_status").and_then(|value| read_client_error(&value));
+    let on_uncertain = table.get("on_uncertain").and_then(|value| value.choice(&UNCERTAIN, &["forward", "probe"]));
+    table.not_yet("probe");
+    let uncertain_after = match table.get("uncertain_after") {
+        Some(value) => value.duration_or_zero(),
+        None => response_timeout,
+    };
+    let statuses = status::read(table);
+    let drop_headers = table
+        .get("drop_headers")
+        .and_then(|value| value.list_of("a list of header fields such as [\"Set-Cookie\"]", HEADER_EXPECTED, header));
+    let on_failure = match table.get("on_failure") {
+        Some(value) => value.choice(&ON_FAILURE, &[]).inspect(|chosen| {
+            if *chosen == OnFailure::FailOpen {
+                table.report.warn(&value.place.path, FAIL_OPEN_WARNING);
+            }
+        }),
+        None => around.on_failure,
+    };
+    let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
+    let times = times?;
+    Some(Policy {
+        route: Arc::from(name),
+        mode: mode?,
+        key: key?,
+        scope: scope?,
+        caller: caller?,
+        fingerprint: fingerprint?,
+        on_in_flight: on_in_flight?,
+        wait_timeout: times.wait_timeout,
+        on_mismatch: on_mismatch?,
+        mismatch_status: mismatch_status?,
+        on_uncertain: on_uncertain?,
+        uncertain_after: uncertain_after?,
+        statuses: statuses?,
+        drop_headers: drop_headers?,
+        retention: times.retention,
+        tombstone: times.tombstone,
+        unsettled_retention: times.unsettled_retention,
+        lease: times.lease,
+        on_failure: on_failure?,
+        stripe_should_retry: stripe_should_retry?,
+    })
+}
+
+fn read_times(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Times> {
+    let wait_timeout = table.get("wait_timeout").and_then(|value| value.duration_or_zero());
+    let retention = table.get("retention").and_then(|value| value.duration());
+    let tombstone = table.get("tombstone").and_then(|value| value.duration_or_zero());
+    let unsettled = table.get("unsettled_retention").and_then(|value| value.duration().map(|duration| (duration, value)));
+    let lease = table.get("lease").and_then(|value| value.duration().map(|duration| (duration, value)));
+    if let Some((lease, value)) = &lease {
+        check_lease(*lease, value, around);
+    }
+    let (retention, tombstone, (unsettled, value), (lease, _)) = (retention?, tombstone?, unsettled?, lease?);
+    let needed = retention + tombstone + lease;
+    if value.place.given && unsettled < needed {
+        value.fault(format!(
+            "shorter than retention, tombstone and lease together ({}): an operation of unknown outcome would be forgotten \
+             before one that is settled",
+            duration_text(needed)
+        ));
+    }
+    let unsettled_retention = unsettled.max(needed);
+    Some(Times { wait_timeout: wait_timeout?, retention, tombstone, unsettled_retention, lease })
+}
+
+fn check_lease(lease: Duration, value: &Value<'_>, around: &Surroundings<'_>) {
+    if lease < LEASE_MIN {
+        value.fault("shorter than a second: a short pause of the gateway would make every running operation uncertain");
+        return;
+    }
+    let (Some(timeout), timeout_place) = &around.store_timeout else { return };
+    if lease <= *timeout * LEASE_TIMEOUTS {
+        let at = if value.place.given { &value.place } else { timeout_place };
+        let text = format!(
+            "the lease ({}) has to be longer than {LEASE_TIMEOUTS} times the store's timeout ({}): nothing is sent unless a \
+             third of the lease remains after claiming",
+            duration_text(lease),
+            duration_text(*timeout)
+        );
+        value.report.note(at, text);
+    }
+}
+
+fn read_client_error(value: &Value<'_>) -> Option<StatusCode> {
+    StatusCode::from_u16(u16::try_from(value.number(400, 499)?).ok()?).ok()
+}
+
+fn header(text: &str) -> Option<HeaderName> {
+    HeaderName::from_bytes(text.as_bytes()).ok()
 }

@@ -1,9 +1,13 @@
 //! Secrets, and how texts that may hold one are shown.
 
 use std::fmt;
+use std::ops::Range;
 
 /// What stands where a secret was.
-const MASK: &str = "***";
+pub(super) const MASK: &str = "***";
+
+/// Parts of names whose values are never shown, whether or not such a key exists.
+const SECRET_NAMES: [&str; 4] = ["pass", "secret", "token", "credential"];
 
 /// A text that no log, error or `Debug` shows.
 #[derive(Clone, PartialEq, Eq)]
@@ -25,4 +29,81 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(MASK)
     }
+}
+
+/// A url as it may be shown: its password masked, wherever it hides.
+pub(super) fn masked_url(url: &str) -> String {
+    let hidden = secrets_in(url);
+    let mut shown = String::with_capacity(url.len());
+    let mut end = 0;
+    for range in hidden {
+        if range.start >= end {
+            shown.push_str(&url[end..range.start]);
+            shown.push_str(MASK);
+        }
+        end = end.max(range.end);
+    }
+    shown.push_str(&url[end..]);
+    shown
+}
+
+/// Byte ranges of one line that may be secrets, sorted. It works on broken lines too, and rather hides too much.
+pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
+    let mut hidden: Vec<Range<usize>> = line.match_indices("://").filter_map(|(at, _)| user_info(line, at)).collect();
+    hidden.extend(line.match_indices('=').filter_map(|(at, _)| named_secret(line, at)));
+    // What follows the opening of a multi-line string may go on in the next line, unmasked here.
+    for quotes in ["\"\"\"", "'''"] {
+        hidden.extend(line.find(quotes).map(|at| at + quotes.len()..line.len()));
+    }
+    hidden.sort_by_key(|range| range.start);
+    hidden
+}
+
+/// The password (or, without one, the whole user part) of the url whose `://` stands at `at`.
+fn user_info(line: &str, at: usize) -> Option<Range<usize>> {
+    let scheme_start = line[..at].rfind(|c: char| !(c.is_ascii_alphanumeric() || "+.-".contains(c)));
+    let quote = scheme_start.map(|start| line.as_bytes()[start]).filter(|byte| matches!(byte, b'"' | b'\''));
+    let start = at + "://".len();
+    let rest = &line[start..];
+    let end = quote.map_or(rest.len(), |quote| closing_quote(rest, quote));
+    // A password may hold an `@` of its own, or a slash, in a url that is faulty for that reason.
+    let user = &rest[..rest[..end].rfind('@')?];
+    let password = user.find(':').map_or(0, |colon| colon + 1);
+    Some(start + password..start + user.len())
+}
+
+/// The value after the `=` at `at`, if its name is one for secrets: in a url's query, or as a key of the file.
+fn named_secret(line: &str, at: usize) -> Option<Range<usize>> {
+    let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
+    let name_start = before
+        .rfind(|c: char| !(c.is_ascii_alphanumeric() || c == '_' || c == '-'))
+        .map_or(0, |last| last + before[last..].chars().next().map_or(1, char::len_utf8));
+    let name = before[name_start..].to_ascii_lowercase();
+    if !SECRET_NAMES.iter().any(|part| name.contains(part)) {
+        return None;
+    }
+    let start = at + 1 + line[at + 1..].len() - line[at + 1..].trim_start().len();
+    let rest = &line[start..];
+    if before[..name_start].ends_with(['?', '&']) {
+        let end = rest.find(['&', '"', '\'']).unwrap_or(rest.len());
+        return Some(start..start + end);
+    }
+    match rest.as_bytes().first()? {
+        // A table or a list of them: what is secret inside has a name of its own.
+        b'[' | b'{' => None,
+        quote @ (b'"' | b'\'') => Some(start + 1..start + 1 + closing_quote(&rest[1..], *quote)),
+        _ => Some(start..line.len()),
+    }
+}
+
+/// Where the string that goes on in `rest` ends; at its end if it isn't closed.
+fn closing_quote(rest: &str, quote: u8) -> usize {
+    let mut escaped = false;
+    for (at, byte) in rest.bytes().enumerate() {
+        if byte == quote && !escaped {
+            return at;
+        }
+        escaped = byte == b'\\' && !escaped && quote == b'"';
+    }
+    rest.len()
 }

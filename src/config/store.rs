@@ -1,9 +1,12 @@
 //! `[store]`: where records are kept.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::secret::Secret;
+use super::read::{Place, Table};
+use super::secret::{Secret, masked_url};
+use super::upstream::file_name;
 use crate::engine::OnFailure;
 
 /// Where records are kept, and what happens when that place can't be reached.
@@ -35,4 +38,106 @@ pub enum StoreUrl {
         /// Whether it is a unix socket.
         unix: bool,
     },
+}
+
+const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
+
+impl StoreUrl {
+    /// Parses a store's url.
+    ///
+    /// # Errors
+    /// What is wrong, without the text itself.
+    pub fn parse(text: &str) -> Result<StoreUrl, String> {
+        let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
+        match scheme {
+            "memory" if text == "memory:" => Ok(StoreUrl::Memory),
+            "file" => {
+                let dir = &text["file:".len()..];
+                let dir = dir.strip_prefix("//").unwrap_or(dir);
+                file_name(dir).map(StoreUrl::File).ok_or_else(|| "expected a directory after file:".to_owned())
+            }
+            "redis" | "rediss" | "unix" => StoreUrl::redis(scheme, text),
+            "redis+cluster" | "redis+sentinel" => Err(format!("{scheme}:// is not supported yet; expected {URL_EXPECTED}")),
+            _ => Err(format!("expected {URL_EXPECTED}")),
+        }
+    }
+
+    /// Asks the client itself, so that what passes here connects later.
+    fn redis(scheme: &str, text: &str) -> Result<StoreUrl, String> {
+        use redis::{ConnectionAddr, IntoConnectionInfo};
+        let example = match scheme {
+            "unix" => "unix:///run/redis.sock",
+            _ => "redis://:PASSWORD@HOST:PORT/DB",
+        };
+        let why = || format!("not a url that a Redis client understands; expected one such as {example}");
+        let info = text.into_connection_info().map_err(|_| why())?;
+        match info.addr() {
+            ConnectionAddr::TcpTls { insecure: true, .. } => {
+                Err("#insecure is not supported: name the server's certificate authority as ca_file".to_owned())
+            }
+            _ => Ok(StoreUrl::Redis { url: Secret::new(text), tls: scheme == "rediss", unix: scheme == "unix" }),
+        }
+    }
+}
+
+impl fmt::Display for StoreUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            StoreUrl::Memory => f.write_str("memory:"),
+            StoreUrl::File(dir) => write!(f, "file:{}", dir.display()),
+            StoreUrl::Redis { url, .. } => f.write_str(&masked_url(url.expose())),
+        }
+    }
+}
+
+/// The words for [`OnFailure`].
+pub(super) const ON_FAILURE: [(&str, OnFailure); 2] =
+    [("fail_closed", OnFailure::FailClosed), ("fail_open", OnFailure::FailOpen)];
+
+/// What `fail_open` means, wherever it is set.
+pub(super) const FAIL_OPEN_WARNING: &str = "without the store, requests are forwarded unprotected and may run twice";
+
+impl StoreConfig {
+    /// Reads `[store]`; `flag` is the url that was given besides the file.
+    pub(super) fn read(table: Table<'_>, flag: Option<&str>) -> Option<StoreConfig> {
+        let in_file = table.get("url").and_then(|value| value.checked(URL_EXPECTED, StoreUrl::parse));
+        let url = match flag {
+            None => in_file,
+            Some(text) => {
+                let flag = Place::flag("--store (ONCEWARD_STORE)");
+                StoreUrl::parse(text).map_err(|why| table.report.note(&flag, why)).ok()
+            }
+        };
+        let on_failure = table.get("on_failure").and_then(|value| value.choice(&ON_FAILURE, &[]));
+        let timeout = table.get("timeout").and_then(|value| value.duration());
+        let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
+        only(&table, "ack", "\"memory\"", |text| text == "memory");
+        only(&table, "durability", "\"warn\"", |text| text == "warn");
+        only(&table, "local_cache", "\"0B\"", |text| text.trim().parse::<bytesize::ByteSize>().is_ok_and(|size| size.0 == 0));
+
+        if url == Some(StoreUrl::Memory) {
+            table.report.warn(&table.path_of("url"), "memory: forgets every operation when the process ends; for tests only");
+        }
+        if on_failure == Some(OnFailure::FailOpen) {
+            table.report.warn(&table.path_of("on_failure"), FAIL_OPEN_WARNING);
+        }
+        if ca_file.is_some() && !matches!(url, Some(StoreUrl::Redis { tls: true, .. }) | None) {
+            table.report.warn(&table.path_of("ca_file"), "not used: the url is not rediss://");
+        }
+        table.finish();
+        Some(StoreConfig {
+            url: url?,
+            on_failure: on_failure?,
+            timeout: timeout?,
+            ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
+        })
+    }
+}
+
+/// Refuses what the file's format knows and this version does not.
+fn only(table: &Table<'_>, name: &'static str, supported: &str, is_supported: impl Fn(&str) -> bool) {
+    let Some(value) = table.get(name) else { return };
+    if value.text(supported).is_some_and(|text| !is_supported(text)) {
+        value.fault(format!("not supported yet; expected {supported}"));
+    }
 }

@@ -4,7 +4,10 @@ use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use http::Uri;
 use http::uri::Authority;
+
+use super::read::{Place, Table};
 
 /// The name of `[upstream]`, in messages and metrics.
 pub const DEFAULT_UPSTREAM: &str = "default";
@@ -51,4 +54,81 @@ impl fmt::Display for UpstreamUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{}://{}", if self.tls { "https" } else { "http" }, self.authority)
     }
+}
+
+const URL_EXPECTED: &str = "a url such as \"http://127.0.0.1:9000\"";
+
+impl UpstreamUrl {
+    /// Parses an `http` or `https` url without path and credentials.
+    ///
+    /// # Errors
+    /// What is wrong, without the text itself.
+    pub fn parse(text: &str) -> Result<UpstreamUrl, String> {
+        let expected = || format!("expected {URL_EXPECTED}: http or https, a host and a port");
+        let uri: Uri = text.parse().map_err(|_| expected())?;
+        let tls = match uri.scheme_str() {
+            Some("http") => false,
+            Some("https") => true,
+            _ => return Err(expected()),
+        };
+        let authority = uri.authority().ok_or_else(expected)?;
+        if authority.as_str().contains('@') {
+            return Err("credentials in an upstream's url are not used: clients send their own".to_owned());
+        }
+        let port = authority.as_str().strip_prefix(authority.host()).ok_or_else(expected)?;
+        if authority.host().is_empty() || !(port.is_empty() || authority.port_u16().is_some_and(|port| port > 0)) {
+            return Err(expected());
+        }
+        if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('#') {
+            return Err("an upstream's url has no path: paths are forwarded as they come (expected scheme, host and port only)"
+                .to_owned());
+        }
+        Ok(UpstreamUrl { tls, authority: authority.clone() })
+    }
+}
+
+impl Upstream {
+    /// Reads one; `flag` is the url that was given besides the file.
+    pub(super) fn read(name: &str, table: Table<'_>, flag: Option<&str>) -> Option<Upstream> {
+        let in_file = table.get("url").map(|value| value.checked(URL_EXPECTED, UpstreamUrl::parse));
+        let url = match (flag, in_file) {
+            (Some(text), _) => {
+                let flag = Place::flag("--upstream (ONCEWARD_UPSTREAM)");
+                UpstreamUrl::parse(text).map_err(|why| table.report.note(&flag, why)).ok()
+            }
+            (None, Some(url)) => url,
+            (None, None) => {
+                let help = match name {
+                    DEFAULT_UPSTREAM => "no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url under [upstream]",
+                    _ => "an upstream needs a url",
+                };
+                table.report.note_absence(&table.place_of("url"), help);
+                None
+            }
+        };
+        let connect_timeout = table.get("connect_timeout").and_then(|value| value.duration());
+        let response_timeout = table.get("response_timeout").and_then(|value| value.duration());
+        let idle_timeout = table.get("idle_timeout").and_then(|value| value.duration());
+        let hosts = [("upstream", HostHeader::Upstream), ("preserve", HostHeader::Preserve)];
+        let host = table.get("host").and_then(|value| value.choice(&hosts, &[]));
+        let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
+        if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
+            table.report.warn(&table.path_of("ca_file"), "not used: the url is not https");
+        }
+        table.finish();
+        Some(Upstream {
+            name: name.to_owned(),
+            url: url?,
+            connect_timeout: connect_timeout?,
+            response_timeout: response_timeout?,
+            idle_timeout: idle_timeout?,
+            host: host?,
+            ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
+        })
+    }
+}
+
+/// A file's name; the empty one is none.
+pub(super) fn file_name(text: &str) -> Option<PathBuf> {
+    (!text.is_empty()).then(|| PathBuf::from(text))
 }

@@ -13,3 +13,6 @@ pub use policy::{
     ScopeRule, StatusRules, StatusRulesError, Verdict,
 };
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
+
+#[cfg(test)]
+pub(crate) mod tests;

@@ -52,6 +52,10 @@ const STREAMS_MAX: u32 = 128;
 /// Header fields of one request. Each costs memory beyond its bytes.
 const FIELDS_MAX: usize = 128;
 
+/// How long, and for how many bytes, a closing connection still reads what its client sends.
+const LINGER_MAX: Duration = Duration::from_millis(500);
+const LINGER_BYTES_MAX: usize = 1 << 20;
+
 /// Least that hyper accepts as a buffer.
 const BUFFER_MIN: usize = 8192;
 
@@ -147,7 +151,6 @@ impl Server {
         builder
             .http1()
             .half_close(true)
-            .pipeline_flush(true)
             .max_headers(FIELDS_MAX)
             .max_buf_size(self.limits.header_bytes.max(BUFFER_MIN));
         builder
@@ -289,6 +292,8 @@ struct TimedStream {
     /// Since when the connection waits: for a first byte, or for the end of a header block.
     since: Instant,
     began: bool,
+    /// While closing: how many bytes are still read and thrown away.
+    lingering: Option<usize>,
 }
 
 impl TimedStream {
@@ -303,6 +308,7 @@ impl TimedStream {
             idle_timeout: limits.idle_timeout,
             since,
             began: true,
+            lingering: None,
         }
     }
 
@@ -370,7 +376,25 @@ impl AsyncWrite for TimedStream {
         Pin::new(&mut self.stream).poll_flush(cx)
     }
 
+    /// Closes gently: a socket that is closed with bytes unread resets the connection, and a reset can overtake the
+    /// answer that was just written, such as a 431 to a header block that is still being sent.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.stream).poll_shutdown(cx)
+        let this = &mut *self;
+        if this.lingering.is_none() {
+            std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
+            this.timer.as_mut().reset(Instant::now() + LINGER_MAX);
+        }
+        let left = this.lingering.get_or_insert(LINGER_BYTES_MAX);
+        let mut scratch = [0; 4096];
+        while *left > 0 {
+            let mut buffer = ReadBuf::new(&mut scratch);
+            match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => *left = left.saturating_sub(buffer.filled().len()),
+                Poll::Ready(_) => break,
+                Poll::Pending if this.timer.as_mut().poll(cx).is_ready() => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(()))
     }
 }

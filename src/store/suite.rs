@@ -40,7 +40,7 @@ fn record(version: u64, fence: u64, state: State) -> Record {
     }
 }
 
-fn claim(version: u64, fence: u64) -> Record {
+pub(crate) fn claim(version: u64, fence: u64) -> Record {
     record(version, fence, State::InFlight { doubt_since_ms: None })
 }
 

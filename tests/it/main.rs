@@ -1,1 +1,12 @@
-//! Integration tests.
+//! Stories with real processes: gateways, Redis and a scripted upstream on free ports, killed and stopped in the middle.
+//! The upstream counts executions; that count is the truth.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod harness;
+
+mod admin;
+mod faults;
+mod http;
+mod redis;
+mod stories;

@@ -1,1 +1,285 @@
-//! x
+use std::path::PathBuf;
+
+use proptest::prelude::*;
+
+use super::*;
+
+/// Bytes of the payload before its content: format and checksum.
+const PREFIX_BYTES: usize = 5;
+
+fn base(state: State) -> Record {
+    Record {
+        version: Version(0x0102_0304_0506_0708),
+        fence: Fence(0x1112_1314_1516_1718),
+        route: "payments".into(),
+        fingerprint: Some(Fingerprint::from_bytes([0xf1; 32])),
+        caller: Some(Caller::from_bytes([0xca; 32])),
+        opened_unix_ms: 1_764_000_000_123,
+        state,
+    }
+}
+
+fn reply(body: ReplyBody) -> Reply {
+    let mut headers = HeaderMap::new();
+    headers.append("content-type", HeaderValue::from_static("application/json"));
+    headers.append("set-cookie", HeaderValue::from_static("a=1"));
+    headers.append("set-cookie", HeaderValue::from_static("b=2, c"));
+    headers.append("x-bytes", HeaderValue::from_bytes(b"caf\xc3\xa9 \xff").unwrap());
+    headers.append("x-empty", HeaderValue::from_static(""));
+    Reply { status: StatusCode::CREATED, headers, body }
+}
+
+/// Every kind of record there is, by the name of its golden file.
+fn golden() -> Vec<(&'static str, Record)> {
+    let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms });
+    let whole = ReplyBody::Whole(Bytes::from_static(b"{\"id\":\"pay_1\",\"amount\":9007199254740993}"));
+    let marker = Record { fingerprint: None, caller: None, ..base(State::Released) };
+    vec![
+        ("in-flight", base(State::InFlight { doubt_since_ms: None })),
+        ("in-flight-again", base(State::InFlight { doubt_since_ms: Some(1_764_000_000_456) })),
+        ("uncertain-broken", uncertain(Cause::Broken, None)),
+        ("uncertain-timed-out", uncertain(Cause::TimedOut, Some(1_764_000_000_456))),
+        ("uncertain-status", uncertain(Cause::Status(503), None)),
+        ("uncertain-lease-ended", uncertain(Cause::LeaseEnded, None)),
+        ("uncertain-stopped", uncertain(Cause::Stopped, None)),
+        ("completed", base(State::Completed { reply: reply(whole), by: Settler::Upstream })),
+        ("completed-empty", base(State::Completed { reply: reply(ReplyBody::Whole(Bytes::new())), by: Settler::Operator })),
+        ("completed-not-stored", base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream })),
+        ("released", marker),
+        ("expired", base(State::Expired)),
+    ]
+}
+
+fn golden_path(name: &str) -> PathBuf {
+    [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/records", &format!("v1-{name}.bin")].iter().collect()
+}
+
+/// A golden file: the head, then the payload.
+fn split(bytes: &[u8]) -> ([u8; HEAD_BYTES], Bytes) {
+    (bytes[..HEAD_BYTES].try_into().unwrap(), Bytes::copy_from_slice(&bytes[HEAD_BYTES..]))
+}
+
+fn join(encoded: &Encoded) -> Vec<u8> {
+    [&encoded.head, &encoded.payload[..]].concat()
+}
+
+/// Puts the right checksum on changed content, so that only the decoder's own checks stand in its way.
+fn forge(head: [u8; HEAD_BYTES], content: &[u8]) -> Result<Record, CodecError> {
+    let mut payload = BytesMut::new();
+    payload.put_u8(FORMAT);
+    payload.put_u32(checksum(&head, content));
+    payload.put_slice(content);
+    decode(&head, payload.freeze())
+}
+
+#[test]
+fn what_was_ever_written_is_read_for_ever() {
+    for (name, expected) in golden() {
+        let stored = std::fs::read(golden_path(name)).unwrap();
+        let (head, payload) = split(&stored);
+        let record = decode(&head, payload).unwrap();
+        assert_eq!(record.version, expected.version, "{name}");
+        assert_eq!(record.fence, expected.fence, "{name}");
+        assert_eq!(record.route, expected.route, "{name}");
+        assert_eq!(record.fingerprint, expected.fingerprint, "{name}");
+        assert_eq!(record.caller, expected.caller, "{name}");
+        assert_eq!(record.opened_unix_ms, expected.opened_unix_ms, "{name}");
+        assert_eq!(record.state, expected.state, "{name}");
+    }
+    let files = std::fs::read_dir(golden_path("x").parent().unwrap()).unwrap();
+    let count = files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "bin")).count();
+    assert_eq!(count, golden().len(), "a golden file without a record");
+}
+
+#[test]
+fn the_newest_format_is_written_to_the_byte() {
+    for (name, record) in golden() {
+        let written = join(&encode(&record));
+        // Only for a new kind of record or a new format; a file that was ever released is never written anew.
+        if std::env::var_os("ONCEWARD_WRITE_GOLDEN").is_some() && !golden_path(name).exists() {
+            std::fs::write(golden_path(name), &written).unwrap();
+        }
+        assert!(written == std::fs::read(golden_path(name)).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn header_fields_keep_their_order_and_their_bytes() {
+    let Encoded { head, payload } = encode(&base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream }));
+    let State::Completed { reply, .. } = decode(&head, payload).unwrap().state else { panic!("another state") };
+    let cookies: Vec<_> = reply.headers.get_all("set-cookie").iter().map(HeaderValue::as_bytes).collect();
+    assert_eq!(cookies, [b"a=1".as_slice(), b"b=2, c"]);
+    assert_eq!(reply.headers["x-bytes"].as_bytes(), b"caf\xc3\xa9 \xff");
+}
+
+#[test]
+fn the_head_is_read_without_decoding() {
+    for (name, record) in golden() {
+        let head = encode(&record).head;
+        assert_eq!((head_version(&head), head_fence(&head)), (record.version, record.fence), "{name}");
+        assert_eq!(head_in_flight(&head), matches!(record.state, State::InFlight { .. }), "{name}");
+    }
+}
+
+#[test]
+fn a_record_cut_short_is_an_error() {
+    for (name, record) in golden() {
+        let Encoded { head, payload } = encode(&record);
+        for length in 0..payload.len() {
+            assert!(decode(&head, payload.slice(..length)).is_err(), "{name} cut to {length}");
+        }
+    }
+}
+
+#[test]
+fn content_cut_short_is_an_error_though_its_checksum_is_right() {
+    for (name, record) in golden() {
+        let Encoded { head, payload } = encode(&record);
+        // A body has no length of its own: it reaches to the end, and only the checksum covers that.
+        let body = match &record.state {
+            State::Completed { reply: Reply { body: ReplyBody::Whole(body), .. }, .. } => body.len(),
+            _ => 0,
+        };
+        let content = &payload[PREFIX_BYTES..];
+        for length in 0..content.len() - body {
+            assert_eq!(forge(head, &content[..length]), Err(CodecError::Malformed), "{name} cut to {length}");
+        }
+    }
+}
+
+#[test]
+fn a_flipped_bit_is_an_error() {
+    for (name, record) in golden() {
+        let bytes = join(&encode(&record));
+        for bit in 0..bytes.len() * 8 {
+            let mut damaged = bytes.clone();
+            damaged[bit / 8] ^= 1 << (bit % 8);
+            let (head, payload) = split(&damaged);
+            assert!(decode(&head, payload).is_err(), "{name}, bit {bit}");
+        }
+    }
+}
+
+#[test]
+fn another_records_head_is_an_error() {
+    let one = encode(&base(State::Released));
+    let other = encode(&Record { fence: Fence(7), ..base(State::Released) });
+    assert_eq!(decode(&other.head, one.payload), Err(CodecError::Checksum));
+}
+
+#[test]
+fn an_unknown_format_is_named() {
+    let Encoded { head, payload } = encode(&base(State::Released));
+    for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
+        let mut bytes = payload.to_vec();
+        bytes[0] = format;
+        assert_eq!(decode(&head, bytes.into()), Err(CodecError::Format(format)));
+    }
+}
+
+#[test]
+fn bytes_left_over_are_an_error() {
+    for (name, record) in golden() {
+        if matches!(&record.state, State::Completed { reply: Reply { body: ReplyBody::Whole(_), .. }, .. }) {
+            continue;
+        }
+        let Encoded { head, payload } = encode(&record);
+        let longer = [&payload[PREFIX_BYTES..], b"\0"].concat();
+        assert_eq!(forge(head, &longer), Err(CodecError::Malformed), "{name}");
+    }
+}
+
+#[test]
+fn an_unknown_state_is_an_error() {
+    let Encoded { mut head, payload } = encode(&base(State::Released));
+    for state in [0, 6, 255] {
+        head[16] = state;
+        assert_eq!(forge(head, &payload[PREFIX_BYTES..]), Err(CodecError::Malformed), "{state}");
+    }
+}
+
+#[test]
+fn forged_counts_reserve_no_memory() {
+    let record = base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream });
+    let Encoded { head, payload } = encode(&record);
+    let content = &payload[PREFIX_BYTES..];
+    // Four bytes anywhere, be they a length, a count or neither, become as large as they can be. Reserving what they
+    // say would abort the test.
+    for at in 0..content.len() - 4 {
+        for forged in [u32::MAX, i32::MAX as u32, 1 << 30] {
+            let mut content = content.to_vec();
+            content[at..at + 4].copy_from_slice(&forged.to_be_bytes());
+            _ = forge(head, &content);
+        }
+    }
+    let count_at = 4 + "payments".len() + 33 + 33 + 8 + 1 + 2;
+    for forged in [u32::MAX, 1 << 20] {
+        let mut content = content.to_vec();
+        assert_eq!(content[count_at..count_at + 4], 5_u32.to_be_bytes());
+        content[count_at..count_at + 4].copy_from_slice(&forged.to_be_bytes());
+        assert_eq!(forge(head, &content), Err(CodecError::Malformed));
+    }
+}
+
+fn states() -> impl Strategy<Value = State> {
+    let time = prop::option::of(1..u64::MAX);
+    let cause = prop_oneof![
+        Just(Cause::Broken),
+        Just(Cause::TimedOut),
+        any::<u16>().prop_map(Cause::Status),
+        Just(Cause::LeaseEnded),
+        Just(Cause::Stopped)
+    ];
+    let value = prop::collection::vec(prop_oneof![0x20..0x7f_u8, 0x80..=0xff_u8, Just(b'\t')], 0..40);
+    let fields = prop::collection::vec(("[a-z][a-z0-9-]{0,12}", value), 0..20);
+    let body = prop_oneof![
+        Just(ReplyBody::NotStored),
+        prop::collection::vec(any::<u8>(), 0..2000).prop_map(|body| ReplyBody::Whole(body.into()))
+    ];
+    let by = prop_oneof![Just(Settler::Upstream), Just(Settler::Operator)];
+    let completed = (100..1000_u16, fields, body, by).prop_map(|(status, fields, body, by)| {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(&value).unwrap());
+        }
+        State::Completed { reply: Reply { status: StatusCode::from_u16(status).unwrap(), headers, body }, by }
+    });
+    prop_oneof![
+        time.clone().prop_map(|doubt_since_ms| State::InFlight { doubt_since_ms }),
+        (cause, time).prop_map(|(cause, since_ms)| State::Uncertain { cause, since_ms }),
+        completed,
+        Just(State::Released),
+        Just(State::Expired)
+    ]
+}
+
+fn records() -> impl Strategy<Value = Record> {
+    let hash = || prop::option::of(any::<[u8; 32]>());
+    (any::<u64>(), any::<u64>(), ".{0,40}", hash(), hash(), any::<u64>(), states()).prop_map(
+        |(version, fence, route, fingerprint, caller, opened_unix_ms, state)| Record {
+            version: Version(version),
+            fence: Fence(fence),
+            route,
+            fingerprint: fingerprint.map(Fingerprint::from_bytes),
+            caller: caller.map(Caller::from_bytes),
+            opened_unix_ms,
+            state,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn what_is_written_is_read_back(record in records()) {
+        let Encoded { head, payload } = encode(&record);
+        prop_assert_eq!(decode(&head, payload), Ok(record));
+    }
+
+    #[test]
+    fn rubbish_is_an_error_and_no_panic(head in any::<[u8; HEAD_BYTES]>(), state in 0..7_u8, content in prop::collection::vec(any::<u8>(), 0..300)) {
+        let mut head = head;
+        head[16] = state;
+        prop_assert!(decode(&head, content.clone().into()).is_err());
+        _ = forge(head, &content);
+    }
+}

@@ -26,6 +26,14 @@ const REFUSALS: &[(&str, &str)] = &[
     ("NOSCRIPT", "it forgets scripts as soon as they are loaded"),
 ];
 
+/// What the server says after a plain ERR while it greets, and what an operator makes of it. Only these are told, since
+/// other texts may repeat what was sent.
+const GREETINGS: &[(&str, &str)] = &[
+    ("max number of clients", "it has as many connections as its maxclients allows"),
+    ("DB index is out of range", "it has no database of this number"),
+    ("SELECT is not allowed in cluster mode", "it is a cluster, which has no database numbers"),
+];
+
 /// The error of a command that was handed to a connection.
 pub(super) fn of_command(error: &RedisError) -> StoreError {
     match code(error) {
@@ -42,7 +50,11 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
     }
     match code(error) {
         Some((code, Some(meaning))) => format!("can't connect: the server answered {code}: {meaning}"),
-        Some((code, None)) => format!("can't connect: the server answered {code}"),
+        Some((code, None)) => {
+            let said = error.detail().unwrap_or_default();
+            let meaning = GREETINGS.iter().find(|(text, _)| said.starts_with(text)).map(|(_, meaning)| *meaning);
+            format!("can't connect: the server answered {code}{}", meaning.map_or(String::new(), |text| format!(": {text}")))
+        }
         None => format!("can't connect: {}", of_transport(error)),
     }
 }

@@ -3,7 +3,8 @@
 //! Danger: a command can lie in a socket long after its caller gave up, and be carried out then. The released marker
 //! outlives that only because the time is bounded: what was not yet written is dropped with its caller (the multiplexer
 //! skips commands that nobody waits for), and what was written and not acknowledged dies with the connection after
-//! [`UNACKNOWLEDGED_MAX`].
+//! [`UNACKNOWLEDGED_MAX`]. What a stopped server has in its own buffers it carries out when it goes on; but only then does
+//! it carry out the marker as well, and count the marker's time.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,6 +23,7 @@ use crate::store::StoreError;
 
 /// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
 /// released marker stands at least.
+#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "elsewhere the system's own limit holds"))]
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
 /// When an idle connection is probed: before the ten minutes or less after which firewalls forget it.
@@ -40,7 +42,7 @@ const QUEUE: usize = 1024;
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// The longest pause: a server that is back is found within about this time.
-const PAUSE_MAX: Duration = Duration::from_secs(1);
+pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 
 /// Makes connections, each set up in the same way.
 #[derive(Clone)]

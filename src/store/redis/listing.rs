@@ -13,6 +13,9 @@ use crate::store::{Page, StoreError, is_listed};
 /// Keys that one SCAN looks at: about a tenth of a millisecond of the server's time.
 const SCAN_COUNT: usize = 500;
 
+/// Keys that one SCAN looks at however small the page is: one key a round trip would take all day.
+const SCAN_COUNT_MIN: usize = 10;
+
 /// SCANs for one page. A database that is shared with other users yields short pages rather than long waits.
 const SCANS_PER_PAGE: usize = 20;
 
@@ -98,7 +101,7 @@ impl Redis {
         let mut slots = Vec::new();
         for _ in 0..SCANS_PER_PAGE {
             let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(layout::RECORDS_MATCH).arg("COUNT").arg(limit.min(SCAN_COUNT));
+            scan.arg(cursor).arg("MATCH").arg(layout::RECORDS_MATCH).arg("COUNT").arg(limit.clamp(SCAN_COUNT_MIN, SCAN_COUNT));
             let (next, keys): (u64, Vec<Vec<u8>>) =
                 redis::from_redis_value(self.command(&scan).await?).map_err(|_| unexpected())?;
             slots.extend(keys.iter().filter_map(|key| layout::slot_of(key)));

@@ -9,9 +9,9 @@ use std::sync::Arc;
 use redis::aio::MultiplexedConnection;
 use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::link::{Dialer, Pause};
+use super::link::{Dialer, PAUSE_MAX, Pause};
 use super::{fault, layout};
 use crate::key::Slot;
 use crate::store::Hub;
@@ -28,13 +28,16 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
         let ended = Arc::new(Notify::new());
         match dialer.dial(listener(hub.clone(), ended.clone())).await {
             Ok(connection) => {
-                pause = Pause::default();
+                let born = Instant::now();
                 let mut session = Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
                 tokio::select! {
                     error = session.follow() => tracing::debug!(error = fault::of_connecting(&error), "a subscription failed"),
                     () = ended.notified() => tracing::debug!("the connection for subscriptions is lost, connecting again"),
                 }
                 hub.lost();
+                if born.elapsed() >= PAUSE_MAX {
+                    pause = Pause::default();
+                }
             }
             Err(error) => tracing::debug!(error = fault::of_connecting(&error), "no connection for subscriptions"),
         }

@@ -12,7 +12,8 @@ if not current and KEYS[3] and ARGV[1] == '' and ARGV[8] == '' then
   current = redis.call('GET', KEYS[3])
 end
 if current then
-  if string.sub(current, 1, 8) ~= ARGV[1] then
+  -- An empty value is one that can't be read, and not an empty slot.
+  if ARGV[1] == '' or string.sub(current, 1, 8) ~= ARGV[1] then
     if string.sub(current, 1, 16) == string.sub(ARGV[2], 1, 16) then return 1 end
     local time = redis.call('TIME')
     return { current, time[1], time[2] }
@@ -27,7 +28,7 @@ if after > 0 then due = now + after end
 redis.call('SET', KEYS[1], ARGV[2] .. struct.pack('>I8I8', now, due) .. ARGV[3], 'PX', ARGV[4])
 if due > 0 then
   redis.call('ZADD', KEYS[2], due, ARGV[6])
-elseif current and string.byte(current, 17) <= 2 then
+elseif current and (string.byte(current, 17) or 0) <= 2 then
   -- States 1 and 2 are unsettled: only those can be in the index.
   redis.call('ZREM', KEYS[2], ARGV[6])
 end

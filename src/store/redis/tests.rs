@@ -1,1 +1,394 @@
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, timeout};
+
+use self::server::{PATIENCE, Server, options, store, until};
+use super::{ConnectError, Redis, layout};
+use crate::key::{Caller, Fingerprint, Slot, Space};
+use crate::record::{Fence, Lifetime, Record, State, Version, encode, head_in_flight};
+use crate::store::suite::{Stage, Time, completed, slot};
+use crate::store::{Listing, Store, StoreError, Swap, Watch};
+
+mod server;
+
+const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
+const LEASE: Lifetime = Lifetime { keep: Duration::from_secs(600), due: Some(Duration::from_secs(300)), tombstone: None };
+const KEEP: Lifetime = Lifetime { due: None, ..LEASE };
+
+/// Short enough for a story about a server that doesn't answer.
+const SHORT: Duration = Duration::from_millis(300);
+
+fn claim(version: u64, fence: u64) -> Record {
+    Record {
+        version: Version(version),
+        fence: Fence(fence),
+        route: "payments".into(),
+        fingerprint: Some(Fingerprint::from_bytes([7; 32])),
+        caller: Some(Caller::nobody()),
+        opened_unix_ms: 1_799_999_999_999,
+        state: State::InFlight { doubt_since_ms: None },
+    }
+}
+
+async fn claims(store: &Redis, n: u64) -> Result<Swap, StoreError> {
+    store.swap(&HERE(n), None, &claim(n, n), LEASE).await
+}
+
+async fn claimed(store: &Redis, n: u64) -> bool {
+    matches!(claims(store, n).await, Ok(Swap::Stored))
+}
+
+async fn looks(watch: &mut Watch) {
+    timeout(PATIENCE, watch.changed()).await.expect("the watcher is told to look");
+}
+
+mod over_tcp {
+    use super::*;
+
+    async fn stage() -> Stage {
+        let server = Server::start().await;
+        Stage::of_shared(server.store(), Time::Real).with_guard(server)
+    }
+
+    crate::store::suite::stories!(stage);
+}
+
+mod over_a_unix_socket {
+    use super::*;
+
+    async fn stage() -> Stage {
+        let server = Server::start().await;
+        Stage::of_shared(store(&server.unix_url(), Duration::from_secs(5)), Time::Real).with_guard(server)
+    }
+
+    crate::store::suite::stories!(stage);
+}
+
+#[test]
+fn names_and_members_lead_back_to_their_slot() {
+    for slot in [HERE(1), slot(Space::Shadow, 1)] {
+        assert_eq!(layout::slot_of(layout::record_key(&slot).as_bytes()), Some(slot));
+        assert_eq!(layout::slot_of(layout::wake_channel(&slot).as_bytes()), Some(slot));
+        assert_eq!(layout::slot_of_member(&layout::member(&slot)), Some(slot));
+        let tag = format!("{{p{}}}", slot.hash()[0]);
+        for name in [layout::record_key(&slot), layout::tombstone_key(&slot), layout::due_key(slot.partition())] {
+            assert!(name.contains(&tag), "{name}");
+        }
+    }
+    assert_ne!(layout::tombstone_key(&HERE(1)), layout::tombstone_key(&slot(Space::Shadow, 1)));
+    assert_eq!(layout::slot_of(b"onceward:{p1}:r:beef"), None);
+}
+
+#[test]
+fn the_scripts_and_the_codec_agree_on_what_is_in_flight() {
+    let head = encode(&claim(1, 2)).head;
+    assert!(head_in_flight(&head));
+    assert_eq!(head[16], layout::IN_FLIGHT);
+}
+
+#[tokio::test]
+async fn options_that_lead_nowhere_are_refused_without_the_password() {
+    for url in ["", "http://host", "redis://:s3cret@host:none", "redis://:s3cret@host/zero", "redis://:s3cret@h?protocol=s3cret"]
+    {
+        let error = Redis::connect(options(url, SHORT)).err().unwrap();
+        assert_eq!(error, ConnectError::Url);
+        assert!(!error.to_string().contains("s3cret"));
+        assert!(!format!("{:?}", options(url, SHORT)).contains("s3cret"));
+    }
+    let absent = super::Options { ca_file: Some("/nowhere/ca.pem".into()), ..options("rediss://localhost", SHORT) };
+    assert!(matches!(Redis::connect(absent).err().unwrap(), ConnectError::CaFile { .. }));
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let plain = super::Options { ca_file: Some(file.path().into()), ..options("redis://localhost", SHORT) };
+    assert!(matches!(Redis::connect(plain).err().unwrap(), ConnectError::Certificates { .. }));
+}
+
+#[tokio::test]
+async fn scripts_that_the_server_forgot_are_told_again() {
+    let server = Server::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
+    redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut admin).await.unwrap();
+    assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored);
+    redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut admin).await.unwrap();
+    assert!(store.renew(&HERE(1), Fence(1), SHORT, SHORT * 10).await.unwrap());
+}
+
+#[tokio::test]
+async fn a_server_that_restarts_is_found_again() {
+    let mut server = Server::start().await;
+    let store = server.store();
+    assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
+    server.kill();
+    until("calls are refused", async || matches!(claims(&store, 2).await, Err(StoreError::NotApplied(_)))).await;
+    let begun = Instant::now();
+    assert!(matches!(store.load(&HERE(1)).await, Err(StoreError::NotApplied(_))));
+    assert!(begun.elapsed() < SHORT, "a server that is down is not waited for");
+    server.come_back().await;
+    until("it works again", async || claimed(&store, 3).await).await;
+    store.ping().await.unwrap();
+}
+
+#[tokio::test]
+async fn a_store_may_begin_before_its_server() {
+    let mut server = Server::start().await;
+    server.kill();
+    let store = server.store();
+    assert!(matches!(claims(&store, 1).await, Err(StoreError::NotApplied(_))));
+    server.come_back().await;
+    until("it works", async || claimed(&store, 1).await).await;
+}
+
+#[tokio::test]
+async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
+    let server = Server::start().await;
+    let store = store(&server.tcp_url(), SHORT);
+    // Once, so that the server knows the script.
+    until("it works", async || claimed(&store, 9).await).await;
+    server.stop();
+    let begun = Instant::now();
+    let answer = claims(&store, 1).await;
+    assert!(matches!(answer, Err(StoreError::MaybeApplied(_))), "{answer:?}");
+    assert!(begun.elapsed() < SHORT * 3);
+    until("calls fail at once", async || matches!(claims(&store, 2).await, Err(StoreError::NotApplied(_)))).await;
+    server.resume();
+    until("it works again", async || claimed(&store, 3).await).await;
+    // The claim lay in the server's socket: its caller had given up, and it was carried out all the same.
+    until("the claim in doubt is there", async || store.load(&HERE(1)).await.unwrap().is_some()).await;
+}
+
+#[tokio::test]
+async fn a_server_without_memory_refuses_claims_and_still_answers_duplicates() {
+    let server = Server::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+    assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored);
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb").exec_async(&mut admin).await.unwrap();
+    let refused = claims(&store, 3).await;
+    assert!(matches!(&refused, Err(StoreError::NotApplied(text)) if text.contains("OOM")), "{refused:?}");
+    assert_eq!(store.load(&HERE(3)).await.unwrap(), None);
+    assert!(matches!(store.ping().await, Err(StoreError::NotApplied(_))));
+    assert!(matches!(store.renew(&HERE(2), Fence(2), SHORT, SHORT).await, Err(StoreError::NotApplied(_))));
+    let duplicate = store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap();
+    let Swap::Stale(Some(held)) = duplicate else { panic!("{duplicate:?}") };
+    assert_eq!(held.record, completed(1));
+    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("0").exec_async(&mut admin).await.unwrap();
+    assert_eq!(claims(&store, 3).await.unwrap(), Swap::Stored);
+}
+
+#[tokio::test]
+async fn a_replica_is_left_for_whoever_took_its_place() {
+    let server = Server::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
+    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec_async(&mut admin).await.unwrap();
+    let refused = claims(&store, 2).await;
+    assert!(matches!(&refused, Err(StoreError::NotApplied(text)) if text.contains("replica")), "{refused:?}");
+    redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut admin).await.unwrap();
+    until("it works again", async || claimed(&store, 2).await).await;
+}
+
+#[tokio::test]
+async fn a_wrong_password_is_told_without_it() {
+    let server = Server::start_with(&["--requirepass", "right"]).await;
+    let url = |login: &str| format!("redis://{login}127.0.0.1:{}", server.port);
+    for login in [":s3cret@", "alice:s3cret@", ""] {
+        let answer = claims(&store(&url(login), PATIENCE), 1).await;
+        let Err(StoreError::NotApplied(text)) = answer else { panic!("{answer:?}") };
+        assert!(!text.contains("s3cret") && !text.contains("alice"), "{text}");
+        assert!(text.contains("password"), "{text}");
+    }
+    let Err(StoreError::NotApplied(text)) = claims(&store(&format!("{}/99", url(":right@")), PATIENCE), 1).await else {
+        panic!("there is no such database")
+    };
+    assert!(text.contains("no database"), "{text}");
+    assert_eq!(claims(&store(&url(":right@"), PATIENCE), 1).await.unwrap(), Swap::Stored);
+    assert_eq!(claims(&store(&format!("unix://{}?pass=right&db=1", server.socket()), PATIENCE), 1).await.unwrap(), Swap::Stored);
+}
+
+#[tokio::test]
+async fn a_watcher_is_woken_by_another_gateway() {
+    let server = Server::start().await;
+    let (here, there) = (server.store(), server.store());
+    for slot in [HERE(1), slot(Space::Shadow, 1)] {
+        here.swap(&slot, None, &claim(1, 1), LEASE).await.unwrap();
+        let mut watch = here.watch(&slot);
+        looks(&mut watch).await;
+        assert!(timeout(SHORT, watch.changed()).await.is_err(), "nothing has changed");
+        assert!(there.renew(&slot, Fence(1), SHORT * 10, SHORT * 20).await.unwrap());
+        assert!(timeout(SHORT, watch.changed()).await.is_err(), "a renewal wakes nobody");
+        there.swap(&slot, Some(Version(1)), &Record { version: Version(2), ..completed(1) }, KEEP).await.unwrap();
+        looks(&mut watch).await;
+    }
+}
+
+#[tokio::test]
+async fn watchers_look_again_when_their_subscription_was_lost() {
+    let server = Server::start().await;
+    let (here, there, mut admin) = (server.store(), server.store(), server.admin().await);
+    let mut watches: Vec<Watch> = (0..2000).map(|n| here.watch(&HERE(n))).collect();
+    for watch in &mut watches {
+        looks(watch).await;
+    }
+    let killed: u64 = redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").query_async(&mut admin).await.unwrap();
+    assert_eq!(killed, 1);
+    for watch in &mut watches {
+        looks(watch).await;
+    }
+    there.swap(&HERE(7), None, &completed(7), KEEP).await.unwrap();
+    looks(&mut watches[7]).await;
+}
+
+#[tokio::test]
+async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
+    let server = Server::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    let channel = layout::wake_channel(&HERE(1));
+    let mut numsub = redis::cmd("PUBSUB");
+    numsub.arg("NUMSUB").arg(&channel);
+    let mut subscribers = async || numsub.query_async::<(String, u64)>(&mut admin).await.unwrap().1;
+    for _ in 0..2 {
+        let mut watches: Vec<Watch> = (0..1000).map(|_| store.watch(&HERE(1))).collect();
+        for watch in &mut watches {
+            looks(watch).await;
+        }
+        assert_eq!(subscribers().await, 1);
+        store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+        drop(watches.drain(1..));
+        // Who comes to a subscription that stands looks at once.
+        looks(&mut store.watch(&HERE(1))).await;
+        drop(watches);
+        until("nobody is subscribed", async || subscribers().await == 0).await;
+    }
+    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut admin).await.unwrap();
+    assert!(stats.contains("cmdstat_subscribe:calls=2,"), "{stats}");
+}
+
+/// A way to the server on which the answer to one command gets lost, after the server has carried it out.
+async fn lossy(port: u16) -> (u16, Arc<AtomicBool>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (here, loses) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
+    let armed = loses.clone();
+    tokio::spawn(async move {
+        while let Ok((client, _)) = listener.accept().await {
+            let server = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            tokio::spawn(relay(client, server, armed.clone()));
+        }
+    });
+    (here, loses)
+}
+
+async fn relay(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicBool>) {
+    let (mut asked, mut answered) = ([0; 65536], [0; 65536]);
+    loop {
+        tokio::select! {
+            n = client.read(&mut asked) => match n {
+                Ok(n) if n > 0 => server.write_all(&asked[..n]).await.unwrap(),
+                _ => return,
+            },
+            n = server.read(&mut answered) => match n {
+                Ok(n) if n > 0 && !loses.swap(false, Ordering::SeqCst) => client.write_all(&answered[..n]).await.unwrap(),
+                _ => return,
+            },
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_claim_whose_answer_is_lost_reads_back_under_its_own_fence() {
+    let server = Server::start().await;
+    let (port, loses) = lossy(server.port).await;
+    let store = store(&format!("redis://127.0.0.1:{port}"), PATIENCE);
+    store.ping().await.unwrap();
+    // Known to the server, so that the claim takes one round trip.
+    claims(&store, 1).await.unwrap();
+    loses.store(true, Ordering::SeqCst);
+    let answer = claims(&store, 2).await;
+    assert!(matches!(answer, Err(StoreError::MaybeApplied(_))), "{answer:?}");
+    until("it is connected again", async || store.ping().await.is_ok()).await;
+    assert_eq!(store.load(&HERE(2)).await.unwrap().unwrap().record.fence, Fence(2));
+    assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored, "said twice, stored once");
+}
+
+#[tokio::test]
+async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
+    let server = Server::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    for n in 1..=3 {
+        claims(&store, n).await.unwrap();
+    }
+    let key = layout::record_key(&HERE(1));
+    redis::cmd("SETRANGE").arg(&key).arg(60).arg("rotten").exec_async(&mut admin).await.unwrap();
+    redis::cmd("SET").arg(layout::record_key(&HERE(2))).arg("").exec_async(&mut admin).await.unwrap();
+    for n in [1, 2] {
+        assert!(matches!(store.load(&HERE(n)).await, Err(StoreError::Corrupt(_))), "{n}");
+        let answer = store.swap(&HERE(n), None, &claim(9, 9), LEASE).await;
+        assert!(matches!(answer, Err(StoreError::Corrupt(_))), "{answer:?}");
+    }
+    for listing in [Listing::All, Listing::Unsettled] {
+        let listed: Vec<Slot> = store.list(listing, None, 100).await.unwrap().records.into_iter().map(|(slot, _)| slot).collect();
+        assert_eq!(listed, [HERE(3)], "{listing:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_the_index_holds_in_error_is_taken_out() {
+    let server = Server::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+    for n in [1, 2] {
+        let (key, member) = (layout::due_key(HERE(n).partition()), layout::member(&HERE(n)));
+        redis::cmd("ZADD").arg(key).arg(1).arg(&member).exec_async(&mut admin).await.unwrap();
+    }
+    assert!(store.due(10).await.unwrap().is_empty());
+    let left: u64 = redis::cmd("EXISTS")
+        .arg(layout::due_key(HERE(1).partition()))
+        .arg(layout::due_key(HERE(2).partition()))
+        .query_async(&mut admin)
+        .await
+        .unwrap();
+    assert_eq!(left, 0);
+}
+
+#[tokio::test]
+async fn a_caller_who_leaves_disturbs_nobody() {
+    let server = Server::start().await;
+    let store = store(&server.tcp_url(), PATIENCE);
+    store.ping().await.unwrap();
+    server.stop();
+    // Their answers still come, and must not be taken for those of others.
+    for n in 1..=200 {
+        assert!(timeout(Duration::from_millis(1), claims(&store, n)).await.is_err());
+    }
+    server.resume();
+    for n in 301..=310 {
+        assert_eq!(claims(&store, n).await.unwrap(), Swap::Stored);
+        assert_eq!(store.load(&HERE(n)).await.unwrap().unwrap().record, claim(n, n));
+    }
+}
+
+#[tokio::test]
+async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let other = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, other_cert) = (dir.path().join("cert.pem"), dir.path().join("other.pem"));
+    std::fs::write(&cert, own.cert.pem()).unwrap();
+    std::fs::write(&other_cert, other.cert.pem()).unwrap();
+    std::fs::write(dir.path().join("key.pem"), own.signing_key.serialize_pem()).unwrap();
+    let settings = ["--tls-port", "TLS_PORT", "--tls-auth-clients", "no", "--tls-cert-file", "DIR/cert.pem"];
+    let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
+    let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
+    let url = format!("rediss://localhost:{}", server.tls_port);
+    let trusting = |ca_file| Redis::connect(super::Options { ca_file, ..options(&url, PATIENCE) }).unwrap();
+    let trusted = trusting(Some(cert));
+    assert_eq!(claims(&trusted, 1).await.unwrap(), Swap::Stored);
+    looks(&mut trusted.watch(&HERE(1))).await;
+    for ca_file in [Some(other_cert), None] {
+        let answer = claims(&trusting(ca_file), 2).await;
+        assert!(matches!(&answer, Err(StoreError::NotApplied(text)) if text.contains("certificate")), "{answer:?}");
+    }
+}

@@ -28,7 +28,6 @@ pub(crate) enum Time {
     /// When told.
     ByHand(Arc<AtomicU64>),
     /// As it does.
-    #[allow(dead_code, reason = "for stores that keep their own time")]
     Real,
 }
 
@@ -54,11 +53,15 @@ impl Time {
 
 impl Stage {
     pub(crate) fn new(store: impl Store, time: Time) -> Stage {
-        Stage { store: Arc::new(store), time, _guard: None }
+        Stage::of_shared(Arc::new(store), time)
+    }
+
+    /// A stage with a store that others hold, too.
+    pub(crate) fn of_shared(store: Arc<dyn Store>, time: Time) -> Stage {
+        Stage { store, time, _guard: None }
     }
 
     /// Keeps something alive as long as the stage.
-    #[allow(dead_code, reason = "not every store needs a guard")]
     pub(crate) fn with_guard(self, guard: impl Any + Send + Sync) -> Stage {
         Stage { _guard: Some(Box::new(guard)), ..self }
     }

@@ -1,0 +1,76 @@
+//! A configuration in words, as `onceward check` prints it.
+
+use std::fmt::Write;
+use std::time::Duration;
+
+use super::route::key_place;
+use super::{Config, Route, Upstream};
+use crate::engine::{Mode, OnFailure};
+
+/// What is configured, for people. Passwords are masked.
+pub(super) fn describe(config: &Config) -> String {
+    let mut text = String::new();
+    // Writing to a string can't fail.
+    let _ = write_all(&mut text, config);
+    text
+}
+
+fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
+    writeln!(text, "listen    {}", config.listen)?;
+    match config.admin_tokens.len() {
+        0 => writeln!(text, "admin     {}, without tokens", config.admin)?,
+        1 => writeln!(text, "admin     {}, 1 token", config.admin)?,
+        many => writeln!(text, "admin     {}, {many} tokens", config.admin)?,
+    }
+    write_upstream(text, "upstream", &config.upstream)?;
+    for upstream in &config.upstreams {
+        write_upstream(text, &format!("upstream  {}:", upstream.name), upstream)?;
+    }
+    let on_failure = match config.store.on_failure {
+        OnFailure::FailClosed => "fail_closed",
+        OnFailure::FailOpen => "fail_open",
+    };
+    writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.url, duration_text(config.store.timeout))?;
+    writeln!(text, "routes    (the first match wins; what matches none passes through)")?;
+    for (index, route) in config.routes.iter().enumerate() {
+        write_route(text, index + 1, route)?;
+    }
+    Ok(())
+}
+
+/// A duration as the file would write it, in units that mean the same everywhere: no months.
+pub(super) fn duration_text(duration: Duration) -> String {
+    const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    let mut rest = duration.as_millis();
+    let mut parts = Vec::new();
+    for (unit, millis) in UNITS {
+        if rest >= millis {
+            parts.push(format!("{}{unit}", rest / millis));
+            rest %= millis;
+        }
+    }
+    if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
+}
+
+fn write_upstream(text: &mut String, label: &str, upstream: &Upstream) -> std::fmt::Result {
+    writeln!(text, "{label:<9} {}, response within {}", upstream.url, duration_text(upstream.response_timeout))
+}
+
+fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Result {
+    let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
+    let mode = match route.policy.mode {
+        Mode::Enforce => "enforce",
+        Mode::Shadow => "shadow",
+        Mode::Off => "off",
+    };
+    let need = if route.policy.key.required { "required" } else { "optional" };
+    let upstream = route.upstream.as_deref().unwrap_or(super::DEFAULT_UPSTREAM);
+    writeln!(text, "  {number}. {:?} {} {}", route.name, methods.join(","), route.paths.join(" "))?;
+    writeln!(
+        text,
+        "     {mode}, profile {}, key {} ({need}), kept {}, upstream {upstream}",
+        route.profile,
+        key_place(&route.policy.key),
+        duration_text(route.policy.retention)
+    )
+}

@@ -1,0 +1,236 @@
+//! What makes two requests one: the key, the scope, the caller and the fingerprint.
+
+use http::HeaderName;
+
+use super::{HEADER_EXPECTED, header};
+use crate::config::read::{Table, Value};
+use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, ScopeRule};
+use crate::key::{KeySyntax, Pointer};
+
+/// Longest limit for a key.
+const KEY_LENGTH_MAX: u64 = 4096;
+
+const KEY_EXPECTED: &str = "a table such as { header = \"Idempotency-Key\" }";
+const SCOPE_EXPECTED: &str = "a table such as { header = \"X-Api-Key\" }";
+const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] }";
+const FINGERPRINT_EXPECTED: &str = "a table such as { body = \"json\" }";
+const HEADERS_EXPECTED: &str = "a list of header fields such as [\"Authorization\"]";
+const POINTER_EXPECTED: &str = "a JSON pointer such as \"/order/id\"";
+const PARTS_EXPECTED: &str = "a list of parts such as [\"path\", \"body:/order/id\"]";
+const PART_EXPECTED: &str = "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\" or \"body_hash\"";
+
+const SYNTAXES: [(&str, KeySyntax); 5] = [
+    ("lenient", KeySyntax::Lenient),
+    ("strict", KeySyntax::Strict),
+    ("uuid", KeySyntax::Uuid),
+    ("uuid4", KeySyntax::UuidV4),
+    ("word", KeySyntax::Word),
+];
+
+/// Fields that belong to a connection or to the framing of one message: a retry doesn't repeat them.
+const FRAMING: [&str; 9] =
+    ["connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+
+/// How a body enters the fingerprint.
+#[derive(Clone, Copy, PartialEq)]
+enum Body {
+    Json,
+    Raw,
+    None,
+}
+
+/// Reads `key`. Where it is comes from one table as a whole, its form value by value: a route that only says
+/// `required = true` keeps its profile's header, one that says `body` or `derive` replaces it.
+pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
+    let table = route.table("key", KEY_EXPECTED);
+    let required = table.get("required").map(|value| value.boolean().map(|required| (required, value)));
+    let max_length = table.get("max_length").and_then(|value| value.number(1, KEY_LENGTH_MAX));
+    let syntax = table.get("syntax").and_then(|value| value.choice(&SYNTAXES, &[]));
+    let source = match table.get_together(["header", "body", "derive"]) {
+        [header, None, Some(derive)] if header.is_none() => read_derived(&table, &derive, required.as_ref()),
+        [header, body, None] => {
+            let header = header.map(|value| read_key_header(&value));
+            let body = body.map(|value| value.parsed(POINTER_EXPECTED, Pointer::parse));
+            match (header, body) {
+                (Some(None), _) | (_, Some(None)) => None,
+                (header, body) => Some(KeySource::Sent { header: header.flatten(), body: body.flatten() }),
+            }
+        }
+        [_, _, Some(derive)] => {
+            derive.fault("a derived key replaces header and body: it can't have both");
+            None
+        }
+    };
+    table.finish();
+    let source = source?;
+    let required = matches!(source, KeySource::Derived(_)) || required??.0;
+    Some(KeyRule { source, required, max_length: usize::try_from(max_length?).ok()?, syntax: syntax? })
+}
+
+fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
+    let name = read_header(value)?;
+    if name == http::header::HOST {
+        value.fault("Host can't be a key: every request to this address has the same");
+        return None;
+    }
+    Some(name)
+}
+
+fn read_derived(table: &Table<'_>, derive: &Value<'_>, required: Option<&Option<(bool, Value<'_>)>>) -> Option<KeySource> {
+    if let Some(Some((false, value))) = required
+        && value.place.given
+    {
+        value.fault("a derived key is always required");
+    }
+    for name in ["max_length", "syntax"] {
+        if let Some(value) = table.get(name).filter(|value| value.place.given) {
+            value.fault("means nothing for a derived key");
+        }
+    }
+    let parts: Vec<Option<KeyPart>> = derive.list(PARTS_EXPECTED)?.iter().map(read_part).collect();
+    let parts: Vec<KeyPart> = parts.into_iter().collect::<Option<_>>()?;
+    if parts.is_empty() {
+        derive.fault(format!("expected at least one part: {PART_EXPECTED}"));
+        return None;
+    }
+    table.report.warn(
+        &derive.place.path,
+        "two requests that are meant to be two, and look the same within the retention, are taken for one",
+    );
+    Some(KeySource::Derived(parts))
+}
+
+fn read_part(value: &Value<'_>) -> Option<KeyPart> {
+    let parse = |text: &str| match text.split_once(':') {
+        None if text == "path" => Some(KeyPart::Path),
+        None if text == "body_hash" => Some(KeyPart::BodyHash),
+        Some(("query", name)) if !name.is_empty() => Some(KeyPart::Query(name.to_owned())),
+        Some(("header", name)) => header(name).map(KeyPart::Header),
+        Some(("body", pointer)) => Pointer::parse(pointer).map(KeyPart::Body),
+        _ => None,
+    };
+    let part = value.parsed(PART_EXPECTED, parse)?;
+    if let KeyPart::Header(name) = &part {
+        repeated_by_retries(value, name)?;
+    }
+    Some(part)
+}
+
+/// Reads `scope`.
+pub(super) fn read_scope(route: &Table<'_>) -> Option<ScopeRule> {
+    let Some(value) = route.get("scope") else { return Some(ScopeRule::Shared) };
+    let table = value.table(SCOPE_EXPECTED)?;
+    let later = table.get_together(["jwt", "client_cert"]).iter().any(Option::is_some);
+    table.not_yet("jwt");
+    table.not_yet("client_cert");
+    let fields = match table.get_together(["header", "headers"]) {
+        [Some(header), None] => read_header(&header).map(|name| vec![name]),
+        [None, Some(headers)] => read_headers(&headers),
+        [Some(_), Some(headers)] => {
+            headers.fault("a scope has header or headers, not both");
+            None
+        }
+        [None, None] if later => None,
+        [None, None] => {
+            value.fault(format!("expected {SCOPE_EXPECTED}"));
+            None
+        }
+    };
+    table.finish();
+    if later { None } else { fields.map(ScopeRule::Headers) }
+}
+
+/// Reads `caller`. The scope is `None` if it is faulty.
+pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Option<CallerRule> {
+    let value = route.get("caller")?;
+    if value.is_text() {
+        value.choice(&[("scope", ())], &[])?;
+        if scope == Some(&ScopeRule::Shared) {
+            value.fault("there is no scope: anybody could get anybody's answers");
+        }
+        return Some(CallerRule::Scope);
+    }
+    let table = value.table(CALLER_EXPECTED)?;
+    let fields = match table.get("headers") {
+        Some(headers) => read_headers(&headers),
+        None => {
+            value.fault(format!("expected {CALLER_EXPECTED}"));
+            None
+        }
+    };
+    table.finish();
+    fields.map(CallerRule::Headers)
+}
+
+/// Reads `fingerprint`, value by value.
+pub(super) fn read_fingerprint(route: &Table<'_>) -> Option<FingerprintRule> {
+    let table = route.table("fingerprint", FINGERPRINT_EXPECTED);
+    let bodies = [("json", Body::Json), ("raw", Body::Raw), ("none", Body::None)];
+    let body = table.get("body").and_then(|value| value.choice(&bodies, &[]));
+    let ignore = table.get("ignore").and_then(|value| {
+        let pointers =
+            value.list_of("a list of JSON pointers such as [\"/metadata/sent_at\"]", POINTER_EXPECTED, Pointer::parse)?;
+        if !pointers.is_empty() && matches!(body, Some(Body::Raw | Body::None)) {
+            value.fault("only members of JSON bodies can be ignored: body = \"json\"");
+        }
+        Some(pointers)
+    });
+    table.finish();
+    Some(match (body?, ignore?) {
+        (Body::Json, pointers) => FingerprintRule::Json(pointers),
+        (Body::Raw, _) => FingerprintRule::Raw,
+        (Body::None, _) => FingerprintRule::WithoutBody,
+    })
+}
+
+fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
+    let names: Vec<Option<HeaderName>> = value.list(HEADERS_EXPECTED)?.iter().map(read_header).collect();
+    let names: Vec<HeaderName> = names.into_iter().collect::<Option<_>>()?;
+    if names.is_empty() {
+        value.fault("expected at least one header field");
+        return None;
+    }
+    Some(names)
+}
+
+fn read_header(value: &Value<'_>) -> Option<HeaderName> {
+    let name = value.parsed(HEADER_EXPECTED, header)?;
+    repeated_by_retries(value, &name)?;
+    Some(name)
+}
+
+fn repeated_by_retries(value: &Value<'_>, name: &HeaderName) -> Option<()> {
+    if FRAMING.contains(&name.as_str()) {
+        value.fault(format!("{name:?} belongs to one connection or message, not to an operation: a retry may not repeat it"));
+        return None;
+    }
+    Some(())
+}
+
+/// Where a key is, for people.
+pub(in crate::config) fn key_place(key: &KeyRule) -> String {
+    match &key.source {
+        KeySource::Sent { header: Some(header), body: None } => format!("header {header}"),
+        KeySource::Sent { header: None, body: Some(body) } => format!("body {}", pointer_text(body)),
+        KeySource::Sent { header: Some(header), body: Some(body) } => format!("header {header} or body {}", pointer_text(body)),
+        KeySource::Sent { header: None, body: None } => "nowhere".to_owned(),
+        KeySource::Derived(parts) => {
+            format!("derived from {}", parts.iter().map(part_name).collect::<Vec<_>>().join(", "))
+        }
+    }
+}
+
+/// A part of a derived key, as the file writes it.
+fn part_name(part: &KeyPart) -> String {
+    match part {
+        KeyPart::Path => "path".to_owned(),
+        KeyPart::Query(name) => format!("query:{name}"),
+        KeyPart::Header(name) => format!("header:{name}"),
+        KeyPart::Body(pointer) => format!("body:{}", pointer_text(pointer)),
+        KeyPart::BodyHash => "body_hash".to_owned(),
+    }
+}
+
+fn pointer_text(pointer: &Pointer) -> String {
+    pointer.tokens().iter().map(|token| format!("/{}", token.replace('~', "~0").replace('/', "~1"))).collect()
+}

@@ -1,0 +1,31 @@
+//! Stories of configurations.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+use super::*;
+
+mod files;
+mod refusals;
+mod rendering;
+mod values;
+
+/// Loads a file that has no upstream of its own.
+fn load(text: &str) -> Result<Config, Faults> {
+    let upstream = Some("http://127.0.0.1:9000".to_owned());
+    Config::load(Some(("test.toml", text)), Overrides { upstream, ..Overrides::default() })
+}
+
+/// Loads a route, given the lines under its `[[routes]]`.
+fn load_route(lines: &str) -> Result<Config, Faults> {
+    load(&format!("[[routes]]\npath = \"/p\"\n{lines}"))
+}
+
+fn route(lines: &str) -> Route {
+    load_route(lines).unwrap_or_else(|faults| panic!("{faults}")).routes.remove(0)
+}
+
+/// The only fault of a text, as `key: text`.
+fn fault_of(loaded: Result<Config, Faults>) -> String {
+    let faults = loaded.expect_err("accepted").0;
+    assert_eq!(faults.len(), 1, "{}", Faults(faults.clone()));
+    format!("{}: {}", faults[0].key, faults[0].text)
+}

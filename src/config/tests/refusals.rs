@@ -1,0 +1,159 @@
+use super::*;
+
+#[test]
+fn what_is_not_built_yet_is_refused() {
+    for (text, key) in [
+        ("trusted_proxies = [\"10.0.0.1\"]", "trusted_proxies"),
+        ("[tls]\ncert = \"a\"\nkey = \"b\"", "tls"),
+        ("[hashing]\nsecrets = [{ env = \"A\" }]", "hashing"),
+        ("[encryption]\nkeys = []", "encryption"),
+        ("[store]\nack = \"replicas:1\"", "store.ack"),
+        ("[store]\nack = \"fsync\"", "store.ack"),
+        ("[store]\ndurability = \"strict\"", "store.durability"),
+        ("[store]\nlocal_cache = \"64MiB\"", "store.local_cache"),
+        ("[store]\nurl = \"redis+cluster://a:1,b:2\"", "store.url"),
+        ("[store]\nurl = \"redis+sentinel://a:1,b:2/m\"", "store.url"),
+        ("[[routes]]\npath = \"/p\"\nscope = { client_cert = \"subject\" }", "routes[0].scope.client_cert"),
+        (
+            "[[routes]]\npath = \"/p\"\nscope = { jwt = { header = \"Authorization\", claim = \"sub\", jwks = \"f\" } }",
+            "routes[0].scope.jwt",
+        ),
+        ("[[routes]]\npath = \"/p\"\non_uncertain = \"forward\"", "routes[0].on_uncertain"),
+        ("[[routes]]\npath = \"/p\"\non_uncertain = \"probe\"", "routes[0].on_uncertain"),
+        ("[[routes]]\npath = \"/p\"\nprobe = { method = \"GET\" }", "routes[0].probe"),
+    ] {
+        let fault = fault_of(load(text));
+        assert!(fault.starts_with(&format!("{key}: ")) && fault.contains("not supported yet"), "{text}\n{fault}");
+    }
+    let accepted = "trusted_proxies = []\n[store]\nack = \"memory\"\ndurability = \"warn\"\nlocal_cache = \"0B\"";
+    assert_eq!(load(accepted).unwrap().warnings, Vec::<String>::new());
+}
+
+/// Lines of a route, the key that is blamed, and a piece of the text.
+const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
+    ("retention = \"60d\"\nunsettled_retention = \"30d\"", "unsettled_retention", "shorter than retention, tombstone and lease"),
+    ("lease = \"900ms\"", "lease", "shorter than a second"),
+    ("lease = \"1500ms\"", "lease", "third of the lease"),
+    ("lease = \"-1s\"", "lease", "expected a duration such as \"30s\", found \"-1s\""),
+    ("lease = \"11000y\"", "lease", "longer than ten years"),
+    ("lease = \"1us\"", "lease", "shorter than a millisecond"),
+    ("lease = 30", "lease", "expected a duration such as \"30s\", found an integer"),
+    ("retention = \"0s\"", "retention", "above zero"),
+    ("profile = \"strype\"", "profile", "there are adyen, amazon-pay, "),
+    ("upstream = \"other\"", "upstream", "there is no upstream named \"other\""),
+    ("caller = \"scope\"", "caller", "there is no scope"),
+    ("caller = \"everybody\"", "caller", "expected \"scope\""),
+    ("caller = {}", "caller", "headers"),
+    ("caller = { headers = [] }", "caller.headers", "at least one"),
+    ("scope = {}", "scope", "expected a table such as"),
+    ("scope = { header = \"A\", headers = [\"B\"] }", "scope.headers", "not both"),
+    ("scope = \"X-Api-Key\"", "scope", "found a string"),
+    ("key = { header = \"Host\" }", "key.header", "Host can't be a key"),
+    ("key = { header = \"content-length\" }", "key.header", "belongs to one connection"),
+    ("key = { header = \"Transfer-Encoding\" }", "key.header", "belongs to one connection"),
+    ("key = { header = \"CONNECTION\" }", "key.header", "belongs to one connection"),
+    ("key = { header = \"a b\" }", "key.header", "expected a header field's name"),
+    ("key = { body = \"idempotency_key\" }", "key.body", "expected a JSON pointer"),
+    ("key = { header = \"A\", derive = [\"path\"] }", "key.derive", "can't have both"),
+    ("key = { derive = [] }", "key.derive", "at least one part"),
+    ("key = { derive = [\"method\"] }", "key.derive[0]", "\"query:NAME\""),
+    ("key = { derive = [\"path\"], required = false }", "key.required", "always required"),
+    ("key = { derive = [\"path\"], max_length = 9 }", "key.max_length", "means nothing"),
+    ("key = { max_length = 0 }", "key.max_length", "from 1 to 4096"),
+    ("key = { syntax = \"uuid7\" }", "key.syntax", "\"uuid4\""),
+    ("key = \"X-Key\"", "key", "found a string"),
+    ("fingerprint = { body = \"raw\", ignore = [\"/a\"] }", "fingerprint.ignore", "only members of JSON bodies"),
+    ("fingerprint = { ignore = [\"a\"] }", "fingerprint.ignore[0]", "expected a JSON pointer"),
+    ("store_status = [\"2xx\", \"6xx\"]", "store_status[1]", "is not a status"),
+    ("store_status = [\"500\"]\nuncertain_status = [\"500\"]", "uncertain_status[0]", "two of the three status lists"),
+    ("store_status = [200]", "store_status[0]", "found an integer"),
+    ("mismatch_status = 200", "mismatch_status", "from 400 to 499"),
+    ("methods = [\"post\"]", "methods[0]", "expected a method such as \"POST\""),
+    ("methods = [\"CONNECT\"]", "methods[0]", "expected a method"),
+    ("methods = []", "methods", "at least one"),
+    ("methods = \"POST\"", "methods", "found a string"),
+    ("drop_headers = [\"a b\"]", "drop_headers[0]", "header field"),
+    ("name = \"\"", "name", "expected a name"),
+    ("stripe_should_retry = \"yes\"", "stripe_should_retry", "true or false, found a string"),
+];
+
+#[test]
+fn a_route_that_cannot_be_meant_is_refused() {
+    for (lines, key, piece) in ROUTE_FAULTS {
+        let fault = fault_of(load_route(lines));
+        assert!(fault.starts_with(&format!("routes[0].{key}: ")) && fault.contains(piece), "{lines}\n{fault}");
+    }
+}
+
+#[test]
+fn a_path_that_can_never_match_is_refused() {
+    for path in [
+        "payments", "", "/a//b", "/a/../b", "/a/.", "/a?b", "/a#b", "/a b", "/{", "/{}", "/{*}", "/{a}{b}", "/{*a}/b", "/%41",
+        "/%4", "/%zz", "/\u{e4}",
+    ] {
+        let fault = fault_of(load(&format!("[[routes]]\nname = \"r\"\npath = {path:?}")));
+        assert!(fault.starts_with("routes[0].path: "), "{path}: {fault}");
+    }
+    for path in ["/", "/a", "/a/", "/v1/{id}", "/v1/{id}/refunds", "/v1/{*rest}", "/{id}.json", "/a%2Fb", "/a:b"] {
+        load(&format!("[[routes]]\npath = {path:?}")).unwrap_or_else(|faults| panic!("{faults}"));
+    }
+}
+
+#[test]
+fn what_contradicts_itself_is_refused() {
+    for (text, key, piece) in [
+        ("routes = []", "routes", "protects nothing"),
+        ("[[routes]]", "routes[0].path", "needs a path"),
+        ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/a\"", "routes[1].path", "a second route is named \"/a\""),
+        ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b\"\nname = \"/a\"", "routes[1].name", "a second route"),
+        ("[store]\ntimeout = \"10s\"", "store.timeout", "the lease (30s) has to be longer than 3 times"),
+        ("admin = \"0.0.0.0:8081\"", "admin", "not a loopback address"),
+        ("admin = \"127.0.0.1:8080\"", "admin", "the same address as listen"),
+        ("[upstreams.default]\nurl = \"http://a\"", "upstreams.default", "choose another"),
+        ("[upstreams.a]", "upstreams.a.url", "needs a url"),
+        ("[upstream]\nurl = \"http://a/v1\"", "upstream.url", "has no path"),
+        ("[upstream]\nurl = \"http://a?b\"", "upstream.url", "has no path"),
+        ("[upstream]\nurl = \"http://u@a\"", "upstream.url", "credentials"),
+        ("[upstream]\nurl = \"ftp://a\"", "upstream.url", "http or https"),
+        ("[upstream]\nurl = \"a:9000\"", "upstream.url", "http or https"),
+        ("[upstream]\nurl = \"http://a:99999\"", "upstream.url", "http or https"),
+        ("[upstream]\nurl = \"http://:80\"", "upstream.url", "http or https"),
+        ("[limits]\nbuffered_bytes = \"1MiB\"", "limits.buffered_bytes", "no room"),
+        ("[limits]\nheader_bytes = \"4KiB\"", "limits.header_bytes", "\"8192B\""),
+        ("[limits]\nrequest_body = \"1EiB\"", "limits.request_body", "\"1TiB\""),
+        ("[limits]\nin_flight = -1", "limits.in_flight", "from 1 to"),
+        ("[limits]\nin_flight = 1.5", "limits.in_flight", "found a float"),
+        ("limits = 1", "limits", "found an integer"),
+        ("[admin_auth]\ntokens = [{ role = \"read\", env = \"A\" }]", "admin_auth.tokens[0].name", "needs a name"),
+        ("[admin_auth]\ntokens = [{ name = \"a\", env = \"A\" }]", "admin_auth.tokens[0].role", "needs a role"),
+        ("[admin_auth]\ntokens = [{ name = \"a\", role = \"read\" }]", "admin_auth.tokens[0].env", "named by env"),
+        ("[admin_auth]\ntokens = [{ name = \"a\", role = \"root\", env = \"A\" }]", "admin_auth.tokens[0].role", "\"operate\""),
+        (
+            "[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", env = \"A\", file = \"f\" }]",
+            "admin_auth.tokens[0].env",
+            "not both",
+        ),
+    ] {
+        let fault = fault_of(load(text));
+        assert!(fault.starts_with(&format!("{key}: ")) && fault.contains(piece), "{text}\n{fault}");
+    }
+    let open = "admin = \"0.0.0.0:8081\"\n[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", env = \"A\" }]";
+    assert!(load(open).is_ok());
+}
+
+#[test]
+fn faulty_flags_are_named_as_flags() {
+    let some = |text: &str| Some(text.to_owned());
+    let missing = Config::load(None, Overrides::default()).unwrap_err().to_string();
+    assert_eq!(
+        missing,
+        "error: upstream.url: no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url under [upstream]\n\n1 fault"
+    );
+    let flags = Overrides { upstream: some("x"), listen: some("y"), admin: some("z"), store: some("w") };
+    let faults = Config::load(Some(("f", "")), flags).unwrap_err();
+    let keys: Vec<&str> = faults.0.iter().map(|fault| fault.key.split(' ').next().unwrap()).collect();
+    assert_eq!(keys, ["--listen", "--admin", "--upstream", "--store"]);
+    let admin =
+        fault_of(Config::load(None, Overrides { upstream: some("http://a"), admin: some("0.0.0.0:1"), ..Overrides::default() }));
+    assert!(admin.starts_with("--admin (ONCEWARD_ADMIN): not a loopback address"), "{admin}");
+}

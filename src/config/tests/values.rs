@@ -1,0 +1,255 @@
+use std::path::PathBuf;
+
+use http::{HeaderMap, StatusCode};
+
+use super::*;
+use crate::engine::*;
+use crate::key::KeySyntax;
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(24 * 60 * 60);
+
+#[test]
+fn an_upstream_is_all_it_takes() {
+    let config = load("").unwrap();
+    assert_eq!(config.listen, "127.0.0.1:8080".parse().unwrap());
+    assert_eq!(config.admin, "127.0.0.1:8081".parse().unwrap());
+    assert_eq!(config.drain_timeout, 75 * SECOND);
+    assert_eq!(config.problem_base_url, None);
+    assert_eq!(config.store.url, StoreUrl::File("onceward-data".into()));
+    assert_eq!(config.store.timeout, SECOND / 2);
+    assert_eq!((config.limits.request_body, config.limits.buffered_bytes), (1 << 20, 256 << 20));
+    assert_eq!((config.limits.waiters_per_key, config.limits.header_bytes), (64, 64 << 10));
+    assert_eq!(config.warnings, Vec::<String>::new());
+
+    let upstream = &config.upstream;
+    assert_eq!((upstream.name.as_str(), upstream.url.to_string().as_str()), ("default", "http://127.0.0.1:9000"));
+    assert_eq!((upstream.connect_timeout, upstream.response_timeout), (SECOND, 60 * SECOND));
+    assert_eq!((upstream.idle_timeout, upstream.host), (4 * SECOND, HostHeader::Upstream));
+}
+
+#[test]
+fn without_routes_every_post_and_patch_with_a_key_is_protected() {
+    let config = load("").unwrap();
+    let [route] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
+    assert_eq!(route.name, "default");
+    assert_eq!(&*route.policy.route, "default");
+    assert_eq!(route.paths, ["/", "/{*rest}"]);
+    assert_eq!(route.methods, [http::Method::POST, http::Method::PATCH]);
+    assert!(!route.policy.key.required);
+    assert_eq!(config.upstream_of(route).name, "default");
+
+    // With routes, only those protect.
+    let config = load_route("").unwrap();
+    assert_eq!(config.routes.len(), 1);
+    assert_eq!(config.routes[0].paths, ["/p"]);
+}
+
+#[test]
+fn a_route_has_the_defaults_of_the_draft() {
+    let Route { name, methods, policy, .. } = route("");
+    assert_eq!(name, "/p");
+    assert_eq!(methods, [http::Method::POST]);
+    assert_eq!(policy.mode, Mode::Enforce);
+    assert_eq!(key_of(&policy), "header idempotency-key");
+    assert_eq!((policy.key.required, policy.key.max_length, policy.key.syntax), (false, 255, KeySyntax::Lenient));
+    assert_eq!(policy.scope, ScopeRule::Shared);
+    let CallerRule::Headers(caller) = &policy.caller else { panic!("{:?}", policy.caller) };
+    assert_eq!(caller, &["authorization", "x-api-key", "cookie"]);
+    assert_eq!(policy.fingerprint, FingerprintRule::Json(Vec::new()));
+    assert_eq!((policy.on_in_flight, policy.wait_timeout), (OnInFlight::Reject, 10 * SECOND));
+    assert_eq!((policy.on_mismatch, policy.mismatch_status.as_u16()), (OnMismatch::Reject, 422));
+    assert_eq!((policy.on_uncertain, policy.uncertain_after), (OnUncertain::Hold, 60 * SECOND));
+    assert_eq!((policy.retention, policy.tombstone), (DAY, Duration::ZERO));
+    assert_eq!((policy.unsettled_retention, policy.lease), (30 * DAY, 30 * SECOND));
+    assert_eq!(policy.on_failure, OnFailure::FailClosed);
+    assert!(policy.drop_headers.is_empty() && !policy.stripe_should_retry);
+}
+
+fn key_of(policy: &Policy) -> String {
+    route::key_place(&policy.key)
+}
+
+#[test]
+fn a_key_is_overridden_value_by_value() {
+    let paypal = route("profile = \"paypal\"\nkey = { required = false }").policy;
+    assert_eq!(key_of(&paypal), "header paypal-request-id");
+    assert_eq!((paypal.key.required, paypal.key.max_length), (false, 108));
+
+    let moved = route("profile = \"checkout\"\nkey = { body = \"/key\" }").policy;
+    assert_eq!(key_of(&moved), "body /key");
+    assert_eq!((moved.key.max_length, moved.key.syntax), (36, KeySyntax::UuidV4));
+
+    let either = route("key = { header = \"X-Key\", body = \"/a~1b\" }").policy;
+    assert_eq!(key_of(&either), "header x-key or body /a~1b");
+
+    let derived = route("key = { derive = [\"path\", \"query:p\", \"header:X-U\", \"body:/o/id\", \"body_hash\"] }").policy;
+    assert_eq!(key_of(&derived), "derived from path, query:p, header:x-u, body:/o/id, body_hash");
+    assert!(derived.key.required);
+}
+
+#[test]
+fn scope_caller_and_fingerprint_are_read() {
+    let one = route("scope = { header = \"X-Tenant\" }\ncaller = \"scope\"\nfingerprint = { body = \"raw\" }").policy;
+    assert_eq!(one.scope, ScopeRule::Headers(vec!["x-tenant".parse().unwrap()]));
+    assert_eq!(one.caller, CallerRule::Scope);
+    assert_eq!(one.fingerprint, FingerprintRule::Raw);
+
+    let two = route(
+        "scope = { headers = [\"A\", \"B\"] }\ncaller = { headers = [\"C\"] }\nfingerprint = { ignore = [\"/metadata/sent_at\"] }",
+    )
+    .policy;
+    assert_eq!(two.scope, ScopeRule::Headers(vec!["a".parse().unwrap(), "b".parse().unwrap()]));
+    assert_eq!(two.caller, CallerRule::Headers(vec!["c".parse().unwrap()]));
+    assert!(matches!(&two.fingerprint, FingerprintRule::Json(ignore) if ignore[0].tokens() == ["metadata", "sent_at"]));
+    assert_eq!(route("fingerprint = { body = \"none\" }").policy.fingerprint, FingerprintRule::WithoutBody);
+}
+
+fn verdict(policy: &Policy, code: u16, field: Option<&'static str>) -> Verdict {
+    let mut headers = HeaderMap::new();
+    if let Some(field) = field {
+        headers.insert(field, "1".parse().unwrap());
+    }
+    policy.statuses.verdict(StatusCode::from_u16(code).unwrap(), &headers)
+}
+
+#[test]
+fn profiles_judge_statuses_as_their_vendors_do() {
+    let ietf = route("").policy;
+    assert_eq!(verdict(&ietf, 404, None), Verdict::Store);
+    assert_eq!(verdict(&ietf, 429, None), Verdict::Release);
+    assert_eq!(verdict(&ietf, 503, None), Verdict::Uncertain);
+    assert_eq!(verdict(&ietf, 503, Some("retry-after")), Verdict::Release);
+
+    let stripe = route("profile = \"stripe\"").policy;
+    for code in [401, 409, 429] {
+        assert_eq!(verdict(&stripe, code, None), Verdict::Release);
+    }
+    assert_eq!((verdict(&stripe, 500, None), verdict(&stripe, 402, None)), (Verdict::Store, Verdict::Store));
+    assert_eq!((stripe.mismatch_status.as_u16(), stripe.stripe_should_retry), (400, true));
+
+    for name in ["square", "checkout", "google", "modern-treasury"] {
+        let success_only = route(&format!("profile = \"{name}\"")).policy;
+        assert_eq!(verdict(&success_only, 201, None), Verdict::Store);
+        assert_eq!(verdict(&success_only, 422, None), Verdict::Release);
+        assert_eq!(verdict(&success_only, 500, None), Verdict::Uncertain);
+        assert_eq!(verdict(&success_only, 503, Some("retry-after")), Verdict::Release);
+    }
+    assert_eq!(route("profile = \"modern-treasury\"").policy.on_mismatch, OnMismatch::Replay);
+    assert_eq!(route("profile = \"adyen\"").policy.retention, 31 * DAY);
+}
+
+#[test]
+fn a_status_that_a_route_lists_leaves_the_inherited_lists() {
+    let policy = route("uncertain_status = [\"500\", \"502\"]\nrelease_status = [\"4XX\"]").policy;
+    assert_eq!(verdict(&policy, 500, None), Verdict::Uncertain);
+    assert_eq!(verdict(&policy, 501, None), Verdict::Store);
+    assert_eq!(verdict(&policy, 404, None), Verdict::Release);
+}
+
+#[test]
+fn what_is_unsettled_is_kept_as_long_as_what_is_settled() {
+    let policy = route("retention = \"60d\"\ntombstone = \"10d\"").policy;
+    assert_eq!(policy.unsettled_retention, 70 * DAY + 30 * SECOND);
+    assert_eq!(route("profile = \"square\"").policy.unsettled_retention, 365 * DAY + 30 * SECOND);
+}
+
+#[test]
+fn a_route_takes_times_and_failure_from_its_surroundings() {
+    let text = "[upstream]\nresponse_timeout = \"20s\"\n[upstreams.slow]\nurl = \"https://[::1]:9443/\"\nresponse_timeout = \"90s\"\n\
+                [store]\non_failure = \"fail_open\"\n\
+                [[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b/\"\nupstream = \"slow\"\non_failure = \"fail_closed\"";
+    let config = load(text).unwrap();
+    let [a, b] = config.routes.as_slice() else { panic!("{:?}", config.routes) };
+    assert_eq!((a.policy.uncertain_after, a.policy.on_failure), (20 * SECOND, OnFailure::FailOpen));
+    assert_eq!((b.policy.uncertain_after, b.policy.on_failure), (90 * SECOND, OnFailure::FailClosed));
+    assert_eq!((b.name.as_str(), b.paths.as_slice()), ("/b/", ["/b".to_owned()].as_slice()));
+    assert_eq!(config.upstream_of(b).url, UpstreamUrl { tls: true, authority: "[::1]:9443".parse().unwrap() });
+    assert_eq!(config.upstream_of(b).connect_timeout, SECOND);
+    assert_eq!(config.drain_timeout, 105 * SECOND);
+}
+
+#[test]
+fn flags_beat_the_file_which_beats_the_defaults() {
+    let text =
+        "listen = \"127.0.0.1:1\"\nadmin = \"127.0.0.1:2\"\n[upstream]\nurl = \"http://file\"\n[store]\nurl = \"file:dir\"";
+    let file = Config::load(Some(("f", text)), Overrides::default()).unwrap();
+    assert_eq!((file.listen.port(), file.admin.port()), (1, 2));
+    assert_eq!((file.upstream.url.to_string().as_str(), file.store.url.to_string().as_str()), ("http://file", "file:dir"));
+
+    let some = |text: &str| Some(text.to_owned());
+    let flags = Overrides {
+        upstream: some("https://flag:8443"),
+        listen: some("127.0.0.1:3"),
+        admin: some("[::1]:4"),
+        store: some("memory:"),
+    };
+    let flagged = Config::load(Some(("f", text)), flags).unwrap();
+    assert_eq!((flagged.listen.port(), flagged.admin.port()), (3, 4));
+    assert_eq!((flagged.upstream.url.to_string().as_str(), flagged.store.url), ("https://flag:8443", StoreUrl::Memory));
+}
+
+#[test]
+fn stores_are_known_by_their_urls() {
+    let parse = |text: &str| StoreUrl::parse(text).unwrap();
+    assert_eq!(parse("file:///var/lib/onceward"), StoreUrl::File(PathBuf::from("/var/lib/onceward")));
+    assert_eq!(parse("file:data"), StoreUrl::File(PathBuf::from("data")));
+    assert!(matches!(parse("redis://:pw@h:1/2"), StoreUrl::Redis { tls: false, unix: false, .. }));
+    assert!(matches!(parse("rediss://h"), StoreUrl::Redis { tls: true, unix: false, .. }));
+    assert!(matches!(parse("unix:///run/redis.sock"), StoreUrl::Redis { tls: false, unix: true, .. }));
+    for text in ["", "memory", "memory:x", "file:", "redis:", "redis://", "redis://h/x", "valkey://h", "http://h", "/dir"] {
+        assert!(StoreUrl::parse(text).is_err(), "{text}");
+    }
+}
+
+#[test]
+fn a_problem_type_can_follow_its_base() {
+    let base = |url: &str| load(&format!("problem_base_url = \"{url}\"")).map(|config| config.problem_base_url.unwrap());
+    assert_eq!(base("https://docs.example.com/problems/").unwrap(), "https://docs.example.com/problems/");
+    assert_eq!(base("https://docs.example.com/problems").unwrap(), "https://docs.example.com/problems/");
+    assert_eq!(base("https://docs.example.com/problems#").unwrap(), "https://docs.example.com/problems#");
+    for url in ["docs", "ftp://docs/", "https://docs/<x>", "/problems"] {
+        assert!(base(url).is_err(), "{url}");
+    }
+}
+
+#[test]
+fn what_is_legal_and_dangerous_is_warned_of() {
+    let text = "[store]\nurl = \"memory:\"\non_failure = \"fail_open\"\nca_file = \"x\"\n\
+                [[routes]]\npath = \"/p\"\nkey = { derive = [\"body_hash\"] }\non_failure = \"fail_open\"";
+    let warnings = load(text).unwrap().warnings;
+    let keys: Vec<&str> = warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
+    assert_eq!(keys, ["store.url", "store.on_failure", "store.ca_file", "routes[0].key.derive", "routes[0].on_failure"]);
+}
+
+#[test]
+fn a_configuration_is_told_in_words() {
+    let text = include_str!("../../../config/redis.toml");
+    let config = Config::load(Some(("redis.toml", text)), Overrides::default()).unwrap();
+    assert_eq!(config.describe(), include_str!("../../../tests/fixtures/config/redis_described.txt"));
+}
+
+#[test]
+fn secrets_are_read_when_they_are_needed() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("token");
+    std::fs::write(&file, "from-file\n").unwrap();
+    let text = format!(
+        "[admin_auth]\ntokens = [{{ name = \"a\", role = \"operate\", env = \"A\" }}, {{ name = \"b\", role = \"read\", file = {:?} }}]",
+        file
+    );
+    let config = load(&text).unwrap();
+    let secrets = config.resolve_secrets(|name| (name == "A").then(|| "from-env".to_owned())).unwrap();
+    let [a, b] = secrets.admin_tokens.as_slice() else { panic!("{secrets:?}") };
+    assert_eq!((a.role, a.secret.expose()), (Role::Operate, "from-env"));
+    assert_eq!((b.role, b.secret.expose()), (Role::Read, "from-file"));
+    assert!(!format!("{secrets:?}").contains("from-"));
+
+    let refusal = |value: Option<&'static str>| config.resolve_secrets(|_| value.map(str::to_owned)).unwrap_err().to_string();
+    assert!(refusal(None).contains("admin_auth.tokens[0]: the environment variable A is not set"));
+    assert!(refusal(Some("")).contains("expected a secret of visible ASCII"));
+    assert!(refusal(Some("two words")).contains("expected a secret of visible ASCII"));
+    assert!(refusal(Some("from-file")).contains("admin_auth.tokens[1]: the same secret as \"a\""));
+    std::fs::remove_file(&file).unwrap();
+    assert!(refusal(Some("x")).contains("admin_auth.tokens[1]: "));
+}

@@ -1,0 +1,367 @@
+//! The rules, row by row. Each table is run over every combination of what it names.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode};
+
+use super::*;
+use crate::key::{BodyHash, Caller, Fingerprint, KeySyntax, fingerprint};
+use crate::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Settler, State, Version};
+
+const OWN: Fence = Fence(1);
+const OTHER: Fence = Fence(2);
+const SECOND: Duration = Duration::from_secs(1);
+
+/// A policy with the documented defaults.
+pub(crate) fn policy() -> Policy {
+    let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    Policy {
+        route: "payments".into(),
+        mode: Mode::Enforce,
+        key: KeyRule {
+            source: KeySource::Sent { header: Some(http::HeaderName::from_static("idempotency-key")), body: None },
+            required: true,
+            max_length: 255,
+            syntax: KeySyntax::Lenient,
+        },
+        scope: ScopeRule::Shared,
+        caller: CallerRule::Headers(vec![http::header::AUTHORIZATION]),
+        fingerprint: FingerprintRule::Json(vec![]),
+        on_in_flight: OnInFlight::Reject,
+        wait_timeout: 10 * SECOND,
+        on_mismatch: OnMismatch::Reject,
+        mismatch_status: StatusCode::UNPROCESSABLE_ENTITY,
+        on_uncertain: OnUncertain::Hold,
+        uncertain_after: 60 * SECOND,
+        statuses: StatusRules::new(
+            &list(&["2xx", "3xx", "4xx", "500", "501"]),
+            &list(&["401", "403", "407", "408", "425", "429", "503 retry-after"]),
+            &list(&["502", "503", "504"]),
+        )
+        .unwrap(),
+        drop_headers: vec![],
+        retention: 3600 * SECOND,
+        tombstone: Duration::ZERO,
+        unsettled_retention: 7200 * SECOND,
+        lease: 30 * SECOND,
+        on_failure: OnFailure::FailClosed,
+        stripe_should_retry: false,
+    }
+}
+
+fn print(body: &'static [u8]) -> Fingerprint {
+    fingerprint("POST", "/", None, &Bytes::from_static(body), BodyHash::Raw)
+}
+
+fn alice() -> Caller {
+    Caller::of_field("authorization", b"alice")
+}
+
+fn asked() -> Asked {
+    Asked { caller: alice(), fingerprint: print(b"a"), fence: OWN }
+}
+
+fn reply(status: u16, body: ReplyBody) -> Reply {
+    Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body }
+}
+
+fn whole(status: u16) -> Reply {
+    reply(status, ReplyBody::Whole(Bytes::from_static(b"paid")))
+}
+
+fn record(state: State, fence: Fence) -> Record {
+    let marker = state == State::Released;
+    Record {
+        version: Version(7),
+        fence,
+        route: "payments".into(),
+        fingerprint: (!marker).then(|| print(b"a")),
+        caller: (!marker).then(alice),
+        opened_unix_ms: 5,
+        state,
+    }
+}
+
+fn held(record: Record, now_ms: u64) -> Held {
+    Held { record, written_ms: 1000, due_ms: 31_000, now_ms }
+}
+
+fn in_flight() -> State {
+    State::InFlight { doubt_since_ms: None }
+}
+
+fn uncertain() -> State {
+    State::Uncertain { cause: Cause::Broken, since_ms: None }
+}
+
+fn completed() -> State {
+    State::Completed { reply: whole(201), by: Settler::Upstream }
+}
+
+fn not_stored() -> State {
+    State::Completed { reply: reply(200, ReplyBody::NotStored), by: Settler::Upstream }
+}
+
+/// Every state, with every answer that the rules give to each kind of asker.
+#[test]
+fn admit_has_one_answer_for_every_case() {
+    use Admission as A;
+    let refuse = A::Refuse;
+    let busy = refuse(Refusal::in_flight(&policy()));
+    let late = 31_000;
+    // state, fence, now | same request, waiting route, other body, other body under "replay"
+    let rows: [(State, Fence, u64, [A; 4]); 12] = [
+        (in_flight(), OTHER, 30_999, [busy.clone(), A::Wait, refuse(Refusal::KeyReused), busy.clone()]),
+        (in_flight(), OTHER, late, [A::MarkUncertain, A::MarkUncertain, refuse(Refusal::KeyReused), A::MarkUncertain]),
+        (in_flight(), OWN, 30_999, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
+        (in_flight(), OWN, late, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
+        (uncertain(), OTHER, late, [
+            refuse(Refusal::OutcomeUncertain),
+            refuse(Refusal::OutcomeUncertain),
+            refuse(Refusal::KeyReused),
+            refuse(Refusal::OutcomeUncertain),
+        ]),
+        (uncertain(), OWN, late, [
+            refuse(Refusal::OutcomeUncertain),
+            refuse(Refusal::OutcomeUncertain),
+            refuse(Refusal::KeyReused),
+            refuse(Refusal::OutcomeUncertain),
+        ]),
+        (completed(), OTHER, late, [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))]),
+        (completed(), OWN, late, [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))]),
+        (not_stored(), OTHER, late, [
+            refuse(Refusal::ResponseNotStored { status: 200 }),
+            refuse(Refusal::ResponseNotStored { status: 200 }),
+            refuse(Refusal::KeyReused),
+            refuse(Refusal::ResponseNotStored { status: 200 }),
+        ]),
+        (State::Expired, OTHER, late, [
+            refuse(Refusal::ResultExpired),
+            refuse(Refusal::ResultExpired),
+            refuse(Refusal::KeyReused),
+            refuse(Refusal::ResultExpired),
+        ]),
+        (State::Released, OTHER, late, [
+            A::Claim(Some(Version(7))),
+            A::Claim(Some(Version(7))),
+            A::Claim(Some(Version(7))),
+            A::Claim(Some(Version(7))),
+        ]),
+        (State::Released, OWN, late, [
+            refuse(Refusal::NotSent),
+            refuse(Refusal::NotSent),
+            refuse(Refusal::NotSent),
+            refuse(Refusal::NotSent),
+        ]),
+    ];
+    let waiting = Policy { on_in_flight: OnInFlight::Wait, ..policy() };
+    let replaying = Policy { on_mismatch: OnMismatch::Replay, ..policy() };
+    let other_body = Asked { fingerprint: print(b"b"), ..asked() };
+    for (state, fence, now, [same, wait, other, replay]) in rows {
+        let held = held(record(state.clone(), fence), now);
+        assert_eq!(admit(Some(&held), &asked(), &policy()), same, "same request, {state:?} {fence:?} {now}");
+        assert_eq!(admit(Some(&held), &asked(), &waiting), wait, "waiting route, {state:?} {fence:?} {now}");
+        assert_eq!(admit(Some(&held), &other_body, &policy()), other, "other body, {state:?} {fence:?} {now}");
+        assert_eq!(admit(Some(&held), &other_body, &replaying), replay, "other body under replay, {state:?} {fence:?} {now}");
+    }
+    assert_eq!(admit(None, &asked(), &policy()), A::Claim(None));
+}
+
+#[test]
+fn a_stranger_learns_nothing_in_any_state_under_any_policy() {
+    let mallory = Asked { caller: Caller::of_field("authorization", b"mallory"), ..asked() };
+    for state in [in_flight(), uncertain(), completed(), not_stored(), State::Expired] {
+        for fence in [OWN, OTHER] {
+            for now in [2000, 31_000] {
+                for on_mismatch in [OnMismatch::Reject, OnMismatch::Replay, OnMismatch::Supersede] {
+                    for on_in_flight in [OnInFlight::Reject, OnInFlight::Wait] {
+                        let policy = Policy { on_mismatch, on_in_flight, ..policy() };
+                        let held = held(record(state.clone(), fence), now);
+                        assert_eq!(admit(Some(&held), &mallory, &policy), Admission::Refuse(Refusal::KeyReused), "{state:?}");
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[derive(Debug, PartialEq)]
+enum Becomes {
+    Completed,
+    Uncertain(Cause),
+    Marker,
+    Done,
+    Stale,
+}
+
+fn becomes(settlement: &Settlement) -> Becomes {
+    match settlement {
+        Settlement::Done => Becomes::Done,
+        Settlement::Stale => Becomes::Stale,
+        Settlement::Write(next) => match &next.record.state {
+            State::Completed { .. } => Becomes::Completed,
+            State::Uncertain { cause, .. } => Becomes::Uncertain(*cause),
+            State::Released => Becomes::Marker,
+            other => panic!("settle never writes {other:?}"),
+        },
+    }
+}
+
+/// Every state of the record, with what every outcome makes of it.
+#[test]
+fn settle_has_one_answer_for_every_case() {
+    use Becomes::{Completed, Done, Marker, Stale, Uncertain};
+    let claim = Claim { fence: OWN, record: record(in_flight(), OWN) };
+    let outcomes = [
+        Outcome::Answered(whole(201)),
+        Outcome::Answered(whole(429)),
+        Outcome::Answered(whole(503)),
+        Outcome::Answered(whole(299)),
+        Outcome::NeverSent,
+        Outcome::InDoubt(Cause::TimedOut),
+    ];
+    let doubted = || State::InFlight { doubt_since_ms: Some(900) };
+    let doubted_since = || State::Uncertain { cause: Cause::Broken, since_ms: Some(900) };
+    let unclear = || Uncertain(Cause::Status(503));
+    let timed_out = || Uncertain(Cause::TimedOut);
+    // state and fence | 201 stored, 429 released, 503 uncertain, 299 stored, never sent, in doubt
+    let rows: [(Option<(State, Fence)>, [Becomes; 6]); 13] = [
+        (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
+        (Some((in_flight(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
+        (Some((in_flight(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((uncertain(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
+        (Some((uncertain(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        // What began from uncertain never leaves less.
+        (Some((doubted(), OWN)), [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()]),
+        (Some((doubted_since(), OWN)), [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()]),
+        (Some((completed(), OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((State::Expired, OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((State::Expired, OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((State::Released, OWN)), [Stale, Done, Stale, Stale, Marker, Stale]),
+        (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Marker, Stale]),
+    ];
+    for (current, expected) in rows {
+        let current = current.map(|(state, fence)| record(state, fence));
+        for (outcome, expected) in outcomes.iter().zip(expected) {
+            let settlement = settle(current.as_ref(), &claim, outcome, &policy(), Version(99));
+            assert_eq!(becomes(&settlement), expected, "{:?} {outcome:?}", current.as_ref().map(|r| (&r.state, r.fence)));
+            if let Settlement::Write(next) = settlement {
+                let version = current.as_ref().map_or(Version(99), |record| record.version.next());
+                assert_eq!((next.record.version, next.record.fence), (version, OWN), "every change has its own version");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_marker_names_nobody_and_outlives_every_store_command() {
+    let claim = Claim { fence: OWN, record: record(in_flight(), OWN) };
+    let Settlement::Write(next) = settle(Some(&claim.record), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
+        panic!("a claim that was never sent is released")
+    };
+    assert_eq!((next.record.caller, next.record.fingerprint, next.record.state), (None, None, State::Released));
+    assert_eq!((next.lifetime.keep, next.lifetime.due), (60 * SECOND, None));
+    assert_eq!(Policy { wait_timeout: 90 * SECOND, ..policy() }.marker_retention(), 90 * SECOND);
+}
+
+#[test]
+fn what_began_from_uncertain_keeps_its_time() {
+    let record = record(State::InFlight { doubt_since_ms: Some(900) }, OWN);
+    let claim = Claim { fence: OWN, record: record.clone() };
+    let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
+        panic!("it goes back to uncertain")
+    };
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: Some(900) });
+    assert_eq!((next.record.caller, next.record.fingerprint), (record.caller, record.fingerprint));
+}
+
+#[test]
+fn lifetimes_follow_the_policy() {
+    let kept = Policy { tombstone: 10 * SECOND, ..policy() };
+    let next = claim(&asked(), Version(1), 5, &kept);
+    assert_eq!(next.lifetime.keep, kept.unsettled_retention);
+    assert_eq!(next.lifetime.due, Some(kept.lease));
+    assert_eq!(next.lifetime.tombstone, Some(kept.retention + kept.tombstone));
+    assert_eq!(claim(&asked(), Version(1), 5, &policy()).lifetime.tombstone, None);
+    let own = Claim { fence: OWN, record: next.record };
+    let settled = |outcome| match settle(Some(&own.record), &own, &outcome, &kept, Version(9)) {
+        Settlement::Write(next) => next.lifetime,
+        other => panic!("{other:?}"),
+    };
+    let result = settled(Outcome::Answered(whole(201)));
+    assert_eq!((result.keep, result.due, result.tombstone), (kept.retention, None, Some(kept.retention + kept.tombstone)));
+    let doubt = settled(Outcome::InDoubt(Cause::Broken));
+    assert_eq!((doubt.keep, doubt.due), (kept.unsettled_retention, Some(kept.unsettled_retention)), "listed as long as it lives");
+}
+
+#[test]
+fn a_lease_that_ends_makes_uncertain_and_never_absent() {
+    let running = held(record(in_flight(), OTHER), 30_999);
+    assert_eq!(expire(&running, &policy()), None);
+    let over = held(record(in_flight(), OTHER), 31_000);
+    let next = expire(&over, &policy()).unwrap();
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None });
+    assert_eq!((next.record.fence, next.record.version), (OTHER, Version(8)), "its claimant may still complete it");
+    for state in [uncertain(), completed(), State::Released, State::Expired] {
+        assert_eq!(expire(&held(record(state, OTHER), 99_000), &policy()), None);
+    }
+}
+
+#[test]
+fn an_operator_settles_only_what_is_uncertain() {
+    let resolve = || Decision::Resolve(whole(200));
+    let decide = |state, now, decision| decide(&held(record(state, OTHER), now), decision, Fence(3), &policy());
+    for decision in [resolve(), Decision::Release] {
+        assert_eq!(decide(in_flight(), 2000, decision.clone()), Err(Denied::InFlight));
+        assert_eq!(decide(in_flight(), 99_000, decision.clone()), Err(Denied::InFlight), "the sweeper marks it first");
+        assert_eq!(decide(completed(), 99_000, decision.clone()), Err(Denied::Settled("completed")));
+        assert_eq!(decide(State::Released, 99_000, decision), Err(Denied::Settled("released")));
+    }
+    let resolved = decide(uncertain(), 1001, resolve()).unwrap();
+    assert_eq!(resolved.record.state, State::Completed { reply: whole(200), by: Settler::Operator });
+    assert_eq!(resolved.record.fence, Fence(3), "the lost attempt can no longer write");
+    assert_eq!(resolved.lifetime.keep, policy().retention);
+}
+
+#[test]
+fn an_operator_releases_only_after_the_lost_request_has_had_its_time() {
+    let decide = |state, now| decide(&held(record(state, OTHER), now), Decision::Release, Fence(3), &policy());
+    assert_eq!(decide(uncertain(), 31_000), Err(Denied::TooEarly { wait: 30 * SECOND }));
+    assert_eq!(decide(uncertain(), 60_999), Err(Denied::TooEarly { wait: Duration::from_millis(1) }));
+    assert_eq!(decide(uncertain(), 61_000).unwrap().record.state, State::Released);
+    let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500) };
+    assert_eq!(decide(earlier, 60_500).unwrap().record.state, State::Released, "an older doubt counts from its own time");
+}
+
+#[test]
+fn statuses_mean_what_the_lists_say() {
+    let rules = policy().statuses;
+    let verdict = |code: u16, headers: &HeaderMap| rules.verdict(StatusCode::from_u16(code).unwrap(), headers);
+    let none = HeaderMap::new();
+    let later = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::from_static("1"))]);
+    for code in [200, 201, 204, 299, 301, 404, 409, 422, 500, 501, 101] {
+        assert_eq!(verdict(code, &none), Verdict::Store, "{code}");
+    }
+    for code in [401, 403, 407, 408, 425, 429] {
+        assert_eq!(verdict(code, &none), Verdict::Release, "{code}: an exact code beats its class");
+    }
+    for code in [502, 503, 504, 505, 599] {
+        assert_eq!(verdict(code, &none), Verdict::Uncertain, "{code}: in no list is uncertain too");
+    }
+    assert_eq!(verdict(503, &later), Verdict::Release, "a code with a condition beats the bare one");
+    assert_eq!(verdict(502, &later), Verdict::Uncertain);
+}
+
+#[test]
+fn faulty_status_lists_are_refused() {
+    let new = |store: &str, release: &str| StatusRules::new(&[store.into()], &[release.into()], &[]);
+    for bad in ["2x", "6xx", "0xx", "99", "600", "abc", "503 ", "503 re try", "+20"] {
+        assert_eq!(new(bad, "429").unwrap_err(), StatusRulesError::Form(bad.into()), "{bad}");
+    }
+    for twice in ["404", "4xx", "503 retry-after"] {
+        assert_eq!(new(twice, twice).unwrap_err(), StatusRulesError::Twice(twice.into()));
+    }
+    assert!(new("4xx", "404").is_ok());
+}

@@ -1,0 +1,196 @@
+//! Operators: what they see, what they may do, and who they are not.
+
+use std::process::Command;
+
+use crate::harness::{Connection, Gateway, Request, Upstream, until};
+
+fn cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
+        .arg("operations")
+        .args(words)
+        .args(["--admin", &format!("127.0.0.1:{}", gateway.admin)])
+        .output()
+        .unwrap();
+    (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+}
+
+/// An operation whose answer was lost.
+fn lose(gateway: &Gateway, key: &str) -> String {
+    let lost = Request::pay(key, "{}").act("drop").send(gateway.port);
+    lost.json()["operation"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn an_uncertain_operation_is_listed_and_resolved_and_its_duplicates_replay_the_decision() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let operation = lose(&gateway, "secret-key");
+    let (code, listed) = cli(&gateway, &["list", "--state", "uncertain"]);
+    assert!(code == 0 && listed.contains(&operation) && listed.contains("broke"), "{listed}");
+    assert!(!listed.contains("secret-key"));
+
+    let body = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(body.path(), r#"{"payment":"settled"}"#).unwrap();
+    let file = body.path().to_str().unwrap();
+    let (code, said) = cli(&gateway, &["resolve", &operation, "--status", "201", "--body", file, "--reason", "seen in the bank's file"]);
+    assert_eq!(code, 0, "{said}");
+    let again = Request::pay("secret-key", "{}").act("drop").send(gateway.port);
+    assert!(again.status == 201 && again.replayed());
+    assert_eq!((again.text().as_str(), again.get("content-type")), (r#"{"payment":"settled"}"#, Some("application/json")));
+    assert_eq!(cli(&gateway, &["resolve", &operation, "--status", "200"]).0, 1, "it is settled");
+    assert!(gateway.logs().contains("seen in the bank's file"), "the reason is in the log");
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn a_released_operation_runs_again_but_not_before_the_lost_request_had_its_time() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let operation = lose(&gateway, "k");
+    let (code, said) = cli(&gateway, &["release", &operation]);
+    assert!(code == 1 && said.contains("too early"), "{said}");
+    until("uncertain_after to pass", || cli(&gateway, &["release", &operation]).0 == 0);
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+    assert_eq!(upstream.executed(), 2);
+}
+
+#[test]
+fn a_decision_on_what_has_moved_is_lost() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let operation = lose(&gateway, "k");
+    let seen = gateway.ask("GET", &format!("/v1/operations/{operation}"));
+    let version = seen.get("etag").unwrap().to_owned();
+    let resolve = |status: u16| {
+        Request::new("POST", &format!("/v1/operations/{operation}/resolve"))
+            .host("127.0.0.1")
+            .field("If-Match", &version)
+            .json(&format!("{{\"status\":{status}}}"))
+            .send(gateway.admin)
+    };
+    assert_eq!(resolve(201).status, 200);
+    assert_eq!(resolve(500).status, 412);
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+}
+
+#[test]
+fn a_running_operation_is_left_alone() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let pay = Request::pay("k", "{}").act("hold");
+    let first = pay.send_aside(gateway.port);
+    upstream.reached(1);
+    let operation = pay.send(gateway.port).json()["operation"].as_str().unwrap().to_owned();
+    let (code, said) = cli(&gateway, &["release", &operation]);
+    assert!(code == 1 && said.contains("in flight"), "{said}");
+    assert_eq!(cli(&gateway, &["show", "op_0000000000000000000000000000000000000000"]).0, 1);
+    assert_eq!(cli(&gateway, &["show", &operation]).0, 0);
+    upstream.release();
+    assert_eq!(first.join().unwrap().status, 201);
+}
+
+const TOKENS: &str = r#"
+[admin_auth]
+tokens = [
+  { name = "on-call", role = "operate", env = "ADMIN_TOKEN" },
+  { name = "dashboard", role = "read", env = "READ_TOKEN" },
+]
+"#;
+
+#[test]
+fn with_tokens_nobody_comes_in_without_one() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, TOKENS, crate::harness::ROUTES);
+    let ask = |method: &str, target: &str, token: Option<&str>| {
+        let mut request = Request::new(method, target).host("127.0.0.1");
+        if let Some(token) = token {
+            request = request.field("Authorization", &format!("Bearer {token}"));
+        }
+        request.json("{}").send(gateway.admin).status
+    };
+    let release = "/v1/operations/op_0000000000000000000000000000000000000000/release";
+    for token in [None, Some("wrong"), Some(""), Some("letmei")] {
+        assert_eq!(ask("GET", "/v1/operations", token), 401, "{token:?}");
+        assert_eq!(ask("POST", release, token), 401, "{token:?}");
+    }
+    assert_eq!(ask("GET", "/v1/operations", Some("letmesee")), 200);
+    assert_eq!(ask("POST", release, Some("letmesee")), 403);
+    assert_eq!(ask("POST", release, Some("letmein")), 404);
+    for target in ["//v1/operations", "/%2e%2e/v1/operations", "/healthz/../v1/operations"] {
+        assert_eq!(ask("GET", target, None), 404, "{target}");
+    }
+    assert!(!gateway.logs().contains("letmein"));
+}
+
+#[test]
+fn a_web_page_can_not_act_in_an_operators_name() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let ask = Request::new("GET", "/v1/operations");
+    assert_eq!(ask.clone().host("127.0.0.1").field("Origin", "https://evil.example").send(gateway.admin).status, 401);
+    assert_eq!(ask.clone().host("evil.example").send(gateway.admin).status, 401, "a rebound name");
+    assert_eq!(ask.host("localhost:1").send(gateway.admin).status, 200);
+}
+
+#[test]
+fn the_admin_api_is_not_on_the_public_port() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    for target in ["/healthz", "/readyz", "/metrics", "/v1/operations"] {
+        let answer = Request::new("GET", target).send(gateway.port);
+        assert!(answer.text().contains("payment"), "{target} is the upstream's: {}", answer.text());
+    }
+    assert_eq!(upstream.executed(), 4);
+}
+
+#[test]
+fn an_open_admin_port_without_tokens_is_refused() {
+    let upstream = Upstream::start();
+    let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
+        .args(["run", "--upstream", &format!("http://127.0.0.1:{}", upstream.port), "--store", "memory:"])
+        .args(["--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"])
+        .output()
+        .unwrap();
+    assert!(!out.status.success());
+    assert!(String::from_utf8_lossy(&out.stderr).contains("token"), "{out:?}");
+}
+
+#[test]
+fn a_gateway_without_an_upstream_says_so() {
+    let out = Command::new(env!("CARGO_BIN_EXE_onceward")).arg("run").env_remove("ONCEWARD_UPSTREAM").output().unwrap();
+    assert_eq!(out.status.code(), Some(2));
+    assert!(String::from_utf8_lossy(&out.stderr).contains("--upstream"), "{out:?}");
+}
+
+#[test]
+fn health_says_whether_the_gateway_lives() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::start(upstream.port);
+    let health = |words: &[&str]| {
+        let admin = format!("127.0.0.1:{}", gateway.admin);
+        Command::new(env!("CARGO_BIN_EXE_onceward")).arg("health").args(words).args(["--admin", &admin]).status().unwrap().code()
+    };
+    assert_eq!((health(&[]), health(&["--ready"])), (Some(0), Some(0)));
+    gateway.kill();
+    let admin = format!("127.0.0.1:{}", gateway.admin);
+    let code = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["health", "--admin", &admin]).status().unwrap().code();
+    assert_eq!(code, Some(1));
+}
+
+#[test]
+fn logs_and_metrics_name_no_key_no_credential_and_no_body() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    for script in ["", "drop", "status 429"] {
+        for _ in 0..2 {
+            let pay = Request::pay("canary-key", r#"{"card":"canary-body"}"#).act(script).field("Authorization", "canary-token");
+            pay.field("Cookie", "canary-cookie").send(gateway.port);
+        }
+    }
+    let mut half = Connection::open(gateway.port);
+    half.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: canary key\r\n\r\n");
+    half.read();
+    let told = gateway.logs() + &gateway.ask("GET", "/metrics").text() + &gateway.ask("GET", "/v1/operations").text();
+    assert!(told.contains("op_"), "there is something to read");
+    assert!(!told.contains("canary"), "{told}");
+}

@@ -1,0 +1,120 @@
+//! A gateway process.
+
+use std::io::Read;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+
+use super::{Answer, Request, free_port, until};
+
+/// A running gateway; killed when dropped.
+pub struct Gateway {
+    pub port: u16,
+    pub admin: u16,
+    child: Child,
+    logs: Arc<Mutex<String>>,
+    _dir: Option<tempfile::TempDir>,
+}
+
+/// The routes that most stories use: one key per caller, short lease.
+pub const ROUTES: &str = r#"
+[[routes]]
+name = "payments"
+path = "/v1/payments"
+lease = "3s"
+uncertain_after = "1s"
+"#;
+
+impl Gateway {
+    /// In front of an upstream, on an embedded store of its own, with the usual route.
+    pub fn start(upstream: u16) -> Gateway {
+        Gateway::with(upstream, "", ROUTES)
+    }
+
+    /// With settings before the routes, and routes.
+    pub fn with(upstream: u16, settings: &str, routes: &str) -> Gateway {
+        let dir = tempfile::tempdir().unwrap();
+        let store = format!("file:{}", dir.path().join("data").display());
+        let mut gateway = Gateway::on(upstream, &store, settings, routes);
+        gateway._dir = Some(dir);
+        gateway
+    }
+
+    /// On a given store.
+    pub fn on(upstream: u16, store: &str, settings: &str, routes: &str) -> Gateway {
+        let gateway = Gateway::spawn(upstream, store, settings, routes);
+        until("the gateway to be ready", || gateway.is_ready());
+        gateway
+    }
+
+    /// Without waiting until it is ready.
+    pub fn spawn(upstream: u16, store: &str, settings: &str, routes: &str) -> Gateway {
+        let (port, admin) = (free_port(), free_port());
+        let config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
+        std::fs::write(config.path(), format!("{settings}\n{routes}")).unwrap();
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
+        command.args(["run", "--config"]).arg(config.path());
+        command.args(["--upstream", &format!("http://127.0.0.1:{upstream}"), "--store", store]);
+        command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")]);
+        command.env("ONCEWARD_LOG", "onceward=debug").env("ADMIN_TOKEN", "letmein").env("READ_TOKEN", "letmesee");
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        let mut child = command.spawn().unwrap();
+        let logs = Arc::new(Mutex::new(String::new()));
+        let (mut stderr, sink) = (child.stderr.take().unwrap(), logs.clone());
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            // The file is needed until the process has read it, which is before it writes or ends.
+            let _config = config;
+            while let Ok(n @ 1..) = stderr.read(&mut chunk) {
+                sink.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..n]));
+            }
+        });
+        Gateway { port, admin, child, logs, _dir: None }
+    }
+
+    pub fn is_ready(&self) -> bool {
+        std::net::TcpStream::connect(("127.0.0.1", self.admin)).is_ok() && self.ask("GET", "/readyz").status == 200
+    }
+
+    /// A request to the admin port.
+    pub fn ask(&self, method: &str, target: &str) -> Answer {
+        Request::new(method, target).host("127.0.0.1").send(self.admin)
+    }
+
+    pub fn metric(&self, line: &str) -> f64 {
+        let text = self.ask("GET", "/metrics").text();
+        let found = text.lines().find_map(|l| l.strip_prefix(line));
+        found.map_or(0.0, |value| value.trim().parse().unwrap())
+    }
+
+    pub fn logs(&self) -> String {
+        self.logs.lock().unwrap().clone()
+    }
+
+    pub fn signal(&self, name: &str) {
+        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        assert!(done.success());
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    pub fn wait(&mut self) -> ExitStatus {
+        self.child.wait().unwrap()
+    }
+
+    pub fn has_ended(&mut self) -> Option<ExitStatus> {
+        self.child.try_wait().unwrap()
+    }
+}
+
+impl Drop for Gateway {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+        if std::thread::panicking() {
+            eprintln!("--- the gateway's log\n{}", self.logs());
+        }
+    }
+}

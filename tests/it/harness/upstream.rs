@@ -1,0 +1,200 @@
+//! The upstream: does what a request's `X-Act` field says, and counts what it executed.
+//!
+//! Steps, one after the other: `wait MS`, `hold` (until released), `status CODE`, `field NAME=VALUE`, `body TEXT`,
+//! `large BYTES`, and as the last one `drop` (close without an answer), `cut` (close in the middle of the body),
+//! `rubbish` (answer with no HTTP), `events` (an event stream). Without a script: 201 with a body that no other answer has.
+
+use std::collections::HashMap;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex};
+use std::time::Duration;
+
+use super::until;
+
+/// A request as it arrived.
+#[derive(Debug, Clone)]
+pub struct Seen {
+    pub line: String,
+    pub fields: Vec<(String, String)>,
+    pub body: Vec<u8>,
+}
+
+impl Seen {
+    pub fn get(&self, name: &str) -> Option<&str> {
+        self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
+    }
+}
+
+#[derive(Default)]
+struct Shared {
+    seen: Mutex<Vec<Seen>>,
+    answers: AtomicU64,
+    connections: AtomicU64,
+    released: Mutex<bool>,
+    release: Condvar,
+    ended: AtomicBool,
+}
+
+/// A scripted upstream.
+pub struct Upstream {
+    pub port: u16,
+    shared: Arc<Shared>,
+}
+
+impl Upstream {
+    pub fn start() -> Upstream {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let port = listener.local_addr().unwrap().port();
+        let shared = Arc::new(Shared::default());
+        let accepting = shared.clone();
+        std::thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                if accepting.ended.load(Ordering::SeqCst) {
+                    return;
+                }
+                accepting.connections.fetch_add(1, Ordering::SeqCst);
+                let shared = accepting.clone();
+                std::thread::spawn(move || serve(&shared, stream));
+            }
+        });
+        Upstream { port, shared }
+    }
+
+    /// How many requests were executed.
+    pub fn executed(&self) -> usize {
+        self.shared.seen.lock().unwrap().len()
+    }
+
+    /// How often each key was executed.
+    pub fn by_key(&self) -> HashMap<String, usize> {
+        let mut counts = HashMap::new();
+        for seen in self.seen() {
+            *counts.entry(seen.get("idempotency-key").unwrap_or("-").to_owned()).or_default() += 1;
+        }
+        counts
+    }
+
+    pub fn seen(&self) -> Vec<Seen> {
+        self.shared.seen.lock().unwrap().clone()
+    }
+
+    /// Waits until so many requests have arrived.
+    #[track_caller]
+    pub fn reached(&self, executed: usize) {
+        until(&format!("{executed} executions"), || self.executed() >= executed);
+    }
+
+    pub fn connections(&self) -> u64 {
+        self.shared.connections.load(Ordering::SeqCst)
+    }
+
+    /// Lets go of all that `hold`.
+    pub fn release(&self) {
+        *self.shared.released.lock().unwrap() = true;
+        self.shared.release.notify_all();
+    }
+}
+
+impl Drop for Upstream {
+    fn drop(&mut self) {
+        self.shared.ended.store(true, Ordering::SeqCst);
+        self.release();
+        let _ = TcpStream::connect(("127.0.0.1", self.port));
+    }
+}
+
+fn serve(shared: &Shared, stream: TcpStream) {
+    let mut writer = stream.try_clone().unwrap();
+    let mut reader = BufReader::new(stream);
+    while let Some(seen) = read(&mut reader) {
+        let script = seen.get("x-act").unwrap_or_default().to_owned();
+        let head = seen.line.starts_with("HEAD ");
+        shared.seen.lock().unwrap().push(seen);
+        if !answer(shared, &mut writer, &script, head) {
+            return;
+        }
+    }
+}
+
+fn read(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
+    let mut text = || {
+        let mut line = String::new();
+        reader.read_line(&mut line).ok().filter(|n| *n > 0).map(|_| line.trim_end().to_owned())
+    };
+    let line = text()?;
+    let mut fields = vec![];
+    loop {
+        let line = text()?;
+        if line.is_empty() {
+            break;
+        }
+        let (name, value) = line.split_once(':').unwrap();
+        fields.push((name.to_ascii_lowercase(), value.trim().to_owned()));
+    }
+    let mut seen = Seen { line, fields, body: vec![] };
+    if seen.get("transfer-encoding") == Some("chunked") {
+        loop {
+            let mut line = String::new();
+            reader.read_line(&mut line).ok()?;
+            let size = usize::from_str_radix(line.trim(), 16).ok()?;
+            let mut chunk = vec![0; size + 2];
+            reader.read_exact(&mut chunk).ok()?;
+            if size == 0 {
+                return Some(seen);
+            }
+            seen.body.extend_from_slice(&chunk[..size]);
+        }
+    }
+    seen.body = vec![0; seen.get("content-length").map_or(0, |length| length.parse().unwrap())];
+    reader.read_exact(&mut seen.body).ok()?;
+    Some(seen)
+}
+
+/// Carries a script out; `false` where the connection ends with it.
+fn answer(shared: &Shared, writer: &mut TcpStream, script: &str, head: bool) -> bool {
+    let n = shared.answers.fetch_add(1, Ordering::SeqCst);
+    let (mut status, mut fields) = (201, String::from("Content-Type: application/json\r\n"));
+    let mut body = format!("{{\"payment\":{n}}}").into_bytes();
+    for step in script.split(',').map(str::trim).filter(|step| !step.is_empty()) {
+        let (verb, rest) = step.split_once(' ').unwrap_or((step, ""));
+        match verb {
+            "wait" => std::thread::sleep(Duration::from_millis(rest.parse().unwrap())),
+            "hold" => {
+                let mut released = shared.released.lock().unwrap();
+                while !*released {
+                    released = shared.release.wait(released).unwrap();
+                }
+            }
+            "status" => status = rest.parse().unwrap(),
+            "field" => {
+                let (name, value) = rest.split_once('=').unwrap();
+                fields.push_str(&format!("{name}: {value}\r\n"));
+            }
+            "body" => body = rest.as_bytes().to_vec(),
+            "large" => body = vec![b'x'; rest.parse().unwrap()],
+            "drop" => return false,
+            "rubbish" => {
+                let _ = writer.write_all(b"\0\x01 this is no HTTP\r\n\r\n");
+                return false;
+            }
+            "cut" => {
+                let _ = write!(writer, "HTTP/1.1 {status} X\r\n{fields}Content-Length: {}\r\n\r\n", body.len() + 10);
+                let _ = writer.write_all(&body);
+                return false;
+            }
+            "events" => {
+                let _ = write!(writer, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {n}\n\n");
+                return false;
+            }
+            other => panic!("unknown step {other}"),
+        }
+    }
+    let length = if matches!(status, 204 | 304) { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let mut out = format!("HTTP/1.1 {status} X\r\n{fields}{length}\r\n").into_bytes();
+    if !head && !matches!(status, 204 | 304) {
+        out.extend_from_slice(&body);
+    }
+    writer.write_all(&out).is_ok()
+}

@@ -1,0 +1,235 @@
+//! HTTP at its edges: framing, fields, limits and paths.
+
+use std::time::Duration;
+
+use crate::harness::{Connection, Gateway, Request, Upstream, until};
+
+#[test]
+fn fields_of_one_connection_are_neither_forwarded_nor_stored() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let pay = Request::pay("k", "{}")
+        .field("Connection", "keep-alive, Idempotency-Key, X-Private, X-Forwarded-For")
+        .field("X-Private", "1")
+        .field("Keep-Alive", "timeout=5")
+        .field("Proxy-Authorization", "secret")
+        .field("TE", "trailers")
+        .field("X-Forwarded-For", "6.6.6.6")
+        .field("Forwarded", "for=6.6.6.6")
+        .field("X-Real-IP", "6.6.6.6")
+        .act("field Connection=X-Gone, field X-Gone=1, field Keep-Alive=timeout=9, field X-Stays=1");
+    let first = pay.send(gateway.port);
+    let second = pay.send(gateway.port);
+    assert!(second.replayed(), "the named field was read before it was dropped");
+    for answer in [&first, &second] {
+        assert_eq!((answer.get("x-gone"), answer.get("keep-alive"), answer.get("x-stays")), (None, None, Some("1")));
+    }
+    let seen = upstream.seen().pop().unwrap();
+    for name in ["idempotency-key", "x-private", "keep-alive", "proxy-authorization", "te", "forwarded", "x-real-ip"] {
+        assert_eq!(seen.get(name), None, "{name}");
+    }
+    assert_eq!(seen.get("x-forwarded-for"), Some("127.0.0.1"));
+    assert_eq!(seen.get("x-forwarded-proto"), Some("http"));
+    assert_eq!(seen.get("x-forwarded-host"), Some("pay.example"));
+    assert_eq!(seen.get("host"), Some(format!("127.0.0.1:{}", upstream.port).as_str()));
+    assert_eq!(seen.get("via"), Some("1.1 onceward"));
+    assert_eq!(seen.get("traceparent").map(str::len), Some(55));
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn a_trace_is_continued() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
+    Request::pay("k", "{}").field("traceparent", trace).send(gateway.port);
+    assert_eq!(upstream.seen()[0].get("traceparent"), Some(trace));
+    assert!(gateway.logs().contains("4bf92f3577b34da6a3ce929d0e0e4736"), "its id is the request id in the log");
+}
+
+#[test]
+fn the_hosts_name_can_be_kept() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[upstream]\nhost = \"preserve\"", crate::harness::ROUTES);
+    Request::pay("k", "{}").send(gateway.port);
+    assert_eq!(upstream.seen()[0].get("host"), Some("pay.example"));
+}
+
+#[test]
+fn framing_is_recomputed() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let chunked = Request::pay("k", "").field("Transfer-Encoding", "chunked").body("3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n");
+    assert_eq!(chunked.send(gateway.port).status, 201);
+    let seen = upstream.seen().pop().unwrap();
+    assert_eq!((seen.get("content-length"), seen.get("transfer-encoding")), (Some("5"), None));
+    assert_eq!(seen.body, b"abcde");
+}
+
+#[test]
+fn answers_without_a_body_are_replayed_without_one() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nmethods = [\"POST\", \"HEAD\", \"DELETE\"]");
+    let mut connection = Connection::open(gateway.port);
+    for (method, status) in [("DELETE", 204), ("POST", 304), ("HEAD", 200)] {
+        let request = Request::new(method, "/v1/payments").field("Idempotency-Key", &format!("{method}{status}")).act(&format!("status {status}"));
+        let first = connection.exchange(&request);
+        let second = connection.exchange(&request);
+        assert_eq!((first.status, second.status), (status, status));
+        assert!(second.replayed() && second.body.is_empty());
+        assert_eq!(first.get("content-length"), second.get("content-length"), "{method}");
+    }
+    assert_eq!(upstream.executed(), 3);
+}
+
+#[test]
+fn a_body_over_the_limit_is_refused_and_nothing_is_forwarded() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[limits]\nrequest_body = \"1KiB\"", crate::harness::ROUTES);
+    let mut connection = Connection::open(gateway.port);
+    let large = connection.exchange(&Request::pay("k", &"x".repeat(100_000)));
+    assert_eq!((large.status, large.problem().as_str()), (413, "body-too-large"));
+    assert_eq!(connection.exchange(&Request::pay("k", "{}")).status, 201, "the connection is still usable");
+    let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", 5000, "y".repeat(5000));
+    let unannounced = Request::pay("k2", "").field("Transfer-Encoding", "chunked").body(chunk);
+    assert_eq!(connection.exchange(&unannounced).status, 413);
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn a_replay_leaves_the_connection_in_step() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let mut connection = Connection::open(gateway.port);
+    let smuggled = "POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: smuggled\r\n\r\n";
+    let pay = Request::pay("k", smuggled);
+    assert_eq!(connection.exchange(&pay).status, 201);
+    for _ in 0..3 {
+        assert!(connection.exchange(&pay).replayed(), "a body is never taken for the next request");
+    }
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn a_header_block_over_the_limit_gets_431() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[limits]\nheader_bytes = \"8KiB\"", crate::harness::ROUTES);
+    let large = Request::pay("k", "{}").field("X-Large", &"x".repeat(20_000)).send(gateway.port);
+    assert_eq!(large.status, 431);
+    assert_eq!(upstream.executed(), 0);
+}
+
+#[test]
+fn malformed_requests_get_400_and_reach_nobody() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    for raw in [
+        "POST /v1/payments HTTP/1.1\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n\r\n",
+        "POST /v1/payments HTTP/1.1\r\nHost: a\r\nHost: b\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n\r\n",
+        "POST /v1/payments HTTP/1.1\r\nHost: a b\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n\r\n",
+        "POST /v1/../v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n\r\n",
+        "POST /v1/%2e%2E/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n\r\n",
+        "POST //v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 0\r\n\r\n",
+        "GET /./x HTTP/1.1\r\nHost: a\r\n\r\n",
+        "POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: x\r\n\r\n",
+        "NONSENSE\r\n\r\n",
+    ] {
+        let mut connection = Connection::open(gateway.port);
+        connection.write(raw.as_bytes());
+        assert_eq!(connection.read().status, 400, "{raw}");
+    }
+    for method in ["TRACE", "CONNECT"] {
+        let mut connection = Connection::open(gateway.port);
+        let target = if method == "CONNECT" { "a:1" } else { "/" };
+        connection.write(format!("{method} {target} HTTP/1.1\r\nHost: a:1\r\n\r\n").as_bytes());
+        assert_eq!(connection.read().status, 405, "{method}");
+    }
+    assert_eq!(upstream.executed(), 0);
+}
+
+#[test]
+fn an_encoded_path_is_protected_like_the_plain_one() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let pay = |target: &str| Request::new("POST", target).field("Idempotency-Key", "k").json("{}");
+    assert!(!pay("/v1/p%61yments").send(gateway.port).replayed());
+    assert!(pay("/v1/p%61yments").send(gateway.port).replayed());
+    assert_eq!(pay("/v1/payments/").send(gateway.port).problem(), "key-reused", "the same route");
+    // Compared as received: another spelling under the same key is another request.
+    assert_eq!(pay("/v1/payments").send(gateway.port).problem(), "key-reused");
+    assert_eq!(upstream.seen()[0].line, "POST /v1/p%61yments HTTP/1.1", "forwarded as received");
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn expect_100_continue_works() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let mut connection = Connection::open(gateway.port);
+    connection.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    std::thread::sleep(Duration::from_millis(100));
+    connection.write(b"{}");
+    assert_eq!(connection.read().status, 201);
+}
+
+#[test]
+fn those_who_say_nothing_are_let_go_and_others_are_not_kept_waiting() {
+    let upstream = Upstream::start();
+    let settings = "[limits]\nheader_timeout = \"500ms\"\nbody_timeout = \"500ms\"\nidle_timeout = \"700ms\"";
+    let gateway = Gateway::with(upstream.port, settings, crate::harness::ROUTES);
+    let mut silent: Vec<_> = (0..100).map(|_| Connection::open(gateway.port)).collect();
+    let mut slow_header = Connection::open(gateway.port);
+    slow_header.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempo");
+    let mut slow_body = Connection::open(gateway.port);
+    slow_body.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 10\r\n\r\n{}");
+    let mut idle = Connection::open(gateway.port);
+    assert_eq!(idle.exchange(&Request::pay("healthy", "{}").act("wait 1500")).status, 201, "a slow upstream is no silence");
+    let late = slow_body.read();
+    assert_eq!((late.status, late.problem().as_str()), (408, "body-incomplete"));
+    assert!(slow_header.is_closed() && idle.is_closed());
+    assert!(silent.iter_mut().all(Connection::is_closed));
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn connections_per_peer_are_bounded() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[limits]\nconnections_per_peer = 3", crate::harness::ROUTES);
+    let mut kept: Vec<_> = (0..3).map(|_| Connection::open(gateway.port)).collect();
+    for connection in &mut kept {
+        assert_eq!(connection.exchange(&Request::new("GET", "/")).status, 201);
+    }
+    assert!(Connection::open(gateway.port).is_closed());
+    kept.pop();
+    until("a place to be free", || {
+        let mut connection = Connection::open(gateway.port);
+        connection.try_write(&Request::new("GET", "/").bytes()) && connection.try_read("GET").is_some()
+    });
+}
+
+#[test]
+fn too_many_at_once_are_told_so_at_once() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[limits]\nin_flight = 2", crate::harness::ROUTES);
+    let running: Vec<_> = (0..2).map(|n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(gateway.port)).collect();
+    upstream.reached(2);
+    let answer = Request::pay("k3", "{}").send(gateway.port);
+    assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"));
+    assert!(answer.get("retry-after").is_some());
+    upstream.release();
+    assert!(running.into_iter().all(|answer| answer.join().unwrap().status == 201));
+}
+
+#[test]
+fn buffers_are_bounded_together() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[limits]\nrequest_body = \"64KiB\"\nresponse_body = \"30KiB\"\nbuffered_bytes = \"100KiB\"", crate::harness::ROUTES);
+    let body = "x".repeat(60_000);
+    let first = Request::pay("a", &body).act("hold").send_aside(gateway.port);
+    upstream.reached(1);
+    assert_eq!(Request::pay("b", &body).send(gateway.port).problem(), "overloaded");
+    upstream.release();
+    assert_eq!(first.join().unwrap().status, 201);
+    until("the room to be free", || gateway.metric("onceward_buffered_bytes") == 0.0);
+    assert_eq!(Request::pay("b", &body).send(gateway.port).status, 201);
+}
