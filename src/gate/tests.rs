@@ -143,7 +143,11 @@ impl Scene {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
-            async { Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::from_static(b"paid"))).unwrap()) }
+            async {
+                // Time for a test to prepare the store for what comes after the claim.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::from_static(b"paid"))).unwrap())
+            }
         });
         let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
         let hold = self.gate.budget().hold();
