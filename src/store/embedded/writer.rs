@@ -17,7 +17,7 @@ use super::shelf::Shelf;
 use super::tables::{DUE, ENDS, LAYOUT, META, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
 use super::{OpenError, Options};
 use crate::key::Slot;
-use crate::record::{HEAD_BYTES, CodecError, Fence, Version};
+use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
 use crate::store::StoreError;
 
 /// Operations in one commit. More would save little per operation, and the first would wait for the last.
