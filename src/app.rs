@@ -113,10 +113,10 @@ async fn end(gate: &Gate, mut serving: JoinHandle<()>, drained: CancellationToke
     let connections_done = tokio::time::timeout_at(until, &mut serving).await.is_ok();
     let settled = gate.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
     if !connections_done {
-        drained.cancel();
         // What was just marked uncertain is told to its clients, who are still connected.
         const TELLING: Duration = Duration::from_secs(1);
-        let _ = tokio::time::timeout(TELLING, serving).await;
+        let _ = tokio::time::timeout(TELLING, &mut serving).await;
+        drained.cancel();
     }
     if !settled {
         tracing::error!("the drain timeout is over: what was still under way is uncertain now");

@@ -216,7 +216,12 @@ impl Caller {
 
     /// A caller known by one field; name and value count.
     pub fn of_field(name: &str, value: &[u8]) -> Caller {
-        Caller(hash_fields("caller:field", [(name, value)]))
+        Caller::of_lines(name, [value])
+    }
+
+    /// A caller known by a field that may come in several lines; every line counts, in its order.
+    pub fn of_lines<'a>(name: &str, lines: impl IntoIterator<Item = &'a [u8]>) -> Caller {
+        Caller(hash_fields("caller:field", lines.into_iter().map(|line| (name, line))))
     }
 
     /// A caller known by scope alone (`caller = "scope"`), or by a field together with a scope header.

@@ -190,6 +190,8 @@ where
 struct Told<RB> {
     result: Result<Answered<RB>, Problem>,
     shape: Shape,
+    /// Longest silence of the service while its answer streams.
+    silence: Duration,
 }
 
 impl Front {
@@ -209,23 +211,23 @@ impl Front {
             Ok(at) => at.and_then(|at| self.guarded.get(at)),
             Err(_) => {
                 discard(request.into_body());
-                let told = Told { result: Err(Problem::PathAmbiguous), shape: Shape::default() };
+                let told = Told { result: Err(Problem::PathAmbiguous), shape: Shape::default(), silence: self.silence };
                 return self.tell(told, &self.passed, "-", &trace);
             }
         };
         let Some(guarded) = guarded else {
-            let result = self.pass(request, inner, None).await;
-            return self.tell(Told { result, shape: Shape::default() }, &self.passed, "-", &trace);
+            let result = self.pass(request, inner, None, self.silence).await;
+            return self.tell(Told { result, shape: Shape::default(), silence: self.silence }, &self.passed, "-", &trace);
         };
         request.extensions_mut().insert(Target(guarded.route.upstream));
         let policy = &guarded.route.policy;
         let result = match policy.mode {
-            Mode::Off => self.pass(request, inner, None).await,
+            Mode::Off => self.pass(request, inner, None, guarded.response_timeout).await,
             Mode::Shadow => self.watch(guarded, request, inner).await,
             Mode::Enforce => self.protect(guarded, request, inner).await,
         };
         let shape = Shape { mismatch_status: policy.mismatch_status, stripe_should_retry: policy.stripe_should_retry };
-        self.tell(Told { result, shape }, &guarded.meter, &policy.route, &trace)
+        self.tell(Told { result, shape, silence: guarded.response_timeout }, &guarded.meter, &policy.route, &trace)
     }
 
     /// Reads the body and passes the gate.
@@ -240,7 +242,7 @@ impl Front {
     {
         match wants_protection(&guarded.route.policy, request.headers()) {
             Ok(true) => {}
-            Ok(false) => return self.pass(request, inner, None).await,
+            Ok(false) => return self.pass(request, inner, None, guarded.response_timeout).await,
             Err(problem) => {
                 discard(request.into_body());
                 return Err(problem);
@@ -281,7 +283,8 @@ impl Front {
             }
         };
         let limit = self.gate.settings().request_body;
-        let result = self.pass(Request::from_parts(parts, body), inner, Some((limit, Box::new(copy)))).await;
+        let result =
+            self.pass(Request::from_parts(parts, body), inner, Some((limit, Box::new(copy))), guarded.response_timeout).await;
         watched.ended(match &result {
             Ok(answered) => Outcome::Answered(Reply {
                 status: answered.response.status(),
@@ -295,7 +298,13 @@ impl Front {
     }
 
     /// Streams through, whatever its size; the upstream's silence is bounded.
-    async fn pass<S, B, RB>(&self, request: Request<B>, mut inner: S, copy: Option<Copying>) -> Result<Answered<RB>, Problem>
+    async fn pass<S, B, RB>(
+        &self,
+        request: Request<B>,
+        mut inner: S,
+        copy: Option<Copying>,
+        silence: Duration,
+    ) -> Result<Answered<RB>, Problem>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
@@ -319,8 +328,8 @@ impl Front {
         };
         let silent = async {
             match &movement {
-                Some(movement) => movement.ceased(self.silence).await,
-                None => sleep(self.silence).await,
+                Some(movement) => movement.ceased(silence).await,
+                None => sleep(silence).await,
             }
         };
         let sent = tokio::select! {
@@ -346,7 +355,7 @@ impl Front {
                     status = response.status().as_u16(),
                     "answered"
                 );
-                response.map(|body| body.map(|rest| Silence::new(rest, self.silence)))
+                response.map(|body| body.map(|rest| Silence::new(rest, told.silence)))
             }
             Err(problem) => {
                 let (response, answer) = self.rejections.render(&problem, told.shape);

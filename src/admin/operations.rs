@@ -26,6 +26,17 @@ use crate::store::Listing;
 const PAGE_MAX: usize = 1000;
 const PAGE: usize = 100;
 
+/// Fields that belong to a connection or to the framing of a message, which no stored reply has.
+const FRAMING: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
 #[derive(Debug, Deserialize)]
 pub(super) struct ListQuery {
     state: Option<String>,
@@ -98,6 +109,9 @@ fn reply(admin: &Admin, request: &ResolveRequest) -> Result<Reply, String> {
     for (name, value) in &request.headers {
         let name = HeaderName::from_str(name).map_err(|_| format!("`{name}` is not a header name"))?;
         let value = HeaderValue::from_str(value).map_err(|_| format!("the value of {name} is not a header value"))?;
+        if FRAMING.contains(&name) {
+            return Err(format!("{name} can't be stated: framing is computed from the body"));
+        }
         headers.append(name, value);
     }
     if !body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {

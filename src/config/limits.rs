@@ -27,7 +27,7 @@ pub struct Limits {
     pub header_bytes: usize,
     /// How long a client may take to send its header block.
     pub header_timeout: Duration,
-    /// How long a client may be silent while it sends a body.
+    /// How long a client may take to send the whole body of a protected request.
     pub body_timeout: Duration,
     /// How long a client connection stays open unused.
     pub idle_timeout: Duration,

@@ -57,12 +57,11 @@ impl Gate {
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
-        let policy = &guarded.route.policy;
         self.meter.in_flight.inc();
         let mut request = Request::from_parts(parts, Payload::whole(body, Some(claimed.rule.clone())));
         request.extensions_mut().insert(claimed.rule.clone());
         let executed = self.execute(&guarded, &claimed, request, &mut hold, service).await;
-        let answer = self.conclude(policy, claimed, executed, hold).await;
+        let answer = self.conclude(&guarded, claimed, executed, hold).await;
         self.meter.in_flight.dec();
         answer
     }
@@ -173,7 +172,12 @@ impl Gate {
             // Trailers are dropped: a replay could not be told from the first answer otherwise.
             let Ok(data) = frame.into_data() else { continue };
             let length = first.as_ref().map_or(0, Bytes::len) + rest.len();
-            let fits = length + data.len() <= limit && hold.grow(data.len());
+            let fits = length + data.len() <= limit;
+            // Overdrawn rather than refused: an answer that isn't kept can't be given again, and new requests are
+            // refused until there is room.
+            if fits {
+                hold.overdraw(data.len());
+            }
             // Most bodies come in one piece, which is kept as it is.
             match &first {
                 None if !data.is_empty() => first = Some(data),
@@ -190,11 +194,12 @@ impl Gate {
     /// Settles, then says what the client gets.
     async fn conclude<RB>(
         self: &Arc<Self>,
-        policy: &Policy,
+        guarded: &Arc<Guarded>,
         claimed: Claimed,
         executed: Executed<RB>,
         hold: Hold,
     ) -> Result<Answered<RB>, Problem> {
+        let policy = &guarded.route.policy;
         let Claimed { slot, asked, claim, permit, .. } = claimed;
         let Executed { mut outcome, body, too_late } = executed;
         let whole = take_first_answer(&mut outcome, policy);
@@ -203,11 +208,11 @@ impl Gate {
             Settled::Stale(current) => {
                 self.meter.lost_leases.inc();
                 tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
-                return answer_as_duplicate(slot, current.as_ref(), &asked, policy);
+                return answer_as_duplicate(slot, current.as_ref(), &asked, policy, hold);
             }
             Settled::Unconfirmed => {
                 let current = Some(claim.record.clone());
-                self.settle_in_background(slot, claim, current, outcome, policy.clone(), (permit, hold));
+                self.settle_in_background(slot, claim, current, outcome, guarded.clone(), (permit, hold));
                 return Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(502) });
             }
         }
@@ -215,11 +220,13 @@ impl Gate {
             Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers) {
                 Verdict::Uncertain => {
                     tracing::warn!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream's status leaves the outcome uncertain");
-                    Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(reply.status.as_u16()) })
+                    // A status that means success must not carry a refusal.
+                    let status = if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
+                    Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(status) })
                 }
                 verdict => {
                     let answer = if verdict == Verdict::Store { Answer::Executed } else { Answer::Released };
-                    Ok(Answered { response: respond(whole, reply, body), answer })
+                    Ok(Answered { response: respond(whole, reply, body, hold), answer })
                 }
             },
             Outcome::NeverSent if too_late => Err(Problem::NotSent { slot }),
@@ -270,12 +277,12 @@ fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<HeaderMap
     Some(whole)
 }
 
-fn respond<RB>(whole: Option<HeaderMap>, reply: Reply, body: Option<AnswerBody<RB>>) -> Response<AnswerBody<RB>> {
+fn respond<RB>(whole: Option<HeaderMap>, reply: Reply, body: Option<AnswerBody<RB>>, hold: Hold) -> Response<AnswerBody<RB>> {
     let kept = match reply.body {
         ReplyBody::Whole(bytes) => AnswerBody::whole(bytes),
         ReplyBody::NotStored => AnswerBody::whole(Bytes::new()),
     };
-    let mut response = Response::new(body.unwrap_or(kept));
+    let mut response = Response::new(body.unwrap_or(kept).holding(hold));
     *response.status_mut() = reply.status;
     *response.headers_mut() = whole.unwrap_or(reply.headers);
     response
@@ -287,9 +294,10 @@ fn answer_as_duplicate<RB>(
     current: Option<&Held>,
     asked: &crate::engine::Asked,
     policy: &Policy,
+    hold: Hold,
 ) -> Result<Answered<RB>, Problem> {
     match admit(current, asked, policy) {
-        Admission::Replay(reply) => replay(slot, reply),
+        Admission::Replay(reply) => replay(slot, reply, hold),
         Admission::Refuse(refusal) => match Problem::of_refusal(refusal, slot) {
             Problem::OutcomeUncertain { slot, .. } => Err(Problem::OutcomeUncertain { slot, status: Some(502) }),
             problem => Err(problem),

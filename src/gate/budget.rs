@@ -51,6 +51,15 @@ impl Hold {
     }
 }
 
+impl Hold {
+    /// Takes room even where there is none; others then wait for it.
+    pub fn overdraw(&mut self, bytes: usize) {
+        self.budget.0.used.fetch_add(bytes, Ordering::Relaxed);
+        self.bytes += bytes;
+        self.budget.0.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+    }
+}
+
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.bytes > 0 {

@@ -3,13 +3,14 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::identify::Identified;
 use super::lease::SendRule;
-use super::{Gate, Problem};
-use crate::engine::{Admission, Asked, Claim, Outcome, Policy, Refusal, admit, claim, expire};
+use super::{Gate, Guarded, Problem};
+use crate::engine::{Admission, Asked, Claim, OnFailure, Outcome, Policy, Refusal, admit, claim, expire};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Reply, Version};
 use crate::store::{StoreError, Swap, Watch};
@@ -28,6 +29,8 @@ pub(super) struct Claimed {
 pub(super) enum Entry {
     Run(Claimed),
     Replay(Slot, Reply),
+    /// The store is out of reach, nothing is known of the operation, and the route does without.
+    Unprotected,
 }
 
 /// How often a request looks at a record that keeps changing under it before it gives up: a guard against a livelock,
@@ -42,45 +45,56 @@ const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What one try at a claim came to.
 enum Tried {
-    Stands(Box<Claim>, Arc<SendRule>),
+    Stands(Claim, Arc<SendRule>),
     Held(Option<Held>),
+    /// Nothing is known; the claim may still arrive where it is given here.
+    Unknown(Option<Claim>),
 }
 
 impl Gate {
     /// Claims an operation, or says what else the request may do.
     pub(super) async fn admit(
         self: &Arc<Self>,
-        policy: &Policy,
+        guarded: &Arc<Guarded>,
         identified: Identified,
         permit: OwnedSemaphorePermit,
     ) -> Result<Entry, Problem> {
+        let policy = &guarded.route.policy;
         let Identified { slot, caller, fingerprint } = identified;
         let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
         let mut waiting: Option<Waiting> = None;
         let mut admission = Admission::Claim(None);
-        for _ in 0..LOOKS_MAX {
+        for look in 0..LOOKS_MAX {
             let held = match admission {
                 Admission::Claim(None) if waiting.is_some() => {
                     // What it waited for is gone. Running now could repeat an operation whose retention just ended.
                     return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
                 }
                 Admission::Claim(expected) => {
-                    let permit = match permit.take() {
+                    let place = match permit.take() {
                         Some(permit) => permit,
                         None => self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?,
                     };
-                    match self.try_claim(policy, &slot, &asked, expected).await? {
-                        Tried::Stands(claim, rule) => {
-                            return Ok(Entry::Run(Claimed { slot, asked, claim: *claim, rule, permit }));
-                        }
+                    match self.try_claim(guarded, &slot, &asked, expected).await? {
+                        Tried::Stands(claim, rule) => return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place })),
                         Tried::Held(held) => held,
+                        // Only while nothing was seen: what is known to run, or to be settled, must not run beside it.
+                        Tried::Unknown(_) if look == 0 && policy.on_failure == OnFailure::FailOpen => {
+                            return Ok(Entry::Unprotected);
+                        }
+                        Tried::Unknown(own) => {
+                            own.into_iter().for_each(|own| self.give_up(slot, own, guarded));
+                            return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
+                        }
                     }
                 }
                 Admission::Run => return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }),
                 Admission::Replay(reply) => return Ok(Entry::Replay(slot, reply)),
                 Admission::Refuse(refusal) => return Err(Problem::of_refusal(refusal, slot)),
-                Admission::MarkUncertain => self.mark_overdue(&slot, policy).await.map_err(|e| self.store_failed(&e))?,
+                Admission::MarkUncertain => {
+                    self.mark_overdue(&slot, policy).await.map_err(|error| self.store_failed(&slot, &error))?
+                }
                 Admission::Wait => {
                     // A duplicate that waits runs nothing; its place belongs to those who do.
                     permit = None;
@@ -88,19 +102,7 @@ impl Gate {
                         Some(waiting) => waiting,
                         none => none.insert(self.begin_to_wait(policy, &slot)?),
                     };
-                    if !waiting.next(self).await {
-                        return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
-                    }
-                    let held = self.store.load(&slot).await.map_err(|e| self.store_failed(&e))?;
-                    // A look that was told of a change is no sign of a livelock, so it isn't counted.
-                    admission = admit(held.as_ref(), &asked, policy);
-                    while admission == Admission::Wait {
-                        if !waiting.next(self).await {
-                            return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
-                        }
-                        let held = self.store.load(&slot).await.map_err(|e| self.store_failed(&e))?;
-                        admission = admit(held.as_ref(), &asked, policy);
-                    }
+                    admission = self.wait(waiting, policy, &slot, &asked).await?;
                     continue;
                 }
             };
@@ -109,58 +111,87 @@ impl Gate {
         Err(Problem::of_refusal(Refusal::in_flight(policy), slot))
     }
 
+    /// Waits until the record says something else than to wait.
+    async fn wait(&self, waiting: &mut Waiting, policy: &Policy, slot: &Slot, asked: &Asked) -> Result<Admission, Problem> {
+        while waiting.next(self).await {
+            let held = self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
+            let admission = admit(held.as_ref(), asked, policy);
+            if admission != Admission::Wait {
+                return Ok(admission);
+            }
+        }
+        Err(Problem::of_refusal(Refusal::in_flight(policy), *slot))
+    }
+
     /// One round trip: the claim stands, or the record that is in its way comes back.
     async fn try_claim(
         self: &Arc<Self>,
-        policy: &Policy,
+        guarded: &Arc<Guarded>,
         slot: &Slot,
         asked: &Asked,
         expected: Option<Version>,
     ) -> Result<Tried, Problem> {
+        let policy = &guarded.route.policy;
         let version = expected.map_or_else(|| Version(self.entropy.next()), Version::next);
         let next = claim(asked, version, self.clock.unix_ms(), policy);
-        let own = Claim { fence: asked.fence, record: next.record };
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
-        let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
+        let record = next.record.clone();
+        let own = Unconfirmed { gate: self, guarded, slot: *slot, own: Some(Claim { fence: asked.fence, record }) };
         let timer = Timer::start();
-        let swapped = self.store.swap(slot, expected, &own.record, next.lifetime).await;
+        let swapped = self.store.swap(slot, expected, &next.record, next.lifetime).await;
         timer.stop(self.meter.store(StoreCall::Claim));
+        let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
         match swapped {
-            Ok(Swap::Stored) => Ok(Tried::Stands(Box::new(own), rule())),
-            Ok(Swap::Stale(held)) => Ok(Tried::Held(held)),
+            Ok(Swap::Stored) => Ok(own.known().map_or(Tried::Unknown(None), |own| Tried::Stands(own, rule()))),
+            Ok(Swap::Stale(held)) => {
+                own.known();
+                Ok(Tried::Held(held))
+            }
             Err(StoreError::MaybeApplied(_)) => self.read_back(policy, slot, asked, own, rule()).await,
-            Err(error) => Err(self.store_failed(&error)),
+            Err(StoreError::NotApplied(why)) => {
+                own.known();
+                self.meter.store_errors.inc();
+                tracing::debug!(operation = %slot, why, "a claim was not stored");
+                Ok(Tried::Unknown(None))
+            }
+            Err(error @ StoreError::Corrupt(_)) => {
+                own.known();
+                Err(self.store_failed(slot, &error))
+            }
         }
     }
 
     /// The claim's answer is lost: it stands only if it reads back under its own fence, and in time.
     async fn read_back(
-        self: &Arc<Self>,
+        &self,
         policy: &Policy,
         slot: &Slot,
         asked: &Asked,
-        own: Claim,
+        own: Unconfirmed<'_>,
         rule: Arc<SendRule>,
     ) -> Result<Tried, Problem> {
         self.meter.store_errors.inc();
-        let held = self.store.load(slot).await;
-        match held.as_ref().map(|held| (held.as_ref(), admit(held.as_ref(), asked, policy))) {
-            Ok((_, Admission::Run)) if rule.allows() => return Ok(Tried::Stands(Box::new(own), rule)),
-            // Another's record: the late claim would meet it, or the marker that replaces it by then.
-            Ok((Some(_), Admission::Replay(_) | Admission::Refuse(_) | Admission::Wait | Admission::MarkUncertain)) => {}
-            _ => {
-                self.give_up(slot, own, policy);
-                return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
-            }
+        let held = match self.store.load(slot).await {
+            Ok(held) => held,
+            Err(error @ StoreError::Corrupt(_)) => return Err(self.store_failed(slot, &error)),
+            Err(_) => return Ok(Tried::Unknown(own.known())),
+        };
+        match admit(held.as_ref(), asked, policy) {
+            Admission::Run if rule.allows() => Ok(own.known().map_or(Tried::Unknown(None), |own| Tried::Stands(own, rule))),
+            // Nothing, or a marker: the claim may still arrive there.
+            Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(own.known())),
+            // Another's record: the late claim is given up all the same, since that may have made way for a marker by then.
+            _ => Ok(Tried::Held(held)),
         }
-        self.give_up(slot, own, policy);
-        held.map(Tried::Held).map_err(|error| self.store_failed(&error))
     }
 
     /// A claim that may still arrive is released, in the background and for as long as it takes.
-    fn give_up(self: &Arc<Self>, slot: &Slot, own: Claim, policy: &Policy) {
-        self.settle_in_background(*slot, own, None, Outcome::NeverSent, policy.clone(), ());
+    fn give_up(self: &Arc<Self>, slot: Slot, own: Claim, guarded: &Arc<Guarded>) {
+        match self.giving_up.clone().try_acquire_owned() {
+            Ok(place) => self.settle_in_background(slot, own, None, Outcome::NeverSent, guarded.clone(), place),
+            Err(_) => tracing::warn!(operation = %slot, "too many claims to give up at once: this one may end uncertain"),
+        }
     }
 
     /// An attempt's lease is over: it becomes uncertain. Returns the record as it then is.
@@ -178,18 +209,18 @@ impl Gate {
     }
 
     /// What a failed store call means for the request.
-    pub(super) fn store_failed(&self, error: &StoreError) -> Problem {
+    pub(super) fn store_failed(&self, slot: &Slot, error: &StoreError) -> Problem {
         self.meter.store_errors.inc();
         if matches!(error, StoreError::Corrupt(_)) {
             self.meter.corrupt_records.inc();
-            tracing::error!(%error, "a stored record cannot be read: its duplicates are refused");
-        } else {
-            tracing::debug!(%error, "store call failed");
+            tracing::error!(operation = %slot, %error, "a stored record cannot be read: its duplicates are refused");
+            return Problem::RecordUnreadable { slot: *slot };
         }
+        tracing::debug!(operation = %slot, %error, "a store call failed");
         Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }
     }
 
-    fn begin_to_wait(self: &Arc<Self>, policy: &Policy, slot: &Slot) -> Result<Waiting, Problem> {
+    fn begin_to_wait(&self, policy: &Policy, slot: &Slot) -> Result<Waiting, Problem> {
         let permit = self.waiters.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
         let watch = self.store.watch(slot);
         if watch.peers() > self.settings.waiters_per_key {
@@ -201,11 +232,35 @@ impl Gate {
     }
 }
 
+/// A claim on its way. A request whose client leaves is dropped in the middle of it, and nobody would then run or settle
+/// what arrives: so it is given up.
+struct Unconfirmed<'g> {
+    gate: &'g Arc<Gate>,
+    guarded: &'g Arc<Guarded>,
+    slot: Slot,
+    own: Option<Claim>,
+}
+
+impl Unconfirmed<'_> {
+    /// Its fate is known, or in the hands of whoever takes it.
+    fn known(mut self) -> Option<Claim> {
+        self.own.take()
+    }
+}
+
+impl Drop for Unconfirmed<'_> {
+    fn drop(&mut self) {
+        if let Some(own) = self.own.take() {
+            self.gate.give_up(self.slot, own, self.guarded);
+        }
+    }
+}
+
 /// A duplicate that is held.
 struct Waiting {
     watch: Watch,
     until: Instant,
-    gauge: prometheus_client::metrics::gauge::Gauge,
+    gauge: Gauge,
     _permit: OwnedSemaphorePermit,
 }
 

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
-use http::{HeaderMap, HeaderName};
+use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::problem::{KeyFault, Problem};
@@ -27,51 +27,55 @@ pub struct Identified {
 
 /// Identifies a request; `None` where the route doesn't require a key and there is none.
 pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
+    let sent = match &policy.key.source {
+        KeySource::Sent { header, body: pointer } => {
+            // Without a key there is nothing to ask whose it is.
+            let Some(key) = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)? else { return Ok(None) };
+            Some(key)
+        }
+        KeySource::Derived(_) => None,
+    };
+    let how = body_hash(&policy.fingerprint, &parts.headers);
     let scope = scope(&policy.scope, &parts.headers)?;
     let caller = caller(&policy.caller, &scope, &parts.headers);
-    let how = body_hash(&policy.fingerprint, &parts.headers);
-    let key = match &policy.key.source {
-        KeySource::Sent { header, body: pointer } => {
-            sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)?.map(|key| key.as_str().as_bytes().to_vec())
-        }
+    let derived = match &policy.key.source {
         KeySource::Derived(wanted) => {
             // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
             let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
-            Some(derived_key(wanted, whose, parts, body, how)?)
+            derived_key(wanted, whose, parts, body, how)?
         }
+        KeySource::Sent { .. } => Vec::new(),
     };
-    let Some(key) = key else { return Ok(None) };
+    let key = sent.as_ref().map_or(derived.as_slice(), |key| key.as_str().as_bytes());
     let fingerprint = fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
     let space = if is_shadow(policy) { Space::Shadow } else { Space::Enforced };
     let variant: &[u8] = if is_per_fingerprint(policy) { fingerprint.as_bytes() } else { b"" };
-    let slot = Slot::of(space, &policy.route, &scope, &key, variant);
+    let slot = Slot::of(space, &policy.route, &scope, key, variant);
     Ok(Some(Identified { slot, caller, fingerprint }))
 }
 
 /// Looks at the header fields alone: whether the request asks for protection, before its body is read. A request that
 /// can be refused is refused here, and one that can pass streams through whatever its size.
 pub fn wants_protection(policy: &Policy, headers: &HeaderMap) -> Result<bool, Problem> {
-    scope(&policy.scope, headers)?;
-    match &policy.key.source {
-        KeySource::Sent { header: Some(name), body: None } => match header_key(&policy.key, name, headers)? {
-            Some(_) => Ok(true),
-            None if policy.key.required => Err(Problem::KeyMissing { what: describe(Some(name), None) }),
-            None => Ok(false),
-        },
-        _ => Ok(true),
+    if let KeySource::Sent { header: Some(name), body: None } = &policy.key.source
+        && header_key(&policy.key, name, headers)?.is_none()
+    {
+        let missing = || Problem::KeyMissing { what: describe(Some(name), None) };
+        return if policy.key.required { Err(missing()) } else { Ok(false) };
     }
+    scope(&policy.scope, headers)?;
+    Ok(true)
 }
 
 fn scope(rule: &ScopeRule, headers: &HeaderMap) -> Result<Scope, Problem> {
     match rule {
         ScopeRule::Shared => Ok(Scope::shared()),
         ScopeRule::Headers(names) => {
-            let field = |name: &HeaderName| match headers.get(name) {
-                Some(value) if !value.is_empty() => Ok((name.as_str().to_owned(), value.as_bytes().to_vec())),
-                _ => Err(Problem::ScopeMissing { field: name.to_string() }),
-            };
-            let fields = names.iter().map(field).collect::<Result<Vec<_>, _>>()?;
-            Ok(Scope::of_fields(fields.iter().map(|(name, value)| (name.as_str(), value.as_slice()))))
+            let missing = |name: &&HeaderName| headers.get(*name).is_none_or(HeaderValue::is_empty);
+            if let Some(name) = names.iter().find(missing) {
+                return Err(Problem::ScopeMissing { field: name.to_string() });
+            }
+            Ok(Scope::of_fields(names.iter().flat_map(|name| lines(headers, name).map(|line| (name.as_str(), line)))))
         }
     }
 }
@@ -81,9 +85,15 @@ fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Caller {
         CallerRule::Scope => Caller::nobody().with_scope(scope),
         CallerRule::Headers(names) => names
             .iter()
-            .find_map(|name| headers.get(name).map(|value| Caller::of_field(name.as_str(), value.as_bytes())))
+            .find(|name| headers.contains_key(*name))
+            .map(|name| Caller::of_lines(name.as_str(), lines(headers, name)))
             .unwrap_or_else(Caller::nobody),
     }
+}
+
+/// All lines of a field: which of two an upstream believes is not known here.
+fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
+    headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
 
 fn body_hash<'p>(rule: &'p FingerprintRule, headers: &HeaderMap) -> BodyHash<'p> {
@@ -166,8 +176,12 @@ fn derived_key(wanted: &[KeyPart], whose: &[u8; 32], parts: &Parts, body: &Bytes
                 hasher.part(b"query").part(name.as_bytes()).part(&value);
             }
             KeyPart::Header(name) => {
-                let value = parts.headers.get(name).ok_or_else(|| missing(format!("the header field {name}")))?;
-                hasher.part(b"header").part(name.as_str().as_bytes()).part(value.as_bytes());
+                if !parts.headers.contains_key(name) {
+                    return Err(missing(format!("the header field {name}")));
+                }
+                for line in lines(&parts.headers, name) {
+                    hasher.part(b"header").part(name.as_str().as_bytes()).part(line);
+                }
             }
             KeyPart::Body(pointer) => {
                 let name = format!("the body member /{}", pointer.tokens().join("/"));

@@ -4,6 +4,7 @@
 //! fall silent. Nothing here guesses: what can't be known becomes uncertain, and no answer leaves before it is stored.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -16,8 +17,9 @@ use tokio_util::task::TaskTracker;
 use tower_service::Service;
 
 use crate::clock::Clock;
-use crate::engine::{Mode, OnFailure, OnMismatch};
+use crate::engine::{Mode, OnMismatch};
 use crate::entropy::Entropy;
+use crate::key::Slot;
 use crate::record::{Reply, ReplyBody};
 use crate::route::Route;
 use crate::store::Store;
@@ -45,6 +47,10 @@ pub use problem::{ForwardError, Problem};
 pub use shadow::Observation;
 pub use stream::{Movement, Stream};
 pub use sweep::sweep;
+
+/// Claims whose fate is unknown that are given up at once, at most: each holds a record's head in memory until the store
+/// answers again.
+const GIVING_UP_MAX: usize = 10_000;
 
 /// What the gate needs to know besides the routes' policies.
 #[derive(Debug, Clone)]
@@ -97,6 +103,10 @@ pub struct Gate {
     budget: Budget,
     in_flight: Arc<Semaphore>,
     waiters: Arc<Semaphore>,
+    /// Requests in shadow mode that are watched; they take no place from those that are protected.
+    watched: Arc<Semaphore>,
+    giving_up: Arc<Semaphore>,
+    closed: AtomicBool,
     tasks: TaskTracker,
     abandoned: CancellationToken,
 }
@@ -116,6 +126,9 @@ impl Gate {
             budget: Budget::new(settings.buffered_bytes, meter.buffered_bytes.clone()),
             in_flight: Arc::new(Semaphore::new(settings.in_flight)),
             waiters: Arc::new(Semaphore::new(settings.waiters)),
+            watched: Arc::new(Semaphore::new(settings.in_flight)),
+            giving_up: Arc::new(Semaphore::new(GIVING_UP_MAX)),
+            closed: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),
             store,
@@ -147,17 +160,20 @@ impl Gate {
     {
         let policy = &guarded.route.policy;
         let Some(identified) = identify(policy, &parts, &body)? else {
-            return self.pass(parts, body, service, Answer::Passed).await;
+            return self.pass(guarded, parts, body, service, Answer::Passed).await;
         };
+        if self.closed.load(Ordering::Acquire) {
+            // The process is about to end: a claim made now would be left to its lease.
+            return Err(Problem::Overloaded);
+        }
         let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
-        let claimed = match self.admit(policy, identified, permit).await {
-            Ok(claim::Entry::Run(claimed)) => claimed,
-            Ok(claim::Entry::Replay(slot, reply)) => return replay(slot, reply),
-            Err(Problem::StoreUnavailable { .. }) if policy.on_failure == OnFailure::FailOpen => {
+        let claimed = match self.admit(guarded, identified, permit).await? {
+            claim::Entry::Run(claimed) => claimed,
+            claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
+            claim::Entry::Unprotected => {
                 tracing::warn!(route = %policy.route, "the store is unavailable: request forwarded without protection");
-                return self.pass(parts, body, service, Answer::Unprotected).await;
+                return self.pass(guarded, parts, body, service, Answer::Unprotected).await;
             }
-            Err(problem) => return Err(problem),
         };
         let slot = claimed.slot;
         let attempt = self.clone().attempt(guarded.clone(), claimed, parts, body, hold, service);
@@ -169,7 +185,14 @@ impl Gate {
     }
 
     /// Forwards a request that no key protects.
-    async fn pass<S, B, RB>(&self, parts: Parts, body: Bytes, mut service: S, answer: Answer) -> Result<Answered<RB>, Problem>
+    async fn pass<S, B, RB>(
+        &self,
+        guarded: &Guarded,
+        parts: Parts,
+        body: Bytes,
+        mut service: S,
+        answer: Answer,
+    ) -> Result<Answered<RB>, Problem>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
@@ -180,9 +203,10 @@ impl Gate {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(request).await
         };
-        match sent.await {
-            Ok(response) => Ok(Answered { response: response.map(AnswerBody::stream), answer }),
-            Err(error) => Err(ForwardError::of(error.into()).unprotected(idempotent)),
+        match tokio::time::timeout(guarded.response_timeout, sent).await {
+            Ok(Ok(response)) => Ok(Answered { response: response.map(AnswerBody::stream), answer }),
+            Ok(Err(error)) => Err(ForwardError::of(error.into()).unprotected(idempotent)),
+            Err(_) => Err(ForwardError::TimedOut.unprotected(idempotent)),
         }
     }
 
@@ -215,7 +239,9 @@ impl Gate {
     /// Returns whether everything was settled.
     pub async fn drain(&self, timeout: Duration) -> bool {
         self.tasks.close();
-        if tokio::time::timeout(timeout, self.tasks.wait()).await.is_ok() {
+        let settled = tokio::time::timeout(timeout, self.tasks.wait()).await.is_ok();
+        self.closed.store(true, Ordering::Release);
+        if settled && self.tasks.is_empty() {
             return true;
         }
         self.abandoned.cancel();
@@ -226,11 +252,14 @@ impl Gate {
     }
 }
 
-fn replay<RB>(slot: crate::key::Slot, reply: Reply) -> Result<Answered<RB>, Problem> {
+fn replay<RB>(slot: Slot, reply: Reply, mut hold: Hold) -> Result<Answered<RB>, Problem> {
     let ReplyBody::Whole(body) = reply.body else {
         return Err(Problem::ResponseNotStored { slot, status: reply.status.as_u16() });
     };
-    let mut response = Response::new(AnswerBody::whole(body));
+    if !hold.grow(body.len()) {
+        return Err(Problem::Overloaded);
+    }
+    let mut response = Response::new(AnswerBody::whole(body).holding(hold));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     response.headers_mut().insert(IDEMPOTENT_REPLAYED, http::HeaderValue::from_static("true"));

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 
+use super::budget::Hold;
 use super::lease::SendRule;
 use super::stream::Stream;
 
@@ -79,27 +80,34 @@ where
 pub struct AnswerBody<B> {
     first: Option<Bytes>,
     rest: Option<B>,
+    /// Room in memory, given back when the client has read the body.
+    hold: Option<Hold>,
 }
 
 impl<B> AnswerBody<B> {
     /// A body that is held whole.
     pub fn whole(bytes: Bytes) -> AnswerBody<B> {
-        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None }
+        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None, hold: None }
     }
 
     /// A body that streams through.
     pub fn stream(body: B) -> AnswerBody<B> {
-        AnswerBody { first: None, rest: Some(body) }
+        AnswerBody { first: None, rest: Some(body), hold: None }
     }
 
     /// Wraps what streams.
     pub fn map<C>(self, wrap: impl FnOnce(B) -> C) -> AnswerBody<C> {
-        AnswerBody { first: self.first, rest: self.rest.map(wrap) }
+        AnswerBody { first: self.first, rest: self.rest.map(wrap), hold: self.hold }
     }
 
     /// A body of which the beginning was read.
     pub fn continued(first: Bytes, rest: B) -> AnswerBody<B> {
-        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest) }
+        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest), hold: None }
+    }
+
+    /// Keeps room in memory until the body is gone.
+    pub fn holding(self, hold: Hold) -> AnswerBody<B> {
+        AnswerBody { hold: Some(hold), ..self }
     }
 }
 

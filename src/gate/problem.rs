@@ -88,6 +88,12 @@ pub enum Problem {
         /// How long to wait.
         retry_after: Duration,
     },
+    /// The record is there and can't be read: it is neither replayed nor run again.
+    #[error("the stored record of this request cannot be read; nothing was sent to the upstream")]
+    RecordUnreadable {
+        /// The operation.
+        slot: Slot,
+    },
     /// A limit is reached.
     #[error("too many requests at once")]
     Overloaded,
@@ -142,6 +148,7 @@ impl Problem {
             | Problem::InFlight { slot, .. }
             | Problem::ResponseNotStored { slot, .. }
             | Problem::ResultExpired { slot }
+            | Problem::RecordUnreadable { slot }
             | Problem::NotSent { slot } => Some(*slot),
             Problem::OutcomeUncertain { slot, .. } | Problem::UpstreamUnreachable { slot } => *slot,
             _ => None,

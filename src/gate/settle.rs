@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::Gate;
+use super::{Gate, Guarded};
 use crate::engine::{Claim, Outcome, Policy, Settlement, settle};
 use crate::key::Slot;
 use crate::record::{Held, Record, State, Version};
@@ -46,15 +46,16 @@ impl Gate {
         claim: Claim,
         current: Option<Record>,
         outcome: Outcome,
-        policy: Policy,
+        guarded: Arc<Guarded>,
         keep: impl Send + 'static,
     ) {
         let gate = self.clone();
         self.meter.unsettled_in_background.inc();
         self.tasks.spawn(async move {
             let _keep = keep;
+            let policy = &guarded.route.policy;
             tokio::select! {
-                _ = gate.settle_until_done(&slot, &claim, current.as_ref(), &outcome, &policy) => {}
+                _ = gate.settle_until_done(&slot, &claim, current.as_ref(), &outcome, policy) => {}
                 () = gate.abandoned.cancelled() => {}
             }
             gate.meter.unsettled_in_background.dec();

@@ -23,7 +23,7 @@ const BATCH: usize = 256;
 pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback: Policy) {
     loop {
         match gate.sweep_once(&policies, &fallback).await {
-            Ok(found) if found >= BATCH => {}
+            Ok(marked) if marked >= BATCH => {}
             Ok(_) => sleep(gate.entropy.jitter(PERIOD)).await,
             Err(error) => {
                 tracing::debug!(%error, "the index of unsettled operations could not be read");
@@ -36,13 +36,20 @@ pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback:
 impl Gate {
     async fn sweep_once(&self, policies: &HashMap<String, Policy>, fallback: &Policy) -> Result<usize, StoreError> {
         let overdue = self.store.due(BATCH).await?;
+        let mut failed = None;
+        let mut marked = overdue.len();
         for slot in &overdue {
             if let Err(error) = self.sweep_slot(slot, policies, fallback).await {
                 // One bad record must not keep the others from being marked.
-                tracing::warn!(operation = %slot, %error, "an overdue operation could not be marked");
+                marked -= 1;
+                failed = Some((slot, error));
             }
         }
-        Ok(overdue.len())
+        if let Some((slot, error)) = failed {
+            let failures = overdue.len() - marked;
+            tracing::warn!(failures, operation = %slot, %error, "overdue operations could not be marked");
+        }
+        Ok(marked)
     }
 
     async fn sweep_slot(&self, slot: &Slot, policies: &HashMap<String, Policy>, fallback: &Policy) -> Result<(), StoreError> {

@@ -7,7 +7,7 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
+    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
@@ -49,6 +49,8 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
                 .iter()
                 .flat_map(|value| value.as_bytes().split(|b| *b == b','))
                 .filter_map(|name| HeaderName::from_bytes(name.trim_ascii()).ok())
+                // Set by the gateway, whatever a client says of it.
+                .filter(|name| *name != TRACEPARENT)
                 .collect();
             for name in named {
                 headers.remove(name);
@@ -61,18 +63,34 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
     }
 }
 
-/// The protocol that a request asks to switch to, if it does (RFC 9110, section 7.8).
+/// Whether a request asks to become a WebSocket (RFC 6455, section 4.1). No other upgrade is passed on: behind one to
+/// HTTP/2 without TLS a client could send any number of requests that nobody here sees.
 pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderValue> {
     if version != Version::HTTP_11 {
         return None;
     }
-    let protocol = headers.get(UPGRADE)?;
+    let mut protocols = headers.get_all(UPGRADE).iter();
+    let protocol = protocols.next().filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))?;
+    if protocols.next().is_some() {
+        return None;
+    }
     let asks = headers
         .get_all(CONNECTION)
         .iter()
         .flat_map(|value| value.as_bytes().split(|b| *b == b','))
         .any(|name| name.trim_ascii().eq_ignore_ascii_case(b"upgrade"));
     asks.then(|| protocol.clone())
+}
+
+/// Joins the lines into which HTTP/2 clients may split their cookies (RFC 9113, section 8.2.3).
+pub(super) fn join_cookies(headers: &mut HeaderMap) {
+    if headers.get_all(COOKIE).iter().count() < 2 {
+        return;
+    }
+    let joined = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    if let Ok(joined) = HeaderValue::from_bytes(&joined) {
+        headers.insert(COOKIE, joined);
+    }
 }
 
 /// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body.

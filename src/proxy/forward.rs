@@ -20,6 +20,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
@@ -62,6 +63,7 @@ pub struct Upstream<B> {
     host: HeaderValue,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     pool: Pool<Payload<B>>,
+    streams: Arc<Semaphore>,
 }
 
 /// Names the upstream that a request goes to, by index; a request extension. The first where it is absent.
@@ -129,7 +131,8 @@ where
         } else {
             None
         };
-        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), settings })
+        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
+        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), streams, settings })
     }
 
     async fn forward(&self, request: Request<Payload<B>>) -> Result<Response<UpstreamBody<B>>, ForwardError> {
@@ -181,7 +184,11 @@ where
     ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
         loop {
             if let Some(shared) = self.pool.shared() {
-                return self.send_shared(shared, request, target).await;
+                match self.send_shared(shared, request, target.clone(), rule.as_deref()).await? {
+                    Shared::Answered(response) => return Ok(response),
+                    Shared::Closed(unsent) => request = unsent,
+                }
+                continue;
             }
             let pooled = self.pool.take();
             let fresh = pooled.is_none();
@@ -189,7 +196,8 @@ where
                 Some(connection) => connection,
                 None => match self.connect().await? {
                     Connected::Own(connection) => connection,
-                    Connected::Shared(shared) => return self.send_shared(shared, request, target).await,
+                    // Taken from the pool in the next round.
+                    Connected::Shared => continue,
                 },
             };
             // The rule is checked again with every write; here it spares a connection that nothing was written to.
@@ -203,7 +211,7 @@ where
             match connection.sender.try_send_request(request).await {
                 Ok(response) => {
                     let pool = self.pool.clone();
-                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)) }));
+                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)), _place: None }));
                 }
                 Err(mut failed) => match failed.take_message() {
                     // The connection closed before it took the request up: nothing of it was written.
@@ -222,18 +230,31 @@ where
         mut shared: http2::SendRequest<Payload<B>>,
         mut request: Request<Payload<B>>,
         target: PathAndQuery,
-    ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
+        rule: Option<&SendRule>,
+    ) -> Result<Shared<B>, ForwardError> {
+        let authority = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(self.settings.scheme.clone());
-        uri.authority = request.headers_mut().remove(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        uri.authority = authority;
         uri.path_and_query = Some(target);
         *request.uri_mut() = Uri::from_parts(uri).map_err(|error| ForwardError::NeverSent(error.to_string()))?;
         *request.version_mut() = Version::HTTP_2;
-        shared.ready().await.map_err(|error| ForwardError::NeverSent(error.to_string()))?;
+        let place = self.streams.clone().acquire_owned().await.map_err(|error| ForwardError::NeverSent(error.to_string()))?;
+        if shared.ready().await.is_err() {
+            self.pool.unshare();
+            return Ok(Shared::Closed(request));
+        }
+        // Nothing waits between here and the frame: the stream's place is taken.
+        if rule.is_some_and(|rule| !rule.allows()) {
+            return Err(ForwardError::TooLate);
+        }
         match shared.try_send_request(request).await {
-            Ok(response) => Ok(response.map(|body| UpstreamBody { body, lent: None })),
+            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body, lent: None, _place: Some(place) }))),
             Err(mut failed) => match failed.take_message() {
-                Some(_) => Err(ForwardError::NeverSent(failed.error().to_string())),
+                Some(unsent) => {
+                    self.pool.unshare();
+                    Ok(Shared::Closed(unsent))
+                }
                 None if was_refused(failed.error()) => Err(ForwardError::NeverSent(failed.error().to_string())),
                 None => Err(ForwardError::Broken(failed.error().to_string())),
             },
@@ -254,26 +275,36 @@ where
         let host = self.settings.authority.host().trim_start_matches('[').trim_end_matches(']');
         let stream = TcpStream::connect((host, port)).await?;
         stream.set_nodelay(true)?;
-        let Some((tls, name)) = &self.tls else { return self.shake_hands(stream).await };
-        let stream = tls.connect(name.clone(), stream).await?;
+        let carried = Arc::new(Carried::default());
+        // Under TLS, where a byte that is counted has left: the layer above may take bytes and fail later.
+        let wire = Wire::new(stream, carried.clone());
+        let Some((tls, name)) = &self.tls else { return self.shake_hands(wire, carried).await };
+        let stream = tls.connect(name.clone(), wire).await?;
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
-            return self.shake_hands(stream).await;
+            return self.shake_hands(stream, carried).await;
         }
-        let (sender, driver) =
-            http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
+            .timer(TokioTimer::new())
+            .keep_alive_interval(KEEP_ALIVE)
+            .keep_alive_timeout(KEEP_ALIVE)
+            .keep_alive_while_idle(true)
+            .handshake(TokioIo::new(stream))
+            .await?;
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        self.pool.share(sender.clone());
-        Ok(Connected::Shared(sender))
+        self.pool.share(sender);
+        Ok(Connected::Shared)
     }
 
-    async fn shake_hands(&self, stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static) -> Result<Connected<B>, BoxError> {
-        let carried = Arc::new(Carried::default());
-        let wire = TokioIo::new(Wire::new(stream, carried.clone()));
-        let (sender, driver) = http1::Builder::new().handshake(wire).await?;
+    async fn shake_hands(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        carried: Arc<Carried>,
+    ) -> Result<Connected<B>, BoxError> {
+        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -285,8 +316,23 @@ where
 
 enum Connected<B> {
     Own(Connection<Payload<B>>),
-    Shared(http2::SendRequest<Payload<B>>),
+    /// It speaks HTTP/2, and is in the pool for all.
+    Shared,
 }
+
+/// What became of a request on a shared connection.
+enum Shared<B: Send + 'static> {
+    Answered(Response<UpstreamBody<B>>),
+    /// The connection was closed before it took the request up: nothing of it was written.
+    Closed(Request<Payload<B>>),
+}
+
+/// Requests at once on a shared connection. Below what servers allow (RFC 9113 recommends at least 100), so that no
+/// request waits inside the connection after the send rule was checked.
+const STREAMS_MAX: usize = 64;
+
+/// Between two signs of life that a shared connection is asked for, and how long it may take to answer.
+const KEEP_ALIVE: Duration = Duration::from_secs(5);
 
 /// Whether the upstream said that it did not touch the stream: REFUSED_STREAM, or a GOAWAY whose last stream is below
 /// it (RFC 9113, sections 6.8 and 8.7). h2 reports a remote GOAWAY only to the streams above that one.
@@ -319,6 +365,8 @@ type Lent<B> = (Connection<Payload<B>>, Pool<Payload<B>>);
 pub struct UpstreamBody<B: Send + 'static> {
     body: Incoming,
     lent: Option<Lent<B>>,
+    /// Of a shared connection: the stream's place.
+    _place: Option<OwnedSemaphorePermit>,
 }
 
 impl<B: Send + 'static> UpstreamBody<B> {

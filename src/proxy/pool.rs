@@ -122,6 +122,11 @@ impl<B: Send + 'static> Pool<B> {
         shared.clone()
     }
 
+    /// Forgets the HTTP/2 connection, which is closing.
+    pub fn unshare(&self) {
+        *lock(&self.0.shared) = None;
+    }
+
     pub fn share(&self, sender: http2::SendRequest<B>) {
         *lock(&self.0.shared) = Some(sender);
     }

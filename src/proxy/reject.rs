@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONTENT_TYPE, LINK, RETRY_AFTER};
+use http::header::{ALLOW, CONTENT_TYPE, LINK, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::json;
 
@@ -184,6 +184,19 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             ),
             *retry_after,
         ),
+        Problem::RecordUnreadable { slot } => of(
+            retry(
+                doc(
+                    StatusCode::SERVICE_UNAVAILABLE,
+                    "store-unavailable",
+                    "The record of this request can't be read",
+                    "Ask the operator; the same request may be sent again and will not run twice.",
+                    Answer::StoreUnavailable,
+                ),
+                RETRY_SOON,
+            ),
+            *slot,
+        ),
         Problem::Overloaded => retry(
             doc(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -201,20 +214,19 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             "Send a smaller one.",
             Answer::BodyTooLarge,
         ),
-        Problem::BodyTimeout => doc(
-            StatusCode::REQUEST_TIMEOUT,
-            "body-incomplete",
-            "The request body is incomplete",
-            "Nothing was forwarded; send the whole request again.",
-            Answer::BodyIncomplete,
-        ),
-        Problem::BodyBroken => doc(
-            StatusCode::BAD_REQUEST,
-            "body-incomplete",
-            "The request body is incomplete",
-            "Nothing was forwarded; send the whole request again.",
-            Answer::BodyIncomplete,
-        ),
+        Problem::BodyTimeout | Problem::BodyBroken => {
+            let timed_out = *problem == Problem::BodyTimeout;
+            retry(
+                doc(
+                    if timed_out { StatusCode::REQUEST_TIMEOUT } else { StatusCode::BAD_REQUEST },
+                    "body-incomplete",
+                    "The request body is incomplete",
+                    "Nothing was forwarded; send the whole request again.",
+                    Answer::BodyIncomplete,
+                ),
+                RETRY_SOON,
+            )
+        }
         Problem::PathAmbiguous => doc(
             StatusCode::BAD_REQUEST,
             "path-ambiguous",
@@ -273,6 +285,9 @@ impl Rejections {
             && let Ok(link) = HeaderValue::try_from(format!("<{kind}>; rel=\"describedby\""))
         {
             headers.insert(LINK, link);
+        }
+        if *problem == Problem::MethodNotAllowed {
+            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
         }
         if let Some(after) = document.retry_after {
             // Rounded up: a client that comes back a moment too early comes back twice.

@@ -5,14 +5,14 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
-use http::{Method, Request, Response, Version};
+use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -132,6 +132,11 @@ impl Server {
         let (peer, rejections) = (Peer::new(address), self.rejections.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
+            if request.version() == Version::HTTP_2 {
+                quiet.framed.store(true, Ordering::Release);
+                fields::join_cookies(request.headers_mut());
+            }
+            let switched = quiet.clone();
             request.extensions_mut().insert(peer.clone());
             let checked = check(&request);
             let (mut service, rejections) = (service.clone(), rejections.clone());
@@ -143,6 +148,9 @@ impl Server {
                         rejections.render(&problem, Shape::default()).0
                     }
                 };
+                if response.status() == StatusCode::SWITCHING_PROTOCOLS {
+                    switched.tunnel.store(true, Ordering::Release);
+                }
                 fields::to_client(response.headers_mut());
                 Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
             }
@@ -235,6 +243,10 @@ impl Drop for PeerPlace {
 #[derive(Debug, Default)]
 struct Quiet {
     requests: AtomicUsize,
+    /// HTTP/2: what comes in between requests is no header block.
+    framed: AtomicBool,
+    /// The protocol was switched: the connection is the two ends' own.
+    tunnel: AtomicBool,
 }
 
 struct Busy(Arc<Quiet>);
@@ -285,6 +297,8 @@ struct TimedStream {
     /// Since when the connection waits: for a first byte, or for the end of a header block.
     since: Instant,
     began: bool,
+    /// Since when the client has not taken what is written to it.
+    stalled: Option<Instant>,
     /// While closing: how many bytes are still read and thrown away.
     lingering: Option<usize>,
 }
@@ -301,20 +315,28 @@ impl TimedStream {
             idle_timeout: limits.idle_timeout,
             since,
             began: true,
+            stalled: None,
             lingering: None,
         }
     }
 
     /// Whether the time is over. One timer runs per connection and is moved only when it fires.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
+        if self.quiet.tunnel.load(Ordering::Acquire) {
+            return false;
+        }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
+            if self.stalled.is_some_and(|since| now >= since + self.idle_timeout) {
+                return true;
+            }
             if self.quiet.requests.load(Ordering::Acquire) > 0 {
                 // A request is under way; it has timeouts of its own.
                 self.since = now;
                 self.began = false;
             }
-            let limit = if self.began { self.header_timeout } else { self.idle_timeout };
+            let in_header = self.began && !self.quiet.framed.load(Ordering::Acquire);
+            let limit = if in_header { self.header_timeout } else { self.idle_timeout };
             if now >= self.since + limit {
                 return true;
             }
@@ -322,6 +344,22 @@ impl TimedStream {
             self.timer.as_mut().reset(next);
         }
         false
+    }
+}
+
+impl TimedStream {
+    /// An answer goes out: the next bytes that come in begin a new request. A client who takes nothing is let go.
+    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+        self.began = false;
+        if written.is_ready() {
+            self.since = Instant::now();
+            self.stalled = None;
+            return written;
+        }
+        if self.stalled.is_none() {
+            self.stalled = Some(Instant::now());
+        }
+        if self.poll_over(cx) { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
     }
 }
 
@@ -345,16 +383,13 @@ impl AsyncRead for TimedStream {
 
 impl AsyncWrite for TimedStream {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        // An answer goes out: the next bytes that come in begin a new request.
-        self.began = false;
-        self.since = Instant::now();
-        Pin::new(&mut self.stream).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
+        self.wrote(cx, written)
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        self.began = false;
-        self.since = Instant::now();
-        Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
+        self.wrote(cx, written)
     }
 
     fn is_write_vectored(&self) -> bool {
@@ -369,6 +404,10 @@ impl AsyncWrite for TimedStream {
     /// answer that was just written, such as a 431 to a header block that is still being sent.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
+        if this.quiet.tunnel.load(Ordering::Acquire) {
+            // What is still to be read belongs to the other direction.
+            return Pin::new(&mut this.stream).poll_shutdown(cx);
+        }
         if this.lingering.is_none() {
             std::task::ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
             this.timer.as_mut().reset(Instant::now() + LINGER_MAX);
