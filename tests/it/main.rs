@@ -6,7 +6,9 @@
 mod harness;
 
 mod admin;
+mod dockerfile;
 mod faults;
+mod house;
 mod http;
 mod redis;
 mod stories;
