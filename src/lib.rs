@@ -3,13 +3,14 @@
 //! The rooms, in reading order. A [`key`] names an operation; a [`record`] is what is known about it; the [`engine`]
 //! holds the rules, pure; a [`store`] keeps records. The [`gate`] tells the story of a request; [`route`] says which
 //! policy it has; [`proxy`] is HTTP on both sides; [`layer`] lays the gate around a service. [`admin`] is for operators,
-//! [`config`] and [`cli`] for those who set it up; [`app`] wires everything.
+//! [`config`] and [`cli`] for those who set it up; [`app`] wires everything, and [`demo`] shows it.
 
 pub mod admin;
 pub mod app;
 pub mod cli;
 pub mod clock;
 pub mod config;
+pub mod demo;
 pub mod engine;
 pub mod entropy;
 pub mod gate;

@@ -131,7 +131,7 @@ pub struct Lifetime {
     /// of unsettled records.
     pub due: Option<Duration>,
     /// With a result: until the tombstone that it leaves disappears, counted from now (so at least `keep`).
-    /// With a claim over nothing: that a tombstone, if there is one, stands in its way.
+    /// With a claim, over nothing or over a marker: that a tombstone, if there is one, stands in its way.
     pub tombstone: Option<Duration>,
 }
 

@@ -1,215 +1,330 @@
-//! Records in a file of this machine: durable before they are acknowledged, for one process at a time.
-//!
-//! Danger: what is on one disk is lost with it. And a disk that is full must not keep results from being stored, so
-//! new claims are refused while there is still room for those.
+//! The gate over a store that fails at the worst moment. Time is paused: nothing here waits for a real clock.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::collections::VecDeque;
+use std::convert::Infallible;
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use http_body_util::Full;
+use tower::service_fn;
 
-use self::disk::{Folder, Opener, Writes};
-use self::shelf::{Shelf, StoreTime};
-use self::tables::Parcel;
-use self::writer::{Answer, Exchange, Job, Order, Writer};
-use super::{Listing, Page, Store, StoreError, Swap, Watch};
+use super::*;
+use crate::engine::{KeyRule, KeySource, Policy};
 use crate::key::Slot;
-use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
+use crate::record::{Fence, Held, Lifetime, Record, State, Version};
+use crate::store::memory::Memory;
+use crate::store::{Listing, Page, StoreError, Swap, Watch};
 
-mod disk;
-mod shelf;
-mod tables;
-mod writer;
-
-/// Milliseconds since the machine started. Must run on while the process is stopped or the machine sleeps.
-pub type BootClock = Arc<dyn Fn() -> u64 + Send + Sync>;
-
-/// Operations that wait for the writer, at most; who comes then waits for a place. Bounds the memory of what waits,
-/// and is several batches, so that the writer never runs dry.
-const QUEUE_MAX: usize = 1024;
-/// Memory for the file's pages: holds the upper levels of the trees of some million records.
-const CACHE_BYTES: usize = 64 << 20;
-/// Free disk space that is kept for completions: those of some thousand operations in flight, most of them small.
-const MIN_FREE_BYTES: u64 = 64 << 20;
-
-/// How to open an embedded store.
-#[derive(Clone)]
-pub struct Options {
-    /// Bytes of memory for the file's pages.
-    pub cache_bytes: usize,
-    /// New claims are refused while fewer bytes than this are free on the disk.
-    pub min_free_bytes: u64,
-    /// What the store's clock counts by.
-    pub boot_ms: BootClock,
-    /// The wall clock at opening, in ms since 1970. The store's clock starts there, or at the file's last commit if
-    /// that is later: it never runs backwards.
-    pub unix_ms: u64,
+/// What happens to the next swap.
+#[derive(Debug, Clone, Copy, PartialEq)]
+enum Fault {
+    /// It is carried out, and the answer is lost.
+    AnswerLost,
+    /// It is not carried out, and nobody knows.
+    Lost,
+    /// It is carried out only after another call has been made, and the answer is lost.
+    Late,
+    /// It is refused.
+    Refused,
 }
 
-impl Options {
-    /// The usual options.
-    pub fn new(boot_ms: BootClock, unix_ms: u64) -> Options {
-        Options { cache_bytes: CACHE_BYTES, min_free_bytes: MIN_FREE_BYTES, boot_ms, unix_ms }
+/// A memory store with faults, in order; then it works.
+struct Faulty {
+    inner: Memory,
+    faults: Mutex<VecDeque<Fault>>,
+    late: Mutex<Vec<(Slot, Option<Version>, Record, Lifetime)>>,
+    unreadable: Mutex<usize>,
+}
+
+impl Faulty {
+    fn new(faults: &[Fault]) -> Arc<Faulty> {
+        let clock = Clock::system();
+        Arc::new(Faulty {
+            inner: Memory::new(clock.anchored()),
+            faults: Mutex::new(faults.iter().copied().collect()),
+            late: Mutex::default(),
+            unreadable: Mutex::new(0),
+        })
     }
-}
 
-/// An embedded store can't be opened.
-#[derive(Debug, thiserror::Error)]
-pub enum OpenError {
-    /// The folder is in use.
-    #[error("{dir} can't be opened: another process has it")]
-    Busy {
-        /// The folder.
-        dir: PathBuf,
-    },
-    /// The folder can't be made, read or locked.
-    #[error("{dir} can't be used as the store's folder: {source}")]
-    Folder {
-        /// The folder.
-        dir: PathBuf,
-        /// Why.
-        source: std::io::Error,
-    },
-    /// The file in the folder can't be opened, or is no store.
-    #[error("the store's file can't be opened: {0}")]
-    File(#[from] Box<redb::Error>),
-    /// The file was written by another version of this program.
-    #[error("the store's file has layout {found}, which this version doesn't know")]
-    Layout {
-        /// The layout found.
-        found: u64,
-    },
-    /// The thread that writes can't be started.
-    #[error("the store's thread can't be started: {0}")]
-    Thread(std::io::Error),
-}
-
-impl From<redb::Error> for OpenError {
-    fn from(error: redb::Error) -> OpenError {
-        OpenError::File(Box::new(error))
+    /// What was held back arrives.
+    async fn arrive(&self) -> Vec<Swap> {
+        let late = std::mem::take(&mut *self.late.lock().unwrap());
+        let mut answers = vec![];
+        for (slot, expected, record, lifetime) in late {
+            answers.push(self.inner.swap(&slot, expected, &record, lifetime).await.unwrap());
+        }
+        answers
     }
 }
 
-/// A store in a file.
-///
-/// Everything that changes is done by one thread, in batches with one commit each. Dropping the store, like
-/// [`Embedded::close`], lets what was asked before be done.
-pub struct Embedded {
-    queue: mpsc::Sender<Order>,
-    shelf: Arc<Shelf>,
-}
-
-impl Embedded {
-    /// Opens the store in a folder, which is made if need be; at once also after a crash. Blocks for the disk.
-    pub fn open(dir: &Path, options: Options) -> Result<Embedded, OpenError> {
-        let folder = Folder::lock(dir)?;
-        let opener = folder.opener();
-        Embedded::open_over(folder, opener, options)
-    }
-
-    fn open_over(folder: Folder, opener: Opener, options: Options) -> Result<Embedded, OpenError> {
-        let db = writer::open(&opener, Writes::Through, &options)?;
-        let opened_ms = writer::prepare(&db, options.unix_ms)?;
-        let clock = StoreTime::starting_at(opened_ms, options.boot_ms.clone());
-        let shelf = Arc::new(Shelf::new(db, clock));
-        let (queue, orders) = mpsc::channel(QUEUE_MAX);
-        let writer = Writer::new(shelf.clone(), orders, folder, opener, options)?;
-        let thread = std::thread::Builder::new().name("store-writer".into());
-        thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
-        Ok(Embedded { queue, shelf })
-    }
-
-    /// Does what was asked before, then releases file and folder. Every later call fails, with nothing written.
-    pub async fn close(&self) {
-        // An error says that it was closed before.
-        _ = self.ask(Job::Close).await;
-    }
-
-    /// Commits since opening. Each is synced to the disk.
-    pub fn commits(&self) -> u64 {
-        self.shelf.commits.load(Ordering::Relaxed)
-    }
-
-    /// Claims stored since opening.
-    pub fn claims(&self) -> u64 {
-        self.shelf.claims.load(Ordering::Relaxed)
-    }
-
-    async fn ask(&self, job: Job) -> Result<Answer, StoreError> {
-        let (reply, answer) = oneshot::channel();
-        let order = Order { job, reply, made: None };
-        self.queue.send(order).await.map_err(|_| StoreError::NotApplied("the store is closed".into()))?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::MaybeApplied("the store's writer is gone".into())))
-    }
-
-    /// Reads on a thread that may block.
-    async fn read<T: Send + 'static>(
-        &self,
-        look: impl FnOnce(&Shelf) -> Result<T, StoreError> + Send + 'static,
-    ) -> Result<T, StoreError> {
-        let shelf = self.shelf.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&shelf)).await;
-        looked.unwrap_or_else(|error| Err(StoreError::NotApplied(error.to_string())))
-    }
+fn unknown() -> StoreError {
+    StoreError::MaybeApplied("the answer was lost".into())
 }
 
 #[async_trait]
-impl Store for Embedded {
+impl Store for Faulty {
     async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
-        let tombstone = match (&next.state, lifetime.tombstone) {
-            (State::Completed { .. }, Some(keep)) => {
-                let route = next.route.clone();
-                let expired = Record { route, state: State::Expired, ..*next };
-                Some(Parcel::new(&encode(&expired), None, keep))
+        let fault = self.faults.lock().unwrap().pop_front();
+        match fault {
+            None => self.inner.swap(slot, expected, next, lifetime).await,
+            Some(Fault::AnswerLost) => {
+                self.inner.swap(slot, expected, next, lifetime).await?;
+                Err(unknown())
             }
-            _ => None,
-        };
-        let exchange = Exchange {
-            slot: *slot,
-            expected,
-            version: next.version,
-            fence: next.fence,
-            claims: matches!(next.state, State::InFlight { .. }),
-            heeds_tombstone: lifetime.tombstone.is_some(),
-            record: Parcel::new(&encode(next), lifetime.due, lifetime.keep),
-            tombstone,
-        };
-        match self.ask(Job::Swap(Box::new(exchange))).await? {
-            Answer::Stale(raw) => Ok(Swap::Stale(raw.map(|raw| raw.held()).transpose()?)),
-            Answer::Stored | Answer::Renewed(_) | Answer::Well => Ok(Swap::Stored),
+            Some(Fault::Lost) => Err(unknown()),
+            Some(Fault::Late) => {
+                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime));
+                Err(unknown())
+            }
+            Some(Fault::Refused) => Err(StoreError::NotApplied("no connection".into())),
         }
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let slot = *slot;
-        self.read(move |shelf| shelf.load(&slot)).await
+        {
+            let mut unreadable = self.unreadable.lock().unwrap();
+            if *unreadable > 0 {
+                *unreadable -= 1;
+                return Err(StoreError::NotApplied("no connection".into()));
+            }
+        }
+        self.inner.load(slot).await
     }
 
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
-        let answer = self.ask(Job::Renew { slot: *slot, fence, lease, keep }).await?;
-        Ok(matches!(answer, Answer::Renewed(true)))
+        self.inner.renew(slot, fence, lease, keep).await
     }
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
-        self.read(move |shelf| shelf.due(limit)).await
+        self.inner.due(limit).await
     }
 
     async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let cursor = cursor.map(str::to_owned);
-        self.read(move |shelf| shelf.list(listing, cursor.as_deref(), limit)).await
+        self.inner.list(listing, cursor, limit).await
     }
 
     fn watch(&self, slot: &Slot) -> Watch {
-        self.shelf.hub.watch(slot)
+        self.inner.watch(slot)
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
-        self.ask(Job::Ping).await.map(|_| ())
+        Ok(())
     }
 }
 
-#[cfg(test)]
-mod tests;
+struct Scene {
+    store: Arc<Faulty>,
+    gate: Arc<Gate>,
+    guarded: Arc<Guarded>,
+    executed: Arc<AtomicUsize>,
+}
+
+type Told = Result<(http::StatusCode, bool), Problem>;
+
+impl Scene {
+    fn new(faults: &[Fault]) -> Scene {
+        Scene::with(faults, crate::engine::tests::policy())
+    }
+
+    fn with(faults: &[Fault], policy: Policy) -> Scene {
+        let store = Faulty::new(faults);
+        let (meter, clock) = (Meter::new(), Clock::system());
+        let gate = Gate::new(store.clone(), clock, Entropy::from_seed(7), meter.clone(), Settings::default());
+        let route = Route { paths: vec!["/pay".into()], methods: vec![http::Method::POST], upstream: 0, policy };
+        let guarded =
+            Guarded { meter: meter.route("payments"), route: Arc::new(route), response_timeout: Duration::from_secs(60) };
+        Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
+    }
+
+    /// One request; the upstream counts it and answers 201.
+    async fn pay(&self) -> Told {
+        let executed = self.executed.clone();
+        let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
+            executed.fetch_add(1, Ordering::SeqCst);
+            async { Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::from_static(b"paid"))).unwrap()) }
+        });
+        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let hold = self.gate.budget().hold();
+        let answered = self.gate.handle(&self.guarded, parts, Bytes::from_static(b"{}"), hold, upstream).await?;
+        Ok((answered.response.status(), answered.answer == Answer::Replayed))
+    }
+
+    fn executed(&self) -> usize {
+        self.executed.load(Ordering::SeqCst)
+    }
+
+    async fn record(&self) -> Option<Record> {
+        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let identified = identify(&self.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
+        self.store.inner.load(&identified.slot).await.unwrap().map(|held| held.record)
+    }
+
+    /// Waits for what goes on in the background.
+    async fn settle(&self) {
+        while self.gate.tasks.len() > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+const PAID: Told = Ok((http::StatusCode::CREATED, false));
+const REPLAYED: Told = Ok((http::StatusCode::CREATED, true));
+
+fn unavailable(told: &Told) -> bool {
+    matches!(told, Err(Problem::StoreUnavailable { .. }))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_whose_answer_is_lost_is_read_back_and_runs_once() {
+    let scene = Scene::new(&[Fault::AnswerLost]);
+    assert_eq!(scene.pay().await, PAID);
+    assert_eq!(scene.pay().await, REPLAYED);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_claim_that_can_not_be_read_back_sends_nothing_and_is_released() {
+    let scene = Scene::new(&[Fault::AnswerLost]);
+    *scene.store.unreadable.lock().unwrap() = 1;
+    assert!(unavailable(&scene.pay().await));
+    assert_eq!(scene.executed(), 0);
+    scene.settle().await;
+    assert_eq!(scene.record().await.unwrap().state, State::Released, "not uncertain: nothing was sent");
+    assert_eq!(scene.pay().await, PAID);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_claim_that_was_given_up_is_refused_by_its_marker() {
+    let scene = Scene::new(&[Fault::Late]);
+    assert!(unavailable(&scene.pay().await));
+    scene.settle().await;
+    assert_eq!(scene.record().await.unwrap().state, State::Released);
+    let late = scene.store.arrive().await;
+    assert!(matches!(late.as_slice(), [Swap::Stale(Some(_))]), "{late:?}");
+    assert_eq!(scene.pay().await, PAID);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_anew() {
+    // The first gives up and leaves a marker; the second's claim, which names it, is late and given up as well.
+    let scene = Scene::new(&[Fault::Lost]);
+    assert!(unavailable(&scene.pay().await));
+    scene.settle().await;
+    let before = scene.record().await.unwrap();
+    let held = before.version;
+    let claim = Record { version: held.next(), fence: Fence(99), state: State::InFlight { doubt_since_ms: None }, ..before.clone() };
+    let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };
+    let slot = identified_slot(&scene);
+    scene.gate.settle_in_background(slot, own, None, crate::engine::Outcome::NeverSent, scene.guarded.route.policy.clone(), ());
+    scene.settle().await;
+    let lifetime = Lifetime { keep: Duration::from_secs(60), due: Some(Duration::from_secs(30)), tombstone: None };
+    let late = scene.store.inner.swap(&slot, Some(held), &claim, lifetime).await.unwrap();
+    assert!(matches!(late, Swap::Stale(Some(_))), "{late:?}");
+    assert_eq!(scene.pay().await, PAID);
+    assert_eq!(scene.executed(), 1);
+}
+
+fn identified_slot(scene: &Scene) -> Slot {
+    let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+    identify(&scene.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap().slot
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refused_claim_sends_nothing() {
+    let scene = Scene::new(&[Fault::Refused]);
+    assert!(unavailable(&scene.pay().await));
+    assert_eq!((scene.executed(), scene.record().await), (0, None));
+    assert_eq!(scene.pay().await, PAID);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_completion_whose_answer_is_lost_is_known_again() {
+    let scene = Scene::new(&[]);
+    let first = tokio::join!(scene.pay(), async {
+        // Between claim and completion.
+        while scene.executed() == 0 {
+            tokio::task::yield_now().await;
+        }
+        scene.store.faults.lock().unwrap().push_back(Fault::AnswerLost);
+    });
+    assert_eq!(first.0, PAID);
+    assert_eq!(scene.pay().await, REPLAYED);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_stored_is_not_told_and_goes_on_being_stored() {
+    let scene = Scene::new(&[]);
+    let failing = vec![Fault::Refused; 40];
+    let (told, ()) = tokio::join!(scene.pay(), async {
+        while scene.executed() == 0 {
+            tokio::task::yield_now().await;
+        }
+        scene.store.faults.lock().unwrap().extend(failing);
+    });
+    assert!(matches!(told, Err(Problem::OutcomeUncertain { status: Some(502), .. })), "{told:?}");
+    scene.settle().await;
+    assert_eq!(scene.pay().await, REPLAYED, "the answer was kept after all");
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_dropped_settles_all_the_same() {
+    let scene = Scene::new(&[]);
+    {
+        let mut leaving = Box::pin(scene.pay());
+        let polled = futures_util::poll!(&mut leaving);
+        assert!(polled.is_pending(), "the attempt runs in its own task");
+    }
+    scene.settle().await;
+    assert_eq!(scene.pay().await, REPLAYED);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
+    let scene = Scene::new(&[]);
+    let upstream = service_fn(|_: Request<Payload<Full<Bytes>>>| async {
+        if true {
+            panic!("a bug");
+        }
+        Ok::<Response<Full<Bytes>>, Infallible>(Response::default())
+    });
+    let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+    let told = scene.gate.handle(&scene.guarded, parts, Bytes::from_static(b"{}"), scene.gate.budget().hold(), upstream).await;
+    assert!(matches!(told, Err(Problem::OutcomeUncertain { .. })));
+    assert!(matches!(scene.pay().await, Err(Problem::InFlight { .. })), "its lease runs on, and nobody runs it again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
+    let policy = Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
+    let scene = Scene::with(&[], policy);
+    let slot = identified_slot(&scene);
+    // Somebody else's attempt, which then disappears without a trace.
+    let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+    let identified = identify(&scene.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
+    let asked = crate::engine::Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence: Fence(5) };
+    let next = crate::engine::claim(&asked, Version(5), 0, &scene.guarded.route.policy);
+    let brief = Lifetime { keep: Duration::from_millis(300), ..next.lifetime };
+    scene.store.inner.swap(&slot, None, &next.record, brief).await.unwrap();
+    tokio::time::resume();
+    assert!(matches!(scene.pay().await, Err(Problem::InFlight { .. })));
+    assert_eq!(scene.executed(), 0);
+}
+
+#[test]
+fn a_body_key_that_is_not_json_is_missing() {
+    let mut policy = crate::engine::tests::policy();
+    policy.key = KeyRule {
+        source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key") },
+        ..policy.key
+    };
+    let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
+    let told = identify(&policy, &parts, &Bytes::from_static(b"no json"));
+    assert!(matches!(told, Err(Problem::KeyMissing { .. })), "{told:?}");
+}

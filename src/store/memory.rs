@@ -72,9 +72,8 @@ impl Store for Memory {
         if current.map(|kept| kept.record.version) != expected {
             return Ok(Swap::Stale(current.map(|kept| kept.held(now_ms))));
         }
-        let claims_over_nothing = expected.is_none() && matches!(next.state, State::InFlight { .. });
-        let in_its_way =
-            if claims_over_nothing && lifetime.tombstone.is_some() { shelf.live_tombstone(slot, now_ms) } else { None };
+        let claims = matches!(next.state, State::InFlight { .. });
+        let in_its_way = if claims && lifetime.tombstone.is_some() { shelf.live_tombstone(slot, now_ms) } else { None };
         if let Some(tombstone) = in_its_way {
             return Ok(Swap::Stale(Some(tombstone.held(now_ms))));
         }

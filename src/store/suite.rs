@@ -284,6 +284,16 @@ pub(crate) async fn while_the_result_is_kept_it_is_met_and_not_its_tombstone(sta
     assert_eq!(held.record, completed(10));
 }
 
+pub(crate) async fn a_tombstone_bars_a_claim_over_a_marker_too(stage: Stage) {
+    let late = with_tombstone(lease(LONG), LONG);
+    stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), LONG)).await;
+    stage.until("the result is gone", async || stage.load(&HERE(1)).await.is_none()).await;
+    // Somebody gave up a claim whose answer was lost: the marker went over nothing.
+    stage.stored(&HERE(1), None, &released(20, 2), keep(LONG)).await;
+    let held = stage.stale(&HERE(1), Some(20), &claim(21, 3), late).await.unwrap();
+    assert_eq!(held.record.state, State::Expired);
+}
+
 pub(crate) async fn a_tombstone_ends(stage: Stage) {
     let late = with_tombstone(lease(LONG), LONG);
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), SHORT * 2)).await;

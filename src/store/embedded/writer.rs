@@ -424,15 +424,14 @@ impl Exchange {
         if current.map(|current| current.version()) != self.expected {
             return Ok(tables.raw(&place)?.map_or_else(Made::from, |raw| Made::seen(Answer::Stale(raw))));
         }
-        let claims_over_nothing = self.claims && self.expected.is_none();
-        if claims_over_nothing && self.heeds_tombstone {
+        if self.claims && self.heeds_tombstone {
             match tables.raw(&Place::tombstone(&self.slot))? {
                 Ok(None) => {}
                 Ok(tombstone) => return Ok(Made::seen(Answer::Stale(tombstone))),
                 Err(error) => return Ok(error.into()),
             }
         }
-        if claims_over_nothing && !has_room {
+        if self.claims && self.expected.is_none() && !has_room {
             return Ok(Made::refused(no_room()));
         }
         if let Some(tombstone) = &mut self.tombstone {

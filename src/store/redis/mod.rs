@@ -152,7 +152,7 @@ impl Store for Redis {
             _ => None,
         };
         let mut keys = vec![layout::record_key(slot), layout::due_key(slot.partition())];
-        if tombstone.is_some() || (in_flight && expected.is_none() && lifetime.tombstone.is_some()) {
+        if tombstone.is_some() || (in_flight && lifetime.tombstone.is_some()) {
             keys.push(layout::tombstone_key(slot));
         }
         let expected = expected.map(|version| version.0.to_be_bytes());

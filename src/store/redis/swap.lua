@@ -8,12 +8,15 @@
 -- The value is head (version 8, fence 8, state 1), written (ms, 8), due (ms, 8, 0 never), payload. The record is read
 -- before anything is written, so that a server that is out of memory or a replica still answers duplicates.
 local current = redis.call('GET', KEYS[1])
-if not current and KEYS[3] and ARGV[1] == '' and ARGV[8] == '' then
-  current = redis.call('GET', KEYS[3])
+local barred = false
+-- A tombstone bars a claim over nothing, and over a released marker (state 4) too: that may have been written over nothing.
+if KEYS[3] and ARGV[8] == '' and (not current or string.byte(current, 17) == 4) then
+  local tombstone = redis.call('GET', KEYS[3])
+  if tombstone then current, barred = tombstone, true end
 end
 if current then
   -- An empty value is one that can't be read, and not an empty slot.
-  if ARGV[1] == '' or string.sub(current, 1, 8) ~= ARGV[1] then
+  if barred or ARGV[1] == '' or string.sub(current, 1, 8) ~= ARGV[1] then
     if string.sub(current, 1, 16) == string.sub(ARGV[2], 1, 16) then return 1 end
     local time = redis.call('TIME')
     return { current, time[1], time[2] }

@@ -1,0 +1,251 @@
+//! The demo: the same orders, paid by the same clients, straight at a payment API and then through Onceward.
+//!
+//! Everything is real (sockets, a gateway as `onceward run` starts it, a store on disk), and everything is in this process.
+
+use std::fmt::Display;
+use std::io::{self, IsTerminal, Write};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::os::unix::fs::DirBuilderExt;
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use futures_util::future::join_all;
+use tokio::signal::unix::{Signal, SignalKind, signal};
+
+use crate::app::Gateway;
+use crate::config::{Config, Overrides, Secrets};
+use crate::entropy::Entropy;
+
+mod api;
+mod client;
+mod ledger;
+
+use api::{Api, Charge, LEDGER, Order, PAYMENTS};
+use ledger::{Ledger, Totals};
+
+/// How many orders are paid.
+const ORDERS: u64 = 20;
+
+/// Tells the story; without `once` stays up to be tried, until it is interrupted.
+///
+/// # Errors
+/// Something can't be started, or, against all promises, an order was charged more than once through the gateway.
+pub async fn tell(once: bool) -> Result<()> {
+    let mut interrupted = Interrupted::listen()?;
+    let scratch = Scratch::create()?;
+    let stage = tokio::select! {
+        told = story(&scratch) => told?,
+        () = interrupted.wait() => bail!("interrupted before the story was told"),
+    };
+    if once {
+        say("\n`onceward demo` without --once stays up, and prints curl lines to try it with.");
+    } else {
+        stage.invite().await;
+        interrupted.wait().await;
+        say("\nThe demo is over; its files are removed.");
+    }
+    stage.gateway.stop();
+    stage.gateway.ended().await;
+    Ok(())
+}
+
+/// What runs on when the story is told.
+struct Stage {
+    api: Api,
+    gateway: Gateway,
+    ledger: Ledger,
+}
+
+async fn story(scratch: &Scratch) -> Result<Stage> {
+    say(format_args!(
+        "\
+Onceward demo: {ORDERS} customers pay for an order each, all at once, at a toy payment API.
+For {} of them it is slower than they wait; for {} the connection breaks after the charge and
+before the answer. Their clients do what clients do: send the same request again, with the
+same Idempotency-Key.
+",
+        api::SLOW.len(),
+        api::LOST.len()
+    ));
+
+    say("1. Without Onceward: straight at the API ...\n");
+    let api = Api::start().await.context("the toy API can't start")?;
+    let without = pay_all(&api, api.address).await;
+    show(&without);
+
+    say("2. With Onceward: the same orders at the same API, afresh, through the gateway ...\n");
+    let api = Api::start().await.context("the toy API can't start")?;
+    let gateway = start_gateway(&api, scratch).await?;
+    let with = pay_all(&api, gateway.listen).await;
+    show(&with);
+
+    say(format_args!("without Onceward: {}", without.totals()));
+    say(format_args!("with Onceward: {}", with.totals()));
+    explain_held(&with);
+    check(with.totals())?;
+    Ok(Stage { api, gateway, ledger: with })
+}
+
+/// The promise. It is checked here and not only in tests: a demo that double charges must not look like a success.
+fn check(with: Totals) -> Result<()> {
+    if with.doubled > 0 {
+        bail!(
+            "{} of {} orders were charged more than once through the gateway. This must never happen: please report it",
+            with.doubled,
+            with.orders
+        );
+    }
+    Ok(())
+}
+
+async fn start_gateway(api: &Api, scratch: &Scratch) -> Result<Gateway> {
+    const FILE: (&str, &str) = ("gateway.toml", include_str!("gateway.toml"));
+    let free_port = SocketAddr::from((Ipv4Addr::LOCALHOST, 0)).to_string();
+    let overrides = Overrides {
+        upstream: Some(format!("http://{}", api.address)),
+        listen: Some(free_port.clone()),
+        admin: Some(free_port),
+        store: Some(format!("file:{}", scratch.0.join("store").display())),
+    };
+    let config = Config::load(Some(FILE), overrides).context("the demo's configuration")?;
+    Gateway::start(config, Secrets::default()).await.context("the gateway can't start")
+}
+
+/// Pays for all orders at once, then looks at what the API charged.
+async fn pay_all(api: &Api, server: SocketAddr) -> Ledger {
+    let orders = (1..=ORDERS).map(|number| Order { order: format!("order-{number:02}"), amount: amount(number) });
+    let seen = join_all(orders.map(async |order| {
+        let seen = client::pay(server, &order).await;
+        (order, seen)
+    }));
+    Ledger::new(seen.await, &api.charges().await)
+}
+
+/// Amounts that look like a shop's: between 9.95 and 99.94.
+fn amount(number: u64) -> u64 {
+    995 + number * 1733 % 9000
+}
+
+fn show(ledger: &Ledger) {
+    let colours = io::stdout().is_terminal() && std::env::var_os("NO_COLOR").is_none();
+    say(ledger.table(colours));
+}
+
+fn explain_held(ledger: &Ledger) {
+    let held: Vec<_> = ledger.held().collect();
+    if held.is_empty() {
+        return;
+    }
+    say(format_args!(
+        "
+{} payments are held: the connection broke after the request was sent, so nobody but the API
+knows whether it charged. Sending it again could charge twice, so Onceward does not. It answers
+outcome-uncertain until somebody who has looked settles it:
+  onceward operations resolve   it was charged: retries get the answer that you state
+  onceward operations release   it was not charged: the next retry is sent
+",
+        held.len()
+    ));
+    for (order, operation) in held {
+        say(format_args!("  {}  {operation}", order.order));
+    }
+}
+
+impl Stage {
+    /// What to paste into another terminal. Every line works as it stands, in this order.
+    async fn invite(&self) {
+        let (api, listen, admin) = (self.api.address, self.gateway.listen, self.gateway.admin);
+        let mine = Order { order: "my-order".into(), amount: 4200 };
+        let dearer = Order { amount: 9900, ..mine.clone() };
+        let first = pay(listen, "my-key", &mine);
+        say(format_args!("\nStill running: the gateway on {listen}, its admin port on {admin}, the API on {api}."));
+        say("Paste these into another terminal, in this order:\n");
+        say(format_args!("# A first payment: sent to the API, charged.\n{first}\n"));
+        say(format_args!("# Its retry: the stored answer, with Idempotent-Replayed: true.\n{first}\n"));
+        say(format_args!("# The same key for another payment: 422, and nothing is sent.\n{}\n", pay(listen, "my-key", &dearer)));
+        say("# What is held (or: onceward operations list --state uncertain, with this --admin).");
+        say(format_args!("curl 'http://{admin}/v1/operations?state=uncertain'\n"));
+        let charges = self.api.charges().await;
+        let charge_of = |order: &Order| charges.iter().find(|charge| charge.order == order.order);
+        let held = self.ledger.held().find_map(|(order, operation)| Some((order, operation, charge_of(order)?)));
+        if let Some((order, operation, charge)) = held {
+            say(format_args!("# What the API knows of {}: it was charged.\ncurl http://{api}{LEDGER}\n", order.order));
+            say(format_args!("# So settle it, with the answer that was lost ...\n{}\n", resolve(admin, operation, charge)));
+            say(format_args!("# ... which is what its client now gets.\n{}\n", pay(listen, &order.order, order)));
+        }
+        say("Ctrl-C ends it.");
+    }
+}
+
+fn pay(listen: SocketAddr, key: &str, order: &Order) -> String {
+    let body = serde_json::json!(order);
+    format!(
+        "curl -i http://{listen}{PAYMENTS} -H 'Content-Type: application/json' -H 'Idempotency-Key: {key}' \\\n    -d '{body}'"
+    )
+}
+
+fn resolve(admin: SocketAddr, operation: &str, charge: &Charge) -> String {
+    let body = BASE64.encode(charge.document());
+    let stated = serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
+    format!("curl http://{admin}/v1/operations/{operation}/resolve -H 'Content-Type: application/json' \\\n    -d '{stated}'")
+}
+
+/// Prints. A reader that has gone away is no error.
+fn say(text: impl Display) {
+    let _ = writeln!(io::stdout(), "{text}");
+}
+
+/// A directory of the demo's own, removed with all that is in it.
+struct Scratch(PathBuf);
+
+impl Scratch {
+    fn create() -> Result<Scratch> {
+        let path = std::env::temp_dir().join(format!("onceward-demo-{:016x}", Entropy::from_system()?.next()));
+        // Fails where the path exists: nothing that is not ours is written to, or removed.
+        let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
+        made.with_context(|| format!("can't make the directory {}", path.display()))?;
+        Ok(Scratch(path))
+    }
+}
+
+impl Drop for Scratch {
+    fn drop(&mut self) {
+        if let Err(error) = std::fs::remove_dir_all(&self.0) {
+            eprintln!("onceward: can't remove {}: {error}", self.0.display());
+        }
+    }
+}
+
+/// Ctrl-C, or a polite kill: the demo then cleans up behind itself.
+struct Interrupted {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interrupted {
+    fn listen() -> io::Result<Interrupted> {
+        Ok(Interrupted { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn wait(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_double_charge_through_the_gateway_fails_the_demo() {
+        let totals = Totals { orders: 20, charges: 20, doubled: 0 };
+        assert!(check(totals).is_ok());
+        let error = check(Totals { charges: 21, doubled: 1, ..totals }).expect_err("a double charge");
+        assert!(error.to_string().starts_with("1 of 20 orders were charged more than once"), "{error}");
+    }
+}
