@@ -50,8 +50,8 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Observation, Payload, Problem, Settings, Stream, identify,
-    wants_protection,
+    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Observation, Payload, Problem, Settings, Stream,
+    identify, wants_protection,
 };
 use crate::proxy::{Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};

@@ -148,6 +148,14 @@ pub struct Held {
     pub now_ms: u64,
 }
 
+impl Record {
+    /// Whether both were written by the same call: version, fence and state are what a call writes.
+    pub fn is_same_write(&self, other: &Record) -> bool {
+        let state = |record: &Record| std::mem::discriminant(&record.state);
+        (self.version, self.fence, state(self)) == (other.version, other.fence, state(other))
+    }
+}
+
 impl Held {
     /// Whether an attempt's lease is over, by the store's own clock.
     pub fn lease_is_over(&self) -> bool {

@@ -44,7 +44,11 @@ pub(super) async fn guard(State(admin): State<Arc<Admin>>, mut request: Request,
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     let operator = match &admin.access {
         Access::Loopback if is_from_a_page(request.headers()) => {
-            return view::problem(StatusCode::UNAUTHORIZED, "unauthorized", "requests from web pages, or for other host names, need a token");
+            return view::problem(
+                StatusCode::UNAUTHORIZED,
+                "unauthorized",
+                "requests from web pages, or for other host names, need a token",
+            );
         }
         Access::Loopback => Operator("loopback".into()),
         Access::Tokens(tokens) => match find(tokens, request.headers()) {

@@ -117,8 +117,7 @@ impl Client {
         let request = request.body(Full::new(body)).map_err(|error| self.unreachable(&error))?;
         let exchange = async {
             let stream = TcpStream::connect(&self.address).await.map_err(|error| self.unreachable(&error))?;
-            let (mut sender, driver) =
-                http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
+            let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
             tokio::spawn(driver);
             let response = sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();

@@ -13,9 +13,9 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 use serde::Deserialize;
 
+use super::Admin;
 use super::auth::Operator;
 use super::view::{Listed, OperationView, ReleaseRequest, ResolveRequest, problem};
-use super::Admin;
 use crate::engine::{Decision, Denied};
 use crate::gate::OperatorError;
 use crate::key::Slot;

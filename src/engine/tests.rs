@@ -1,5 +1,7 @@
 //! The rules, row by row. Each table is run over every combination of what it names.
 
+#![allow(clippy::type_complexity)]
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -116,44 +118,74 @@ fn admit_has_one_answer_for_every_case() {
         (in_flight(), OTHER, late, [A::MarkUncertain, A::MarkUncertain, refuse(Refusal::KeyReused), A::MarkUncertain]),
         (in_flight(), OWN, 30_999, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
         (in_flight(), OWN, late, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
-        (uncertain(), OTHER, late, [
-            refuse(Refusal::OutcomeUncertain),
-            refuse(Refusal::OutcomeUncertain),
-            refuse(Refusal::KeyReused),
-            refuse(Refusal::OutcomeUncertain),
-        ]),
-        (uncertain(), OWN, late, [
-            refuse(Refusal::OutcomeUncertain),
-            refuse(Refusal::OutcomeUncertain),
-            refuse(Refusal::KeyReused),
-            refuse(Refusal::OutcomeUncertain),
-        ]),
-        (completed(), OTHER, late, [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))]),
-        (completed(), OWN, late, [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))]),
-        (not_stored(), OTHER, late, [
-            refuse(Refusal::ResponseNotStored { status: 200 }),
-            refuse(Refusal::ResponseNotStored { status: 200 }),
-            refuse(Refusal::KeyReused),
-            refuse(Refusal::ResponseNotStored { status: 200 }),
-        ]),
-        (State::Expired, OTHER, late, [
-            refuse(Refusal::ResultExpired),
-            refuse(Refusal::ResultExpired),
-            refuse(Refusal::KeyReused),
-            refuse(Refusal::ResultExpired),
-        ]),
-        (State::Released, OTHER, late, [
-            A::Claim(Some(Version(7))),
-            A::Claim(Some(Version(7))),
-            A::Claim(Some(Version(7))),
-            A::Claim(Some(Version(7))),
-        ]),
-        (State::Released, OWN, late, [
-            refuse(Refusal::NotSent),
-            refuse(Refusal::NotSent),
-            refuse(Refusal::NotSent),
-            refuse(Refusal::NotSent),
-        ]),
+        (
+            uncertain(),
+            OTHER,
+            late,
+            [
+                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::KeyReused),
+                refuse(Refusal::OutcomeUncertain),
+            ],
+        ),
+        (
+            uncertain(),
+            OWN,
+            late,
+            [
+                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::KeyReused),
+                refuse(Refusal::OutcomeUncertain),
+            ],
+        ),
+        (
+            completed(),
+            OTHER,
+            late,
+            [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))],
+        ),
+        (
+            completed(),
+            OWN,
+            late,
+            [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))],
+        ),
+        (
+            not_stored(),
+            OTHER,
+            late,
+            [
+                refuse(Refusal::ResponseNotStored { status: 200 }),
+                refuse(Refusal::ResponseNotStored { status: 200 }),
+                refuse(Refusal::KeyReused),
+                refuse(Refusal::ResponseNotStored { status: 200 }),
+            ],
+        ),
+        (
+            State::Expired,
+            OTHER,
+            late,
+            [
+                refuse(Refusal::ResultExpired),
+                refuse(Refusal::ResultExpired),
+                refuse(Refusal::KeyReused),
+                refuse(Refusal::ResultExpired),
+            ],
+        ),
+        (
+            State::Released,
+            OTHER,
+            late,
+            [A::Claim(Some(Version(7))), A::Claim(Some(Version(7))), A::Claim(Some(Version(7))), A::Claim(Some(Version(7)))],
+        ),
+        (
+            State::Released,
+            OWN,
+            late,
+            [refuse(Refusal::NotSent), refuse(Refusal::NotSent), refuse(Refusal::NotSent), refuse(Refusal::NotSent)],
+        ),
     ];
     let waiting = Policy { on_in_flight: OnInFlight::Wait, ..policy() };
     let replaying = Policy { on_mismatch: OnMismatch::Replay, ..policy() };
@@ -233,8 +265,14 @@ fn settle_has_one_answer_for_every_case() {
         (Some((uncertain(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
         (Some((uncertain(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         // What began from uncertain never leaves less.
-        (Some((doubted(), OWN)), [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()]),
-        (Some((doubted_since(), OWN)), [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()]),
+        (
+            Some((doubted(), OWN)),
+            [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()],
+        ),
+        (
+            Some((doubted_since(), OWN)),
+            [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()],
+        ),
         (Some((completed(), OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         (Some((State::Expired, OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),

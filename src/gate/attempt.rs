@@ -99,7 +99,13 @@ impl Gate {
         executed
     }
 
-    async fn forward<S, B, RB>(&self, policy: &Policy, request: Request<Payload<B>>, hold: &mut Hold, mut service: S) -> Executed<RB>
+    async fn forward<S, B, RB>(
+        &self,
+        policy: &Policy,
+        request: Request<Payload<B>>,
+        hold: &mut Hold,
+        mut service: S,
+    ) -> Executed<RB>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,

@@ -39,9 +39,9 @@ impl Hold {
     /// Takes more room; `false`, with nothing taken, where there is none.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let room = &self.budget.0;
-        let taken = room.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| {
-            used.checked_add(bytes).filter(|sum| *sum <= room.limit)
-        });
+        let taken = room
+            .used
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(bytes).filter(|sum| *sum <= room.limit));
         if taken.is_err() {
             return false;
         }

@@ -10,7 +10,8 @@ use super::problem::{KeyFault, Problem};
 use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule};
 use crate::key::{
-    BodyHash, Caller, Document, Fingerprint, Key, Member, PartHasher, Pointer, Scope, Slot, Space, Unclear, fingerprint, hash_body,
+    BodyHash, Caller, Document, Fingerprint, Key, Member, PartHasher, Pointer, Scope, Slot, Space, Unclear, fingerprint,
+    hash_body,
 };
 
 /// A request's place among operations.
@@ -30,8 +31,9 @@ pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<I
     let caller = caller(&policy.caller, &scope, &parts.headers);
     let how = body_hash(&policy.fingerprint, &parts.headers);
     let key = match &policy.key.source {
-        KeySource::Sent { header, body: pointer } => sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)?
-            .map(|key| key.as_str().as_bytes().to_vec()),
+        KeySource::Sent { header, body: pointer } => {
+            sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)?.map(|key| key.as_str().as_bytes().to_vec())
+        }
         KeySource::Derived(wanted) => {
             // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
             let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };

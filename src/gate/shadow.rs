@@ -24,11 +24,8 @@ impl Gate {
         self.tasks.spawn(async move {
             let _permit = permit;
             let policy = &watched.route.policy;
-            let asked = Asked {
-                caller: identified.caller,
-                fingerprint: identified.fingerprint,
-                fence: Fence(gate.entropy.next()),
-            };
+            let asked =
+                Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence: Fence(gate.entropy.next()) };
             let next = claim(&asked, Version(gate.entropy.next()), gate.clock.unix_ms(), policy);
             let own = Claim { fence: asked.fence, record: next.record };
             match gate.store.swap(&identified.slot, None, &own.record, next.lifetime).await {

@@ -1,5 +1,7 @@
 //! The gate over a store that fails at the worst moment. Time is paused: nothing here waits for a real clock.
 
+#![allow(clippy::type_complexity)]
+
 use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Mutex;
@@ -143,7 +145,11 @@ impl Scene {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
-            async { Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::from_static(b"paid"))).unwrap()) }
+            async {
+                // Time for a test to prepare the store for what comes after the claim.
+                tokio::time::sleep(Duration::from_millis(10)).await;
+                Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::from_static(b"paid"))).unwrap())
+            }
         });
         let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
         let hold = self.gate.budget().hold();
@@ -163,7 +169,7 @@ impl Scene {
 
     /// Waits for what goes on in the background.
     async fn settle(&self) {
-        while self.gate.tasks.len() > 0 {
+        while !self.gate.tasks.is_empty() {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
     }
@@ -216,7 +222,8 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
     scene.settle().await;
     let before = scene.record().await.unwrap();
     let held = before.version;
-    let claim = Record { version: held.next(), fence: Fence(99), state: State::InFlight { doubt_since_ms: None }, ..before.clone() };
+    let claim =
+        Record { version: held.next(), fence: Fence(99), state: State::InFlight { doubt_since_ms: None }, ..before.clone() };
     let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };
     let slot = identified_slot(&scene);
     scene.gate.settle_in_background(slot, own, None, crate::engine::Outcome::NeverSent, scene.guarded.route.policy.clone(), ());
@@ -320,10 +327,7 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
 #[test]
 fn a_body_key_that_is_not_json_is_missing() {
     let mut policy = crate::engine::tests::policy();
-    policy.key = KeyRule {
-        source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key") },
-        ..policy.key
-    };
+    policy.key = KeyRule { source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key") }, ..policy.key };
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
     let told = identify(&policy, &parts, &Bytes::from_static(b"no json"));
     assert!(matches!(told, Err(Problem::KeyMissing { .. })), "{told:?}");

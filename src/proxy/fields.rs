@@ -122,10 +122,10 @@ impl TraceParent {
 
 /// Continues the trace that a request belongs to, or begins one.
 pub fn trace_parent(headers: &mut HeaderMap, entropy: &Entropy) -> TraceParent {
-    if let Some(value) = headers.get(TRACEPARENT) {
-        if is_trace_parent(value.as_bytes()) {
-            return TraceParent(value.clone());
-        }
+    if let Some(value) = headers.get(TRACEPARENT)
+        && is_trace_parent(value.as_bytes())
+    {
+        return TraceParent(value.clone());
     }
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     write_hex(&mut text[3..19], entropy.next());

@@ -259,7 +259,8 @@ where
         if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
             return self.shake_hands(stream).await;
         }
-        let (sender, driver) = http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) =
+            http2::Builder::new(TokioExecutor::new()).timer(TokioTimer::new()).handshake(TokioIo::new(stream)).await?;
         tokio::spawn(async move {
             if let Err(error) = driver.await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -311,10 +312,13 @@ fn tunnel<B: Send + 'static>(client: hyper::upgrade::OnUpgrade, response: &mut R
     });
 }
 
+/// A connection, and where it goes back to.
+type Lent<B> = (Connection<Payload<B>>, Pool<Payload<B>>);
+
 /// A response body; its connection goes back to the pool when it has ended, and is reset when it is dropped before.
 pub struct UpstreamBody<B: Send + 'static> {
     body: Incoming,
-    lent: Option<(Connection<Payload<B>>, Pool<Payload<B>>)>,
+    lent: Option<Lent<B>>,
 }
 
 impl<B: Send + 'static> UpstreamBody<B> {

@@ -133,7 +133,8 @@ async fn reap<B: Send + 'static>(pool: Pool<B>) {
         sleep(pool.0.idle_timeout / 2).await;
         let oldest = Instant::now().checked_sub(pool.0.idle_timeout);
         let mut idle = lock(&pool.0.idle);
-        idle.connections.retain(|(since, connection)| oldest.is_none_or(|oldest| *since > oldest) && !connection.sender.is_closed());
+        idle.connections
+            .retain(|(since, connection)| oldest.is_none_or(|oldest| *since > oldest) && !connection.sender.is_closed());
         if idle.connections.is_empty() {
             idle.reaper = false;
             return;

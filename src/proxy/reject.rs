@@ -269,10 +269,10 @@ impl Rejections {
         *response.status_mut() = document.status;
         let headers = response.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
-        if self.base_url.is_some() {
-            if let Ok(link) = HeaderValue::try_from(format!("<{kind}>; rel=\"describedby\"")) {
-                headers.insert(LINK, link);
-            }
+        if self.base_url.is_some()
+            && let Ok(link) = HeaderValue::try_from(format!("<{kind}>; rel=\"describedby\""))
+        {
+            headers.insert(LINK, link);
         }
         if let Some(after) = document.retry_after {
             // Rounded up: a client that comes back a moment too early comes back twice.

@@ -148,11 +148,7 @@ impl Server {
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder
-            .http1()
-            .half_close(true)
-            .max_headers(FIELDS_MAX)
-            .max_buf_size(self.limits.header_bytes.max(BUFFER_MIN));
+        builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(self.limits.header_bytes.max(BUFFER_MIN));
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -266,10 +262,7 @@ impl<B: Body + Unpin> Body for BusyBody<B> {
     type Data = B::Data;
     type Error = B::Error;
 
-    fn poll_frame(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 
@@ -358,11 +351,7 @@ impl AsyncWrite for TimedStream {
         Pin::new(&mut self.stream).poll_write(cx, bytes)
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.began = false;
         self.since = Instant::now();
         Pin::new(&mut self.stream).poll_write_vectored(cx, bytes)

@@ -79,11 +79,7 @@ impl<T: AsyncWrite + Unpin> AsyncWrite for Wire<T> {
         written
     }
 
-    fn poll_write_vectored(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[io::IoSlice<'_>],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
         self.carried.check()?;
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
         self.carried.count(&written);

@@ -167,14 +167,14 @@ impl Store for Embedded {
             }
             _ => None,
         };
+        let encoded = encode(next);
         let exchange = Exchange {
             slot: *slot,
             expected,
-            version: next.version,
-            fence: next.fence,
+            head: encoded.head,
             claims: matches!(next.state, State::InFlight { .. }),
             heeds_tombstone: lifetime.tombstone.is_some(),
-            record: Parcel::new(&encode(next), lifetime.due, lifetime.keep),
+            record: Parcel::new(&encoded, lifetime.due, lifetime.keep),
             tombstone,
         };
         match self.ask(Job::Swap(Box::new(exchange))).await? {

@@ -66,7 +66,7 @@ impl Store for Memory {
         let (mut shelf, now_ms) = self.open();
         shelf.sweep(now_ms);
         let current = shelf.live(slot, now_ms);
-        if current.is_some_and(|kept| kept.record.version == next.version && kept.record.fence == next.fence) {
+        if current.is_some_and(|kept| kept.record.is_same_write(next)) {
             return Ok(Swap::Stored);
         }
         if current.map(|kept| kept.record.version) != expected {

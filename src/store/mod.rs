@@ -67,8 +67,8 @@ pub trait Store: Send + Sync + 'static {
     /// Writes `next` if the slot's version is `expected` (`None`: if nothing is there), atomically with the index of
     /// unsettled records and the tombstone, and wakes who watches the slot.
     ///
-    /// Re-entrant: where the slot already holds a record of `next`'s version and fence, it was this very call that
-    /// wrote it, and the answer is `Stored`.
+    /// Re-entrant: where the slot already holds a record of `next`'s version, fence and state, it was this very call
+    /// that wrote it, and the answer is `Stored`.
     async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError>;
 
     /// Reads a record.

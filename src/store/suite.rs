@@ -289,7 +289,7 @@ pub(crate) async fn a_tombstone_bars_a_claim_over_a_marker_too(stage: Stage) {
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), LONG)).await;
     stage.until("the result is gone", async || stage.load(&HERE(1)).await.is_none()).await;
     // Somebody gave up a claim whose answer was lost: the marker went over nothing.
-    stage.stored(&HERE(1), None, &released(20, 2), keep(LONG)).await;
+    stage.stored(&HERE(1), None, &marker(20, 2), keep(LONG)).await;
     let held = stage.stale(&HERE(1), Some(20), &claim(21, 3), late).await.unwrap();
     assert_eq!(held.record.state, State::Expired);
 }
@@ -428,6 +428,7 @@ macro_rules! stories {
             the_index_forgets_what_is_gone
             a_tombstone_outlives_its_result
             while_the_result_is_kept_it_is_met_and_not_its_tombstone
+            a_tombstone_bars_a_claim_over_a_marker_too
             a_tombstone_ends
             a_tombstone_stands_only_in_the_way_of_who_asks_for_it
             only_a_result_leaves_a_tombstone

@@ -214,7 +214,12 @@ impl Meter {
         registry.register("requests", "Requests by route and outcome", m.answers.clone());
         registry.register("duplicates_prevented", "Duplicates that did not reach the upstream", m.prevented.clone());
         registry.register("shadow", "What enforcing would have done, on routes in shadow mode", m.shadow.clone());
-        registry.register_with_unit("upstream", "From sending a request to the end of its response", Unit::Seconds, m.upstream.clone());
+        registry.register_with_unit(
+            "upstream",
+            "From sending a request to the end of its response",
+            Unit::Seconds,
+            m.upstream.clone(),
+        );
         registry.register_with_unit("store", "Store calls of the request path", Unit::Seconds, calls);
         registry.register("in_flight", "Attempts under way", m.in_flight.clone());
         registry.register("waiters", "Duplicates held until the first request is answered", m.waiters.clone());
@@ -232,9 +237,8 @@ impl Meter {
     /// The metrics of a route.
     pub fn route(&self, name: &str) -> RouteMeter {
         let label = RouteLabel { route: name.to_owned() };
-        let answer = |answer: Answer| {
-            self.answers.get_or_create(&AnswerLabels { route: name.to_owned(), outcome: answer.name() }).clone()
-        };
+        let answer =
+            |answer: Answer| self.answers.get_or_create(&AnswerLabels { route: name.to_owned(), outcome: answer.name() }).clone();
         RouteMeter {
             answers: Answer::ALL.into_iter().map(answer).collect(),
             prevented: self.prevented.get_or_create(&label).clone(),
@@ -264,10 +268,7 @@ impl RouteMeter {
     /// Counts an answer.
     pub fn count(&self, answer: Answer) {
         self.answers[answer as usize].inc();
-        let duplicate = matches!(
-            answer,
-            Answer::Replayed | Answer::InFlight | Answer::ResponseNotStored | Answer::ResultExpired
-        );
+        let duplicate = matches!(answer, Answer::Replayed | Answer::InFlight | Answer::ResponseNotStored | Answer::ResultExpired);
         if duplicate {
             self.prevented.inc();
         }

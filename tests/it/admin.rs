@@ -32,7 +32,8 @@ fn an_uncertain_operation_is_listed_and_resolved_and_its_duplicates_replay_the_d
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), r#"{"payment":"settled"}"#).unwrap();
     let file = body.path().to_str().unwrap();
-    let (code, said) = cli(&gateway, &["resolve", &operation, "--status", "201", "--body", file, "--reason", "seen in the bank's file"]);
+    let (code, said) =
+        cli(&gateway, &["resolve", &operation, "--status", "201", "--body", file, "--reason", "seen in the bank's file"]);
     assert_eq!(code, 0, "{said}");
     let again = Request::pay("secret-key", "{}").act("drop").send(gateway.port);
     assert!(again.status == 201 && again.replayed());

@@ -118,7 +118,9 @@ fn a_gateway_that_is_killed_leaves_an_uncertain_outcome_that_nobody_runs_again()
     assert!(again.replayed() && again.body == first.body, "what was answered stays answered");
     let early = lost.send(gateway.port);
     assert!(early.status == 409, "{early:?}");
-    until("the lease to end", || gateway.ask("GET", "/v1/operations?state=uncertain").json()["operations"].as_array().unwrap().len() == 1);
+    until("the lease to end", || {
+        gateway.ask("GET", "/v1/operations?state=uncertain").json()["operations"].as_array().unwrap().len() == 1
+    });
     assert_eq!(lost.send(gateway.port).problem(), "outcome-uncertain");
     assert_eq!(upstream.executed(), 2);
 }

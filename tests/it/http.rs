@@ -59,7 +59,8 @@ fn the_hosts_name_can_be_kept() {
 fn framing_is_recomputed() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let chunked = Request::pay("k", "").field("Transfer-Encoding", "chunked").body("3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n");
+    let chunked =
+        Request::pay("k", "").field("Transfer-Encoding", "chunked").body("3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n");
     assert_eq!(chunked.send(gateway.port).status, 201);
     let seen = upstream.seen().pop().unwrap();
     assert_eq!((seen.get("content-length"), seen.get("transfer-encoding")), (Some("5"), None));
@@ -69,10 +70,13 @@ fn framing_is_recomputed() {
 #[test]
 fn answers_without_a_body_are_replayed_without_one() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nmethods = [\"POST\", \"HEAD\", \"DELETE\"]");
+    let gateway =
+        Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nmethods = [\"POST\", \"HEAD\", \"DELETE\"]");
     let mut connection = Connection::open(gateway.port);
     for (method, status) in [("DELETE", 204), ("POST", 304), ("HEAD", 200)] {
-        let request = Request::new(method, "/v1/payments").field("Idempotency-Key", &format!("{method}{status}")).act(&format!("status {status}"));
+        let request = Request::new(method, "/v1/payments")
+            .field("Idempotency-Key", &format!("{method}{status}"))
+            .act(&format!("status {status}"));
         let first = connection.exchange(&request);
         let second = connection.exchange(&request);
         assert_eq!((first.status, second.status), (status, status));
@@ -166,7 +170,9 @@ fn expect_100_continue_works() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let mut connection = Connection::open(gateway.port);
-    connection.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n");
+    connection.write(
+        b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nExpect: 100-continue\r\nContent-Length: 2\r\n\r\n",
+    );
     std::thread::sleep(Duration::from_millis(100));
     connection.write(b"{}");
     assert_eq!(connection.read().status, 201);
@@ -223,7 +229,11 @@ fn too_many_at_once_are_told_so_at_once() {
 #[test]
 fn buffers_are_bounded_together() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nrequest_body = \"64KiB\"\nresponse_body = \"30KiB\"\nbuffered_bytes = \"100KiB\"", crate::harness::ROUTES);
+    let gateway = Gateway::with(
+        upstream.port,
+        "[limits]\nrequest_body = \"64KiB\"\nresponse_body = \"30KiB\"\nbuffered_bytes = \"100KiB\"",
+        crate::harness::ROUTES,
+    );
     let body = "x".repeat(60_000);
     let first = Request::pay("a", &body).act("hold").send_aside(gateway.port);
     upstream.reached(1);

@@ -7,9 +7,7 @@ mod harness;
 
 mod admin;
 mod demo;
-mod dockerfile;
 mod faults;
-mod house;
 mod http;
 mod redis;
 mod stories;

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Gateway, RedisServer, Request, ROUTES, Upstream, until};
+use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
 #[test]
 fn two_gateways_and_many_clients_make_one_execution_per_key() {

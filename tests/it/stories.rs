@@ -6,7 +6,8 @@ use crate::harness::{Connection, Gateway, Request, Upstream, until};
 fn a_duplicate_gets_the_first_answer_and_the_upstream_sees_one_request() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let pay = Request::pay("k1", r#"{"amount":1}"#).act("status 202, field X-Trace=t1, field Set-Cookie=a=1, field Set-Cookie=b=2, field Idempotent-Replayed=true");
+    let pay = Request::pay("k1", r#"{"amount":1}"#)
+        .act("status 202, field X-Trace=t1, field Set-Cookie=a=1, field Set-Cookie=b=2, field Idempotent-Replayed=true");
     let first = pay.send(gateway.port);
     let second = pay.send(gateway.port);
     assert_eq!((first.status, second.status), (202, 202));
@@ -168,7 +169,11 @@ fn missing_and_malformed_keys_are_refused_before_anything_is_forwarded() {
 #[test]
 fn requests_without_a_key_or_a_route_pass_untouched_whatever_their_size() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nrequest_body = \"1KiB\"\nresponse_body = \"1KiB\"", "[[routes]]\npath = \"/v1/payments\"");
+    let gateway = Gateway::with(
+        upstream.port,
+        "[limits]\nrequest_body = \"1KiB\"\nresponse_body = \"1KiB\"",
+        "[[routes]]\npath = \"/v1/payments\"",
+    );
     let body = vec![b'y'; 3 << 20];
     for target in ["/v1/payments", "/elsewhere?x=1&y=%2F"] {
         let answer = Request::new("POST", target).field("X-Kept", "v").act("large 100000").body(body.clone()).send(gateway.port);
@@ -272,7 +277,10 @@ fn a_release_status_lets_the_next_request_run() {
     let gateway = Gateway::start(upstream.port);
     for (key, refused) in [("a", "status 429"), ("b", "status 401"), ("c", "status 503, field Retry-After=1")] {
         let first = Request::pay(key, "{}").act(refused).send(gateway.port);
-        assert!(matches!(first.status, 429 | 401 | 503) && first.get("content-type") == Some("application/json"), "relayed as it is");
+        assert!(
+            matches!(first.status, 429 | 401 | 503) && first.get("content-type") == Some("application/json"),
+            "relayed as it is"
+        );
         let second = Request::pay(key, "{}").send(gateway.port);
         assert!(second.status == 201 && !second.replayed());
     }
@@ -343,7 +351,11 @@ fn with_replay_another_request_gets_the_first_answer_but_another_caller_does_not
 #[test]
 fn shadow_watches_and_never_refuses() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nmode = \"shadow\"\nkey = { required = true }");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nmode = \"shadow\"\nkey = { required = true }",
+    );
     let pay = |key: &str, body: &str| Request::pay(key, body).send(gateway.port);
     let shadow = |would: &str| gateway.metric(&format!("onceward_shadow_total{{route=\"payments\",would=\"{would}\"}}"));
     assert_eq!(pay("k", "{}").status, 201);

@@ -121,6 +121,11 @@ impl Front {
         head_fence(&self.head)
     }
 
+    /// Version, fence and state.
+    pub(super) fn head(&self) -> &[u8; HEAD_BYTES] {
+        &self.head
+    }
+
     pub(super) fn is_in_flight(&self) -> bool {
         head_in_flight(&self.head)
     }

@@ -17,7 +17,7 @@ use super::shelf::Shelf;
 use super::tables::{DUE, ENDS, LAYOUT, META, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
 use super::{OpenError, Options};
 use crate::key::Slot;
-use crate::record::{CodecError, Fence, Version};
+use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
 use crate::store::StoreError;
 
 /// Operations in one commit. More would save little per operation, and the first would wait for the last.
@@ -54,8 +54,8 @@ pub(super) enum Job {
 pub(super) struct Exchange {
     pub(super) slot: Slot,
     pub(super) expected: Option<Version>,
-    pub(super) version: Version,
-    pub(super) fence: Fence,
+    /// Version, fence and state of the record to write.
+    pub(super) head: [u8; HEAD_BYTES],
     /// The record begins an attempt.
     pub(super) claims: bool,
     /// A tombstone stands in its way.
@@ -418,7 +418,7 @@ impl Exchange {
             Ok(current) => current,
             Err(error) => return Ok(error.into()),
         };
-        if current.is_some_and(|current| current.version() == self.version && current.fence() == self.fence) {
+        if current.is_some_and(|current| *current.head() == self.head) {
             return Ok(Made { answer: Ok(Answer::Stored), wrote: true, changed: false });
         }
         if current.map(|current| current.version()) != self.expected {

@@ -17,7 +17,7 @@ end
 if current then
   -- An empty value is one that can't be read, and not an empty slot.
   if barred or ARGV[1] == '' or string.sub(current, 1, 8) ~= ARGV[1] then
-    if string.sub(current, 1, 16) == string.sub(ARGV[2], 1, 16) then return 1 end
+    if string.sub(current, 1, 17) == ARGV[2] then return 1 end
     local time = redis.call('TIME')
     return { current, time[1], time[2] }
   end
