@@ -1,3 +1,5 @@
+//! Keys, scopes and fingerprints: what is equal, what is not, and what is refused at the door.
+
 use proptest::prelude::*;
 
 use super::*;

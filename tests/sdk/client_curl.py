@@ -14,7 +14,7 @@ def call(url, spec, scratch):
     body, head = scratch / "body", scratch / "head"
     head.unlink(missing_ok=True)
     command = [
-        "curl", "--silent", "--verbose", "--fail", "--retry", "3", "--retry-all-errors",
+        "curl", "--silent", "--verbose", "--fail", "--retry", "2", "--retry-all-errors",
         "--max-time", str(spec["timeout"] or PATIENCE), "--output", str(body), "--dump-header", str(head),
         "--header", "Authorization: Bearer sk_test_onceward", "--header", f"Idempotency-Key: {spec['key']}",
         "--data", f"amount={spec['amount']}&currency=eur", "--data-urlencode", f"metadata[order]={spec['order']}",

@@ -26,8 +26,10 @@ def call(http, client, spec):
     try:
         intent = client.v1.payment_intents.create(params, options)
     except stripe.StripeError as error:
-        fields = error.headers or {}
-        return {"error": type(error).__name__, "status": error.http_status, "code": error.code, "fields": dict(fields)}
+        # Of most errors the library doesn't set `code`, but it keeps the body.
+        code = (error.json_body or {}).get("error", {}).get("code")
+        fields = dict(error.headers or {})
+        return {"error": type(error).__name__, "status": error.http_status, "code": code, "fields": fields}
     return {"id": intent.id, "status": 200, "fields": dict(intent.last_response.headers)}
 
 

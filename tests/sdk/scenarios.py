@@ -24,8 +24,8 @@ CLIENTS = {
     "requests": [sys.executable, HERE / "client_requests.py"],
     "curl": [sys.executable, HERE / "client_curl.py"],
 }
-# How often each tries where it is told nothing but an error: both Stripe libraries retry 2 times, the others 3.
-TRIES_MAX = {"stripe-python": 3, "stripe-node": 3, "requests": 4, "curl": 4}
+# How often those that don't know Stripe-Should-Retry try where they get nothing but errors.
+TRIES_MAX = {"requests": 4, "curl": 3}
 # Only these know Stripe-Should-Retry, make up keys of their own, and tell error classes apart.
 STRIPE = ("stripe-python", "stripe-node")
 # An impatient client's timeout in seconds; see SLOW in upstream.py.

@@ -11,8 +11,9 @@ import time
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs
 
-# Longer than the impatient clients' timeout (0.5 s), shorter than the gateway's response_timeout (3 s).
-SLOW = 1.5
+# Longer than the impatient clients' timeout (0.5 s), and over before their last try: Stripe's libraries ignore
+# Retry-After and make their third try after 1.5 s at the earliest.
+SLOW = 0.9
 # Long enough that two requests which start together overlap.
 LONG = 0.6
 # Longer than the gateway's response_timeout, shorter than a patient client's.

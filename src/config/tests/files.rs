@@ -1,3 +1,5 @@
+//! The files that come with the repository, read.
+
 use std::fs;
 use std::path::Path;
 

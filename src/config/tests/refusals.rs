@@ -1,3 +1,5 @@
+//! What a configuration may not say, and what is said about it.
+
 use super::*;
 
 #[test]

@@ -1,3 +1,5 @@
+//! How faults and configurations are shown, and that no secret shows.
+
 use proptest::prelude::*;
 
 use super::*;

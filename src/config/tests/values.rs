@@ -1,3 +1,5 @@
+//! What a configuration's values become.
+
 use std::path::PathBuf;
 
 use http::{HeaderMap, StatusCode};

@@ -1,3 +1,5 @@
+//! Records written and read back, those of old versions and damaged ones too.
+
 use std::path::PathBuf;
 
 use proptest::prelude::*;

@@ -1,3 +1,5 @@
+//! The store on a disk: the suite, and what survives a crash.
+
 use std::time::Duration;
 
 use bytes::Bytes;

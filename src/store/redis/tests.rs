@@ -1,3 +1,5 @@
+//! The store on a real Redis: the suite, and servers that fail.
+
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;

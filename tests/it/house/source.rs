@@ -1,0 +1,290 @@
+//! Source files as the house's rules see them: without comments, texts and tests. Not a parser, but it knows where
+//! code ends and where it begins again; the planted trespasses are its test.
+
+use std::collections::BTreeSet;
+use std::path::{Path, PathBuf};
+
+/// A file of `src`.
+pub struct Source {
+    /// From the repository's root, with `/`.
+    pub path: String,
+    /// As it is.
+    pub text: String,
+    /// The same without comments, texts and what is under `#[cfg(test)]`; blanks are in their place, so lines count.
+    pub code: String,
+    /// Whether it belongs to tests as a whole.
+    pub is_test: bool,
+}
+
+impl Source {
+    /// A file by its path and its text.
+    pub fn new(path: &str, text: &str) -> Source {
+        let code = without_tests(&blank(text)).0;
+        Source { path: path.to_owned(), text: text.to_owned(), code, is_test: false }
+    }
+
+    /// The room it is in: the top module.
+    pub fn room(&self) -> String {
+        let inside = self.path.trim_start_matches("src/");
+        inside.split('/').next().unwrap_or(inside).trim_end_matches(".rs").to_owned()
+    }
+
+    /// How many modules it is below the crate: `super` as often is the crate itself.
+    fn depth(&self) -> usize {
+        let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+        if inside == "lib" || inside == "main" { 0 } else { inside.split('/').count() }
+    }
+
+    /// Where its child modules are.
+    fn folder(&self) -> String {
+        let stem = self.path.trim_end_matches(".rs");
+        let is_own_folder = stem.ends_with("/mod") || stem == "src/lib" || stem == "src/main";
+        if is_own_folder { stem.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned() } else { stem.to_owned() }
+    }
+}
+
+/// The repository's root.
+pub fn repository() -> PathBuf {
+    PathBuf::from(env!("CARGO_MANIFEST_DIR"))
+}
+
+/// All Rust files below a folder of the repository, with their texts, in order.
+pub fn rust_files(folder: &str) -> Vec<(String, String)> {
+    fn walk(folder: &Path, found: &mut Vec<PathBuf>) {
+        for entry in std::fs::read_dir(folder).into_iter().flatten() {
+            let path = entry.unwrap().path();
+            if path.is_dir() {
+                walk(&path, found);
+            } else if path.extension().is_some_and(|extension| extension == "rs") {
+                found.push(path);
+            }
+        }
+    }
+    let mut paths = Vec::new();
+    walk(&repository().join(folder), &mut paths);
+    paths.sort();
+    let name = |path: &Path| path.strip_prefix(repository()).unwrap().to_str().unwrap().replace('\\', "/");
+    paths.into_iter().map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect()
+}
+
+/// All files of `src`. One whose module is declared under `#[cfg(test)]` is a test, and so is what is below it.
+pub fn all_sources() -> Vec<Source> {
+    let mut sources: Vec<Source> = rust_files("src").iter().map(|(path, text)| Source::new(path, text)).collect();
+    let tests: Vec<String> = sources
+        .iter()
+        .flat_map(|source| {
+            let declared = without_tests(&blank(&source.text)).1;
+            declared.into_iter().map(|module| format!("{}/{module}", source.folder()))
+        })
+        .collect();
+    for source in &mut sources {
+        source.is_test = tests
+            .iter()
+            .any(|module| source.path.strip_prefix(module.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/')));
+    }
+    sources
+}
+
+/// The rooms that a file's code names: after `crate::` or the crate's own name, or after as many `super::` as lead there.
+pub fn rooms_known_by(source: &Source) -> BTreeSet<String> {
+    let words = words(&source.code);
+    let mut rooms = BTreeSet::new();
+    let mut at = 0;
+    while at < words.len() {
+        let starts = at == 0 || words[at - 1] != "::";
+        let supers = if starts { words[at..].chunks(2).take_while(|pair| *pair == ["super", "::"]).count() } else { 0 };
+        if supers > 0 {
+            if supers >= source.depth() {
+                heads(&words[at + 2 * supers..], &mut rooms);
+            }
+            at += 2 * supers;
+        } else if starts
+            && matches!(words[at].as_str(), "crate" | "onceward")
+            && words.get(at + 1).is_some_and(|next| next == "::")
+        {
+            heads(&words[at + 2..], &mut rooms);
+            at += 2;
+        } else {
+            at += 1;
+        }
+    }
+    rooms
+}
+
+/// The first segments of a path, or of each path of a group in braces.
+fn heads(words: &[String], rooms: &mut BTreeSet<String>) {
+    match words.first().map(String::as_str) {
+        Some("{") => {
+            let (mut depth, mut is_head) = (0, false);
+            for word in words {
+                match word.as_str() {
+                    "{" => depth += 1,
+                    "}" => depth -= 1,
+                    name if is_head && depth == 1 => {
+                        rooms.insert(name.to_owned());
+                    }
+                    _ => {}
+                }
+                if depth == 0 {
+                    break;
+                }
+                is_head = depth == 1 && matches!(word.as_str(), "{" | ",");
+            }
+        }
+        Some(name) => {
+            rooms.insert(name.to_owned());
+        }
+        None => {}
+    }
+}
+
+/// Names, `::`, and every other mark by itself.
+fn words(code: &str) -> Vec<String> {
+    let mut words = Vec::new();
+    let mut rest = code;
+    while let Some(first) = rest.chars().next() {
+        let is_name = |c: char| c.is_alphanumeric() || c == '_';
+        let length = if is_name(first) {
+            rest.find(|c: char| !is_name(c)).unwrap_or(rest.len())
+        } else if rest.starts_with("::") {
+            2
+        } else {
+            first.len_utf8()
+        };
+        if !first.is_whitespace() {
+            words.push(rest[..length].to_owned());
+        }
+        rest = &rest[length..];
+    }
+    words
+}
+
+/// The code without what stands under `#[cfg(test)]`, and the modules that are declared there.
+fn without_tests(code: &str) -> (String, Vec<String>) {
+    const MARK: &str = "#[cfg(test)]";
+    let mut kept = code.to_owned();
+    let mut modules = Vec::new();
+    let mut from = 0;
+    while let Some(found) = kept[from..].find(MARK) {
+        let start = from + found;
+        let end = start + item_end(&kept[start..]);
+        let item = words(&kept[start + MARK.len()..end]);
+        if let Some(at) = item.iter().position(|word| word == "mod") {
+            if item.get(at + 2).is_some_and(|word| word == ";") {
+                modules.push(item[at + 1].clone());
+            }
+        }
+        let blanks: String = kept[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+        kept.replace_range(start..end, &blanks);
+        from = start + blanks.len();
+    }
+    (kept, modules)
+}
+
+/// Where an item ends: after its `;`, or after the brace that closes its body.
+fn item_end(code: &str) -> usize {
+    let (mut braces, mut brackets) = (0_i32, 0_i32);
+    let mut is_import = false;
+    for (at, mark) in code.char_indices() {
+        match mark {
+            '(' | '[' => brackets += 1,
+            ')' | ']' => brackets -= 1,
+            '{' => {
+                is_import |= braces == 0 && words(&code[..at]).contains(&"use".to_owned());
+                braces += 1;
+            }
+            '}' => {
+                braces -= 1;
+                // The braces of an import are a group; it ends with its `;`.
+                if braces == 0 && brackets == 0 && !is_import {
+                    return at + 1;
+                }
+            }
+            ';' if braces == 0 && brackets == 0 => return at + 1,
+            _ => {}
+        }
+    }
+    code.len()
+}
+
+/// The text with blanks in place of comments, texts and characters.
+pub fn blank(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(first) = rest.chars().next() {
+        let follows_name = out.ends_with(|c: char| c.is_alphanumeric() || c == '_');
+        let length = match first {
+            '/' if rest.starts_with("//") => rest.find('\n').unwrap_or(rest.len()),
+            '/' if rest.starts_with("/*") => comment_length(rest),
+            '"' => text_length(rest),
+            'r' | 'b' | 'c' if !follows_name => prefixed_length(rest),
+            '\'' => character_length(rest),
+            _ => 0,
+        };
+        if length == 0 {
+            out.push(first);
+            rest = &rest[first.len_utf8()..];
+        } else {
+            out.extend(rest[..length].chars().map(|c| if c == '\n' { '\n' } else { ' ' }));
+            rest = &rest[length..];
+        }
+    }
+    out
+}
+
+/// The length of a block comment; they nest.
+fn comment_length(text: &str) -> usize {
+    let (mut depth, mut at) = (0, 0);
+    while at < text.len() {
+        match &text.as_bytes()[at..] {
+            [b'/', b'*', ..] => (depth, at) = (depth + 1, at + 2),
+            [b'*', b'/', ..] => (depth, at) = (depth - 1, at + 2),
+            _ => at += 1,
+        }
+        if depth == 0 {
+            return at;
+        }
+    }
+    text.len()
+}
+
+/// The length of a quoted text, escapes and all.
+fn text_length(text: &str) -> usize {
+    let bytes = text.as_bytes();
+    let mut at = 1;
+    while at < bytes.len() {
+        match bytes[at] {
+            b'\\' => at += 2,
+            b'"' => return at + 1,
+            _ => at += 1,
+        }
+    }
+    text.len()
+}
+
+/// The length of a text with a prefix (`r"`, `br#"`, `b"`, `b'`), or 0 where a name begins.
+fn prefixed_length(text: &str) -> usize {
+    let prefix = ["br", "cr", "r", "b", "c"].into_iter().find(|prefix| text.starts_with(prefix)).unwrap_or("");
+    let quoted = &text[prefix.len()..];
+    let hashes = quoted.len() - quoted.trim_start_matches('#').len();
+    if prefix.ends_with('r') && quoted[hashes..].starts_with('"') {
+        let end = format!("\"{}", "#".repeat(hashes));
+        let open = prefix.len() + hashes + 1;
+        return text[open..].find(&end).map_or(text.len(), |found| open + found + end.len());
+    }
+    match quoted.chars().next() {
+        Some('"') => prefix.len() + text_length(quoted),
+        Some('\'') if prefix == "b" => prefix.len() + character_length(quoted),
+        _ => 0,
+    }
+}
+
+/// The length of a character in quotes, or 0 for a lifetime.
+fn character_length(text: &str) -> usize {
+    let mut chars = text.char_indices().skip(1);
+    match (chars.next(), chars.next()) {
+        (Some((_, '\\')), Some(_)) => text[3..].find('\'').map_or(0, |found| 3 + found + 1),
+        (Some(_), Some((at, '\''))) => at + 1,
+        _ => 0,
+    }
+}
