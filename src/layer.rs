@@ -223,8 +223,9 @@ impl Front {
         let policy = &guarded.route.policy;
         let result = match policy.mode {
             Mode::Off => self.pass(request, inner, None, guarded.response_timeout).await,
-            Mode::Shadow => self.watch(guarded, request, inner).await,
-            Mode::Enforce => self.protect(guarded, request, inner).await,
+            // Boxed: what a protected request needs in memory is not carried through by the others.
+            Mode::Shadow => Box::pin(self.watch(guarded, request, inner)).await,
+            Mode::Enforce => Box::pin(self.protect(guarded, request, inner)).await,
         };
         let shape = Shape { mismatch_status: policy.mismatch_status, stripe_should_retry: policy.stripe_should_retry };
         self.tell(Told { result, shape, silence: guarded.response_timeout }, &guarded.meter, &policy.route, &trace)

@@ -93,7 +93,7 @@ impl Gate {
                 Admission::Replay(reply) => return Ok(Entry::Replay(slot, reply)),
                 Admission::Refuse(refusal) => return Err(Problem::of_refusal(refusal, slot)),
                 Admission::MarkUncertain => {
-                    self.mark_overdue(&slot, policy).await.map_err(|error| self.store_failed(&slot, &error))?
+                    Box::pin(self.mark_overdue(&slot, policy)).await.map_err(|error| self.store_failed(&slot, &error))?
                 }
                 Admission::Wait => {
                     // A duplicate that waits runs nothing; its place belongs to those who do.
@@ -102,7 +102,7 @@ impl Gate {
                         Some(waiting) => waiting,
                         none => none.insert(self.begin_to_wait(policy, &slot)?),
                     };
-                    admission = self.wait(waiting, policy, &slot, &asked).await?;
+                    admission = Box::pin(self.wait(waiting, policy, &slot, &asked)).await?;
                     continue;
                 }
             };
@@ -148,7 +148,7 @@ impl Gate {
                 own.known();
                 Ok(Tried::Held(held))
             }
-            Err(StoreError::MaybeApplied(_)) => self.read_back(policy, slot, asked, own, rule()).await,
+            Err(StoreError::MaybeApplied(_)) => Box::pin(self.read_back(policy, slot, asked, own, rule())).await,
             Err(StoreError::NotApplied(why)) => {
                 own.known();
                 self.meter.store_errors.inc();

@@ -160,7 +160,7 @@ impl Gate {
     {
         let policy = &guarded.route.policy;
         let Some(identified) = identify(policy, &parts, &body)? else {
-            return self.pass(guarded, parts, body, service, Answer::Passed).await;
+            return Box::pin(self.pass(guarded, parts, body, service, Answer::Passed)).await;
         };
         if self.closed.load(Ordering::Acquire) {
             // The process is about to end: a claim made now would be left to its lease.
@@ -172,7 +172,7 @@ impl Gate {
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
             claim::Entry::Unprotected => {
                 tracing::warn!(route = %policy.route, "the store is unavailable: request forwarded without protection");
-                return self.pass(guarded, parts, body, service, Answer::Unprotected).await;
+                return Box::pin(self.pass(guarded, parts, body, service, Answer::Unprotected)).await;
             }
         };
         let slot = claimed.slot;

@@ -184,7 +184,7 @@ where
     ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
         loop {
             if let Some(shared) = self.pool.shared() {
-                match self.send_shared(shared, request, target.clone(), rule.as_deref()).await? {
+                match Box::pin(self.send_shared(shared, request, target.clone(), rule.as_deref())).await? {
                     Shared::Answered(response) => return Ok(response),
                     Shared::Closed(unsent) => request = unsent,
                 }
@@ -194,7 +194,8 @@ where
             let fresh = pooled.is_none();
             let mut connection = match pooled {
                 Some(connection) => connection,
-                None => match self.connect().await? {
+                // Boxed: connecting is rare, and its state would be carried by every request.
+                None => match Box::pin(self.connect()).await? {
                     Connected::Own(connection) => connection,
                     // Taken from the pool in the next round.
                     Connected::Shared => continue,
