@@ -29,6 +29,8 @@ enum Fault {
     Late,
     /// It is refused.
     Refused,
+    /// It is carried out, and the answer never comes.
+    Silent,
 }
 
 /// A memory store with faults, in order; then it works.
@@ -79,6 +81,10 @@ impl Store for Faulty {
             Some(Fault::Late) => {
                 self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime));
                 Err(unknown())
+            }
+            Some(Fault::Silent) => {
+                self.inner.swap(slot, expected, next, lifetime).await?;
+                std::future::pending().await
             }
             Some(Fault::Refused) => Err(StoreError::NotApplied("no connection".into())),
         }
@@ -289,6 +295,59 @@ async fn a_request_that_is_dropped_settles_all_the_same() {
     }
     scene.settle().await;
     assert_eq!(scene.pay().await, REPLAYED);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_dropped_while_its_claim_is_on_its_way_is_released() {
+    let scene = Scene::new(&[Fault::Silent]);
+    {
+        let mut leaving = Box::pin(scene.pay());
+        assert!(futures_util::poll!(&mut leaving).is_pending());
+    }
+    scene.settle().await;
+    assert_eq!(scene.record().await.unwrap().state, State::Released, "nothing was sent, so nothing is uncertain");
+    assert_eq!(scene.pay().await, PAID);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_answer_that_comes_after_its_lease_was_marked_is_stored_before_it_is_told() {
+    let scene = Scene::new(&[]);
+    let (told, ()) = tokio::join!(scene.pay(), async {
+        while scene.executed() == 0 {
+            tokio::task::yield_now().await;
+        }
+        // The sweeper of another gateway.
+        let held = scene.store.inner.load(&identified_slot(&scene)).await.unwrap().unwrap();
+        let over = Held { now_ms: held.due_ms, ..held };
+        let next = crate::engine::expire(&over, &scene.guarded.route.policy).unwrap();
+        let version = Some(over.record.version);
+        scene.store.inner.swap(&identified_slot(&scene), version, &next.record, next.lifetime).await.unwrap();
+    });
+    assert_eq!(told, PAID);
+    assert_eq!(scene.pay().await, REPLAYED);
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn fail_open_runs_only_what_it_knows_nothing_of() {
+    let open = Policy { on_failure: crate::engine::OnFailure::FailOpen, ..crate::engine::tests::policy() };
+    let scene = Scene::with(&[Fault::Refused], open.clone());
+    assert_eq!(scene.pay().await, PAID);
+    assert_eq!((scene.executed(), scene.record().await), (1, None), "unprotected");
+
+    let waiting = Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..open };
+    let scene = Scene::with(&[], waiting);
+    let (first, second) = tokio::join!(scene.pay(), async {
+        while scene.executed() == 0 {
+            tokio::task::yield_now().await;
+        }
+        *scene.store.unreadable.lock().unwrap() = 1;
+        scene.pay().await
+    });
+    assert_eq!(first, PAID);
+    assert!(unavailable(&second), "the first is known to run: {second:?}");
     assert_eq!(scene.executed(), 1);
 }
 

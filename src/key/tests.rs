@@ -190,6 +190,13 @@ fn callers_differ_by_field_and_value() {
 }
 
 #[test]
+fn every_line_of_a_callers_field_counts() {
+    let cookies = |lines: &[&'static [u8]]| Caller::of_lines("cookie", lines.iter().copied());
+    assert_ne!(cookies(&[b"theme=dark", b"sid=A"]), cookies(&[b"theme=dark", b"sid=B"]));
+    assert_eq!(cookies(&[b"sid=A"]), Caller::of_field("cookie", b"sid=A"));
+}
+
+#[test]
 fn pointers_are_unescaped() {
     assert_eq!(Pointer::parse("/a~1b/m~0n").unwrap().tokens(), ["a/b", "m~n"]);
     assert!(Pointer::parse("a").is_none());

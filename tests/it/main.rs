@@ -7,7 +7,9 @@ mod harness;
 
 mod admin;
 mod demo;
+mod dockerfile;
 mod faults;
+mod house;
 mod http;
 mod redis;
 mod stories;
