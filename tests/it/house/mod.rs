@@ -22,7 +22,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("layer", &["key", "clock", "entropy", "telemetry", "record", "engine", "store", "route", "gate", "config", "proxy"]),
     ("admin", &["gate", "store", "engine", "record", "key", "clock", "config"]),
     ("cli", &["config", "admin", "app", "demo", "telemetry"]),
-    ("demo", &["app", "config"]),
+    ("demo", &["app", "config", "entropy"]),
     (
         "app",
         &[
