@@ -174,6 +174,9 @@ impl Links {
     }
 
     async fn link(&self, deadline: Instant) -> Result<Link, StoreError> {
+        if let State::Up(link) = &*self.states.borrow() {
+            return Ok(link.clone());
+        }
         let mut states = self.states.clone();
         let settled = timeout_at(deadline, states.wait_for(|state| !matches!(state, State::Connecting))).await;
         match settled.ok().and_then(Result::ok).as_deref() {

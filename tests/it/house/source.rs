@@ -169,10 +169,10 @@ fn without_tests(code: &str) -> (String, Vec<String>) {
         let start = from + found;
         let end = start + item_end(&kept[start..]);
         let item = words(&kept[start + MARK.len()..end]);
-        if let Some(at) = item.iter().position(|word| word == "mod") {
-            if item.get(at + 2).is_some_and(|word| word == ";") {
-                modules.push(item[at + 1].clone());
-            }
+        if let Some(at) = item.iter().position(|word| word == "mod")
+            && item.get(at + 2).is_some_and(|word| word == ";")
+        {
+            modules.push(item[at + 1].clone());
         }
         let blanks: String = kept[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
         kept.replace_range(start..end, &blanks);

@@ -1,0 +1,74 @@
+//! The rules, which every protected request passes at least twice: they should cost nothing next to a store's answer.
+#![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
+
+use std::hint::black_box;
+use std::time::Duration;
+
+use bytes::Bytes;
+use criterion::{Criterion, criterion_group, criterion_main};
+use http::{HeaderMap, HeaderValue, StatusCode};
+use onceward::config::{Config, Overrides};
+use onceward::engine::{Admission, Asked, Claim, Outcome, Policy, Refusal, Settlement, admit, claim, settle};
+use onceward::key::{BodyHash, Caller, fingerprint};
+use onceward::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Version};
+
+/// The policy of who configures nothing but an upstream.
+fn policy() -> Policy {
+    let overrides = Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
+    Config::load(None, overrides).expect("defaults").routes.swap_remove(0).policy
+}
+
+fn asked(fence: u64) -> Asked {
+    let body = Bytes::from_static(br#"{"amount":100}"#);
+    Asked {
+        caller: Caller::of_field("authorization", b"Bearer secret"),
+        fingerprint: fingerprint("POST", "/payments", None, &body, BodyHash::Raw),
+        fence: Fence(fence),
+    }
+}
+
+fn reply() -> Reply {
+    let headers = [
+        (http::header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
+        (http::header::DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT")),
+        (http::header::LOCATION, HeaderValue::from_static("/payments/1")),
+    ];
+    let body = ReplyBody::Whole(Bytes::from_static(br#"{"id":1}"#));
+    Reply { status: StatusCode::CREATED, headers: HeaderMap::from_iter(headers), body }
+}
+
+fn held(record: Record) -> Held {
+    Held { record, written_ms: 1_000, due_ms: 31_000, now_ms: 2_000 }
+}
+
+fn rules(c: &mut Criterion) {
+    let policy = policy();
+    let (first, duplicate) = (asked(1), asked(2));
+    let claimed = claim(&first, Version(1), 1_000, &policy).record;
+    let attempt = Claim { fence: first.fence, record: claimed.clone() };
+    let answered = Outcome::Answered(reply());
+    let in_doubt = Outcome::InDoubt(Cause::TimedOut);
+    let settled = |outcome: &Outcome| settle(Some(&claimed), &attempt, outcome, &policy, Version(9));
+    let completed = match settled(&answered) {
+        Settlement::Write(next) => held(next.record),
+        Settlement::Done | Settlement::Stale => unreachable!("the claim is the record's own"),
+    };
+    let running = held(claimed.clone());
+    let admitted = |current: Option<&Held>| admit(current, &duplicate, &policy);
+    // What is measured is what the names say.
+    assert_eq!(admitted(None), Admission::Claim(None));
+    assert!(matches!(admitted(Some(&completed)), Admission::Replay(_)));
+    let two_seconds = Duration::from_secs(2);
+    assert_eq!(admitted(Some(&running)), Admission::Refuse(Refusal::InFlight { retry_after: two_seconds }));
+
+    let mut group = c.benchmark_group("rules");
+    group.bench_function("admit/first", |b| b.iter(|| admitted(black_box(None))));
+    group.bench_function("admit/in_flight", |b| b.iter(|| admitted(black_box(Some(&running)))));
+    group.bench_function("admit/replay", |b| b.iter(|| admitted(black_box(Some(&completed)))));
+    group.bench_function("settle/answered", |b| b.iter(|| settled(black_box(&answered))));
+    group.bench_function("settle/in_doubt", |b| b.iter(|| settled(black_box(&in_doubt))));
+    group.finish();
+}
+
+criterion_group!(benches, rules);
+criterion_main!(benches);
