@@ -29,7 +29,7 @@
 //! ```
 //!
 //! The service learns through its error type what may be done after a failure: return
-//! [`ForwardError::NeverSent`](crate::gate::ForwardError::NeverSent) only where nothing was done. Any other error leaves
+//! [`ForwardError::NeverSent`] only where nothing was done. Any other error leaves
 //! the outcome uncertain.
 
 use std::future::Future;
