@@ -233,7 +233,9 @@ where
         target: PathAndQuery,
         rule: Option<&SendRule>,
     ) -> Result<Shared<B>, ForwardError> {
-        let authority = request.headers().get(HOST).and_then(|host| Authority::try_from(host.as_bytes()).ok());
+        // The target carries it, and servers take a second one for an attack; put back where the request has to go elsewhere.
+        let host = request.headers_mut().remove(HOST).unwrap_or_else(|| self.host.clone());
+        let authority = Authority::try_from(host.as_bytes()).ok();
         let mut uri = http::uri::Parts::default();
         uri.scheme = Some(self.settings.scheme.clone());
         uri.authority = authority;
@@ -243,6 +245,7 @@ where
         let place = self.streams.clone().acquire_owned().await.map_err(|error| ForwardError::NeverSent(error.to_string()))?;
         if shared.ready().await.is_err() {
             self.pool.unshare();
+            request.headers_mut().insert(HOST, host);
             return Ok(Shared::Closed(request));
         }
         // Nothing waits between here and the frame: the stream's place is taken.
@@ -252,8 +255,9 @@ where
         match shared.try_send_request(request).await {
             Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body, lent: None, _place: Some(place) }))),
             Err(mut failed) => match failed.take_message() {
-                Some(unsent) => {
+                Some(mut unsent) => {
                     self.pool.unshare();
+                    unsent.headers_mut().insert(HOST, host);
                     Ok(Shared::Closed(unsent))
                 }
                 None if was_refused(failed.error()) => Err(ForwardError::NeverSent(failed.error().to_string())),
