@@ -6,13 +6,13 @@ use std::process::ExitCode;
 use crate::config::{Config, Overrides};
 
 /// Validates a file and says what it means.
-pub(super) fn check(file: &Path) -> ExitCode {
+pub(super) fn check(file: &Path, upstream: Option<String>) -> ExitCode {
     let name = file.display().to_string();
     let text = match std::fs::read_to_string(file) {
         Ok(text) => text,
         Err(error) => return super::fail(&format!("can't read {name}: {error}"), 2),
     };
-    match Config::load(Some((&name, &text)), Overrides::default()) {
+    match Config::load(Some((&name, &text)), Overrides { upstream, ..Overrides::default() }) {
         Ok(config) => {
             print!("{}", config.describe());
             for warning in &config.warnings {

@@ -92,6 +92,9 @@ struct CheckArgs {
     /// The configuration file.
     #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
     config: PathBuf,
+    /// The API to protect, where `run` gets it the same way and the file doesn't name it.
+    #[arg(long, env = "ONCEWARD_UPSTREAM", value_name = "URL")]
+    upstream: Option<String>,
 }
 
 #[derive(Debug, Clone, Args)]
@@ -174,7 +177,7 @@ pub fn main() -> ExitCode {
     match Cli::parse().command {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::demo(args.once),
-        Command::Check(args) => check::check(&args.config),
+        Command::Check(args) => check::check(&args.config, args.upstream),
         Command::Operations(args) => operations::operations(args),
         Command::Health(args) => operations::health(&args.admin, args.ready),
         Command::Completions { shell } => {
