@@ -287,11 +287,11 @@ impl Front {
         let result =
             self.pass(Request::from_parts(parts, body), inner, Some((limit, Box::new(copy))), guarded.response_timeout).await;
         watched.ended(match &result {
-            Ok(answered) => Outcome::Answered(Reply {
+            Ok(answered) => Outcome::Answered(Arc::new(Reply {
                 status: answered.response.status(),
                 headers: answered.response.headers().clone(),
                 body: ReplyBody::NotStored,
-            }),
+            })),
             Err(Problem::UpstreamUnreachable { .. }) => Outcome::NeverSent,
             Err(_) => Outcome::InDoubt(Cause::Broken),
         });

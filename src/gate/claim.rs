@@ -28,7 +28,7 @@ pub(super) struct Claimed {
 /// What a request may do.
 pub(super) enum Entry {
     Run(Claimed),
-    Replay(Slot, Reply),
+    Replay(Slot, Arc<Reply>),
     /// The store is out of reach, nothing is known of the operation, and the route does without.
     Unprotected,
 }

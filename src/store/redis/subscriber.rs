@@ -100,7 +100,7 @@ impl Session<'_> {
     }
 }
 
-fn channels(slots: &[Slot]) -> Vec<String> {
+fn channels(slots: &[Slot]) -> Vec<Vec<u8>> {
     slots.iter().map(layout::wake_channel).collect()
 }
 
