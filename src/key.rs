@@ -88,7 +88,7 @@ impl Key {
             if !value.iter().all(|b| matches!(b, 0x21..=0x7e) && *b != b'"') {
                 return Err(KeyError::Character);
             }
-            String::from_utf8_lossy(value).into_owned()
+            String::from_utf8(value.to_vec()).map_err(|_| KeyError::Character)?
         };
         Key::checked(text, syntax, max_length)
     }

@@ -59,10 +59,10 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(CONNECTION);
     }
     // Looked for in one pass: most messages have none of them, and every removal would be a search.
-    const FIELDS: [HeaderName; 8] =
+    static FIELDS: [HeaderName; 8] =
         [KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION];
     if headers.keys().any(|name| FIELDS.contains(name)) {
-        for name in FIELDS {
+        for name in &FIELDS {
             headers.remove(name);
         }
     }
@@ -102,9 +102,9 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
 pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_host: Option<HeaderValue>, peer: Option<&Peer>) {
     strip_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
-    const FOREIGN: [HeaderName; 3] = [FORWARDED, REAL_IP, FORWARDED_HOST];
+    static FOREIGN: [HeaderName; 3] = [FORWARDED, REAL_IP, FORWARDED_HOST];
     if headers.keys().any(|name| FOREIGN.contains(name)) {
-        for name in FOREIGN {
+        for name in &FOREIGN {
             headers.remove(name);
         }
     }

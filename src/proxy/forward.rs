@@ -28,6 +28,7 @@ use super::fields::{self, Peer};
 use super::pool::{Connection, Pool};
 use super::wire::{Carried, Wire};
 use crate::gate::{BoxError, ForwardError, Payload, SendRule};
+use crate::tls::{self, TrustError};
 
 /// Where an upstream is and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -49,9 +50,9 @@ pub struct UpstreamSettings {
 /// An upstream that can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// No certificate to trust.
-    #[error("no usable certificate authority: {0}")]
-    Certificates(String),
+    /// There is nobody to trust.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The host is no valid name for TLS.
     #[error("`{0}` is not a host name that a certificate can be checked against")]
     Name(String),
@@ -127,7 +128,7 @@ where
         let tls = if settings.scheme == Scheme::HTTPS {
             let name = settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|_| invalid())?;
-            Some((TlsConnector::from(Arc::new(super::tls::client_config(settings.ca_pem.as_deref())?)), name))
+            Some((TlsConnector::from(Arc::new(tls::client_config(settings.ca_pem.as_deref(), &[b"h2", b"http/1.1"])?)), name))
         } else {
             None
         };

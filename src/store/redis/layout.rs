@@ -20,6 +20,8 @@ pub(super) const IN_FLIGHT: u8 = 1;
 /// Bytes of an index member: the space and the slot's hash.
 const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
 /// Room for the longest name.
 const NAME_BYTES: usize = "onceward:{p255}:sw:".len() + 2 * SLOT_BYTES;
 
@@ -57,7 +59,8 @@ fn named(slot: &Slot, enforced: &str, shadow: &str) -> Vec<u8> {
     name.extend_from_slice(kind.as_bytes());
     name.push(b':');
     for byte in slot.hash() {
-        name.extend([byte >> 4, byte & 15].map(|digit| b"0123456789abcdef"[usize::from(digit)]));
+        name.push(HEX[usize::from(byte >> 4)]);
+        name.push(HEX[usize::from(byte & 15)]);
     }
     name
 }

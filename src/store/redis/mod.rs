@@ -12,11 +12,14 @@ use async_trait::async_trait;
 use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::link::{Ask, Dialer, Failure, Links};
+use self::dial::Dialer;
+use self::link::{Ask, Failure, Links};
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::tls::TrustError;
 
+mod dial;
 mod fault;
 mod layout;
 mod link;
@@ -59,6 +62,9 @@ pub enum ConnectError {
         /// What went wrong.
         kind: std::io::ErrorKind,
     },
+    /// There is nobody to trust.
+    #[error("TLS to the store can't be set up: {0}")]
+    Trust(#[from] TrustError),
     /// The file has no certificates, or the URL is not a `rediss://` one.
     #[error("the store's ca_file {} must have certificates in PEM, and belongs to a rediss:// URL", .path.display())]
     Certificates {
