@@ -146,7 +146,7 @@ impl Gate {
     pub async fn handle<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
-        parts: Parts,
+        parts: Box<Parts>,
         body: Bytes,
         hold: Hold,
         service: S,
@@ -177,7 +177,7 @@ impl Gate {
             }
         };
         let slot = claimed.slot;
-        let request = Request::from_parts(parts, Payload::whole(body, Some(claimed.rule.clone())));
+        let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold };
         match self.tasks.spawn(Box::new(attempt).run()).await {
             Ok(answer) => answer,
@@ -190,7 +190,7 @@ impl Gate {
     async fn pass<S, B, RB>(
         &self,
         guarded: &Guarded,
-        parts: Parts,
+        parts: Box<Parts>,
         body: Bytes,
         mut service: S,
         answer: Answer,
@@ -200,7 +200,7 @@ impl Gate {
         S::Error: Into<BoxError>,
     {
         let idempotent = parts.method.is_idempotent();
-        let request = Request::from_parts(parts, Payload::whole(body, None));
+        let request = Request::from_parts(*parts, Payload::whole(body, None));
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(request).await
