@@ -141,11 +141,11 @@ pub struct Lifetime {
 pub struct Held {
     /// The record.
     pub record: Record,
-    /// When it was last changed.
+    /// When it was last changed. Of a settled record it may be off by what an answer of the store took.
     pub written_ms: u64,
     /// When somebody has to look at it again: the end of the lease while in flight; 0 where never.
     pub due_ms: u64,
-    /// The store's time of this reading.
+    /// The store's time of this reading; of a settled record, whose age no rule asks for, as its earlier answers tell it.
     pub now_ms: u64,
 }
 

@@ -179,7 +179,7 @@ impl Gate {
         let slot = claimed.slot;
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold };
-        match self.tasks.spawn(Box::new(attempt).run()).await {
+        match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
             Err(_) => Err(Problem::OutcomeUncertain { slot: Some(slot), status: None }),

@@ -23,7 +23,7 @@ const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Room for the longest name.
-const NAME_BYTES: usize = "onceward:{p255}:sw:".len() + 2 * SLOT_BYTES;
+const NAME_BYTES: usize = "onceward:{p255}:st:".len() + 2 * SLOT_BYTES;
 
 /// Bytes in front of a payload: the head, when it was written and when it is due.
 const STAMPED_BYTES: usize = HEAD_BYTES + 8 + 8;
@@ -36,11 +36,6 @@ pub(super) fn record_key(slot: &Slot) -> Vec<u8> {
 /// The key of a slot's tombstone.
 pub(super) fn tombstone_key(slot: &Slot) -> Vec<u8> {
     named(slot, "t", "st")
-}
-
-/// The channel that wakes who waits for a slot.
-pub(super) fn wake_channel(slot: &Slot) -> Vec<u8> {
-    named(slot, "w", "sw")
 }
 
 /// The key of a partition's index of unsettled records: members by when they are due.
@@ -90,14 +85,14 @@ pub(super) fn decimal(out: &mut Vec<u8>, mut number: u64) {
     out.extend_from_slice(&digits[at..]);
 }
 
-/// The slot that a record's key or a wake channel names.
+/// The slot that a record's key names. The channel that wakes who waits for a slot has the same name.
 pub(super) fn slot_of(name: &[u8]) -> Option<Slot> {
     let name = std::str::from_utf8(name).ok()?;
     let (rest, hex) = name.rsplit_once(':')?;
     let (_, kind) = rest.rsplit_once(':')?;
     let space = match kind {
-        "r" | "w" => Space::Enforced,
-        "s" | "sw" => Space::Shadow,
+        "r" => Space::Enforced,
+        "s" => Space::Shadow,
         _ => return None,
     };
     let slot = Slot::from_reference(&format!("op_{hex}")).ok()?;
@@ -124,6 +119,11 @@ pub(super) fn slot_of_member(member: &[u8]) -> Option<Slot> {
         _ => return None,
     };
     Some(Slot::from_hash(space, hash.try_into().ok()?))
+}
+
+/// A value that never falls due, written at this time (ms since 1970).
+pub(super) fn stamped(head: &[u8; HEAD_BYTES], written_ms: u64, payload: &[u8]) -> Vec<u8> {
+    [head, &written_ms.to_be_bytes()[..], &0_u64.to_be_bytes(), payload].concat()
 }
 
 /// Reads a stored value. The reply's body shares its memory.

@@ -14,9 +14,10 @@ use tokio_util::task::AbortOnDropHandle;
 
 use self::dial::Dialer;
 use self::link::{Ask, Failure, Links};
+use self::time::ServerTime;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
-use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::record::{Encoded, Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::tls::TrustError;
 
 mod dial;
@@ -25,6 +26,7 @@ mod layout;
 mod link;
 mod listing;
 mod subscriber;
+mod time;
 
 /// How long the trace of a [`Redis::ping`] stays, in ms.
 const PING_KEEP_MS: u64 = 60_000;
@@ -78,6 +80,7 @@ pub struct Redis {
     links: Links,
     hub: Hub,
     scripts: Scripts,
+    time: ServerTime,
     /// Where the next [`Store::due`] begins, so that no partition starves behind others.
     next_partition: std::sync::atomic::AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
@@ -115,6 +118,7 @@ impl Redis {
                 renew: Script::new(include_str!("renew.lua")),
                 forget: Script::new(include_str!("forget.lua")),
             },
+            time: ServerTime::new(),
             next_partition: Default::default(),
             _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
         }))
@@ -143,6 +147,45 @@ impl Redis {
     }
 }
 
+impl Redis {
+    /// What the swap script answered.
+    fn swapped(&self, answer: Value) -> Result<Swap, StoreError> {
+        match answer {
+            Value::Int(1) => Ok(Swap::Stored),
+            // Written, at this time.
+            Value::Int(now_ms) => {
+                self.time.told(u64::try_from(now_ms).map_err(|_| unexpected())?);
+                Ok(Swap::Stored)
+            }
+            Value::Nil => Ok(Swap::Stale(None)),
+            // Settled: without the time.
+            Value::BulkString(_) => {
+                let mut held = held(answer, 0)?;
+                held.iter_mut().for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
+                Ok(Swap::Stale(held))
+            }
+            Value::Array(parts) => {
+                let mut parts = parts.into_iter();
+                let value = parts.next().ok_or_else(unexpected)?;
+                let now_ms = time_ms(Value::Array(parts.collect()))?;
+                self.time.told(now_ms);
+                Ok(Swap::Stale(held(value, now_ms)?))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The server's time, asked for only if no answer told it yet.
+    async fn now_ms(&self) -> Result<u64, StoreError> {
+        if let Some(now_ms) = self.time.now_ms() {
+            return Ok(now_ms);
+        }
+        let now_ms = time_ms(self.command(&redis::cmd("TIME")).await?)?;
+        self.time.told(now_ms);
+        Ok(now_ms)
+    }
+}
+
 /// A command that runs a script. All of its memory is taken at once: it is made twice for every request.
 fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
     const COUNT_BYTES: usize = 20;
@@ -158,29 +201,35 @@ fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
 #[async_trait]
 impl Store for Redis {
     async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
-        let in_flight = matches!(next.state, State::InFlight { .. });
-        let next_bytes = encode(next);
-        let tombstone = match (&next.state, lifetime.tombstone) {
-            (State::Completed { .. }, Some(keep)) => {
-                Some((encode(&Record { state: State::Expired, ..next.clone() }), millis(keep)))
-            }
-            _ => None,
-        };
+        let Encoded { head, payload } = encode(next);
+        let heeds_tombstone = matches!(next.state, State::InFlight { .. }) && lifetime.tombstone.is_some();
+        let tombstone_ms = lifetime.tombstone.filter(|_| matches!(next.state, State::Completed { .. })).map(millis);
         let mut keys = vec![layout::record_key(slot), layout::due_key(slot.partition())];
-        if tombstone.is_some() || (in_flight && lifetime.tombstone.is_some()) {
+        if heeds_tombstone || tombstone_ms.is_some() {
             keys.push(layout::tombstone_key(slot));
         }
         let expected = expected.map(|version| version.0.to_be_bytes());
-        let wake = if in_flight { Vec::new() } else { layout::wake_channel(slot) };
-        let (keep, due) = (millis(lifetime.keep), lifetime.due.map_or(b"0".to_vec(), millis));
-        let member = layout::member(slot);
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
-        let mut args: Vec<&[u8]> = vec![expected, &next_bytes.head, &next_bytes.payload, &keep, &due, &member, &wake];
-        match &tombstone {
-            Some((record, keep)) => args.extend([keep, &record.head[..], &record.payload]),
-            None => args.push(b""),
-        }
-        swapped(self.run(&self.scripts.swap, &keys, &args).await?)
+        let (keep, member) = (millis(lifetime.keep), layout::member(slot));
+        let answer = match (lifetime.due, tombstone_ms) {
+            (Some(due), _) => {
+                let args: [&[u8]; 6] = [expected, &keep, &member, &head, &millis(due), &payload];
+                self.run(&self.scripts.swap, &keys, &args).await?
+            }
+            (None, None) => {
+                let value = layout::stamped(&head, self.now_ms().await?, &payload);
+                self.run(&self.scripts.swap, &keys, &[expected, &keep, &member, &value]).await?
+            }
+            (None, Some(tombstone_ms)) => {
+                let now_ms = self.now_ms().await?;
+                let value = layout::stamped(&head, now_ms, &payload);
+                let expired = encode(&Record { state: State::Expired, ..next.clone() });
+                let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
+                let args: [&[u8]; 7] = [expected, &keep, &member, &value, b"", &tombstone_ms, &tombstone];
+                self.run(&self.scripts.swap, &keys, &args).await?
+            }
+        };
+        self.swapped(answer)
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -223,22 +272,6 @@ impl Store for Redis {
         let mut command = redis::cmd("SET");
         command.arg(layout::PING_KEY).arg("").arg("PX").arg(PING_KEEP_MS);
         self.command(&command).await.map(drop)
-    }
-}
-
-/// What the swap script answered.
-fn swapped(answer: Value) -> Result<Swap, StoreError> {
-    match answer {
-        Value::Int(1) => Ok(Swap::Stored),
-        Value::Nil => Ok(Swap::Stale(None)),
-        // What is there, and the time behind it: one text is read faster than a list.
-        Value::BulkString(mut value) => {
-            let (_, now) = value.split_last_chunk::<8>().ok_or_else(unexpected)?;
-            let now_ms = u64::from_be_bytes(*now);
-            value.truncate(value.len() - now.len());
-            Ok(Swap::Stale(Some(layout::read(value, now_ms)?)))
-        }
-        _ => Err(unexpected()),
     }
 }
 

@@ -102,7 +102,7 @@ impl Session<'_> {
 }
 
 fn channels(slots: &[Slot]) -> Vec<Vec<u8>> {
-    slots.iter().map(layout::wake_channel).collect()
+    slots.iter().map(layout::record_key).collect()
 }
 
 /// A server that doesn't answer a subscription in time is left, as one that broke off.
