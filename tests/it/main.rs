@@ -13,3 +13,4 @@ mod house;
 mod http;
 mod redis;
 mod stories;
+mod tls;

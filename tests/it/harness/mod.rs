@@ -2,14 +2,18 @@
 
 mod client;
 mod gateway;
+mod origin;
 mod redis;
+mod tls;
 mod upstream;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
 pub use gateway::{Gateway, ROUTES};
+pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
+pub use tls::Authority;
 pub use upstream::Upstream;
 
 /// Longest that a story waits for something that should happen soon.
