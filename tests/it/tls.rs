@@ -166,3 +166,20 @@ fn a_goaway_between_requests_costs_nothing_and_lets_those_under_way_finish() {
     assert_eq!(first.join().unwrap().status, 201);
     assert_eq!(gateway.metric("onceward_uncertain_outcomes_total"), 0.0);
 }
+
+#[test]
+fn requests_beyond_what_a_connection_carries_get_another_one_and_do_not_wait_for_the_slow() {
+    let (_authority, origin, gateway) = origin();
+    is_charged_once(&gateway, &Request::pay("first", "{}"));
+    let pay = |n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(gateway.port);
+    let held: Vec<_> = (0..100).map(pay).collect();
+    origin.reached(101);
+    assert!(origin.connections() > 1);
+    origin.release();
+    assert!(held.into_iter().all(|answer| answer.join().unwrap().status == 201));
+    let connections = origin.connections();
+    for n in 0..20 {
+        is_charged_once(&gateway, &Request::pay(&format!("later{n}"), "{}"));
+    }
+    assert_eq!((origin.executed(), origin.connections()), (121, connections), "what stands is used");
+}

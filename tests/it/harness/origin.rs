@@ -36,8 +36,6 @@ pub enum Manner {
     GoAwayBefore,
     /// Its first request is read, a GOAWAY says that it may have been processed, and the connection ends.
     GoAwayAfter,
-    /// It ends as soon as it stands.
-    Close,
 }
 
 struct Shared {
@@ -195,10 +193,6 @@ async fn execute(
 async fn misbehave(mut stream: TlsStream<TcpStream>, manner: Manner, faults: &AtomicUsize) -> std::io::Result<()> {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
-    if manner == Manner::Close {
-        faults.fetch_add(1, Ordering::SeqCst);
-        return stream.shutdown().await;
-    }
     let mut preface = [0; 24];
     stream.read_exact(&mut preface).await?;
     stream.write_all(&frame(SETTINGS, &[])).await?;
