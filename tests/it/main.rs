@@ -11,6 +11,7 @@ mod dockerfile;
 mod faults;
 mod house;
 mod http;
+mod http2;
 mod redis;
 mod stories;
 mod tls;

@@ -2,6 +2,7 @@
 
 mod client;
 mod gateway;
+mod http2;
 mod origin;
 mod redis;
 mod tls;
@@ -11,6 +12,7 @@ use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
 pub use gateway::{Gateway, ROUTES};
+pub use http2::{Http2, Pending};
 pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
 pub use tls::Authority;
