@@ -6,6 +6,7 @@
 mod harness;
 
 mod admin;
+mod clocks;
 mod demo;
 mod dockerfile;
 mod faults;

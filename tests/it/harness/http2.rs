@@ -1,9 +1,8 @@
 //! A client that speaks HTTP/2 with prior knowledge, on one connection.
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body_util::{BodyExt, Full};
-use hyper::body::Incoming;
+use http::Request;
+use http_body_util::Full;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::net::TcpStream;
@@ -51,7 +50,7 @@ impl Http2 {
     /// Sends on a stream of its own, and doesn't wait.
     pub fn begin(&self, request: Request<Full<Bytes>>) -> Pending<'_> {
         let answer = self.sender.clone().send_request(request);
-        let task = self.runtime.spawn(async move { read(answer.await?).await });
+        let task = self.runtime.spawn(async move { Answer::read(answer.await?).await });
         Pending { task, runtime: &self.runtime }
     }
 
@@ -72,11 +71,4 @@ impl Pending<'_> {
         // The stream is reset when the task is gone.
         assert!(self.runtime.block_on(self.task).unwrap_err().is_cancelled());
     }
-}
-
-async fn read(response: Response<Incoming>) -> hyper::Result<Answer> {
-    let (parts, body) = response.into_parts();
-    let text = |value: &http::HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-    let fields = parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-    Ok(Answer { status: parts.status.as_u16(), fields, body: body.collect().await?.to_bytes().to_vec() })
 }
