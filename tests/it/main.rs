@@ -13,6 +13,7 @@ mod faults;
 mod house;
 mod http;
 mod http2;
+mod logs;
 mod redis;
 mod stories;
 mod tls;
