@@ -6,7 +6,6 @@ mod forward;
 mod pool;
 mod reject;
 mod server;
-mod tls;
 mod wire;
 
 pub use body::{Silence, discard, read_whole};

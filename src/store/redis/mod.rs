@@ -12,11 +12,14 @@ use async_trait::async_trait;
 use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::link::{Ask, Dialer, Failure, Links};
+use self::dial::Dialer;
+use self::link::{Ask, Failure, Links};
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::tls::TrustError;
 
+mod dial;
 mod fault;
 mod layout;
 mod link;
@@ -59,6 +62,9 @@ pub enum ConnectError {
         /// What went wrong.
         kind: std::io::ErrorKind,
     },
+    /// There is nobody to trust.
+    #[error("TLS to the store can't be set up: {0}")]
+    Trust(#[from] TrustError),
     /// The file has no certificates, or the URL is not a `rediss://` one.
     #[error("the store's ca_file {} must have certificates in PEM, and belongs to a rediss:// URL", .path.display())]
     Certificates {
@@ -126,18 +132,27 @@ impl Redis {
     }
 
     /// Runs a script; one that the server doesn't know (it restarted, or was told to forget it) is loaded first.
-    async fn run(&self, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Value, StoreError> {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&script.digest).arg(keys.len()).arg(keys).arg(args);
+    async fn run(&self, script: &Script, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Value, StoreError> {
+        let command = evaluate("EVALSHA", &script.digest, keys, args);
         match self.links.call(Ask::One(&command)).await {
             Err(Failure::Answered(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
             done => return Ok(done?),
         }
         // EVAL carries the text along, so nothing can come between loading and running. The server keeps it.
-        let mut command = redis::cmd("EVAL");
-        command.arg(script.text).arg(keys.len()).arg(keys).arg(args);
-        self.command(&command).await
+        self.command(&evaluate("EVAL", script.text, keys, args)).await
     }
+}
+
+/// A command that runs a script. All of its memory is taken at once: it is made twice for every request.
+fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
+    const COUNT_BYTES: usize = 20;
+    let bytes = keys.iter().map(Vec::len).sum::<usize>() + args.iter().map(|arg| arg.len()).sum::<usize>();
+    let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), name.len() + script.len() + COUNT_BYTES + bytes);
+    command.arg(name).arg(script).arg(keys.len());
+    keys.iter().map(Vec::as_slice).chain(args.iter().copied()).for_each(|part| {
+        command.arg(part);
+    });
+    command
 }
 
 #[async_trait]
@@ -156,14 +171,13 @@ impl Store for Redis {
             keys.push(layout::tombstone_key(slot));
         }
         let expected = expected.map(|version| version.0.to_be_bytes());
-        let wake = if in_flight { String::new() } else { layout::wake_channel(slot) };
-        let (keep, due) = (millis(lifetime.keep), lifetime.due.map_or("0".into(), millis));
+        let wake = if in_flight { Vec::new() } else { layout::wake_channel(slot) };
+        let (keep, due) = (millis(lifetime.keep), lifetime.due.map_or(b"0".to_vec(), millis));
         let member = layout::member(slot);
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
-        let mut args: Vec<&[u8]> =
-            vec![expected, &next_bytes.head, &next_bytes.payload, keep.as_bytes(), due.as_bytes(), &member, wake.as_bytes()];
+        let mut args: Vec<&[u8]> = vec![expected, &next_bytes.head, &next_bytes.payload, &keep, &due, &member, &wake];
         match &tombstone {
-            Some((record, keep)) => args.extend([keep.as_bytes(), &record.head, &record.payload]),
+            Some((record, keep)) => args.extend([keep, &record.head[..], &record.payload]),
             None => args.push(b""),
         }
         swapped(self.run(&self.scripts.swap, &keys, &args).await?)
@@ -185,7 +199,7 @@ impl Store for Redis {
         running[8] = layout::IN_FLIGHT;
         let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
         let (lease, keep) = (millis(lease), millis(keep));
-        let args: [&[u8]; 4] = [&running, lease.as_bytes(), keep.as_bytes(), &layout::member(slot)];
+        let args: [&[u8]; 4] = [&running, &lease, &keep, &layout::member(slot)];
         Ok(self.run(&self.scripts.renew, &keys, &args).await? == Value::Int(1))
     }
 
@@ -217,11 +231,12 @@ fn swapped(answer: Value) -> Result<Swap, StoreError> {
     match answer {
         Value::Int(1) => Ok(Swap::Stored),
         Value::Nil => Ok(Swap::Stale(None)),
-        Value::Array(parts) => {
-            let mut parts = parts.into_iter();
-            let value = parts.next().ok_or_else(unexpected)?;
-            let now_ms = time_ms(Value::Array(parts.collect()))?;
-            Ok(Swap::Stale(held(value, now_ms)?))
+        // What is there, and the time behind it: one text is read faster than a list.
+        Value::BulkString(mut value) => {
+            let (_, now) = value.split_last_chunk::<8>().ok_or_else(unexpected)?;
+            let now_ms = u64::from_be_bytes(*now);
+            value.truncate(value.len() - now.len());
+            Ok(Swap::Stale(Some(layout::read(value, now_ms)?)))
         }
         _ => Err(unexpected()),
     }
@@ -242,12 +257,14 @@ fn time_ms(answer: Value) -> Result<u64, StoreError> {
 }
 
 /// A span as the scripts take it. At least 1 ms: the server refuses to keep a key for none.
-fn millis(span: Duration) -> String {
-    span.as_millis().clamp(1, MILLIS_MAX).to_string()
+fn millis(span: Duration) -> Vec<u8> {
+    let mut text = Vec::new();
+    layout::decimal(&mut text, u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, MILLIS_MAX));
+    text
 }
 
 /// About 3000 years: added to any time, it stays a whole number in Lua, whose integers end at 2^53.
-const MILLIS_MAX: u128 = 100_000_000_000_000;
+const MILLIS_MAX: u64 = 100_000_000_000_000;
 
 fn unexpected() -> StoreError {
     StoreError::MaybeApplied("the server gave an answer that this version doesn't know".into())

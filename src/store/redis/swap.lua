@@ -19,7 +19,7 @@ if current then
   if barred or ARGV[1] == '' or string.sub(current, 1, 8) ~= ARGV[1] then
     if string.sub(current, 1, 17) == ARGV[2] then return 1 end
     local time = redis.call('TIME')
-    return { current, time[1], time[2] }
+    return current .. struct.pack('>I8', time[1] * 1000 + math.floor(time[2] / 1000))
   end
 elseif ARGV[1] ~= '' then
   return false
