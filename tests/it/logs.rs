@@ -1,6 +1,6 @@
 //! What the log says, and what it must never say.
 
-use crate::harness::{Authority, Connection, Gateway, Http2, Origin, RedisServer, Request, Upstream, until};
+use crate::harness::{Authority, Connection, Gateway, Origin, RedisServer, Request, Streams, Upstream, until};
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -52,9 +52,9 @@ fn no_secret_reaches_the_log_whatever_is_logged() {
         assert_eq!(ask("/v1/payments", answered, 2).problem(), "key-reused");
         assert_eq!(ask("/v1/payments", "rubbish", 1).problem(), "outcome-uncertain");
         assert_eq!(ask("/v1/charges", "", 1).status, 201);
-        let client = Http2::open(gateway.port);
+        let client = Streams::open(gateway.port);
         let fields = [("authorization", "Bearer canary-token"), ("cookie", "session=canary-cookie")];
-        assert_eq!(client.send(Http2::pay(&format!("canary-{format}"), "\"canary-body\"", &fields)).status, 201);
+        assert_eq!(client.send(Streams::pay(&format!("canary-{format}"), "\"canary-body\"", &fields)).status, 201);
         let mut malformed = Connection::open(gateway.port);
         malformed.write(&malformed_http_2());
         malformed.half_close();

@@ -2,9 +2,9 @@
 
 mod client;
 mod gateway;
-mod http2;
 mod origin;
 mod redis;
+mod streams;
 mod tls;
 mod upstream;
 
@@ -12,9 +12,9 @@ use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
 pub use gateway::{Gateway, ROUTES};
-pub use http2::{Http2, Pending};
 pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
+pub use streams::{Pending, Streams};
 pub use tls::Authority;
 pub use upstream::Upstream;
 

@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use super::{Answer, PATIENCE};
 
 /// An HTTP/2 connection.
-pub struct Http2 {
+pub struct Streams {
     sender: SendRequest<Full<Bytes>>,
     runtime: Runtime,
 }
@@ -23,8 +23,8 @@ pub struct Pending<'a> {
     runtime: &'a Runtime,
 }
 
-impl Http2 {
-    pub fn open(port: u16) -> Http2 {
+impl Streams {
+    pub fn open(port: u16) -> Streams {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let sender = runtime.block_on(async {
             let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
@@ -33,7 +33,7 @@ impl Http2 {
             tokio::spawn(driver);
             sender
         });
-        Http2 { sender, runtime }
+        Streams { sender, runtime }
     }
 
     /// A payment with a key; other fields may be added.

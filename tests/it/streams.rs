@@ -1,17 +1,17 @@
-//! Clients that speak HTTP/2 with prior knowledge.
+//! Clients that speak HTTP/2 with prior knowledge, many requests on one connection.
 
-use crate::harness::{Gateway, Http2, Pending, Request, Upstream, until};
+use crate::harness::{Gateway, Pending, Request, Streams, Upstream, until};
 
 #[test]
 fn over_http_2_a_request_runs_once_and_is_replayed_or_refused() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let client = Http2::open(gateway.port);
-    let first = client.send(Http2::pay("k", r#"{"amount":1}"#, &[]));
+    let client = Streams::open(gateway.port);
+    let first = client.send(Streams::pay("k", r#"{"amount":1}"#, &[]));
     assert!(first.status == 201 && !first.replayed(), "{first:?}");
-    let second = client.send(Http2::pay("k", r#"{ "amount": 1 }"#, &[]));
+    let second = client.send(Streams::pay("k", r#"{ "amount": 1 }"#, &[]));
     assert!(second.replayed() && second.body == first.body && second.get("date") == first.get("date"), "{second:?}");
-    let other = client.send(Http2::pay("k", r#"{"amount":2}"#, &[]));
+    let other = client.send(Streams::pay("k", r#"{"amount":2}"#, &[]));
     assert_eq!((other.status, other.problem().as_str()), (422, "key-reused"));
     let plain = Request::pay("k", r#"{"amount":1}"#).send(gateway.port);
     assert!(plain.replayed() && plain.body == first.body, "the protocol makes no other request: {plain:?}");
@@ -25,8 +25,8 @@ fn over_http_2_a_request_runs_once_and_is_replayed_or_refused() {
 fn streams_of_one_connection_run_at_once_and_know_each_others_keys() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let client = Http2::open(gateway.port);
-    let pay = |n: usize| Http2::pay(&format!("k{n}"), "{}", &[("x-act", "hold")]);
+    let client = Streams::open(gateway.port);
+    let pay = |n: usize| Streams::pay(&format!("k{n}"), "{}", &[("x-act", "hold")]);
     let held: Vec<_> = (0..20).map(|n| client.begin(pay(n))).collect();
     upstream.reached(20);
     let duplicates: Vec<_> = (0..20).map(|n| client.begin(pay(n))).collect();
@@ -47,15 +47,15 @@ fn streams_of_one_connection_run_at_once_and_know_each_others_keys() {
 fn cookies_that_are_split_over_lines_are_one_caller() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let client = Http2::open(gateway.port);
-    let first = client.send(Http2::pay("k", "{}", &[("cookie", "session=1"), ("cookie", "theme=dark")]));
+    let client = Streams::open(gateway.port);
+    let first = client.send(Streams::pay("k", "{}", &[("cookie", "session=1"), ("cookie", "theme=dark")]));
     assert_eq!(first.status, 201);
     let seen = upstream.seen().pop().unwrap();
     let cookies: Vec<_> = seen.fields.iter().filter(|(name, _)| name == "cookie").map(|(_, value)| value.as_str()).collect();
     assert_eq!(cookies, ["session=1; theme=dark"]);
     let whole = Request::pay("k", "{}").field("Cookie", "session=1; theme=dark").send(gateway.port);
     assert!(whole.replayed() && whole.body == first.body, "{whole:?}");
-    let part = client.send(Http2::pay("k", "{}", &[("cookie", "session=1")]));
+    let part = client.send(Streams::pay("k", "{}", &[("cookie", "session=1")]));
     assert_eq!(part.problem(), "key-reused", "half of them are another caller");
     assert_eq!(upstream.executed(), 1);
 }
@@ -64,11 +64,11 @@ fn cookies_that_are_split_over_lines_are_one_caller() {
 fn a_stream_that_is_reset_cancels_nothing() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let client = Http2::open(gateway.port);
-    let leaving = client.begin(Http2::pay("k", "{}", &[("x-act", "hold")]));
+    let client = Streams::open(gateway.port);
+    let leaving = client.begin(Streams::pay("k", "{}", &[("x-act", "hold")]));
     upstream.reached(1);
     leaving.reset();
     upstream.release();
-    until("the answer to be stored", || client.send(Http2::pay("k", "{}", &[])).replayed());
+    until("the answer to be stored", || client.send(Streams::pay("k", "{}", &[])).replayed());
     assert_eq!(upstream.executed(), 1);
 }
