@@ -20,12 +20,12 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::fields::{self, Peer};
-use super::pool::{Connection, Pool};
+use super::pool::{Connection, Place, Pool};
 use super::wire::{Carried, Wire};
 use crate::gate::{BoxError, ForwardError, Payload, SendRule};
 use crate::tls::{self, TrustError};
@@ -64,7 +64,6 @@ pub struct Upstream<B> {
     host: HeaderValue,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     pool: Pool<Payload<B>>,
-    streams: Arc<Semaphore>,
 }
 
 /// Names the upstream that a request goes to, by index; a request extension. The first where it is absent.
@@ -132,8 +131,7 @@ where
         } else {
             None
         };
-        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), streams, settings })
+        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), settings })
     }
 
     /// Forwards a request, which is changed where it lies and taken when it is sent.
@@ -184,23 +182,26 @@ where
         rule: Option<Arc<SendRule>>,
     ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
         loop {
-            if let Some(shared) = self.pool.shared() {
-                match Box::pin(self.send_shared(shared, std::mem::take(request), target.clone(), rule.as_deref())).await? {
-                    Shared::Answered(response) => return Ok(response),
-                    Shared::Closed(unsent) => *request = unsent,
-                }
-                continue;
-            }
-            let pooled = self.pool.take();
+            let pooled = match self.pool.place() {
+                Some(place) => Some(Connected::Shared(place)),
+                None => self.pool.take().map(Connected::Own),
+            };
             let fresh = pooled.is_none();
-            let mut connection = match pooled {
-                Some(connection) => connection,
+            let connected = match pooled {
+                Some(connected) => connected,
                 // Boxed: connecting is rare, and its state would be carried by every request.
-                None => match Box::pin(self.connect()).await? {
-                    Connected::Own(connection) => connection,
-                    // Taken from the pool in the next round.
-                    Connected::Shared => continue,
-                },
+                None => Box::pin(self.connect()).await?,
+            };
+            let mut connection = match connected {
+                Connected::Own(connection) => connection,
+                Connected::Shared(place) => {
+                    match Box::pin(self.send_shared(place, std::mem::take(request), target.clone(), rule.as_deref())).await? {
+                        Shared::Answered(response) => return Ok(response),
+                        Shared::Closed(unsent) if !fresh => *request = unsent,
+                        Shared::Closed(_) => return Err(ForwardError::NeverSent("it closed a new connection".into())),
+                    }
+                    continue;
+                }
             };
             // The rule is checked again with every write; here it spares a connection that nothing was written to.
             if rule.as_ref().is_some_and(|rule| !rule.allows()) {
@@ -213,7 +214,7 @@ where
             match connection.sender.try_send_request(std::mem::take(request)).await {
                 Ok(response) => {
                     let pool = self.pool.clone();
-                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)), _place: None }));
+                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)), _permit: None }));
                 }
                 Err(mut failed) => match failed.take_message() {
                     // The connection closed before it took the request up: nothing of it was written.
@@ -229,7 +230,7 @@ where
 
     async fn send_shared(
         &self,
-        mut shared: http2::SendRequest<Payload<B>>,
+        place: Place<Payload<B>>,
         mut request: Request<Payload<B>>,
         target: PathAndQuery,
         rule: Option<&SendRule>,
@@ -243,21 +244,15 @@ where
         uri.path_and_query = Some(target);
         *request.uri_mut() = Uri::from_parts(uri).map_err(|error| ForwardError::NeverSent(error.to_string()))?;
         *request.version_mut() = Version::HTTP_2;
-        let place = self.streams.clone().acquire_owned().await.map_err(|error| ForwardError::NeverSent(error.to_string()))?;
-        if shared.ready().await.is_err() {
-            self.pool.unshare();
-            request.headers_mut().insert(HOST, host);
-            return Ok(Shared::Closed(request));
-        }
+        let Place { mut sender, permit } = place;
         // Nothing waits between here and the frame: the stream's place is taken.
         if rule.is_some_and(|rule| !rule.allows()) {
             return Err(ForwardError::TooLate);
         }
-        match shared.try_send_request(request).await {
-            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body, lent: None, _place: Some(place) }))),
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body, lent: None, _permit: Some(permit) }))),
             Err(mut failed) => match failed.take_message() {
                 Some(mut unsent) => {
-                    self.pool.unshare();
                     unsent.headers_mut().insert(HOST, host);
                     Ok(Shared::Closed(unsent))
                 }
@@ -301,8 +296,7 @@ where
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        self.pool.share(sender);
-        Ok(Connected::Shared)
+        Ok(Connected::Shared(self.pool.share(sender).ok_or("no place on a new connection")?))
     }
 
     async fn shake_hands(
@@ -322,8 +316,8 @@ where
 
 enum Connected<B> {
     Own(Connection<Payload<B>>),
-    /// It speaks HTTP/2, and is in the pool for all.
-    Shared,
+    /// It speaks HTTP/2: a place on it.
+    Shared(Place<Payload<B>>),
 }
 
 /// What became of a request on a shared connection.
@@ -332,10 +326,6 @@ enum Shared<B: Send + 'static> {
     /// The connection was closed before it took the request up: nothing of it was written.
     Closed(Request<Payload<B>>),
 }
-
-/// Requests at once on a shared connection. Below what servers allow (RFC 9113 recommends at least 100), so that no
-/// request waits inside the connection after the send rule was checked.
-const STREAMS_MAX: usize = 64;
 
 /// Between two signs of life that a shared connection is asked for, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -372,7 +362,7 @@ pub struct UpstreamBody<B: Send + 'static> {
     body: Incoming,
     lent: Option<Lent<B>>,
     /// Of a shared connection: the stream's place.
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<B: Send + 'static> UpstreamBody<B> {

@@ -6,10 +6,14 @@
 mod harness;
 
 mod admin;
+mod clocks;
 mod demo;
 mod dockerfile;
 mod faults;
 mod house;
 mod http;
+mod logs;
 mod redis;
 mod stories;
+mod streams;
+mod tls;
