@@ -1,7 +1,8 @@
 //! The server's time, as far as its answers tell it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+
+use tokio::time::Instant;
 
 /// The server's clock, carried on by the local one from the last answer that told the time. It stamps when a record was
 /// settled, which people read and no rule does: leases are stamped by the server itself.
