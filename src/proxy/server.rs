@@ -28,6 +28,8 @@ use tower_service::Service;
 
 use super::body::discard;
 use super::fields::{self, Peer};
+use super::guard::is_host;
+use super::guarded::{Guarded, Verdict};
 use super::reject::{Rejections, Shape};
 use crate::gate::{AnswerBody, BoxError, Problem};
 
@@ -50,7 +52,7 @@ pub struct ServerLimits {
 const STREAMS_MAX: u32 = 128;
 
 /// Header fields of one request. Each costs memory beyond its bytes.
-const FIELDS_MAX: usize = 128;
+pub(super) const FIELDS_MAX: usize = 128;
 
 /// How long, and for how many bytes, a closing connection still reads what its client sends.
 const LINGER_MAX: Duration = Duration::from_millis(500);
@@ -128,7 +130,8 @@ impl Server {
         RB::Error: Into<BoxError>,
     {
         let quiet = Arc::new(Quiet::default());
-        let io = TimedStream::new(stream, quiet.clone(), &self.limits);
+        let verdict = quiet.verdict.clone();
+        let io = Guarded::new(TimedStream::new(stream, quiet.clone(), &self.limits), verdict.clone(), self.limits.header_bytes);
         let (peer, rejections) = (Peer::new(address), self.rejections.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
@@ -136,9 +139,9 @@ impl Server {
                 quiet.framed.store(true, Ordering::Release);
                 fields::join_cookies(request.headers_mut());
             }
-            let switched = quiet.clone();
+            let verdict = verdict.clone();
             request.extensions_mut().insert(peer.clone());
-            let checked = check(&request);
+            let checked = check(&request, &verdict);
             let (mut service, rejections) = (service.clone(), rejections.clone());
             async move {
                 let mut response = match checked {
@@ -148,15 +151,21 @@ impl Server {
                         rejections.render(&problem, Shape::default()).0
                     }
                 };
+                // Whatever was answered was said of a request that its client never finished.
+                if let Some(problem) = verdict.refused_in_body() {
+                    response = rejections.render(problem, Shape::default()).0;
+                }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    switched.tunnel.store(true, Ordering::Release);
+                    verdict.tunnel.store(true, Ordering::Release);
                 }
                 fields::to_client(response.headers_mut());
                 Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(self.limits.header_bytes.max(BUFFER_MIN));
+        // The guard judges what is too large: the parser must have room for all that it lets through.
+        let buffer = self.limits.header_bytes.max(BUFFER_MIN).saturating_add(1);
+        builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(buffer);
         builder
             .http2()
             .timer(TokioTimer::new())
@@ -193,17 +202,23 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpS
 }
 
 /// What no request may be, whatever its route.
-fn check(request: &Request<Incoming>) -> Result<(), Problem> {
+fn check(request: &Request<Incoming>, verdict: &Verdict) -> Result<(), Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Problem::MethodNotAllowed);
+        // On HTTP/1.1 it is the guard's stand-in for what it refused.
+        return Err(verdict.refused().cloned().unwrap_or(Problem::MethodNotAllowed));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
     let named = match first {
-        Some(host) => http::uri::Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@')),
+        Some(host) => http::uri::Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host)),
         None => request.version() != Version::HTTP_11,
     };
-    if named && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
+    // A target may name a host too: always in HTTP/2, as a whole URL in HTTP/1.1. Two hosts are two readings.
+    let agreed = match (first, request.uri().authority()) {
+        (Some(host), Some(authority)) => host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()),
+        _ => true,
+    };
+    if named && agreed && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
 }
 
 /// Connections by address.
@@ -245,8 +260,7 @@ struct Quiet {
     requests: AtomicUsize,
     /// HTTP/2: what comes in between requests is no header block.
     framed: AtomicBool,
-    /// The protocol was switched: the connection is the two ends' own.
-    tunnel: AtomicBool,
+    verdict: Arc<Verdict>,
 }
 
 struct Busy(Arc<Quiet>);
@@ -322,7 +336,7 @@ impl TimedStream {
 
     /// Whether the time is over. One timer runs per connection and is moved only when it fires.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.quiet.tunnel.load(Ordering::Acquire) {
+        if self.quiet.verdict.tunnel.load(Ordering::Acquire) {
             return false;
         }
         while self.timer.as_mut().poll(cx).is_ready() {
@@ -404,7 +418,7 @@ impl AsyncWrite for TimedStream {
     /// answer that was just written, such as a 431 to a header block that is still being sent.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.quiet.tunnel.load(Ordering::Acquire) {
+        if this.quiet.verdict.tunnel.load(Ordering::Acquire) {
             // What is still to be read belongs to the other direction.
             return Pin::new(&mut this.stream).poll_shutdown(cx);
         }

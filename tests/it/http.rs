@@ -119,7 +119,7 @@ fn a_header_block_over_the_limit_gets_431() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "[limits]\nheader_bytes = \"8KiB\"", crate::harness::ROUTES);
     let large = Request::pay("k", "{}").field("X-Large", &"x".repeat(20_000)).send(gateway.port);
-    assert_eq!(large.status, 431);
+    assert_eq!((large.status, large.problem().as_str()), (431, "header-too-large"));
     assert_eq!(upstream.executed(), 0);
 }
 
