@@ -8,11 +8,13 @@
 //! positions only; bytes are kept by who calls it.
 
 mod chunked;
+mod frames;
 
 use http::Uri;
 use http::uri::Authority;
 
 use self::chunked::Chunked;
+pub use self::frames::Frames;
 use super::server::FIELDS_MAX;
 use crate::gate::{Malformation, Problem};
 

@@ -11,8 +11,9 @@ use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Instant;
 
-use super::guard::Scanner;
+use super::guard::{Frames, Scanner};
 use crate::gate::Problem;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
@@ -20,6 +21,9 @@ const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// What the parser reads in place of a refused request. Should it ever be answered as itself, that is 405.
 const STAND_IN: &[u8] = b"TRACE / HTTP/1.1\r\nHost: refused.invalid\r\nConnection: close\r\n\r\n";
+
+/// The same in HTTP/2: a ping that is too short ends the connection with a GOAWAY (RFC 9113, section 6.7).
+const STAND_IN_FRAME: &[u8] = &[0, 0, 0, 6, 0, 0, 0, 0, 0];
 
 /// Where the reader has less room than this, bytes are read into the guard's own buffer: a read costs a system call,
 /// and whoever looks for HTTP/2's preface asks for no more bytes than that has.
@@ -52,9 +56,7 @@ impl Verdict {
 /// A stream whose bytes are judged before they are read.
 pub(super) struct Guarded<T> {
     io: T,
-    verdict: Arc<Verdict>,
-    stage: Stage,
-    scanner: Scanner,
+    judge: Judge,
     /// What could not be passed on: its head is not complete, it was refused, or the reader had no room. Empty for most
     /// requests, which come in one piece and are judged where they lie. No longer than a head and one read.
     held: BytesMut,
@@ -62,13 +64,22 @@ pub(super) struct Guarded<T> {
     safe: usize,
 }
 
+/// Who looks at the bytes.
+struct Judge {
+    stage: Stage,
+    verdict: Arc<Verdict>,
+    scanner: Scanner,
+    /// Of an HTTP/2 connection.
+    frames: Option<Frames>,
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
     /// It may still become HTTP/2.
     Opening,
     Http1,
-    /// HTTP/2, whose frames leave no two readings, or a tunnel.
-    Unjudged,
+    Http2,
+    Tunnel,
     Refused,
     /// The stand-in was handed out.
     Over,
@@ -83,7 +94,8 @@ impl<T> Guarded<T> {
     /// Guards a new connection. `head_bytes_max` bounds a request's head, in bytes.
     pub fn new(io: T, verdict: Arc<Verdict>, head_bytes_max: usize) -> Guarded<T> {
         let scanner = Scanner::new(head_bytes_max);
-        Guarded { io, verdict, stage: Stage::Opening, scanner, held: BytesMut::new(), safe: 0 }
+        let judge = Judge { stage: Stage::Opening, verdict, scanner, frames: None };
+        Guarded { io, judge, held: BytesMut::new(), safe: 0 }
     }
 
     /// Hands out what is safe of what is held.
@@ -99,64 +111,79 @@ impl<T> Guarded<T> {
     }
 }
 
-/// How many of the bytes that begin with the first unjudged one may be passed on.
-fn judge(stage: &mut Stage, scanner: &mut Scanner, verdict: &Verdict, bytes: &[u8]) -> usize {
-    if *stage == Stage::Opening {
-        if bytes.starts_with(PREFACE) {
-            *stage = Stage::Unjudged;
-            return bytes.len();
+impl Judge {
+    /// Judges bytes that begin with the first unjudged one: how many of them may be passed on.
+    fn judge(&mut self, bytes: &[u8]) -> usize {
+        if self.stage == Stage::Opening {
+            if PREFACE.starts_with(bytes) && bytes.len() < PREFACE.len() {
+                return 0;
+            }
+            let http2 = bytes.starts_with(PREFACE);
+            self.stage = if http2 { Stage::Http2 } else { Stage::Http1 };
+            self.frames = http2.then(|| Frames::new(Instant::now()));
         }
-        if PREFACE.starts_with(bytes) {
-            return 0;
+        if let Some(frames) = &mut self.frames {
+            let Err(safe) = frames.scan(bytes, Instant::now) else { return bytes.len() };
+            tracing::debug!("a flood of frames was refused");
+            self.stage = Stage::Refused;
+            return safe;
         }
-        *stage = Stage::Http1;
+        let scan = self.scanner.scan(bytes);
+        if let Some(problem) = scan.refused {
+            tracing::debug!(reason = problem.to_string(), "malformed bytes were refused");
+            self.stage = Stage::Refused;
+            let _ = self.verdict.refused.set(problem);
+        }
+        scan.safe
     }
-    let scan = scanner.scan(bytes);
-    if let Some(problem) = scan.refused {
-        tracing::debug!(reason = problem.to_string(), "malformed bytes were refused");
-        *stage = Stage::Refused;
-        let _ = verdict.refused.set(problem);
+
+    /// What the reader gets in place of what was refused: a stand-in, or, in the middle of a body, its breaking off.
+    fn stand_in(&mut self) -> io::Result<&'static [u8]> {
+        if self.frames.is_some() {
+            self.stage = Stage::Over;
+            return Ok(STAND_IN_FRAME);
+        }
+        if self.scanner.in_body() {
+            self.verdict.in_body.store(true, Ordering::Release);
+            return Err(io::Error::new(io::ErrorKind::InvalidData, Refused));
+        }
+        self.stage = Stage::Over;
+        Ok(STAND_IN)
     }
-    scan.safe
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let this = &mut *self;
-        if this.verdict.tunnel.load(Ordering::Acquire) {
-            this.stage = Stage::Unjudged;
+        let Guarded { io, judge, held, safe } = &mut *self;
+        if judge.verdict.tunnel.load(Ordering::Acquire) {
+            judge.stage = Stage::Tunnel;
         }
         loop {
-            if this.stage == Stage::Unjudged {
-                this.safe = this.held.len();
+            if judge.stage == Stage::Tunnel {
+                *safe = held.len();
             }
-            if this.safe > 0 {
-                this.hand_out(buffer);
+            if *safe > 0 {
+                self.hand_out(buffer);
                 return Poll::Ready(Ok(()));
             }
-            match this.stage {
-                Stage::Unjudged => return Pin::new(&mut this.io).poll_read(cx, buffer),
-                Stage::Refused if this.scanner.in_body() => {
-                    this.verdict.in_body.store(true, Ordering::Release);
-                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, Refused)));
-                }
+            match judge.stage {
+                Stage::Opening | Stage::Http1 | Stage::Http2 => {}
+                Stage::Tunnel => return Pin::new(io).poll_read(cx, buffer),
                 Stage::Refused => {
-                    this.stage = Stage::Over;
-                    (this.held, this.safe) = (BytesMut::from(STAND_IN), STAND_IN.len());
+                    *held = BytesMut::from(judge.stand_in()?);
+                    *safe = held.len();
                     continue;
                 }
                 Stage::Over => return Poll::Ready(Ok(())),
-                Stage::Opening | Stage::Http1 => {}
             }
-            let Guarded { io, verdict, stage, scanner, held, safe } = this;
             if held.is_empty() && buffer.remaining() >= READ_MIN {
                 let before = buffer.filled().len();
-                ready!(Pin::new(io).poll_read(cx, buffer))?;
+                ready!(Pin::new(&mut *io).poll_read(cx, buffer))?;
                 let fresh = &buffer.filled()[before..];
                 if fresh.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
-                let passed = judge(stage, scanner, verdict, fresh);
+                let passed = judge.judge(fresh);
                 held.extend_from_slice(&fresh[passed..]);
                 buffer.set_filled(before + passed);
                 if passed > 0 {
@@ -165,12 +192,12 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
             } else {
                 let mut scratch = [0; SCRATCH];
                 let mut fresh = ReadBuf::new(&mut scratch);
-                ready!(Pin::new(io).poll_read(cx, &mut fresh))?;
+                ready!(Pin::new(&mut *io).poll_read(cx, &mut fresh))?;
                 if fresh.filled().is_empty() {
                     return Poll::Ready(Ok(()));
                 }
                 held.extend_from_slice(fresh.filled());
-                *safe = judge(stage, scanner, verdict, held);
+                *safe = judge.judge(held);
             }
         }
     }
@@ -275,7 +302,7 @@ mod tests {
     async fn http2_and_tunnels_are_not_judged() {
         for room in [1, 24, 4096] {
             let (mut client, mut guarded, verdict) = guarded();
-            let bytes = [PREFACE, b"\0\x01\n\r any bytes"].concat();
+            let bytes = [PREFACE, b"\0\0\x03\0\0\0\0\0\x01\n\r any bytes"].concat();
             client.write_all(&bytes).await.unwrap();
             drop(client);
             assert_eq!(read_all(&mut guarded, room).await, bytes);

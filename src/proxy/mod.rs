@@ -1,6 +1,7 @@
 //! HTTP on both sides: the listener, the connection to the upstream, the fields that may pass, and the refusals.
 
 mod body;
+mod busy;
 mod fields;
 mod forward;
 mod guard;

@@ -5,13 +5,14 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -27,6 +28,7 @@ use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use super::body::discard;
+use super::busy::{Busy, BusyBody, Quiet};
 use super::fields::{self, Peer};
 use super::guard::is_host;
 use super::guarded::{Guarded, Verdict};
@@ -50,6 +52,12 @@ pub struct ServerLimits {
 
 /// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
 const STREAMS_MAX: u32 = 128;
+
+/// Requests of an HTTP/2 connection that were cancelled before anybody took them up (CVE-2023-44487).
+const RESETS_MAX: usize = 20;
+
+/// Stream errors that an HTTP/2 connection may make; each is answered, and remembered for a while.
+const ERRORS_MAX: usize = 256;
 
 /// Header fields of one request. Each costs memory beyond its bytes.
 pub(super) const FIELDS_MAX: usize = 128;
@@ -159,7 +167,7 @@ impl Server {
                     verdict.tunnel.store(true, Ordering::Release);
                 }
                 fields::to_client(response.headers_mut());
-                Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
+                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy)))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
@@ -171,6 +179,8 @@ impl Server {
             .timer(TokioTimer::new())
             .keep_alive_interval(self.limits.idle_timeout)
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_local_error_reset_streams(ERRORS_MAX)
             .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
         let connection = graceful.watch(connection);
@@ -209,16 +219,16 @@ fn check(request: &Request<Incoming>, verdict: &Verdict) -> Result<(), Problem> 
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
-    let named = match first {
-        Some(host) => http::uri::Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host)),
-        None => request.version() != Version::HTTP_11,
-    };
     // A target may name a host too: always in HTTP/2, as a whole URL in HTTP/1.1. Two hosts are two readings.
-    let agreed = match (first, request.uri().authority()) {
-        (Some(host), Some(authority)) => host.as_bytes().eq_ignore_ascii_case(authority.as_str().as_bytes()),
-        _ => true,
+    let valid = match (first, request.uri().authority()) {
+        (Some(host), named) => {
+            Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host))
+                && named.is_none_or(|named| host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()))
+        }
+        (None, Some(named)) => request.version() != Version::HTTP_11 && is_host(named),
+        (None, None) => request.version() == Version::HTTP_10,
     };
-    if named && agreed && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
+    if valid && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
 }
 
 /// Connections by address.
@@ -254,53 +264,6 @@ impl Drop for PeerPlace {
     }
 }
 
-/// How many requests a connection has under way.
-#[derive(Debug, Default)]
-struct Quiet {
-    requests: AtomicUsize,
-    /// HTTP/2: what comes in between requests is no header block.
-    framed: AtomicBool,
-    verdict: Arc<Verdict>,
-}
-
-struct Busy(Arc<Quiet>);
-
-impl Busy {
-    fn new(quiet: Arc<Quiet>) -> Busy {
-        quiet.requests.fetch_add(1, Ordering::AcqRel);
-        Busy(quiet)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A response body whose connection is busy until it is gone.
-struct BusyBody<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: Body + Unpin> Body for BusyBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// A client connection that ends itself when the client says nothing for too long, or is too slow with a header block.
 struct TimedStream {
     stream: TcpStream,
@@ -311,6 +274,8 @@ struct TimedStream {
     /// Since when the connection waits: for a first byte, or for the end of a header block.
     since: Instant,
     began: bool,
+    /// How many requests had begun when that was last asked.
+    requests_seen: u64,
     /// Since when the client has not taken what is written to it.
     stalled: Option<Instant>,
     /// While closing: how many bytes are still read and thrown away.
@@ -329,6 +294,7 @@ impl TimedStream {
             idle_timeout: limits.idle_timeout,
             since,
             began: true,
+            requests_seen: 0,
             stalled: None,
             lingering: None,
         }
@@ -341,11 +307,13 @@ impl TimedStream {
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            if self.stalled.is_some_and(|since| now >= since + self.idle_timeout) {
+            let stalled = self.stalled.into_iter().chain(self.quiet.untaken_since());
+            if stalled.min().is_some_and(|since| now >= since + self.idle_timeout) {
                 return true;
             }
-            if self.quiet.requests.load(Ordering::Acquire) > 0 {
-                // A request is under way; it has timeouts of its own.
+            let requests_seen = std::mem::replace(&mut self.requests_seen, self.quiet.begun.load(Ordering::Acquire));
+            if self.quiet.requests.load(Ordering::Acquire) > 0 || requests_seen != self.requests_seen {
+                // A request is under way, or was; it has timeouts of its own.
                 self.since = now;
                 self.began = false;
             }
@@ -366,7 +334,10 @@ impl TimedStream {
     fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.began = false;
         if written.is_ready() {
-            self.since = Instant::now();
+            // On HTTP/2 it may as well be the answer to a ping.
+            if !self.quiet.framed.load(Ordering::Acquire) {
+                self.since = Instant::now();
+            }
             self.stalled = None;
             return written;
         }

@@ -2,6 +2,8 @@
 
 mod client;
 mod gateway;
+pub mod http2;
+mod nginx;
 mod redis;
 mod upstream;
 
@@ -9,8 +11,10 @@ use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
 pub use gateway::{Gateway, ROUTES};
+pub use http2::Http2;
+pub use nginx::Nginx;
 pub use redis::RedisServer;
-pub use upstream::Upstream;
+pub use upstream::{Seen, Upstream};
 
 /// Longest that a story waits for something that should happen soon.
 pub const PATIENCE: Duration = Duration::from_secs(20);
