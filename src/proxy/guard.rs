@@ -70,6 +70,16 @@ fn run(bytes: &[u8], class: u8) -> usize {
     bytes.iter().position(|byte| CLASSES[usize::from(*byte)] & class == 0).unwrap_or(bytes.len())
 }
 
+/// How many bytes from the start may be in a value. Most of a head is values, so they are looked at in blocks, which the
+/// compiler turns into one comparison each.
+fn run_of_value(bytes: &[u8]) -> usize {
+    const BLOCK: usize = 16;
+    let plain = |block: &&[u8]| block.iter().fold(true, |plain, byte| plain & (*byte >= b' ') & (*byte != 0x7f));
+    let blocks = bytes.chunks_exact(BLOCK).take_while(plain).count();
+    let rest = blocks * BLOCK;
+    rest + run(&bytes[rest..], VALUE)
+}
+
 /// What a byte that may not stand where it does is called; `otherwise` where it is an ordinary one.
 fn stray(byte: u8, otherwise: Malformation) -> Malformation {
     match byte {
@@ -205,7 +215,7 @@ impl Head {
                 HeadStep::Target => run(&head[self.at..], TARGET),
                 HeadStep::Version => run(&head[self.at..], VERSION),
                 HeadStep::Name => run(&head[self.at..], TOKEN),
-                HeadStep::Value => run(&head[self.at..], VALUE),
+                HeadStep::Value => run_of_value(&head[self.at..]),
                 _ => 0,
             };
             let Some(&byte) = head.get(self.at) else {
