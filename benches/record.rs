@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
@@ -33,7 +34,7 @@ fn completed() -> Record {
         caller: Some(Caller::of_field("authorization", b"Bearer secret")),
         opened_unix_ms: 1_750_000_000_000,
         state: State::Completed {
-            reply: Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(body) },
+            reply: Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(body) }),
             by: Settler::Upstream,
         },
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, missing_docs)]
 
 use std::hint::black_box;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -27,14 +28,14 @@ fn asked(fence: u64) -> Asked {
     }
 }
 
-fn reply() -> Reply {
+fn reply() -> Arc<Reply> {
     let headers = [
         (http::header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (http::header::DATE, HeaderValue::from_static("Sun, 06 Nov 1994 08:49:37 GMT")),
         (http::header::LOCATION, HeaderValue::from_static("/payments/1")),
     ];
     let body = ReplyBody::Whole(Bytes::from_static(br#"{"id":1}"#));
-    Reply { status: StatusCode::CREATED, headers: HeaderMap::from_iter(headers), body }
+    Arc::new(Reply { status: StatusCode::CREATED, headers: HeaderMap::from_iter(headers), body })
 }
 
 fn held(record: Record) -> Held {

@@ -41,12 +41,12 @@ fn record(n: u64, version: u64, state: State) -> Record {
     }
 }
 
-fn reply() -> Reply {
+fn reply() -> Arc<Reply> {
     let headers = HeaderMap::from_iter([
         (http::header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (http::header::DATE, HeaderValue::from_static("Mon, 23 Nov 2026 23:59:59 GMT")),
     ]);
-    Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(Bytes::from_static(&[b'x'; BODY_BYTES])) }
+    Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(Bytes::from_static(&[b'x'; BODY_BYTES])) })
 }
 
 /// One operation: a claim over nothing, and its result.

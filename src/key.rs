@@ -4,6 +4,7 @@
 //! is length-prefixed and carries the name of what it is.
 
 use std::fmt;
+use std::sync::LazyLock;
 
 use bytes::Bytes;
 use sha2::{Digest, Sha256};
@@ -87,7 +88,7 @@ impl Key {
             if !value.iter().all(|b| matches!(b, 0x21..=0x7e) && *b != b'"') {
                 return Err(KeyError::Character);
             }
-            String::from_utf8_lossy(value).into_owned()
+            String::from_utf8(value.to_vec()).map_err(|_| KeyError::Character)?
         };
         Key::checked(text, syntax, max_length)
     }
@@ -190,7 +191,8 @@ pub struct Scope([u8; 32]);
 impl Scope {
     /// The key space of a route that configures no scope.
     pub fn shared() -> Scope {
-        Scope(PartHasher::new("scope:none").finish())
+        static SHARED: LazyLock<Scope> = LazyLock::new(|| Scope(PartHasher::new("scope:none").finish()));
+        *SHARED
     }
 
     /// A key space named by header fields, in the configured order.
@@ -211,7 +213,8 @@ pub struct Caller([u8; 32]);
 impl Caller {
     /// A request without any of the caller fields.
     pub fn nobody() -> Caller {
-        Caller(PartHasher::new("caller:none").finish())
+        static NOBODY: LazyLock<Caller> = LazyLock::new(|| Caller(PartHasher::new("caller:none").finish()));
+        *NOBODY
     }
 
     /// A caller known by one field; name and value count.

@@ -32,6 +32,7 @@
 //! [`ForwardError::NeverSent`] only where nothing was done. Any other error leaves
 //! the outcome uncertain.
 
+use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -39,6 +40,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use tokio::time::sleep;
@@ -161,6 +163,9 @@ pub struct Once<S> {
 /// The body of an answer: stored, or streaming through.
 pub type OnceBody<B> = AnswerBody<Silence<B>>;
 
+/// An answer on its way.
+pub type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<OnceBody<B>>, Infallible>> + Send>>;
+
 impl<S, B, RB> Service<Request<B>> for Once<S>
 where
     S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone + Send + 'static,
@@ -172,8 +177,8 @@ where
     RB::Error: Into<BoxError>,
 {
     type Response = Response<OnceBody<RB>>;
-    type Error = std::convert::Infallible;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Self::Error>> + Send>>;
+    type Error = Infallible;
+    type Future = Answering<RB>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // The service inside is asked when there is something to forward: a replay needs none of it.
@@ -181,22 +186,15 @@ where
     }
 
     fn call(&mut self, request: Request<B>) -> Self::Future {
-        let (front, inner) = (self.front.clone(), self.inner.clone());
-        Box::pin(async move { Ok(front.answer(request, inner).await) })
+        self.front.clone().answer(request, self.inner.clone())
     }
-}
-
-/// What became of a request, before it is rendered.
-struct Told<RB> {
-    result: Result<Answered<RB>, Problem>,
-    shape: Shape,
-    /// Longest silence of the service while its answer streams.
-    silence: Duration,
 }
 
 impl Front {
     /// Answers a request: read top to bottom, this is the whole way in and out.
-    async fn answer<S, B, RB>(&self, mut request: Request<B>, inner: S) -> Response<OnceBody<RB>>
+    ///
+    /// Each way has a future of its own, so that none carries what only another needs in memory.
+    fn answer<S, B, RB>(self: Arc<Self>, mut request: Request<B>, inner: S) -> Answering<RB>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
         S::Future: Send,
@@ -208,31 +206,62 @@ impl Front {
     {
         let trace = trace_parent(request.headers_mut(), self.gate.entropy());
         let guarded = match self.routes.position(request.method(), request.uri().path()) {
-            Ok(at) => at.and_then(|at| self.guarded.get(at)),
+            Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
                 discard(request.into_body());
-                let told = Told { result: Err(Problem::PathAmbiguous), shape: Shape::default(), silence: self.silence };
-                return self.tell(told, &self.passed, "-", &trace);
+                let response = self.tell(Err(Problem::PathAmbiguous), None, &trace);
+                return Box::pin(std::future::ready(Ok(response)));
             }
         };
         let Some(guarded) = guarded else {
-            let result = self.pass(request, inner, None, self.silence).await;
-            return self.tell(Told { result, shape: Shape::default(), silence: self.silence }, &self.passed, "-", &trace);
+            return Box::pin(async move {
+                let result = self.pass(request, inner, None, self.silence).await;
+                Ok(self.tell(result, None, &trace))
+            });
         };
         request.extensions_mut().insert(Target(guarded.route.upstream));
-        let policy = &guarded.route.policy;
-        let result = match policy.mode {
-            Mode::Off => self.pass(request, inner, None, guarded.response_timeout).await,
-            // Boxed: what a protected request needs in memory is not carried through by the others.
-            Mode::Shadow => Box::pin(self.watch(guarded, request, inner)).await,
-            Mode::Enforce => Box::pin(self.protect(guarded, request, inner)).await,
-        };
-        let shape = Shape { mismatch_status: policy.mismatch_status, stripe_should_retry: policy.stripe_should_retry };
-        self.tell(Told { result, shape, silence: guarded.response_timeout }, &guarded.meter, &policy.route, &trace)
+        match guarded.route.policy.mode {
+            Mode::Off => Box::pin(async move {
+                let result = self.pass(request, inner, None, guarded.response_timeout).await;
+                Ok(self.tell(result, Some(&guarded), &trace))
+            }),
+            Mode::Shadow => Box::pin(async move {
+                let result = self.watch(&guarded, request, inner).await;
+                Ok(self.tell(result, Some(&guarded), &trace))
+            }),
+            Mode::Enforce => {
+                match wants_protection(&guarded.route.policy, request.headers()) {
+                    Ok(true) => {}
+                    Ok(false) => {
+                        return Box::pin(async move {
+                            let result = self.pass(request, inner, None, guarded.response_timeout).await;
+                            Ok(self.tell(result, Some(&guarded), &trace))
+                        });
+                    }
+                    Err(problem) => {
+                        discard(request.into_body());
+                        let response = self.tell(Err(problem), Some(&guarded), &trace);
+                        return Box::pin(std::future::ready(Ok(response)));
+                    }
+                }
+                let (parts, body) = request.into_parts();
+                let parts = Box::new(parts);
+                Box::pin(async move {
+                    let result = self.protect(&guarded, parts, body, inner).await;
+                    Ok(self.tell(result, Some(&guarded), &trace))
+                })
+            }
+        }
     }
 
     /// Reads the body and passes the gate.
-    async fn protect<S, B, RB>(&self, guarded: &Arc<Guarded>, request: Request<B>, inner: S) -> Result<Answered<RB>, Problem>
+    async fn protect<S, B, RB>(
+        &self,
+        guarded: &Arc<Guarded>,
+        parts: Box<Parts>,
+        mut body: B,
+        inner: S,
+    ) -> Result<Answered<RB>, Problem>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
         S::Future: Send,
@@ -241,15 +270,6 @@ impl Front {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        match wants_protection(&guarded.route.policy, request.headers()) {
-            Ok(true) => {}
-            Ok(false) => return self.pass(request, inner, None, guarded.response_timeout).await,
-            Err(problem) => {
-                discard(request.into_body());
-                return Err(problem);
-            }
-        }
-        let (parts, mut body) = request.into_parts();
         let mut hold = self.gate.budget().hold();
         match read_whole(&mut body, self.gate.settings().request_body, self.body_timeout, &mut hold).await {
             Ok(bytes) => self.gate.handle(guarded, parts, bytes, hold, inner).await,
@@ -287,11 +307,11 @@ impl Front {
         let result =
             self.pass(Request::from_parts(parts, body), inner, Some((limit, Box::new(copy))), guarded.response_timeout).await;
         watched.ended(match &result {
-            Ok(answered) => Outcome::Answered(Reply {
+            Ok(answered) => Outcome::Answered(Arc::new(Reply {
                 status: answered.response.status(),
                 headers: answered.response.headers().clone(),
                 body: ReplyBody::NotStored,
-            }),
+            })),
             Err(Problem::UpstreamUnreachable { .. }) => Outcome::NeverSent,
             Err(_) => Outcome::InDoubt(Cause::Broken),
         });
@@ -344,9 +364,16 @@ impl Front {
         }
     }
 
-    /// Renders, counts and logs what became of a request.
-    fn tell<RB>(&self, told: Told<RB>, meter: &RouteMeter, route: &str, trace: &TraceParent) -> Response<OnceBody<RB>> {
-        match told.result {
+    /// Renders, counts and logs what became of a request. `guarded`: its route, if it has one.
+    fn tell<RB>(
+        &self,
+        result: Result<Answered<RB>, Problem>,
+        guarded: Option<&Guarded>,
+        trace: &TraceParent,
+    ) -> Response<OnceBody<RB>> {
+        let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
+        let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
+        match result {
             Ok(Answered { response, answer }) => {
                 meter.count(answer);
                 tracing::debug!(
@@ -356,10 +383,15 @@ impl Front {
                     status = response.status().as_u16(),
                     "answered"
                 );
-                response.map(|body| body.map(|rest| Silence::new(rest, told.silence)))
+                let silence = guarded.map_or(self.silence, |guarded| guarded.response_timeout);
+                response.map(|body| body.map(|rest| Silence::new(rest, silence)))
             }
             Err(problem) => {
-                let (response, answer) = self.rejections.render(&problem, told.shape);
+                let shape = guarded.map_or(Shape::default(), |guarded| {
+                    let policy = &guarded.route.policy;
+                    Shape { mismatch_status: policy.mismatch_status, stripe_should_retry: policy.stripe_should_retry }
+                });
+                let (response, answer) = self.rejections.render(&problem, shape);
                 meter.count(answer);
                 if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
                     meter.count_held();

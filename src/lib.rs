@@ -21,3 +21,4 @@ pub mod record;
 pub mod route;
 pub mod store;
 pub mod telemetry;
+pub mod tls;

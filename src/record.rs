@@ -3,6 +3,7 @@
 //! `absent -> in flight -> completed | uncertain | released`. A record says who asked (hashed), what for (hashed),
 //! which attempt may still write to it (its fence) and which change it last saw (its version).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -38,7 +39,7 @@ pub struct Record {
     /// The attempt that this belongs to.
     pub fence: Fence,
     /// The route's name; where it is no longer configured, the defaults apply.
-    pub route: String,
+    pub route: Arc<str>,
     /// What was asked for. `None` only on a released marker.
     pub fingerprint: Option<Fingerprint>,
     /// Who asked. `None` only on a released marker.
@@ -67,8 +68,8 @@ pub enum State {
     },
     /// Answered; duplicates get this reply.
     Completed {
-        /// The reply.
-        reply: Reply,
+        /// The reply: shared, because it goes to the store and to the client.
+        reply: Arc<Reply>,
         /// Who settled it.
         by: Settler,
     },
@@ -140,11 +141,11 @@ pub struct Lifetime {
 pub struct Held {
     /// The record.
     pub record: Record,
-    /// When it was last changed.
+    /// When it was last changed. Of a settled record it may be off by what an answer of the store took.
     pub written_ms: u64,
     /// When somebody has to look at it again: the end of the lease while in flight; 0 where never.
     pub due_ms: u64,
-    /// The store's time of this reading.
+    /// The store's time of this reading; of a settled record, whose age no rule asks for, as its earlier answers tell it.
     pub now_ms: u64,
 }
 

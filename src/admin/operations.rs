@@ -82,7 +82,7 @@ pub(super) async fn resolve(
         Err(rejection) => return problem(StatusCode::BAD_REQUEST, "request-invalid", &rejection.body_text()),
     };
     match reply(&admin, &request) {
-        Ok(reply) => settle(&admin, &operation, &operator, &headers, Decision::Resolve(reply), request.reason).await,
+        Ok(reply) => settle(&admin, &operation, &operator, &headers, Decision::Resolve(Arc::new(reply)), request.reason).await,
         Err(detail) => problem(StatusCode::BAD_REQUEST, "request-invalid", &detail),
     }
 }

@@ -86,7 +86,7 @@ impl OperationView {
         let mut view = OperationView {
             operation: slot.to_string(),
             state: record.state.name().to_owned(),
-            route: record.route.clone(),
+            route: record.route.to_string(),
             version: record.version.0.to_string(),
             opened_at: timestamp(record.opened_unix_ms),
             changed_at: timestamp(held.written_ms),

@@ -1,5 +1,6 @@
 //! What a request may do, given the record of its operation.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy::{OnInFlight, OnMismatch, OnUncertain, Policy};
@@ -25,7 +26,7 @@ pub enum Admission {
     /// Nobody is at it: claim, naming this version (`None`: over nothing).
     Claim(Option<Version>),
     /// Answer with the stored reply.
-    Replay(Reply),
+    Replay(Arc<Reply>),
     /// Another attempt is under way: wait for it.
     Wait,
     /// The lease of the attempt under way is over: mark it uncertain, then ask again.

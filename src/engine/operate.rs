@@ -1,5 +1,6 @@
 //! What a lease's end and an operator's decision make of a record.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy::Policy;
@@ -10,7 +11,7 @@ use crate::record::{Cause, Fence, Held, Record, Reply, Settler, State};
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     /// It was executed, with this result: duplicates get it.
-    Resolve(Reply),
+    Resolve(Arc<Reply>),
     /// It was not executed: the next duplicate runs.
     Release,
 }

@@ -1,5 +1,7 @@
 //! What an attempt's outcome makes of the record.
 
+use std::sync::Arc;
+
 use super::admit::Asked;
 use super::policy::{Policy, Verdict};
 use crate::record::{Cause, Fence, Lifetime, Record, Reply, Settler, State, Version};
@@ -8,7 +10,7 @@ use crate::record::{Cause, Fence, Lifetime, Record, Reply, Settler, State, Versi
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
     /// The upstream answered, and all of the answer (as far as it is kept) is here.
-    Answered(Reply),
+    Answered(Arc<Reply>),
     /// No byte of the request reached the upstream.
     NeverSent,
     /// It may or may not have acted.
@@ -50,7 +52,7 @@ pub fn claim(asked: &Asked, version: Version, opened_unix_ms: u64, policy: &Poli
         record: Record {
             version,
             fence: asked.fence,
-            route: policy.route.to_string(),
+            route: policy.route.clone(),
             fingerprint: Some(asked.fingerprint),
             caller: Some(asked.caller),
             opened_unix_ms,
@@ -108,7 +110,7 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
     }
 }
 
-fn completed(record: &Record, reply: &Reply, version: Version, policy: &Policy) -> Next {
+fn completed(record: &Record, reply: &Arc<Reply>, version: Version, policy: &Policy) -> Next {
     let state = State::Completed { reply: reply.clone(), by: Settler::Upstream };
     Next { record: Record { version, state, ..record.clone() }, lifetime: result_lifetime(policy) }
 }

@@ -2,6 +2,7 @@
 
 #![allow(clippy::type_complexity)]
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -64,11 +65,11 @@ fn asked() -> Asked {
     Asked { caller: alice(), fingerprint: print(b"a"), fence: OWN }
 }
 
-fn reply(status: u16, body: ReplyBody) -> Reply {
-    Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body }
+fn reply(status: u16, body: ReplyBody) -> Arc<Reply> {
+    Arc::new(Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body })
 }
 
-fn whole(status: u16) -> Reply {
+fn whole(status: u16) -> Arc<Reply> {
     reply(status, ReplyBody::Whole(Bytes::from_static(b"paid")))
 }
 

@@ -1,17 +1,15 @@
 //! The attempt: forward once, under a lease that is renewed; settle; only then answer.
 
-use std::convert::Infallible;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http::header::{CONTENT_TYPE, DATE};
-use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep_until, timeout_at};
 use tower_service::Service;
 
 use super::budget::Hold;
@@ -19,10 +17,10 @@ use super::claim::Claimed;
 use super::payload::{AnswerBody, BoxError, Payload};
 use super::problem::{ForwardError, Problem};
 use super::settle::Settled;
-use super::{Answered, Gate, Guarded, IDEMPOTENT_REPLAYED, SendRule, replay};
+use super::{Answered, Gate, Guarded, IDEMPOTENT_REPLAYED, replay};
 use crate::engine::{Admission, Outcome, Policy, Verdict, admit};
 use crate::key::Slot;
-use crate::record::{Cause, Fence, Held, Reply, ReplyBody};
+use crate::record::{Cause, Held, Reply, ReplyBody};
 use crate::telemetry::{Answer, Timer};
 
 /// How an attempt's outcome is told to its client.
@@ -40,70 +38,111 @@ impl<B> Executed<B> {
     }
 }
 
-impl Gate {
-    /// Runs a claimed request to its end.
-    pub(super) async fn attempt<S, B, RB>(
-        self: Arc<Self>,
-        guarded: Arc<Guarded>,
-        claimed: Claimed,
-        parts: Parts,
-        body: Bytes,
-        mut hold: Hold,
-        service: S,
-    ) -> Result<Answered<RB>, Problem>
+/// A claimed request on its way to its end. It lives in one place on the heap: every step looks at it, none carries a copy.
+pub(super) struct Attempt<S, B> {
+    pub gate: Arc<Gate>,
+    pub guarded: Arc<Guarded>,
+    pub claimed: Claimed,
+    pub request: Request<Payload<B>>,
+    pub service: S,
+    pub hold: Hold,
+}
+
+impl<S, B> Attempt<S, B> {
+    /// Runs to the end.
+    pub async fn run<RB>(mut self: Box<Self>) -> Result<Answered<RB>, Problem>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
-        self.meter.in_flight.inc();
-        let mut request = Request::from_parts(parts, Payload::whole(body, Some(claimed.rule.clone())));
-        request.extensions_mut().insert(claimed.rule.clone());
-        let executed = self.execute(&guarded, &claimed, request, &mut hold, service).await;
-        let answer = self.conclude(&guarded, claimed, executed, hold).await;
-        self.meter.in_flight.dec();
+        let in_flight = self.gate.meter.in_flight.clone();
+        in_flight.inc();
+        let executed = self.execute().await;
+        let answer = self.conclude(executed).await;
+        in_flight.dec();
         answer
     }
 
     /// Forwards, keeping the lease, for at most the response timeout.
-    async fn execute<S, B, RB>(
-        &self,
-        guarded: &Guarded,
-        claimed: &Claimed,
-        request: Request<Payload<B>>,
-        hold: &mut Hold,
-        service: S,
-    ) -> Executed<RB>
+    async fn execute<RB>(&mut self) -> Executed<RB>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
+        let Attempt { gate, guarded, claimed, request, service, hold } = self;
         if !claimed.rule.allows() {
             return Executed { outcome: Outcome::NeverSent, body: None, too_late: true };
         }
         let policy = &guarded.route.policy;
+        request.extensions_mut().insert(claimed.rule.clone());
         let timer = Timer::start();
-        let mut work = pin!(self.forward(policy, request, hold, service));
+        let until = Instant::now() + guarded.response_timeout;
+        let mut work = pin!(gate.forward(policy, request, hold, service));
         let executed = tokio::select! {
             biased;
             executed = &mut work => executed,
-            never = self.keep_lease(&claimed.slot, claimed.claim.fence, policy, &claimed.rule) => match never {},
-            () = sleep(guarded.response_timeout) => Executed::failed(Outcome::InDoubt(Cause::TimedOut)),
-            () = self.abandoned.cancelled() => Executed::failed(Outcome::InDoubt(Cause::Stopped)),
+            () = gate.keep_lease(claimed, policy, until) => Executed::failed(Outcome::InDoubt(Cause::TimedOut)),
+            () = gate.abandoned.cancelled() => Executed::failed(Outcome::InDoubt(Cause::Stopped)),
         };
         timer.stop(&guarded.meter.upstream);
         executed
     }
 
+    /// Settles, then says what the client gets.
+    async fn conclude<RB>(self: Box<Self>, executed: Executed<RB>) -> Result<Answered<RB>, Problem> {
+        let Executed { mut outcome, body, too_late } = executed;
+        let policy = &self.guarded.route.policy;
+        let slot = self.claimed.slot;
+        let whole = take_first_answer(&mut outcome, policy);
+        match self.gate.settle(&slot, &self.claimed.claim, &outcome, policy).await {
+            Settled::Written => {}
+            Settled::Stale(current) => {
+                self.gate.meter.lost_leases.inc();
+                tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
+                return answer_as_duplicate(slot, current.as_ref(), &self.claimed.asked, policy, self.hold);
+            }
+            Settled::Unconfirmed => {
+                let Attempt { gate, guarded, claimed: Claimed { claim, permit, .. }, hold, .. } = *self;
+                let current = Some(claim.record.clone());
+                gate.settle_in_background(slot, claim, current, outcome, guarded, (permit, hold));
+                return Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(502) });
+            }
+        }
+        match outcome {
+            Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers) {
+                Verdict::Uncertain => {
+                    tracing::warn!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream's status leaves the outcome uncertain");
+                    // A status that means success must not carry a refusal.
+                    let status = if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
+                    Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(status) })
+                }
+                verdict => {
+                    let answer = if verdict == Verdict::Store { Answer::Executed } else { Answer::Released };
+                    Ok(Answered { response: respond(whole, Arc::unwrap_or_clone(reply), body, self.hold), answer })
+                }
+            },
+            Outcome::NeverSent if too_late => Err(Problem::NotSent { slot }),
+            Outcome::NeverSent => Err(Problem::UpstreamUnreachable { slot: Some(slot) }),
+            Outcome::InDoubt(cause) => {
+                tracing::warn!(route = %policy.route, operation = %slot, cause = cause.describe(), "the outcome is uncertain");
+                let status = if cause == Cause::TimedOut { 504 } else { 502 };
+                Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(status) })
+            }
+        }
+    }
+}
+
+impl Gate {
     async fn forward<S, B, RB>(
         &self,
         policy: &Policy,
-        request: Request<Payload<B>>,
+        request: &mut Request<Payload<B>>,
         hold: &mut Hold,
-        mut service: S,
+        service: &mut S,
     ) -> Executed<RB>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
@@ -113,7 +152,8 @@ impl Gate {
     {
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
-            service.call(request).await
+            // Taken: an attempt sends its request once.
+            service.call(std::mem::take(request)).await
         };
         let response = match sent.await {
             Ok(response) => response,
@@ -132,14 +172,14 @@ impl Gate {
         self.prepare(&mut head.headers);
         let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored };
         if policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Uncertain {
-            return Executed::failed(Outcome::Answered(reply));
+            return Executed::failed(Outcome::Answered(Arc::new(reply)));
         }
         match self.read(&reply, body, hold).await {
             Read::Whole(bytes) => {
                 reply.body = ReplyBody::Whole(bytes);
-                Executed::failed(Outcome::Answered(reply))
+                Executed::failed(Outcome::Answered(Arc::new(reply)))
             }
-            Read::Streams(body) => Executed { outcome: Outcome::Answered(reply), body: Some(body), too_late: false },
+            Read::Streams(body) => Executed { outcome: Outcome::Answered(Arc::new(reply)), body: Some(body), too_late: false },
             Read::Broken => Executed::failed(Outcome::InDoubt(Cause::Broken)),
         }
     }
@@ -191,74 +231,35 @@ impl Gate {
         Read::Whole(join(first, rest))
     }
 
-    /// Settles, then says what the client gets.
-    async fn conclude<RB>(
-        self: &Arc<Self>,
-        guarded: &Arc<Guarded>,
-        claimed: Claimed,
-        executed: Executed<RB>,
-        hold: Hold,
-    ) -> Result<Answered<RB>, Problem> {
-        let policy = &guarded.route.policy;
-        let Claimed { slot, asked, claim, permit, .. } = claimed;
-        let Executed { mut outcome, body, too_late } = executed;
-        let whole = take_first_answer(&mut outcome, policy);
-        match self.settle(&slot, &claim, &outcome, policy).await {
-            Settled::Written => {}
-            Settled::Stale(current) => {
-                self.meter.lost_leases.inc();
-                tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
-                return answer_as_duplicate(slot, current.as_ref(), &asked, policy, hold);
-            }
-            Settled::Unconfirmed => {
-                let current = Some(claim.record.clone());
-                self.settle_in_background(slot, claim, current, outcome, guarded.clone(), (permit, hold));
-                return Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(502) });
-            }
-        }
-        match outcome {
-            Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers) {
-                Verdict::Uncertain => {
-                    tracing::warn!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream's status leaves the outcome uncertain");
-                    // A status that means success must not carry a refusal.
-                    let status = if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
-                    Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(status) })
-                }
-                verdict => {
-                    let answer = if verdict == Verdict::Store { Answer::Executed } else { Answer::Released };
-                    Ok(Answered { response: respond(whole, reply, body, hold), answer })
-                }
-            },
-            Outcome::NeverSent if too_late => Err(Problem::NotSent { slot }),
-            Outcome::NeverSent => Err(Problem::UpstreamUnreachable { slot: Some(slot) }),
-            Outcome::InDoubt(cause) => {
-                tracing::warn!(route = %policy.route, operation = %slot, cause = cause.describe(), "the outcome is uncertain");
-                let status = if cause == Cause::TimedOut { 504 } else { 502 };
-                Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(status) })
-            }
-        }
-    }
-
-    /// Renews the lease until it is lost, and then does nothing for ever: the attempt reads on and completes by fence.
-    async fn keep_lease(&self, slot: &Slot, fence: Fence, policy: &Policy, rule: &SendRule) -> Infallible {
+    /// Renews the lease for as long as the answer may take; returns when that time is over. A lease that is lost is not
+    /// renewed: the attempt reads on and completes by fence.
+    async fn keep_lease(&self, claimed: &Claimed, policy: &Policy, until: Instant) {
+        let Claimed { slot, claim, rule, .. } = claimed;
         let mut pause = policy.lease / 3;
+        let mut lost = false;
         loop {
-            sleep(pause).await;
+            let renewal = Instant::now() + pause;
+            if lost || renewal >= until {
+                return sleep_until(until).await;
+            }
+            sleep_until(renewal).await;
             let from_ms = self.clock.boot_ms();
-            match self.store.renew(slot, fence, policy.lease, policy.unsettled_retention).await {
-                Ok(true) => {
+            let renewal = self.store.renew(slot, claim.fence, policy.lease, policy.unsettled_retention);
+            match timeout_at(until, renewal).await {
+                Ok(Ok(true)) => {
                     rule.renewed(from_ms);
                     pause = policy.lease / 3;
                 }
-                Ok(false) => {
+                Ok(Ok(false)) => {
                     tracing::warn!(route = %policy.route, operation = %slot, "the lease was lost while the upstream works");
-                    return std::future::pending().await;
+                    lost = true;
                 }
-                Err(error) => {
+                Ok(Err(error)) => {
                     self.meter.store_errors.inc();
                     tracing::warn!(route = %policy.route, operation = %slot, %error, "a lease was not renewed");
                     pause = policy.lease / 10;
                 }
+                Err(_) => return,
             }
         }
     }
@@ -270,6 +271,7 @@ fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<HeaderMap
     if !policy.drop_headers.iter().any(|name| reply.headers.contains_key(name)) {
         return None;
     }
+    let reply = Arc::make_mut(reply);
     let whole = reply.headers.clone();
     for name in &policy.drop_headers {
         reply.headers.remove(name);

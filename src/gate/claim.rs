@@ -28,7 +28,7 @@ pub(super) struct Claimed {
 /// What a request may do.
 pub(super) enum Entry {
     Run(Claimed),
-    Replay(Slot, Reply),
+    Replay(Slot, Arc<Reply>),
     /// The store is out of reach, nothing is known of the operation, and the route does without.
     Unprotected,
 }
@@ -136,14 +136,14 @@ impl Gate {
         let next = claim(asked, version, self.clock.unix_ms(), policy);
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
-        let record = next.record.clone();
-        let own = Unconfirmed { gate: self, guarded, slot: *slot, own: Some(Claim { fence: asked.fence, record }) };
+        let claim = Claim { fence: asked.fence, record: next.record };
+        let own = Unconfirmed { gate: self, guarded, slot, claim, open: true };
         let timer = Timer::start();
-        let swapped = self.store.swap(slot, expected, &next.record, next.lifetime).await;
+        let swapped = self.store.swap(slot, expected, &own.claim.record, next.lifetime).await;
         timer.stop(self.meter.store(StoreCall::Claim));
         let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
         match swapped {
-            Ok(Swap::Stored) => Ok(own.known().map_or(Tried::Unknown(None), |own| Tried::Stands(own, rule()))),
+            Ok(Swap::Stored) => Ok(Tried::Stands(own.known(), rule())),
             Ok(Swap::Stale(held)) => {
                 own.known();
                 Ok(Tried::Held(held))
@@ -175,12 +175,12 @@ impl Gate {
         let held = match self.store.load(slot).await {
             Ok(held) => held,
             Err(error @ StoreError::Corrupt(_)) => return Err(self.store_failed(slot, &error)),
-            Err(_) => return Ok(Tried::Unknown(own.known())),
+            Err(_) => return Ok(Tried::Unknown(Some(own.known()))),
         };
         match admit(held.as_ref(), asked, policy) {
-            Admission::Run if rule.allows() => Ok(own.known().map_or(Tried::Unknown(None), |own| Tried::Stands(own, rule))),
+            Admission::Run if rule.allows() => Ok(Tried::Stands(own.known(), rule)),
             // Nothing, or a marker: the claim may still arrive there.
-            Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(own.known())),
+            Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
             // Another's record: the late claim is given up all the same, since that may have made way for a marker by then.
             _ => Ok(Tried::Held(held)),
         }
@@ -237,21 +237,23 @@ impl Gate {
 struct Unconfirmed<'g> {
     gate: &'g Arc<Gate>,
     guarded: &'g Arc<Guarded>,
-    slot: Slot,
-    own: Option<Claim>,
+    slot: &'g Slot,
+    claim: Claim,
+    open: bool,
 }
 
 impl Unconfirmed<'_> {
     /// Its fate is known, or in the hands of whoever takes it.
-    fn known(mut self) -> Option<Claim> {
-        self.own.take()
+    fn known(mut self) -> Claim {
+        self.open = false;
+        self.claim.clone()
     }
 }
 
 impl Drop for Unconfirmed<'_> {
     fn drop(&mut self) {
-        if let Some(own) = self.own.take() {
-            self.gate.give_up(self.slot, own, self.guarded);
+        if self.open {
+            self.gate.give_up(*self.slot, self.claim.clone(), self.guarded);
         }
     }
 }

@@ -38,6 +38,7 @@ mod shadow;
 mod stream;
 mod sweep;
 
+use attempt::Attempt;
 pub use budget::{Budget, Hold};
 pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
@@ -145,7 +146,7 @@ impl Gate {
     pub async fn handle<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
-        parts: Parts,
+        parts: Box<Parts>,
         body: Bytes,
         hold: Hold,
         service: S,
@@ -176,8 +177,9 @@ impl Gate {
             }
         };
         let slot = claimed.slot;
-        let attempt = self.clone().attempt(guarded.clone(), claimed, parts, body, hold, service);
-        match self.tasks.spawn(attempt).await {
+        let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
+        let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold };
+        match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
             Err(_) => Err(Problem::OutcomeUncertain { slot: Some(slot), status: None }),
@@ -188,7 +190,7 @@ impl Gate {
     async fn pass<S, B, RB>(
         &self,
         guarded: &Guarded,
-        parts: Parts,
+        parts: Box<Parts>,
         body: Bytes,
         mut service: S,
         answer: Answer,
@@ -198,7 +200,7 @@ impl Gate {
         S::Error: Into<BoxError>,
     {
         let idempotent = parts.method.is_idempotent();
-        let request = Request::from_parts(parts, Payload::whole(body, None));
+        let request = Request::from_parts(*parts, Payload::whole(body, None));
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(request).await
@@ -252,7 +254,8 @@ impl Gate {
     }
 }
 
-fn replay<RB>(slot: Slot, reply: Reply, mut hold: Hold) -> Result<Answered<RB>, Problem> {
+fn replay<RB>(slot: Slot, reply: Arc<Reply>, mut hold: Hold) -> Result<Answered<RB>, Problem> {
+    let reply = Arc::unwrap_or_clone(reply);
     let ReplyBody::Whole(body) = reply.body else {
         return Err(Problem::ResponseNotStored { slot, status: reply.status.as_u16() });
     };

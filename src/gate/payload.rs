@@ -35,6 +35,13 @@ impl<B> Payload<B> {
     }
 }
 
+impl<B> Default for Payload<B> {
+    /// Nothing: what is left where a request was taken to be sent.
+    fn default() -> Payload<B> {
+        Payload::whole(Bytes::new(), None)
+    }
+}
+
 /// The send rule failed before a part of the body was written.
 #[derive(Debug, thiserror::Error)]
 #[error("the claim is too old to send on")]

@@ -70,17 +70,19 @@ impl Gate {
         outcome: &Outcome,
         policy: &Policy,
     ) -> Settled {
-        let mut current = known.cloned();
+        // What stands there instead of the known record, where a write met something else.
+        let mut found: Option<Option<Record>> = None;
         let mut pause = RETRY_MIN;
         // One version for all tries over nothing: a try whose answer was lost is known again by it.
         let fresh = Version(self.entropy.next());
         loop {
-            let next = match settle(current.as_ref(), claim, outcome, policy, fresh) {
+            let current = found.as_ref().map_or(known, Option::as_ref);
+            let next = match settle(current, claim, outcome, policy, fresh) {
                 Settlement::Write(next) => next,
                 Settlement::Done => return Settled::Written,
                 Settlement::Stale => return Settled::Stale(self.store.load(slot).await.ok().flatten()),
             };
-            let expected = current.as_ref().map(|record| record.version);
+            let expected = current.map(|record| record.version);
             match self.store.swap(slot, expected, &next.record, next.lifetime).await {
                 Ok(Swap::Stored) => {
                     if matches!(next.record.state, State::Uncertain { .. }) {
@@ -88,7 +90,7 @@ impl Gate {
                     }
                     return Settled::Written;
                 }
-                Ok(Swap::Stale(held)) => current = held.map(|held| held.record),
+                Ok(Swap::Stale(held)) => found = Some(held.map(|held| held.record)),
                 Err(error) => {
                     self.meter.store_errors.inc();
                     tracing::warn!(route = %policy.route, operation = %slot, %error, "an outcome is not stored yet");

@@ -53,7 +53,8 @@ struct Copy {
 pub struct Stream<B> {
     body: B,
     movement: Option<Movement>,
-    copy: Option<Copy>,
+    /// Boxed: it is rare, and requests are moved often.
+    copy: Option<Box<Copy>>,
 }
 
 impl<B> std::fmt::Debug for Stream<B> {
@@ -75,7 +76,8 @@ impl<B: Body<Data = Bytes>> Stream<B> {
 
     /// Copies up to `limit` bytes for `done`.
     pub fn copying(self, limit: usize, done: impl FnOnce(Option<Bytes>) + Send + 'static) -> Stream<B> {
-        let mut stream = Stream { copy: Some(Copy { bytes: Some(BytesMut::new()), limit, done: Box::new(done) }), ..self };
+        let mut stream =
+            Stream { copy: Some(Box::new(Copy { bytes: Some(BytesMut::new()), limit, done: Box::new(done) })), ..self };
         if stream.body.is_end_stream() {
             stream.finish();
         }
@@ -83,7 +85,8 @@ impl<B: Body<Data = Bytes>> Stream<B> {
     }
 
     fn finish(&mut self) {
-        if let Some(Copy { bytes, done, .. }) = self.copy.take() {
+        if let Some(copy) = self.copy.take() {
+            let Copy { bytes, done, .. } = *copy;
             done(bytes.map(BytesMut::freeze));
         }
     }

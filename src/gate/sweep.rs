@@ -54,7 +54,7 @@ impl Gate {
 
     async fn sweep_slot(&self, slot: &Slot, policies: &HashMap<String, Policy>, fallback: &Policy) -> Result<(), StoreError> {
         let Some(held) = self.store.load(slot).await? else { return Ok(()) };
-        let policy = policies.get(&held.record.route).unwrap_or(fallback);
+        let policy = policies.get(&*held.record.route).unwrap_or(fallback);
         self.mark_overdue(slot, policy).await.map(|_| ())
     }
 }

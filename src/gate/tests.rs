@@ -159,7 +159,7 @@ impl Scene {
         });
         let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
         let hold = self.gate.budget().hold();
-        let answered = self.gate.handle(&self.guarded, parts, Bytes::from_static(b"{}"), hold, upstream).await?;
+        let answered = self.gate.handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream).await?;
         Ok((answered.response.status(), answered.answer == Answer::Replayed))
     }
 
@@ -361,7 +361,8 @@ async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
         Ok::<Response<Full<Bytes>>, Infallible>(Response::default())
     });
     let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    let told = scene.gate.handle(&scene.guarded, parts, Bytes::from_static(b"{}"), scene.gate.budget().hold(), upstream).await;
+    let told =
+        scene.gate.handle(&scene.guarded, Box::new(parts), Bytes::from_static(b"{}"), scene.gate.budget().hold(), upstream).await;
     assert!(matches!(told, Err(Problem::OutcomeUncertain { .. })));
     assert!(matches!(scene.pay().await, Err(Problem::InFlight { .. })), "its lease runs on, and nobody runs it again");
 }

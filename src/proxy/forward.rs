@@ -20,14 +20,15 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::fields::{self, Peer};
-use super::pool::{Connection, Pool};
+use super::pool::{Connection, Place, Pool};
 use super::wire::{Carried, Wire};
 use crate::gate::{BoxError, ForwardError, Payload, SendRule};
+use crate::tls::{self, TrustError};
 
 /// Where an upstream is and how it is spoken to.
 #[derive(Debug, Clone)]
@@ -49,9 +50,9 @@ pub struct UpstreamSettings {
 /// An upstream that can't be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum UpstreamError {
-    /// No certificate to trust.
-    #[error("no usable certificate authority: {0}")]
-    Certificates(String),
+    /// There is nobody to trust.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
     /// The host is no valid name for TLS.
     #[error("`{0}` is not a host name that a certificate can be checked against")]
     Name(String),
@@ -63,7 +64,6 @@ pub struct Upstream<B> {
     host: HeaderValue,
     tls: Option<(TlsConnector, ServerName<'static>)>,
     pool: Pool<Payload<B>>,
-    streams: Arc<Semaphore>,
 }
 
 /// Names the upstream that a request goes to, by index; a request extension. The first where it is absent.
@@ -103,12 +103,12 @@ where
         Poll::Ready(Ok(()))
     }
 
-    fn call(&mut self, request: Request<Payload<B>>) -> Self::Future {
+    fn call(&mut self, mut request: Request<Payload<B>>) -> Self::Future {
         let upstreams = self.0.clone();
         let index = request.extensions().get::<Target>().map_or(0, |target| target.0);
         Box::pin(async move {
             match upstreams.get(index) {
-                Some(upstream) => upstream.forward(request).await,
+                Some(upstream) => upstream.forward(&mut request).await,
                 None => Err(ForwardError::NeverSent("no such upstream is configured".into())),
             }
         })
@@ -127,37 +127,36 @@ where
         let tls = if settings.scheme == Scheme::HTTPS {
             let name = settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|_| invalid())?;
-            Some((TlsConnector::from(Arc::new(super::tls::client_config(settings.ca_pem.as_deref())?)), name))
+            Some((TlsConnector::from(Arc::new(tls::client_config(settings.ca_pem.as_deref(), &[b"h2", b"http/1.1"])?)), name))
         } else {
             None
         };
-        let streams = Arc::new(Semaphore::new(STREAMS_MAX));
-        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), streams, settings })
+        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), settings })
     }
 
-    async fn forward(&self, request: Request<Payload<B>>) -> Result<Response<UpstreamBody<B>>, ForwardError> {
-        let (mut parts, body) = request.into_parts();
-        let original_host = parts.headers.get(HOST).cloned().or_else(|| {
+    /// Forwards a request, which is changed where it lies and taken when it is sent.
+    async fn forward(&self, request: &mut Request<Payload<B>>) -> Result<Response<UpstreamBody<B>>, ForwardError> {
+        let original_host = request.headers().get(HOST).cloned().or_else(|| {
             // HTTP/2 carries it in the target.
-            parts.uri.authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+            request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
         });
         let host = match (&original_host, self.settings.preserve_host) {
             (Some(host), true) => host.clone(),
             _ => self.host.clone(),
         };
-        let upgrade = fields::upgrade(parts.version, &parts.headers);
-        let client = upgrade.as_ref().and_then(|_| parts.extensions.remove::<hyper::upgrade::OnUpgrade>());
-        let peer = parts.extensions.remove::<Peer>();
-        let rule = parts.extensions.remove::<Arc<SendRule>>();
-        fields::to_upstream(&mut parts.headers, host, original_host, peer.as_ref());
+        let upgrade = fields::upgrade(request.version(), request.headers());
+        let mut extensions = std::mem::take(request.extensions_mut());
+        let client = upgrade.as_ref().and_then(|_| extensions.remove::<hyper::upgrade::OnUpgrade>());
+        let rule = extensions.remove::<Arc<SendRule>>();
+        fields::to_upstream(request.headers_mut(), host, original_host, extensions.get::<Peer>());
+        drop(extensions);
         if let (Some(protocol), Some(_)) = (upgrade, &client) {
-            parts.headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
-            parts.headers.insert(UPGRADE, protocol);
+            request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
+            request.headers_mut().insert(UPGRADE, protocol);
         }
-        let target = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
-        parts.extensions = http::Extensions::new();
-        let head = parts.method == Method::HEAD;
-        let mut response = self.send(Request::from_parts(parts, body), target, rule).await?;
+        let target = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        let head = request.method() == Method::HEAD;
+        let mut response = self.send(request, target, rule).await?;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(UPGRADE).cloned();
         let bodiless = head || response.status() == StatusCode::NOT_MODIFIED;
@@ -178,28 +177,31 @@ where
     /// Sends on a pooled connection or a new one.
     async fn send(
         &self,
-        mut request: Request<Payload<B>>,
+        request: &mut Request<Payload<B>>,
         target: PathAndQuery,
         rule: Option<Arc<SendRule>>,
     ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
         loop {
-            if let Some(shared) = self.pool.shared() {
-                match Box::pin(self.send_shared(shared, request, target.clone(), rule.as_deref())).await? {
-                    Shared::Answered(response) => return Ok(response),
-                    Shared::Closed(unsent) => request = unsent,
-                }
-                continue;
-            }
-            let pooled = self.pool.take();
+            let pooled = match self.pool.place() {
+                Some(place) => Some(Connected::Shared(place)),
+                None => self.pool.take().map(Connected::Own),
+            };
             let fresh = pooled.is_none();
-            let mut connection = match pooled {
-                Some(connection) => connection,
+            let connected = match pooled {
+                Some(connected) => connected,
                 // Boxed: connecting is rare, and its state would be carried by every request.
-                None => match Box::pin(self.connect()).await? {
-                    Connected::Own(connection) => connection,
-                    // Taken from the pool in the next round.
-                    Connected::Shared => continue,
-                },
+                None => Box::pin(self.connect()).await?,
+            };
+            let mut connection = match connected {
+                Connected::Own(connection) => connection,
+                Connected::Shared(place) => {
+                    match Box::pin(self.send_shared(place, std::mem::take(request), target.clone(), rule.as_deref())).await? {
+                        Shared::Answered(response) => return Ok(response),
+                        Shared::Closed(unsent) if !fresh => *request = unsent,
+                        Shared::Closed(_) => return Err(ForwardError::NeverSent("it closed a new connection".into())),
+                    }
+                    continue;
+                }
             };
             // The rule is checked again with every write; here it spares a connection that nothing was written to.
             if rule.as_ref().is_some_and(|rule| !rule.allows()) {
@@ -209,14 +211,14 @@ where
             *request.uri_mut() = Uri::from(target.clone());
             *request.version_mut() = Version::HTTP_11;
             connection.carried.begin(rule.clone());
-            match connection.sender.try_send_request(request).await {
+            match connection.sender.try_send_request(std::mem::take(request)).await {
                 Ok(response) => {
                     let pool = self.pool.clone();
-                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)), _place: None }));
+                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)), _permit: None }));
                 }
                 Err(mut failed) => match failed.take_message() {
                     // The connection closed before it took the request up: nothing of it was written.
-                    Some(unsent) if !fresh && !connection.carried.written() => request = unsent,
+                    Some(unsent) if !fresh && !connection.carried.written() => *request = unsent,
                     Some(_) => return Err(ForwardError::NeverSent(failed.error().to_string())),
                     None if connection.carried.written() => return Err(ForwardError::Broken(failed.error().to_string())),
                     None if connection.carried.too_late() => return Err(ForwardError::TooLate),
@@ -228,7 +230,7 @@ where
 
     async fn send_shared(
         &self,
-        mut shared: http2::SendRequest<Payload<B>>,
+        place: Place<Payload<B>>,
         mut request: Request<Payload<B>>,
         target: PathAndQuery,
         rule: Option<&SendRule>,
@@ -242,21 +244,15 @@ where
         uri.path_and_query = Some(target);
         *request.uri_mut() = Uri::from_parts(uri).map_err(|error| ForwardError::NeverSent(error.to_string()))?;
         *request.version_mut() = Version::HTTP_2;
-        let place = self.streams.clone().acquire_owned().await.map_err(|error| ForwardError::NeverSent(error.to_string()))?;
-        if shared.ready().await.is_err() {
-            self.pool.unshare();
-            request.headers_mut().insert(HOST, host);
-            return Ok(Shared::Closed(request));
-        }
+        let Place { mut sender, permit } = place;
         // Nothing waits between here and the frame: the stream's place is taken.
         if rule.is_some_and(|rule| !rule.allows()) {
             return Err(ForwardError::TooLate);
         }
-        match shared.try_send_request(request).await {
-            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body, lent: None, _place: Some(place) }))),
+        match sender.try_send_request(request).await {
+            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body, lent: None, _permit: Some(permit) }))),
             Err(mut failed) => match failed.take_message() {
                 Some(mut unsent) => {
-                    self.pool.unshare();
                     unsent.headers_mut().insert(HOST, host);
                     Ok(Shared::Closed(unsent))
                 }
@@ -300,8 +296,7 @@ where
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        self.pool.share(sender);
-        Ok(Connected::Shared)
+        Ok(Connected::Shared(self.pool.share(sender).ok_or("no place on a new connection")?))
     }
 
     async fn shake_hands(
@@ -321,8 +316,8 @@ where
 
 enum Connected<B> {
     Own(Connection<Payload<B>>),
-    /// It speaks HTTP/2, and is in the pool for all.
-    Shared,
+    /// It speaks HTTP/2: a place on it.
+    Shared(Place<Payload<B>>),
 }
 
 /// What became of a request on a shared connection.
@@ -331,10 +326,6 @@ enum Shared<B: Send + 'static> {
     /// The connection was closed before it took the request up: nothing of it was written.
     Closed(Request<Payload<B>>),
 }
-
-/// Requests at once on a shared connection. Below what servers allow (RFC 9113 recommends at least 100), so that no
-/// request waits inside the connection after the send rule was checked.
-const STREAMS_MAX: usize = 64;
 
 /// Between two signs of life that a shared connection is asked for, and how long it may take to answer.
 const KEEP_ALIVE: Duration = Duration::from_secs(5);
@@ -371,7 +362,7 @@ pub struct UpstreamBody<B: Send + 'static> {
     body: Incoming,
     lent: Option<Lent<B>>,
     /// Of a shared connection: the stream's place.
-    _place: Option<OwnedSemaphorePermit>,
+    _permit: Option<OwnedSemaphorePermit>,
 }
 
 impl<B: Send + 'static> UpstreamBody<B> {

@@ -9,7 +9,6 @@ mod guarded;
 mod pool;
 mod reject;
 mod server;
-mod tls;
 mod wire;
 
 pub use body::{Silence, discard, read_whole};

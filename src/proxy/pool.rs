@@ -4,6 +4,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use hyper::client::conn::{http1, http2};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
@@ -43,13 +44,41 @@ impl<B> Connection<B> {
     }
 }
 
-/// The idle connections of an upstream.
+/// Requests at once on an HTTP/2 connection. Below what servers allow (RFC 9113 recommends at least 100), so that no
+/// request waits inside the connection after the send rule was checked.
+const STREAMS_MAX: usize = 64;
+
+/// An HTTP/2 connection, which many requests share.
+struct Lane<B> {
+    sender: http2::SendRequest<B>,
+    places: Arc<Semaphore>,
+}
+
+/// A place on an HTTP/2 connection, for one request.
+pub(super) struct Place<B> {
+    pub sender: http2::SendRequest<B>,
+    /// Held until the response has ended.
+    pub permit: OwnedSemaphorePermit,
+}
+
+impl<B> Lane<B> {
+    fn place(&self) -> Option<Place<B>> {
+        let permit = self.places.clone().try_acquire_owned().ok()?;
+        Some(Place { sender: self.sender.clone(), permit })
+    }
+
+    fn is_idle(&self) -> bool {
+        self.places.available_permits() == STREAMS_MAX
+    }
+}
+
+/// The connections of an upstream that take a request.
 pub(super) struct Pool<B>(Arc<Shared<B>>);
 
 struct Shared<B> {
     idle: Mutex<Idle<B>>,
-    /// One HTTP/2 connection, where the upstream negotiated it.
-    shared: Mutex<Option<http2::SendRequest<B>>>,
+    /// HTTP/2 connections, where the upstream negotiated it.
+    lanes: Mutex<Vec<Lane<B>>>,
     idle_timeout: Duration,
 }
 
@@ -68,7 +97,7 @@ impl<B: Send + 'static> Pool<B> {
     pub fn new(idle_timeout: Duration) -> Pool<B> {
         Pool(Arc::new(Shared {
             idle: Mutex::new(Idle { connections: Vec::new(), reaper: false }),
-            shared: Mutex::new(None),
+            lanes: Mutex::default(),
             idle_timeout,
         }))
     }
@@ -113,22 +142,25 @@ impl<B: Send + 'static> Pool<B> {
         }
     }
 
-    /// The HTTP/2 connection, if there is one.
-    pub fn shared(&self) -> Option<http2::SendRequest<B>> {
-        let mut shared = lock(&self.0.shared);
-        if shared.as_ref().is_some_and(http2::SendRequest::is_closed) {
-            *shared = None;
+    /// A place on the first HTTP/2 connection that has one.
+    pub fn place(&self) -> Option<Place<B>> {
+        let mut lanes = lock(&self.0.lanes);
+        // After a rush one idle connection is enough.
+        let mut spare = false;
+        lanes.retain(|lane| !lane.sender.is_closed() && (!lane.is_idle() || !std::mem::replace(&mut spare, true)));
+        lanes.iter().find_map(Lane::place)
+    }
+
+    /// Shares a new HTTP/2 connection, and takes its first place.
+    pub fn share(&self, sender: http2::SendRequest<B>) -> Option<Place<B>> {
+        let lane = Lane { sender, places: Arc::new(Semaphore::new(STREAMS_MAX)) };
+        let place = lane.place();
+        let mut lanes = lock(&self.0.lanes);
+        // Where many came at once and each opened its own, one is enough for those who come later.
+        if !lanes.iter().any(|lane| lane.places.available_permits() > 0) {
+            lanes.push(lane);
         }
-        shared.clone()
-    }
-
-    /// Forgets the HTTP/2 connection, which is closing.
-    pub fn unshare(&self) {
-        *lock(&self.0.shared) = None;
-    }
-
-    pub fn share(&self, sender: http2::SendRequest<B>) {
-        *lock(&self.0.shared) = Some(sender);
+        place
     }
 }
 

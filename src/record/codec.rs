@@ -4,6 +4,8 @@
 //! twice. So the payload carries a checksum over head and content, every length is checked, and nothing may be left over.
 //! Golden files of every format that was ever written are decoded by a test.
 
+use std::sync::Arc;
+
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
@@ -193,7 +195,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
                 2 => Settler::Operator,
                 _ => return Err(CodecError::Malformed),
             };
-            State::Completed { reply: rest.reply()?, by }
+            State::Completed { reply: Arc::new(rest.reply()?), by }
         }
         RELEASED => State::Released,
         EXPIRED => State::Expired,
@@ -242,8 +244,9 @@ impl Reader {
         Ok(self.0.split_to(length))
     }
 
-    fn string(&mut self) -> Result<String, CodecError> {
-        String::from_utf8(self.text()?.into()).map_err(|_| CodecError::Malformed)
+    fn string(&mut self) -> Result<Arc<str>, CodecError> {
+        let text = self.text()?;
+        std::str::from_utf8(&text).map(Arc::from).map_err(|_| CodecError::Malformed)
     }
 
     fn option(&mut self) -> Result<Option<[u8; 32]>, CodecError> {

@@ -6,12 +6,16 @@
 mod harness;
 
 mod admin;
+mod clocks;
 mod demo;
 mod dockerfile;
 mod faults;
+mod frames;
 mod hostile;
 mod house;
 mod http;
-mod http2;
+mod logs;
 mod redis;
 mod stories;
+mod streams;
+mod tls;

@@ -20,45 +20,79 @@ pub(super) const IN_FLIGHT: u8 = 1;
 /// Bytes of an index member: the space and the slot's hash.
 const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 
+const HEX: &[u8; 16] = b"0123456789abcdef";
+
+/// Room for the longest name.
+const NAME_BYTES: usize = "onceward:{p255}:st:".len() + 2 * SLOT_BYTES;
+
 /// Bytes in front of a payload: the head, when it was written and when it is due.
 const STAMPED_BYTES: usize = HEAD_BYTES + 8 + 8;
 
 /// The key of a slot's record.
-pub(super) fn record_key(slot: &Slot) -> String {
+pub(super) fn record_key(slot: &Slot) -> Vec<u8> {
     named(slot, "r", "s")
 }
 
 /// The key of a slot's tombstone.
-pub(super) fn tombstone_key(slot: &Slot) -> String {
+pub(super) fn tombstone_key(slot: &Slot) -> Vec<u8> {
     named(slot, "t", "st")
 }
 
-/// The channel that wakes who waits for a slot.
-pub(super) fn wake_channel(slot: &Slot) -> String {
-    named(slot, "w", "sw")
-}
-
 /// The key of a partition's index of unsettled records: members by when they are due.
-pub(super) fn due_key(partition: u16) -> String {
-    format!("onceward:{{p{partition}}}:due")
+pub(super) fn due_key(partition: u16) -> Vec<u8> {
+    let mut name = tagged(partition);
+    name.extend_from_slice(b"due");
+    name
 }
 
-fn named(slot: &Slot, enforced: &str, shadow: &str) -> String {
+fn named(slot: &Slot, enforced: &str, shadow: &str) -> Vec<u8> {
     let kind = match slot.space {
         Space::Enforced => enforced,
         Space::Shadow => shadow,
     };
-    format!("onceward:{{p{}}}:{kind}:{}", slot.partition(), slot.hex())
+    let mut name = tagged(slot.partition());
+    name.extend_from_slice(kind.as_bytes());
+    name.push(b':');
+    for byte in slot.hash() {
+        name.push(HEX[usize::from(byte >> 4)]);
+        name.push(HEX[usize::from(byte & 15)]);
+    }
+    name
 }
 
-/// The slot that a record's key or a wake channel names.
+/// The beginning of all names of a partition. Written digit by digit: this is done several times for every request.
+fn tagged(partition: u16) -> Vec<u8> {
+    let mut name = Vec::with_capacity(NAME_BYTES);
+    name.extend_from_slice(b"onceward:{p");
+    decimal(&mut name, u64::from(partition));
+    name.extend_from_slice(b"}:");
+    name
+}
+
+/// Appends a number in decimal digits.
+pub(super) fn decimal(out: &mut Vec<u8>, mut number: u64) {
+    const DIGITS: usize = 20;
+    let mut digits = [0; DIGITS];
+    let mut at = DIGITS;
+    loop {
+        at -= 1;
+        digits[at] = b'0' + (number % 10) as u8;
+        number /= 10;
+        if number == 0 {
+            break;
+        }
+    }
+    out.extend_from_slice(&digits[at..]);
+}
+
+/// The slot that a record's key names. The channel that wakes who waits for a slot has the same name.
 pub(super) fn slot_of(name: &[u8]) -> Option<Slot> {
     let name = std::str::from_utf8(name).ok()?;
     let (rest, hex) = name.rsplit_once(':')?;
     let (_, kind) = rest.rsplit_once(':')?;
     let space = match kind {
-        "r" | "w" => Space::Enforced,
-        "s" | "sw" => Space::Shadow,
+        "r" => Space::Enforced,
+        "s" => Space::Shadow,
         _ => return None,
     };
     let slot = Slot::from_reference(&format!("op_{hex}")).ok()?;
@@ -85,6 +119,11 @@ pub(super) fn slot_of_member(member: &[u8]) -> Option<Slot> {
         _ => return None,
     };
     Some(Slot::from_hash(space, hash.try_into().ok()?))
+}
+
+/// A value that never falls due, written at this time (ms since 1970).
+pub(super) fn stamped(head: &[u8; HEAD_BYTES], written_ms: u64, payload: &[u8]) -> Vec<u8> {
+    [head, &written_ms.to_be_bytes()[..], &0_u64.to_be_bytes(), payload].concat()
 }
 
 /// Reads a stored value. The reply's body shares its memory.

@@ -3,7 +3,7 @@
 //! Danger: a command can lie in a socket long after its caller gave up, and be carried out then. The released marker
 //! outlives that only because the time is bounded: what was not yet written is dropped with its caller (the multiplexer
 //! skips commands that nobody waits for), and what was written and not acknowledged dies with the connection after
-//! [`UNACKNOWLEDGED_MAX`]. What a stopped server has in its own buffers it carries out when it goes on; but only then does
+//! `UNACKNOWLEDGED_MAX`. What a stopped server has in its own buffers it carries out when it goes on; but only then does
 //! it carry out the marker as well, and count the marker's time.
 
 use std::sync::Arc;
@@ -11,94 +11,20 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::io::tcp::{TcpSettings, socket2::TcpKeepalive};
-use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, IntoConnectionInfo, Pipeline, ProtocolVersion};
-use redis::{PushInfo, PushKind, RedisResult, TlsCertificates, Value};
+use redis::{Cmd, Pipeline, PushKind, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{ConnectError, Options, fault};
+use super::dial::{Dialer, Dialled};
+use super::fault;
 use crate::store::StoreError;
-
-/// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
-/// released marker stands at least.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "elsewhere the system's own limit holds"))]
-const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
-
-/// When an idle connection is probed: before the ten minutes or less after which firewalls forget it.
-const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
-
-/// Between two probes of an idle connection.
-const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
-
-/// The shortest time that making a connection may take: a name lookup and a TLS handshake need more than a command.
-const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
-
-/// Commands that may wait to be written. More than usually come in one burst; who finds it full waits, and times out.
-const QUEUE: usize = 1024;
 
 /// The first pause between two attempts to connect.
 const PAUSE_MIN: Duration = Duration::from_millis(50);
 
 /// The longest pause: a server that is back is found within about this time.
 pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
-
-/// Makes connections, each set up in the same way.
-#[derive(Clone)]
-pub(super) struct Dialer {
-    client: Client,
-    /// How long a command may take.
-    pub(super) timeout: Duration,
-}
-
-impl Dialer {
-    /// Reads the options; connects to nothing.
-    pub(super) fn new(options: &Options) -> Result<Dialer, ConnectError> {
-        // Connections to rediss:// take the process's TLS provider. One that was installed before is as good.
-        let _ = rustls::crypto::ring::default_provider().install_default();
-        let info = options.url.as_str().into_connection_info().map_err(|_| ConnectError::Url)?;
-        let redis = info
-            .redis_settings()
-            .clone()
-            .set_protocol(ProtocolVersion::RESP3)
-            .set_lib_name("onceward", env!("CARGO_PKG_VERSION"));
-        let info = info.set_redis_settings(redis).set_tcp_settings(tcp_settings());
-        let client = match &options.ca_file {
-            Some(path) => with_ca(info, path)?,
-            None => Client::open(info).map_err(|_| ConnectError::Url)?,
-        };
-        Ok(Dialer { client, timeout: options.timeout })
-    }
-
-    /// Connects and greets. `pushed` hears what the server sends unasked, and of the end of the connection.
-    pub(super) async fn dial(&self, pushed: impl Fn(PushInfo) + Send + Sync + 'static) -> RedisResult<MultiplexedConnection> {
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(Some(self.timeout.max(CONNECT_TIMEOUT_MIN)))
-            // Deadlines are set around whole calls, see `Links::call`.
-            .set_response_timeout(None)
-            .set_pipeline_buffer_size(QUEUE)
-            .set_push_sender(move |info: PushInfo| -> Result<(), std::convert::Infallible> {
-                pushed(info);
-                Ok(())
-            });
-        self.client.get_multiplexed_async_connection_with_config(&config).await
-    }
-}
-
-fn with_ca(info: ConnectionInfo, path: &std::path::Path) -> Result<Client, ConnectError> {
-    let pem = std::fs::read(path).map_err(|error| ConnectError::CaFile { path: path.into(), kind: error.kind() })?;
-    let certificates = TlsCertificates { client_tls: None, root_cert: Some(pem) };
-    Client::build_with_tls(info, certificates).map_err(|_| ConnectError::Certificates { path: path.into() })
-}
-
-fn tcp_settings() -> TcpSettings {
-    let keepalive = TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL);
-    let settings = TcpSettings::default().set_nodelay(true).set_keepalive(keepalive);
-    #[cfg(target_os = "linux")]
-    let settings = settings.set_user_timeout(UNACKNOWLEDGED_MAX);
-    settings
-}
 
 /// The shared connection, whatever state it is in. Ends its work when dropped.
 pub(super) struct Links {
@@ -120,6 +46,7 @@ enum State {
 #[derive(Clone)]
 struct Link {
     connection: MultiplexedConnection,
+    _driver: Arc<AbortOnDropHandle<()>>,
     doubt: Arc<Doubt>,
 }
 
@@ -215,9 +142,9 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
             }
         });
         match dialled.await {
-            Ok(connection) => {
+            Ok(Dialled { connection, driver }) => {
                 let born = Instant::now();
-                let link = Link { connection, doubt };
+                let link = Link { connection, _driver: Arc::new(driver), doubt };
                 states.send_replace(State::Up(link.clone()));
                 link.wears_out(dialer.timeout).await;
                 states.send_replace(State::Connecting);

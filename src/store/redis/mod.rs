@@ -12,16 +12,21 @@ use async_trait::async_trait;
 use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value};
 use tokio_util::task::AbortOnDropHandle;
 
-use self::link::{Ask, Dialer, Failure, Links};
+use self::dial::Dialer;
+use self::link::{Ask, Failure, Links};
+use self::time::ServerTime;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
-use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::record::{Encoded, Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::tls::TrustError;
 
+mod dial;
 mod fault;
 mod layout;
 mod link;
 mod listing;
 mod subscriber;
+mod time;
 
 /// How long the trace of a [`Redis::ping`] stays, in ms.
 const PING_KEEP_MS: u64 = 60_000;
@@ -59,6 +64,9 @@ pub enum ConnectError {
         /// What went wrong.
         kind: std::io::ErrorKind,
     },
+    /// There is nobody to trust.
+    #[error("TLS to the store can't be set up: {0}")]
+    Trust(#[from] TrustError),
     /// The file has no certificates, or the URL is not a `rediss://` one.
     #[error("the store's ca_file {} must have certificates in PEM, and belongs to a rediss:// URL", .path.display())]
     Certificates {
@@ -72,6 +80,7 @@ pub struct Redis {
     links: Links,
     hub: Hub,
     scripts: Scripts,
+    time: ServerTime,
     /// Where the next [`Store::due`] begins, so that no partition starves behind others.
     next_partition: std::sync::atomic::AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
@@ -109,6 +118,7 @@ impl Redis {
                 renew: Script::new(include_str!("renew.lua")),
                 forget: Script::new(include_str!("forget.lua")),
             },
+            time: ServerTime::new(),
             next_partition: Default::default(),
             _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
         }))
@@ -126,47 +136,100 @@ impl Redis {
     }
 
     /// Runs a script; one that the server doesn't know (it restarted, or was told to forget it) is loaded first.
-    async fn run(&self, script: &Script, keys: &[String], args: &[&[u8]]) -> Result<Value, StoreError> {
-        let mut command = redis::cmd("EVALSHA");
-        command.arg(&script.digest).arg(keys.len()).arg(keys).arg(args);
+    async fn run(&self, script: &Script, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Value, StoreError> {
+        let command = evaluate("EVALSHA", &script.digest, keys, args);
         match self.links.call(Ask::One(&command)).await {
             Err(Failure::Answered(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
             done => return Ok(done?),
         }
         // EVAL carries the text along, so nothing can come between loading and running. The server keeps it.
-        let mut command = redis::cmd("EVAL");
-        command.arg(script.text).arg(keys.len()).arg(keys).arg(args);
-        self.command(&command).await
+        self.command(&evaluate("EVAL", script.text, keys, args)).await
     }
+}
+
+impl Redis {
+    /// What the swap script answered.
+    fn swapped(&self, answer: Value) -> Result<Swap, StoreError> {
+        match answer {
+            Value::Int(1) => Ok(Swap::Stored),
+            // Written, at this time.
+            Value::Int(now_ms) => {
+                self.time.told(u64::try_from(now_ms).map_err(|_| unexpected())?);
+                Ok(Swap::Stored)
+            }
+            Value::Nil => Ok(Swap::Stale(None)),
+            // Settled: without the time.
+            Value::BulkString(_) => {
+                let mut held = held(answer, 0)?;
+                held.iter_mut().for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
+                Ok(Swap::Stale(held))
+            }
+            Value::Array(parts) => {
+                let mut parts = parts.into_iter();
+                let value = parts.next().ok_or_else(unexpected)?;
+                let now_ms = time_ms(Value::Array(parts.collect()))?;
+                self.time.told(now_ms);
+                Ok(Swap::Stale(held(value, now_ms)?))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+
+    /// The server's time, asked for only if no answer told it yet.
+    async fn now_ms(&self) -> Result<u64, StoreError> {
+        if let Some(now_ms) = self.time.now_ms() {
+            return Ok(now_ms);
+        }
+        let now_ms = time_ms(self.command(&redis::cmd("TIME")).await?)?;
+        self.time.told(now_ms);
+        Ok(now_ms)
+    }
+}
+
+/// A command that runs a script. All of its memory is taken at once: it is made twice for every request.
+fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
+    const COUNT_BYTES: usize = 20;
+    let bytes = keys.iter().map(Vec::len).sum::<usize>() + args.iter().map(|arg| arg.len()).sum::<usize>();
+    let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), name.len() + script.len() + COUNT_BYTES + bytes);
+    command.arg(name).arg(script).arg(keys.len());
+    keys.iter().map(Vec::as_slice).chain(args.iter().copied()).for_each(|part| {
+        command.arg(part);
+    });
+    command
 }
 
 #[async_trait]
 impl Store for Redis {
     async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
-        let in_flight = matches!(next.state, State::InFlight { .. });
-        let next_bytes = encode(next);
-        let tombstone = match (&next.state, lifetime.tombstone) {
-            (State::Completed { .. }, Some(keep)) => {
-                Some((encode(&Record { state: State::Expired, ..next.clone() }), millis(keep)))
-            }
-            _ => None,
-        };
+        let Encoded { head, payload } = encode(next);
+        let heeds_tombstone = matches!(next.state, State::InFlight { .. }) && lifetime.tombstone.is_some();
+        let tombstone_ms = lifetime.tombstone.filter(|_| matches!(next.state, State::Completed { .. })).map(millis);
         let mut keys = vec![layout::record_key(slot), layout::due_key(slot.partition())];
-        if tombstone.is_some() || (in_flight && lifetime.tombstone.is_some()) {
+        if heeds_tombstone || tombstone_ms.is_some() {
             keys.push(layout::tombstone_key(slot));
         }
         let expected = expected.map(|version| version.0.to_be_bytes());
-        let wake = if in_flight { String::new() } else { layout::wake_channel(slot) };
-        let (keep, due) = (millis(lifetime.keep), lifetime.due.map_or("0".into(), millis));
-        let member = layout::member(slot);
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
-        let mut args: Vec<&[u8]> =
-            vec![expected, &next_bytes.head, &next_bytes.payload, keep.as_bytes(), due.as_bytes(), &member, wake.as_bytes()];
-        match &tombstone {
-            Some((record, keep)) => args.extend([keep.as_bytes(), &record.head, &record.payload]),
-            None => args.push(b""),
-        }
-        swapped(self.run(&self.scripts.swap, &keys, &args).await?)
+        let (keep, member) = (millis(lifetime.keep), layout::member(slot));
+        let answer = match (lifetime.due, tombstone_ms) {
+            (Some(due), _) => {
+                let args: [&[u8]; 6] = [expected, &keep, &member, &head, &millis(due), &payload];
+                self.run(&self.scripts.swap, &keys, &args).await?
+            }
+            (None, None) => {
+                let value = layout::stamped(&head, self.now_ms().await?, &payload);
+                self.run(&self.scripts.swap, &keys, &[expected, &keep, &member, &value]).await?
+            }
+            (None, Some(tombstone_ms)) => {
+                let now_ms = self.now_ms().await?;
+                let value = layout::stamped(&head, now_ms, &payload);
+                let expired = encode(&Record { state: State::Expired, ..next.clone() });
+                let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
+                let args: [&[u8]; 7] = [expected, &keep, &member, &value, b"", &tombstone_ms, &tombstone];
+                self.run(&self.scripts.swap, &keys, &args).await?
+            }
+        };
+        self.swapped(answer)
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -185,7 +248,7 @@ impl Store for Redis {
         running[8] = layout::IN_FLIGHT;
         let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
         let (lease, keep) = (millis(lease), millis(keep));
-        let args: [&[u8]; 4] = [&running, lease.as_bytes(), keep.as_bytes(), &layout::member(slot)];
+        let args: [&[u8]; 4] = [&running, &lease, &keep, &layout::member(slot)];
         Ok(self.run(&self.scripts.renew, &keys, &args).await? == Value::Int(1))
     }
 
@@ -212,21 +275,6 @@ impl Store for Redis {
     }
 }
 
-/// What the swap script answered.
-fn swapped(answer: Value) -> Result<Swap, StoreError> {
-    match answer {
-        Value::Int(1) => Ok(Swap::Stored),
-        Value::Nil => Ok(Swap::Stale(None)),
-        Value::Array(parts) => {
-            let mut parts = parts.into_iter();
-            let value = parts.next().ok_or_else(unexpected)?;
-            let now_ms = time_ms(Value::Array(parts.collect()))?;
-            Ok(Swap::Stale(held(value, now_ms)?))
-        }
-        _ => Err(unexpected()),
-    }
-}
-
 fn held(value: Value, now_ms: u64) -> Result<Option<Held>, StoreError> {
     match value {
         Value::Nil => Ok(None),
@@ -242,12 +290,14 @@ fn time_ms(answer: Value) -> Result<u64, StoreError> {
 }
 
 /// A span as the scripts take it. At least 1 ms: the server refuses to keep a key for none.
-fn millis(span: Duration) -> String {
-    span.as_millis().clamp(1, MILLIS_MAX).to_string()
+fn millis(span: Duration) -> Vec<u8> {
+    let mut text = Vec::new();
+    layout::decimal(&mut text, u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, MILLIS_MAX));
+    text
 }
 
 /// About 3000 years: added to any time, it stays a whole number in Lua, whose integers end at 2^53.
-const MILLIS_MAX: u128 = 100_000_000_000_000;
+const MILLIS_MAX: u64 = 100_000_000_000_000;
 
 fn unexpected() -> StoreError {
     StoreError::MaybeApplied("the server gave an answer that this version doesn't know".into())

@@ -11,7 +11,8 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::link::{Dialer, PAUSE_MAX, Pause};
+use super::dial::{Dialer, Dialled};
+use super::link::{PAUSE_MAX, Pause};
 use super::{fault, layout};
 use crate::key::Slot;
 use crate::store::Hub;
@@ -27,7 +28,7 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
     loop {
         let ended = Arc::new(Notify::new());
         match dialer.dial(listener(hub.clone(), ended.clone())).await {
-            Ok(connection) => {
+            Ok(Dialled { connection, driver: _driver }) => {
                 let born = Instant::now();
                 let mut session = Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
                 tokio::select! {
@@ -100,8 +101,8 @@ impl Session<'_> {
     }
 }
 
-fn channels(slots: &[Slot]) -> Vec<String> {
-    slots.iter().map(layout::wake_channel).collect()
+fn channels(slots: &[Slot]) -> Vec<Vec<u8>> {
+    slots.iter().map(layout::record_key).collect()
 }
 
 /// A server that doesn't answer a subscription in time is left, as one that broke off.

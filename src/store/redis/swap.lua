@@ -1,42 +1,48 @@
 -- Writes a record if the slot's version is the expected one, in one step with the due index, the tombstone and the wake-up.
 --
 -- KEYS: the record, the partition's due index, and the tombstone where the lifetime names one.
--- ARGV: 1 expected version (8 bytes, empty: nothing may be there), 2 the next head, 3 the next payload, 4 ms to keep,
--- 5 ms until due (0: never), 6 the slot's member in the index, 7 the wake channel (empty: nobody waits for this change),
--- 8 ms to keep a tombstone (empty: none is left), 9 its head, 10 its payload.
+-- ARGV: 1 expected version (8 bytes, empty: nothing may be there), 2 ms to keep, 3 the slot's member in the index,
+-- 4 the value, or of a record that falls due only its head, 5 ms until due (absent or empty: never), 6 the payload of a
+-- record that falls due, or ms to keep a tombstone, 7 the tombstone.
 --
--- The value is head (version 8, fence 8, state 1), written (ms, 8), due (ms, 8, 0 never), payload. The record is read
--- before anything is written, so that a server that is out of memory or a replica still answers duplicates.
+-- The value is head (version 8, fence 8, state 1), written (ms, 8), due (ms, 8, 0 never), payload. What falls due is
+-- stamped here, by this server's clock; all else comes whole, since asking the time and joining texts are what costs
+-- most. The record is read before anything is written, so that a server that is out of memory or a replica still answers
+-- duplicates. States 1 (in flight) and 2 (uncertain) are unsettled; 4 is a released marker.
 local current = redis.call('GET', KEYS[1])
+local before = current and string.byte(current, 17) or 0
+local state = string.byte(ARGV[4], 17)
 local barred = false
--- A tombstone bars a claim over nothing, and over a released marker (state 4) too: that may have been written over nothing.
-if KEYS[3] and ARGV[8] == '' and (not current or string.byte(current, 17) == 4) then
+-- A tombstone bars a claim over nothing, and over a released marker too: that may have been written over nothing.
+if KEYS[3] and state == 1 and (not current or before == 4) then
   local tombstone = redis.call('GET', KEYS[3])
   if tombstone then current, barred = tombstone, true end
 end
 if current then
   -- An empty value is one that can't be read, and not an empty slot.
   if barred or ARGV[1] == '' or string.sub(current, 1, 8) ~= ARGV[1] then
-    if string.sub(current, 1, 17) == ARGV[2] then return 1 end
+    if string.sub(current, 1, 17) == string.sub(ARGV[4], 1, 17) then return 1 end
+    -- No rule asks for the age of what is settled.
+    if before > 2 or barred then return current end
     local time = redis.call('TIME')
     return { current, time[1], time[2] }
   end
 elseif ARGV[1] ~= '' then
   return false
 end
-local time = redis.call('TIME')
-local now = time[1] * 1000 + math.floor(time[2] / 1000)
-local after, due = tonumber(ARGV[5]), 0
-if after > 0 then due = now + after end
-redis.call('SET', KEYS[1], ARGV[2] .. struct.pack('>I8I8', now, due) .. ARGV[3], 'PX', ARGV[4])
-if due > 0 then
-  redis.call('ZADD', KEYS[2], due, ARGV[6])
-elseif current and (string.byte(current, 17) or 0) <= 2 then
-  -- States 1 and 2 are unsettled: only those can be in the index.
-  redis.call('ZREM', KEYS[2], ARGV[6])
+local answer = 1
+if ARGV[5] and ARGV[5] ~= '' then
+  local time = redis.call('TIME')
+  local now = time[1] * 1000 + math.floor(time[2] / 1000)
+  local due = now + ARGV[5]
+  redis.call('SET', KEYS[1], ARGV[4] .. struct.pack('>I8I8', now, due) .. ARGV[6], 'PX', ARGV[2])
+  redis.call('ZADD', KEYS[2], due, ARGV[3])
+  answer = now
+else
+  redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
+  -- Only what was unsettled can be in the index.
+  if current and before <= 2 then redis.call('ZREM', KEYS[2], ARGV[3]) end
+  if ARGV[7] then redis.call('SET', KEYS[3], ARGV[7], 'PX', ARGV[6]) end
 end
-if ARGV[8] ~= '' then
-  redis.call('SET', KEYS[3], ARGV[9] .. struct.pack('>I8I8', now, 0) .. ARGV[10], 'PX', ARGV[8])
-end
-if ARGV[7] ~= '' then redis.call('PUBLISH', ARGV[7], '') end
-return 1
+if state ~= 1 then redis.call('PUBLISH', KEYS[1], '') end
+return answer

@@ -3,6 +3,10 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
 
+use http::{HeaderValue, Response};
+use http_body::Body;
+use http_body_util::BodyExt;
+
 use super::PATIENCE;
 
 /// A request, written by hand.
@@ -87,6 +91,14 @@ impl Request {
 }
 
 impl Answer {
+    /// An answer that a library has parsed.
+    pub async fn read<B: Body>(response: Response<B>) -> Result<Answer, B::Error> {
+        let (parts, body) = response.into_parts();
+        let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
+        let fields = parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        Ok(Answer { status: parts.status.as_u16(), fields, body: body.collect().await?.to_bytes().to_vec() })
+    }
+
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
     }

@@ -39,6 +39,16 @@ impl Gateway {
         gateway
     }
 
+    /// In front of an upstream with a URL, with settings before the usual route.
+    pub fn to(url: &str, settings: &str) -> Gateway {
+        let dir = tempfile::tempdir().unwrap();
+        let store = format!("file:{}", dir.path().join("data").display());
+        let mut gateway = Gateway::launch(url, &store, settings, ROUTES, |_| {});
+        gateway._dir = Some(dir);
+        until("the gateway to be ready", || gateway.is_ready());
+        gateway
+    }
+
     /// On a given store.
     pub fn on(upstream: u16, store: &str, settings: &str, routes: &str) -> Gateway {
         let gateway = Gateway::spawn(upstream, store, settings, routes);
@@ -48,15 +58,21 @@ impl Gateway {
 
     /// Without waiting until it is ready.
     pub fn spawn(upstream: u16, store: &str, settings: &str, routes: &str) -> Gateway {
+        Gateway::launch(&format!("http://127.0.0.1:{upstream}"), store, settings, routes, |_| {})
+    }
+
+    /// Without waiting, with whatever the command still needs.
+    pub fn launch(url: &str, store: &str, settings: &str, routes: &str, adjust: impl FnOnce(&mut Command)) -> Gateway {
         let (port, admin) = (free_port(), free_port());
         let config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
         std::fs::write(config.path(), format!("{settings}\n{routes}")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
         command.args(["run", "--config"]).arg(config.path());
-        command.args(["--upstream", &format!("http://127.0.0.1:{upstream}"), "--store", store]);
+        command.args(["--upstream", url, "--store", store]);
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")]);
         command.env("ONCEWARD_LOG", "onceward=debug").env("ADMIN_TOKEN", "letmein").env("READ_TOKEN", "letmesee");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
+        adjust(&mut command);
         let mut child = command.spawn().unwrap();
         let logs = Arc::new(Mutex::new(String::new()));
         let (mut stderr, sink) = (child.stderr.take().unwrap(), logs.clone());

@@ -1,19 +1,25 @@
 //! What the stories need: a gateway process, a scripted upstream that counts, Redis, and a plain HTTP client.
 
 mod client;
+pub mod frames;
 mod gateway;
-pub mod http2;
 mod nginx;
+mod origin;
 mod redis;
+mod streams;
+mod tls;
 mod upstream;
 
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
+pub use frames::Frames;
 pub use gateway::{Gateway, ROUTES};
-pub use http2::Http2;
 pub use nginx::Nginx;
+pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
+pub use streams::{Pending, Streams};
+pub use tls::Authority;
 pub use upstream::{Seen, Upstream};
 
 /// Longest that a story waits for something that should happen soon.
@@ -29,12 +35,11 @@ pub fn free_port() -> u16 {
 pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
     #[allow(clippy::disallowed_methods)]
     let end = Instant::now() + PATIENCE;
-    #[allow(clippy::disallowed_methods)]
-    while Instant::now() < end {
-        if holds() {
-            return;
-        }
+    while !holds() {
+        // Asked once more after a stop of the whole machine, in which time passes and nothing happens.
+        #[allow(clippy::disallowed_methods)]
+        let over = Instant::now() >= end;
+        assert!(!over || holds(), "waited {PATIENCE:?} for: {what}");
         std::thread::sleep(Duration::from_millis(10));
     }
-    panic!("waited {PATIENCE:?} for: {what}");
 }

@@ -11,6 +11,8 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex};
 use std::time::Duration;
 
+use rustls::{ServerConfig, ServerConnection, StreamOwned};
+
 use super::until;
 
 /// A request as it arrived.
@@ -32,6 +34,8 @@ struct Shared {
     seen: Mutex<Vec<Seen>>,
     answers: AtomicU64,
     connections: AtomicU64,
+    /// With TLS: who it says it is.
+    identity: Mutex<Option<Arc<ServerConfig>>>,
     released: Mutex<bool>,
     release: Condvar,
     ended: AtomicBool,
@@ -45,9 +49,18 @@ pub struct Upstream {
 
 impl Upstream {
     pub fn start() -> Upstream {
+        Upstream::listen(None)
+    }
+
+    /// Behind TLS.
+    pub fn with_tls(identity: Arc<ServerConfig>) -> Upstream {
+        Upstream::listen(Some(identity))
+    }
+
+    fn listen(identity: Option<Arc<ServerConfig>>) -> Upstream {
         let listener = TcpListener::bind("127.0.0.1:0").unwrap();
         let port = listener.local_addr().unwrap().port();
-        let shared = Arc::new(Shared::default());
+        let shared = Arc::new(Shared { identity: Mutex::new(identity), ..Shared::default() });
         let accepting = shared.clone();
         std::thread::spawn(move || {
             for stream in listener.incoming().map_while(Result::ok) {
@@ -56,10 +69,19 @@ impl Upstream {
                 }
                 accepting.connections.fetch_add(1, Ordering::SeqCst);
                 let shared = accepting.clone();
-                std::thread::spawn(move || serve(&shared, stream));
+                let identity = shared.identity.lock().unwrap().clone();
+                std::thread::spawn(move || match identity {
+                    None => serve(&shared, stream),
+                    Some(identity) => serve(&shared, StreamOwned::new(ServerConnection::new(identity).unwrap(), stream)),
+                });
             }
         });
         Upstream { port, shared }
+    }
+
+    /// Shows another certificate to those who connect from now on.
+    pub fn identify_as(&self, identity: Arc<ServerConfig>) {
+        *self.shared.identity.lock().unwrap() = Some(identity);
     }
 
     /// How many requests were executed.
@@ -105,20 +127,19 @@ impl Drop for Upstream {
     }
 }
 
-fn serve(shared: &Shared, stream: TcpStream) {
-    let mut writer = stream.try_clone().unwrap();
+fn serve(shared: &Shared, stream: impl Read + Write) {
     let mut reader = BufReader::new(stream);
     while let Some(seen) = read(&mut reader) {
         let script = seen.get("x-act").unwrap_or_default().to_owned();
         let head = seen.line.starts_with("HEAD ");
         shared.seen.lock().unwrap().push(seen);
-        if !answer(shared, &mut writer, &script, head) {
+        if !answer(shared, reader.get_mut(), &script, head) {
             return;
         }
     }
 }
 
-fn read(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
+fn read(reader: &mut impl BufRead) -> Option<Seen> {
     let mut text = || {
         let mut line = String::new();
         reader.read_line(&mut line).ok().filter(|n| *n > 0).map(|_| line.trim_end().to_owned())
@@ -153,7 +174,7 @@ fn read(reader: &mut BufReader<TcpStream>) -> Option<Seen> {
 }
 
 /// Carries a script out; `false` where the connection ends with it.
-fn answer(shared: &Shared, writer: &mut TcpStream, script: &str, head: bool) -> bool {
+fn answer(shared: &Shared, writer: &mut impl Write, script: &str, head: bool) -> bool {
     let n = shared.answers.fetch_add(1, Ordering::SeqCst);
     let (mut status, mut fields) = (201, String::from("Content-Type: application/json\r\n"));
     let mut body = format!("{{\"payment\":{n}}}").into_bytes();
@@ -196,5 +217,5 @@ fn answer(shared: &Shared, writer: &mut TcpStream, script: &str, head: bool) -> 
     if !head && !matches!(status, 204 | 304) {
         out.extend_from_slice(&body);
     }
-    writer.write_all(&out).is_ok()
+    writer.write_all(&out).and_then(|()| writer.flush()).is_ok()
 }

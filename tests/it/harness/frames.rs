@@ -25,12 +25,11 @@ pub const END_HEADERS: u8 = 4;
 pub struct Frame {
     pub kind: u8,
     pub flags: u8,
-    pub stream: u32,
     pub payload: Vec<u8>,
 }
 
 /// An open connection.
-pub struct Http2 {
+pub struct Frames {
     stream: TcpStream,
 }
 
@@ -64,13 +63,13 @@ pub fn request<'a>(method: &'a str, path: &'a str, more: &[(&'a str, &'a str)]) 
     fields
 }
 
-impl Http2 {
+impl Frames {
     /// Connects, with settings: pairs of identifier and value.
-    pub fn open(port: u16, settings: &[(u16, u32)]) -> Http2 {
+    pub fn open(port: u16, settings: &[(u16, u32)]) -> Frames {
         let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
-        let mut connection = Http2 { stream };
+        let mut connection = Frames { stream };
         let pairs: Vec<u8> =
             settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
         connection.write(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &pairs)].concat());
@@ -93,8 +92,7 @@ impl Http2 {
         let length = usize::from(head[0]) << 16 | usize::from(head[1]) << 8 | usize::from(head[2]);
         let mut payload = vec![0; length];
         self.stream.read_exact(&mut payload).ok()?;
-        let stream = u32::from_be_bytes([head[5], head[6], head[7], head[8]]);
-        Some(Frame { kind: head[3], flags: head[4], stream, payload })
+        Some(Frame { kind: head[3], flags: head[4], payload })
     }
 
     /// The next frame of one of these types; `None` where the connection ended first.
@@ -111,19 +109,5 @@ impl Http2 {
     pub fn ending(&mut self) -> Option<u32> {
         let frame = self.until(&[GOAWAY])?;
         Some(u32::from_be_bytes(frame.payload[4..8].try_into().unwrap()))
-    }
-
-    /// The body of a stream whose header block was read.
-    pub fn body(&mut self, stream: u32) -> Vec<u8> {
-        let mut body = Vec::new();
-        loop {
-            let frame = self.until(&[DATA]).expect("the rest of the body");
-            if frame.stream == stream {
-                body.extend_from_slice(&frame.payload);
-                if frame.flags & END_STREAM != 0 {
-                    return body;
-                }
-            }
-        }
     }
 }

@@ -1,0 +1,33 @@
+//! The server's time, as far as its answers tell it.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Instant;
+
+/// The server's clock, carried on by the local one from the last answer that told the time. It stamps when a record was
+/// settled, which people read and no rule does: leases are stamped by the server itself.
+pub(super) struct ServerTime {
+    start: Instant,
+    /// The server's time at `start`, in ms since 1970; 0 until it is known.
+    at_start_ms: AtomicU64,
+}
+
+impl ServerTime {
+    pub(super) fn new() -> ServerTime {
+        ServerTime { start: Instant::now(), at_start_ms: AtomicU64::new(0) }
+    }
+
+    /// An answer told the time, in ms since 1970.
+    pub(super) fn told(&self, now_ms: u64) {
+        self.at_start_ms.store(now_ms.saturating_sub(self.elapsed_ms()), Ordering::Relaxed);
+    }
+
+    /// The time, in ms since 1970, once an answer told it.
+    pub(super) fn now_ms(&self) -> Option<u64> {
+        let at_start_ms = self.at_start_ms.load(Ordering::Relaxed);
+        (at_start_ms > 0).then(|| at_start_ms + self.elapsed_ms())
+    }
+
+    fn elapsed_ms(&self) -> u64 {
+        u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
+    }
+}

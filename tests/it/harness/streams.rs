@@ -1,0 +1,74 @@
+//! A client that speaks HTTP/2 with prior knowledge, on one connection.
+
+use bytes::Bytes;
+use http::Request;
+use http_body_util::Full;
+use hyper::client::conn::http2::{self, SendRequest};
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use tokio::net::TcpStream;
+use tokio::runtime::Runtime;
+use tokio::task::JoinHandle;
+
+use super::{Answer, PATIENCE};
+
+/// An HTTP/2 connection.
+pub struct Streams {
+    sender: SendRequest<Full<Bytes>>,
+    runtime: Runtime,
+}
+
+/// An answer that is still to come.
+pub struct Pending<'a> {
+    task: JoinHandle<hyper::Result<Answer>>,
+    runtime: &'a Runtime,
+}
+
+impl Streams {
+    pub fn open(port: u16) -> Streams {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let sender = runtime.block_on(async {
+            let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+            stream.set_nodelay(true).unwrap();
+            let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(driver);
+            sender
+        });
+        Streams { sender, runtime }
+    }
+
+    /// A payment with a key; other fields may be added.
+    pub fn pay(key: &str, body: &str, fields: &[(&str, &str)]) -> Request<Full<Bytes>> {
+        let mut request = Request::post("http://pay.example/v1/payments")
+            .header("idempotency-key", key)
+            .header("content-type", "application/json");
+        for (name, value) in fields {
+            request = request.header(*name, *value);
+        }
+        request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap()
+    }
+
+    /// Sends on a stream of its own, and doesn't wait.
+    pub fn begin(&self, request: Request<Full<Bytes>>) -> Pending<'_> {
+        let answer = self.sender.clone().send_request(request);
+        let task = self.runtime.spawn(async move { Answer::read(answer.await?).await });
+        Pending { task, runtime: &self.runtime }
+    }
+
+    pub fn send(&self, request: Request<Full<Bytes>>) -> Answer {
+        self.begin(request).wait()
+    }
+}
+
+impl Pending<'_> {
+    pub fn wait(self) -> Answer {
+        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, self.task).await });
+        answer.expect("an answer in time").unwrap().unwrap()
+    }
+
+    /// Resets the stream.
+    pub fn reset(self) {
+        self.task.abort();
+        // The stream is reset when the task is gone.
+        assert!(self.runtime.block_on(self.task).unwrap_err().is_cancelled());
+    }
+}

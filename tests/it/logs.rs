@@ -1,0 +1,73 @@
+//! What the log says, and what it must never say.
+
+use crate::harness::{Authority, Connection, Gateway, Origin, RedisServer, Request, Streams, Upstream, until};
+
+const ROUTES: &str = r#"
+[[routes]]
+path = "/v1/payments"
+[[routes]]
+path = "/v1/charges"
+upstream = "shared"
+"#;
+
+/// An HTTP/2 connection whose only request is malformed, and has a secret in its target.
+fn malformed_http_2() -> Vec<u8> {
+    const PREFACE: &[u8] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+    const SETTINGS: [u8; 9] = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    // END_STREAM and END_HEADERS, on stream 1.
+    const FLAGS_AND_STREAM: [u8; 5] = [5, 0, 0, 0, 1];
+    const POST: u8 = 0x83;
+    const SCHEME_HTTP: u8 = 0x86;
+    const PATH: u8 = 0x04;
+    let path = b"/v1/pay ments?card=canary-target";
+    let fields = [&[POST, SCHEME_HTTP, PATH, path.len() as u8][..], path].concat();
+    [PREFACE, &SETTINGS, &[0, 0, fields.len() as u8, 1], &FLAGS_AND_STREAM, &fields].concat()
+}
+
+#[test]
+fn no_secret_reaches_the_log_whatever_is_logged() {
+    let authority = Authority::new();
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    let shared = Origin::start(authority.server("127.0.0.1", &["h2"]));
+    let settings = format!(
+        "[upstreams.shared]\nurl = \"https://127.0.0.1:{}\"\nca_file = \"{}\"",
+        shared.port,
+        authority.ca_file().display()
+    );
+    for format in ["plain", "json"] {
+        let url = format!("http://127.0.0.1:{}", upstream.port);
+        let mut gateway = Gateway::launch(&url, &redis.url(), &settings, ROUTES, |command| {
+            command.env("ONCEWARD_LOG", "trace").args(["--log-format", format]);
+        });
+        until("the gateway to be ready", || gateway.is_ready());
+        let ask = |path: &str, script: &str, amount: u8| {
+            let key = format!("canary-key-{format}-{}", script.len());
+            let request = Request::new("POST", &format!("{path}?token=canary-query")).field("Idempotency-Key", &key);
+            let request = request.field("Authorization", "Bearer canary-token").field("Cookie", "session=canary-cookie");
+            request.act(script).json(&format!("{{\"card\":\"canary-body\",\"amount\":{amount}}}")).send(gateway.port)
+        };
+        let answered = "field Set-Cookie=canary-answer, body canary-answer";
+        assert_eq!(ask("/v1/payments", answered, 1).status, 201);
+        assert!(ask("/v1/payments", answered, 1).replayed());
+        assert_eq!(ask("/v1/payments", answered, 2).problem(), "key-reused");
+        assert_eq!(ask("/v1/payments", "rubbish", 1).problem(), "outcome-uncertain");
+        assert_eq!(ask("/v1/charges", "", 1).status, 201);
+        let client = Streams::open(gateway.port);
+        let fields = [("authorization", "Bearer canary-token"), ("cookie", "session=canary-cookie")];
+        assert_eq!(client.send(Streams::pay(&format!("canary-{format}"), "\"canary-body\"", &fields)).status, 201);
+        let mut malformed = Connection::open(gateway.port);
+        malformed.write(&malformed_http_2());
+        malformed.half_close();
+        until("the malformed request to be refused", || malformed.is_closed());
+        let mut malformed = Connection::open(gateway.port);
+        malformed.write(b"POST /canary HTTP/1.1\r\nHost: canary\r\nAuthorization : canary\r\n\r\n");
+        assert_eq!(malformed.read().status, 400);
+        gateway.signal("TERM");
+        until("the last line", || gateway.logs().contains("stopping"));
+        assert_eq!(gateway.wait().code(), Some(0));
+        let logs = gateway.logs();
+        assert!(logs.contains("DEBUG") && logs.contains("executed"), "it logs: {logs}");
+        let told: Vec<_> = logs.lines().filter(|line| line.contains("canary")).collect();
+        assert!(told.is_empty(), "{}", told.join("\n"));
+    }
+}

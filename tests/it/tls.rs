@@ -1,0 +1,185 @@
+//! Upstreams behind TLS: HTTP/1.1, and HTTP/2 where it is negotiated.
+
+use crate::harness::{Authority, Gateway, Manner, Origin, Request, Upstream, until};
+
+const HERE: &str = "127.0.0.1";
+
+/// A gateway that trusts an authority.
+fn gateway(authority: &Authority, port: u16, settings: &str) -> Gateway {
+    let settings = format!("[upstream]\nca_file = \"{}\"\n{settings}", authority.ca_file().display());
+    Gateway::to(&format!("https://{HERE}:{port}"), &settings)
+}
+
+/// An HTTP/2 upstream and a gateway in front of it.
+fn origin() -> (Authority, Origin, Gateway) {
+    let authority = Authority::new();
+    let origin = Origin::start(authority.server(HERE, &["h2"]));
+    let gateway = gateway(&authority, origin.port, "");
+    (authority, origin, gateway)
+}
+
+fn is_charged_once(gateway: &Gateway, pay: &Request) {
+    let first = pay.send(gateway.port);
+    assert!(first.status == 201 && !first.replayed(), "{first:?}");
+    let second = pay.send(gateway.port);
+    assert!(second.replayed() && second.body == first.body, "{second:?}");
+}
+
+#[test]
+fn a_charge_through_tls_runs_once() {
+    let authority = Authority::new();
+    let upstream = Upstream::with_tls(authority.server(HERE, &["http/1.1"]));
+    let gateway = gateway(&authority, upstream.port, "");
+    for key in ["a", "b", "c"] {
+        is_charged_once(&gateway, &Request::pay(key, "{}"));
+    }
+    assert_eq!((upstream.executed(), upstream.connections()), (3, 1), "one handshake for all");
+    let seen = upstream.seen().pop().unwrap();
+    let hosts: Vec<_> = seen.fields.iter().filter(|(name, _)| name == "host").collect();
+    assert_eq!(hosts, [&("host".to_owned(), format!("{HERE}:{}", upstream.port))]);
+}
+
+#[test]
+fn an_upstream_without_alpn_speaks_http_1() {
+    let authority = Authority::new();
+    let upstream = Upstream::with_tls(authority.server(HERE, &[]));
+    is_charged_once(&gateway(&authority, upstream.port, ""), &Request::pay("k", "{}"));
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn a_certificate_of_somebody_else_gets_no_request_and_releases_the_key() {
+    let (authority, stranger) = (Authority::new(), Authority::new());
+    for identity in [stranger.server(HERE, &["http/1.1"]), authority.server("elsewhere.example", &["http/1.1"])] {
+        let upstream = Upstream::with_tls(identity);
+        let gateway = gateway(&authority, upstream.port, "");
+        let pay = Request::pay("k", "{}");
+        let refused = pay.send(gateway.port);
+        assert_eq!((refused.status, refused.problem().as_str()), (502, "upstream-unreachable"));
+        assert_eq!((refused.get("x-should-retry"), upstream.executed()), (Some("true"), 0));
+        assert!(upstream.connections() > 0, "it was asked who it is");
+        upstream.identify_as(authority.server(HERE, &["http/1.1"]));
+        is_charged_once(&gateway, &pay);
+        assert_eq!(upstream.executed(), 1);
+    }
+}
+
+#[test]
+fn an_answer_that_is_lost_behind_tls_is_never_charged_again() {
+    let authority = Authority::new();
+    let upstream = Upstream::with_tls(authority.server(HERE, &["http/1.1"]));
+    let gateway = gateway(&authority, upstream.port, "");
+    for (key, script) in [("drop", "drop"), ("cut", "cut"), ("rubbish", "rubbish")] {
+        let pay = Request::pay(key, "{}").act(script);
+        let lost = pay.send(gateway.port);
+        assert_eq!((lost.status, lost.problem().as_str()), (502, "outcome-uncertain"), "{key}");
+        assert_eq!(pay.send(gateway.port).status, 409, "{key}");
+    }
+    assert_eq!(upstream.by_key().values().max(), Some(&1));
+}
+
+#[test]
+fn http_2_is_spoken_where_it_is_negotiated_and_many_requests_share_a_connection() {
+    let (_authority, origin, gateway) = origin();
+    is_charged_once(&gateway, &Request::pay("first", "{}"));
+    let held: Vec<_> = (0..30).map(|n| Request::pay(&format!("k{n}"), "{}").act("hold")).collect();
+    let answers: Vec<_> = held.iter().map(|pay| pay.send_aside(gateway.port)).collect();
+    origin.reached(31);
+    assert_eq!(origin.connections(), 1, "all are under way at once");
+    origin.release();
+    for (pay, first) in held.iter().zip(answers) {
+        let (first, second) = (first.join().unwrap(), pay.send(gateway.port));
+        assert!(first.status == 201 && second.replayed() && second.body == first.body);
+    }
+    assert_eq!((origin.executed(), origin.connections()), (31, 1));
+}
+
+#[test]
+fn an_http_2_upstream_gets_one_host() {
+    let authority = Authority::new();
+    let origin = Origin::start(authority.server(HERE, &["h2"]));
+    for (host, seen_as) in [("upstream", format!("{HERE}:{}", origin.port)), ("preserve", "pay.example".to_owned())] {
+        let gateway = gateway(&authority, origin.port, &format!("host = \"{host}\""));
+        is_charged_once(&gateway, &Request::pay("k", "{}"));
+        let seen = origin.seen().pop().unwrap();
+        let hosts: Vec<_> = seen.fields.iter().filter(|(name, _)| name == "host" || name == ":authority").collect();
+        assert_eq!(hosts, [&(":authority".to_owned(), seen_as)], "{host}");
+        assert_eq!(seen.get("x-forwarded-host"), Some("pay.example"));
+    }
+}
+
+#[test]
+fn a_refused_stream_leaves_the_key_free() {
+    let (_authority, origin, gateway) = origin();
+    let pay = Request::pay("k", "{}");
+    let refused = pay.clone().act("refuse").send(gateway.port);
+    assert_eq!((refused.status, refused.problem().as_str()), (502, "upstream-unreachable"));
+    assert_eq!((origin.faults(), origin.executed()), (1, 0));
+    is_charged_once(&gateway, &pay);
+    assert_eq!((origin.executed(), origin.connections()), (1, 1), "the connection is as good as before");
+}
+
+#[test]
+fn a_goaway_below_the_request_leaves_the_key_free() {
+    let (_authority, origin, gateway) = origin();
+    let pay = Request::pay("k", "{}");
+    origin.behave(Manner::GoAwayBefore);
+    let refused = pay.send(gateway.port);
+    assert_eq!((refused.status, refused.problem().as_str()), (502, "upstream-unreachable"));
+    assert_eq!((origin.faults(), origin.executed()), (1, 0));
+    origin.behave(Manner::Serve);
+    is_charged_once(&gateway, &pay);
+    assert_eq!(origin.executed(), 1);
+}
+
+#[test]
+fn a_connection_that_ends_after_the_request_leaves_the_outcome_uncertain() {
+    let (_authority, origin, gateway) = origin();
+    let is_held = |pay: &Request| {
+        let lost = pay.send(gateway.port);
+        assert_eq!((lost.status, lost.problem().as_str()), (502, "outcome-uncertain"));
+        let held = pay.send(gateway.port);
+        assert_eq!((held.status, held.problem().as_str()), (409, "outcome-uncertain"));
+    };
+    is_held(&Request::pay("cut", "{}").act("cut"));
+    assert_eq!((origin.faults(), origin.executed()), (1, 1));
+    origin.behave(Manner::GoAwayAfter);
+    is_held(&Request::pay("gone", "{}"));
+    assert_eq!((origin.faults(), origin.executed()), (2, 1));
+    origin.behave(Manner::Serve);
+    is_charged_once(&gateway, &Request::pay("next", "{}"));
+}
+
+#[test]
+fn a_goaway_between_requests_costs_nothing_and_lets_those_under_way_finish() {
+    let (_authority, origin, gateway) = origin();
+    let held = Request::pay("held", "{}").act("hold");
+    let first = held.send_aside(gateway.port);
+    origin.reached(1);
+    origin.retire_connections();
+    until("the next request to go elsewhere", || {
+        let n = origin.executed();
+        is_charged_once(&gateway, &Request::pay(&format!("k{n}"), "{}"));
+        origin.connections() == 2
+    });
+    origin.release();
+    assert_eq!(first.join().unwrap().status, 201);
+    assert_eq!(gateway.metric("onceward_uncertain_outcomes_total"), 0.0);
+}
+
+#[test]
+fn requests_beyond_what_a_connection_carries_get_another_one_and_do_not_wait_for_the_slow() {
+    let (_authority, origin, gateway) = origin();
+    is_charged_once(&gateway, &Request::pay("first", "{}"));
+    let pay = |n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(gateway.port);
+    let held: Vec<_> = (0..100).map(pay).collect();
+    origin.reached(101);
+    assert!(origin.connections() > 1);
+    origin.release();
+    assert!(held.into_iter().all(|answer| answer.join().unwrap().status == 201));
+    let connections = origin.connections();
+    for n in 0..20 {
+        is_charged_once(&gateway, &Request::pay(&format!("later{n}"), "{}"));
+    }
+    assert_eq!((origin.executed(), origin.connections()), (121, connections), "what stands is used");
+}
