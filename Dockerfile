@@ -7,6 +7,8 @@
 # itself waits for 10 s only, and whatever it kills then is uncertain.
 
 FROM rust:1-slim-bookworm AS build
+# jemalloc, the allocator, is built by make.
+RUN apt-get update && apt-get install -y --no-install-recommends make
 WORKDIR /build
 # What the binary is made of, and no more: a change of tests or documentation doesn't build anew. (The documented
 # configuration is compiled in.)

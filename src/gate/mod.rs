@@ -44,7 +44,7 @@ pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
 pub use operator::OperatorError;
 pub use payload::{AnswerBody, BoxError, Payload};
-pub use problem::{ForwardError, Problem};
+pub use problem::{ForwardError, Malformation, Problem};
 pub use shadow::Observation;
 pub use stream::{Movement, Stream};
 pub use sweep::sweep;

@@ -115,9 +115,74 @@ pub enum Problem {
     /// A method that a gateway doesn't forward.
     #[error("the method is not forwarded")]
     MethodNotAllowed,
-    /// The `Host` field is missing, double or malformed.
-    #[error("the request needs exactly one well-formed Host field")]
+    /// The `Host` field is missing, double, malformed, or another than the target's.
+    #[error("the request needs exactly one well-formed Host field, and no other host in its target")]
     HostInvalid,
+    /// The request's bytes are not HTTP, or HTTP that two readers could read in two ways.
+    #[error("{why}")]
+    Malformed {
+        /// What is wrong with them.
+        why: Malformation,
+    },
+    /// The request line and header fields are too many or too long.
+    #[error("the header block is larger than {limit} bytes, or has too many or too long fields")]
+    HeaderTooLarge {
+        /// The limit, in bytes.
+        limit: usize,
+    },
+}
+
+/// What is wrong with a request's bytes (RFC 9112).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Malformation {
+    /// A CR without LF, or an LF without CR (section 2.2).
+    #[error("a line of the request does not end with CR LF")]
+    LineEnding,
+    /// NUL or another control byte.
+    #[error("the request has a control byte where none may stand")]
+    ControlByte,
+    /// Not a method, a target and a version with one space between (section 3).
+    #[error("the request line is not a method, a target and a version with one space between them")]
+    RequestLine,
+    /// The target has none of its forms (section 3.2).
+    #[error("the target is neither a path nor a URL")]
+    Target,
+    /// Not HTTP/1.1 or HTTP/1.0.
+    #[error("the version is neither HTTP/1.1 nor HTTP/1.0")]
+    Version,
+    /// No token, or something between it and its colon (section 5.1).
+    #[error("a field's name is not a word with a colon right behind it")]
+    FieldName,
+    /// A field that is continued on the next line (section 5.2).
+    #[error("a field is continued on another line")]
+    Folded,
+    /// Not one plain decimal number (section 6.3).
+    #[error("the Content-Length is not one plain number, given once")]
+    ContentLength,
+    /// Another coding than `chunked`, or more than that, or on HTTP/1.0 (section 6.1).
+    #[error("the Transfer-Encoding is not `chunked` alone")]
+    TransferEncoding,
+    /// Both ways of framing at once (section 6.3).
+    #[error("the request has a Content-Length and a Transfer-Encoding")]
+    LengthAndCoding,
+    /// Not a plain hexadecimal number of at most 32 bits (section 7.1).
+    #[error("a chunk's size is not a plain hexadecimal number")]
+    ChunkSize,
+    /// Too much of it (section 7.1.1).
+    #[error("the chunk extensions are too long or not text")]
+    ChunkExtension,
+    /// A chunk does not end where its size says.
+    #[error("a chunk is longer than its size")]
+    ChunkEnd,
+    /// A field that no trailer section may have, or too many (section 7.1.2).
+    #[error("the trailer section has a field that may not stand there, or is too long")]
+    Trailer,
+}
+
+impl From<Malformation> for Problem {
+    fn from(why: Malformation) -> Problem {
+        Problem::Malformed { why }
+    }
 }
 
 /// What is wrong with a key.

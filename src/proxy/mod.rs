@@ -1,8 +1,11 @@
 //! HTTP on both sides: the listener, the connection to the upstream, the fields that may pass, and the refusals.
 
 mod body;
+mod busy;
 mod fields;
 mod forward;
+mod guard;
+mod guarded;
 mod pool;
 mod reject;
 mod server;
@@ -11,5 +14,6 @@ mod wire;
 pub use body::{Silence, discard, read_whole};
 pub use fields::{Peer, TraceParent, trace_parent};
 pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
+pub use guard::{Scan, Scanner};
 pub use reject::{Rejections, Shape};
 pub use server::{Server, ServerLimits};

@@ -248,6 +248,20 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             "Send exactly one Host field.",
             Answer::BadRequest,
         ),
+        Problem::Malformed { .. } => doc(
+            StatusCode::BAD_REQUEST,
+            "request-malformed",
+            "The request is malformed",
+            "It may be an attack, or come from a broken client or proxy; the connection is closed.",
+            Answer::BadRequest,
+        ),
+        Problem::HeaderTooLarge { .. } => doc(
+            StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            "header-too-large",
+            "The header block is too large",
+            "Send fewer and shorter fields.",
+            Answer::BadRequest,
+        ),
     }
 }
 

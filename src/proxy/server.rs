@@ -5,13 +5,14 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::HOST;
+use http::uri::Authority;
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
@@ -27,7 +28,10 @@ use tokio::time::{Instant, Sleep};
 use tower_service::Service;
 
 use super::body::discard;
+use super::busy::{Busy, BusyBody, Quiet};
 use super::fields::{self, Peer};
+use super::guard::is_host;
+use super::guarded::{Guarded, Verdict};
 use super::reject::{Rejections, Shape};
 use crate::gate::{AnswerBody, BoxError, Problem};
 
@@ -49,8 +53,14 @@ pub struct ServerLimits {
 /// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
 const STREAMS_MAX: u32 = 128;
 
+/// Requests of an HTTP/2 connection that were cancelled before anybody took them up (CVE-2023-44487).
+const RESETS_MAX: usize = 20;
+
+/// Stream errors that an HTTP/2 connection may make; each is answered, and remembered for a while.
+const ERRORS_MAX: usize = 256;
+
 /// Header fields of one request. Each costs memory beyond its bytes.
-const FIELDS_MAX: usize = 128;
+pub(super) const FIELDS_MAX: usize = 128;
 
 /// How long, and for how many bytes, a closing connection still reads what its client sends.
 const LINGER_MAX: Duration = Duration::from_millis(500);
@@ -128,7 +138,8 @@ impl Server {
         RB::Error: Into<BoxError>,
     {
         let quiet = Arc::new(Quiet::default());
-        let io = TimedStream::new(stream, quiet.clone(), &self.limits);
+        let verdict = quiet.verdict.clone();
+        let io = Guarded::new(TimedStream::new(stream, quiet.clone(), &self.limits), verdict.clone(), self.limits.header_bytes);
         let (peer, rejections) = (Peer::new(address), self.rejections.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
@@ -136,9 +147,9 @@ impl Server {
                 quiet.framed.store(true, Ordering::Release);
                 fields::join_cookies(request.headers_mut());
             }
-            let switched = quiet.clone();
+            let verdict = verdict.clone();
             request.extensions_mut().insert(peer.clone());
-            let checked = check(&request);
+            let checked = check(&request, &verdict);
             let (mut service, rejections) = (service.clone(), rejections.clone());
             async move {
                 let mut response = match checked {
@@ -148,20 +159,28 @@ impl Server {
                         rejections.render(&problem, Shape::default()).0
                     }
                 };
+                // Whatever was answered was said of a request that its client never finished.
+                if let Some(problem) = verdict.refused_in_body() {
+                    response = rejections.render(problem, Shape::default()).0;
+                }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
-                    switched.tunnel.store(true, Ordering::Release);
+                    verdict.tunnel.store(true, Ordering::Release);
                 }
                 fields::to_client(response.headers_mut());
-                Ok::<_, Infallible>(response.map(|body| BusyBody { body, _busy: busy }))
+                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy)))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
-        builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(self.limits.header_bytes.max(BUFFER_MIN));
+        // The guard judges what is too large: the parser must have room for all that it lets through.
+        let buffer = self.limits.header_bytes.max(BUFFER_MIN).saturating_add(1);
+        builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(buffer);
         builder
             .http2()
             .timer(TokioTimer::new())
             .keep_alive_interval(self.limits.idle_timeout)
             .max_concurrent_streams(STREAMS_MAX)
+            .max_pending_accept_reset_streams(RESETS_MAX)
+            .max_local_error_reset_streams(ERRORS_MAX)
             .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
         let connection = graceful.watch(connection);
@@ -193,17 +212,23 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpS
 }
 
 /// What no request may be, whatever its route.
-fn check(request: &Request<Incoming>) -> Result<(), Problem> {
+fn check(request: &Request<Incoming>, verdict: &Verdict) -> Result<(), Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        return Err(Problem::MethodNotAllowed);
+        // On HTTP/1.1 it is the guard's stand-in for what it refused.
+        return Err(verdict.refused().cloned().unwrap_or(Problem::MethodNotAllowed));
     }
     let mut hosts = request.headers().get_all(HOST).iter();
     let (first, second) = (hosts.next(), hosts.next());
-    let named = match first {
-        Some(host) => http::uri::Authority::try_from(host.as_bytes()).is_ok_and(|host| !host.as_str().contains('@')),
-        None => request.version() != Version::HTTP_11,
+    // A target may name a host too: always in HTTP/2, as a whole URL in HTTP/1.1. Two hosts are two readings.
+    let valid = match (first, request.uri().authority()) {
+        (Some(host), named) => {
+            Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host))
+                && named.is_none_or(|named| host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()))
+        }
+        (None, Some(named)) => request.version() != Version::HTTP_11 && is_host(named),
+        (None, None) => request.version() == Version::HTTP_10,
     };
-    if named && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
+    if valid && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
 }
 
 /// Connections by address.
@@ -239,54 +264,6 @@ impl Drop for PeerPlace {
     }
 }
 
-/// How many requests a connection has under way.
-#[derive(Debug, Default)]
-struct Quiet {
-    requests: AtomicUsize,
-    /// HTTP/2: what comes in between requests is no header block.
-    framed: AtomicBool,
-    /// The protocol was switched: the connection is the two ends' own.
-    tunnel: AtomicBool,
-}
-
-struct Busy(Arc<Quiet>);
-
-impl Busy {
-    fn new(quiet: Arc<Quiet>) -> Busy {
-        quiet.requests.fetch_add(1, Ordering::AcqRel);
-        Busy(quiet)
-    }
-}
-
-impl Drop for Busy {
-    fn drop(&mut self) {
-        self.0.requests.fetch_sub(1, Ordering::AcqRel);
-    }
-}
-
-/// A response body whose connection is busy until it is gone.
-struct BusyBody<B> {
-    body: B,
-    _busy: Busy,
-}
-
-impl<B: Body + Unpin> Body for BusyBody<B> {
-    type Data = B::Data;
-    type Error = B::Error;
-
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<http_body::Frame<B::Data>, B::Error>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> http_body::SizeHint {
-        self.body.size_hint()
-    }
-}
-
 /// A client connection that ends itself when the client says nothing for too long, or is too slow with a header block.
 struct TimedStream {
     stream: TcpStream,
@@ -297,6 +274,8 @@ struct TimedStream {
     /// Since when the connection waits: for a first byte, or for the end of a header block.
     since: Instant,
     began: bool,
+    /// How many requests had begun when that was last asked.
+    requests_seen: u64,
     /// Since when the client has not taken what is written to it.
     stalled: Option<Instant>,
     /// While closing: how many bytes are still read and thrown away.
@@ -315,6 +294,7 @@ impl TimedStream {
             idle_timeout: limits.idle_timeout,
             since,
             began: true,
+            requests_seen: 0,
             stalled: None,
             lingering: None,
         }
@@ -322,16 +302,18 @@ impl TimedStream {
 
     /// Whether the time is over. One timer runs per connection and is moved only when it fires.
     fn poll_over(&mut self, cx: &mut Context<'_>) -> bool {
-        if self.quiet.tunnel.load(Ordering::Acquire) {
+        if self.quiet.verdict.tunnel.load(Ordering::Acquire) {
             return false;
         }
         while self.timer.as_mut().poll(cx).is_ready() {
             let now = Instant::now();
-            if self.stalled.is_some_and(|since| now >= since + self.idle_timeout) {
+            let stalled = self.stalled.into_iter().chain(self.quiet.untaken_since());
+            if stalled.min().is_some_and(|since| now >= since + self.idle_timeout) {
                 return true;
             }
-            if self.quiet.requests.load(Ordering::Acquire) > 0 {
-                // A request is under way; it has timeouts of its own.
+            let requests_seen = std::mem::replace(&mut self.requests_seen, self.quiet.begun.load(Ordering::Acquire));
+            if self.quiet.requests.load(Ordering::Acquire) > 0 || requests_seen != self.requests_seen {
+                // A request is under way, or was; it has timeouts of its own.
                 self.since = now;
                 self.began = false;
             }
@@ -352,7 +334,10 @@ impl TimedStream {
     fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
         self.began = false;
         if written.is_ready() {
-            self.since = Instant::now();
+            // On HTTP/2 it may as well be the answer to a ping.
+            if !self.quiet.framed.load(Ordering::Acquire) {
+                self.since = Instant::now();
+            }
             self.stalled = None;
             return written;
         }
@@ -404,7 +389,7 @@ impl AsyncWrite for TimedStream {
     /// answer that was just written, such as a 431 to a header block that is still being sent.
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = &mut *self;
-        if this.quiet.tunnel.load(Ordering::Acquire) {
+        if this.quiet.verdict.tunnel.load(Ordering::Acquire) {
             // What is still to be read belongs to the other direction.
             return Pin::new(&mut this.stream).poll_shutdown(cx);
         }

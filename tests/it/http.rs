@@ -44,7 +44,7 @@ fn a_trace_is_continued() {
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     Request::pay("k", "{}").field("traceparent", trace).send(gateway.port);
     assert_eq!(upstream.seen()[0].get("traceparent"), Some(trace));
-    assert!(gateway.logs().contains("4bf92f3577b34da6a3ce929d0e0e4736"), "its id is the request id in the log");
+    until("its id to be the request id in the log", || gateway.logs().contains("4bf92f3577b34da6a3ce929d0e0e4736"));
 }
 
 #[test]
@@ -119,7 +119,7 @@ fn a_header_block_over_the_limit_gets_431() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "[limits]\nheader_bytes = \"8KiB\"", crate::harness::ROUTES);
     let large = Request::pay("k", "{}").field("X-Large", &"x".repeat(20_000)).send(gateway.port);
-    assert_eq!(large.status, 431);
+    assert_eq!((large.status, large.problem().as_str()), (431, "header-too-large"));
     assert_eq!(upstream.executed(), 0);
 }
 

@@ -10,6 +10,8 @@ mod clocks;
 mod demo;
 mod dockerfile;
 mod faults;
+mod frames;
+mod hostile;
 mod house;
 mod http;
 mod logs;

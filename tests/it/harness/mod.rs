@@ -1,7 +1,9 @@
 //! What the stories need: a gateway process, a scripted upstream that counts, Redis, and a plain HTTP client.
 
 mod client;
+pub mod frames;
 mod gateway;
+mod nginx;
 mod origin;
 mod redis;
 mod streams;
@@ -11,12 +13,14 @@ mod upstream;
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
+pub use frames::Frames;
 pub use gateway::{Gateway, ROUTES};
+pub use nginx::Nginx;
 pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
 pub use streams::{Pending, Streams};
 pub use tls::Authority;
-pub use upstream::Upstream;
+pub use upstream::{Seen, Upstream};
 
 /// Longest that a story waits for something that should happen soon.
 pub const PATIENCE: Duration = Duration::from_secs(20);

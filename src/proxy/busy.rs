@@ -1,0 +1,133 @@
+//! What is under way on a client's connection: requests, and answers that the client has to take.
+//!
+//! Danger: on HTTP/2 the client says how much of an answer it takes, and one that opens no window holds the answer, and
+//! its place, for as long as it likes. So an answer is handed out in pieces, and each has to be taken in time.
+
+use std::pin::Pin;
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use http_body::{Body, Frame, SizeHint};
+use tokio::time::Instant;
+
+use super::guarded::Verdict;
+
+/// Bytes of an answer that are handed to an HTTP/2 connection at once: a frame's default size (RFC 9113, section 6.5.2).
+/// They leave the gateway's accounts with that, taken or not.
+const PIECE_BYTES: usize = 16 * 1024;
+
+/// How many requests a connection has under way.
+#[derive(Debug, Default)]
+pub(super) struct Quiet {
+    pub requests: AtomicUsize,
+    /// How many there were so far.
+    pub begun: AtomicU64,
+    /// HTTP/2: what comes in between requests is no header block.
+    pub framed: AtomicBool,
+    pub verdict: Arc<Verdict>,
+    /// HTTP/2: answers of which the client has still to take what was handed out, and since when.
+    untaken: Mutex<Vec<(u64, Instant)>>,
+}
+
+impl Quiet {
+    /// Since when the longest waiting answer has not been taken.
+    pub fn untaken_since(&self) -> Option<Instant> {
+        self.untaken().iter().map(|(_, since)| *since).min()
+    }
+
+    fn untaken(&self) -> MutexGuard<'_, Vec<(u64, Instant)>> {
+        self.untaken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A request that is under way until this is gone.
+pub(super) struct Busy {
+    quiet: Arc<Quiet>,
+    number: u64,
+}
+
+impl Busy {
+    pub fn new(quiet: Arc<Quiet>) -> Busy {
+        quiet.requests.fetch_add(1, Ordering::AcqRel);
+        let number = quiet.begun.fetch_add(1, Ordering::AcqRel);
+        Busy { quiet, number }
+    }
+
+    fn handed_out(&self) {
+        self.quiet.untaken().push((self.number, Instant::now()));
+    }
+
+    fn taken(&self) {
+        self.quiet.untaken().retain(|(number, _)| *number != self.number);
+    }
+}
+
+impl Drop for Busy {
+    fn drop(&mut self) {
+        self.quiet.requests.fetch_sub(1, Ordering::AcqRel);
+        if self.quiet.framed.load(Ordering::Acquire) {
+            self.taken();
+        }
+    }
+}
+
+/// A response body whose connection is busy until it is gone.
+pub(super) struct BusyBody<B> {
+    body: B,
+    busy: Busy,
+    /// On HTTP/2: whoever asks for a frame has room for it. (HTTP/1.1 shows by its socket whether anything is taken.)
+    in_pieces: bool,
+    /// Of a frame: what is not yet handed out.
+    rest: Bytes,
+}
+
+impl<B: Body> BusyBody<B> {
+    pub fn new(body: B, busy: Busy) -> BusyBody<B> {
+        let in_pieces = busy.quiet.framed.load(Ordering::Acquire);
+        if in_pieces && !body.is_end_stream() {
+            busy.handed_out();
+        }
+        BusyBody { body, busy, in_pieces, rest: Bytes::new() }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Body for BusyBody<B> {
+    type Data = Bytes;
+    type Error = B::Error;
+
+    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+        let this = &mut *self;
+        if !this.in_pieces {
+            return Pin::new(&mut this.body).poll_frame(cx);
+        }
+        this.busy.taken();
+        if this.rest.is_empty() {
+            match std::task::ready!(Pin::new(&mut this.body).poll_frame(cx)) {
+                Some(Ok(frame)) => match frame.into_data() {
+                    Ok(data) => this.rest = data,
+                    Err(frame) => return Poll::Ready(Some(Ok(frame))),
+                },
+                end => return Poll::Ready(end),
+            }
+        }
+        let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
+        this.busy.handed_out();
+        Poll::Ready(Some(Ok(Frame::data(piece))))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.rest.is_empty() && self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        let (mut hint, rest) = (self.body.size_hint(), self.rest.len() as u64);
+        let upper = hint.upper();
+        hint.set_lower(hint.lower() + rest);
+        if let Some(upper) = upper {
+            hint.set_upper(upper + rest);
+        }
+        hint
+    }
+}
