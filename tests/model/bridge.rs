@@ -10,10 +10,10 @@ use onceward::engine::{
     ScopeRule, StatusRules,
 };
 use onceward::key::{Caller, Fingerprint, KeySyntax};
-use onceward::record::{self, Cause, Fence, Record, Reply, ReplyBody, Settler, Version};
+use onceward::record::{self, Cause, Fence, Record, Reply, ReplyBody, Settler};
 
 use crate::rules::{LEASE, UNCERTAIN_AFTER};
-use crate::state::{AGE_MAX, Answer, Entry, FOREVER, Held, Next, Outcome, Stand, Ticks, Who};
+use crate::state::{AGE_MAX, Answer, Entry, FOREVER, Held, Next, Outcome, Stand, Ticks, Version, Who};
 
 /// How long a tick is: so long that the engine's shortest marker (60 s) is a few of them.
 pub const TICK: Duration = Duration::from_secs(30);
@@ -79,7 +79,7 @@ impl Bridge {
             Stand::Released => record::State::Released,
         };
         Record {
-            version: Version(entry.version.into()),
+            version: record::Version(entry.version.into()),
             fence: Fence(entry.fence.into()),
             route: self.route.clone(),
             fingerprint: entry.who.map(|_| self.fingerprint),
@@ -119,8 +119,8 @@ impl Bridge {
     }
 }
 
-pub fn small_version(version: Version) -> u8 {
-    u8::try_from(version.0).unwrap()
+pub fn small_version(version: record::Version) -> Version {
+    Version::try_from(version.0).unwrap()
 }
 
 /// A duration of the engine's, in ticks.

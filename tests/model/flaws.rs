@@ -1,9 +1,10 @@
 //! Each rule, taken out: the checker finds what then goes wrong. That it does shows that the rule is needed, and that
 //! the model can see what it guards against.
 
-use crate::explore::{THREE, TWO, TWO_AND_STRANGER, WITH_STRANGER, breaks};
+use crate::explore::{THREE, TWO, TWO_AND_STRANGER, WITH_STRANGER, breaks, breaks_after};
 use crate::properties::{NO_STRANGER, ONCE, ONE_ANSWER, STAYS, UNSENT_IS_FREE};
-use crate::protocol::Bounds;
+use crate::protocol::Way::{Late, Now};
+use crate::protocol::{Action, Bounds};
 use crate::rules::{Flaw, OnUncertain};
 use crate::state::{Budget, Who};
 
@@ -14,8 +15,8 @@ fn of(callers: &'static [Who]) -> Bounds {
 }
 
 impl Bounds {
-    fn late(mut self) -> Bounds {
-        self.budget.late = 1;
+    fn late(mut self, late: u8) -> Bounds {
+        self.budget.late = late;
         self
     }
 
@@ -35,7 +36,7 @@ impl Bounds {
 
 #[test]
 fn without_a_fence_a_lost_claim_releases_another() {
-    breaks(Flaw::NoFence, of(THREE).late(), ONCE);
+    breaks(Flaw::NoFence, of(THREE).late(1), ONCE);
 }
 
 #[test]
@@ -60,7 +61,7 @@ fn unchecked_later_bytes_complete_a_request_too_late() {
 
 #[test]
 fn a_claim_that_is_not_read_back_may_never_have_been_made() {
-    breaks(Flaw::NoReadBack, of(TWO).late(), ONCE);
+    breaks(Flaw::NoReadBack, of(TWO).late(1), ONCE);
 }
 
 #[test]
@@ -90,12 +91,12 @@ fn a_lease_that_ends_is_no_permission_to_run() {
 
 #[test]
 fn a_lease_that_has_ended_is_not_renewed() {
-    breaks(Flaw::RenewsEndedLease, of(TWO).late().operator().renews(), ONCE);
+    breaks(Flaw::RenewsEndedLease, of(TWO).late(1).operator().renews(), ONCE);
 }
 
 #[test]
 fn a_claim_tried_again_may_have_been_made_long_ago() {
-    breaks(Flaw::RetryCountsAnew, of(THREE).late().on(OnUncertain::Probe), ONCE);
+    breaks(Flaw::RetryCountsAnew, of(THREE).late(1).on(OnUncertain::Probe), ONCE);
 }
 
 #[test]
@@ -125,10 +126,33 @@ fn an_answer_before_it_is_stored_may_contradict_the_next() {
 
 #[test]
 fn a_marker_replaced_without_its_version_lets_an_unsent_claim_end_uncertain() {
-    breaks(Flaw::MarkerWithoutVersion, of(TWO).late(), UNSENT_IS_FREE);
+    breaks(Flaw::MarkerWithoutVersion, of(TWO).late(1), UNSENT_IS_FREE);
+}
+
+#[test]
+fn a_marker_written_twice_with_one_version_lets_a_late_one_replace_a_result() {
+    // The first gives up its claim. Its marker is written, but that gets no answer; the second request takes over from
+    // it, can't reach the upstream and leaves a marker of its own. The first tries again, over that, and again gets no
+    // answer; then the marker's time is over.
+    const STORY: &[Action] = &[
+        Action::Claim(0, Late),
+        Action::GiveUp(0),
+        Action::Tick(None),
+        Action::Tick(None),
+        Action::StepGivingUp(0, Late),
+        Action::Arrive(1),
+        Action::Claim(1, Now),
+        Action::Claim(1, Now),
+        Action::NotSent(1),
+        Action::Settle(1, Now),
+        Action::Tick(None),
+        Action::StepGivingUp(0, Late),
+        Action::Tick(None),
+    ];
+    breaks_after(STORY, Flaw::MarkerVersionRepeats, of(THREE).late(3), STAYS);
 }
 
 #[test]
 fn a_claim_given_up_beside_the_next_of_its_request_releases_what_runs() {
-    breaks(Flaw::GivesUpBesideNewClaim, of(THREE).late(), ONCE);
+    breaks(Flaw::GivesUpBesideNewClaim, of(THREE).late(1), ONCE);
 }

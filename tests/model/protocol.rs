@@ -9,7 +9,7 @@ use stateright::{Model, Property};
 use crate::properties;
 use crate::rules::{Becomes, COMMAND, Flaw, LEASE, May, OnUncertain, QUEUE, Rules, SEND_SPAN};
 use crate::state::{
-    Answer, Budget, Command, Entry, Held, Id, Next, OPERATOR, Outcome, Request, Stage, Stand, State, UNREAD, Who, Wire,
+    Answer, Budget, Command, Entry, Held, Id, Next, OPERATOR, Outcome, Request, Stage, Stand, State, UNREAD, Version, Who, Wire,
 };
 
 /// What is explored: how much there is of everything.
@@ -29,6 +29,8 @@ pub struct Bounds {
 pub struct Protocol {
     pub rules: Rules,
     pub bounds: Bounds,
+    /// What has happened already, where the whole way is too long to be searched for.
+    pub story: &'static [Action],
 }
 
 /// How a store command ends.
@@ -93,7 +95,11 @@ impl Model for Protocol {
     type Action = Action;
 
     fn init_states(&self) -> Vec<State> {
-        vec![State::new(self.bounds.budget)]
+        let mut state = State::new(self.bounds.budget);
+        for action in self.story {
+            self.step(&mut state, *action).expect("a story is made of steps that can be taken");
+        }
+        vec![state]
     }
 
     fn actions(&self, state: &State, actions: &mut Vec<Action>) {
@@ -422,10 +428,11 @@ impl Protocol {
     fn step_giving_up(&self, state: &mut State, id: Id, way: Way) -> Option<()> {
         let mut known = state.requests[id].giving_up?;
         let settled = self.settle_until_done(state, id, Outcome::NeverSent, &mut known, way)?;
-        state.requests[id].giving_up = match settled {
-            Settled::Unknown => Some(known),
-            Settled::Written | Settled::Stale => None,
-        };
+        let request = &mut state.requests[id];
+        match settled {
+            Settled::Unknown => request.giving_up = Some(known),
+            Settled::Written | Settled::Stale => (request.giving_up, request.markers) = (None, 0),
+        }
         Some(())
     }
 
@@ -439,13 +446,15 @@ impl Protocol {
         known: &mut Option<Entry>,
         way: Way,
     ) -> Option<Settled> {
+        let tries = if self.rules.has(Flaw::MarkerVersionRepeats) { 0 } else { state.requests[id].markers };
         let claim = Entry { version: 0, fence: id as u8, who: Some(self.who(id)), stand: Stand::InFlight(None) };
         loop {
-            let settled = match self.rules.settle(*known, claim, outcome, fresh(id, Fresh::Marker)) {
+            let settled = match self.rules.settle(*known, claim, outcome, fresh(id, Fresh::Marker(tries))) {
                 Becomes::Write(next) => {
                     let expected = known.map(|entry| entry.version);
                     if way == Way::Late && expected == state.slot.map(|held| held.entry.version) {
                         state.send_late(Command::Swap { expected, next }, COMMAND)?;
+                        state.requests[id].markers += u8::from(expected.is_none());
                         return Some(Settled::Unknown);
                     }
                     match state.swap(expected, next, false) {
@@ -533,7 +542,7 @@ impl Protocol {
     fn finish(&self, state: &mut State, id: Id) -> Option<()> {
         let request = &mut state.requests[id];
         let giving_up = if request.owes { Some(None) } else { request.giving_up };
-        *request = Request { stage: Stage::Done, waited: false, owes: false, giving_up, wire: request.wire };
+        *request = Request { stage: Stage::Done, giving_up, wire: request.wire, ..Request::IDLE };
         Some(())
     }
 }
@@ -548,12 +557,18 @@ fn own_copy(id: Id) -> Answer {
 enum Fresh {
     Claim,
     SecondClaim,
-    Marker,
+    /// A marker, after so many tries without an answer.
+    Marker(u8),
 }
 
 /// A version that no other draw comes near, in place of a random one.
-fn fresh(id: Id, of: Fresh) -> u8 {
-    const APART: u8 = 28;
-    const DRAWS: u8 = 3;
-    1 + APART * (DRAWS * id as u8 + of as u8)
+fn fresh(id: Id, of: Fresh) -> Version {
+    const APART: Version = 100;
+    const DRAWS: usize = 8;
+    let draw = match of {
+        Fresh::Claim => 0,
+        Fresh::SecondClaim => 1,
+        Fresh::Marker(tries) => 2 + usize::from(tries),
+    };
+    1 + APART * (DRAWS * id + draw) as Version
 }

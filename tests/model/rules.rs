@@ -5,10 +5,10 @@
 use std::time::Duration;
 
 use onceward::engine::{self, Admission, Claim, Decision, Policy, Refusal, Settlement};
-use onceward::record::{Fence, Version};
+use onceward::record::{self, Fence};
 
 use crate::bridge::{Bridge, TICK, policy, small_version, ticks};
-use crate::state::{Answer, Entry, Held, Next, Outcome, Stand, Ticks, Who};
+use crate::state::{Answer, Entry, Held, Next, Outcome, Stand, Ticks, Version, Who};
 
 /// A lease. Three, because a third is what the send rule asks for.
 pub const LEASE: Ticks = 3;
@@ -60,6 +60,8 @@ pub enum Flaw {
     LostAttemptKeepsOldTime,
     /// A claim without an answer is tried again, and the send rule counted from the later try.
     RetryCountsAnew,
+    /// All tries to write a marker over nothing use one version, whatever the slot held in between.
+    MarkerVersionRepeats,
     /// A lease that has ended is renewed, between a sweeper's look and its mark.
     RenewsEndedLease,
     /// A claim is given up beside a second claim of the same request, under the same fence.
@@ -80,7 +82,7 @@ pub enum OnUncertain {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum May {
     Run,
-    Claim(Option<u8>),
+    Claim(Option<Version>),
     Replay(Answer),
     Wait,
     MarkUncertain,
@@ -136,15 +138,15 @@ impl Rules {
     }
 
     /// `claim`. One from uncertain carries since when that was so, which the engine has no way to say yet.
-    pub fn claim(&self, fence: u8, who: Who, version: u8, doubt: Option<Ticks>) -> Next {
-        let next = engine::claim(&self.bridge.asked(fence, who), Version(u64::from(version)), 0, &self.policy);
+    pub fn claim(&self, fence: u8, who: Who, version: Version, doubt: Option<Ticks>) -> Next {
+        let next = engine::claim(&self.bridge.asked(fence, who), record::Version(u64::from(version)), 0, &self.policy);
         let next = self.bridge.next(next);
         Next { entry: Entry { stand: Stand::InFlight(doubt), ..next.entry }, ..next }
     }
 
     /// `settle`. An attempt from uncertain that may have acted leaves the doubt, but from now on: its own request may
     /// sit in a queue. The engine keeps the time of the older doubt.
-    pub fn settle(&self, current: Option<Entry>, claim: Entry, outcome: Outcome, fresh: u8) -> Becomes {
+    pub fn settle(&self, current: Option<Entry>, claim: Entry, outcome: Outcome, fresh: Version) -> Becomes {
         let forget = |entry: Entry| match entry.stand {
             Stand::InFlight(_) => Entry { stand: Stand::InFlight(None), ..entry },
             Stand::Uncertain(_) => Entry { stand: Stand::Uncertain(None), ..entry },
@@ -162,7 +164,7 @@ impl Rules {
         let record = current.map(|entry| self.bridge.record(&entry));
         let told = self.bridge.outcome(outcome, claim.fence);
         let claim = Claim { fence: Fence(u64::from(fence)), record: self.bridge.record(&claim) };
-        match engine::settle(record.as_ref(), &claim, &told, &self.policy, Version(u64::from(fresh))) {
+        match engine::settle(record.as_ref(), &claim, &told, &self.policy, record::Version(u64::from(fresh))) {
             Settlement::Write(next) => {
                 let mut next = self.bridge.next(next);
                 if outcome == Outcome::InDoubt {

@@ -18,6 +18,9 @@ pub const REQUESTS_MAX: usize = 3;
 /// The most store commands that can be under way unnoticed at one time.
 pub const LATE_MAX: usize = 2;
 
+/// Counts a record's changes.
+pub type Version = u16;
+
 /// Names a request. Also its fence: a request keeps one through all its tries.
 pub type Id = usize;
 
@@ -60,7 +63,7 @@ pub enum Stand {
 /// A record as one write leaves it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Entry {
-    pub version: u8,
+    pub version: Version,
     pub fence: u8,
     pub who: Option<Who>,
     pub stand: Stand,
@@ -88,7 +91,7 @@ pub struct Held {
 /// A store command.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Command {
-    Swap { expected: Option<u8>, next: Next },
+    Swap { expected: Option<Version>, next: Next },
     Renew { fence: u8 },
 }
 
@@ -116,15 +119,15 @@ pub enum Stage {
     /// Its client has not sent it yet.
     Idle,
     /// About to claim, over this version; over an uncertain record with the time of that.
-    Ready { over: Option<u8>, doubt: Option<Ticks> },
+    Ready { over: Option<Version>, doubt: Option<Ticks> },
     /// The claim's result is unknown. The version is the one that it would write.
-    Unknown { version: u8, doubt: Option<Ticks>, rule: Ticks },
+    Unknown { version: Version, doubt: Option<Ticks>, rule: Ticks },
     /// Held until the record says something else.
     Waiting,
     /// A probe found that the operation was executed.
-    Found { version: u8 },
+    Found { version: Version },
     /// The claim stands; `rule` is how long the send rule holds.
-    Claimed { version: u8, doubt: Option<Ticks>, rule: Ticks },
+    Claimed { version: Version, doubt: Option<Ticks>, rule: Ticks },
     /// Writing down how it ended, over the record last known.
     Settling { outcome: Outcome, known: Option<Entry> },
     /// Its client has an answer, or a refusal.
@@ -143,6 +146,8 @@ pub struct Request {
     pub owes: bool,
     /// The task that gives up a claim, with the record that it last saw.
     pub giving_up: Option<Option<Entry>>,
+    /// How many tries to write its marker over nothing got no answer.
+    pub markers: u8,
     pub wire: Wire,
 }
 
@@ -194,7 +199,8 @@ pub struct State {
 }
 
 impl Request {
-    pub const IDLE: Request = Request { stage: Stage::Idle, waited: false, owes: false, giving_up: None, wire: Wire::Unsent };
+    pub const IDLE: Request =
+        Request { stage: Stage::Idle, waited: false, owes: false, giving_up: None, markers: 0, wire: Wire::Unsent };
 
     /// Whether a claim of its own is unconfirmed, and known to be.
     pub fn is_giving_up(&self) -> bool {
@@ -315,7 +321,7 @@ impl State {
     }
 
     /// The store's one write verb. `Err` carries what stands.
-    pub fn swap(&mut self, expected: Option<u8>, next: Next, unversioned_markers: bool) -> Result<(), Option<Held>> {
+    pub fn swap(&mut self, expected: Option<Version>, next: Next, unversioned_markers: bool) -> Result<(), Option<Held>> {
         if let Some(held) = &self.slot {
             if held.entry.is_same_write(&next.entry) {
                 return Ok(());
