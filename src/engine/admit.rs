@@ -14,7 +14,7 @@ pub struct Asked {
     pub caller: Caller,
     /// For what.
     pub fingerprint: Fingerprint,
-    /// The fence that this request claims under, through all its tries.
+    /// The fence that this request claims under, through all its tries until it gives a claim up: the next has another.
     pub fence: Fence,
 }
 

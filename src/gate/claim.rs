@@ -47,6 +47,8 @@ const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 enum Tried {
     Stands(Claim, Arc<SendRule>),
     Held(Option<Held>),
+    /// Another's record stands there; the claim may still arrive, and is given up.
+    GivenUp(Option<Held>),
     /// Nothing is known; the claim may still arrive where it is given here.
     Unknown(Option<Claim>),
 }
@@ -61,7 +63,7 @@ impl Gate {
     ) -> Result<Entry, Problem> {
         let policy = &guarded.route.policy;
         let Identified { slot, caller, fingerprint } = identified;
-        let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
+        let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
         let mut waiting: Option<Waiting> = None;
         let mut admission = Admission::Claim(None);
@@ -79,6 +81,11 @@ impl Gate {
                     match self.try_claim(guarded, &slot, &asked, expected).await? {
                         Tried::Stands(claim, rule) => return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place })),
                         Tried::Held(held) => held,
+                        Tried::GivenUp(held) => {
+                            // What gives the old claim up, in the background, must not release the next one.
+                            asked.fence = Fence(self.entropy.next());
+                            held
+                        }
                         // Only while nothing was seen: what is known to run, or to be settled, must not run beside it.
                         Tried::Unknown(_) if look == 0 && policy.on_failure == OnFailure::FailOpen => {
                             return Ok(Entry::Unprotected);
@@ -182,7 +189,10 @@ impl Gate {
             // Nothing, or a marker: the claim may still arrive there.
             Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
             // Another's record: the late claim is given up all the same, since that may have made way for a marker by then.
-            _ => Ok(Tried::Held(held)),
+            _ => {
+                drop(own);
+                Ok(Tried::GivenUp(held))
+            }
         }
     }
 

@@ -73,9 +73,10 @@ impl Gate {
         // What stands there instead of the known record, where a write met something else.
         let mut found: Option<Option<Record>> = None;
         let mut pause = RETRY_MIN;
-        // One version for all tries over nothing: a try whose answer was lost is known again by it.
-        let fresh = Version(self.entropy.next());
         loop {
+            // Anew for each try: the slot may have held others' records in between, whose versions went on from an earlier
+            // try's, and a late command that names one of those must find it nowhere else.
+            let fresh = Version(self.entropy.next());
             let current = found.as_ref().map_or(known, Option::as_ref);
             let next = match settle(current, claim, outcome, policy, fresh) {
                 Settlement::Write(next) => next,

@@ -122,6 +122,9 @@ impl Store for Faulty {
     }
 }
 
+/// How long the upstream works: longer than the first pauses between tries to settle.
+const WORK: Duration = Duration::from_millis(500);
+
 struct Scene {
     store: Arc<Faulty>,
     gate: Arc<Gate>,
@@ -146,6 +149,13 @@ impl Scene {
         Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
     }
 
+    /// What the request of [`Scene::pay`] says of itself, under a fence of the test's own.
+    fn asked(&self, fence: Fence) -> crate::engine::Asked {
+        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let identified = identify(&self.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
+        crate::engine::Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence }
+    }
+
     /// One request; the upstream counts it and answers 201.
     async fn pay(&self) -> Told {
         let executed = self.executed.clone();
@@ -153,7 +163,7 @@ impl Scene {
             executed.fetch_add(1, Ordering::SeqCst);
             async {
                 // Time for a test to prepare the store for what comes after the claim.
-                tokio::time::sleep(Duration::from_millis(10)).await;
+                tokio::time::sleep(WORK).await;
                 Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::from_static(b"paid"))).unwrap())
             }
         });
@@ -239,6 +249,37 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
     assert!(matches!(late, Swap::Stale(Some(_))), "{late:?}");
     assert_eq!(scene.pay().await, PAID);
     assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn giving_up_one_claim_does_not_release_the_next() {
+    let waiting = Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
+    // The claim is lost on its way, and what gives it up has to try three times.
+    let scene = Scene::with(&[Fault::Lost, Fault::Refused, Fault::Refused], waiting);
+    let slot = identified_slot(&scene);
+    // Another's attempt, which its gateway then releases.
+    let (policy, inner) = (&scene.guarded.route.policy, &scene.store.inner);
+    let asked = scene.asked(Fence(5));
+    let other = crate::engine::claim(&asked, Version(5), 0, policy);
+    inner.swap(&slot, None, &other.record, other.lifetime).await.unwrap();
+    let (told, ()) = tokio::join!(scene.pay(), async {
+        while !scene.store.faults.lock().unwrap().is_empty() {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        let marker =
+            Record { version: Version(6), fingerprint: None, caller: None, state: State::Released, ..other.record.clone() };
+        let kept = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
+        inner.swap(&slot, Some(Version(5)), &marker, kept).await.unwrap();
+        while scene.executed() == 0 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        // What gives the first claim up tries again while the second runs.
+        while scene.gate.tasks.len() > 1 {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        assert!(matches!(scene.record().await.unwrap().state, State::InFlight { .. }), "it runs on");
+    });
+    assert_eq!(told, PAID);
 }
 
 fn identified_slot(scene: &Scene) -> Slot {
@@ -373,10 +414,7 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
     let scene = Scene::with(&[], policy);
     let slot = identified_slot(&scene);
     // Somebody else's attempt, which then disappears without a trace.
-    let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    let identified = identify(&scene.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
-    let asked = crate::engine::Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence: Fence(5) };
-    let next = crate::engine::claim(&asked, Version(5), 0, &scene.guarded.route.policy);
+    let next = crate::engine::claim(&scene.asked(Fence(5)), Version(5), 0, &scene.guarded.route.policy);
     let brief = Lifetime { keep: Duration::from_millis(300), ..next.lifetime };
     scene.store.inner.swap(&slot, None, &next.record, brief).await.unwrap();
     tokio::time::resume();

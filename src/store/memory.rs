@@ -90,7 +90,9 @@ impl Store for Memory {
 
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
         let (mut shelf, now_ms) = self.open();
-        let runs = |kept: &&Kept| kept.record.fence == fence && matches!(kept.record.state, State::InFlight { .. });
+        let runs = |kept: &&Kept| {
+            kept.record.fence == fence && matches!(kept.record.state, State::InFlight { .. }) && kept.due_ms > now_ms
+        };
         if shelf.live(slot, now_ms).filter(runs).is_none() {
             return Ok(false);
         }

@@ -74,7 +74,8 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a record.
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
 
-    /// Extends the lease of the attempt `fence`, if the record is still in flight under it. Changes no version.
+    /// Extends the lease of the attempt `fence`, if the record is still in flight under it and the lease isn't over: a
+    /// lease that somebody has seen end stays ended. Changes no version.
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError>;
 
     /// Up to `limit` slots of unsettled records that are overdue. What it lists that is gone, it forgets.

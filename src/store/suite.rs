@@ -205,6 +205,16 @@ pub(crate) async fn only_the_attempt_under_way_renews(stage: Stage) {
     assert_eq!(stage.load(&HERE(1)).await.unwrap().due_ms, 0);
 }
 
+pub(crate) async fn a_lease_that_is_over_is_not_renewed(stage: Stage) {
+    stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
+    stage.until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over()).await;
+    let over = stage.load(&HERE(1)).await.unwrap();
+    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    let held = stage.load(&HERE(1)).await.unwrap();
+    assert_eq!((&held.record, held.due_ms), (&over.record, over.due_ms));
+    assert!(stage.is_due(&HERE(1)).await);
+}
+
 pub(crate) async fn an_ended_lease_is_due_and_nothing_else(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     stage.stored(&HERE(2), None, &claim(20, 2), lease(LONG)).await;
@@ -421,6 +431,7 @@ macro_rules! stories {
             a_renewal_moves_the_due_time_and_no_version
             a_renewal_prolongs_the_life_of_the_record
             only_the_attempt_under_way_renews
+            a_lease_that_is_over_is_not_renewed
             an_ended_lease_is_due_and_nothing_else
             no_more_is_due_than_was_asked_for
             a_result_leaves_the_index

@@ -242,6 +242,11 @@ impl<'txn> Tables<'txn> {
         self.put_value(place, value, due_ms, ends_ms)
     }
 
+    /// Whether the lease that a record holds is over.
+    pub(super) fn is_over(&self, front: &Front) -> bool {
+        front.due_ms <= self.now_ms
+    }
+
     /// Moves a record's deadlines, and nothing else.
     pub(super) fn renew(&mut self, place: &Place, lease: Duration, keep: Duration) -> Result<(), redb::Error> {
         let Some(mut value) = self.records.get(&place.0)?.map(|value| value.value().to_vec()) else { return Ok(()) };

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::disk::{Folder, Opener, Writes};
 use super::shelf::Shelf;
-use super::tables::{DUE, ENDS, LAYOUT, META, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
+use super::tables::{DUE, ENDS, Front, LAYOUT, META, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
 use super::{OpenError, Options};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
@@ -398,7 +398,8 @@ impl Job {
                     Ok(front) => front,
                     Err(error) => return Ok(error.into()),
                 };
-                if !front.is_some_and(|front| front.is_in_flight() && front.fence() == *fence) {
+                let holds = |front: Front| front.is_in_flight() && front.fence() == *fence && !tables.is_over(&front);
+                if !front.is_some_and(holds) {
                     return Ok(Made::seen(Answer::Renewed(false)));
                 }
                 tables.renew(&place, *lease, *keep)?;

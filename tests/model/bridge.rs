@@ -1,0 +1,179 @@
+//! Between the model's small states and the product's records.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderName, StatusCode};
+use onceward::engine::{
+    self, Asked, CallerRule, FingerprintRule, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy,
+    ScopeRule, StatusRules,
+};
+use onceward::key::{Caller, Fingerprint, KeySyntax};
+use onceward::record::{self, Cause, Fence, Record, Reply, ReplyBody, Settler};
+
+use crate::rules::{LEASE, UNCERTAIN_AFTER};
+use crate::state::{AGE_MAX, Answer, Entry, FOREVER, Held, Next, Outcome, Stand, Ticks, Version, Who};
+
+/// How long a tick is: so long that the engine's shortest marker (60 s) is a few of them.
+pub const TICK: Duration = Duration::from_secs(30);
+
+/// The store's time, in every state: ages lie before it, deadlines after.
+const NOW_MS: u64 = 1_000_000_000;
+
+/// Durations from here on are for ever: longer than any story of the model.
+const FOREVER_MIN: Duration = Duration::from_secs(24 * 3600);
+
+/// What every reply's body begins with, followed by the answer's number. The number is what makes it a copy of its own.
+const BODIES: [&[u8]; 5] = [b"0", b"1", b"2", b"3", b"4"];
+const ANSWERS: [Answer; 5] = [Answer::Upstream(0), Answer::Upstream(1), Answer::Upstream(2), Answer::Operator, Answer::Probe];
+
+/// Callers and replies, made once.
+pub struct Bridge {
+    callers: [Caller; 2],
+    fingerprint: Fingerprint,
+    replies: Vec<Arc<Reply>>,
+    declined: Arc<Reply>,
+    route: Arc<str>,
+}
+
+impl Bridge {
+    pub fn new() -> Bridge {
+        let caller = |name: &[u8]| Caller::of_field("authorization", name);
+        Bridge {
+            callers: [caller(b"alice"), caller(b"stranger")],
+            fingerprint: Fingerprint::from_bytes([7; 32]),
+            replies: BODIES.iter().map(|body| reply(StatusCode::CREATED, body)).collect(),
+            declined: reply(StatusCode::TOO_MANY_REQUESTS, b""),
+            route: "payments".into(),
+        }
+    }
+
+    pub fn asked(&self, fence: u8, who: Who) -> Asked {
+        Asked { caller: self.callers[who as usize], fingerprint: self.fingerprint, fence: Fence(fence.into()) }
+    }
+
+    pub fn reply(&self, answer: Answer) -> Arc<Reply> {
+        let number = ANSWERS.iter().position(|one| *one == answer).unwrap();
+        self.replies[number].clone()
+    }
+
+    pub fn answer(&self, reply: &Reply) -> Answer {
+        ANSWERS[self.replies.iter().position(|one| one.body == reply.body).unwrap()]
+    }
+
+    pub fn outcome(&self, outcome: Outcome, fence: u8) -> engine::Outcome {
+        match outcome {
+            Outcome::Answered => engine::Outcome::Answered(self.reply(Answer::Upstream(fence))),
+            Outcome::Declined => engine::Outcome::Answered(self.declined.clone()),
+            Outcome::NeverSent => engine::Outcome::NeverSent,
+            Outcome::InDoubt => engine::Outcome::InDoubt(Cause::Broken),
+        }
+    }
+
+    pub fn record(&self, entry: &Entry) -> Record {
+        let state = match entry.stand {
+            Stand::InFlight(since) => record::State::InFlight { doubt_since_ms: since.map(ago) },
+            Stand::Uncertain(since) => record::State::Uncertain { cause: Cause::Broken, since_ms: since.map(ago) },
+            Stand::Completed(answer) => record::State::Completed { reply: self.reply(answer), by: Settler::Upstream },
+            Stand::Released => record::State::Released,
+        };
+        Record {
+            version: record::Version(entry.version.into()),
+            fence: Fence(entry.fence.into()),
+            route: self.route.clone(),
+            fingerprint: entry.who.map(|_| self.fingerprint),
+            caller: entry.who.map(|who| self.callers[who as usize]),
+            opened_unix_ms: 0,
+            state,
+        }
+    }
+
+    pub fn held(&self, held: &Held) -> record::Held {
+        record::Held {
+            record: self.record(&held.entry),
+            written_ms: ago(held.age),
+            due_ms: NOW_MS + millis(TICK * u32::from(held.due)),
+            now_ms: NOW_MS,
+        }
+    }
+
+    pub fn next(&self, next: engine::Next) -> Next {
+        let engine::Next { record, lifetime } = next;
+        let in_flight = matches!(record.state, record::State::InFlight { .. });
+        let stand = match &record.state {
+            record::State::InFlight { doubt_since_ms } => Stand::InFlight(doubt_since_ms.map(age)),
+            record::State::Uncertain { since_ms, .. } => Stand::Uncertain(since_ms.map(age)),
+            record::State::Completed { reply, .. } => Stand::Completed(self.answer(reply)),
+            record::State::Released => Stand::Released,
+            record::State::Expired => unreachable!("no rule writes a tombstone"),
+        };
+        let who = record.caller.map(|caller| if caller == self.callers[0] { Who::Alice } else { Who::Stranger });
+        assert_eq!(who.is_some(), record.fingerprint.is_some(), "both, or neither");
+        Next {
+            entry: Entry { version: small_version(record.version), fence: record.fence.0 as u8, who, stand },
+            // Only leases have an end that a rule asks for.
+            due: if in_flight { lifetime.due.map_or(0, ticks) } else { 0 },
+            keep: ticks(lifetime.keep),
+        }
+    }
+}
+
+pub fn small_version(version: record::Version) -> Version {
+    Version::try_from(version.0).unwrap()
+}
+
+/// A duration of the engine's, in ticks.
+pub fn ticks(duration: Duration) -> Ticks {
+    if duration >= FOREVER_MIN { FOREVER } else { (duration.as_millis() / TICK.as_millis()) as Ticks }
+}
+
+fn ago(age: Ticks) -> u64 {
+    NOW_MS - millis(TICK * u32::from(age))
+}
+
+fn age(since_ms: u64) -> Ticks {
+    (((NOW_MS - since_ms) / millis(TICK)) as Ticks).min(AGE_MAX)
+}
+
+fn millis(duration: Duration) -> u64 {
+    duration.as_millis() as u64
+}
+
+fn reply(status: StatusCode, body: &'static [u8]) -> Arc<Reply> {
+    Arc::new(Reply { status, headers: HeaderMap::new(), body: ReplyBody::Whole(Bytes::from_static(body)) })
+}
+
+/// The documented defaults, with the model's durations. Results are kept for ever: after its retention a key is new,
+/// which is no story of this model.
+pub fn policy() -> Policy {
+    let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    Policy {
+        route: "payments".into(),
+        mode: Mode::Enforce,
+        key: KeyRule {
+            source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None },
+            required: true,
+            max_length: 255,
+            syntax: KeySyntax::Lenient,
+        },
+        scope: ScopeRule::Shared,
+        caller: CallerRule::Headers(vec![http::header::AUTHORIZATION]),
+        fingerprint: FingerprintRule::Json(vec![]),
+        // A waiter does all that a refused duplicate does, and more.
+        on_in_flight: OnInFlight::Wait,
+        wait_timeout: TICK,
+        on_mismatch: OnMismatch::Reject,
+        mismatch_status: StatusCode::UNPROCESSABLE_ENTITY,
+        on_uncertain: OnUncertain::Hold,
+        uncertain_after: TICK * u32::from(UNCERTAIN_AFTER),
+        statuses: StatusRules::new(&list(&["2xx"]), &list(&["429"]), &[]).unwrap(),
+        drop_headers: vec![],
+        retention: 2 * FOREVER_MIN,
+        tombstone: Duration::ZERO,
+        unsettled_retention: 30 * FOREVER_MIN,
+        lease: TICK * u32::from(LEASE),
+        on_failure: OnFailure::FailClosed,
+        stripe_should_retry: false,
+    }
+}

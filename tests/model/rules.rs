@@ -1,0 +1,222 @@
+//! The rules that the model obeys. They are the product's own, called with real records: `admit`, `claim`, `settle`,
+//! `expire` and `decide`. What the contract says and the engine does not have yet stands in [`Rules`] beside them, and
+//! so do the flaws: each takes one rule out.
+
+use std::time::Duration;
+
+use onceward::engine::{self, Admission, Claim, Decision, Policy, Refusal, Settlement};
+use onceward::record::{self, Fence};
+
+use crate::bridge::{Bridge, TICK, policy, small_version, ticks};
+use crate::state::{Answer, Entry, Held, Next, Outcome, Stand, Ticks, Version, Who};
+
+/// A lease. Three, because a third is what the send rule asks for.
+pub const LEASE: Ticks = 3;
+/// How long a claim may be used to send: a third of the lease must remain.
+pub const SEND_SPAN: Ticks = LEASE / 3 * 2;
+/// How long an uncertain operation rests.
+pub const UNCERTAIN_AFTER: Ticks = 1;
+/// How long a request may sit in the upstream's queue. A longer time breaks the first promise, and the docs say so.
+pub const QUEUE: Ticks = UNCERTAIN_AFTER;
+/// How long a store command may be under way: as long as a marker stands, which is what the engine allows at most.
+pub const COMMAND: Ticks = 2;
+/// How long unsettled records live under [`Flaw::UnsettledExpiresEarly`].
+const EARLY: Ticks = LEASE + 1;
+
+/// A rule taken out. Each must break what the contract promises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Flaw {
+    /// A write does not compare the fence.
+    NoFence,
+    /// A claim is a permission to send for ever.
+    NoSendRule,
+    /// The send rule's clock stops with the process.
+    ClockStops,
+    /// The send rule counts from the claim's answer rather than from before its command.
+    CountsFromTheAnswer,
+    /// The send rule is asked only before the first byte.
+    LaterBytesUnchecked,
+    /// A claim without an answer is taken for one that stands.
+    NoReadBack,
+    /// An uncertain operation may be released at once.
+    NoUncertainAfter,
+    /// Whether `uncertain_after` is over is asked when a probe's answer is used, not when the probe is sent.
+    EarlyProbeBelieved,
+    /// An attempt from uncertain that did nothing leaves a marker, as any other would.
+    AttemptLeavesLess,
+    /// A lease that ends frees the key.
+    LeaseEndIsAbsent,
+    /// Unsettled records disappear while they matter.
+    UnsettledExpiresEarly,
+    /// A stale completion answers its own copy.
+    StaleAnswersOwnCopy,
+    /// A stale completion answers what is stored, whoever it was stored for.
+    StaleIgnoresCaller,
+    /// The client gets the answer before it is stored.
+    AnswersBeforeStoring,
+    /// A claim replaces another's marker whatever its version.
+    MarkerWithoutVersion,
+    /// An attempt from uncertain that was sent and lost keeps the time of the older doubt.
+    LostAttemptKeepsOldTime,
+    /// A claim without an answer is tried again, and the send rule counted from the later try.
+    RetryCountsAnew,
+    /// All tries to write a marker over nothing use one version, whatever the slot held in between.
+    MarkerVersionRepeats,
+    /// A lease that has ended is renewed, between a sweeper's look and its mark.
+    RenewsEndedLease,
+    /// A claim is given up beside a second claim of the same request, under the same fence.
+    GivesUpBesideNewClaim,
+}
+
+/// What a duplicate of an uncertain operation does. The engine only holds, so far.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum OnUncertain {
+    Hold,
+    /// Asks the upstream whether it acted, and runs if not.
+    Probe,
+    /// Runs again, as an upstream that deduplicates allows.
+    Forward,
+}
+
+/// What a request may do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum May {
+    Run,
+    Claim(Option<Version>),
+    Replay(Answer),
+    Wait,
+    MarkUncertain,
+    /// The outcome is unknown: since so many ticks.
+    Doubt(Ticks),
+    Nothing,
+}
+
+/// What becomes of the record.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Becomes {
+    Write(Next),
+    Done,
+    Stale,
+}
+
+/// The rules, and what they are asked with.
+pub struct Rules {
+    pub flaw: Option<Flaw>,
+    policy: Policy,
+    bridge: Bridge,
+}
+
+impl Rules {
+    pub fn new(flaw: Option<Flaw>) -> Rules {
+        let mut policy = policy();
+        match flaw {
+            Some(Flaw::NoUncertainAfter) => policy.uncertain_after = Duration::ZERO,
+            Some(Flaw::UnsettledExpiresEarly) => policy.unsettled_retention = TICK * u32::from(EARLY),
+            _ => {}
+        }
+        Rules { flaw, policy, bridge: Bridge::new() }
+    }
+
+    pub fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    /// `admit`, with the doubt that `on_uncertain` decides on.
+    pub fn admit(&self, held: Option<&Held>, fence: u8, who: Who) -> May {
+        let asked = self.bridge.asked(fence, who);
+        let current = held.map(|held| self.bridge.held(held));
+        match engine::admit(current.as_ref(), &asked, &self.policy) {
+            Admission::Run => May::Run,
+            Admission::Claim(over) => May::Claim(over.map(small_version)),
+            Admission::Replay(reply) => May::Replay(self.bridge.answer(&reply)),
+            Admission::Wait => May::Wait,
+            Admission::MarkUncertain if self.has(Flaw::LeaseEndIsAbsent) => May::Claim(held.map(|held| held.entry.version)),
+            Admission::MarkUncertain => May::MarkUncertain,
+            Admission::Refuse(Refusal::OutcomeUncertain) => May::Doubt(held.map_or(0, Held::uncertain_for)),
+            Admission::Refuse(_) => May::Nothing,
+        }
+    }
+
+    /// `claim`. One from uncertain carries since when that was so, which the engine has no way to say yet.
+    pub fn claim(&self, fence: u8, who: Who, version: Version, doubt: Option<Ticks>) -> Next {
+        let next = engine::claim(&self.bridge.asked(fence, who), record::Version(u64::from(version)), 0, &self.policy);
+        let next = self.bridge.next(next);
+        Next { entry: Entry { stand: Stand::InFlight(doubt), ..next.entry }, ..next }
+    }
+
+    /// `settle`. An attempt from uncertain that may have acted leaves the doubt, but from now on: its own request may
+    /// sit in a queue. The engine keeps the time of the older doubt.
+    pub fn settle(&self, current: Option<Entry>, claim: Entry, outcome: Outcome, fresh: Version) -> Becomes {
+        let forget = |entry: Entry| match entry.stand {
+            Stand::InFlight(_) => Entry { stand: Stand::InFlight(None), ..entry },
+            Stand::Uncertain(_) => Entry { stand: Stand::Uncertain(None), ..entry },
+            _ => entry,
+        };
+        let mut current = current;
+        let mut fence = claim.fence;
+        match self.flaw {
+            Some(Flaw::AttemptLeavesLess) if matches!(outcome, Outcome::NeverSent | Outcome::Declined) => {
+                current = current.map(forget);
+            }
+            Some(Flaw::NoFence) => fence = current.map_or(fence, |entry| entry.fence),
+            _ => {}
+        }
+        let record = current.map(|entry| self.bridge.record(&entry));
+        let told = self.bridge.outcome(outcome, claim.fence);
+        let claim = Claim { fence: Fence(u64::from(fence)), record: self.bridge.record(&claim) };
+        match engine::settle(record.as_ref(), &claim, &told, &self.policy, record::Version(u64::from(fresh))) {
+            Settlement::Write(next) => {
+                let mut next = self.bridge.next(next);
+                if outcome == Outcome::InDoubt {
+                    self.doubt_begins_now(&mut next);
+                }
+                Becomes::Write(next)
+            }
+            Settlement::Done => Becomes::Done,
+            Settlement::Stale => Becomes::Stale,
+        }
+    }
+
+    /// `expire`. As with `settle`, what was lost is in doubt from now on.
+    pub fn expire(&self, held: &Held) -> Option<Next> {
+        if self.has(Flaw::LeaseEndIsAbsent) {
+            return None;
+        }
+        let mut next = self.bridge.next(engine::expire(&self.bridge.held(held), &self.policy)?);
+        self.doubt_begins_now(&mut next);
+        Some(next)
+    }
+
+    /// `decide`: what an operator may make of an uncertain operation, and what a probe that found it makes of it.
+    pub fn resolve(&self, held: &Held, fence: u8, answer: Answer) -> Option<Next> {
+        self.decide(held, Decision::Resolve(self.bridge.reply(answer)), fence)
+    }
+
+    /// `decide`: for an operator who sees that the upstream did not act.
+    pub fn release(&self, held: &Held, fence: u8) -> Option<Next> {
+        self.decide(held, Decision::Release, fence)
+    }
+
+    /// Whether an `absent` may be believed that was asked for so long after the outcome became uncertain.
+    pub fn absent_is_believed(&self, uncertain_for: Ticks) -> bool {
+        TICK * u32::from(uncertain_for) >= self.policy.uncertain_after
+    }
+
+    /// How long an unsettled record lives.
+    pub fn unsettled_keep(&self) -> Ticks {
+        ticks(self.policy.unsettled_retention)
+    }
+
+    fn decide(&self, held: &Held, decision: Decision, fence: u8) -> Option<Next> {
+        let next = engine::decide(&self.bridge.held(held), decision, Fence(u64::from(fence)), &self.policy).ok()?;
+        Some(self.bridge.next(next))
+    }
+
+    fn doubt_begins_now(&self, next: &mut Next) {
+        if let Stand::Uncertain(since @ Some(_)) = &mut next.entry.stand
+            && !self.has(Flaw::LostAttemptKeepsOldTime)
+        {
+            *since = Some(0);
+        }
+    }
+}
