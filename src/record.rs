@@ -63,8 +63,11 @@ pub enum State {
     Uncertain {
         /// What happened.
         cause: Cause,
-        /// Since when, in ms of the store's clock; `None`: since this was written.
+        /// Since when, in ms of the store's clock; `None`: since this was written. Only an attempt that provably did nothing
+        /// gives an older time back.
         since_ms: Option<u64>,
+        /// Whether an operator has decided that the next duplicate runs.
+        retry: bool,
     },
     /// Answered; duplicates get this reply.
     Completed {
@@ -92,6 +95,8 @@ pub enum Cause {
     LeaseEnded,
     /// The gateway was stopped while the attempt was under way.
     Stopped,
+    /// A later attempt did nothing, so that what the first one did is as unknown as before.
+    NotRepeated,
 }
 
 /// Who settled an operation.
@@ -101,6 +106,8 @@ pub enum Settler {
     Upstream,
     /// An operator's decision.
     Operator,
+    /// The upstream's answer to a question about it.
+    Probe,
 }
 
 /// An answer: status, end-to-end header fields and body.
@@ -191,6 +198,7 @@ impl Cause {
             Cause::Status(code) => format!("the upstream answered {code}, which does not say whether it acted"),
             Cause::LeaseEnded => "the gateway that ran it went silent".into(),
             Cause::Stopped => "the gateway was stopped while the request was under way".into(),
+            Cause::NotRepeated => "a later attempt did nothing, and what the first one did is not known".into(),
         }
     }
 }

@@ -74,6 +74,11 @@ impl Client {
     }
 
     /// Lets the next duplicate run, if the operation is still as it was seen.
+    pub async fn retry(&self, seen: &OperationView, request: &ReleaseRequest) -> Result<OperationView, ClientError> {
+        self.json(Method::POST, &path(&seen.operation, "/retry"), Some(request), Some(&seen.version)).await
+    }
+
+    /// Releases an operation.
     pub async fn release(&self, seen: &OperationView, request: &ReleaseRequest) -> Result<OperationView, ClientError> {
         self.json(Method::POST, &path(&seen.operation, "/release"), Some(request), Some(&seen.version)).await
     }

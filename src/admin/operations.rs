@@ -87,6 +87,19 @@ pub(super) async fn resolve(
     }
 }
 
+pub(super) async fn retry(
+    State(admin): State<Arc<Admin>>,
+    Path(operation): Path<String>,
+    Extension(operator): Extension<Operator>,
+    headers: HeaderMap,
+    request: Result<Json<ReleaseRequest>, JsonRejection>,
+) -> Response {
+    match request {
+        Ok(Json(request)) => settle(&admin, &operation, &operator, &headers, Decision::Retry, request.reason).await,
+        Err(rejection) => problem(StatusCode::BAD_REQUEST, "request-invalid", &rejection.body_text()),
+    }
+}
+
 pub(super) async fn release(
     State(admin): State<Arc<Admin>>,
     Path(operation): Path<String>,
@@ -146,8 +159,9 @@ async fn settle(
         Err(refusal) => return refusal,
     };
     let word = match decision {
-        Decision::Resolve(_) => "resolved",
+        Decision::Resolve(_) | Decision::Found(_) => "resolved",
         Decision::Release => "released",
+        Decision::Retry => "let run again",
     };
     match admin.gate.settle_by_hand(&slot, decision, seen, admin.policy(&held.record.route)).await {
         Ok(held) => {

@@ -32,6 +32,9 @@ pub struct OperationView {
     /// Of an uncertain outcome: what happened.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<String>,
+    /// Of an uncertain outcome: an operator has decided that the next duplicate runs.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub retry: Option<bool>,
     /// Of a result: its status.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
@@ -70,7 +73,7 @@ pub struct ResolveRequest {
     pub reason: Option<String>,
 }
 
-/// It was not executed: the next duplicate runs.
+/// It was not executed: the key is free, or (with retry) the next duplicate runs.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
@@ -92,13 +95,17 @@ impl OperationView {
             changed_at: timestamp(held.written_ms),
             lease_ends_at: None,
             cause: None,
+            retry: None,
             status: None,
             body_bytes: None,
             settled_by: None,
         };
         match &record.state {
             State::InFlight { .. } => view.lease_ends_at = Some(timestamp(held.due_ms)),
-            State::Uncertain { cause, .. } => view.cause = Some(cause.describe()),
+            State::Uncertain { cause, retry, .. } => {
+                view.cause = Some(cause.describe());
+                view.retry = retry.then_some(true);
+            }
             State::Completed { reply, by } => {
                 view.status = Some(reply.status.as_u16());
                 view.body_bytes = match &reply.body {
@@ -108,6 +115,7 @@ impl OperationView {
                 view.settled_by = Some(match by {
                     Settler::Upstream => "upstream".into(),
                     Settler::Operator => "operator".into(),
+                    Settler::Probe => "probe".into(),
                 });
             }
             State::Released | State::Expired => {}

@@ -160,7 +160,16 @@ enum Verb {
         #[arg(long)]
         reason: Option<String>,
     },
-    /// State that an uncertain operation was not executed: the next duplicate runs.
+    /// State that an uncertain operation was not executed, and let its next duplicate run: the same request, by the same
+    /// caller.
+    Retry {
+        /// The reference, op_...
+        operation: String,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// State that an uncertain operation was not executed, and free its key for any request.
     Release {
         /// The reference, op_...
         operation: String,

@@ -40,6 +40,7 @@ enum Prepared {
     Show(String),
     Resolve(String, ResolveRequest),
     Release(String, ReleaseRequest),
+    Retry(String, ReleaseRequest),
 }
 
 fn prepare(verb: Verb) -> Result<Prepared, String> {
@@ -47,6 +48,7 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
         Verb::List { state, limit } => Ok(Prepared::List(state, limit)),
         Verb::Show { operation } => Ok(Prepared::Show(operation)),
         Verb::Release { operation, reason } => Ok(Prepared::Release(operation, ReleaseRequest { reason })),
+        Verb::Retry { operation, reason } => Ok(Prepared::Retry(operation, ReleaseRequest { reason })),
         Verb::Resolve { operation, status, body, headers, reason } => {
             let body = match body {
                 Some(file) => std::fs::read(&file).map_err(|error| format!("can't read {}: {error}", file.display()))?,
@@ -88,6 +90,10 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
             let seen = client.show(&operation).await?;
             Ok(vec![client.release(&seen, &request).await?])
         }
+        Prepared::Retry(operation, request) => {
+            let seen = client.show(&operation).await?;
+            Ok(vec![client.retry(&seen, &request).await?])
+        }
     }
 }
 
@@ -104,6 +110,7 @@ fn print(views: &[OperationView], json: bool) -> ExitCode {
     let mut out = String::new();
     for view in views {
         let detail = match (&view.cause, view.status, &view.settled_by) {
+            (Some(cause), ..) if view.retry == Some(true) => format!("{cause}; the next duplicate runs"),
             (Some(cause), ..) => cause.clone(),
             (None, Some(status), Some(by)) => format!("status {status}, settled by the {by}"),
             _ => view.lease_ends_at.as_ref().map(|end| format!("lease until {end}")).unwrap_or_default(),

@@ -9,11 +9,12 @@ use super::describe::duration_text;
 use super::profiles::Profiles;
 use super::read::{Place, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
-use crate::engine::{Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy};
+use crate::engine::{Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 
 mod identity;
 mod path;
 mod status;
+mod uncertain;
 
 pub(super) use identity::key_place;
 
@@ -33,7 +34,6 @@ const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("shadow", Mode::S
 const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
 const MISMATCH: [(&str, OnMismatch); 3] =
     [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
-const UNCERTAIN: [(&str, OnUncertain); 1] = [("hold", OnUncertain::Hold)];
 
 /// One route.
 #[derive(Debug, Clone)]
@@ -186,8 +186,8 @@ fn read_policy(table: &Table<'_>, name: &str, response_timeout: Option<Duration>
     let on_in_flight = table.get("on_in_flight").and_then(|value| value.choice(&IN_FLIGHT, &[]));
     let on_mismatch = table.get("on_mismatch").and_then(|value| value.choice(&MISMATCH, &[]));
     let mismatch_status = table.get("mismatch_status").and_then(|value| read_client_error(&value));
-    let on_uncertain = table.get("on_uncertain").and_then(|value| value.choice(&UNCERTAIN, &["forward", "probe"]));
-    table.not_yet("probe");
+    let on_uncertain = uncertain::read(table);
+    let upstream_key = uncertain::read_upstream_key(table, key.as_ref());
     let uncertain_after = match table.get("uncertain_after") {
         Some(value) => value.duration_or_zero(),
         None => response_timeout,
@@ -210,6 +210,7 @@ fn read_policy(table: &Table<'_>, name: &str, response_timeout: Option<Duration>
         route: Arc::from(name),
         mode: mode?,
         key: key?,
+        upstream_key: upstream_key?,
         scope: scope?,
         caller: caller?,
         fingerprint: fingerprint?,

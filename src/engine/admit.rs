@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::doubt::doubt_since_ms;
 use super::policy::{OnInFlight, OnMismatch, OnUncertain, Policy};
 use crate::key::{Caller, Fingerprint};
 use crate::record::{Fence, Held, Reply, ReplyBody, State, Version};
@@ -23,8 +24,10 @@ pub struct Asked {
 pub enum Admission {
     /// The claim under its own fence stands: send, if the send rule holds.
     Run,
-    /// Nobody is at it: claim, naming this version (`None`: over nothing).
-    Claim(Option<Version>),
+    /// Nobody is at it: claim, over what is there.
+    Claim(Over),
+    /// The outcome is uncertain: ask the upstream first.
+    Probe,
     /// Answer with the stored reply.
     Replay(Arc<Reply>),
     /// Another attempt is under way: wait for it.
@@ -33,6 +36,39 @@ pub enum Admission {
     MarkUncertain,
     /// Answer with a refusal.
     Refuse(Refusal),
+}
+
+/// What a claim is made over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Over {
+    /// Nothing.
+    Nothing,
+    /// Another's released marker.
+    Marker(Version),
+    /// An uncertain operation, which is tried once more.
+    Doubt {
+        /// The version that is replaced.
+        version: Version,
+        /// Since when it is uncertain, in ms of the store's clock.
+        since_ms: u64,
+        /// When its first attempt began, in ms since 1970 by that gateway's clock.
+        opened_unix_ms: u64,
+    },
+}
+
+impl Over {
+    /// The version that the claim names.
+    pub fn version(self) -> Option<Version> {
+        match self {
+            Over::Nothing => None,
+            Over::Marker(version) | Over::Doubt { version, .. } => Some(version),
+        }
+    }
+
+    pub(super) fn of_doubt(held: &Held) -> Over {
+        let record = &held.record;
+        Over::Doubt { version: record.version, since_ms: doubt_since_ms(held), opened_unix_ms: record.opened_unix_ms }
+    }
 }
 
 /// Why a request is refused, on account of its record.
@@ -46,7 +82,10 @@ pub enum Refusal {
         retry_after: Duration,
     },
     /// Nobody knows whether the first request was executed.
-    OutcomeUncertain,
+    OutcomeUncertain {
+        /// When the same request may be sent again; `None` where an operator has to decide.
+        retry_after: Option<Duration>,
+    },
     /// The first request succeeded with a response that wasn't kept.
     ResponseNotStored {
         /// The original status.
@@ -58,15 +97,11 @@ pub enum Refusal {
     NotSent,
 }
 
-/// How long a client should wait before it asks again for a running request, at most: long enough not to hammer,
-/// short enough that a payment page does not stall.
-const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
-
 /// Decides what a request may do. Pure and total: every state has an answer.
 ///
 /// The caller is compared before anything else, so that nothing about a record, not even its state, leaves to a stranger.
 pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admission {
-    let Some(held) = current else { return Admission::Claim(None) };
+    let Some(held) = current else { return Admission::Claim(Over::Nothing) };
     let record = &held.record;
     if record.caller.is_some_and(|caller| caller != asked.caller) {
         return Admission::Refuse(Refusal::KeyReused);
@@ -83,8 +118,11 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
             OnInFlight::Wait => Admission::Wait,
             OnInFlight::Reject => Admission::Refuse(Refusal::in_flight(policy)),
         },
-        State::Uncertain { .. } => match policy.on_uncertain {
-            OnUncertain::Hold => Admission::Refuse(Refusal::OutcomeUncertain),
+        State::Uncertain { retry: true, .. } => Admission::Claim(Over::of_doubt(held)),
+        State::Uncertain { .. } => match &policy.on_uncertain {
+            OnUncertain::Hold => Admission::Refuse(Refusal::uncertain(None)),
+            OnUncertain::Forward => Admission::Claim(Over::of_doubt(held)),
+            OnUncertain::Probe(_) => Admission::Probe,
         },
         State::Completed { reply, .. } => match &reply.body {
             ReplyBody::Whole(_) => Admission::Replay(reply.clone()),
@@ -92,14 +130,23 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
         },
         // Its own marker says that this claim was given up; only another's may be replaced, by naming its version.
         State::Released if record.fence == asked.fence => Admission::Refuse(Refusal::NotSent),
-        State::Released => Admission::Claim(Some(record.version)),
+        State::Released => Admission::Claim(Over::Marker(record.version)),
         State::Expired => Admission::Refuse(Refusal::ResultExpired),
     }
 }
 
 impl Refusal {
+    /// How long a client should wait before it asks again, at most: long enough not to hammer, short enough that a
+    /// payment page does not stall.
+    pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+
+    /// The refusal of a duplicate whose first request may or may not have been executed.
+    pub fn uncertain(retry_after: Option<Duration>) -> Refusal {
+        Refusal::OutcomeUncertain { retry_after }
+    }
+
     /// The refusal of a duplicate while the first request runs.
     pub fn in_flight(policy: &Policy) -> Refusal {
-        Refusal::InFlight { retry_after: policy.lease.min(RETRY_AFTER_MAX) }
+        Refusal::InFlight { retry_after: policy.lease.min(Refusal::RETRY_AFTER_MAX) }
     }
 }

@@ -2,15 +2,17 @@
 //! record; `settle` says what an attempt's outcome makes of the record.
 
 mod admit;
+mod doubt;
 mod operate;
 mod policy;
 mod settle;
 
-pub use admit::{Admission, Asked, Refusal, admit};
+pub use admit::{Admission, Asked, Over, Refusal, admit};
+pub use doubt::{Believed, Finding, Probe, believe};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
-    CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy,
-    ScopeRule, StatusRules, StatusRulesError, Verdict,
+    CallerRule, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy,
+    ScopeRule, StatusRules, StatusRulesError, UpstreamKey, Verdict,
 };
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 

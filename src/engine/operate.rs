@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::doubt::{doubt_since_ms, resting};
 use super::policy::Policy;
-use super::settle::{Next, released, result_lifetime, uncertain};
+use super::settle::{Next, released, result_lifetime, uncertain, unsettled};
 use crate::record::{Cause, Fence, Held, Record, Reply, Settler, State};
 
-/// What an operator decides about an uncertain operation.
+/// What is decided about an uncertain operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     /// It was executed, with this result: duplicates get it.
     Resolve(Arc<Reply>),
-    /// It was not executed: the next duplicate runs.
+    /// The upstream says that it was executed, with this result.
+    Found(Arc<Reply>),
+    /// It was not executed: the key is free, for any request.
     Release,
+    /// It was not executed: the next duplicate runs, and nothing else does.
+    Retry,
 }
 
 /// Why an operator's decision is not carried out.
@@ -26,7 +31,7 @@ pub enum Denied {
     #[error("the operation is {0}: only uncertain operations can be settled by hand")]
     Settled(&'static str),
     /// The lost request may still sit in a queue.
-    #[error("too early to release: the lost request may still be executed for another {} s", .wait.as_secs() + 1)]
+    #[error("too early: the lost request may still be executed for another {} s", .wait.as_secs() + 1)]
     TooEarly {
         /// How long to wait.
         wait: Duration,
@@ -38,28 +43,32 @@ pub enum Denied {
 pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) -> Result<Next, Denied> {
     let record = &held.record;
     let version = record.version.next();
-    let since_ms = match &record.state {
+    let cause = match &record.state {
         State::InFlight { .. } => return Err(Denied::InFlight),
-        State::Uncertain { since_ms, .. } => since_ms.unwrap_or(held.written_ms),
+        State::Uncertain { cause, .. } => *cause,
         settled => return Err(Denied::Settled(settled.name())),
     };
+    let completed = |reply, by| Next {
+        record: Record { version, fence, state: State::Completed { reply, by }, ..record.clone() },
+        lifetime: result_lifetime(policy),
+    };
+    let rested = || resting(held, policy).map_or(Ok(()), |wait| Err(Denied::TooEarly { wait }));
     match decision {
-        Decision::Resolve(reply) => {
-            let state = State::Completed { reply, by: Settler::Operator };
-            Ok(Next { record: Record { version, fence, state, ..record.clone() }, lifetime: result_lifetime(policy) })
-        }
-        Decision::Release => {
-            let rest = Duration::from_millis(held.now_ms.saturating_sub(since_ms));
-            match policy.uncertain_after.checked_sub(rest) {
-                Some(wait) if !wait.is_zero() => Err(Denied::TooEarly { wait }),
-                _ => Ok(released(fence, version, record, policy)),
-            }
-        }
+        Decision::Resolve(reply) => Ok(completed(reply, Settler::Operator)),
+        Decision::Found(reply) => Ok(completed(reply, Settler::Probe)),
+        Decision::Release => rested().map(|()| released(fence, version, record, policy)),
+        // Under the old fence: should the lost attempt come back with the answer after all, before any duplicate runs,
+        // that answer is the result.
+        Decision::Retry => rested().map(|()| {
+            let state = State::Uncertain { cause, since_ms: Some(doubt_since_ms(held)), retry: true };
+            unsettled(Record { version, state, ..record.clone() }, policy)
+        }),
     }
 }
 
 /// What the end of a lease makes of a record: uncertain, never absent. `None` where the lease is not over.
 pub fn expire(held: &Held, policy: &Policy) -> Option<Next> {
-    let State::InFlight { doubt_since_ms } = &held.record.state else { return None };
-    held.lease_is_over().then(|| uncertain(&held.record, Cause::LeaseEnded, *doubt_since_ms, held.record.version.next(), policy))
+    let State::InFlight { .. } = &held.record.state else { return None };
+    // Since now, also where the attempt began from an older doubt: its own request may sit in a queue.
+    held.lease_is_over().then(|| uncertain(&held.record, Cause::LeaseEnded, None, held.record.version.next(), policy))
 }

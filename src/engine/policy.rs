@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
+use super::admit::Refusal;
+use super::doubt::Probe;
 use crate::key::{KeySyntax, Pointer};
 
 /// All that is decided per route. Durations as configured; the store counts them by its own clock.
@@ -16,6 +18,8 @@ pub struct Policy {
     pub mode: Mode,
     /// Where the key is.
     pub key: KeyRule,
+    /// How the upstream gets the key, where not as the client sent it.
+    pub upstream_key: Option<UpstreamKey>,
     /// Whose keys these are.
     pub scope: ScopeRule,
     /// Who may get a replay.
@@ -90,6 +94,24 @@ pub enum KeySource {
     Derived(Vec<KeyPart>),
 }
 
+/// How the upstream gets the key: renamed, moved or shortened, always the same way for the same key.
+#[derive(Debug, Clone)]
+pub struct UpstreamKey {
+    /// Where the upstream looks for it.
+    pub place: KeyPlace,
+    /// Longest key that the upstream takes, in bytes; longer ones are replaced by a digest of this length at most.
+    pub max_length: usize,
+}
+
+/// Where an upstream looks for a key.
+#[derive(Debug, Clone)]
+pub enum KeyPlace {
+    /// In a header field.
+    Header(HeaderName),
+    /// In a member of a JSON body.
+    Body(Pointer),
+}
+
 /// A part of a derived key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum KeyPart {
@@ -155,10 +177,14 @@ pub enum OnMismatch {
 }
 
 /// What a duplicate of an uncertain operation gets.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum OnUncertain {
     /// 409 until an operator decides.
     Hold,
+    /// It is forwarded again under the same key: the upstream deduplicates.
+    Forward,
+    /// The upstream is asked what became of the first.
+    Probe(Arc<Probe>),
 }
 
 /// What happens when the store can't be reached.
@@ -259,6 +285,15 @@ fn parse_code(text: &str) -> Option<u16> {
 }
 
 impl Policy {
+    /// When a client may send the same request again whose outcome has just become uncertain; `None` where an operator
+    /// has to decide first.
+    pub fn uncertain_retry_after(&self) -> Option<Duration> {
+        match self.on_uncertain {
+            OnUncertain::Hold => None,
+            OnUncertain::Forward | OnUncertain::Probe(_) => Some(Refusal::RETRY_AFTER_MAX),
+        }
+    }
+
     /// Whether results leave a tombstone when their retention ends.
     pub fn keeps_tombstones(&self) -> bool {
         !self.tombstone.is_zero()

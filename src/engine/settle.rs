@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admit::Asked;
+use super::admit::{Asked, Over};
 use super::policy::{Policy, Verdict};
 use crate::record::{Cause, Fence, Lifetime, Record, Reply, Settler, State, Version};
 
@@ -26,6 +26,21 @@ pub struct Claim {
     pub record: Record,
 }
 
+impl Claim {
+    /// Whether an outcome leaves the operation as uncertain as it was before this attempt.
+    pub fn gives_doubt_back(&self, outcome: &Outcome, policy: &Policy) -> bool {
+        self.doubt_since_ms().is_some() && matches!(Effect::of(outcome, true, policy), Effect::Nothing)
+    }
+
+    /// Since when the operation was uncertain that this attempt began from, in ms of the store's clock.
+    pub fn doubt_since_ms(&self) -> Option<u64> {
+        match self.record.state {
+            State::InFlight { doubt_since_ms } => doubt_since_ms,
+            _ => None,
+        }
+    }
+}
+
 /// A record to write, and how long it is to live.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Next {
@@ -46,17 +61,21 @@ pub enum Settlement {
     Stale,
 }
 
-/// The record that claims an operation for one attempt. `version` is fresh: random over nothing, else the next one.
-pub fn claim(asked: &Asked, version: Version, opened_unix_ms: u64, policy: &Policy) -> Next {
+/// The record that claims an operation for one attempt. `fresh` is a random version, used over nothing.
+pub fn claim(asked: &Asked, over: Over, fresh: Version, now_unix_ms: u64, policy: &Policy) -> Next {
+    let (doubt_since_ms, opened_unix_ms) = match over {
+        Over::Doubt { since_ms, opened_unix_ms, .. } => (Some(since_ms), opened_unix_ms),
+        Over::Nothing | Over::Marker(_) => (None, now_unix_ms),
+    };
     Next {
         record: Record {
-            version,
+            version: over.version().map_or(fresh, Version::next),
             fence: asked.fence,
             route: policy.route.clone(),
             fingerprint: Some(asked.fingerprint),
             caller: Some(asked.caller),
             opened_unix_ms,
-            state: State::InFlight { doubt_since_ms: None },
+            state: State::InFlight { doubt_since_ms },
         },
         lifetime: Lifetime {
             keep: policy.unsettled_retention,
@@ -66,46 +85,74 @@ pub fn claim(asked: &Asked, version: Version, opened_unix_ms: u64, policy: &Poli
     }
 }
 
+/// What an outcome says of the upstream's doing.
+enum Effect<'o> {
+    /// It acted, and this is the result.
+    Result(&'o Arc<Reply>),
+    /// It did nothing.
+    Nothing,
+    /// It may or may not have acted.
+    Doubt(Cause),
+}
+
+/// Answers that say "not now" or "somebody else is at it". To a first request they are results like any other; to an
+/// attempt from uncertain they may be about the first one.
+const SAYS_NOTHING_OF_THE_FIRST: [u16; 3] = [409, 423, 425];
+
+impl Effect<'_> {
+    fn of<'o>(outcome: &'o Outcome, doubted: bool, policy: &Policy) -> Effect<'o> {
+        match outcome {
+            Outcome::NeverSent => Effect::Nothing,
+            Outcome::InDoubt(cause) => Effect::Doubt(*cause),
+            Outcome::Answered(reply) if doubted && SAYS_NOTHING_OF_THE_FIRST.contains(&reply.status.as_u16()) => Effect::Nothing,
+            Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers) {
+                Verdict::Store => Effect::Result(reply),
+                Verdict::Release => Effect::Nothing,
+                Verdict::Uncertain => Effect::Doubt(Cause::Status(reply.status.as_u16())),
+            },
+        }
+    }
+}
+
 /// Decides what an attempt's outcome makes of the record that is there now. Pure and total.
 ///
 /// Only the attempt whose fence the record carries may change it, and only while it is unsettled: what an operator or
-/// another attempt has settled may have been answered, and stays. `fresh` is used where a marker is written over nothing.
+/// another attempt has settled may have been answered, and stays. An attempt that began from uncertain never leaves
+/// less. `fresh` is used where a marker is written over nothing.
 pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy: &Policy, fresh: Version) -> Settlement {
-    let verdict = match outcome {
-        Outcome::Answered(reply) => policy.statuses.verdict(reply.status, &reply.headers),
-        Outcome::NeverSent => Verdict::Release,
-        Outcome::InDoubt(_) => Verdict::Uncertain,
-    };
+    let doubt_since_ms = claim.doubt_since_ms();
+    let effect = Effect::of(outcome, doubt_since_ms.is_some(), policy);
+    let gives_up = *outcome == Outcome::NeverSent;
     let Some(record) = current else {
-        return match outcome {
+        return match doubt_since_ms {
             // The claim may still be on its way: the marker stands where it would land.
-            Outcome::NeverSent => Settlement::Write(marker(claim, fresh, policy)),
+            None if gives_up => Settlement::Write(marker(claim, fresh, policy)),
+            // One over a record can't land where there is none.
             _ => Settlement::Stale,
         };
     };
     let own = record.fence == claim.fence;
-    match (&record.state, verdict) {
-        (State::InFlight { .. } | State::Uncertain { .. }, _) if !own => Settlement::Stale,
-        (State::InFlight { doubt_since_ms } | State::Uncertain { since_ms: doubt_since_ms, .. }, verdict) => {
-            let version = record.version.next();
-            match (outcome, verdict) {
-                (Outcome::Answered(reply), Verdict::Store) => Settlement::Write(completed(record, reply, version, policy)),
-                (_, Verdict::Release) if doubt_since_ms.is_none() => Settlement::Write(marker(claim, version, policy)),
-                (_, Verdict::Release) => {
-                    Settlement::Write(uncertain(record, Cause::LeaseEnded, *doubt_since_ms, version, policy))
-                }
-                (Outcome::Answered(reply), Verdict::Uncertain) => {
-                    Settlement::Write(uncertain(record, Cause::Status(reply.status.as_u16()), *doubt_since_ms, version, policy))
-                }
-                (Outcome::InDoubt(cause), _) => Settlement::Write(uncertain(record, *cause, *doubt_since_ms, version, policy)),
-                (Outcome::NeverSent, _) => Settlement::Write(marker(claim, version, policy)),
-            }
+    let version = record.version.next();
+    match (&record.state, effect) {
+        (State::InFlight { .. } | State::Uncertain { .. }, effect) if own => Settlement::Write(match (effect, doubt_since_ms) {
+            (Effect::Result(reply), _) => completed(record, reply, version, policy),
+            (Effect::Nothing, None) => marker(claim, version, policy),
+            (Effect::Nothing, since) => uncertain(record, Cause::NotRepeated, since, version, policy),
+            // Since now: what is in doubt is this attempt's own request as well, and that may sit in a queue.
+            (Effect::Doubt(cause), _) => uncertain(record, cause, None, version, policy),
+        }),
+        // What it claimed over still stands, and the claim may yet arrive there: it must not meet the version it names.
+        (State::Uncertain { .. }, Effect::Nothing) if gives_up && version == claim.record.version => {
+            let state = match record.state {
+                State::Uncertain { cause, retry, .. } => State::Uncertain { cause, since_ms: doubt_since_ms, retry },
+                ref state => state.clone(),
+            };
+            Settlement::Write(unsettled(Record { version, state, ..record.clone() }, policy))
         }
+        (State::InFlight { .. } | State::Uncertain { .. }, _) => Settlement::Stale,
         // A marker is written anew over any marker: the claim that is given up may name the version that stands there.
-        (State::Released, Verdict::Release) if *outcome == Outcome::NeverSent => {
-            Settlement::Write(marker(claim, record.version.next(), policy))
-        }
-        (State::Released, Verdict::Release) if own => Settlement::Done,
+        (State::Released, Effect::Nothing) if gives_up && doubt_since_ms.is_none() => Settlement::Write(marker(claim, version, policy)),
+        (State::Released, Effect::Nothing) if own => Settlement::Done,
         (State::Released | State::Completed { .. } | State::Expired, _) => Settlement::Stale,
     }
 }
@@ -117,9 +164,13 @@ fn completed(record: &Record, reply: &Arc<Reply>, version: Version, policy: &Pol
 
 /// An uncertain record: keeps fence, fingerprint and caller.
 pub(super) fn uncertain(record: &Record, cause: Cause, since_ms: Option<u64>, version: Version, policy: &Policy) -> Next {
-    let state = State::Uncertain { cause, since_ms };
+    let state = State::Uncertain { cause, since_ms, retry: false };
+    unsettled(Record { version, state, ..record.clone() }, policy)
+}
+
+pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
     Next {
-        record: Record { version, state, ..record.clone() },
+        record,
         // Overdue only when it is about to disappear, so that the index of what is unsettled lists it until then.
         lifetime: Lifetime { keep: policy.unsettled_retention, due: Some(policy.unsettled_retention), tombstone: None },
     }

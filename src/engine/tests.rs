@@ -95,7 +95,7 @@ fn in_flight() -> State {
 }
 
 fn uncertain() -> State {
-    State::Uncertain { cause: Cause::Broken, since_ms: None }
+    State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false }
 }
 
 fn completed() -> State {
@@ -124,10 +124,10 @@ fn admit_has_one_answer_for_every_case() {
             OTHER,
             late,
             [
-                refuse(Refusal::OutcomeUncertain),
-                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::uncertain(None)),
+                refuse(Refusal::uncertain(None)),
                 refuse(Refusal::KeyReused),
-                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::uncertain(None)),
             ],
         ),
         (
@@ -135,10 +135,10 @@ fn admit_has_one_answer_for_every_case() {
             OWN,
             late,
             [
-                refuse(Refusal::OutcomeUncertain),
-                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::uncertain(None)),
+                refuse(Refusal::uncertain(None)),
                 refuse(Refusal::KeyReused),
-                refuse(Refusal::OutcomeUncertain),
+                refuse(Refusal::uncertain(None)),
             ],
         ),
         (
@@ -255,7 +255,7 @@ fn settle_has_one_answer_for_every_case() {
         Outcome::InDoubt(Cause::TimedOut),
     ];
     let doubted = || State::InFlight { doubt_since_ms: Some(900) };
-    let doubted_since = || State::Uncertain { cause: Cause::Broken, since_ms: Some(900) };
+    let doubted_since = || State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: false };
     let unclear = || Uncertain(Cause::Status(503));
     let timed_out = || Uncertain(Cause::TimedOut);
     // state and fence | 201 stored, 429 released, 503 uncertain, 299 stored, never sent, in doubt
@@ -312,7 +312,7 @@ fn what_began_from_uncertain_keeps_its_time() {
     let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
         panic!("it goes back to uncertain")
     };
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: Some(900) });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: Some(900), retry: false });
     assert_eq!((next.record.caller, next.record.fingerprint), (record.caller, record.fingerprint));
 }
 
@@ -341,7 +341,7 @@ fn a_lease_that_ends_makes_uncertain_and_never_absent() {
     assert_eq!(expire(&running, &policy()), None);
     let over = held(record(in_flight(), OTHER), 31_000);
     let next = expire(&over, &policy()).unwrap();
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: false });
     assert_eq!((next.record.fence, next.record.version), (OTHER, Version(8)), "its claimant may still complete it");
     for state in [uncertain(), completed(), State::Released, State::Expired] {
         assert_eq!(expire(&held(record(state, OTHER), 99_000), &policy()), None);
@@ -370,7 +370,7 @@ fn an_operator_releases_only_after_the_lost_request_has_had_its_time() {
     assert_eq!(decide(uncertain(), 31_000), Err(Denied::TooEarly { wait: 30 * SECOND }));
     assert_eq!(decide(uncertain(), 60_999), Err(Denied::TooEarly { wait: Duration::from_millis(1) }));
     assert_eq!(decide(uncertain(), 61_000).unwrap().record.state, State::Released);
-    let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500) };
+    let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500), retry: false };
     assert_eq!(decide(earlier, 60_500).unwrap().record.state, State::Released, "an older doubt counts from its own time");
 }
 

@@ -108,9 +108,14 @@ impl<S, B> Attempt<S, B> {
             Settled::Unconfirmed => {
                 let Attempt { gate, guarded, claimed: Claimed { claim, permit, .. }, hold, .. } = *self;
                 let current = Some(claim.record.clone());
+                let problem = uncertain(slot, Some(502), &guarded.route.policy);
                 gate.settle_in_background(slot, claim, current, outcome, guarded, (permit, hold));
-                return Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(502) });
+                return Err(problem);
             }
+        }
+        if self.claimed.claim.gives_doubt_back(&outcome, policy) {
+            tracing::info!(route = %policy.route, operation = %slot, "an attempt from uncertain did nothing: the operation is as uncertain as before");
+            return Err(uncertain(slot, None, policy));
         }
         match outcome {
             Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers) {
@@ -118,7 +123,7 @@ impl<S, B> Attempt<S, B> {
                     tracing::warn!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream's status leaves the outcome uncertain");
                     // A status that means success must not carry a refusal.
                     let status = if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
-                    Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(status) })
+                    Err(uncertain(slot, Some(status), policy))
                 }
                 verdict => {
                     let answer = if verdict == Verdict::Store { Answer::Executed } else { Answer::Released };
@@ -130,7 +135,7 @@ impl<S, B> Attempt<S, B> {
             Outcome::InDoubt(cause) => {
                 tracing::warn!(route = %policy.route, operation = %slot, cause = cause.describe(), "the outcome is uncertain");
                 let status = if cause == Cause::TimedOut { 504 } else { 502 };
-                Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(status) })
+                Err(uncertain(slot, Some(status), policy))
             }
         }
     }
@@ -185,7 +190,7 @@ impl Gate {
     }
 
     /// What is relayed and stored alike: without a foreign replay mark, with a date.
-    fn prepare(&self, headers: &mut HeaderMap) {
+    pub(super) fn prepare(&self, headers: &mut HeaderMap) {
         headers.remove(IDEMPOTENT_REPLAYED);
         if !headers.contains_key(DATE) {
             let now = std::time::UNIX_EPOCH + Duration::from_millis(self.clock.unix_ms());
@@ -196,7 +201,7 @@ impl Gate {
     }
 
     /// Reads a response body that can be kept; leaves the others to be streamed.
-    async fn read<RB>(&self, reply: &Reply, mut body: RB, hold: &mut Hold) -> Read<RB>
+    pub(super) async fn read<RB>(&self, reply: &Reply, mut body: RB, hold: &mut Hold) -> Read<RB>
     where
         RB: Body<Data = Bytes> + Unpin,
     {
@@ -301,14 +306,18 @@ fn answer_as_duplicate<RB>(
     match admit(current, asked, policy) {
         Admission::Replay(reply) => replay(slot, reply, hold),
         Admission::Refuse(refusal) => match Problem::of_refusal(refusal, slot) {
-            Problem::OutcomeUncertain { slot, .. } => Err(Problem::OutcomeUncertain { slot, status: Some(502) }),
+            Problem::OutcomeUncertain { .. } => Err(uncertain(slot, Some(502), policy)),
             problem => Err(problem),
         },
-        _ => Err(Problem::OutcomeUncertain { slot: Some(slot), status: Some(502) }),
+        _ => Err(uncertain(slot, Some(502), policy)),
     }
 }
 
-enum Read<B> {
+fn uncertain(slot: Slot, status: Option<u16>, policy: &Policy) -> Problem {
+    Problem::OutcomeUncertain { slot: Some(slot), status, retry_after: policy.uncertain_retry_after() }
+}
+
+pub(super) enum Read<B> {
     Whole(Bytes),
     Streams(AnswerBody<B>),
     Broken,

@@ -3,16 +3,23 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout_at};
+use tower_service::Service;
 
+use super::ask::{Asker, Told};
 use super::identify::Identified;
 use super::lease::SendRule;
+use super::payload::{BoxError, Payload};
 use super::{Gate, Guarded, Problem};
-use crate::engine::{Admission, Asked, Claim, OnFailure, Outcome, Policy, Refusal, admit, claim, expire};
+use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Reply, Version};
+
 use crate::store::{StoreError, Swap, Watch};
 use crate::telemetry::{StoreCall, Timer};
 
@@ -55,30 +62,36 @@ enum Tried {
 
 impl Gate {
     /// Claims an operation, or says what else the request may do.
-    pub(super) async fn admit(
+    pub(super) async fn admit<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
         identified: Identified,
         permit: OwnedSemaphorePermit,
-    ) -> Result<Entry, Problem> {
+        asker: &mut Asker<'_, S>,
+    ) -> Result<Entry, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Unpin,
+        RB::Error: Into<BoxError>,
+    {
         let policy = &guarded.route.policy;
         let Identified { slot, caller, fingerprint } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
         let mut waiting: Option<Waiting> = None;
-        let mut admission = Admission::Claim(None);
+        let mut admission = Admission::Claim(Over::Nothing);
+        // The record that an answer of the upstream would be about.
+        let mut doubted: Option<Held> = None;
         for look in 0..LOOKS_MAX {
             let held = match admission {
-                Admission::Claim(None) if waiting.is_some() => {
+                Admission::Claim(Over::Nothing) if waiting.is_some() => {
                     // What it waited for is gone. Running now could repeat an operation whose retention just ended.
                     return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
                 }
-                Admission::Claim(expected) => {
-                    let place = match permit.take() {
-                        Some(permit) => permit,
-                        None => self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?,
-                    };
-                    match self.try_claim(guarded, &slot, &asked, expected).await? {
+                Admission::Claim(over) => {
+                    let place = self.place(&mut permit)?;
+                    match self.try_claim(guarded, &slot, &asked, over).await? {
                         Tried::Stands(claim, rule) => return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place })),
                         Tried::Held(held) => held,
                         Tried::GivenUp(held) => {
@@ -102,6 +115,21 @@ impl Gate {
                 Admission::MarkUncertain => {
                     Box::pin(self.mark_overdue(&slot, policy)).await.map_err(|error| self.store_failed(&slot, &error))?
                 }
+                Admission::Probe => {
+                    let (Some(held), OnUncertain::Probe(probe)) = (doubted.take(), &policy.on_uncertain) else {
+                        return Err(Problem::of_refusal(Refusal::uncertain(None), slot));
+                    };
+                    // Asking takes a place like any other request to the upstream.
+                    permit = Some(self.place(&mut permit)?);
+                    match Box::pin(self.ask(guarded, probe, (&slot, &asked), &held, asker)).await? {
+                        Told::Result(reply) => return Ok(Entry::Replay(slot, reply)),
+                        Told::Admit(told) => {
+                            admission = told;
+                            continue;
+                        }
+                        Told::Moved(held) => held,
+                    }
+                }
                 Admission::Wait => {
                     // A duplicate that waits runs nothing; its place belongs to those who do.
                     permit = None;
@@ -109,22 +137,29 @@ impl Gate {
                         Some(waiting) => waiting,
                         none => none.insert(self.begin_to_wait(policy, &slot)?),
                     };
-                    admission = Box::pin(self.wait(waiting, policy, &slot, &asked)).await?;
-                    continue;
+                    Box::pin(self.wait(waiting, policy, &slot, &asked)).await?
                 }
             };
             admission = admit(held.as_ref(), &asked, policy);
+            doubted = held.filter(|_| admission == Admission::Probe);
         }
         Err(Problem::of_refusal(Refusal::in_flight(policy), slot))
     }
 
+    /// A place among those who use the upstream: the request's own, or a new one after it has waited.
+    fn place(&self, permit: &mut Option<OwnedSemaphorePermit>) -> Result<OwnedSemaphorePermit, Problem> {
+        match permit.take() {
+            Some(permit) => Ok(permit),
+            None => self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded),
+        }
+    }
+
     /// Waits until the record says something else than to wait.
-    async fn wait(&self, waiting: &mut Waiting, policy: &Policy, slot: &Slot, asked: &Asked) -> Result<Admission, Problem> {
+    async fn wait(&self, waiting: &mut Waiting, policy: &Policy, slot: &Slot, asked: &Asked) -> Result<Option<Held>, Problem> {
         while waiting.next(self).await {
             let held = self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
-            let admission = admit(held.as_ref(), asked, policy);
-            if admission != Admission::Wait {
-                return Ok(admission);
+            if admit(held.as_ref(), asked, policy) != Admission::Wait {
+                return Ok(held);
             }
         }
         Err(Problem::of_refusal(Refusal::in_flight(policy), *slot))
@@ -136,17 +171,16 @@ impl Gate {
         guarded: &Arc<Guarded>,
         slot: &Slot,
         asked: &Asked,
-        expected: Option<Version>,
+        over: Over,
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
-        let version = expected.map_or_else(|| Version(self.entropy.next()), Version::next);
-        let next = claim(asked, version, self.clock.unix_ms(), policy);
+        let next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
         let own = Unconfirmed { gate: self, guarded, slot, claim, open: true };
         let timer = Timer::start();
-        let swapped = self.store.swap(slot, expected, &own.claim.record, next.lifetime).await;
+        let swapped = self.store.swap(slot, over.version(), &own.claim.record, next.lifetime).await;
         timer.stop(self.meter.store(StoreCall::Claim));
         let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
         match swapped {
@@ -155,7 +189,7 @@ impl Gate {
                 own.known();
                 Ok(Tried::Held(held))
             }
-            Err(StoreError::MaybeApplied(_)) => Box::pin(self.read_back(policy, slot, asked, own, rule())).await,
+            Err(StoreError::MaybeApplied(_)) => Box::pin(self.read_back(policy, slot, asked, over, own, rule())).await,
             Err(StoreError::NotApplied(why)) => {
                 own.known();
                 self.meter.store_errors.inc();
@@ -175,6 +209,7 @@ impl Gate {
         policy: &Policy,
         slot: &Slot,
         asked: &Asked,
+        over: Over,
         own: Unconfirmed<'_>,
         rule: Arc<SendRule>,
     ) -> Result<Tried, Problem> {
@@ -188,6 +223,10 @@ impl Gate {
             Admission::Run if rule.allows() => Ok(Tried::Stands(own.known(), rule)),
             // Nothing, or a marker: the claim may still arrive there.
             Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
+            // What it claimed over still stands.
+            _ if over.version().is_some_and(|over| held.as_ref().is_some_and(|held| held.record.version == over)) => {
+                Ok(Tried::Unknown(Some(own.known())))
+            }
             // Another's record: the late claim is given up all the same, since that may have made way for a marker by then.
             _ => {
                 drop(own);

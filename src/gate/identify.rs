@@ -1,5 +1,7 @@
 //! Which operation a request belongs to: key, scope, caller and fingerprint, by the route's policy.
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::CONTENT_TYPE;
 use http::request::Parts;
@@ -52,6 +54,23 @@ pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<I
     let variant: &[u8] = if is_per_fingerprint(policy) { fingerprint.as_bytes() } else { b"" };
     let slot = Slot::of(space, &policy.route, &scope, key, variant);
     Ok(Some(Identified { slot, caller, fingerprint }))
+}
+
+/// The key in plain text, of a request that was identified: as sent, or the digest that a derived one is.
+pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<String, Problem> {
+    match &policy.key.source {
+        KeySource::Sent { header, body: pointer } => {
+            let key = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)?;
+            key.map(|key| key.as_str().to_owned()).ok_or_else(|| Problem::KeyMissing { what: describe(header.as_ref(), pointer.as_ref()) })
+        }
+        KeySource::Derived(wanted) => {
+            let scope = scope(&policy.scope, &parts.headers)?;
+            let caller = caller(&policy.caller, &scope, &parts.headers);
+            let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
+            let key = derived_key(wanted, whose, parts, body, body_hash(&policy.fingerprint, &parts.headers))?;
+            Ok(URL_SAFE_NO_PAD.encode(key))
+        }
+    }
 }
 
 /// Looks at the header fields alone: whether the request asks for protection, before its body is read. A request that

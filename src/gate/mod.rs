@@ -25,8 +25,10 @@ use crate::route::Route;
 use crate::store::Store;
 use crate::telemetry::{Answer, Meter, RouteMeter};
 
+mod ask;
 mod attempt;
 mod budget;
+mod carry;
 mod claim;
 mod identify;
 mod lease;
@@ -38,8 +40,10 @@ mod shadow;
 mod stream;
 mod sweep;
 
+use ask::Asker;
 use attempt::Attempt;
 pub use budget::{Budget, Hold};
+use carry::Carried;
 pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
 pub use operator::OperatorError;
@@ -146,10 +150,10 @@ impl Gate {
     pub async fn handle<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
-        parts: Box<Parts>,
-        body: Bytes,
-        hold: Hold,
-        service: S,
+        mut parts: Box<Parts>,
+        mut body: Bytes,
+        mut hold: Hold,
+        mut service: S,
     ) -> Result<Answered<RB>, Problem>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
@@ -167,8 +171,10 @@ impl Gate {
             // The process is about to end: a claim made now would be left to its lease.
             return Err(Problem::Overloaded);
         }
+        let carried = policy.upstream_key.as_ref().map(|wanted| Carried::new(policy, wanted, &parts, &body)).transpose()?;
         let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
-        let claimed = match self.admit(guarded, identified, permit).await? {
+        let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold };
+        let claimed = match self.admit(guarded, identified, permit, &mut asker).await? {
             claim::Entry::Run(claimed) => claimed,
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
             claim::Entry::Unprotected => {
@@ -177,12 +183,15 @@ impl Gate {
             }
         };
         let slot = claimed.slot;
+        if let Some(carried) = carried {
+            carried.apply(&mut parts, &mut body);
+        }
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold };
         match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
-            Err(_) => Err(Problem::OutcomeUncertain { slot: Some(slot), status: None }),
+            Err(_) => Err(Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after: policy.uncertain_retry_after() }),
         }
     }
 

@@ -49,6 +49,8 @@ pub enum Problem {
         /// The status to answer with where it comes from the attempt itself: the upstream's own, 502 or 504.
         /// `None` for a duplicate: 409.
         status: Option<u16>,
+        /// When the same request may be sent again; `None` where it may not.
+        retry_after: Option<Duration>,
     },
     /// It succeeded with a response that was not kept.
     #[error("the first request was answered with status {status}, and that response was not kept")]
@@ -203,6 +205,9 @@ pub enum KeyFault {
     /// The body has duplicate member names.
     #[error("can't be taken from a body with duplicate member names")]
     AmbiguousBody,
+    /// The upstream wants it in a body that can't have it.
+    #[error("can't be put into the body, where the upstream looks for it: the body has to be a JSON object")]
+    NotCarried,
 }
 
 impl Problem {
@@ -225,7 +230,7 @@ impl Problem {
         match refusal {
             Refusal::KeyReused => Problem::KeyReused { slot },
             Refusal::InFlight { retry_after } => Problem::InFlight { slot, retry_after },
-            Refusal::OutcomeUncertain => Problem::OutcomeUncertain { slot: Some(slot), status: None },
+            Refusal::OutcomeUncertain { retry_after } => Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after },
             Refusal::ResponseNotStored { status } => Problem::ResponseNotStored { slot, status },
             Refusal::ResultExpired => Problem::ResultExpired { slot },
             Refusal::NotSent => Problem::NotSent { slot },
@@ -267,8 +272,8 @@ impl ForwardError {
             ForwardError::Broken(_) | ForwardError::TimedOut if idempotent => {
                 Problem::UpstreamFailed { timed_out: matches!(self, ForwardError::TimedOut) }
             }
-            ForwardError::Broken(_) => Problem::OutcomeUncertain { slot: None, status: Some(502) },
-            ForwardError::TimedOut => Problem::OutcomeUncertain { slot: None, status: Some(504) },
+            ForwardError::Broken(_) => Problem::OutcomeUncertain { slot: None, status: Some(502), retry_after: None },
+            ForwardError::TimedOut => Problem::OutcomeUncertain { slot: None, status: Some(504), retry_after: None },
         }
     }
 }

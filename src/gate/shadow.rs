@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::identify::Identified;
 use super::settle::Settled;
 use super::{Gate, Guarded};
-use crate::engine::{Admission, Asked, Claim, Outcome, Refusal, admit, claim};
+use crate::engine::{Over, Admission, Asked, Claim, Outcome, Refusal, admit, claim};
 use crate::record::{Fence, Version};
 use crate::store::Swap;
 
@@ -26,7 +26,7 @@ impl Gate {
             let policy = &watched.route.policy;
             let asked =
                 Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence: Fence(gate.entropy.next()) };
-            let next = claim(&asked, Version(gate.entropy.next()), gate.clock.unix_ms(), policy);
+            let next = claim(&asked, Over::Nothing, Version(gate.entropy.next()), gate.clock.unix_ms(), policy);
             let own = Claim { fence: asked.fence, record: next.record };
             match gate.store.swap(&identified.slot, None, &own.record, next.lifetime).await {
                 Ok(Swap::Stored) => {
@@ -56,7 +56,8 @@ fn would(admission: &Admission) -> &'static str {
         Admission::Run | Admission::Claim(_) => "execute",
         Admission::Replay(_) => "replay",
         Admission::Wait => "wait",
-        Admission::MarkUncertain | Admission::Refuse(Refusal::OutcomeUncertain) => "hold",
+        Admission::MarkUncertain | Admission::Refuse(Refusal::OutcomeUncertain { .. }) => "hold",
+        Admission::Probe => "probe",
         Admission::Refuse(Refusal::KeyReused) => "refuse_key_reused",
         Admission::Refuse(Refusal::InFlight { .. }) => "refuse_in_flight",
         // A shadow record never keeps a body, so this is what enforcing would have replayed.

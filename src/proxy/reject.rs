@@ -108,13 +108,17 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             ),
             *slot,
         ),
-        Problem::OutcomeUncertain { slot, status } => Document {
+        Problem::OutcomeUncertain { slot, status, retry_after } => Document {
             operation: *slot,
+            retry_after: *retry_after,
             ..doc(
                 status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::CONFLICT),
                 "outcome-uncertain",
                 "It is not known whether the request was executed",
-                "Don't repeat it under another key: ask the operator, who can settle the operation, or look the payment up.",
+                match retry_after {
+                    Some(_) => "Send the same request again, under the same key: what became of the first is then found out.",
+                    None => "Don't repeat it under another key: ask the operator, who can settle the operation, or look the payment up.",
+                },
                 Answer::Uncertain,
             )
         },

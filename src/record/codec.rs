@@ -23,6 +23,8 @@ const UNCERTAIN: u8 = 2;
 const COMPLETED: u8 = 3;
 const RELEASED: u8 = 4;
 const EXPIRED: u8 = 5;
+/// Beside the cause of an uncertain record: an operator has decided that the next duplicate runs.
+const RETRY: u8 = 0x80;
 
 /// A stored record can't be read: it is neither replayed nor run again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -83,15 +85,16 @@ pub fn encode(record: &Record) -> Encoded {
     out.put_u64(record.opened_unix_ms);
     match &record.state {
         State::InFlight { doubt_since_ms } => put_time(&mut out, *doubt_since_ms),
-        State::Uncertain { cause, since_ms } => {
+        State::Uncertain { cause, since_ms, retry } => {
             let (tag, status) = match cause {
                 Cause::Broken => (1, 0),
                 Cause::TimedOut => (2, 0),
                 Cause::Status(status) => (3, *status),
                 Cause::LeaseEnded => (4, 0),
                 Cause::Stopped => (5, 0),
+                Cause::NotRepeated => (6, 0),
             };
-            out.put_u8(tag);
+            out.put_u8(if *retry { tag | RETRY } else { tag });
             out.put_u16(status);
             put_time(&mut out, *since_ms);
         }
@@ -99,6 +102,7 @@ pub fn encode(record: &Record) -> Encoded {
             out.put_u8(match by {
                 Settler::Upstream => 1,
                 Settler::Operator => 2,
+                Settler::Probe => 3,
             });
             put_reply(&mut out, reply);
         }
@@ -179,20 +183,22 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         IN_FLIGHT => State::InFlight { doubt_since_ms: rest.time()? },
         UNCERTAIN => {
             let (tag, status) = (rest.u8()?, rest.u16()?);
-            let cause = match tag {
+            let cause = match tag & !RETRY {
                 1 => Cause::Broken,
                 2 => Cause::TimedOut,
                 3 => Cause::Status(status),
                 4 => Cause::LeaseEnded,
                 5 => Cause::Stopped,
+                6 => Cause::NotRepeated,
                 _ => return Err(CodecError::Malformed),
             };
-            State::Uncertain { cause, since_ms: rest.time()? }
+            State::Uncertain { cause, since_ms: rest.time()?, retry: tag & RETRY != 0 }
         }
         COMPLETED => {
             let by = match rest.u8()? {
                 1 => Settler::Upstream,
                 2 => Settler::Operator,
+                3 => Settler::Probe,
                 _ => return Err(CodecError::Malformed),
             };
             State::Completed { reply: Arc::new(rest.reply()?), by }

@@ -50,7 +50,7 @@ fn marker(version: u64, fence: u64) -> Record {
 }
 
 fn uncertain(version: u64, fence: u64) -> Record {
-    record(version, fence, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None })
+    record(version, fence, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: false })
 }
 
 /// A result whose version and fence are `version`.
@@ -403,7 +403,7 @@ pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
     let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored };
     let states = [
         State::InFlight { doubt_since_ms: Some(5) },
-        State::Uncertain { cause: Cause::Status(504), since_ms: Some(6) },
+        State::Uncertain { cause: Cause::Status(504), since_ms: Some(6), retry: false },
         State::Completed { reply: Arc::new(not_stored), by: Settler::Upstream },
         State::Expired,
     ];

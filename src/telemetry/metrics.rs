@@ -37,6 +37,17 @@ pub enum Answer {
     Unprotected,
 }
 
+/// What upstreams said of uncertain operations.
+#[derive(Debug, Clone, Default)]
+pub struct Probes {
+    /// Executed.
+    pub found: Counter,
+    /// Not known.
+    pub absent: Counter,
+    /// No usable answer.
+    pub unclear: Counter,
+}
+
 impl Answer {
     const ALL: [Answer; 20] = [
         Answer::Executed,
@@ -136,6 +147,8 @@ pub struct Meter {
     pub connections: Gauge,
     /// Bytes of request and response bodies held in memory.
     pub buffered_bytes: Gauge,
+    /// What upstreams said when they were asked about uncertain operations.
+    pub probes: Probes,
     /// Outcomes that ended uncertain, sweeps included.
     pub uncertain: Counter,
     /// Attempts whose lease was taken from them while they ran.
@@ -200,6 +213,7 @@ impl Meter {
             waiters: Gauge::default(),
             connections: Gauge::default(),
             buffered_bytes: Gauge::default(),
+            probes: Probes::default(),
             uncertain: Counter::default(),
             lost_leases: Counter::default(),
             store_errors: Counter::default(),
@@ -225,6 +239,9 @@ impl Meter {
         registry.register("waiters", "Duplicates held until the first request is answered", m.waiters.clone());
         registry.register("connections", "Client connections", m.connections.clone());
         registry.register_with_unit("buffered", "Bodies held in memory", Unit::Bytes, m.buffered_bytes.clone());
+        registry.register("probes_found", "Questions that found the operation executed", m.probes.found.clone());
+        registry.register("probes_absent", "Questions that found no trace of the operation", m.probes.absent.clone());
+        registry.register("probes_unclear", "Questions without a usable answer", m.probes.unclear.clone());
         registry.register("uncertain_outcomes", "Operations that became uncertain", m.uncertain.clone());
         registry.register("lost_leases", "Attempts that lost their lease while they ran", m.lost_leases.clone());
         registry.register("store_errors", "Store calls that failed", m.store_errors.clone());

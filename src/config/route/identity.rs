@@ -15,7 +15,7 @@ const SCOPE_EXPECTED: &str = "a table such as { header = \"X-Api-Key\" }";
 const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] }";
 const FINGERPRINT_EXPECTED: &str = "a table such as { body = \"json\" }";
 const HEADERS_EXPECTED: &str = "a list of header fields such as [\"Authorization\"]";
-const POINTER_EXPECTED: &str = "a JSON pointer such as \"/order/id\"";
+pub(super) const POINTER_EXPECTED: &str = "a JSON pointer such as \"/order/id\"";
 const PARTS_EXPECTED: &str = "a list of parts such as [\"path\", \"body:/order/id\"]";
 const PART_EXPECTED: &str = "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\" or \"body_hash\"";
 
@@ -193,7 +193,7 @@ fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
     Some(names)
 }
 
-fn read_header(value: &Value<'_>) -> Option<HeaderName> {
+pub(super) fn read_header(value: &Value<'_>) -> Option<HeaderName> {
     let name = value.parsed(HEADER_EXPECTED, header)?;
     repeated_by_retries(value, &name)?;
     Some(name)

@@ -34,7 +34,7 @@ fn reply(body: ReplyBody) -> Arc<Reply> {
 
 /// Every kind of record there is, by the name of its golden file.
 fn golden() -> Vec<(&'static str, Record)> {
-    let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms });
+    let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms, retry: false });
     let whole = ReplyBody::Whole(Bytes::from_static(b"{\"id\":\"pay_1\",\"amount\":9007199254740993}"));
     let marker = Record { fingerprint: None, caller: None, ..base(State::Released) };
     vec![
@@ -252,7 +252,7 @@ fn states() -> impl Strategy<Value = State> {
     });
     prop_oneof![
         time.clone().prop_map(|doubt_since_ms| State::InFlight { doubt_since_ms }),
-        (cause, time).prop_map(|(cause, since_ms)| State::Uncertain { cause, since_ms }),
+        (cause, time).prop_map(|(cause, since_ms)| State::Uncertain { cause, since_ms, retry: false }),
         completed,
         Just(State::Released),
         Just(State::Expired)
