@@ -45,7 +45,7 @@ fn held(record: Record) -> Held {
 fn rules(c: &mut Criterion) {
     let policy = policy();
     let (first, duplicate) = (asked(1), asked(2));
-    let claimed = claim(&first, Version(1), 1_000, &policy).record;
+    let claimed = claim(&first, onceward::engine::Over::Nothing, Version(1), 1_000, &policy).record;
     let attempt = Claim { fence: first.fence, record: claimed.clone() };
     let answered = Outcome::Answered(reply());
     let in_doubt = Outcome::InDoubt(Cause::TimedOut);
@@ -57,7 +57,7 @@ fn rules(c: &mut Criterion) {
     let running = held(claimed.clone());
     let admitted = |current: Option<&Held>| admit(current, &duplicate, &policy);
     // What is measured is what the names say.
-    assert_eq!(admitted(None), Admission::Claim(None));
+    assert_eq!(admitted(None), Admission::Claim(onceward::engine::Over::Nothing));
     assert!(matches!(admitted(Some(&completed)), Admission::Replay(_)));
     let two_seconds = Duration::from_secs(2);
     assert_eq!(admitted(Some(&running)), Admission::Refuse(Refusal::InFlight { retry_after: two_seconds }));

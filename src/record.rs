@@ -25,6 +25,12 @@ impl Version {
     pub fn next(self) -> Version {
         Version(self.0.wrapping_add(1))
     }
+
+    /// One further than the next, for a change that another may be racing to make: what its own attempt writes at the same
+    /// time has the next version, the same fence and perhaps the same state, and a store takes two such records for one.
+    pub fn after_next(self) -> Version {
+        self.next().next()
+    }
 }
 
 /// Names one attempt to run an operation, at random. A write with an old fence changes nothing.

@@ -70,5 +70,5 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
 pub fn expire(held: &Held, policy: &Policy) -> Option<Next> {
     let State::InFlight { .. } = &held.record.state else { return None };
     // Since now, also where the attempt began from an older doubt: its own request may sit in a queue.
-    held.lease_is_over().then(|| uncertain(&held.record, Cause::LeaseEnded, None, held.record.version.next(), policy))
+    held.lease_is_over().then(|| uncertain(&held.record, Cause::LeaseEnded, None, held.record.version.after_next(), policy))
 }

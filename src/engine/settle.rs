@@ -124,11 +124,10 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
     let effect = Effect::of(outcome, doubt_since_ms.is_some(), policy);
     let gives_up = *outcome == Outcome::NeverSent;
     let Some(record) = current else {
-        return match doubt_since_ms {
+        return match gives_up {
             // The claim may still be on its way: the marker stands where it would land.
-            None if gives_up => Settlement::Write(marker(claim, fresh, policy)),
-            // One over a record can't land where there is none.
-            _ => Settlement::Stale,
+            true => Settlement::Write(marker(claim, fresh, policy)),
+            false => Settlement::Stale,
         };
     };
     let own = record.fence == claim.fence;
@@ -147,7 +146,7 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
                 State::Uncertain { cause, retry, .. } => State::Uncertain { cause, since_ms: doubt_since_ms, retry },
                 ref state => state.clone(),
             };
-            Settlement::Write(unsettled(Record { version, state, ..record.clone() }, policy))
+            Settlement::Write(unsettled(Record { version: record.version.after_next(), state, ..record.clone() }, policy))
         }
         (State::InFlight { .. } | State::Uncertain { .. }, _) => Settlement::Stale,
         // A marker is written anew over any marker: the claim that is given up may name the version that stands there.

@@ -28,6 +28,7 @@ pub(crate) fn policy() -> Policy {
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },
+        upstream_key: None,
         scope: ScopeRule::Shared,
         caller: CallerRule::Headers(vec![http::header::AUTHORIZATION]),
         fingerprint: FingerprintRule::Json(vec![]),
@@ -179,7 +180,7 @@ fn admit_has_one_answer_for_every_case() {
             State::Released,
             OTHER,
             late,
-            [A::Claim(Some(Version(7))), A::Claim(Some(Version(7))), A::Claim(Some(Version(7))), A::Claim(Some(Version(7)))],
+            [A::Claim(Over::Marker(Version(7))), A::Claim(Over::Marker(Version(7))), A::Claim(Over::Marker(Version(7))), A::Claim(Over::Marker(Version(7)))],
         ),
         (
             State::Released,
@@ -198,7 +199,7 @@ fn admit_has_one_answer_for_every_case() {
         assert_eq!(admit(Some(&held), &other_body, &policy()), other, "other body, {state:?} {fence:?} {now}");
         assert_eq!(admit(Some(&held), &other_body, &replaying), replay, "other body under replay, {state:?} {fence:?} {now}");
     }
-    assert_eq!(admit(None, &asked(), &policy()), A::Claim(None));
+    assert_eq!(admit(None, &asked(), &policy()), A::Claim(Over::Nothing));
 }
 
 #[test]
@@ -245,35 +246,27 @@ fn becomes(settlement: &Settlement) -> Becomes {
 #[test]
 fn settle_has_one_answer_for_every_case() {
     use Becomes::{Completed, Done, Marker, Stale, Uncertain};
-    let claim = Claim { fence: OWN, record: record(in_flight(), OWN) };
+    let fresh = Claim { fence: OWN, record: record(in_flight(), OWN) };
+    let again = Claim { fence: OWN, record: record(State::InFlight { doubt_since_ms: Some(900) }, OWN) };
     let outcomes = [
         Outcome::Answered(whole(201)),
         Outcome::Answered(whole(429)),
         Outcome::Answered(whole(503)),
-        Outcome::Answered(whole(299)),
+        Outcome::Answered(whole(409)),
         Outcome::NeverSent,
         Outcome::InDoubt(Cause::TimedOut),
     ];
     let doubted = || State::InFlight { doubt_since_ms: Some(900) };
-    let doubted_since = || State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: false };
+    let as_before = || Uncertain(Cause::NotRepeated);
     let unclear = || Uncertain(Cause::Status(503));
     let timed_out = || Uncertain(Cause::TimedOut);
-    // state and fence | 201 stored, 429 released, 503 uncertain, 299 stored, never sent, in doubt
-    let rows: [(Option<(State, Fence)>, [Becomes; 6]); 13] = [
+    // state and fence | 201 stored, 429 released, 503 uncertain, 409 stored, never sent, in doubt
+    let rows: [(Option<(State, Fence)>, [Becomes; 6]); 11] = [
         (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
         (Some((in_flight(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
         (Some((in_flight(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         (Some((uncertain(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
         (Some((uncertain(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        // What began from uncertain never leaves less.
-        (
-            Some((doubted(), OWN)),
-            [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()],
-        ),
-        (
-            Some((doubted_since(), OWN)),
-            [Completed, Uncertain(Cause::LeaseEnded), unclear(), Completed, Uncertain(Cause::LeaseEnded), timed_out()],
-        ),
         (Some((completed(), OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         (Some((State::Expired, OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
@@ -281,10 +274,20 @@ fn settle_has_one_answer_for_every_case() {
         (Some((State::Released, OWN)), [Stale, Done, Stale, Stale, Marker, Stale]),
         (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Marker, Stale]),
     ];
-    for (current, expected) in rows {
+    // An attempt that began from uncertain never leaves less, also where a sweeper has marked it meanwhile.
+    let rows_again: [(Option<(State, Fence)>, [Becomes; 6]); 6] = [
+        (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
+        (Some((doubted(), OWN)), [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()]),
+        (Some((uncertain(), OWN)), [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()]),
+        (Some((doubted(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+    ];
+    let all = rows.into_iter().map(|row| (&fresh, row)).chain(rows_again.into_iter().map(|row| (&again, row)));
+    for (claim, (current, expected)) in all {
         let current = current.map(|(state, fence)| record(state, fence));
         for (outcome, expected) in outcomes.iter().zip(expected) {
-            let settlement = settle(current.as_ref(), &claim, outcome, &policy(), Version(99));
+            let settlement = settle(current.as_ref(), claim, outcome, &policy(), Version(99));
             assert_eq!(becomes(&settlement), expected, "{:?} {outcome:?}", current.as_ref().map(|r| (&r.state, r.fence)));
             if let Settlement::Write(next) = settlement {
                 let version = current.as_ref().map_or(Version(99), |record| record.version.next());
@@ -312,18 +315,45 @@ fn what_began_from_uncertain_keeps_its_time() {
     let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
         panic!("it goes back to uncertain")
     };
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: Some(900), retry: false });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::NotRepeated, since_ms: Some(900), retry: false });
     assert_eq!((next.record.caller, next.record.fingerprint), (record.caller, record.fingerprint));
+}
+
+#[test]
+fn what_was_sent_again_and_lost_rests_anew() {
+    let record = record(State::InFlight { doubt_since_ms: Some(900) }, OWN);
+    let claim = Claim { fence: OWN, record: record.clone() };
+    let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::InDoubt(Cause::Broken), &policy(), Version(9)) else {
+        panic!("it is uncertain")
+    };
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false });
+    let next = expire(&held(record, 31_000), &policy()).unwrap();
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: false });
+}
+
+#[test]
+fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
+    let stands = record(State::Uncertain { cause: Cause::Broken, since_ms: None, retry: true }, OTHER);
+    let over = Over::Doubt { version: stands.version, since_ms: 900, opened_unix_ms: 4 };
+    let claim = Claim { fence: OWN, record: claim(&asked(), over, Version(1), 5, &policy()).record };
+    assert_eq!((claim.record.version, claim.record.opened_unix_ms), (stands.version.next(), 4));
+    let Settlement::Write(next) = settle(Some(&stands), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
+        panic!("what it claimed over is written anew")
+    };
+    assert_eq!((next.record.version, next.record.fence), (stands.version.after_next(), OTHER));
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: true });
+    let moved = Record { version: Version(40), ..stands };
+    assert_eq!(settle(Some(&moved), &claim, &Outcome::NeverSent, &policy(), Version(9)), Settlement::Stale);
 }
 
 #[test]
 fn lifetimes_follow_the_policy() {
     let kept = Policy { tombstone: 10 * SECOND, ..policy() };
-    let next = claim(&asked(), Version(1), 5, &kept);
+    let next = claim(&asked(), Over::Nothing, Version(1), 5, &kept);
     assert_eq!(next.lifetime.keep, kept.unsettled_retention);
     assert_eq!(next.lifetime.due, Some(kept.lease));
     assert_eq!(next.lifetime.tombstone, Some(kept.retention + kept.tombstone));
-    assert_eq!(claim(&asked(), Version(1), 5, &policy()).lifetime.tombstone, None);
+    assert_eq!(claim(&asked(), Over::Nothing, Version(1), 5, &policy()).lifetime.tombstone, None);
     let own = Claim { fence: OWN, record: next.record };
     let settled = |outcome| match settle(Some(&own.record), &own, &outcome, &kept, Version(9)) {
         Settlement::Write(next) => next.lifetime,
@@ -342,7 +372,7 @@ fn a_lease_that_ends_makes_uncertain_and_never_absent() {
     let over = held(record(in_flight(), OTHER), 31_000);
     let next = expire(&over, &policy()).unwrap();
     assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: false });
-    assert_eq!((next.record.fence, next.record.version), (OTHER, Version(8)), "its claimant may still complete it");
+    assert_eq!((next.record.fence, next.record.version), (OTHER, Version(9)), "its claimant may still complete it");
     for state in [uncertain(), completed(), State::Released, State::Expired] {
         assert_eq!(expire(&held(record(state, OTHER), 99_000), &policy()), None);
     }

@@ -260,7 +260,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
     // Another's attempt, which its gateway then releases.
     let (policy, inner) = (&scene.guarded.route.policy, &scene.store.inner);
     let asked = scene.asked(Fence(5));
-    let other = crate::engine::claim(&asked, Version(5), 0, policy);
+    let other = crate::engine::claim(&asked, crate::engine::Over::Nothing, Version(5), 0, policy);
     inner.swap(&slot, None, &other.record, other.lifetime).await.unwrap();
     let (told, ()) = tokio::join!(scene.pay(), async {
         while !scene.store.faults.lock().unwrap().is_empty() {
@@ -414,7 +414,7 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
     let scene = Scene::with(&[], policy);
     let slot = identified_slot(&scene);
     // Somebody else's attempt, which then disappears without a trace.
-    let next = crate::engine::claim(&scene.asked(Fence(5)), Version(5), 0, &scene.guarded.route.policy);
+    let next = crate::engine::claim(&scene.asked(Fence(5)), crate::engine::Over::Nothing, Version(5), 0, &scene.guarded.route.policy);
     let brief = Lifetime { keep: Duration::from_millis(300), ..next.lifetime };
     scene.store.inner.swap(&slot, None, &next.record, brief).await.unwrap();
     tokio::time::resume();

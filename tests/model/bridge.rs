@@ -128,7 +128,7 @@ pub fn ticks(duration: Duration) -> Ticks {
     if duration >= FOREVER_MIN { FOREVER } else { (duration.as_millis() / TICK.as_millis()) as Ticks }
 }
 
-fn ago(age: Ticks) -> u64 {
+pub fn ago(age: Ticks) -> u64 {
     NOW_MS - millis(TICK * u32::from(age))
 }
 
@@ -157,6 +157,7 @@ pub fn policy() -> Policy {
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },
+        upstream_key: None,
         scope: ScopeRule::Shared,
         caller: CallerRule::Headers(vec![http::header::AUTHORIZATION]),
         fingerprint: FingerprintRule::Json(vec![]),

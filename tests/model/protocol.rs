@@ -246,7 +246,8 @@ impl Protocol {
         }
         let draw = if state.requests[id].is_giving_up() { Fresh::SecondClaim } else { Fresh::Claim };
         let version = over.map_or(fresh(id, draw), |over| over + 1);
-        let next = self.rules.claim(id as u8, self.who(id), version, doubt);
+        let next = self.rules.claim(id as u8, self.who(id), over, version, doubt);
+        state.requests[id].again = doubt.map(|age| (version, age));
         if way == Way::Late {
             state.send_late(Command::Swap { expected: over, next }, COMMAND)?;
             state.requests[id].stage = match self.rules.flaw {
@@ -431,7 +432,7 @@ impl Protocol {
         let request = &mut state.requests[id];
         match settled {
             Settled::Unknown => request.giving_up = Some(known),
-            Settled::Written | Settled::Stale => (request.giving_up, request.markers) = (None, 0),
+            Settled::Written | Settled::Stale => (request.giving_up, request.markers, request.again) = (None, 0, None),
         }
         Some(())
     }
@@ -447,7 +448,13 @@ impl Protocol {
         way: Way,
     ) -> Option<Settled> {
         let tries = if self.rules.has(Flaw::MarkerVersionRepeats) { 0 } else { state.requests[id].markers };
-        let claim = Entry { version: 0, fence: id as u8, who: Some(self.who(id)), stand: Stand::InFlight(None) };
+        let again = state.requests[id].again;
+        let claim = Entry {
+            version: again.map_or(0, |(version, _)| version),
+            fence: id as u8,
+            who: Some(self.who(id)),
+            stand: Stand::InFlight(again.map(|(_, age)| age)),
+        };
         loop {
             let settled = match self.rules.settle(*known, claim, outcome, fresh(id, Fresh::Marker(tries))) {
                 Becomes::Write(next) => {
@@ -542,7 +549,8 @@ impl Protocol {
     fn finish(&self, state: &mut State, id: Id) -> Option<()> {
         let request = &mut state.requests[id];
         let giving_up = if request.owes { Some(None) } else { request.giving_up };
-        *request = Request { stage: Stage::Done, giving_up, wire: request.wire, ..Request::IDLE };
+        let again = request.again.filter(|_| giving_up.is_some());
+        *request = Request { stage: Stage::Done, giving_up, again, wire: request.wire, ..Request::IDLE };
         Some(())
     }
 }

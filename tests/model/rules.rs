@@ -1,13 +1,12 @@
 //! The rules that the model obeys. They are the product's own, called with real records: `admit`, `claim`, `settle`,
-//! `expire` and `decide`. What the contract says and the engine does not have yet stands in [`Rules`] beside them, and
-//! so do the flaws: each takes one rule out.
+//! `expire` and `decide`. The flaws stand beside them: each takes one rule out.
 
 use std::time::Duration;
 
-use onceward::engine::{self, Admission, Claim, Decision, Policy, Refusal, Settlement};
+use onceward::engine::{self, Admission, Claim, Decision, Over, Policy, Refusal, Settlement};
 use onceward::record::{self, Fence};
 
-use crate::bridge::{Bridge, TICK, policy, small_version, ticks};
+use crate::bridge::{Bridge, TICK, ago, policy, small_version, ticks};
 use crate::state::{Answer, Entry, Held, Next, Outcome, Stand, Ticks, Version, Who};
 
 /// A lease. Three, because a third is what the send rule asks for.
@@ -68,7 +67,8 @@ pub enum Flaw {
     GivesUpBesideNewClaim,
 }
 
-/// What a duplicate of an uncertain operation does. The engine only holds, so far.
+/// What a duplicate of an uncertain operation does. The engine is asked what holding it would mean; here it is decided
+/// when the upstream looks and when its answer arrives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnUncertain {
     Hold,
@@ -127,40 +127,42 @@ impl Rules {
         let current = held.map(|held| self.bridge.held(held));
         match engine::admit(current.as_ref(), &asked, &self.policy) {
             Admission::Run => May::Run,
-            Admission::Claim(over) => May::Claim(over.map(small_version)),
+            Admission::Claim(over) => May::Claim(over.version().map(small_version)),
             Admission::Replay(reply) => May::Replay(self.bridge.answer(&reply)),
             Admission::Wait => May::Wait,
             Admission::MarkUncertain if self.has(Flaw::LeaseEndIsAbsent) => May::Claim(held.map(|held| held.entry.version)),
             Admission::MarkUncertain => May::MarkUncertain,
-            Admission::Refuse(Refusal::OutcomeUncertain) => May::Doubt(held.map_or(0, Held::uncertain_for)),
+            Admission::Refuse(Refusal::OutcomeUncertain { .. }) | Admission::Probe => May::Doubt(held.map_or(0, Held::uncertain_for)),
             Admission::Refuse(_) => May::Nothing,
         }
     }
 
-    /// `claim`. One from uncertain carries since when that was so, which the engine has no way to say yet.
-    pub fn claim(&self, fence: u8, who: Who, version: Version, doubt: Option<Ticks>) -> Next {
-        let next = engine::claim(&self.bridge.asked(fence, who), record::Version(u64::from(version)), 0, &self.policy);
-        let next = self.bridge.next(next);
-        Next { entry: Entry { stand: Stand::InFlight(doubt), ..next.entry }, ..next }
+    /// `claim`, over nothing, a marker or an uncertain record.
+    pub fn claim(&self, fence: u8, who: Who, over: Option<Version>, fresh: Version, doubt: Option<Ticks>) -> Next {
+        let over = match (over.map(|over| record::Version(u64::from(over))), doubt) {
+            (None, _) => Over::Nothing,
+            (Some(version), None) => Over::Marker(version),
+            (Some(version), Some(age)) => Over::Doubt { version, since_ms: ago(age), opened_unix_ms: 0 },
+        };
+        let fresh = record::Version(u64::from(fresh));
+        self.bridge.next(engine::claim(&self.bridge.asked(fence, who), over, fresh, 0, &self.policy))
     }
 
-    /// `settle`. An attempt from uncertain that may have acted leaves the doubt, but from now on: its own request may
-    /// sit in a queue. The engine keeps the time of the older doubt.
+    /// `settle`.
     pub fn settle(&self, current: Option<Entry>, claim: Entry, outcome: Outcome, fresh: Version) -> Becomes {
-        let forget = |entry: Entry| match entry.stand {
-            Stand::InFlight(_) => Entry { stand: Stand::InFlight(None), ..entry },
-            Stand::Uncertain(_) => Entry { stand: Stand::Uncertain(None), ..entry },
-            _ => entry,
-        };
-        let mut current = current;
-        let mut fence = claim.fence;
+        let Entry { mut fence, mut stand, .. } = claim;
         match self.flaw {
             Some(Flaw::AttemptLeavesLess) if matches!(outcome, Outcome::NeverSent | Outcome::Declined) => {
-                current = current.map(forget);
+                stand = Stand::InFlight(None);
             }
             Some(Flaw::NoFence) => fence = current.map_or(fence, |entry| entry.fence),
             _ => {}
         }
+        let doubt = match claim.stand {
+            Stand::InFlight(doubt) => doubt,
+            _ => None,
+        };
+        let claim = Entry { stand, ..claim };
         let record = current.map(|entry| self.bridge.record(&entry));
         let told = self.bridge.outcome(outcome, claim.fence);
         let claim = Claim { fence: Fence(u64::from(fence)), record: self.bridge.record(&claim) };
@@ -168,7 +170,7 @@ impl Rules {
             Settlement::Write(next) => {
                 let mut next = self.bridge.next(next);
                 if outcome == Outcome::InDoubt {
-                    self.doubt_begins_now(&mut next);
+                    self.keep_old_time(&mut next, doubt);
                 }
                 Becomes::Write(next)
             }
@@ -177,13 +179,15 @@ impl Rules {
         }
     }
 
-    /// `expire`. As with `settle`, what was lost is in doubt from now on.
+    /// `expire`.
     pub fn expire(&self, held: &Held) -> Option<Next> {
         if self.has(Flaw::LeaseEndIsAbsent) {
             return None;
         }
         let mut next = self.bridge.next(engine::expire(&self.bridge.held(held), &self.policy)?);
-        self.doubt_begins_now(&mut next);
+        if let Stand::InFlight(doubt) = held.entry.stand {
+            self.keep_old_time(&mut next, doubt);
+        }
         Some(next)
     }
 
@@ -212,11 +216,12 @@ impl Rules {
         Some(self.bridge.next(next))
     }
 
-    fn doubt_begins_now(&self, next: &mut Next) {
-        if let Stand::Uncertain(since @ Some(_)) = &mut next.entry.stand
-            && !self.has(Flaw::LostAttemptKeepsOldTime)
+    fn keep_old_time(&self, next: &mut Next, doubt: Option<Ticks>) {
+        if let Stand::Uncertain(since) = &mut next.entry.stand
+            && self.has(Flaw::LostAttemptKeepsOldTime)
+            && doubt.is_some()
         {
-            *since = Some(0);
+            *since = doubt;
         }
     }
 }

@@ -148,6 +148,8 @@ pub struct Request {
     pub giving_up: Option<Option<Entry>>,
     /// How many tries to write its marker over nothing got no answer.
     pub markers: u8,
+    /// Its claim over an uncertain record: the version that it writes, and how old the doubt is.
+    pub again: Option<(Version, Ticks)>,
     pub wire: Wire,
 }
 
@@ -200,7 +202,7 @@ pub struct State {
 
 impl Request {
     pub const IDLE: Request =
-        Request { stage: Stage::Idle, waited: false, owes: false, giving_up: None, markers: 0, wire: Wire::Unsent };
+        Request { stage: Stage::Idle, waited: false, owes: false, giving_up: None, markers: 0, again: None, wire: Wire::Unsent };
 
     /// Whether a claim of its own is unconfirmed, and known to be.
     pub fn is_giving_up(&self) -> bool {
@@ -221,6 +223,11 @@ impl Request {
             Stage::Idle | Stage::Waiting | Stage::Found { .. } | Stage::Done | Stage::Dead => {}
         }
         self.giving_up.iter_mut().for_each(older_entry);
+        if let Some((version, age)) = self.again {
+            let mut age = Some(age);
+            older(&mut age);
+            self.again = age.map(|age| (version, age));
+        }
         if let Wire::Queued(left) = self.wire {
             self.wire = if left > 1 { Wire::Queued(left - 1) } else { Wire::Gone };
         }
