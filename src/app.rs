@@ -48,7 +48,8 @@ impl Gateway {
     ///
     /// # Errors
     /// A store that can't be opened, an upstream that can't be set up, an address that can't be bound.
-    pub async fn start(config: Config, secrets: Secrets) -> Result<Gateway> {
+    pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
+        config.add_probe_headers(&secrets);
         let clock = Clock::system();
         let meter = Meter::new();
         let kept = open_store(&config, &clock).await?;

@@ -1,8 +1,12 @@
 //! `[admin_auth]`: who may use the admin port.
 
+use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
+use http::{HeaderMap, HeaderValue};
+
+use super::Route;
 use super::fault::{Fault, Faults};
 use super::read::Table;
 use super::secret::Secret;
@@ -53,6 +57,8 @@ pub struct AdminToken {
 pub struct Secrets {
     /// For the admin port.
     pub admin_tokens: Vec<AdminToken>,
+    /// Fields of probes, by the route's name.
+    pub probe_headers: HashMap<String, HeaderMap>,
 }
 
 const TOKEN_EXPECTED: &str =
@@ -84,7 +90,6 @@ pub(super) fn read_tokens(table: Table<'_>) -> Option<Vec<TokenSource>> {
 }
 
 fn read_token(table: Table<'_>) -> Option<TokenSource> {
-    let word = |text: &str| (!text.is_empty() && text.chars().all(|c| !c.is_control())).then(|| text.to_owned());
     let missing = |name: &'static str, why: &str| table.report.note_absence(&table.place_of(name), why);
     let name = table.get("name").map(|value| value.parsed("the holder's name", word));
     if name.is_none() {
@@ -94,21 +99,7 @@ fn read_token(table: Table<'_>) -> Option<TokenSource> {
     if role.is_none() {
         missing("role", "a token needs a role: \"read\" or \"operate\"");
     }
-    let place = match table.get_together(["env", "file"]) {
-        [Some(env), None] => {
-            let variable = |text: &str| word(text).filter(|name| !name.contains('='));
-            env.parsed("an environment variable's name", variable).map(SecretPlace::Env)
-        }
-        [None, Some(file)] => file.parsed("a file's name", file_name).map(SecretPlace::File),
-        [Some(env), Some(_)] => {
-            env.fault("a token has env or file, not both");
-            None
-        }
-        [None, None] => {
-            missing("env", "a token's secret is named by env (an environment variable) or file");
-            None
-        }
-    };
+    let place = SecretPlace::read_from(&table, "a token");
     table.finish();
     Some(TokenSource { name: name??, role: role??, place: place? })
 }
@@ -116,13 +107,7 @@ fn read_token(table: Table<'_>) -> Option<TokenSource> {
 impl TokenSource {
     /// Reads the secret itself.
     fn resolve(&self, env: impl Fn(&str) -> Option<String>) -> Result<AdminToken, String> {
-        let text = match &self.place {
-            SecretPlace::Env(variable) => {
-                env(variable).ok_or_else(|| format!("the environment variable {variable} is not set"))?
-            }
-            SecretPlace::File(file) => fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?,
-        };
-        let secret = text.trim_end_matches(['\r', '\n']);
+        let secret = self.place.read(env)?;
         // It has to travel as one word of an Authorization field.
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err("expected a secret of visible ASCII characters without white space".to_owned());
@@ -131,9 +116,46 @@ impl TokenSource {
     }
 }
 
+impl SecretPlace {
+    /// Reads `env` or `file` of a table; `what` needs it.
+    pub(super) fn read_from(table: &Table<'_>, what: &str) -> Option<SecretPlace> {
+        match table.get_together(["env", "file"]) {
+            [Some(env), None] => {
+                let variable = |text: &str| word(text).filter(|name| !name.contains('='));
+                env.parsed("an environment variable's name", variable).map(SecretPlace::Env)
+            }
+            [None, Some(file)] => file.parsed("a file's name", file_name).map(SecretPlace::File),
+            [Some(env), Some(_)] => {
+                env.fault(format!("{what} has env or file, not both"));
+                None
+            }
+            [None, None] => {
+                let text = format!("the secret of {what} is named by env (an environment variable) or file");
+                table.report.note_absence(&table.place_of("env"), text);
+                None
+            }
+        }
+    }
+
+    /// Reads the secret itself.
+    fn read(&self, env: impl Fn(&str) -> Option<String>) -> Result<String, String> {
+        let text = match self {
+            SecretPlace::Env(variable) => {
+                env(variable).ok_or_else(|| format!("the environment variable {variable} is not set"))?
+            }
+            SecretPlace::File(file) => fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?,
+        };
+        Ok(text.trim_end_matches(['\r', '\n']).to_owned())
+    }
+}
+
+fn word(text: &str) -> Option<String> {
+    (!text.is_empty() && text.chars().all(|c| !c.is_control())).then(|| text.to_owned())
+}
+
 impl Secrets {
     /// Reads all secrets. `env` looks up an environment variable.
-    pub(super) fn resolve(tokens: &[TokenSource], env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
+    pub(super) fn resolve(tokens: &[TokenSource], routes: &[Route], env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
         let (mut secrets, mut faults) = (Secrets::default(), Faults::default());
         for (index, source) in tokens.iter().enumerate() {
             let resolved = source.resolve(&env).and_then(|token| {
@@ -146,6 +168,20 @@ impl Secrets {
                 Ok(token) => secrets.admin_tokens.push(token),
                 Err(text) => {
                     faults.0.push(Fault::elsewhere(format!("admin_auth.tokens[{index}]"), text));
+                }
+            }
+        }
+        for (index, route) in routes.iter().enumerate() {
+            for (name, place) in &route.probe_headers {
+                let value = place.read(&env).and_then(|text| {
+                    HeaderValue::try_from(text).map_err(|_| "expected a field's value: visible characters".to_owned())
+                });
+                match value {
+                    Ok(mut value) => {
+                        value.set_sensitive(true);
+                        secrets.probe_headers.entry(route.name.clone()).or_default().append(name, value);
+                    }
+                    Err(text) => faults.0.push(Fault::elsewhere(format!("routes[{index}].probe.headers.{name}"), text)),
                 }
             }
         }

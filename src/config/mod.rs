@@ -4,10 +4,12 @@
 //! asked for is a fault, every fault of a file is reported at once, and nothing that is not built yet is accepted.
 
 use std::net::SocketAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
 
+use crate::engine::OnUncertain;
 use profiles::Profiles;
 use read::{Place, Report, Source, Table};
 use route::Surroundings;
@@ -99,12 +101,23 @@ impl Config {
         named.unwrap_or(&self.upstream)
     }
 
+    /// Gives the probes the fields whose values were read with the secrets.
+    pub fn add_probe_headers(&mut self, secrets: &Secrets) {
+        for route in &mut self.routes {
+            if let (OnUncertain::Probe(probe), Some(headers)) =
+                (&mut route.policy.on_uncertain, secrets.probe_headers.get(&route.name))
+            {
+                Arc::make_mut(probe).headers.extend(headers.clone());
+            }
+        }
+    }
+
     /// Reads the secrets that the file only names. `env` looks up an environment variable.
     ///
     /// # Errors
     /// All that are missing, empty or not readable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
-        Secrets::resolve(&self.admin_tokens, env)
+        Secrets::resolve(&self.admin_tokens, &self.routes, env)
     }
 
     /// What is configured, for people: `onceward check` prints it. Passwords are masked.

@@ -250,6 +250,19 @@ impl<'a> Table<'a> {
         tables
     }
 
+    /// What is inside, where the names are for the operator to choose.
+    pub fn values(&self) -> Vec<(String, Value<'a>)> {
+        let Some(layer) = self.layers.first() else { return Vec::new() };
+        let parsed = layer.entries.iter().filter(|(_, value)| is_parsed(value));
+        let mut values = Vec::new();
+        for (name, value) in parsed {
+            let place = layer.source.place(self.path_of(name.get_ref()), value.span());
+            let value = Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
+            values.push((name.get_ref().to_string(), value));
+        }
+        values
+    }
+
     /// Says that a key is not built yet.
     pub fn not_yet(&self, name: &'static str) {
         if let Some(value) = self.get(name).filter(|value| value.place.given) {

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
+use super::admin::SecretPlace;
 use super::describe::duration_text;
 use super::profiles::Profiles;
 use super::read::{Place, Table, Value, closest};
@@ -50,6 +51,8 @@ pub struct Route {
     pub profile: String,
     /// Its rules.
     pub policy: Policy,
+    /// Fields of its probe whose values are read with the other secrets.
+    pub probe_headers: Vec<(HeaderName, SecretPlace)>,
 }
 
 /// What routes depend on besides their own table.
@@ -95,7 +98,7 @@ pub(super) fn read_all(root: &Table<'_>, around: &Surroundings<'_>) -> Vec<Route
 /// The route of a file without routes: everything that carries a key.
 fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
     let table = around.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
-    let policy = read_policy(&table, IMPLICIT_ROUTE, around.response_timeout, around)?;
+    let policy = read_policy(&table, IMPLICIT_ROUTE, around.response_timeout, around, &mut Vec::new())?;
     Some(Route {
         name: IMPLICIT_ROUTE.to_owned(),
         paths: vec!["/".to_owned(), "/{*rest}".to_owned()],
@@ -103,6 +106,7 @@ fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
         upstream: None,
         profile: DEFAULT_PROFILE.to_owned(),
         policy,
+        probe_headers: Vec::new(),
     })
 }
 
@@ -124,7 +128,8 @@ fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) ->
         Some(Some(name)) => around.upstreams.iter().find(|(other, _)| other == name).and_then(|(_, timeout)| *timeout),
         _ => around.response_timeout,
     };
-    let policy = read_policy(&table, name.as_deref().unwrap_or_default(), response_timeout, around);
+    let mut probe_headers = Vec::new();
+    let policy = read_policy(&table, name.as_deref().unwrap_or_default(), response_timeout, around, &mut probe_headers);
     table.finish();
     Some(Route {
         name: name?,
@@ -133,6 +138,7 @@ fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) ->
         upstream: upstream?,
         profile: profile?.to_owned(),
         policy: policy?,
+        probe_headers,
     })
 }
 
@@ -176,7 +182,13 @@ fn read_upstream(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Option<
     None
 }
 
-fn read_policy(table: &Table<'_>, name: &str, response_timeout: Option<Duration>, around: &Surroundings<'_>) -> Option<Policy> {
+fn read_policy(
+    table: &Table<'_>,
+    name: &str,
+    response_timeout: Option<Duration>,
+    around: &Surroundings<'_>,
+    probe_headers: &mut Vec<(HeaderName, SecretPlace)>,
+) -> Option<Policy> {
     let mode = table.get("mode").and_then(|value| value.choice(&MODES, &[]));
     let times = read_times(table, around);
     let key = identity::read_key(table);
@@ -186,7 +198,7 @@ fn read_policy(table: &Table<'_>, name: &str, response_timeout: Option<Duration>
     let on_in_flight = table.get("on_in_flight").and_then(|value| value.choice(&IN_FLIGHT, &[]));
     let on_mismatch = table.get("on_mismatch").and_then(|value| value.choice(&MISMATCH, &[]));
     let mismatch_status = table.get("mismatch_status").and_then(|value| read_client_error(&value));
-    let on_uncertain = uncertain::read(table);
+    let on_uncertain = uncertain::read(table, probe_headers);
     let upstream_key = uncertain::read_upstream_key(table, key.as_ref());
     let uncertain_after = match table.get("uncertain_after") {
         Some(value) => value.duration_or_zero(),

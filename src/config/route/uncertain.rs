@@ -1,0 +1,182 @@
+//! What happens to operations of unknown outcome, and how the upstream gets the key.
+
+use std::sync::Arc;
+
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
+
+use super::identity::{POINTER_EXPECTED, read_header};
+use crate::config::SecretPlace;
+use crate::config::read::Table;
+use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRules, UpstreamKey};
+use crate::key::Pointer;
+
+const PROBE_EXPECTED: &str =
+    "a table such as { method = \"GET\", path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
+const UPSTREAM_KEY_EXPECTED: &str = "a table such as { header = \"X-Request-Id\", max_length = 38 }";
+const PATH_EXPECTED: &str = "a path with {key} in it, such as \"/v1/payments/by-key/{key}\"";
+const HEADERS_EXPECTED: &str = "a table such as { Authorization = { env = \"PROBE_TOKEN\" } }";
+const STATUSES_EXPECTED: &str = "a list of statuses such as [\"200\"]";
+
+/// A digest of this many characters (of 6 bits each) has 132 bits: too many for two keys to meet.
+const DIGEST_MIN: u64 = 22;
+/// Longest limit for a key that the upstream takes.
+const KEY_LENGTH_MAX: u64 = 4096;
+
+#[derive(Clone, Copy, PartialEq)]
+enum Word {
+    Hold,
+    Forward,
+    Probe,
+}
+
+const WORDS: [(&str, Word); 3] = [("hold", Word::Hold), ("forward", Word::Forward), ("probe", Word::Probe)];
+
+/// Reads `on_uncertain` and `probe`. Fields of the probe whose values are elsewhere go to `secret`.
+pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<OnUncertain> {
+    let word = table.get("on_uncertain");
+    let given = word.as_ref().is_some_and(|value| value.place.given);
+    let chosen = word.and_then(|value| value.choice(&WORDS, &[]));
+    let probe = table.get("probe").map(|value| {
+        let inside = table.table("probe", PROBE_EXPECTED);
+        let probe = read_probe(&inside, secret);
+        inside.finish();
+        (probe, value)
+    });
+    match (chosen?, probe) {
+        (Word::Probe, Some((probe, _))) => Some(OnUncertain::Probe(Arc::new(probe?))),
+        (Word::Probe, None) => {
+            table.report.note_absence(&table.place_of("probe"), format!("on_uncertain = \"probe\" needs probe: {PROBE_EXPECTED}"));
+            None
+        }
+        (other, Some((probe, value))) => {
+            probe?;
+            if value.place.given && !given {
+                value.fault("is not used: add on_uncertain = \"probe\"");
+            }
+            Some(if other == Word::Forward { OnUncertain::Forward } else { OnUncertain::Hold })
+        }
+        (Word::Forward, None) => Some(OnUncertain::Forward),
+        (Word::Hold, None) => Some(OnUncertain::Hold),
+    }
+}
+
+fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<Probe> {
+    let method = table.get("method").map_or(Some(Method::GET), |value| value.parsed("\"GET\" or another safe method", safe_method));
+    let absence = |name| table.report.note_absence(&table.place_of(name), format!("a probe needs {name}: {PROBE_EXPECTED}"));
+    let path = table.get("path").map(|value| value.parsed(PATH_EXPECTED, path));
+    if path.is_none() {
+        absence("path");
+    }
+    let found = read_statuses(table, "found", "200");
+    let absent = read_statuses(table, "absent", "404");
+    let found_if = table.get("found_if").map_or(Some(None), |value| value.parsed(POINTER_EXPECTED, Pointer::parse).map(Some));
+    let map_status = table.get("map_status").map_or(Some(None), |value| {
+        let status = StatusCode::from_u16(u16::try_from(value.number(200, 599)?).ok()?).ok()?;
+        Some(Some(status))
+    });
+    let given = table.get("headers").is_some();
+    let headers = if given { read_headers(&table.table("headers", HEADERS_EXPECTED), secret) } else { Some(HeaderMap::new()) };
+    let statuses = match (&found, &absent) {
+        (Some(found), Some(absent)) => match StatusRules::new(found, absent, &[]) {
+            Ok(statuses) => Some(statuses),
+            Err(error) => {
+                table.report.note(&table.place(), error.to_string());
+                None
+            }
+        },
+        _ => None,
+    };
+    Some(Probe {
+        method: method?,
+        path: path??,
+        statuses: statuses?,
+        found_if: found_if?,
+        map_status: map_status?,
+        headers: headers?,
+    })
+}
+
+fn safe_method(text: &str) -> Option<Method> {
+    Method::from_bytes(text.as_bytes()).ok().filter(|method| [Method::GET, Method::HEAD].contains(method) || text == "QUERY")
+}
+
+/// A path that stays one whatever the key is.
+fn path(text: &str) -> Option<String> {
+    let with_key = text.replace(Probe::KEY, "k");
+    let parsed: Uri = with_key.parse().ok()?;
+    let plain = text.starts_with('/') && !text.starts_with("//") && text.contains(Probe::KEY) && !with_key.contains(['{', '}', '#']);
+    (plain && parsed.path_and_query().is_some_and(|path| path.as_str() == with_key)).then(|| text.to_owned())
+}
+
+fn read_statuses(table: &Table<'_>, name: &'static str, default: &str) -> Option<Vec<String>> {
+    let Some(value) = table.get(name) else { return Some(vec![default.to_owned()]) };
+    let statuses = value.list_of(STATUSES_EXPECTED, "a status such as \"200\" or \"2xx\"", |text| Some(text.to_owned()))?;
+    if statuses.is_empty() {
+        value.fault("expected at least one status");
+        return None;
+    }
+    Some(statuses)
+}
+
+/// Fields that say who asks. Their values stand here, or are read from where they are kept.
+fn read_headers(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<HeaderMap> {
+    let mut headers = HeaderMap::new();
+    let mut sound = true;
+    for (name, value) in table.values() {
+        let Some(name) = super::header(&name).filter(|name| name != http::header::HOST) else {
+            value.conceal();
+            value.fault(format!("{name:?} is not the name of a header field that a probe can have"));
+            sound = false;
+            continue;
+        };
+        if value.is_text() {
+            value.conceal();
+            match value.parsed("a field's value", |text| HeaderValue::try_from(text).ok()) {
+                Some(mut text) => {
+                    text.set_sensitive(true);
+                    headers.append(name, text);
+                }
+                None => sound = false,
+            }
+            continue;
+        }
+        let place = value.table("a text, or a table such as { env = \"PROBE_TOKEN\" }").and_then(|table| {
+            let place = SecretPlace::read_from(&table, "a probe's field");
+            table.finish();
+            place
+        });
+        match place {
+            Some(place) => secret.push((name, place)),
+            None => sound = false,
+        }
+    }
+    sound.then_some(headers)
+}
+
+/// Reads `upstream_key`; `None` inside where the key goes on as it came.
+pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Option<Option<UpstreamKey>> {
+    if table.get("upstream_key").is_none() {
+        return Some(None);
+    }
+    let table = table.table("upstream_key", UPSTREAM_KEY_EXPECTED);
+    let max_length = table.get("max_length").map_or(Some(KEY_LENGTH_MAX), |value| value.number(DIGEST_MIN, KEY_LENGTH_MAX));
+    let place = match table.get_together(["header", "body"]) {
+        [Some(header), None] => read_header(&header).map(KeyPlace::Header),
+        [None, Some(body)] => body.parsed(POINTER_EXPECTED, Pointer::parse).map(KeyPlace::Body),
+        [Some(_), Some(body)] => {
+            body.fault("the upstream gets the key in header or body, not both");
+            None
+        }
+        [None, None] => match key.map(|key| &key.source) {
+            Some(KeySource::Sent { header: Some(name), .. }) => Some(KeyPlace::Header(name.clone())),
+            Some(KeySource::Sent { header: None, body: Some(pointer) }) => Some(KeyPlace::Body(pointer.clone())),
+            Some(_) => {
+                table.report.note_absence(&table.place_of("header"), "a derived key has no place of its own: name header or body");
+                None
+            }
+            None => None,
+        },
+    };
+    table.finish();
+    Some(Some(UpstreamKey { place: place?, max_length: usize::try_from(max_length?).ok()? }))
+}

@@ -1,0 +1,166 @@
+//! Asking the upstream what became of an uncertain operation, when a duplicate of it arrives.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, HeaderValue};
+use http::request::Parts;
+use http::{HeaderMap, HeaderName, Request, Response, Uri};
+use http_body::Body;
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use tower_service::Service;
+
+use super::attempt::Read;
+use super::budget::Hold;
+use super::payload::{BoxError, Payload};
+use super::{Gate, Guarded, Problem, carry};
+use crate::engine::{Admission, Asked, Believed, CallerRule, Finding, Policy, Probe, ScopeRule, believe};
+use crate::key::Slot;
+use crate::record::{Held, Reply, ReplyBody};
+use crate::store::Swap;
+
+/// All but the unreserved characters (RFC 3986, section 2.3): a key must not become two segments, or a query.
+const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
+
+/// What a gate needs to ask: the duplicate, whose credentials it may use, and a way to the upstream.
+pub(super) struct Asker<'r, S> {
+    pub parts: &'r Parts,
+    pub body: &'r Bytes,
+    pub service: &'r mut S,
+    pub hold: &'r mut Hold,
+}
+
+/// What asking came to.
+pub(super) enum Told {
+    /// The result, which is stored now.
+    Result(Arc<Reply>),
+    /// Do this.
+    Admit(Admission),
+    /// The record moved meanwhile; this is it.
+    Moved(Option<Held>),
+}
+
+impl Gate {
+    /// Asks the upstream. `held` is the uncertain record as it was before.
+    pub(super) async fn ask<S, B, RB>(
+        &self,
+        guarded: &Guarded,
+        probe: &Probe,
+        (slot, asked): (&Slot, &Asked),
+        held: &Held,
+        asker: &mut Asker<'_, S>,
+    ) -> Result<Told, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Unpin,
+        RB::Error: Into<BoxError>,
+    {
+        let policy = &guarded.route.policy;
+        let key = carry::key_for_upstream(policy, asker.parts, asker.body)?;
+        let mut request = question(probe, &key);
+        let headers = if probe.headers.is_empty() { credentials(policy, &asker.parts.headers) } else { probe.headers.clone() };
+        request.headers_mut().extend(headers);
+        if let Some(host) = asker.parts.headers.get(HOST) {
+            request.headers_mut().insert(HOST, host.clone());
+        }
+        *request.extensions_mut() = asker.parts.extensions.clone();
+        let asking = self.put_question(probe, request, asker.service, asker.hold);
+        let finding = tokio::time::timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
+        self.conclude(slot, held, finding, asked, policy).await
+    }
+
+    /// What a finding makes of the record, written.
+    pub(super) async fn conclude(
+        &self,
+        slot: &Slot,
+        held: &Held,
+        finding: Finding,
+        asked: &Asked,
+        policy: &Policy,
+    ) -> Result<Told, Problem> {
+        let (counter, reply) = match &finding {
+            Finding::Found(reply) => (&self.meter.probes.found, Some(reply.clone())),
+            Finding::Absent => (&self.meter.probes.absent, None),
+            Finding::Unclear => (&self.meter.probes.unclear, None),
+        };
+        counter.inc();
+        match (believe(held, finding, asked.fence, policy), reply) {
+            (Believed::Write(next), Some(reply)) => {
+                let swapped = self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await;
+                match swapped.map_err(|error| self.store_failed(slot, &error))? {
+                    Swap::Stored => {
+                        tracing::info!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream knows the operation: its answer is the result");
+                        Ok(Told::Result(reply))
+                    }
+                    Swap::Stale(held) => Ok(Told::Moved(held)),
+                }
+            }
+            (Believed::Write(_), None) => Ok(Told::Moved(Some(held.clone()))),
+            (Believed::Admit(admission), _) => Ok(Told::Admit(admission)),
+        }
+    }
+
+    /// Sends a question, and reads its answer. Whatever goes wrong says nothing of the operation.
+    pub(super) async fn put_question<S, B, RB>(
+        &self,
+        probe: &Probe,
+        request: Request<Payload<B>>,
+        service: &mut S,
+        hold: &mut Hold,
+    ) -> Finding
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Unpin,
+        RB::Error: Into<BoxError>,
+    {
+        let sent = async {
+            std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
+            service.call(request).await
+        };
+        let Ok(response) = sent.await else { return Finding::Unclear };
+        let (mut head, body) = response.into_parts();
+        self.prepare(&mut head.headers);
+        let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored };
+        match self.read(&reply, body, hold).await {
+            Read::Whole(bytes) => reply.body = ReplyBody::Whole(bytes),
+            Read::Streams(_) => {}
+            Read::Broken => return Finding::Unclear,
+        }
+        probe.finding(reply)
+    }
+}
+
+/// The request that asks, but for who asks.
+pub(super) fn question<B>(probe: &Probe, key: &str) -> Request<Payload<B>> {
+    let path = probe.path.replace(Probe::KEY, &utf8_percent_encode(key, IN_A_PATH).to_string());
+    let mut request = Request::new(Payload::default());
+    *request.method_mut() = probe.method.clone();
+    // The configuration has checked the path, and an encoded key changes nothing about its form.
+    *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
+    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
+    // Else a member could not be looked for, and a client that doesn't decode would get what it can't read.
+    request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+    request
+}
+
+/// The duplicate's fields that say who asks.
+fn credentials(policy: &Policy, headers: &HeaderMap) -> HeaderMap {
+    static USUAL: [HeaderName; 3] = [AUTHORIZATION, HeaderName::from_static("x-api-key"), COOKIE];
+    let caller: &[HeaderName] = match &policy.caller {
+        CallerRule::Headers(names) => names,
+        CallerRule::Scope => &[],
+    };
+    let scope: &[HeaderName] = match &policy.scope {
+        ScopeRule::Headers(names) => names,
+        ScopeRule::Shared => &[],
+    };
+    let mut found = HeaderMap::new();
+    for name in USUAL.iter().chain(caller).chain(scope) {
+        if !found.contains_key(name) {
+            found.extend(headers.get_all(name).iter().map(|value| (name.clone(), value.clone())));
+        }
+    }
+    found
+}
