@@ -12,8 +12,8 @@ use sha2::{Digest, Sha256};
 mod canonical;
 mod member;
 
-pub use member::{element, with_member};
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear, hash_json};
+pub use member::{element, with_member};
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;

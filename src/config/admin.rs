@@ -155,7 +155,11 @@ fn word(text: &str) -> Option<String> {
 
 impl Secrets {
     /// Reads all secrets. `env` looks up an environment variable.
-    pub(super) fn resolve(tokens: &[TokenSource], routes: &[Route], env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
+    pub(super) fn resolve(
+        tokens: &[TokenSource],
+        routes: &[Route],
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Secrets, Faults> {
         let (mut secrets, mut faults) = (Secrets::default(), Faults::default());
         for (index, source) in tokens.iter().enumerate() {
             let resolved = source.resolve(&env).and_then(|token| {

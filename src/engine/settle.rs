@@ -150,7 +150,9 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
         }
         (State::InFlight { .. } | State::Uncertain { .. }, _) => Settlement::Stale,
         // A marker is written anew over any marker: the claim that is given up may name the version that stands there.
-        (State::Released, Effect::Nothing) if gives_up && doubt_since_ms.is_none() => Settlement::Write(marker(claim, version, policy)),
+        (State::Released, Effect::Nothing) if gives_up && doubt_since_ms.is_none() => {
+            Settlement::Write(marker(claim, version, policy))
+        }
         (State::Released, Effect::Nothing) if own => Settlement::Done,
         (State::Released | State::Completed { .. } | State::Expired, _) => Settlement::Stale,
     }

@@ -180,7 +180,12 @@ fn admit_has_one_answer_for_every_case() {
             State::Released,
             OTHER,
             late,
-            [A::Claim(Over::Marker(Version(7))), A::Claim(Over::Marker(Version(7))), A::Claim(Over::Marker(Version(7))), A::Claim(Over::Marker(Version(7)))],
+            [
+                A::Claim(Over::Marker(Version(7))),
+                A::Claim(Over::Marker(Version(7))),
+                A::Claim(Over::Marker(Version(7))),
+                A::Claim(Over::Marker(Version(7))),
+            ],
         ),
         (
             State::Released,

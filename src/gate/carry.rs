@@ -4,9 +4,9 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::{HeaderName, HeaderValue};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
+use http::{HeaderName, HeaderValue};
 
 use super::Problem;
 use super::identify::key_text;

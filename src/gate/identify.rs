@@ -61,7 +61,8 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
     match &policy.key.source {
         KeySource::Sent { header, body: pointer } => {
             let key = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)?;
-            key.map(|key| key.as_str().to_owned()).ok_or_else(|| Problem::KeyMissing { what: describe(header.as_ref(), pointer.as_ref()) })
+            key.map(|key| key.as_str().to_owned())
+                .ok_or_else(|| Problem::KeyMissing { what: describe(header.as_ref(), pointer.as_ref()) })
         }
         KeySource::Derived(wanted) => {
             let scope = scope(&policy.scope, &parts.headers)?;

@@ -191,7 +191,9 @@ impl Gate {
         match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
-            Err(_) => Err(Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after: policy.uncertain_retry_after() }),
+            Err(_) => {
+                Err(Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after: policy.uncertain_retry_after() })
+            }
         }
     }
 

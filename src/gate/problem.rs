@@ -230,7 +230,9 @@ impl Problem {
         match refusal {
             Refusal::KeyReused => Problem::KeyReused { slot },
             Refusal::InFlight { retry_after } => Problem::InFlight { slot, retry_after },
-            Refusal::OutcomeUncertain { retry_after } => Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after },
+            Refusal::OutcomeUncertain { retry_after } => {
+                Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after }
+            }
             Refusal::ResponseNotStored { status } => Problem::ResponseNotStored { slot, status },
             Refusal::ResultExpired => Problem::ResultExpired { slot },
             Refusal::NotSent => Problem::NotSent { slot },

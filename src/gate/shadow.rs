@@ -7,7 +7,7 @@ use tokio::sync::oneshot;
 use super::identify::Identified;
 use super::settle::Settled;
 use super::{Gate, Guarded};
-use crate::engine::{Over, Admission, Asked, Claim, Outcome, Refusal, admit, claim};
+use crate::engine::{Admission, Asked, Claim, Outcome, Over, Refusal, admit, claim};
 use crate::record::{Fence, Version};
 use crate::store::Swap;
 

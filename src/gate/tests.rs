@@ -414,7 +414,8 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
     let scene = Scene::with(&[], policy);
     let slot = identified_slot(&scene);
     // Somebody else's attempt, which then disappears without a trace.
-    let next = crate::engine::claim(&scene.asked(Fence(5)), crate::engine::Over::Nothing, Version(5), 0, &scene.guarded.route.policy);
+    let next =
+        crate::engine::claim(&scene.asked(Fence(5)), crate::engine::Over::Nothing, Version(5), 0, &scene.guarded.route.policy);
     let brief = Lifetime { keep: Duration::from_millis(300), ..next.lifetime };
     scene.store.inner.swap(&slot, None, &next.record, brief).await.unwrap();
     tokio::time::resume();

@@ -117,7 +117,9 @@ fn document(problem: &Problem, shape: Shape) -> Document {
                 "It is not known whether the request was executed",
                 match retry_after {
                     Some(_) => "Send the same request again, under the same key: what became of the first is then found out.",
-                    None => "Don't repeat it under another key: ask the operator, who can settle the operation, or look the payment up.",
+                    None => {
+                        "Don't repeat it under another key: ask the operator, who can settle the operation, or look the payment up."
+                    }
                 },
                 Answer::Uncertain,
             )

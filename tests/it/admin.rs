@@ -4,7 +4,7 @@ use std::process::Command;
 
 use crate::harness::{Connection, Gateway, Request, Upstream, until};
 
-fn cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
+pub fn cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
         .arg("operations")
         .args(words)

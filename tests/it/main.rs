@@ -9,6 +9,7 @@ mod admin;
 mod clocks;
 mod demo;
 mod dockerfile;
+mod doubt;
 mod faults;
 mod frames;
 mod hostile;

@@ -132,7 +132,9 @@ impl Rules {
             Admission::Wait => May::Wait,
             Admission::MarkUncertain if self.has(Flaw::LeaseEndIsAbsent) => May::Claim(held.map(|held| held.entry.version)),
             Admission::MarkUncertain => May::MarkUncertain,
-            Admission::Refuse(Refusal::OutcomeUncertain { .. }) | Admission::Probe => May::Doubt(held.map_or(0, Held::uncertain_for)),
+            Admission::Refuse(Refusal::OutcomeUncertain { .. }) | Admission::Probe => {
+                May::Doubt(held.map_or(0, Held::uncertain_for))
+            }
             Admission::Refuse(_) => May::Nothing,
         }
     }

@@ -45,7 +45,9 @@ pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)
     match (chosen?, probe) {
         (Word::Probe, Some((probe, _))) => Some(OnUncertain::Probe(Arc::new(probe?))),
         (Word::Probe, None) => {
-            table.report.note_absence(&table.place_of("probe"), format!("on_uncertain = \"probe\" needs probe: {PROBE_EXPECTED}"));
+            table
+                .report
+                .note_absence(&table.place_of("probe"), format!("on_uncertain = \"probe\" needs probe: {PROBE_EXPECTED}"));
             None
         }
         (other, Some((probe, value))) => {
@@ -61,7 +63,8 @@ pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)
 }
 
 fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<Probe> {
-    let method = table.get("method").map_or(Some(Method::GET), |value| value.parsed("\"GET\" or another safe method", safe_method));
+    let method =
+        table.get("method").map_or(Some(Method::GET), |value| value.parsed("\"GET\" or another safe method", safe_method));
     let absence = |name| table.report.note_absence(&table.place_of(name), format!("a probe needs {name}: {PROBE_EXPECTED}"));
     let path = table.get("path").map(|value| value.parsed(PATH_EXPECTED, path));
     if path.is_none() {
@@ -104,7 +107,8 @@ fn safe_method(text: &str) -> Option<Method> {
 fn path(text: &str) -> Option<String> {
     let with_key = text.replace(Probe::KEY, "k");
     let parsed: Uri = with_key.parse().ok()?;
-    let plain = text.starts_with('/') && !text.starts_with("//") && text.contains(Probe::KEY) && !with_key.contains(['{', '}', '#']);
+    let plain =
+        text.starts_with('/') && !text.starts_with("//") && text.contains(Probe::KEY) && !with_key.contains(['{', '}', '#']);
     (plain && parsed.path_and_query().is_some_and(|path| path.as_str() == with_key)).then(|| text.to_owned())
 }
 
@@ -171,7 +175,9 @@ pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Opt
             Some(KeySource::Sent { header: Some(name), .. }) => Some(KeyPlace::Header(name.clone())),
             Some(KeySource::Sent { header: None, body: Some(pointer) }) => Some(KeyPlace::Body(pointer.clone())),
             Some(_) => {
-                table.report.note_absence(&table.place_of("header"), "a derived key has no place of its own: name header or body");
+                table
+                    .report
+                    .note_absence(&table.place_of("header"), "a derived key has no place of its own: name header or body");
                 None
             }
             None => None,

@@ -36,6 +36,8 @@ struct Shared {
     connections: AtomicU64,
     /// With TLS: who it says it is.
     identity: Mutex<Option<Arc<ServerConfig>>>,
+    /// What a GET without a script does.
+    questions: Mutex<String>,
     released: Mutex<bool>,
     release: Condvar,
     ended: AtomicBool,
@@ -89,6 +91,18 @@ impl Upstream {
         self.shared.seen.lock().unwrap().len()
     }
 
+    /// What a GET is answered, from now on.
+    pub fn answer_questions(&self, script: &str) {
+        *self.shared.questions.lock().unwrap() = script.to_owned();
+    }
+
+    /// How many payments and how many questions have arrived.
+    pub fn payments_and_questions(&self) -> (usize, usize) {
+        let seen = self.seen();
+        let questions = seen.iter().filter(|seen| seen.line.starts_with("GET ")).count();
+        (seen.len() - questions, questions)
+    }
+
     /// How often each key was executed.
     pub fn by_key(&self) -> HashMap<String, usize> {
         let mut counts = HashMap::new();
@@ -130,7 +144,8 @@ impl Drop for Upstream {
 fn serve(shared: &Shared, stream: impl Read + Write) {
     let mut reader = BufReader::new(stream);
     while let Some(seen) = read(&mut reader) {
-        let script = seen.get("x-act").unwrap_or_default().to_owned();
+        let question = || if seen.line.starts_with("GET ") { shared.questions.lock().unwrap().clone() } else { String::new() };
+        let script = seen.get("x-act").map_or_else(question, str::to_owned);
         let head = seen.line.starts_with("HEAD ");
         shared.seen.lock().unwrap().push(seen);
         if !answer(shared, reader.get_mut(), &script, head) {
