@@ -9,7 +9,7 @@ use super::describe::duration_text;
 use super::profiles::Profiles;
 use super::read::{Place, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
-use crate::engine::{Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy};
+use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy};
 
 mod identity;
 mod path;
@@ -33,6 +33,8 @@ const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("shadow", Mode::S
 const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
 const MISMATCH: [(&str, OnMismatch); 3] =
     [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
+const ERRORS: [(&str, Dialect); 4] =
+    [("problem", Dialect::Problem), ("stripe", Dialect::Stripe), ("square", Dialect::Square), ("paypal", Dialect::PayPal)];
 const UNCERTAIN: [(&str, OnUncertain); 1] = [("hold", OnUncertain::Hold)];
 
 /// One route.
@@ -205,6 +207,7 @@ fn read_policy(table: &Table<'_>, name: &str, response_timeout: Option<Duration>
         None => around.on_failure,
     };
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
+    let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
     let times = times?;
     Some(Policy {
         route: Arc::from(name),
@@ -227,6 +230,7 @@ fn read_policy(table: &Table<'_>, name: &str, response_timeout: Option<Duration>
         lease: times.lease,
         on_failure: on_failure?,
         stripe_should_retry: stripe_should_retry?,
+        errors: errors?,
     })
 }
 

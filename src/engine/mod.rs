@@ -9,8 +9,8 @@ mod settle;
 pub use admit::{Admission, Asked, Refusal, admit};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
-    CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy,
-    ScopeRule, StatusRules, StatusRulesError, Verdict,
+    CallerRule, Dialect, FingerprintRule, KeyPart, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain,
+    Policy, ScopeRule, StatusRules, StatusRulesError, Verdict,
 };
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 

@@ -6,6 +6,7 @@
 mod harness;
 
 mod admin;
+mod bodies;
 mod clocks;
 mod demo;
 mod dockerfile;
@@ -19,3 +20,4 @@ mod redis;
 mod stories;
 mod streams;
 mod tls;
+mod vendors;
