@@ -11,9 +11,11 @@ use sha2::{Digest, Sha256};
 
 mod canonical;
 mod member;
+mod multipart;
 
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear, hash_json};
 pub use member::{element, with_member};
+pub use multipart::{PARTS_MAX, form_boundary};
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
@@ -281,6 +283,11 @@ pub enum BodyHash<'a> {
         /// Pointers to leave out.
         ignore: &'a [Pointer],
     },
+    /// A form by its parts, whatever their boundary; as bytes where readers could differ about it.
+    Form {
+        /// The boundary, from [`form_boundary`].
+        boundary: &'a str,
+    },
     /// The bytes as received.
     Raw,
     /// Not at all.
@@ -308,6 +315,11 @@ pub fn hash_body(hasher: &mut PartHasher, body: &Bytes, how: BodyHash<'_>) {
         BodyHash::Json { is_json: true, ignore } => {
             // Falls back to the bytes: a document without one clear value is only equal to itself.
             if !hash_json(hasher, body, ignore) {
+                hasher.part(b"raw").part(body);
+            }
+        }
+        BodyHash::Form { boundary } => {
+            if !multipart::hash_form(hasher, body, boundary) {
                 hasher.part(b"raw").part(body);
             }
         }

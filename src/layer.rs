@@ -389,7 +389,11 @@ impl Front {
             Err(problem) => {
                 let shape = guarded.map_or(Shape::default(), |guarded| {
                     let policy = &guarded.route.policy;
-                    Shape { mismatch_status: policy.mismatch_status, stripe_should_retry: policy.stripe_should_retry }
+                    Shape {
+                        mismatch_status: policy.mismatch_status,
+                        stripe_should_retry: policy.stripe_should_retry,
+                        errors: policy.errors,
+                    }
                 });
                 let (response, answer) = self.rejections.render(&problem, shape);
                 meter.count(answer);
@@ -430,6 +434,7 @@ fn would_refuse(problem: &Problem) -> &'static str {
         Problem::KeyMissing { .. } => "refuse_key_missing",
         Problem::KeyInvalid { .. } => "refuse_key_invalid",
         Problem::ScopeMissing { .. } => "refuse_scope_missing",
+        Problem::UnsupportedEncoding => "refuse_unsupported_encoding",
         _ => "refuse",
     }
 }

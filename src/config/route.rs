@@ -10,7 +10,7 @@ use super::describe::duration_text;
 use super::profiles::Profiles;
 use super::read::{Place, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
-use crate::engine::{Mode, OnFailure, OnInFlight, OnMismatch, Policy};
+use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 
 mod identity;
 mod path;
@@ -35,6 +35,8 @@ const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("shadow", Mode::S
 const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
 const MISMATCH: [(&str, OnMismatch); 3] =
     [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
+const ERRORS: [(&str, Dialect); 4] =
+    [("problem", Dialect::Problem), ("stripe", Dialect::Stripe), ("square", Dialect::Square), ("paypal", Dialect::PayPal)];
 
 /// One route.
 #[derive(Debug, Clone)]
@@ -217,6 +219,7 @@ fn read_policy(
         None => around.on_failure,
     };
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
+    let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
     let times = times?;
     Some(Policy {
         route: Arc::from(name),
@@ -240,6 +243,7 @@ fn read_policy(
         lease: times.lease,
         on_failure: on_failure?,
         stripe_should_retry: stripe_should_retry?,
+        errors: errors?,
     })
 }
 

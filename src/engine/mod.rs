@@ -11,8 +11,8 @@ pub use admit::{Admission, Asked, Over, Refusal, admit};
 pub use doubt::{Believed, Finding, Probe, believe};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
-    CallerRule, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain,
-    Policy, ScopeRule, StatusRules, StatusRulesError, UpstreamKey, Verdict,
+    CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,
+    OnUncertain, Policy, ScopeRule, StatusRules, StatusRulesError, UpstreamKey, Verdict,
 };
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 

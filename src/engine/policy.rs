@@ -54,6 +54,8 @@ pub struct Policy {
     pub on_failure: OnFailure,
     /// Whether answers also carry `Stripe-Should-Retry: true` where a retry is safe.
     pub stripe_should_retry: bool,
+    /// In whose words refusals are told.
+    pub errors: Dialect,
 }
 
 /// Whether a route protects.
@@ -185,6 +187,20 @@ pub enum OnUncertain {
     Forward,
     /// The upstream is asked what became of the first.
     Probe(Arc<Probe>),
+}
+
+/// In whose words a refusal is told, so that the clients that are there understand it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Dialect {
+    /// A problem document (RFC 9457).
+    #[default]
+    Problem,
+    /// Stripe's error object.
+    Stripe,
+    /// Square's list of errors.
+    Square,
+    /// PayPal's error object.
+    PayPal,
 }
 
 /// What happens when the store can't be reached.

@@ -51,6 +51,7 @@ pub(crate) fn policy() -> Policy {
         lease: 30 * SECOND,
         on_failure: OnFailure::FailClosed,
         stripe_should_retry: false,
+        errors: Dialect::Problem,
     }
 }
 

@@ -3,7 +3,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::CONTENT_TYPE;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -13,7 +13,7 @@ use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule};
 use crate::key::{
     BodyHash, Caller, Document, Fingerprint, Key, Member, PartHasher, Pointer, Scope, Slot, Space, Unclear, fingerprint,
-    hash_body,
+    form_boundary, hash_body,
 };
 
 /// A request's place among operations.
@@ -31,12 +31,16 @@ pub struct Identified {
 pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
     let sent = match &policy.key.source {
         KeySource::Sent { header, body: pointer } => {
+            if pointer.is_some() {
+                readable(policy, &parts.headers)?;
+            }
             // Without a key there is nothing to ask whose it is.
             let Some(key) = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)? else { return Ok(None) };
             Some(key)
         }
         KeySource::Derived(_) => None,
     };
+    readable(policy, &parts.headers)?;
     let how = body_hash(&policy.fingerprint, &parts.headers);
     let scope = scope(&policy.scope, &parts.headers)?;
     let caller = caller(&policy.caller, &scope, &parts.headers);
@@ -83,6 +87,7 @@ pub fn wants_protection(policy: &Policy, headers: &HeaderMap) -> Result<bool, Pr
         let missing = || Problem::KeyMissing { what: describe(Some(name), None) };
         return if policy.key.required { Err(missing()) } else { Ok(false) };
     }
+    readable(policy, headers)?;
     scope(&policy.scope, headers)?;
     Ok(true)
 }
@@ -116,12 +121,42 @@ fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
     headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
 
-fn body_hash<'p>(rule: &'p FingerprintRule, headers: &HeaderMap) -> BodyHash<'p> {
+fn body_hash<'p>(rule: &'p FingerprintRule, headers: &'p HeaderMap) -> BodyHash<'p> {
     match rule {
-        FingerprintRule::Json(ignore) => BodyHash::Json { is_json: is_json(headers), ignore },
+        FingerprintRule::Json(ignore) => match content_type(headers).and_then(form_boundary) {
+            Some(boundary) => BodyHash::Form { boundary },
+            None => BodyHash::Json { is_json: is_json(headers), ignore },
+        },
         FingerprintRule::Raw => BodyHash::Raw,
         FingerprintRule::WithoutBody => BodyHash::None,
     }
+}
+
+/// The media type, where there is exactly one: which of two a reader believes is not known here.
+fn content_type(headers: &HeaderMap) -> Option<&str> {
+    let mut values = headers.get_all(CONTENT_TYPE).iter();
+    let value = values.next()?.to_str().ok()?;
+    values.next().is_none().then_some(value)
+}
+
+/// Whether a route takes the key, or what to leave out, from members of the body.
+fn reads_members(policy: &Policy) -> bool {
+    let in_key = match &policy.key.source {
+        KeySource::Sent { body, .. } => body.is_some(),
+        KeySource::Derived(parts) => parts.iter().any(|part| matches!(part, KeyPart::Body(_))),
+    };
+    in_key || matches!(&policy.fingerprint, FingerprintRule::Json(ignore) if !ignore.is_empty())
+}
+
+/// Refuses a body that has to be read and is encoded. Taken as it is, its key would be missing, and a request that the
+/// upstream decodes and executes would go unprotected.
+fn readable(policy: &Policy, headers: &HeaderMap) -> Result<(), Problem> {
+    let codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let is_plain = |coding: &[u8]| coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity");
+    if reads_members(policy) && !codings.into_iter().all(is_plain) {
+        return Err(Problem::UnsupportedEncoding);
+    }
+    Ok(())
 }
 
 /// Whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).

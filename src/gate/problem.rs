@@ -105,6 +105,9 @@ pub enum Problem {
         /// The limit.
         limit: usize,
     },
+    /// The body is encoded, and the route needs to read it.
+    #[error("the request body has a Content-Encoding, and what tells this request from others has to be read in it")]
+    UnsupportedEncoding,
     /// The request body did not arrive in time.
     #[error("the request body did not arrive in time")]
     BodyTimeout,

@@ -2,6 +2,7 @@
 
 mod body;
 mod busy;
+mod dialect;
 mod fields;
 mod forward;
 mod guard;

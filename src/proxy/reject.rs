@@ -4,10 +4,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ALLOW, CONTENT_TYPE, LINK, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, LINK, RETRY_AFTER};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
-use serde_json::json;
+use serde_json::{Value, json};
 
+use super::dialect::{self, Said};
+use crate::engine::Dialect;
 use crate::gate::{AnswerBody, Problem};
 use crate::key::Slot;
 use crate::telemetry::Answer;
@@ -29,11 +31,13 @@ pub struct Shape {
     pub mismatch_status: StatusCode,
     /// Whether a safe retry is also said in Stripe's own field.
     pub stripe_should_retry: bool,
+    /// In whose words it is told.
+    pub errors: Dialect,
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { mismatch_status: StatusCode::UNPROCESSABLE_ENTITY, stripe_should_retry: false }
+        Shape { mismatch_status: StatusCode::UNPROCESSABLE_ENTITY, stripe_should_retry: false, errors: Dialect::Problem }
     }
 }
 
@@ -220,6 +224,13 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             "Send a smaller one.",
             Answer::BodyTooLarge,
         ),
+        Problem::UnsupportedEncoding => doc(
+            StatusCode::UNSUPPORTED_MEDIA_TYPE,
+            "unsupported-encoding",
+            "The request body is encoded",
+            "Send it without Content-Encoding.",
+            Answer::BadRequest,
+        ),
         Problem::BodyTimeout | Problem::BodyBroken => {
             let timed_out = *problem == Problem::BodyTimeout;
             retry(
@@ -282,29 +293,23 @@ impl Rejections {
             None => format!("urn:onceward:problem:{}", document.kind),
         };
         let detail = format!("{}. {}", sentence(&problem.to_string()), document.advice);
-        let mut body = json!({
-            "type": kind,
-            "title": document.title,
-            "status": document.status.as_u16(),
-            "detail": detail,
-            "retryable": retryable,
-            // An official SDK takes any JSON body without this member for a success, whatever the status.
-            "error": { "type": "idempotency_error", "code": document.kind, "message": detail },
-        });
-        if let Some(slot) = document.operation {
-            body["operation"] = json!(slot.to_string());
-        }
-        if let Problem::ResponseNotStored { status, .. } = problem {
-            body["original_status"] = json!(status);
-        }
+        let said = Said { problem, kind: document.kind, status: document.status, detail: &detail };
+        let (media, body) = match dialect::body(shape.errors, &said) {
+            Some(body) => ("application/json", body),
+            None => ("application/problem+json", problem_document(problem, &document, &kind, &detail, retryable)),
+        };
         let mut response = Response::new(AnswerBody::whole(Bytes::from(body.to_string())));
         *response.status_mut() = document.status;
         let headers = response.headers_mut();
-        headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/problem+json"));
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static(media));
         if self.base_url.is_some()
             && let Ok(link) = HeaderValue::try_from(format!("<{kind}>; rel=\"describedby\""))
         {
             headers.insert(LINK, link);
+        }
+        if *problem == Problem::UnsupportedEncoding {
+            // What would do (RFC 9110, section 15.5.16).
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
         }
         if *problem == Problem::MethodNotAllowed {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
@@ -323,6 +328,26 @@ impl Rejections {
         }
         (response, document.answer)
     }
+}
+
+/// A problem document (RFC 9457), with what else a client can act on.
+fn problem_document(problem: &Problem, document: &Document, kind: &str, detail: &str, retryable: bool) -> Value {
+    let mut body = json!({
+        "type": kind,
+        "title": document.title,
+        "status": document.status.as_u16(),
+        "detail": detail,
+        "retryable": retryable,
+        // An official SDK takes any JSON body without this member for a success, whatever the status.
+        "error": { "type": "idempotency_error", "code": document.kind, "message": detail },
+    });
+    if let Some(slot) = document.operation {
+        body["operation"] = json!(slot.to_string());
+    }
+    if let Problem::ResponseNotStored { status, .. } = problem {
+        body["original_status"] = json!(status);
+    }
+    body
 }
 
 /// The text with a capital first letter.

@@ -6,6 +6,7 @@
 mod harness;
 
 mod admin;
+mod bodies;
 mod clocks;
 mod demo;
 mod dockerfile;
@@ -20,3 +21,4 @@ mod redis;
 mod stories;
 mod streams;
 mod tls;
+mod vendors;

@@ -6,8 +6,8 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use onceward::engine::{
-    self, Asked, CallerRule, FingerprintRule, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy,
-    ScopeRule, StatusRules,
+    self, Asked, CallerRule, Dialect, FingerprintRule, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain,
+    Policy, ScopeRule, StatusRules,
 };
 use onceward::key::{Caller, Fingerprint, KeySyntax};
 use onceward::record::{self, Cause, Fence, Record, Reply, ReplyBody, Settler};
@@ -176,5 +176,6 @@ pub fn policy() -> Policy {
         lease: TICK * u32::from(LEASE),
         on_failure: OnFailure::FailClosed,
         stripe_should_retry: false,
+        errors: Dialect::Problem,
     }
 }

@@ -88,6 +88,7 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("methods = \"POST\"", "methods", "found a string"),
     ("drop_headers = [\"a b\"]", "drop_headers[0]", "header field"),
     ("name = \"\"", "name", "expected a name"),
+    ("errors = \"strip\"", "errors", "\"problem\" or \"stripe\""),
     ("stripe_should_retry = \"yes\"", "stripe_should_retry", "true or false, found a string"),
 ];
 

@@ -130,6 +130,12 @@ fn profiles_judge_statuses_as_their_vendors_do() {
     }
     assert_eq!((verdict(&stripe, 500, None), verdict(&stripe, 402, None)), (Verdict::Store, Verdict::Store));
     assert_eq!((stripe.mismatch_status.as_u16(), stripe.stripe_should_retry), (400, true));
+    let dialect = |lines: &str| route(lines).policy.errors;
+    assert_eq!(dialect(""), Dialect::Problem);
+    assert_eq!(stripe.errors, Dialect::Stripe);
+    assert_eq!(dialect("profile = \"square\""), Dialect::Square);
+    assert_eq!(dialect("profile = \"paypal\""), Dialect::PayPal);
+    assert_eq!(dialect("profile = \"stripe\"\nerrors = \"problem\""), Dialect::Problem);
 
     for name in ["square", "checkout", "google", "modern-treasury"] {
         let success_only = route(&format!("profile = \"{name}\"")).policy;

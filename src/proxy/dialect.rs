@@ -1,0 +1,149 @@
+//! Refusals in the words of payment vendors, so that a vendor's own client library raises the error that it has for the
+//! case. What a library reads is here: its error class hangs on the status and these words, never on the prose.
+//!
+//! Sources: Stripe's API reference (error types and codes), Square's API reference (categories and codes), PayPal's REST
+//! reference (error object); what no public page says of a vendor keeps the name of the problem.
+
+use http::StatusCode;
+use serde_json::{Value, json};
+
+use crate::engine::Dialect;
+use crate::gate::Problem;
+
+/// What a refusal says, whatever its shape.
+pub(super) struct Said<'a> {
+    /// Why it was refused.
+    pub problem: &'a Problem,
+    /// The problem's name, the last part of its type.
+    pub kind: &'a str,
+    pub status: StatusCode,
+    /// For people.
+    pub detail: &'a str,
+}
+
+/// Whose fault it is, which is what error classes tell apart.
+#[derive(Clone, Copy, PartialEq)]
+enum Class {
+    /// The request has to change.
+    Request,
+    /// The service, or what is behind it, did not do it, or nobody knows.
+    Service,
+}
+
+/// The words for one problem.
+struct Words {
+    class: Class,
+    /// Stripe's code, where it has one.
+    stripe: Option<&'static str>,
+    /// Square's code.
+    square: &'static str,
+    /// The issue in PayPal's details, where it has one.
+    paypal: Option<&'static str>,
+}
+
+fn words(problem: &Problem, status: StatusCode) -> Words {
+    use Class::{Request, Service};
+    let say = |class, square| Words { class, stripe: None, square, paypal: None };
+    match problem {
+        // Stripe tells this one by its type, see `stripe`.
+        Problem::KeyReused { .. } => Words {
+            // Second-hand, as PayPal's pages say nothing of another payload.
+            paypal: Some("DUPLICATE_REQUEST_ID"),
+            ..say(Request, "IDEMPOTENCY_KEY_REUSED")
+        },
+        Problem::InFlight { .. } => Words {
+            stripe: Some("idempotency_key_in_use"),
+            paypal: Some("PREVIOUS_REQUEST_IN_PROGRESS"),
+            ..say(Request, "CONFLICT")
+        },
+        Problem::KeyMissing { .. } | Problem::ScopeMissing { .. } => {
+            Words { paypal: Some("MISSING_REQUIRED_PARAMETER"), ..say(Request, "MISSING_REQUIRED_PARAMETER") }
+        }
+        Problem::KeyInvalid { .. } => Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") },
+        Problem::OutcomeUncertain { .. } => match status {
+            StatusCode::BAD_GATEWAY => say(Service, "BAD_GATEWAY"),
+            StatusCode::SERVICE_UNAVAILABLE => say(Service, "SERVICE_UNAVAILABLE"),
+            StatusCode::GATEWAY_TIMEOUT => say(Service, "GATEWAY_TIMEOUT"),
+            _ => say(Service, "CONFLICT"),
+        },
+        Problem::ResponseNotStored { .. } | Problem::ResultExpired { .. } => say(Service, "CONFLICT"),
+        Problem::UpstreamUnreachable { .. } => say(Service, "BAD_GATEWAY"),
+        Problem::UpstreamFailed { timed_out: true } => say(Service, "GATEWAY_TIMEOUT"),
+        Problem::UpstreamFailed { timed_out: false } => say(Service, "BAD_GATEWAY"),
+        Problem::NotSent { .. } | Problem::StoreUnavailable { .. } | Problem::RecordUnreadable { .. } | Problem::Overloaded => {
+            say(Service, "SERVICE_UNAVAILABLE")
+        }
+        Problem::BodyTooLarge { .. } => say(Request, "REQUEST_ENTITY_TOO_LARGE"),
+        Problem::UnsupportedEncoding => say(Request, "UNSUPPORTED_MEDIA_TYPE"),
+        Problem::BodyTimeout => say(Request, "REQUEST_TIMEOUT"),
+        Problem::MethodNotAllowed => say(Request, "METHOD_NOT_ALLOWED"),
+        Problem::BodyBroken
+        | Problem::PathAmbiguous
+        | Problem::HostInvalid
+        | Problem::Malformed { .. }
+        | Problem::HeaderTooLarge { .. } => say(Request, "BAD_REQUEST"),
+    }
+}
+
+/// The body of a refusal in a vendor's shape; `None` where it is told as a problem document.
+pub(super) fn body(dialect: Dialect, said: &Said<'_>) -> Option<Value> {
+    let words = words(said.problem, said.status);
+    let mut body = match dialect {
+        Dialect::Problem => return None,
+        Dialect::Stripe => stripe(said, &words),
+        Dialect::Square => square(said, &words),
+        Dialect::PayPal => paypal(said, &words),
+    };
+    // Libraries leave alone what they don't know; an operator's colleague asks for this.
+    if let Some(slot) = said.problem.operation() {
+        body["operation"] = json!(slot.to_string());
+    }
+    Some(body)
+}
+
+fn stripe(said: &Said<'_>, words: &Words) -> Value {
+    let kind = match (said.problem, words.class) {
+        (Problem::KeyReused { .. }, _) => "idempotency_error",
+        (_, Class::Request) => "invalid_request_error",
+
+        (_, Class::Service) => "api_error",
+    };
+    json!({ "error": { "type": kind, "code": words.stripe.unwrap_or(said.kind), "message": said.detail } })
+}
+
+fn square(said: &Said<'_>, words: &Words) -> Value {
+    let category = match words.class {
+        Class::Request => "INVALID_REQUEST_ERROR",
+
+        Class::Service => "API_ERROR",
+    };
+    let mut error = json!({ "category": category, "code": words.square, "detail": said.detail });
+    if is_about_the_key(said.problem) {
+        error["field"] = json!("idempotency_key");
+    }
+    json!({ "errors": [error] })
+}
+
+fn paypal(said: &Said<'_>, words: &Words) -> Value {
+    let name = match said.status {
+        StatusCode::CONFLICT => "RESOURCE_CONFLICT",
+        StatusCode::UNPROCESSABLE_ENTITY => "UNPROCESSABLE_ENTITY",
+        StatusCode::UNSUPPORTED_MEDIA_TYPE => "UNSUPPORTED_MEDIA_TYPE",
+        StatusCode::TOO_MANY_REQUESTS => "RATE_LIMIT_REACHED",
+        status if status.is_client_error() => "INVALID_REQUEST",
+        _ => "INTERNAL_SERVER_ERROR",
+    };
+    let issue = words.paypal.map_or_else(|| said.kind.replace('-', "_").to_ascii_uppercase(), str::to_owned);
+    let mut detail = json!({ "issue": issue, "description": said.detail });
+    if is_about_the_key(said.problem) {
+        detail["field"] = json!("PayPal-Request-Id");
+        detail["location"] = json!("header");
+    }
+    // The reference under which a vendor's support looks a call up; the operation's is the one that there is here.
+    let reference = said.problem.operation().map(|slot| slot.to_string()).unwrap_or_default();
+    json!({ "name": name, "message": said.detail, "debug_id": reference, "details": [detail], "links": [] })
+}
+
+fn is_about_the_key(problem: &Problem) -> bool {
+    matches!(problem, Problem::KeyReused { .. } | Problem::KeyMissing { .. } | Problem::KeyInvalid { .. })
+}
