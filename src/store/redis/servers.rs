@@ -47,6 +47,11 @@ impl Servers {
         }
     }
 
+    /// Whether partitions are held by several servers.
+    pub(super) fn is_cluster(&self) -> bool {
+        matches!(self, Servers::Cluster(_))
+    }
+
     /// Sends a command about a partition to the server that holds it. Of [`Ask::Many`], the first error is the call's.
     pub(super) async fn call(&self, partition: u16, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
         match self {
