@@ -20,7 +20,9 @@ use tower_layer::Layer;
 
 use crate::admin::{Access, Admin, Token, router};
 use crate::clock::Clock;
-use crate::config::{Config, HostHeader, Role, Route as ConfiguredRoute, Secrets, StoreUrl, Upstream as ConfiguredUpstream};
+use crate::config::{
+    Config, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl, Upstream as ConfiguredUpstream,
+};
 use crate::engine::Policy;
 use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
@@ -30,7 +32,7 @@ use crate::route::Route;
 use crate::store::Store;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{Options as RedisOptions, Redis};
+use crate::store::redis::{Options as RedisOptions, Place as RedisPlace, Redis};
 use crate::telemetry::Meter;
 
 /// A gateway that serves.
@@ -139,6 +141,18 @@ impl Kept {
     }
 }
 
+fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
+    let all = |urls: &[Secret]| urls.iter().map(|url| url.expose().to_owned()).collect();
+    Ok(match url {
+        StoreUrl::Redis { url, .. } => RedisPlace::Server(url.expose().to_owned()),
+        StoreUrl::Cluster { nodes, .. } => RedisPlace::Cluster(all(nodes)),
+        StoreUrl::Sentinel { sentinels, primary, name, .. } => {
+            RedisPlace::Sentinel { sentinels: all(sentinels), primary: primary.expose().to_owned(), name: name.clone() }
+        }
+        StoreUrl::Memory | StoreUrl::File(_) => anyhow::bail!("the store is not in Redis"),
+    })
+}
+
 async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
     match &config.store.url {
         StoreUrl::Memory => Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None }),
@@ -148,9 +162,9 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
             let embedded = Arc::new(Embedded::open(dir, options)?);
             Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
         }
-        StoreUrl::Redis { url, .. } => {
+        StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
             let options = RedisOptions {
-                url: url.expose().to_owned(),
+                place: redis_place(&config.store.url)?,
                 timeout: config.store.timeout,
                 ca_file: config.store.ca_file.clone(),
             };

@@ -38,9 +38,35 @@ pub enum StoreUrl {
         /// Whether it is a unix socket.
         unix: bool,
     },
+    /// `redis+cluster://`: the nodes of a cluster that are asked first.
+    Cluster {
+        /// As written.
+        url: Secret,
+        /// One url for each node.
+        nodes: Vec<Secret>,
+        /// Whether it is `rediss+cluster`.
+        tls: bool,
+    },
+    /// `redis+sentinel://`: the primary that sentinels know by a name.
+    Sentinel {
+        /// As written.
+        url: Secret,
+        /// One url for each sentinel.
+        sentinels: Vec<Secret>,
+        /// How the primary is greeted; host and port mean nothing.
+        primary: Secret,
+        /// What the sentinels call it.
+        name: String,
+        /// Whether it is `rediss+sentinel`.
+        tls: bool,
+    },
 }
 
-const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, rediss://HOST:PORT or unix:///PATH";
+const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH, \
+     redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME";
+
+/// Where sentinels listen if nothing else is said.
+const SENTINEL_PORT: u16 = 26379;
 
 impl StoreUrl {
     /// Parses a store's url.
@@ -57,8 +83,47 @@ impl StoreUrl {
                 file_name(dir).map(StoreUrl::File).ok_or_else(|| "expected a directory after file:".to_owned())
             }
             "redis" | "rediss" | "unix" => StoreUrl::redis(scheme, text),
-            "redis+cluster" | "redis+sentinel" => Err(format!("{scheme}:// is not supported yet; expected {URL_EXPECTED}")),
+            "redis+cluster" | "rediss+cluster" => StoreUrl::cluster(scheme, text),
+            "redis+sentinel" | "rediss+sentinel" => StoreUrl::sentinel(scheme, text),
             _ => Err(format!("expected {URL_EXPECTED}")),
+        }
+    }
+
+    fn cluster(scheme: &str, text: &str) -> Result<StoreUrl, String> {
+        let why = || format!("expected nodes, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT");
+        let Parts { plain, user, hosts, path, query } = Parts::of(text).ok_or_else(why)?;
+        if !path.is_empty() || query.is_some() {
+            return Err("a cluster has one database: nothing may follow its nodes".to_owned());
+        }
+        let nodes = hosts.split(',').map(|host| node(plain, user, host, None, "")).collect::<Option<_>>().ok_or_else(why)?;
+        Ok(StoreUrl::Cluster { url: Secret::new(text), nodes, tls: plain == "rediss" })
+    }
+
+    fn sentinel(scheme: &str, text: &str) -> Result<StoreUrl, String> {
+        let why =
+            || format!("expected sentinels and what they call the primary, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT/NAME");
+        let Parts { plain, user, hosts, path, query } = Parts::of(text).ok_or_else(why)?;
+        let (name, database) = path.split_once('/').unwrap_or((path, ""));
+        if name.is_empty() {
+            return Err(why());
+        }
+        let database = if database.is_empty() { String::new() } else { format!("/{database}") };
+        let own = match query.map(|query| query.split_once('=')) {
+            None => String::new(),
+            Some(Some(("sentinel_password", password))) => format!(":{password}@"),
+            Some(_) => return Err("after the name only ?sentinel_password=PASSWORD is known".to_owned()),
+        };
+        let sentinel = |host| node(plain, &own, host, Some(SENTINEL_PORT), "");
+        let sentinels = hosts.split(',').map(sentinel).collect::<Option<_>>().ok_or_else(why)?;
+        let primary = node(plain, user, "primary", None, &database).ok_or_else(why)?;
+        Ok(StoreUrl::Sentinel { url: Secret::new(text), sentinels, primary, name: name.to_owned(), tls: plain == "rediss" })
+    }
+
+    /// Whether it is spoken to by TLS.
+    fn is_tls(&self) -> bool {
+        match self {
+            StoreUrl::Memory | StoreUrl::File(_) => false,
+            StoreUrl::Redis { tls, .. } | StoreUrl::Cluster { tls, .. } | StoreUrl::Sentinel { tls, .. } => *tls,
         }
     }
 
@@ -80,12 +145,45 @@ impl StoreUrl {
     }
 }
 
+/// A url with several hosts, taken apart.
+struct Parts<'a> {
+    /// `redis` or `rediss`.
+    plain: &'a str,
+    /// With its `@`.
+    user: &'a str,
+    hosts: &'a str,
+    /// Without its slash.
+    path: &'a str,
+    query: Option<&'a str>,
+}
+
+impl<'a> Parts<'a> {
+    fn of(text: &'a str) -> Option<Parts<'a>> {
+        let (scheme, rest) = text.split_once("://")?;
+        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+        let (user, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
+        let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
+        Some(Parts { plain: scheme.split('+').next()?, user, hosts, path, query })
+    }
+}
+
+/// The url of one server, if the client understands it.
+fn node(plain: &str, user: &str, host: &str, port: Option<u16>, path: &str) -> Option<Secret> {
+    use redis::IntoConnectionInfo;
+    let port = port.filter(|_| host.ends_with(']') || !host.contains(':')).map(|port| format!(":{port}")).unwrap_or_default();
+    let url = format!("{plain}://{user}{host}{port}{path}");
+    let sound = !host.is_empty() && !host.contains(char::is_whitespace) && url.as_str().into_connection_info().is_ok();
+    sound.then(|| Secret::new(url))
+}
+
 impl fmt::Display for StoreUrl {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             StoreUrl::Memory => f.write_str("memory:"),
             StoreUrl::File(dir) => write!(f, "file:{}", dir.display()),
-            StoreUrl::Redis { url, .. } => f.write_str(&masked_url(url.expose())),
+            StoreUrl::Redis { url, .. } | StoreUrl::Cluster { url, .. } | StoreUrl::Sentinel { url, .. } => {
+                f.write_str(&masked_url(url.expose()))
+            }
         }
     }
 }
@@ -121,7 +219,7 @@ impl StoreConfig {
         if on_failure == Some(OnFailure::FailOpen) {
             table.report.warn(&table.path_of("on_failure"), FAIL_OPEN_WARNING);
         }
-        if ca_file.is_some() && !matches!(url, Some(StoreUrl::Redis { tls: true, .. }) | None) {
+        if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.is_tls()) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not rediss://");
         }
         table.finish();

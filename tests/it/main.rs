@@ -12,6 +12,7 @@ mod demo;
 mod dockerfile;
 mod doubt;
 mod faults;
+mod fleets;
 mod frames;
 mod hostile;
 mod house;

@@ -13,8 +13,6 @@ fn what_is_not_built_yet_is_refused() {
         ("[store]\nack = \"fsync\"", "store.ack"),
         ("[store]\ndurability = \"strict\"", "store.durability"),
         ("[store]\nlocal_cache = \"64MiB\"", "store.local_cache"),
-        ("[store]\nurl = \"redis+cluster://a:1,b:2\"", "store.url"),
-        ("[store]\nurl = \"redis+sentinel://a:1,b:2/m\"", "store.url"),
         ("[[routes]]\npath = \"/p\"\nscope = { client_cert = \"subject\" }", "routes[0].scope.client_cert"),
         (
             "[[routes]]\npath = \"/p\"\nscope = { jwt = { header = \"Authorization\", claim = \"sub\", jwks = \"f\" } }",

@@ -206,6 +206,21 @@ fn stores_are_known_by_their_urls() {
     assert!(matches!(parse("redis://:pw@h:1/2"), StoreUrl::Redis { tls: false, unix: false, .. }));
     assert!(matches!(parse("rediss://h"), StoreUrl::Redis { tls: true, unix: false, .. }));
     assert!(matches!(parse("unix:///run/redis.sock"), StoreUrl::Redis { tls: false, unix: true, .. }));
+    let texts = |urls: &[Secret]| urls.iter().map(|url| url.expose().to_owned()).collect::<Vec<_>>();
+    let StoreUrl::Cluster { nodes, tls: false, .. } = parse("redis+cluster://me:p%2Fw@a:1,b:2,c") else { panic!("a cluster") };
+    assert_eq!(texts(&nodes), ["redis://me:p%2Fw@a:1", "redis://me:p%2Fw@b:2", "redis://me:p%2Fw@c"]);
+    let sentinel = parse("rediss+sentinel://:pw@a,[::1]:7/main/2?sentinel_password=own");
+    let StoreUrl::Sentinel { sentinels, primary, name, tls: true, .. } = sentinel else { panic!("sentinels") };
+    assert_eq!(
+        (texts(&sentinels), name.as_str()),
+        (vec!["rediss://:own@a:26379".to_owned(), "rediss://:own@[::1]:7".to_owned()], "main")
+    );
+    assert_eq!(primary.expose(), "rediss://:pw@primary/2");
+    for text in
+        ["redis+cluster://", "redis+cluster://a/1", "redis+cluster://a,,b", "redis+sentinel://a", "redis+sentinel://a/m?x=1"]
+    {
+        assert!(StoreUrl::parse(text).is_err(), "{text}");
+    }
     for text in ["", "memory", "memory:x", "file:", "redis:", "redis://", "redis://h/x", "valkey://h", "http://h", "/dir"] {
         assert!(StoreUrl::parse(text).is_err(), "{text}");
     }

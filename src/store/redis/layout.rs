@@ -11,8 +11,14 @@ use crate::record::{CodecError, HEAD_BYTES, Held, decode};
 /// What the names of all records that people may list match.
 pub(super) const RECORDS_MATCH: &str = "onceward:{p*}:r:*";
 
-/// The key that [`super::Redis`] writes to see whether the server accepts writes.
-pub(super) const PING_KEY: &str = "onceward:ping";
+/// The key that [`super::Redis`] writes to see whether a server accepts writes: of a cluster's node, in a partition that
+/// it holds.
+pub(super) fn ping_key(partition: Option<u16>) -> Vec<u8> {
+    match partition {
+        None => b"onceward:ping".to_vec(),
+        Some(partition) => in_partition(partition, b"ping"),
+    }
+}
 
 /// The last byte of the head of a record that is in flight, as the scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
@@ -40,9 +46,18 @@ pub(super) fn tombstone_key(slot: &Slot) -> Vec<u8> {
 
 /// The key of a partition's index of unsettled records: members by when they are due.
 pub(super) fn due_key(partition: u16) -> Vec<u8> {
+    in_partition(partition, b"due")
+}
+
+fn in_partition(partition: u16, what: &[u8]) -> Vec<u8> {
     let mut name = tagged(partition);
-    name.extend_from_slice(b"due");
+    name.extend_from_slice(what);
     name
+}
+
+/// What a cluster makes the hash slot of a partition's names from.
+pub(super) fn tag(partition: u16) -> String {
+    format!("p{partition}")
 }
 
 fn named(slot: &Slot, enforced: &str, shadow: &str) -> Vec<u8> {

@@ -1,4 +1,4 @@
-//! The one shared connection for commands: kept, given up when it is in doubt, and made anew.
+//! A server's shared connection for commands: kept, given up when it is in doubt, and made anew.
 //!
 //! Danger: a command can lie in a socket long after its caller gave up, and be carried out then. The released marker
 //! outlives that only because the time is bounded: what was not yet written is dropped with its caller (the multiplexer
@@ -11,13 +11,13 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, Pipeline, PushKind, Value};
+use redis::{Cmd, Pipeline, PushKind, RedisError, Value};
 use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::{Dialer, Dialled};
-use super::fault;
+use super::dial::{Address, Dialer, Dialled};
+use super::{fault, sentinel};
 use crate::store::StoreError;
 
 /// The first pause between two attempts to connect.
@@ -47,19 +47,30 @@ enum State {
 struct Link {
     connection: MultiplexedConnection,
     _driver: Arc<AbortOnDropHandle<()>>,
+    address: Address,
     doubt: Arc<Doubt>,
 }
 
 #[derive(Default)]
 struct Doubt {
     raised: Notify,
-    /// It works and is of no use: it leads to a replica.
+    /// It works and is of no use: it leads to a replica, or to a server that was replaced.
     useless: AtomicBool,
 }
 
+impl Doubt {
+    fn leave(&self) {
+        self.useless.store(true, Ordering::Relaxed);
+        self.raised.notify_one();
+    }
+}
+
 /// What a call sends.
+#[derive(Clone, Copy)]
 pub(super) enum Ask<'a> {
+    /// A command; an error of the server is the call's.
     One(&'a Cmd),
+    /// Commands; the answer is an array, which has the errors of the server among the values.
     Many(&'a Pipeline),
 }
 
@@ -71,32 +82,37 @@ impl Links {
         Links { states, timeout, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
     }
 
-    /// Sends a command and waits for its answer; together, and with the wait for a connection, within the timeout.
-    pub(super) async fn call(&self, ask: Ask<'_>) -> Result<Value, Failure> {
-        let deadline = Instant::now() + self.timeout;
+    /// Sends a command and waits for its answer, until the deadline; the wait for a connection counts.
+    pub(super) async fn call(&self, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
         let mut link = self.link(deadline).await.map_err(Failure::Refused)?;
         let answer = async {
             match ask {
                 Ask::One(command) => command.query_async::<Value>(&mut link.connection).await,
-                Ask::Many(pipeline) => pipeline.query_async::<Vec<Value>>(&mut link.connection).await.map(Value::Array),
+                Ask::Many(pipeline) => link.connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map(Value::Array),
             }
         };
         match timeout_at(deadline, answer).await {
             Ok(Ok(value)) => Ok(value),
             Ok(Err(error)) => {
-                if fault::is_replica(&error) {
-                    link.doubt.useless.store(true, Ordering::Relaxed);
-                    link.doubt.raised.notify_one();
-                } else if fault::is_transport(&error) {
-                    link.doubt.raised.notify_one();
-                }
+                link.judge(&error);
                 Err(Failure::Answered(error))
             }
             Err(_) => {
                 link.doubt.raised.notify_one();
-                let text = format!("no answer within {}", humantime::format_duration(self.timeout));
-                Err(Failure::Refused(StoreError::MaybeApplied(text)))
+                Err(Failure::Refused(StoreError::MaybeApplied(self.no_answer())))
             }
+        }
+    }
+
+    /// What is said of a call that the server didn't answer in time.
+    pub(super) fn no_answer(&self) -> String {
+        format!("no answer within {}", humantime::format_duration(self.timeout))
+    }
+
+    /// An error that stood among the answers of [`Ask::Many`].
+    pub(super) fn told_of(&self, error: &RedisError) {
+        if let State::Up(link) = &*self.states.borrow() {
+            link.judge(error);
         }
     }
 
@@ -119,7 +135,7 @@ pub(super) enum Failure {
     /// There is no more to say about it.
     Refused(StoreError),
     /// The connection or the server answered with an error.
-    Answered(redis::RedisError),
+    Answered(RedisError),
 }
 
 impl From<Failure> for StoreError {
@@ -142,11 +158,14 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
             }
         });
         match dialled.await {
-            Ok(Dialled { connection, driver }) => {
+            Ok(Dialled { connection, driver, address }) => {
                 let born = Instant::now();
-                let link = Link { connection, _driver: Arc::new(driver), doubt };
+                let link = Link { connection, _driver: Arc::new(driver), address, doubt };
                 states.send_replace(State::Up(link.clone()));
-                link.wears_out(dialer.timeout).await;
+                tokio::select! {
+                    () = link.wears_out(dialer.timeout) => {}
+                    () = link.is_replaced(&dialer) => {}
+                }
                 states.send_replace(State::Connecting);
                 tracing::warn!("the connection to the store is lost, connecting again");
                 // One that lasted is replaced at once; one that fails again and again is not hammered.
@@ -155,8 +174,7 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
                     continue;
                 }
             }
-            Err(error) => {
-                let reason = fault::of_connecting(&error);
+            Err(reason) => {
                 tracing::debug!(reason, "no connection to the store");
                 states.send_replace(State::Down(reason));
             }
@@ -166,6 +184,26 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
 }
 
 impl Link {
+    /// What an error of the server says about the connection.
+    fn judge(&self, error: &RedisError) {
+        if fault::is_replica(error) {
+            self.doubt.leave();
+        } else if fault::is_transport(error) {
+            self.doubt.raised.notify_one();
+        }
+    }
+
+    /// Returns when the sentinels name another primary. Without sentinels, never.
+    async fn is_replaced(&self, dialer: &Dialer) {
+        let Some(sentinels) = dialer.sentinels() else { return std::future::pending().await };
+        loop {
+            tokio::time::sleep(sentinel::ASK_AGAIN).await;
+            if sentinels.primary(dialer).await.is_ok_and(|primary| primary != self.address) {
+                return;
+            }
+        }
+    }
+
     /// Returns when the connection is to be replaced. Calls that are still under way on it may finish.
     async fn wears_out(&self, timeout: Duration) {
         let mut connection = self.connection.clone();

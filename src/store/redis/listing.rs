@@ -2,9 +2,10 @@
 
 use std::sync::atomic::Ordering;
 
-use futures_util::future::try_join_all;
+use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 
+use super::servers::Group;
 use super::{Redis, held, layout, time_ms, unexpected};
 use crate::key::{PARTITIONS, Slot};
 use crate::record::Held;
@@ -25,22 +26,46 @@ fn no_cursor() -> StoreError {
 }
 
 impl Redis {
-    /// See [`crate::store::Store::due`].
+    /// See [`crate::store::Store::due`]. A server that fails doesn't keep the others from being asked, unless all fail.
     pub(super) async fn overdue(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
-        let now = time_ms(self.command(&redis::cmd("TIME")).await?)?.to_string();
-        let first = self.next_partition.fetch_add(1, Ordering::Relaxed);
-        let partitions: Vec<u16> = (0..PARTITIONS).map(|n| first.wrapping_add(n) % PARTITIONS).collect();
+        let turn = self.next_partition.fetch_add(1, Ordering::Relaxed);
+        let groups = self.servers.groups();
+        let mut slots = Vec::new();
+        let mut failed = (groups.is_empty()).then(|| StoreError::NotApplied("no server is known".into()));
+        for answer in join_all(groups.into_iter().map(|group| self.overdue_at(group, turn, limit))).await {
+            match answer {
+                Ok(found) => slots.extend(found),
+                Err(error) => failed = Some(error),
+            }
+        }
+        match failed {
+            Some(error) if slots.is_empty() => Err(error),
+            _ => {
+                slots.truncate(limit);
+                Ok(slots)
+            }
+        }
+    }
+
+    /// What is overdue at one server, by its clock. `turn` says with which of its partitions to begin.
+    async fn overdue_at(&self, mut group: Group, turn: u16, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        let mut asking = redis::pipe();
+        asking.cmd("TIME");
+        let time = self.pipeline_to(&group, &asking).await?.into_iter().next().ok_or_else(unexpected)?;
+        let now = time_ms(time)?.to_string();
+        let count = group.partitions.len().max(1);
+        group.partitions.rotate_left(usize::from(turn) % count);
         let mut counting = redis::pipe();
-        for partition in &partitions {
+        for partition in &group.partitions {
             counting.cmd("ZCOUNT").arg(layout::due_key(*partition)).arg("-inf").arg(&now);
         }
-        let counts = self.pipeline(&counting).await?;
+        let counts = self.pipeline_to(&group, &counting).await?;
         let mut reading = redis::pipe();
-        for (partition, wanted) in shares(&partitions, &counts, 0, limit) {
+        for (partition, wanted) in shares(&group.partitions, &counts, limit) {
             reading.cmd("ZRANGEBYSCORE").arg(layout::due_key(partition)).arg("-inf").arg(&now);
             reading.arg("LIMIT").arg(0).arg(wanted);
         }
-        let slots = self.members(&reading).await?;
+        let slots = self.members(&group, &reading).await?;
         let stays = try_join_all(slots.iter().map(|slot| self.stays_in_index(slot))).await?;
         Ok(slots.into_iter().zip(stays).filter_map(|(slot, stays)| stays.then_some(slot)).collect())
     }
@@ -48,16 +73,16 @@ impl Redis {
     /// Whether a slot belongs into the index; if not, it is taken out.
     async fn stays_in_index(&self, slot: &Slot) -> Result<bool, StoreError> {
         let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
-        Ok(self.run(&self.scripts.forget, &keys, &[&layout::member(slot)]).await? == Value::Int(1))
+        Ok(self.run(slot.partition(), &self.scripts.forget, &keys, &[&layout::member(slot)]).await? == Value::Int(1))
     }
 
     /// The slots that a pipeline of index reads names.
-    async fn members(&self, reading: &redis::Pipeline) -> Result<Vec<Slot>, StoreError> {
+    async fn members(&self, group: &Group, reading: &redis::Pipeline) -> Result<Vec<Slot>, StoreError> {
         if reading.is_empty() {
             return Ok(Vec::new());
         }
         let mut slots = Vec::new();
-        for answer in self.pipeline(reading).await? {
+        for answer in self.pipeline_to(group, reading).await? {
             let Value::Array(members) = answer else { return Err(unexpected()) };
             slots.extend(members.iter().filter_map(bytes).filter_map(layout::slot_of_member));
         }
@@ -70,58 +95,88 @@ impl Redis {
             None => (0, 0),
             Some(cursor) => place(cursor).ok_or_else(no_cursor)?,
         };
-        let partitions: Vec<u16> = (first..PARTITIONS).collect();
+        self.servers.complete()?;
+        let groups = self.servers.groups();
+        let counts = try_join_all(groups.iter().map(|group| self.counts(group, first))).await?;
+        let mut counted: Vec<(u16, usize, &Group)> = Vec::new();
+        for (group, counts) in groups.iter().zip(counts) {
+            counted.extend(counts.into_iter().map(|(partition, count)| (partition, count, group)));
+        }
+        counted.sort_by_key(|(partition, ..)| *partition);
+        let mut page = Page::default();
+        let mut left = limit;
+        for (partition, count, group) in counted {
+            let skip = if partition == first { skip } else { 0 };
+            let wanted = count.saturating_sub(skip);
+            let taken = wanted.min(left);
+            if taken > 0 {
+                let mut reading = redis::pipe();
+                reading.cmd("ZRANGE").arg(layout::due_key(partition)).arg(skip).arg(skip + taken - 1);
+                let slots = self.members(group, &reading).await?;
+                page.records.extend(self.load_all(group, slots).await?);
+            }
+            left -= taken;
+            if taken < wanted {
+                page.cursor = Some(format!("{partition}:{}", skip + taken));
+                break;
+            }
+        }
+        Ok(page)
+    }
+
+    /// How many unsettled records a server's partitions have, from this one on; those without any left out.
+    async fn counts(&self, group: &Group, first: u16) -> Result<Vec<(u16, usize)>, StoreError> {
+        let partitions: Vec<u16> = group.partitions.iter().copied().filter(|partition| *partition >= first).collect();
         let mut counting = redis::pipe();
         for partition in &partitions {
             counting.cmd("ZCARD").arg(layout::due_key(*partition));
         }
-        let counts = self.pipeline(&counting).await?;
-        let mut reading = redis::pipe();
-        let mut cursor = None;
-        let mut left = limit;
-        for (partition, wanted) in shares(&partitions, &counts, skip, usize::MAX) {
-            let skip = if partition == first { skip } else { 0 };
-            let taken = wanted.min(left);
-            if taken > 0 {
-                reading.cmd("ZRANGE").arg(layout::due_key(partition)).arg(skip).arg(skip + taken - 1);
-            }
-            left -= taken;
-            if taken < wanted {
-                cursor = Some(format!("{partition}:{}", skip + taken));
-                break;
-            }
+        if partitions.is_empty() {
+            return Ok(Vec::new());
         }
-        let slots = self.members(&reading).await?;
-        Ok(Page { records: self.load_all(slots).await?, cursor })
+        let counts = self.pipeline_to(group, &counting).await?;
+        Ok(shares(&partitions, &counts, usize::MAX))
     }
 
-    /// Lists by walking over all keys. The cursor is the server's.
+    /// Lists by walking over all keys. The cursor is the server's, with which server it is.
     pub(super) async fn list_all(&self, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let mut cursor: u64 = cursor.unwrap_or("0").parse().map_err(|_| no_cursor())?;
-        let mut slots = Vec::new();
+        let (mut at, mut cursor) = match cursor {
+            None => (0, 0),
+            Some(cursor) => scan_place(cursor).ok_or_else(no_cursor)?,
+        };
+        self.servers.complete()?;
+        let groups = self.servers.groups();
+        let mut page = Page::default();
         for _ in 0..SCANS_PER_PAGE {
-            let mut scan = redis::cmd("SCAN");
-            scan.arg(cursor).arg("MATCH").arg(layout::RECORDS_MATCH).arg("COUNT").arg(limit.clamp(SCAN_COUNT_MIN, SCAN_COUNT));
-            let (next, keys): (u64, Vec<Vec<u8>>) =
-                redis::from_redis_value(self.command(&scan).await?).map_err(|_| unexpected())?;
-            slots.extend(keys.iter().filter_map(|key| layout::slot_of(key)));
-            cursor = next;
-            if cursor == 0 || slots.len() >= limit {
+            let Some(group) = groups.get(at) else { return Ok(page) };
+            let mut scan = redis::pipe();
+            scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(layout::RECORDS_MATCH).arg("COUNT");
+            scan.arg(limit.clamp(SCAN_COUNT_MIN, SCAN_COUNT));
+            let answer = self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
+            let (next, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
+            let slots = keys.iter().filter_map(|key| layout::slot_of(key)).collect();
+            page.records.extend(self.load_all(group, slots).await?);
+            (at, cursor) = if next == 0 { (at + 1, 0) } else { (at, next) };
+            if page.records.len() >= limit {
                 break;
             }
         }
-        Ok(Page { records: self.load_all(slots).await?, cursor: (cursor != 0).then(|| cursor.to_string()) })
+        page.cursor = (at < groups.len()).then(|| format!("{at}:{cursor}"));
+        Ok(page)
     }
 
-    /// Reads what is still there of these slots. One that can't be read doesn't hide the others.
-    async fn load_all(&self, slots: Vec<Slot>) -> Result<Vec<(Slot, Held)>, StoreError> {
+    /// Reads what is still there of these slots, all at one server. One that can't be read doesn't hide the others.
+    async fn load_all(&self, group: &Group, slots: Vec<Slot>) -> Result<Vec<(Slot, Held)>, StoreError> {
+        let slots: Vec<Slot> = slots.into_iter().filter(is_listed).collect();
+        if slots.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME");
-        let slots: Vec<Slot> = slots.into_iter().filter(is_listed).collect();
         for slot in &slots {
             pipeline.cmd("GET").arg(layout::record_key(slot));
         }
-        let mut values = self.pipeline(&pipeline).await?.into_iter();
+        let mut values = self.pipeline_to(group, &pipeline).await?.into_iter();
         let now_ms = time_ms(values.next().ok_or_else(unexpected)?)?;
         let mut records = Vec::with_capacity(slots.len());
         for (slot, value) in slots.into_iter().zip(values) {
@@ -135,20 +190,25 @@ impl Redis {
     }
 }
 
-/// How many members to read of which partition: those that the counts tell of, `skip` fewer of the first, `limit` in all.
-fn shares(partitions: &[u16], counts: &[Value], skip: usize, limit: usize) -> Vec<(u16, usize)> {
+/// How many members to read of which partition: those that the counts tell of, `limit` in all; none of those without any.
+fn shares(partitions: &[u16], counts: &[Value], limit: usize) -> Vec<(u16, usize)> {
     let mut left = limit;
     let mut shares = Vec::new();
-    for (n, (partition, count)) in partitions.iter().zip(counts).enumerate() {
+    for (partition, count) in partitions.iter().zip(counts) {
         let Value::Int(count) = count else { continue };
-        let count = usize::try_from(*count).unwrap_or(0).saturating_sub(if n == 0 { skip } else { 0 });
-        let share = count.min(left);
+        let share = usize::try_from(*count).unwrap_or(0).min(left);
         if share > 0 {
             shares.push((*partition, share));
         }
         left -= share;
     }
     shares
+}
+
+/// The server and the place that a cursor of [`Redis::list_all`] names.
+fn scan_place(cursor: &str) -> Option<(usize, u64)> {
+    let (server, cursor) = cursor.split_once(':')?;
+    Some((server.parse().ok()?, cursor.parse().ok()?))
 }
 
 /// The place that a cursor of [`Redis::list_unsettled`] names.

@@ -1,4 +1,5 @@
-//! Records in a Redis or Valkey server (6 or newer), shared by any number of gateways.
+//! Records in Redis or Valkey servers (6 or newer), shared by any number of gateways: one server, the primary that sentinels
+//! name, or a cluster.
 //!
 //! Danger: the server's settings decide what a promise is worth. Behind replication an acknowledged write can be lost in a
 //! failover, and a server that evicts keys or doesn't persist forgets claims.
@@ -9,11 +10,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use futures_util::future::try_join_all;
 use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value};
+use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::dial::Dialer;
-use self::link::{Ask, Failure, Links};
+use self::link::{Ask, Failure};
+use self::servers::{Group, Servers, ask_whole};
 use self::time::ServerTime;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
@@ -25,18 +29,38 @@ mod fault;
 mod layout;
 mod link;
 mod listing;
+mod sentinel;
+mod servers;
 mod subscriber;
 mod time;
 
 /// How long the trace of a [`Redis::ping`] stays, in ms.
 const PING_KEEP_MS: u64 = 60_000;
 
-/// Where the server is and how to talk to it.
+/// Which servers are meant. URLs are `redis://`, `rediss://` or `unix:///path`; user, password and database as redis-rs
+/// writes them (`redis://user:password@host:port/db`, `unix:///path?user=..&pass=..&db=..`).
+#[derive(Clone)]
+pub enum Place {
+    /// This one.
+    Server(String),
+    /// A cluster, of which these nodes are asked first. All nodes are greeted as the first one.
+    Cluster(Vec<String>),
+    /// The primary that sentinels know by a name.
+    Sentinel {
+        /// The sentinels, with their own user and password.
+        sentinels: Vec<String>,
+        /// How the primary is greeted; host and port mean nothing.
+        primary: String,
+        /// What the sentinels call it.
+        name: String,
+    },
+}
+
+/// Where the servers are and how to talk to them.
 #[derive(Clone)]
 pub struct Options {
-    /// `redis://`, `rediss://` or `unix:///path`; user, password and database as redis-rs writes them
-    /// (`redis://user:password@host:port/db`, `unix:///path?user=..&pass=..&db=..`).
-    pub url: String,
+    /// Which servers.
+    pub place: Place,
     /// How long a call may take, the wait for a connection included.
     pub timeout: Duration,
     /// Certificates in PEM that `rediss://` trusts, instead of the system's.
@@ -44,7 +68,7 @@ pub struct Options {
 }
 
 impl fmt::Debug for Options {
-    /// Without the URL, which may carry a password.
+    /// Without the URLs, which may carry a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Options").field("timeout", &self.timeout).field("ca_file", &self.ca_file).finish_non_exhaustive()
     }
@@ -75,9 +99,10 @@ pub enum ConnectError {
     },
 }
 
-/// A store in a Redis server. Its connections end when it is dropped.
+/// A store in Redis servers. Its connections end when it is dropped.
 pub struct Redis {
-    links: Links,
+    servers: Servers,
+    timeout: Duration,
     hub: Hub,
     scripts: Scripts,
     time: ServerTime,
@@ -111,7 +136,8 @@ impl Redis {
         let dialer = Dialer::new(&options)?;
         let hub = Hub::remote();
         Ok(Arc::new(Redis {
-            links: Links::keep(dialer.clone()),
+            servers: Servers::keep(dialer.clone()),
+            timeout: options.timeout,
             hub: hub.clone(),
             scripts: Scripts {
                 swap: Script::new(include_str!("swap.lua")),
@@ -124,26 +150,40 @@ impl Redis {
         }))
     }
 
-    async fn command(&self, command: &Cmd) -> Result<Value, StoreError> {
-        Ok(self.links.call(Ask::One(command)).await?)
+    fn deadline(&self) -> Instant {
+        Instant::now() + self.timeout
     }
 
-    async fn pipeline(&self, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        match self.links.call(Ask::Many(pipeline)).await? {
-            Value::Array(values) => Ok(values),
-            _ => Err(unexpected()),
+    async fn command(&self, partition: u16, command: &Cmd) -> Result<Value, StoreError> {
+        Ok(self.servers.call(partition, Ask::One(command), self.deadline()).await?)
+    }
+
+    async fn pipeline(&self, partition: u16, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        array(self.servers.call(partition, Ask::Many(pipeline), self.deadline()).await?)
+    }
+
+    /// Sends commands to one server. What it doesn't hold (any more) is an error.
+    async fn pipeline_to(&self, group: &Group, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+        match ask_whole(&group.links, Ask::Many(pipeline), self.deadline()).await {
+            Ok(values) => array(values),
+            Err(failure) => {
+                self.servers.suspect();
+                Err(failure.into())
+            }
         }
     }
 
     /// Runs a script; one that the server doesn't know (it restarted, or was told to forget it) is loaded first.
-    async fn run(&self, script: &Script, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Value, StoreError> {
+    async fn run(&self, partition: u16, script: &Script, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Value, StoreError> {
+        let deadline = self.deadline();
         let command = evaluate("EVALSHA", &script.digest, keys, args);
-        match self.links.call(Ask::One(&command)).await {
+        match self.servers.call(partition, Ask::One(&command), deadline).await {
             Err(Failure::Answered(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
             done => return Ok(done?),
         }
         // EVAL carries the text along, so nothing can come between loading and running. The server keeps it.
-        self.command(&evaluate("EVAL", script.text, keys, args)).await
+        let command = evaluate("EVAL", script.text, keys, args);
+        Ok(self.servers.call(partition, Ask::One(&command), deadline).await?)
     }
 }
 
@@ -176,11 +216,11 @@ impl Redis {
     }
 
     /// The server's time, asked for only if no answer told it yet.
-    async fn now_ms(&self) -> Result<u64, StoreError> {
+    async fn now_ms(&self, partition: u16) -> Result<u64, StoreError> {
         if let Some(now_ms) = self.time.now_ms() {
             return Ok(now_ms);
         }
-        let now_ms = time_ms(self.command(&redis::cmd("TIME")).await?)?;
+        let now_ms = time_ms(self.command(partition, &redis::cmd("TIME")).await?)?;
         self.time.told(now_ms);
         Ok(now_ms)
     }
@@ -214,19 +254,19 @@ impl Store for Redis {
         let answer = match (lifetime.due, tombstone_ms) {
             (Some(due), _) => {
                 let args: [&[u8]; 6] = [expected, &keep, &member, &head, &millis(due), &payload];
-                self.run(&self.scripts.swap, &keys, &args).await?
+                self.run(slot.partition(), &self.scripts.swap, &keys, &args).await?
             }
             (None, None) => {
-                let value = layout::stamped(&head, self.now_ms().await?, &payload);
-                self.run(&self.scripts.swap, &keys, &[expected, &keep, &member, &value]).await?
+                let value = layout::stamped(&head, self.now_ms(slot.partition()).await?, &payload);
+                self.run(slot.partition(), &self.scripts.swap, &keys, &[expected, &keep, &member, &value]).await?
             }
             (None, Some(tombstone_ms)) => {
-                let now_ms = self.now_ms().await?;
+                let now_ms = self.now_ms(slot.partition()).await?;
                 let value = layout::stamped(&head, now_ms, &payload);
                 let expired = encode(&Record { state: State::Expired, ..next.clone() });
                 let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
                 let args: [&[u8]; 7] = [expected, &keep, &member, &value, b"", &tombstone_ms, &tombstone];
-                self.run(&self.scripts.swap, &keys, &args).await?
+                self.run(slot.partition(), &self.scripts.swap, &keys, &args).await?
             }
         };
         self.swapped(answer)
@@ -236,7 +276,7 @@ impl Store for Redis {
         let mut pipeline = redis::pipe();
         // The time comes first: a lease that is renewed in between must not look as if it were over.
         pipeline.cmd("TIME").cmd("GET").arg(layout::record_key(slot));
-        let mut values = self.pipeline(&pipeline).await?.into_iter();
+        let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
         let (Some(time), Some(value)) = (values.next(), values.next()) else { return Err(unexpected()) };
         held(value, time_ms(time)?)
     }
@@ -249,7 +289,7 @@ impl Store for Redis {
         let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
         let (lease, keep) = (millis(lease), millis(keep));
         let args: [&[u8]; 4] = [&running, &lease, &keep, &layout::member(slot)];
-        Ok(self.run(&self.scripts.renew, &keys, &args).await? == Value::Int(1))
+        Ok(self.run(slot.partition(), &self.scripts.renew, &keys, &args).await? == Value::Int(1))
     }
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
@@ -268,10 +308,23 @@ impl Store for Redis {
     }
 
     async fn ping(&self) -> Result<(), StoreError> {
+        self.servers.complete()?;
+        let groups = self.servers.groups();
         // A write, because a replica, or a server that is out of memory, answers PING as well.
-        let mut command = redis::cmd("SET");
-        command.arg(layout::PING_KEY).arg("").arg("PX").arg(PING_KEEP_MS);
-        self.command(&command).await.map(drop)
+        let ping = async |group: &Group| {
+            let partition = group.partitions.first().copied().filter(|_| self.servers.is_cluster());
+            let mut set = redis::pipe();
+            set.cmd("SET").arg(layout::ping_key(partition)).arg("").arg("PX").arg(PING_KEEP_MS);
+            self.pipeline_to(group, &set).await
+        };
+        try_join_all(groups.iter().map(ping)).await.map(drop)
+    }
+}
+
+fn array(answer: Value) -> Result<Vec<Value>, StoreError> {
+    match answer {
+        Value::Array(values) => Ok(values),
+        _ => Err(unexpected()),
     }
 }
 

@@ -1,5 +1,8 @@
 //! Hears, for all waiters of this process over one connection, which records were changed by whomever.
 //!
+//! On a cluster, too: its nodes pass what is published to each other, so that any one of them tells of all partitions, and
+//! no subscription has to follow a partition that moves. The price is a message between the nodes for each settlement.
+//!
 //! Danger: a message that comes while nobody listens is lost. So a watcher reads once its subscription is confirmed,
 //! and every subscription is confirmed anew after the connection was lost.
 
@@ -28,7 +31,7 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
     loop {
         let ended = Arc::new(Notify::new());
         match dialer.dial(listener(hub.clone(), ended.clone())).await {
-            Ok(Dialled { connection, driver: _driver }) => {
+            Ok(Dialled { connection, driver: _driver, .. }) => {
                 let born = Instant::now();
                 let mut session = Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
                 tokio::select! {
@@ -40,7 +43,7 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
                     pause = Pause::default();
                 }
             }
-            Err(error) => tracing::debug!(error = fault::of_connecting(&error), "no connection for subscriptions"),
+            Err(reason) => tracing::debug!(reason, "no connection for subscriptions"),
         }
         pause.pass().await;
     }

@@ -1,6 +1,7 @@
 //! What the stories need: a gateway process, a scripted upstream that counts, Redis, and a plain HTTP client.
 
 mod client;
+mod fleet;
 pub mod frames;
 mod gateway;
 mod nginx;
@@ -13,6 +14,7 @@ mod upstream;
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
+pub use fleet::{Cluster, Watched};
 pub use frames::Frames;
 pub use gateway::{Gateway, ROUTES};
 pub use nginx::Nginx;

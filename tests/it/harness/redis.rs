@@ -13,11 +13,17 @@ pub struct RedisServer {
 
 impl RedisServer {
     pub fn start() -> RedisServer {
-        let (port, dir) = (free_port(), tempfile::tempdir().unwrap());
+        RedisServer::with(free_port(), &[])
+    }
+
+    /// With settings of its own.
+    pub fn with(port: u16, settings: &[&str]) -> RedisServer {
+        let dir = tempfile::tempdir().unwrap();
         let child = Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(dir.path())
+            .args(settings)
             .stdout(Stdio::null())
             .spawn()
             .expect("redis-server is not installed: apt-get install redis-server");
@@ -33,6 +39,25 @@ impl RedisServer {
     pub fn cli(&self, words: &[&str]) -> String {
         let out = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
+    }
+
+    /// Whether this server is a primary.
+    pub fn is_primary(&self) -> bool {
+        self.cli(&["role"]).starts_with("master")
+    }
+
+    /// Whether all that this primary wrote has arrived at so many replicas.
+    pub fn is_copied_to(&self, replicas: usize) -> bool {
+        let info = self.cli(&["info", "replication"]);
+        let field = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name).map(str::to_owned));
+        let offset = field("master_repl_offset:").unwrap_or_default();
+        info.lines().filter(|line| line.contains("state=online") && line.contains(&format!("offset={offset},"))).count()
+            >= replicas
+    }
+
+    pub fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
     }
 
     pub fn signal(&self, name: &str) {
