@@ -21,7 +21,7 @@ use tower_layer::Layer;
 use crate::admin::{Access, Admin, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    Config, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl, Upstream as ConfiguredUpstream,
+    Config, Durability, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl, Upstream as ConfiguredUpstream,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
@@ -32,7 +32,7 @@ use crate::route::Route;
 use crate::store::Store;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{Options as RedisOptions, Place as RedisPlace, Redis};
+use crate::store::redis::{Grade, Options as RedisOptions, Place as RedisPlace, Redis, Remark};
 use crate::telemetry::Meter;
 
 /// A gateway that serves.
@@ -141,6 +141,47 @@ impl Kept {
     }
 }
 
+/// Says what the servers' settings put at risk; under "strict" that ends the start, and so does not knowing.
+async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
+    let strict = durability == Durability::Strict;
+    let remarks = match store.survey().await {
+        Ok(remarks) => remarks,
+        Err(error) if strict => return Err(error).context("durability = \"strict\" needs a store whose settings can be asked"),
+        Err(error) => {
+            tracing::warn!(%error, "the store does not answer yet");
+            return Ok(());
+        }
+    };
+    let faults: Vec<_> = remarks.iter().filter(|remark| remark.grade != Grade::Sound).collect();
+    for remark in &faults {
+        tracing::warn!(advice = remark.advice, "store: {}", remark.text);
+    }
+    match faults.first() {
+        Some(first) if strict => anyhow::bail!("durability = \"strict\" refuses this store: {}; {}", first.text, first.advice),
+        _ => Ok(()),
+    }
+}
+
+/// Looks at the servers of a configured store. `None` where there are none to look at.
+///
+/// # Errors
+/// A url that leads nowhere, a server that can't be asked.
+pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
+    match &config.store.url {
+        StoreUrl::Memory | StoreUrl::File(_) => Ok(None),
+        _ => Ok(Some(Redis::connect(redis_options(config)?)?.survey().await?)),
+    }
+}
+
+fn redis_options(config: &Config) -> Result<RedisOptions> {
+    Ok(RedisOptions {
+        place: redis_place(&config.store.url)?,
+        timeout: config.store.timeout,
+        ca_file: config.store.ca_file.clone(),
+        ack: config.store.ack,
+    })
+}
+
 fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
     let all = |urls: &[Secret]| urls.iter().map(|url| url.expose().to_owned()).collect();
     Ok(match url {
@@ -163,16 +204,9 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
             Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let options = RedisOptions {
-                place: redis_place(&config.store.url)?,
-                timeout: config.store.timeout,
-                ca_file: config.store.ca_file.clone(),
-            };
-            let store = Redis::connect(options)?;
+            let store = Redis::connect(redis_options(config)?)?;
             // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
-            if let Err(error) = store.ping().await {
-                tracing::warn!(%error, "the store does not answer yet");
-            }
+            look_over(&store, config.store.durability).await?;
             Ok(Kept { store, embedded: None })
         }
     }

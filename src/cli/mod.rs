@@ -9,6 +9,7 @@ use crate::telemetry::LogFormat;
 
 mod check;
 mod demo;
+mod doctor;
 mod man;
 mod operations;
 mod run;
@@ -41,6 +42,8 @@ enum Command {
     Demo(DemoArgs),
     /// Validate a configuration; needs no store and no upstream.
     Check(CheckArgs),
+    /// Look at the store's servers: whether they can keep what they are asked to keep. Exit 0 if all is sound, else 1.
+    Doctor(DoctorArgs),
     /// Look up and settle operations, over the admin port of a running gateway.
     Operations(OperationsArgs),
     /// Ask a running gateway whether it is alive (exit 0) or not (exit 1); for containers.
@@ -55,6 +58,16 @@ enum Command {
         /// Into this directory.
         dir: PathBuf,
     },
+}
+
+#[derive(Debug, Args)]
+struct DoctorArgs {
+    /// The configuration file.
+    #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// The store, instead of the file's.
+    #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
 }
 
 /// Where the gateway's parts are; flags beat environment, which beats the file, which beats the defaults.
@@ -72,7 +85,8 @@ struct RunArgs {
     /// Where operators and probes connect [default: 127.0.0.1:8081].
     #[arg(long, env = "ONCEWARD_ADMIN", value_name = "ADDR")]
     admin: Option<String>,
-    /// Where records are kept: file:DIR, redis://, rediss://, unix:///path, memory: [default: file:onceward-data].
+    /// Where records are kept: file:DIR, redis://, rediss://, redis+cluster://, redis+sentinel://, unix:///path,
+    /// memory: [default: file:onceward-data].
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
     /// How log lines look. What is logged is set by ONCEWARD_LOG (for example `info` or `onceward=debug`).
@@ -187,6 +201,7 @@ pub fn main() -> ExitCode {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::demo(args.once),
         Command::Check(args) => check::check(&args.config, args.upstream),
+        Command::Doctor(args) => doctor::doctor(&args),
         Command::Operations(args) => operations::operations(args),
         Command::Health(args) => operations::health(&args.admin, args.ready),
         Command::Completions { shell } => {
@@ -201,4 +216,8 @@ pub fn main() -> ExitCode {
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     eprintln!("onceward: {error}");
     ExitCode::from(code)
+}
+
+fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
+    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }

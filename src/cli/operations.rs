@@ -14,7 +14,7 @@ use crate::admin::{OperationView, ReleaseRequest, ResolveRequest};
 pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
     let client = Client::new(&admin.admin, admin.token.clone());
     let path = if ready { "/readyz" } else { "/healthz" };
-    match block_on(client.probe(path)) {
+    match super::block_on(client.probe(path)) {
         Ok(Ok(word)) => say(&word),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
@@ -27,7 +27,7 @@ pub(super) fn operations(args: OperationsArgs) -> ExitCode {
         Ok(verb) => verb,
         Err(usage) => return super::fail(&usage, 2),
     };
-    match block_on(carry_out(&client, verb)) {
+    match super::block_on(carry_out(&client, verb)) {
         Ok(Ok(views)) => print(&views, args.json),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
@@ -124,8 +124,4 @@ fn print(views: &[OperationView], json: bool) -> ExitCode {
 fn say(text: &str) -> ExitCode {
     let _ = writeln!(std::io::stdout(), "{text}");
     ExitCode::SUCCESS
-}
-
-fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {
-    Ok(tokio::runtime::Builder::new_current_thread().enable_all().build()?.block_on(future))
 }

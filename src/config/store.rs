@@ -8,6 +8,7 @@ use super::read::{Place, Table};
 use super::secret::{Secret, masked_url};
 use super::upstream::file_name;
 use crate::engine::OnFailure;
+use crate::store::redis::Ack;
 
 /// Where records are kept, and what happens when that place can't be reached.
 #[derive(Debug, Clone)]
@@ -20,6 +21,31 @@ pub struct StoreConfig {
     pub timeout: Duration,
     /// Certificates to trust instead of the system's for `rediss://`, a PEM file.
     pub ca_file: Option<PathBuf>,
+    /// What claims and completions wait for.
+    pub ack: Ack,
+    /// Whether servers that can lose what they acknowledge are refused.
+    pub durability: Durability,
+}
+
+/// What is done about a server that can lose what it acknowledged.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Durability {
+    /// It is said in the log.
+    Warn,
+    /// The gateway doesn't start.
+    Strict,
+}
+
+const DURABILITY: [(&str, Durability); 2] = [("warn", Durability::Warn), ("strict", Durability::Strict)];
+const ACK_EXPECTED: &str = "\"memory\", \"replicas:N\" or \"fsync\"";
+
+fn ack(text: &str) -> Option<Ack> {
+    match text.split_once(':') {
+        None if text == "memory" => Some(Ack::Memory),
+        None if text == "fsync" => Some(Ack::Fsync),
+        Some(("replicas", number)) => number.parse().ok().filter(|number| *number > 0).map(Ack::Replicas),
+        _ => None,
+    }
 }
 
 /// A store's url. `Display` and `Debug` mask a password.
@@ -209,12 +235,15 @@ impl StoreConfig {
         let on_failure = table.get("on_failure").and_then(|value| value.choice(&ON_FAILURE, &[]));
         let timeout = table.get("timeout").and_then(|value| value.duration());
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
-        only(&table, "ack", "\"memory\"", |text| text == "memory");
-        only(&table, "durability", "\"warn\"", |text| text == "warn");
+        let ack = table.get("ack").map_or(Some(Ack::Memory), |value| value.parsed(ACK_EXPECTED, ack));
+        let durability = table.get("durability").map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
         only(&table, "local_cache", "\"0B\"", |text| text.trim().parse::<bytesize::ByteSize>().is_ok_and(|size| size.0 == 0));
 
         if url == Some(StoreUrl::Memory) {
             table.report.warn(&table.path_of("url"), "memory: forgets every operation when the process ends; for tests only");
+        }
+        if ack.is_some_and(|ack| ack != Ack::Memory) && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_))) {
+            table.report.warn(&table.path_of("ack"), "not used: it is for Redis; file: answers after the disk has it");
         }
         if on_failure == Some(OnFailure::FailOpen) {
             table.report.warn(&table.path_of("on_failure"), FAIL_OPEN_WARNING);
@@ -227,6 +256,8 @@ impl StoreConfig {
             url: url?,
             on_failure: on_failure?,
             timeout: timeout?,
+            ack: ack?,
+            durability: durability?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
         })
     }

@@ -17,7 +17,7 @@ use onceward::gate::{BoxError, Gate, Payload, Settings, sweep};
 use onceward::layer::{LayerSettings, OncewardLayer};
 use onceward::proxy::Rejections;
 use onceward::route::Route;
-use onceward::store::redis::{Options, Place, Redis};
+use onceward::store::redis::{Ack, Options, Place, Redis};
 use onceward::telemetry::Meter;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -86,7 +86,8 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let _inside = runtime.enter();
         let (clock, wall) = Clock::manual(boot_ms, unix_ms);
-        let options = Options { place: Place::Server(self.redis.url()), timeout: Duration::from_secs(5), ca_file: None };
+        let options =
+            Options { place: Place::Server(self.redis.url()), timeout: Duration::from_secs(5), ca_file: None, ack: Ack::Memory };
         let store = Redis::connect(options).unwrap();
         let gate = Gate::new(store, clock, Entropy::from_system().unwrap(), Meter::new(), Settings::default());
         let overrides = Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() };

@@ -1,7 +1,9 @@
 //! Redis beyond one server: a cluster, and a primary that sentinels watch.
 
 use crate::admin::cli;
-use crate::harness::{Answer, Cluster, Gateway, Request, Upstream, Watched, until};
+use std::process::Command;
+
+use crate::harness::{Answer, Cluster, Gateway, RedisServer, Request, Upstream, Watched, free_port, until};
 
 const ROUTE: &str = "[[routes]]\npath = \"/v1/payments\"\nlease = \"2s\"";
 
@@ -108,4 +110,54 @@ fn a_primary_that_dies_is_replaced_and_nothing_runs_twice() {
         assert_eq!(pay(&gateway, n).body, first.body);
     }
     assert_eq!(upstream.executed(), 20);
+}
+
+#[test]
+fn what_replicas_have_to_confirm_is_not_sent_before_and_not_answered_before() {
+    let (primary, upstream) = (RedisServer::start(), Upstream::start());
+    let follow = ["--replicaof", "127.0.0.1", &primary.port.to_string()].map(str::to_owned);
+    let replica = RedisServer::with(free_port(), &follow.each_ref().map(String::as_str));
+    until("the replica to follow", || primary.is_copied_to(1));
+    let settings = "[store]\nack = \"replicas:1\"\n";
+    let gateway = Gateway::on(upstream.port, &primary.url(), settings, ROUTE);
+    let first = pay(&gateway, 0);
+    assert_eq!(first.status, 201);
+    assert!(pay(&gateway, 0).replayed());
+
+    replica.cli(&["replicaof", "no", "one"]);
+    until("the primary to notice", || !primary.is_copied_to(1));
+    let refused = pay(&gateway, 1);
+    assert_eq!((refused.status, refused.problem().as_str()), (503, "store-unavailable"));
+    assert_eq!(pay(&gateway, 0).problem(), "store-unavailable", "what a failover could take away is not replayed");
+    assert_eq!(upstream.executed(), 1);
+
+    replica.cli(&["replicaof", "127.0.0.1", &primary.port.to_string()]);
+    until("the replica to follow again", || pay(&gateway, 0).replayed());
+    until("the claim that was given up to be gone", || pay(&gateway, 1).status == 201);
+    assert_eq!(upstream.executed(), 2);
+}
+
+#[test]
+fn a_server_that_may_lose_records_is_reported_and_under_strict_refused() {
+    let redis = RedisServer::start();
+    let doctor = |url: &str| {
+        let out = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["doctor", "--store", url]).output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    };
+    let (code, said) = doctor(&redis.url());
+    assert!(code == 1 && said.contains("WARN") && said.contains("set appendonly yes"), "{said}");
+    let strict = "[store]\ndurability = \"strict\"\n";
+    let mut refused = Gateway::spawn(9, &redis.url(), strict, ROUTE);
+    assert_eq!(refused.wait().code(), Some(1));
+    assert!(refused.logs().contains("appendonly"), "{}", refused.logs());
+
+    for words in [["config", "set", "appendonly", "yes"], ["config", "set", "appendfsync", "always"]] {
+        assert_eq!(redis.cli(&words), "OK");
+    }
+    let (code, said) = doctor(&redis.url());
+    assert!(code == 0 && !said.contains("WARN"), "{said}");
+    let gateway = Gateway::on(9, &redis.url(), strict, ROUTE);
+    assert!(gateway.is_ready());
+    let (code, said) = doctor(&format!("redis://127.0.0.1:{}", free_port()));
+    assert!(code == 1 && said.contains("can't be asked"), "{said}");
 }

@@ -18,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 use self::dial::Dialer;
 use self::link::{Ask, Failure};
 use self::servers::{Group, Servers, ask_whole};
+pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
@@ -32,6 +33,7 @@ mod listing;
 mod sentinel;
 mod servers;
 mod subscriber;
+mod survey;
 mod time;
 
 /// How long the trace of a [`Redis::ping`] stays, in ms.
@@ -56,6 +58,18 @@ pub enum Place {
     },
 }
 
+/// What a call waits for before its answer counts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// The primary's memory.
+    Memory,
+    /// So many replicas. Behind every call that claims, completes or reads a record stands a `WAIT` on the same
+    /// connection: what was read is as good as what was written, or a replay could answer what a failover takes away.
+    Replicas(u32),
+    /// The disk. The server answers after it if `appendfsync always` is set, which [`Redis::survey`] looks at.
+    Fsync,
+}
+
 /// Where the servers are and how to talk to them.
 #[derive(Clone)]
 pub struct Options {
@@ -65,6 +79,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Certificates in PEM that `rediss://` trusts, instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// What calls wait for.
+    pub ack: Ack,
 }
 
 impl fmt::Debug for Options {
@@ -103,6 +119,7 @@ pub enum ConnectError {
 pub struct Redis {
     servers: Servers,
     timeout: Duration,
+    ack: Ack,
     hub: Hub,
     scripts: Scripts,
     time: ServerTime,
@@ -138,6 +155,7 @@ impl Redis {
         Ok(Arc::new(Redis {
             servers: Servers::keep(dialer.clone()),
             timeout: options.timeout,
+            ack: options.ack,
             hub: hub.clone(),
             scripts: Scripts {
                 swap: Script::new(include_str!("swap.lua")),
@@ -177,13 +195,45 @@ impl Redis {
     async fn run(&self, partition: u16, script: &Script, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Value, StoreError> {
         let deadline = self.deadline();
         let command = evaluate("EVALSHA", &script.digest, keys, args);
-        match self.servers.call(partition, Ask::One(&command), deadline).await {
+        match self.confirmed(partition, command, deadline).await {
             Err(Failure::Answered(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
             done => return Ok(done?),
         }
         // EVAL carries the text along, so nothing can come between loading and running. The server keeps it.
         let command = evaluate("EVAL", script.text, keys, args);
-        Ok(self.servers.call(partition, Ask::One(&command), deadline).await?)
+        Ok(self.confirmed(partition, command, deadline).await?)
+    }
+
+    /// Sends a command, and has its answer confirmed.
+    async fn confirmed(&self, partition: u16, command: Cmd, deadline: Instant) -> Result<Value, Failure> {
+        let Some(wait) = self.wait() else { return self.servers.call(partition, Ask::One(&command), deadline).await };
+        let mut pipeline = Pipeline::with_capacity(2);
+        pipeline.add_command(command).add_command(wait);
+        let answer = self.servers.call(partition, Ask::Many(&pipeline), deadline).await?;
+        let mut values = array(answer).map_err(Failure::Refused)?;
+        self.insist(values.pop()).map_err(Failure::Refused)?;
+        values.pop().ok_or_else(|| Failure::Refused(unexpected()))
+    }
+
+    /// The command that waits for replicas. It counts what its own connection wrote before, so it has to go out with
+    /// that. It blocks the connection, and so ends well before a call gives up.
+    fn wait(&self) -> Option<Cmd> {
+        let Ack::Replicas(wanted) = self.ack else { return None };
+        let mut wait = redis::cmd("WAIT");
+        wait.arg(wanted).arg(millis(self.timeout / 4));
+        Some(wait)
+    }
+
+    /// Refuses an answer that too few replicas confirmed.
+    fn insist(&self, told: Option<Value>) -> Result<(), StoreError> {
+        let Ack::Replicas(wanted) = self.ack else { return Ok(()) };
+        match told {
+            Some(Value::Int(confirmed)) if confirmed >= i64::from(wanted) => Ok(()),
+            Some(Value::Int(confirmed)) => {
+                Err(StoreError::MaybeApplied(format!("{confirmed} of {wanted} replicas confirmed it")))
+            }
+            _ => Err(unexpected()),
+        }
     }
 }
 
@@ -276,8 +326,12 @@ impl Store for Redis {
         let mut pipeline = redis::pipe();
         // The time comes first: a lease that is renewed in between must not look as if it were over.
         pipeline.cmd("TIME").cmd("GET").arg(layout::record_key(slot));
+        if let Some(wait) = self.wait() {
+            pipeline.add_command(wait);
+        }
         let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
         let (Some(time), Some(value)) = (values.next(), values.next()) else { return Err(unexpected()) };
+        self.insist(values.next())?;
         held(value, time_ms(time)?)
     }
 
@@ -315,7 +369,10 @@ impl Store for Redis {
             let partition = group.partitions.first().copied().filter(|_| self.servers.is_cluster());
             let mut set = redis::pipe();
             set.cmd("SET").arg(layout::ping_key(partition)).arg("").arg("PX").arg(PING_KEEP_MS);
-            self.pipeline_to(group, &set).await
+            if let Some(wait) = self.wait() {
+                set.add_command(wait);
+            }
+            self.insist(self.pipeline_to(group, &set).await?.pop())
         };
         try_join_all(groups.iter().map(ping)).await.map(drop)
     }

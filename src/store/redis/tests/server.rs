@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use crate::store::redis::{Options, Place, Redis};
+use crate::store::redis::{Ack, Options, Place, Redis};
 
 /// How long a condition may take to come true.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -129,7 +129,7 @@ impl Drop for Server {
 }
 
 pub(super) fn options(url: &str, timeout: Duration) -> Options {
-    Options { place: Place::Server(url.into()), timeout, ca_file: None }
+    Options { place: Place::Server(url.into()), timeout, ca_file: None, ack: Ack::Memory }
 }
 
 pub(super) fn store(url: &str, timeout: Duration) -> Arc<Redis> {

@@ -1,0 +1,181 @@
+//! Whether the servers can keep what they are asked to keep: version, eviction, persistence, replicas.
+//!
+//! The settings decide what an acknowledged write is worth, and no answer of a server tells them. So they are looked at
+//! once, when a gateway starts.
+
+use std::collections::HashMap;
+
+use redis::{Cmd, Value};
+
+use super::link::Ask;
+use super::servers::{Group, ask_whole};
+use super::{Ack, Redis};
+use crate::store::{Store, StoreError};
+
+/// What was found about one property of one server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remark {
+    /// Whether it is as the promises need it.
+    pub grade: Grade,
+    /// What was looked at and found, in words.
+    pub text: String,
+    /// What to do about it; empty where nothing needs to be done.
+    pub advice: &'static str,
+}
+
+/// Whether a property is as the promises need it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Grade {
+    /// It is.
+    Sound,
+    /// It isn't.
+    Unsound,
+    /// The server doesn't tell.
+    Unknown,
+}
+
+/// The oldest version that knows all commands that are used here: `COPY`-free scripts with `TIME` and writes, RESP3.
+const VERSION_MIN: u32 = 6;
+
+const SETTINGS: [&str; 5] = ["maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save"];
+
+impl Redis {
+    /// Looks at every server that holds records.
+    ///
+    /// # Errors
+    /// That one can't be asked.
+    pub async fn survey(&self) -> Result<Vec<Remark>, StoreError> {
+        self.ping().await.or_else(|error| match error {
+            // It answers; that its replicas don't is found out below.
+            StoreError::MaybeApplied(_) => Ok(()),
+            error => Err(error),
+        })?;
+        let mut remarks = Vec::new();
+        for group in self.servers.groups() {
+            let info = fields(&self.text(&group, redis::cmd("INFO")).await?);
+            let mut settings = HashMap::new();
+            for name in SETTINGS {
+                let mut ask = redis::cmd("CONFIG");
+                ask.arg("GET").arg(name);
+                settings.extend(self.setting(&group, &ask, name).await);
+            }
+            let server = format!("server {}", info.get("tcp_port").map_or("?", String::as_str));
+            remarks.extend(judge(&server, &info, &settings, self.ack));
+        }
+        Ok(remarks)
+    }
+
+    async fn text(&self, group: &Group, ask: Cmd) -> Result<String, StoreError> {
+        let answer = ask_whole(&group.links, Ask::One(&ask), self.deadline()).await?;
+        redis::from_redis_value(answer).map_err(|_| super::unexpected())
+    }
+
+    /// A setting, if the server tells: managed ones often don't.
+    async fn setting(&self, group: &Group, ask: &Cmd, name: &'static str) -> Option<(&'static str, String)> {
+        match ask_whole(&group.links, Ask::One(ask), self.deadline()).await {
+            Ok(Value::Map(pairs)) => {
+                pairs.into_iter().next().and_then(|(_, value)| Some((name, redis::from_redis_value(value).ok()?)))
+            }
+            Ok(Value::Array(parts)) => {
+                parts.into_iter().nth(1).and_then(|value| Some((name, redis::from_redis_value(value).ok()?)))
+            }
+            _ => None,
+        }
+    }
+}
+
+fn fields(info: &str) -> HashMap<String, String> {
+    info.lines().filter_map(|line| line.trim().split_once(':')).map(|(name, value)| (name.into(), value.into())).collect()
+}
+
+fn judge(server: &str, info: &HashMap<String, String>, settings: &HashMap<&str, String>, ack: Ack) -> Vec<Remark> {
+    let told = |name: &str| info.get(name).map_or("", String::as_str);
+    let set = |name: &str| settings.get(name).map(String::as_str);
+    let remark = |grade, text: String, advice| {
+        let advice = if grade == Grade::Sound { "" } else { advice };
+        Remark { grade, text: format!("{server}: {text}"), advice }
+    };
+    let when = |sound| if sound { Grade::Sound } else { Grade::Unsound };
+
+    let version = told("redis_version");
+    let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
+    let mut remarks = vec![remark(
+        major.map_or(Grade::Unknown, |major| when(major >= VERSION_MIN)),
+        format!("version {version}"),
+        "use Redis 6 or newer, or Valkey",
+    )];
+    remarks.push(remark(
+        when(told("role") == "master"),
+        format!("it is a {}", told("role")),
+        "point the store's url at the primary, or at the sentinels",
+    ));
+    remarks.push(match (set("maxmemory"), set("maxmemory-policy")) {
+        (Some("0"), _) => remark(Grade::Sound, "no limit of memory, so nothing is evicted".into(), ""),
+        (Some(_), Some(policy)) => remark(
+            when(policy == "noeviction"),
+            format!("maxmemory-policy {policy}"),
+            "set maxmemory-policy noeviction: an evicted record is a key that runs again",
+        ),
+        _ => remark(Grade::Unknown, "maxmemory-policy can't be asked".into(), "make sure that it is noeviction"),
+    });
+    remarks.push(match (set("appendonly"), set("appendfsync"), set("save")) {
+        (Some("yes"), Some("always"), _) => remark(Grade::Sound, "every write is on disk before it is answered".into(), ""),
+        (Some("yes"), fsync, _) => remark(
+            when(ack != Ack::Fsync),
+            format!("appendfsync {}: a crash of the server may lose the last second", fsync.unwrap_or("unknown")),
+            "ack = \"fsync\" needs appendfsync always",
+        ),
+        (Some(_), _, save) => remark(
+            Grade::Unsound,
+            format!("appendonly no, save {:?}: a crash of the server loses what it acknowledged", save.unwrap_or_default()),
+            "set appendonly yes, and appendfsync always if a crash must lose nothing",
+        ),
+        _ => remark(Grade::Unknown, "persistence can't be asked".into(), "make sure that appendonly is on"),
+    });
+    if let Ack::Replicas(wanted) = ack {
+        let replicas: u32 = told("connected_slaves").parse().unwrap_or(0);
+        remarks.push(remark(
+            when(replicas >= wanted),
+            format!("{replicas} replicas, of which {wanted} have to confirm"),
+            "without them nothing is forwarded: start them, or lower ack",
+        ));
+        // Whoever is promoted must have it.
+        if replicas > wanted {
+            remarks.push(remark(
+                Grade::Unsound,
+                format!("{} of the replicas may lack what was acknowledged", replicas - wanted),
+                "set ack to the number of replicas: any of them may be promoted",
+            ));
+        }
+    }
+    remarks
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn grades(info: &[(&str, &str)], settings: &[(&'static str, &str)], ack: Ack) -> Vec<Grade> {
+        let info = info.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
+        let settings = settings.iter().map(|(name, value)| (*name, (*value).into())).collect();
+        judge("s", &info, &settings, ack).into_iter().map(|remark| remark.grade).collect()
+    }
+
+    #[test]
+    fn what_loses_records_is_unsound() {
+        use Grade::{Sound, Unknown, Unsound};
+        let primary = [("redis_version", "7.0.15"), ("role", "master"), ("connected_slaves", "2")];
+        let kept = [("maxmemory", "0"), ("appendonly", "yes"), ("appendfsync", "always")];
+        assert_eq!(grades(&primary, &kept, Ack::Memory), [Sound, Sound, Sound, Sound]);
+        assert_eq!(grades(&primary, &kept, Ack::Replicas(2)), [Sound, Sound, Sound, Sound, Sound]);
+        assert_eq!(grades(&primary, &kept, Ack::Replicas(3)), [Sound, Sound, Sound, Sound, Unsound]);
+        assert_eq!(grades(&primary, &kept, Ack::Replicas(1)), [Sound, Sound, Sound, Sound, Sound, Unsound]);
+        let lossy = [("maxmemory", "100"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no"), ("save", "")];
+        assert_eq!(grades(&[("redis_version", "5.0"), ("role", "slave")], &lossy, Ack::Memory), [Unsound; 4]);
+        let everysec =
+            [("maxmemory", "1"), ("maxmemory-policy", "noeviction"), ("appendonly", "yes"), ("appendfsync", "everysec")];
+        assert_eq!(grades(&primary, &everysec, Ack::Memory), [Sound; 4]);
+        assert_eq!(grades(&primary, &everysec, Ack::Fsync), [Sound, Sound, Sound, Unsound]);
+        assert_eq!(grades(&primary, &[], Ack::Memory), [Sound, Sound, Unknown, Unknown]);
+    }
+}
