@@ -21,7 +21,8 @@ use tower_layer::Layer;
 use crate::admin::{Access, Admin, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    Config, Durability, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl, Upstream as ConfiguredUpstream,
+    Ack, Config, Durability, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
+    Upstream as ConfiguredUpstream,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
@@ -32,7 +33,8 @@ use crate::route::Route;
 use crate::store::Store;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{Grade, Options as RedisOptions, Place as RedisPlace, Redis, Remark};
+use crate::store::redis::{Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, Redis};
+pub use crate::store::redis::{Grade, Remark};
 use crate::telemetry::Meter;
 
 /// A gateway that serves.
@@ -178,7 +180,11 @@ fn redis_options(config: &Config) -> Result<RedisOptions> {
         place: redis_place(&config.store.url)?,
         timeout: config.store.timeout,
         ca_file: config.store.ca_file.clone(),
-        ack: config.store.ack,
+        ack: match config.store.ack {
+            Ack::Memory => RedisAck::Memory,
+            Ack::Replicas(wanted) => RedisAck::Replicas(wanted),
+            Ack::Fsync => RedisAck::Fsync,
+        },
     })
 }
 

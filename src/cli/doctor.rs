@@ -3,9 +3,8 @@
 use std::process::ExitCode;
 
 use super::DoctorArgs;
-use crate::app;
+use crate::app::{self, Grade};
 use crate::config::{Config, Overrides};
-use crate::store::redis::Grade;
 
 /// Looks at the store's servers and says what puts records at risk.
 pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {

@@ -30,7 +30,7 @@ pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
 pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, Route};
 pub use secret::Secret;
-pub use store::{Durability, StoreConfig, StoreUrl};
+pub use store::{Ack, Durability, StoreConfig, StoreUrl};
 pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Upstream, UpstreamUrl};
 
 /// The documented default file: what it sets are the defaults.

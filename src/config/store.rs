@@ -8,7 +8,6 @@ use super::read::{Place, Table};
 use super::secret::{Secret, masked_url};
 use super::upstream::file_name;
 use crate::engine::OnFailure;
-use crate::store::redis::Ack;
 
 /// Where records are kept, and what happens when that place can't be reached.
 #[derive(Debug, Clone)]
@@ -25,6 +24,17 @@ pub struct StoreConfig {
     pub ack: Ack,
     /// Whether servers that can lose what they acknowledge are refused.
     pub durability: Durability,
+}
+
+/// What claims and completions wait for, on Redis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ack {
+    /// The primary's memory.
+    Memory,
+    /// So many replicas.
+    Replicas(u32),
+    /// The disk.
+    Fsync,
 }
 
 /// What is done about a server that can lose what it acknowledged.
