@@ -16,6 +16,7 @@ use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Layer;
 
 use crate::admin::{Access, Admin, Token, router};
@@ -36,6 +37,7 @@ use crate::store::memory::Memory;
 use crate::store::redis::{Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, Redis};
 pub use crate::store::redis::{Grade, Remark};
 use crate::telemetry::Meter;
+use crate::tls::Identity;
 
 /// A gateway that serves.
 pub struct Gateway {
@@ -67,7 +69,10 @@ impl Gateway {
         let rejections = Rejections { base_url: config.problem_base_url.clone() };
         let layer = OncewardLayer::new(gate.clone(), layer_settings(&config, &rejections))?;
         let forward: Forward<Incoming> = Forward::new(upstreams(&config).await?);
+        let identity = config.tls.clone().map(Identity::load).transpose()?;
+        let keeper = identity.clone().map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
         let server = Server::new(listener, server_limits(&config), rejections, gate.meter().connections.clone());
+        let server = server.with_identity(identity);
         let listen = server.address()?;
 
         let policies: HashMap<String, Policy> =
@@ -93,6 +98,7 @@ impl Gateway {
                 tracing::info!("stopping: no new connections, waiting for what is under way");
                 let settled = end(&gate, serving, drained, drain_timeout).await;
                 sweeper.abort();
+                drop(keeper);
                 kept.close().await;
                 admin_task.abort();
                 settled

@@ -1,10 +1,13 @@
-//! TLS towards other servers: rustls with ring, and whom to trust.
+//! TLS: rustls with ring. Whom to trust, and who this server is.
 
-use std::sync::Arc;
+use std::path::PathBuf;
+use std::sync::{Arc, PoisonError, RwLock};
+use std::time::Duration;
 
-use rustls::{ClientConfig, RootCertStore};
-use rustls_pki_types::CertificateDer;
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 /// No certificate authority that could be trusted.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -48,5 +51,138 @@ pub fn client_config(ca_pem: Option<&[u8]>, alpn: &[&[u8]]) -> Result<ClientConf
         .with_root_certificates(roots)
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
+    Ok(config)
+}
+
+/// The files that say who this server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// Its certificate, and those that lead to an authority, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+    /// The authorities of clients, in PEM: with them every client has to show a certificate.
+    pub client_ca: Option<PathBuf>,
+}
+
+/// Files that say nothing of use.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum IdentityError {
+    /// It can't be read.
+    #[error("can't read {}: {why}", .file.display())]
+    Unreadable {
+        /// The file.
+        file: PathBuf,
+        /// What went wrong.
+        why: String,
+    },
+    /// There is nothing in it, or nothing that is well-formed.
+    #[error("{} is not what it should be: {why}", .file.display())]
+    Malformed {
+        /// The file.
+        file: PathBuf,
+        /// What was expected.
+        why: String,
+    },
+    /// They don't fit each other.
+    #[error("the certificate in {} can't be used: {why}", .file.display())]
+    Unusable {
+        /// The certificate's file.
+        file: PathBuf,
+        /// What went wrong.
+        why: String,
+    },
+}
+
+/// Who this server is, as its files say now.
+#[derive(Debug)]
+pub struct Identity {
+    files: IdentityFiles,
+    current: RwLock<Arc<ServerConfig>>,
+}
+
+/// How often the files are looked at: a certificate that was renewed is in use before anybody misses it.
+const RELOAD_EVERY: Duration = Duration::from_secs(5);
+
+/// The protocols that are offered to clients.
+const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
+
+impl Identity {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// See [`IdentityError`].
+    pub fn load(files: IdentityFiles) -> Result<Arc<Identity>, IdentityError> {
+        let current = RwLock::new(Arc::new(read(&files)?));
+        Ok(Arc::new(Identity { files, current }))
+    }
+
+    /// What new connections are greeted with.
+    pub fn current(&self) -> Arc<ServerConfig> {
+        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Reads the files again whenever they change, for ever. Files that say nothing of use leave things as they are.
+    pub async fn keep(self: Arc<Self>) {
+        let mut seen = self.contents().await;
+        loop {
+            tokio::time::sleep(RELOAD_EVERY).await;
+            let contents = self.contents().await;
+            if contents == seen {
+                continue;
+            }
+            match read(&self.files) {
+                Ok(config) => {
+                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+                    seen = contents;
+                    tracing::info!("new connections get the new certificate");
+                }
+                // Half written, perhaps: looked at again.
+                Err(error) => tracing::warn!(%error, "the certificate changed and can't be used: the old one stays"),
+            }
+        }
+    }
+
+    async fn contents(&self) -> Vec<Option<Vec<u8>>> {
+        let mut contents = Vec::new();
+        for file in [Some(&self.files.cert), Some(&self.files.key), self.files.client_ca.as_ref()].into_iter().flatten() {
+            contents.push(tokio::fs::read(file).await.ok());
+        }
+        contents
+    }
+}
+
+fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {
+    let malformed =
+        |file: &PathBuf, why: &dyn std::fmt::Display| IdentityError::Malformed { file: file.clone(), why: why.to_string() };
+    let text = |file: &PathBuf| {
+        std::fs::read(file).map_err(|error| IdentityError::Unreadable { file: file.clone(), why: error.to_string() })
+    };
+    let certificates = |file: &PathBuf| {
+        let all = CertificateDer::pem_slice_iter(&text(file)?)
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| malformed(file, &error))?;
+        if all.is_empty() { Err(malformed(file, &"it has no certificate in PEM")) } else { Ok(all) }
+    };
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let chain = certificates(&files.cert)?;
+    let key =
+        PrivateKeyDer::from_pem_slice(&text(&files.key)?).map_err(|_| malformed(&files.key, &"it has no private key in PEM"))?;
+    let unusable = |error: rustls::Error| IdentityError::Unusable { file: files.cert.clone(), why: error.to_string() };
+    let builder =
+        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(unusable)?;
+    let builder = match &files.client_ca {
+        None => builder.with_no_client_auth(),
+        Some(file) => {
+            let mut roots = RootCertStore::empty();
+            for certificate in certificates(file)? {
+                roots.add(certificate).map_err(|error| malformed(file, &error))?;
+            }
+            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            builder.with_client_cert_verifier(verifier.map_err(|error| malformed(file, &error))?)
+        }
+    };
+    let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;
+    config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }

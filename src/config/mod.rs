@@ -10,6 +10,7 @@ use std::time::Duration;
 use http::Uri;
 
 use crate::engine::OnUncertain;
+use crate::tls::IdentityFiles;
 use profiles::Profiles;
 use read::{Place, Report, Source, Table};
 use route::Surroundings;
@@ -23,6 +24,7 @@ mod read;
 mod route;
 mod secret;
 mod store;
+mod tls;
 mod upstream;
 
 pub use admin::{AdminToken, Role, SecretPlace, Secrets, TokenSource};
@@ -48,6 +50,8 @@ pub struct Config {
     pub admin: SocketAddr,
     /// How long running requests may go on after SIGTERM.
     pub drain_timeout: Duration,
+    /// Who the gateway is to clients that come by TLS; `None`: they come without.
+    pub tls: Option<IdentityFiles>,
     /// What problem types are prefixed with instead of `urn:onceward:problem:`; ends so that a type can follow.
     pub problem_base_url: Option<String>,
     /// Where requests go whose route names no other upstream, and those without a route.
@@ -131,6 +135,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let root = Table::roots(report, [given, defaults]);
     let listen = address(&root, "listen", "--listen (ONCEWARD_LISTEN)", flags.listen.as_deref());
     let admin = address(&root, "admin", "--admin (ONCEWARD_ADMIN)", flags.admin.as_deref());
+    let identity = tls::read(&root);
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
     let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
     refuse_what_is_not_built(&root);
@@ -160,6 +165,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     Some(Config {
         listen: listen?.0,
         admin: admin?.0,
+        tls: identity?,
         drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
         problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
         upstream: upstream?,
@@ -211,7 +217,7 @@ fn read_upstreams<'a>(
 }
 
 fn refuse_what_is_not_built(root: &Table<'_>) {
-    for name in ["tls", "hashing", "encryption"] {
+    for name in ["hashing", "encryption"] {
         root.not_yet(name);
     }
     let proxies = root.get("trusted_proxies").and_then(|value| Some((value.list("a list of addresses")?, value)));

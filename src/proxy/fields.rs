@@ -19,13 +19,15 @@ use crate::entropy::Entropy;
 pub struct Peer {
     /// The address, as `X-Forwarded-For` shows it.
     pub address: HeaderValue,
+    /// Whether it came by TLS.
+    pub secure: bool,
 }
 
 impl Peer {
-    /// A peer at an address.
-    pub fn new(address: IpAddr) -> Peer {
+    /// A peer at an address, which came by TLS or not.
+    pub fn new(address: IpAddr, secure: bool) -> Peer {
         let text = HeaderValue::try_from(address.to_canonical().to_string());
-        Peer { address: text.unwrap_or(HeaderValue::from_static("unknown")) }
+        Peer { address: text.unwrap_or(HeaderValue::from_static("unknown")), secure }
     }
 }
 
@@ -114,7 +116,8 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_h
         Some(peer) => headers.insert(FORWARDED_FOR, peer.address.clone()),
         None => headers.remove(FORWARDED_FOR),
     };
-    headers.insert(FORWARDED_PROTO, HeaderValue::from_static("http"));
+    let scheme = if peer.is_some_and(|peer| peer.secure) { "https" } else { "http" };
+    headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     if let Some(host) = original_host {
         headers.insert(FORWARDED_HOST, host);
     }

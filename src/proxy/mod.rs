@@ -10,6 +10,7 @@ mod guarded;
 mod pool;
 mod reject;
 mod server;
+mod socket;
 mod wire;
 
 pub use body::{Silence, discard, read_whole};

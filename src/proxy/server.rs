@@ -19,12 +19,13 @@ use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
-use hyper_util::server::graceful::GracefulShutdown;
+use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
-use tokio::time::{Instant, Sleep};
+use tokio::time::{Instant, Sleep, timeout};
+use tokio_rustls::TlsAcceptor;
 use tower_service::Service;
 
 use super::body::discard;
@@ -33,7 +34,9 @@ use super::fields::{self, Peer};
 use super::guard::is_host;
 use super::guarded::{Guarded, Verdict};
 use super::reject::{Rejections, Shape};
+use super::socket::Socket;
 use crate::gate::{AnswerBody, BoxError, Problem};
+use crate::tls::Identity;
 
 /// What a listener allows.
 #[derive(Debug, Clone)]
@@ -74,13 +77,19 @@ pub struct Server {
     listener: TcpListener,
     limits: ServerLimits,
     rejections: Rejections,
+    identity: Option<Arc<Identity>>,
     gauge: Gauge,
 }
 
 impl Server {
     /// Serves on a bound listener.
     pub fn new(listener: TcpListener, limits: ServerLimits, rejections: Rejections, gauge: Gauge) -> Server {
-        Server { listener, limits, rejections, gauge }
+        Server { listener, limits, rejections, identity: None, gauge }
+    }
+
+    /// The same, by TLS.
+    pub fn with_identity(self, identity: Option<Arc<Identity>>) -> Server {
+        Server { identity, ..self }
     }
 
     /// Where it listens.
@@ -108,12 +117,19 @@ impl Server {
             };
             let Some((stream, address, place)) = accepted else { continue };
             let Some(peer) = peers.enter(address.ip(), self.limits.connections_per_peer) else { continue };
-            let connection = self.connection(stream, address.ip(), service.clone(), &graceful);
+            let arrived = Arrived {
+                stream,
+                address: address.ip(),
+                limits: self.limits.clone(),
+                rejections: self.rejections.clone(),
+                identity: self.identity.clone(),
+            };
+            let (service, watcher) = (service.clone(), graceful.watcher());
             self.gauge.inc();
             let gauge = self.gauge.clone();
             tokio::spawn(async move {
                 let _held = (place, peer);
-                connection.await;
+                arrived.serve(service, watcher).await;
                 gauge.dec();
             });
         }
@@ -123,24 +139,33 @@ impl Server {
             () = drained => {}
         }
     }
+}
 
-    fn connection<S, RB>(
-        &self,
-        stream: TcpStream,
-        address: IpAddr,
-        service: S,
-        graceful: &GracefulShutdown,
-    ) -> impl Future<Output = ()> + Send + use<S, RB>
+/// A connection that was accepted.
+struct Arrived {
+    stream: TcpStream,
+    address: IpAddr,
+    limits: ServerLimits,
+    rejections: Rejections,
+    identity: Option<Arc<Identity>>,
+}
+
+impl Arrived {
+    /// Serves its requests to the end.
+    async fn serve<S, RB>(self, service: S, watcher: Watcher)
     where
         S: Service<Request<Incoming>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
+        let Arrived { stream, address, limits, rejections, identity } = self;
+        let secure = identity.is_some();
+        let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else { return };
         let quiet = Arc::new(Quiet::default());
         let verdict = quiet.verdict.clone();
-        let io = Guarded::new(TimedStream::new(stream, quiet.clone(), &self.limits), verdict.clone(), self.limits.header_bytes);
-        let (peer, rejections) = (Peer::new(address), self.rejections.clone());
+        let io = Guarded::new(TimedStream::new(socket, quiet.clone(), &limits), verdict.clone(), limits.header_bytes);
+        let peer = Peer::new(address, secure);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
             if request.version() == Version::HTTP_2 {
@@ -172,22 +197,35 @@ impl Server {
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());
         // The guard judges what is too large: the parser must have room for all that it lets through.
-        let buffer = self.limits.header_bytes.max(BUFFER_MIN).saturating_add(1);
+        let buffer = limits.header_bytes.max(BUFFER_MIN).saturating_add(1);
         builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(buffer);
         builder
             .http2()
             .timer(TokioTimer::new())
-            .keep_alive_interval(self.limits.idle_timeout)
+            .keep_alive_interval(limits.idle_timeout)
             .max_concurrent_streams(STREAMS_MAX)
             .max_pending_accept_reset_streams(RESETS_MAX)
             .max_local_error_reset_streams(ERRORS_MAX)
-            .max_header_list_size(u32::try_from(self.limits.header_bytes).unwrap_or(u32::MAX));
+            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
         let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
-        let connection = graceful.watch(connection);
-        async move {
-            if let Err(error) = connection.await {
-                tracing::debug!(error = error.to_string(), "a client connection ended");
-            }
+        if let Err(error) = watcher.watch(connection).await {
+            tracing::debug!(error = error.to_string(), "a client connection ended");
+        }
+    }
+}
+
+/// The handshake, where there is one: it has as long as a header block.
+async fn greet(stream: TcpStream, identity: Option<&Identity>, limit: Duration) -> Option<Socket> {
+    let Some(identity) = identity else { return Some(Socket::Plain(stream)) };
+    match timeout(limit, TlsAcceptor::from(identity.current()).accept(stream)).await {
+        Ok(Ok(stream)) => Some(Socket::Tls(Box::new(stream))),
+        Ok(Err(error)) => {
+            tracing::debug!(%error, "a TLS handshake failed");
+            None
+        }
+        Err(_) => {
+            tracing::debug!("a TLS handshake took too long");
+            None
         }
     }
 }
@@ -266,7 +304,7 @@ impl Drop for PeerPlace {
 
 /// A client connection that ends itself when the client says nothing for too long, or is too slow with a header block.
 struct TimedStream {
-    stream: TcpStream,
+    stream: Socket,
     quiet: Arc<Quiet>,
     timer: Pin<Box<Sleep>>,
     header_timeout: Duration,
@@ -283,7 +321,7 @@ struct TimedStream {
 }
 
 impl TimedStream {
-    fn new(stream: TcpStream, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
+    fn new(stream: Socket, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
         let since = Instant::now();
         TimedStream {
             stream,

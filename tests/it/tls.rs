@@ -1,6 +1,14 @@
-//! Upstreams behind TLS: HTTP/1.1, and HTTP/2 where it is negotiated.
+//! TLS on both sides: upstreams behind it (HTTP/1.1, and HTTP/2 where it is negotiated), and clients that come by it.
 
-use crate::harness::{Authority, Gateway, Manner, Origin, Request, Upstream, until};
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::sync::Arc;
+
+use rustls::{ClientConfig, ClientConnection, StreamOwned};
+use rustls_pki_types::ServerName;
+
+use crate::harness::{Authority, Gateway, Manner, Origin, PATIENCE, Request, Upstream, until};
 
 const HERE: &str = "127.0.0.1";
 
@@ -182,4 +190,88 @@ fn requests_beyond_what_a_connection_carries_get_another_one_and_do_not_wait_for
         is_charged_once(&gateway, &Request::pay(&format!("later{n}"), "{}"));
     }
     assert_eq!((origin.executed(), origin.connections()), (121, connections), "what stands is used");
+}
+
+/// Says a request by TLS and reads to the end of the connection.
+fn by_tls(port: u16, client: &Arc<ClientConfig>, request: &Request) -> std::io::Result<String> {
+    let name = ServerName::try_from(HERE).unwrap();
+    let stream = TcpStream::connect(("127.0.0.1", port))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut stream = StreamOwned::new(ClientConnection::new(client.clone(), name).unwrap(), stream);
+    stream.write_all(&request.clone().field("Connection", "close").bytes())?;
+    let mut text = Vec::new();
+    stream.read_to_end(&mut text)?;
+    Ok(String::from_utf8_lossy(&text).into_owned())
+}
+
+fn listening_by_tls(upstream: &Upstream, dir: &Path, more: &str) -> Gateway {
+    let settings = format!("[tls]\ncert = {:?}\nkey = {:?}\n{more}", dir.join("cert.pem"), dir.join("key.pem"));
+    Gateway::with(upstream.port, &settings, "")
+}
+
+#[test]
+fn clients_come_by_tls_and_the_upstream_is_told() {
+    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    authority.write(HERE, dir.path());
+    let gateway = listening_by_tls(&upstream, dir.path(), "");
+    let client = authority.client(&["http/1.1"], None);
+    let first = by_tls(gateway.port, &client, &Request::pay("k", "{}")).unwrap();
+    assert!(first.starts_with("HTTP/1.1 201"), "{first}");
+    let again = by_tls(gateway.port, &client, &Request::pay("k", "{}")).unwrap();
+    assert!(again.contains("idempotent-replayed: true"), "{again}");
+    assert_eq!(upstream.seen()[0].get("x-forwarded-proto"), Some("https"));
+    assert_eq!(upstream.executed(), 1);
+    assert!(by_tls(gateway.port, &Authority::new().client(&[], None), &Request::pay("l", "{}")).is_err(), "another authority");
+}
+
+#[test]
+fn both_protocols_are_offered() {
+    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    authority.write(HERE, dir.path());
+    let gateway = listening_by_tls(&upstream, dir.path(), "");
+    for (wanted, got) in [(&["h2", "http/1.1"][..], "h2"), (&["http/1.1"], "http/1.1")] {
+        let name = ServerName::try_from(HERE).unwrap();
+        let mut client = ClientConnection::new(authority.client(wanted, None), name).unwrap();
+        client.complete_io(&mut TcpStream::connect(("127.0.0.1", gateway.port)).unwrap()).unwrap();
+        assert_eq!(client.alpn_protocol(), Some(got.as_bytes()));
+    }
+}
+
+#[test]
+fn a_renewed_certificate_is_used_and_a_broken_one_is_not() {
+    let (old, new, upstream, dir) = (Authority::new(), Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    old.write(HERE, dir.path());
+    let gateway = listening_by_tls(&upstream, dir.path(), "");
+    let pay = Request::pay("k", "{}");
+    assert!(by_tls(gateway.port, &old.client(&[], None), &pay).is_ok());
+    std::fs::write(dir.path().join("cert.pem"), "half a certif").unwrap();
+    until("the change to be seen", || gateway.logs().contains("the old one stays"));
+    assert!(by_tls(gateway.port, &old.client(&[], None), &pay).is_ok());
+    new.write(HERE, dir.path());
+    until("the new certificate to be shown", || by_tls(gateway.port, &new.client(&[], None), &pay).is_ok());
+}
+
+#[test]
+fn without_a_certificate_of_its_own_a_client_gets_nowhere() {
+    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    authority.write(HERE, dir.path());
+    let clients = Authority::new();
+    let gateway = listening_by_tls(&upstream, dir.path(), &format!("client_ca = {:?}", clients.ca_file()));
+    let own = tempfile::tempdir().unwrap();
+    clients.write("shop.example", own.path());
+    let pay = Request::pay("k", "{}");
+    assert!(by_tls(gateway.port, &authority.client(&[], None), &pay).is_err());
+    let answer = by_tls(gateway.port, &authority.client(&[], Some(own.path())), &pay).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn who_says_nothing_in_a_handshake_is_let_go() {
+    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    authority.write(HERE, dir.path());
+    let gateway = listening_by_tls(&upstream, dir.path(), "[limits]\nheader_timeout = \"300ms\"\n");
+    let mut silent = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();
+    silent.set_read_timeout(Some(PATIENCE)).unwrap();
+    assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "closed, and not kept");
 }

@@ -6,7 +6,6 @@ use super::*;
 fn what_is_not_built_yet_is_refused() {
     for (text, key) in [
         ("trusted_proxies = [\"10.0.0.1\"]", "trusted_proxies"),
-        ("[tls]\ncert = \"a\"\nkey = \"b\"", "tls"),
         ("[hashing]\nsecrets = [{ env = \"A\" }]", "hashing"),
         ("[encryption]\nkeys = []", "encryption"),
         ("[store]\nlocal_cache = \"64MiB\"", "store.local_cache"),
@@ -117,6 +116,8 @@ fn what_contradicts_itself_is_refused() {
         ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/a\"", "routes[1].path", "a second route is named \"/a\""),
         ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b\"\nname = \"/a\"", "routes[1].name", "a second route"),
         ("[store]\ntimeout = \"10s\"", "store.timeout", "the lease (30s) has to be longer than 3 times"),
+        ("[tls]\ncert = \"a.pem\"", "tls.key", "TLS needs key"),
+        ("[tls]\ncert = \"a.pem\"\nkey = \"a.pem\"\nca = \"b\"", "tls.ca", "no such key"),
         ("[store]\nack = \"replicas:0\"", "store.ack", "replicas:N"),
         ("[store]\nack = \"disk\"", "store.ack", "replicas:N"),
         ("[store]\ndurability = \"lax\"", "store.durability", "\"warn\" or \"strict\""),

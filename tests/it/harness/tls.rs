@@ -4,8 +4,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
-use rustls::ServerConfig;
-use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
 /// An authority, with its certificate in a file.
 pub struct Authority {
@@ -28,6 +29,34 @@ impl Authority {
     /// Its certificate, in PEM.
     pub fn ca_file(&self) -> &Path {
         &self.ca_file
+    }
+
+    /// Writes a certificate for a name and its key into a directory, as `cert.pem` and `key.pem`.
+    pub fn write(&self, name: &str, dir: &Path) {
+        let key = KeyPair::generate().unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
+        std::fs::write(dir.join("cert.pem"), certificate.pem()).unwrap();
+    }
+
+    /// A client that trusts this authority, and shows the certificate in a directory if there is one.
+    pub fn client(&self, protocols: &[&str], own: Option<&Path>) -> Arc<ClientConfig> {
+        let mut roots = RootCertStore::empty();
+        roots.add(CertificateDer::from_pem_file(&self.ca_file).unwrap()).unwrap();
+        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_root_certificates(roots);
+        let mut config = match own {
+            None => builder.with_no_client_auth(),
+            Some(dir) => {
+                let certificate = CertificateDer::from_pem_file(dir.join("cert.pem")).unwrap();
+                let key = PrivateKeyDer::from_pem_file(dir.join("key.pem")).unwrap();
+                builder.with_client_auth_cert(vec![certificate], key).unwrap()
+            }
+        };
+        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        Arc::new(config)
     }
 
     /// What a server at a name needs that speaks these protocols.

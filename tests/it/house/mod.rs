@@ -18,7 +18,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("store", &["key", "record", "clock", "tls"]),
     ("route", &["engine"]),
     ("gate", &["key", "record", "engine", "store", "clock", "entropy", "route", "telemetry"]),
-    ("config", &["key", "engine"]),
+    ("config", &["key", "engine", "tls"]),
     ("proxy", &["gate", "key", "engine", "record", "entropy", "telemetry", "tls"]),
     ("layer", &["key", "clock", "entropy", "telemetry", "record", "engine", "store", "route", "gate", "config", "proxy"]),
     ("admin", &["gate", "store", "engine", "record", "key", "clock", "config"]),
