@@ -9,6 +9,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::uri::Scheme;
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
@@ -36,6 +38,7 @@ use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
 use crate::store::redis::{Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, Redis};
 pub use crate::store::redis::{Grade, Remark};
+use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
 use crate::tls::Identity;
 
@@ -59,7 +62,8 @@ impl Gateway {
         let clock = Clock::system();
         let meter = Meter::new();
         let kept = open_store(&config, &clock).await?;
-        let gate = Gate::new(kept.store.clone(), clock.clone(), Entropy::from_system()?, meter, settings(&config));
+        let store = sealed(kept.store.clone(), &secrets)?;
+        let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config));
 
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| format!("can't listen on {} (admin)", config.admin))?;
@@ -168,6 +172,16 @@ async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
         Some(first) if strict => anyhow::bail!("durability = \"strict\" refuses this store: {}; {}", first.text, first.advice),
         _ => Ok(()),
     }
+}
+
+/// The store, or one that seals what goes into it.
+fn sealed(store: Arc<dyn Store>, secrets: &Secrets) -> Result<Arc<dyn Store>> {
+    if secrets.encryption_keys.is_empty() {
+        return Ok(store);
+    }
+    let key = |(id, text): &(String, Secret)| anyhow::Ok(SealingKey::new(id, &BASE64.decode(text.expose())?)?);
+    let keys = secrets.encryption_keys.iter().map(key).collect::<Result<Vec<_>>>()?;
+    Ok(Arc::new(Sealed::new(store, keys)?))
 }
 
 /// Looks at the servers of a configured store. `None` where there are none to look at.

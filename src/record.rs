@@ -13,7 +13,9 @@ use crate::key::{Caller, Fingerprint};
 
 mod codec;
 
-pub use codec::{CodecError, Encoded, HEAD_BYTES, decode, encode, head_fence, head_in_flight, head_version};
+pub use codec::{
+    CodecError, Encoded, HEAD_BYTES, decode, decode_reply, encode, encode_reply, head_fence, head_in_flight, head_version,
+};
 
 /// Counts the changes of a record. Every change increments it; over nothing it starts at a random number, so that a
 /// version is never written twice in a slot and an old attempt can't pass for a new one.
@@ -134,6 +136,8 @@ pub enum ReplyBody {
     Whole(Bytes),
     /// Too large, an event stream or a switched protocol: streamed once, not kept.
     NotStored,
+    /// Sealed, and the header fields with it. Only stores hold such replies; above them it means that the key is missing.
+    Sealed(Bytes),
 }
 
 /// How long a record is to live. Durations: the store counts them by its own clock.

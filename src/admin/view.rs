@@ -110,7 +110,7 @@ impl OperationView {
                 view.status = Some(reply.status.as_u16());
                 view.body_bytes = match &reply.body {
                     ReplyBody::Whole(body) => Some(body.len()),
-                    ReplyBody::NotStored => None,
+                    ReplyBody::NotStored | ReplyBody::Sealed(_) => None,
                 };
                 view.settled_by = Some(match by {
                     Settler::Upstream => "upstream".into(),

@@ -4,13 +4,19 @@ use std::collections::HashMap;
 use std::fs;
 use std::path::PathBuf;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderValue};
 
 use super::Route;
+use super::encryption::KeySource;
 use super::fault::{Fault, Faults};
 use super::read::Table;
 use super::secret::Secret;
 use super::upstream::file_name;
+
+/// Bytes of a key for AES-256.
+const ENCRYPTION_KEY_BYTES: usize = 32;
 
 /// What a token's holder may do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -57,6 +63,8 @@ pub struct AdminToken {
 pub struct Secrets {
     /// For the admin port.
     pub admin_tokens: Vec<AdminToken>,
+    /// Names and bytes of the keys that seal results.
+    pub encryption_keys: Vec<(String, Secret)>,
     /// Fields of probes, by the route's name.
     pub probe_headers: HashMap<String, HeaderMap>,
 }
@@ -157,6 +165,7 @@ impl Secrets {
     /// Reads all secrets. `env` looks up an environment variable.
     pub(super) fn resolve(
         tokens: &[TokenSource],
+        keys: &[KeySource],
         routes: &[Route],
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Secrets, Faults> {
@@ -173,6 +182,14 @@ impl Secrets {
                 Err(text) => {
                     faults.0.push(Fault::elsewhere(format!("admin_auth.tokens[{index}]"), text));
                 }
+            }
+        }
+        for (index, key) in keys.iter().enumerate() {
+            let sound = |text: &String| BASE64.decode(text).is_ok_and(|bytes| bytes.len() == ENCRYPTION_KEY_BYTES);
+            let read = key.place.read(&env).map(|text| text.trim().to_owned());
+            match read.and_then(|text| if sound(&text) { Ok(text) } else { Err("expected 32 bytes in base64".to_owned()) }) {
+                Ok(text) => secrets.encryption_keys.push((key.id.clone(), Secret::new(text))),
+                Err(text) => faults.0.push(Fault::elsewhere(format!("encryption.keys[{index}]"), text)),
             }
         }
         for (index, route) in routes.iter().enumerate() {

@@ -17,6 +17,7 @@ use route::Surroundings;
 
 mod admin;
 mod describe;
+mod encryption;
 mod fault;
 mod limits;
 mod profiles;
@@ -28,6 +29,7 @@ mod tls;
 mod upstream;
 
 pub use admin::{AdminToken, Role, SecretPlace, Secrets, TokenSource};
+pub use encryption::KeySource;
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
 pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, Route};
@@ -62,6 +64,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What is bounded, and where.
     pub limits: Limits,
+    /// What seals results at rest; none: nothing does. The keys themselves are read by [`Config::resolve_secrets`].
+    pub encryption_keys: Vec<KeySource>,
     /// Who may use the admin port. Their secrets are read by [`Config::resolve_secrets`].
     pub admin_tokens: Vec<TokenSource>,
     /// What is protected; the first match wins, what matches none is passed through.
@@ -121,7 +125,7 @@ impl Config {
     /// # Errors
     /// All that are missing, empty or not readable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
-        Secrets::resolve(&self.admin_tokens, &self.routes, env)
+        Secrets::resolve(&self.admin_tokens, &self.encryption_keys, &self.routes, env)
     }
 
     /// What is configured, for people: `onceward check` prints it. Passwords are masked.
@@ -136,6 +140,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let listen = address(&root, "listen", "--listen (ONCEWARD_LISTEN)", flags.listen.as_deref());
     let admin = address(&root, "admin", "--admin (ONCEWARD_ADMIN)", flags.admin.as_deref());
     let identity = tls::read(&root);
+    let encryption_keys = encryption::read(&root);
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
     let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
     refuse_what_is_not_built(&root);
@@ -166,6 +171,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         listen: listen?.0,
         admin: admin?.0,
         tls: identity?,
+        encryption_keys: encryption_keys?,
         drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
         problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
         upstream: upstream?,
@@ -217,9 +223,7 @@ fn read_upstreams<'a>(
 }
 
 fn refuse_what_is_not_built(root: &Table<'_>) {
-    for name in ["hashing", "encryption"] {
-        root.not_yet(name);
-    }
+    root.not_yet("hashing");
     let proxies = root.get("trusted_proxies").and_then(|value| Some((value.list("a list of addresses")?, value)));
     if let Some((_, value)) = proxies.filter(|(proxies, _)| !proxies.is_empty()) {
         value.fault("not supported yet; expected an empty list");

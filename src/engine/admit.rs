@@ -91,6 +91,8 @@ pub enum Refusal {
         /// The original status.
         status: u16,
     },
+    /// The result is sealed, and this gateway has no key at all.
+    Unreadable,
     /// The result was kept as long as promised, and is gone.
     ResultExpired,
     /// The claim was given up before anything was sent.
@@ -126,6 +128,7 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
         },
         State::Completed { reply, .. } => match &reply.body {
             ReplyBody::Whole(_) => Admission::Replay(reply.clone()),
+            ReplyBody::Sealed(_) => Admission::Refuse(Refusal::Unreadable),
             ReplyBody::NotStored => Admission::Refuse(Refusal::ResponseNotStored { status: reply.status.as_u16() }),
         },
         // Its own marker says that this claim was given up; only another's may be replaced, by naming its version.

@@ -72,7 +72,7 @@ impl Probe {
             Verdict::Release => Finding::Absent,
             Verdict::Store => match (&self.found_if, &reply.body) {
                 (None, _) => Finding::Found(Arc::new(self.result(reply))),
-                (Some(_), ReplyBody::NotStored) => Finding::Unclear,
+                (Some(_), ReplyBody::NotStored | ReplyBody::Sealed(_)) => Finding::Unclear,
                 (Some(_), ReplyBody::Whole(_)) if reply.headers.contains_key(CONTENT_ENCODING) => Finding::Unclear,
                 (Some(pointer), ReplyBody::Whole(body)) => match element(body, pointer) {
                     Err(_) => Finding::Unclear,

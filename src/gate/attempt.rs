@@ -287,7 +287,7 @@ fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<HeaderMap
 fn respond<RB>(whole: Option<HeaderMap>, reply: Reply, body: Option<AnswerBody<RB>>, hold: Hold) -> Response<AnswerBody<RB>> {
     let kept = match reply.body {
         ReplyBody::Whole(bytes) => AnswerBody::whole(bytes),
-        ReplyBody::NotStored => AnswerBody::whole(Bytes::new()),
+        ReplyBody::NotStored | ReplyBody::Sealed(_) => AnswerBody::whole(Bytes::new()),
     };
     let mut response = Response::new(body.unwrap_or(kept).holding(hold));
     *response.status_mut() = reply.status;

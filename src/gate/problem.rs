@@ -237,6 +237,7 @@ impl Problem {
                 Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after }
             }
             Refusal::ResponseNotStored { status } => Problem::ResponseNotStored { slot, status },
+            Refusal::Unreadable => Problem::RecordUnreadable { slot },
             Refusal::ResultExpired => Problem::ResultExpired { slot },
             Refusal::NotSent => Problem::NotSent { slot },
         }

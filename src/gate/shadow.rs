@@ -62,6 +62,7 @@ fn would(admission: &Admission) -> &'static str {
         Admission::Refuse(Refusal::InFlight { .. }) => "refuse_in_flight",
         // A shadow record never keeps a body, so this is what enforcing would have replayed.
         Admission::Refuse(Refusal::ResponseNotStored { .. }) => "replay",
+        Admission::Refuse(Refusal::Unreadable) => "refuse_unreadable",
         Admission::Refuse(Refusal::ResultExpired) => "refuse_result_expired",
         Admission::Refuse(Refusal::NotSent) => "execute",
     }

@@ -38,6 +38,9 @@ pub enum CodecError {
     /// The checksum doesn't match.
     #[error("the record's checksum doesn't match")]
     Checksum,
+    /// Sealed with a key that isn't configured, or tampered with.
+    #[error("the record is sealed, and no configured key opens it")]
+    Sealed,
 }
 
 /// A record's two parts, as stores keep them.
@@ -118,6 +121,7 @@ fn reply_size(state: &State) -> usize {
     let fields: usize = reply.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
     let body = match &reply.body {
         ReplyBody::Whole(body) => body.len(),
+        ReplyBody::Sealed(sealed) => sealed.len(),
         ReplyBody::NotStored => 0,
     };
     fields + body
@@ -162,7 +166,28 @@ fn put_reply(out: &mut BytesMut, reply: &Reply) {
             out.put_slice(body);
         }
         ReplyBody::NotStored => out.put_u8(0),
+        ReplyBody::Sealed(sealed) => {
+            out.put_u8(2);
+            out.put_slice(sealed);
+        }
     }
+}
+
+/// A reply alone, as records have it.
+pub fn encode_reply(reply: &Reply) -> Bytes {
+    let mut out = BytesMut::new();
+    put_reply(&mut out, reply);
+    out.freeze()
+}
+
+/// Reads what [`encode_reply`] wrote. The body shares its memory.
+///
+/// # Errors
+/// See [`CodecError::Malformed`].
+pub fn decode_reply(text: Bytes) -> Result<Reply, CodecError> {
+    let mut rest = Reader(text);
+    let reply = rest.reply()?;
+    if rest.0.is_empty() { Ok(reply) } else { Err(CodecError::Malformed) }
 }
 
 /// Reads a record of any format that was ever written. The body shares the payload's memory.
@@ -282,6 +307,7 @@ impl Reader {
         let body = match self.u8()? {
             0 => ReplyBody::NotStored,
             1 => ReplyBody::Whole(std::mem::take(&mut self.0)),
+            2 => ReplyBody::Sealed(std::mem::take(&mut self.0)),
             _ => return Err(CodecError::Malformed),
         };
         Ok(Reply { status, headers, body })

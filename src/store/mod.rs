@@ -13,6 +13,7 @@ use crate::record::{CodecError, Fence, Held, Lifetime, Record, Version};
 pub mod embedded;
 pub mod memory;
 pub mod redis;
+pub mod sealed;
 mod watch;
 
 #[cfg(test)]

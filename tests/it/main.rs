@@ -19,6 +19,7 @@ mod house;
 mod http;
 mod logs;
 mod redis;
+mod sealed;
 mod stories;
 mod streams;
 mod tls;

@@ -7,7 +7,6 @@ fn what_is_not_built_yet_is_refused() {
     for (text, key) in [
         ("trusted_proxies = [\"10.0.0.1\"]", "trusted_proxies"),
         ("[hashing]\nsecrets = [{ env = \"A\" }]", "hashing"),
-        ("[encryption]\nkeys = []", "encryption"),
         ("[store]\nlocal_cache = \"64MiB\"", "store.local_cache"),
         ("[[routes]]\npath = \"/p\"\nscope = { client_cert = \"subject\" }", "routes[0].scope.client_cert"),
         (
@@ -116,6 +115,11 @@ fn what_contradicts_itself_is_refused() {
         ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/a\"", "routes[1].path", "a second route is named \"/a\""),
         ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b\"\nname = \"/a\"", "routes[1].name", "a second route"),
         ("[store]\ntimeout = \"10s\"", "store.timeout", "the lease (30s) has to be longer than 3 times"),
+        ("[encryption]", "encryption", "needs keys"),
+        ("[encryption]\nkeys = []", "encryption.keys", "at least one key"),
+        ("[encryption]\nkeys = [{ env = \"A\" }]", "encryption.keys[0].id", "needs an id"),
+        ("[encryption]\nkeys = [{ id = \"a\" }]", "encryption.keys[0].env", "the secret of a key"),
+        ("[encryption]\nkeys = [{ id = \"a\", env = \"A\" }, { id = \"a\", env = \"B\" }]", "encryption.keys[1]", "a second key"),
         ("[tls]\ncert = \"a.pem\"", "tls.key", "TLS needs key"),
         ("[tls]\ncert = \"a.pem\"\nkey = \"a.pem\"\nca = \"b\"", "tls.ca", "no such key"),
         ("[store]\nack = \"replicas:0\"", "store.ack", "replicas:N"),

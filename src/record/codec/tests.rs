@@ -142,6 +142,7 @@ fn content_cut_short_is_an_error_though_its_checksum_is_right() {
         let body = match &record.state {
             State::Completed { reply, .. } => match &reply.body {
                 ReplyBody::Whole(body) => body.len(),
+                ReplyBody::Sealed(sealed) => sealed.len(),
                 ReplyBody::NotStored => 0,
             },
             _ => 0,
@@ -234,15 +235,17 @@ fn states() -> impl Strategy<Value = State> {
         Just(Cause::TimedOut),
         any::<u16>().prop_map(Cause::Status),
         Just(Cause::LeaseEnded),
-        Just(Cause::Stopped)
+        Just(Cause::Stopped),
+        Just(Cause::NotRepeated)
     ];
     let value = prop::collection::vec(prop_oneof![0x20..0x7f_u8, 0x80..=0xff_u8, Just(b'\t')], 0..40);
     let fields = prop::collection::vec(("[a-z][a-z0-9-]{0,12}", value), 0..20);
     let body = prop_oneof![
         Just(ReplyBody::NotStored),
-        prop::collection::vec(any::<u8>(), 0..2000).prop_map(|body| ReplyBody::Whole(body.into()))
+        prop::collection::vec(any::<u8>(), 0..2000).prop_map(|body| ReplyBody::Whole(body.into())),
+        prop::collection::vec(any::<u8>(), 0..2000).prop_map(|body| ReplyBody::Sealed(body.into()))
     ];
-    let by = prop_oneof![Just(Settler::Upstream), Just(Settler::Operator)];
+    let by = prop_oneof![Just(Settler::Upstream), Just(Settler::Operator), Just(Settler::Probe)];
     let completed = (100..1000_u16, fields, body, by).prop_map(|(status, fields, body, by)| {
         let mut headers = HeaderMap::new();
         for (name, value) in fields {
@@ -252,7 +255,7 @@ fn states() -> impl Strategy<Value = State> {
     });
     prop_oneof![
         time.clone().prop_map(|doubt_since_ms| State::InFlight { doubt_since_ms }),
-        (cause, time).prop_map(|(cause, since_ms)| State::Uncertain { cause, since_ms, retry: false }),
+        (cause, time, any::<bool>()).prop_map(|(cause, since_ms, retry)| State::Uncertain { cause, since_ms, retry }),
         completed,
         Just(State::Released),
         Just(State::Expired)

@@ -1,0 +1,210 @@
+//! Results sealed before they are stored, and opened when they are read: AES-256-GCM (NIST SP 800-38D).
+//!
+//! What a result was (status) and whose it is (hashes) stay readable for operators and rules; header fields and body don't.
+//! The operation's slot is authenticated with them, so that nobody who can write to the store can have one operation
+//! answered with another's result.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{BufMut, Bytes, BytesMut};
+use http::HeaderMap;
+use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use ring::rand::{SecureRandom, SystemRandom};
+
+use super::{Listing, Page, Store, StoreError, Swap, Watch};
+use crate::key::Slot;
+use crate::record::{CodecError, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply};
+
+/// Bytes of a key.
+pub const KEY_BYTES: usize = 32;
+/// Longest name of a key, in bytes.
+pub const KEY_ID_MAX: usize = 64;
+
+/// A key, and the name by which records know it.
+pub struct SealingKey {
+    id: String,
+    key: LessSafeKey,
+}
+
+/// A key that can't be one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a key has a name of 1 to 64 bytes, and 32 bytes of its own")]
+pub struct NoKey;
+
+impl SealingKey {
+    /// A key under a name.
+    ///
+    /// # Errors
+    /// It has another length, or no name.
+    pub fn new(id: &str, bytes: &[u8]) -> Result<SealingKey, NoKey> {
+        let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| NoKey)?;
+        let named = !id.is_empty() && id.len() <= KEY_ID_MAX;
+        named.then(|| SealingKey { id: id.to_owned(), key: LessSafeKey::new(unbound) }).ok_or(NoKey)
+    }
+}
+
+impl std::fmt::Debug for SealingKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("SealingKey").field("id", &self.id).finish_non_exhaustive()
+    }
+}
+
+/// A store whose results are sealed.
+pub struct Sealed {
+    inner: Arc<dyn Store>,
+    /// The first seals; all open.
+    keys: Vec<SealingKey>,
+    random: SystemRandom,
+}
+
+impl Sealed {
+    /// Seals what goes into `inner`. Nonces are random: one key must not seal more than 2^32 results.
+    ///
+    /// # Errors
+    /// There is no key.
+    pub fn new(inner: Arc<dyn Store>, keys: Vec<SealingKey>) -> Result<Sealed, NoKey> {
+        if keys.is_empty() { Err(NoKey) } else { Ok(Sealed { inner, keys, random: SystemRandom::new() }) }
+    }
+
+    fn seal(&self, slot: &Slot, reply: &Reply) -> Result<Reply, StoreError> {
+        let failed = || StoreError::NotApplied("the result could not be sealed".into());
+        let key = self.keys.first().ok_or_else(failed)?;
+        let mut nonce = [0; NONCE_LEN];
+        self.random.fill(&mut nonce).map_err(|_| failed())?;
+        let mut text = encode_reply(reply).to_vec();
+        let nonce_given = Nonce::assume_unique_for_key(nonce);
+        key.key.seal_in_place_append_tag(nonce_given, Aad::from(slot.hash()), &mut text).map_err(|_| failed())?;
+        let mut sealed = BytesMut::with_capacity(1 + key.id.len() + NONCE_LEN + text.len());
+        sealed.put_u8(u8::try_from(key.id.len()).map_err(|_| failed())?);
+        sealed.put_slice(key.id.as_bytes());
+        sealed.put_slice(&nonce);
+        sealed.put_slice(&text);
+        Ok(Reply { status: reply.status, headers: HeaderMap::new(), body: ReplyBody::Sealed(sealed.freeze()) })
+    }
+
+    fn open(&self, slot: &Slot, sealed: &Bytes) -> Result<Reply, CodecError> {
+        let (length, rest) = sealed.split_first().ok_or(CodecError::Malformed)?;
+        let (id, rest) = rest.split_at_checked(usize::from(*length)).ok_or(CodecError::Malformed)?;
+        let (nonce, text) = rest.split_at_checked(NONCE_LEN).ok_or(CodecError::Malformed)?;
+        let key = self.keys.iter().find(|key| key.id.as_bytes() == id).ok_or(CodecError::Sealed)?;
+        let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CodecError::Malformed)?;
+        let mut text = text.to_vec();
+        let length = key.key.open_in_place(nonce, Aad::from(slot.hash()), &mut text).map_err(|_| CodecError::Sealed)?.len();
+        text.truncate(length);
+        decode_reply(Bytes::from(text))
+    }
+
+    fn opened(&self, slot: &Slot, held: Option<Held>) -> Result<Option<Held>, StoreError> {
+        let Some(mut held) = held else { return Ok(None) };
+        if let State::Completed { reply, .. } = &mut held.record.state
+            && let ReplyBody::Sealed(sealed) = &reply.body
+        {
+            *reply = Arc::new(self.open(slot, sealed)?);
+        }
+        Ok(Some(held))
+    }
+}
+
+#[async_trait]
+impl Store for Sealed {
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+        let swapped = match &next.state {
+            State::Completed { reply, by } => {
+                let state = State::Completed { reply: Arc::new(self.seal(slot, reply)?), by: *by };
+                self.inner.swap(slot, expected, &Record { state, ..next.clone() }, lifetime).await?
+            }
+            _ => self.inner.swap(slot, expected, next, lifetime).await?,
+        };
+        match swapped {
+            Swap::Stored => Ok(Swap::Stored),
+            Swap::Stale(held) => Ok(Swap::Stale(self.opened(slot, held)?)),
+        }
+    }
+
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.opened(slot, self.inner.load(slot).await?)
+    }
+
+    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        self.inner.renew(slot, fence, lease, keep).await
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due(limit).await
+    }
+
+    /// Leaves results sealed: a list needs none of them, and one that can't be opened must not hide the others.
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(listing, cursor, limit).await
+    }
+
+    fn watch(&self, slot: &Slot) -> Watch {
+        self.inner.watch(slot)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.ping().await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+    use crate::key::Space;
+    use crate::store::memory::Memory;
+    use crate::store::suite::{completed, slot};
+
+    const LIFE: Lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
+
+    fn key(id: &str, byte: u8) -> SealingKey {
+        SealingKey::new(id, &[byte; KEY_BYTES]).unwrap()
+    }
+
+    fn memory() -> Arc<Memory> {
+        Arc::new(Memory::new(Arc::new(|| 1000)))
+    }
+
+    fn sealed(inner: &Arc<Memory>, keys: Vec<SealingKey>) -> Sealed {
+        Sealed::new(inner.clone(), keys).unwrap()
+    }
+
+    #[tokio::test]
+    async fn what_is_stored_tells_nothing_and_what_is_read_is_what_was_written() {
+        let inner = memory();
+        let store = sealed(&inner, vec![key("a", 1)]);
+        let (slot, record) = (slot(Space::Enforced, 1), completed(1));
+        assert_eq!(store.swap(&slot, None, &record, LIFE).await.unwrap(), Swap::Stored);
+        let raw = inner.load(&slot).await.unwrap().unwrap();
+        let State::Completed { reply, .. } = &raw.record.state else { panic!("completed") };
+        assert!(reply.headers.is_empty() && matches!(reply.body, ReplyBody::Sealed(_)), "{reply:?}");
+        assert_eq!(store.load(&slot).await.unwrap().unwrap().record, record);
+        let Swap::Stale(Some(found)) = store.swap(&slot, None, &completed(9), LIFE).await.unwrap() else { panic!("it stands") };
+        assert_eq!(found.record, record, "a claim that meets it gets it opened");
+    }
+
+    #[tokio::test]
+    async fn an_older_key_still_opens_and_an_unknown_one_is_told() {
+        let (inner, slot) = (memory(), slot(Space::Enforced, 1));
+        sealed(&inner, vec![key("old", 1)]).swap(&slot, None, &completed(1), LIFE).await.unwrap();
+        let both = sealed(&inner, vec![key("new", 2), key("old", 1)]);
+        assert_eq!(both.load(&slot).await.unwrap().unwrap().record, completed(1));
+        for keys in [vec![key("new", 2)], vec![key("old", 3)]] {
+            let told = sealed(&inner, keys).load(&slot).await;
+            assert!(matches!(told, Err(StoreError::Corrupt(CodecError::Sealed))), "{told:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_result_moved_to_another_operation_is_refused() {
+        let (inner, mine, theirs) = (memory(), slot(Space::Enforced, 1), slot(Space::Enforced, 2));
+        let store = sealed(&inner, vec![key("a", 1)]);
+        store.swap(&mine, None, &completed(1), LIFE).await.unwrap();
+        let raw = inner.load(&mine).await.unwrap().unwrap();
+        inner.swap(&theirs, None, &raw.record, LIFE).await.unwrap();
+        assert!(matches!(store.load(&theirs).await, Err(StoreError::Corrupt(CodecError::Sealed))));
+    }
+}
