@@ -33,6 +33,7 @@ fn completed() -> Record {
         fingerprint: Some(fingerprint("POST", "/v1/payments", None, &body, BodyHash::Raw)),
         caller: Some(Caller::of_field("authorization", b"Bearer secret")),
         opened_unix_ms: 1_750_000_000_000,
+        kept: None,
         state: State::Completed {
             reply: Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(body) }),
             by: Settler::Upstream,

@@ -37,6 +37,7 @@ fn record(n: u64, version: u64, state: State) -> Record {
         fingerprint: Some(Fingerprint::from_bytes([1; 32])),
         caller: Some(Caller::nobody()),
         opened_unix_ms: 0,
+        kept: None,
         state,
     }
 }

@@ -58,7 +58,7 @@ impl Gateway {
     /// # Errors
     /// A store that can't be opened, an upstream that can't be set up, an address that can't be bound.
     pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
-        config.add_probe_headers(&secrets);
+        config.add_secrets(&secrets);
         let clock = Clock::system();
         let meter = Meter::new();
         let kept = open_store(&config, &clock).await?;
@@ -84,6 +84,10 @@ impl Gateway {
         let fallback = fallback()?;
         let draining = Arc::new(AtomicBool::new(false));
         let sweeper = tokio::spawn(sweep(gate.clone(), policies.clone(), fallback.clone()));
+        let reconciler = tokio::spawn({
+            let (layer, forward) = (layer.clone(), forward.clone());
+            async move { layer.reconcile(forward).await }
+        });
         let operators = Admin { gate: gate.clone(), policies, fallback, access, draining: draining.clone(), clock };
         let admin_task = tokio::spawn(serve_admin(admin, router(operators)));
 
@@ -103,6 +107,7 @@ impl Gateway {
                 let settled = end(&gate, serving, drained, drain_timeout).await;
                 sweeper.abort();
                 drop(keeper);
+                reconciler.abort();
                 kept.close().await;
                 admin_task.abort();
                 settled

@@ -53,7 +53,7 @@ use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
     AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Observation, Payload, Problem, Settings, Stream,
-    identify, wants_protection,
+    identify, reconcile, wants_protection,
 };
 use crate::proxy::{Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -103,6 +103,21 @@ pub enum LayerError {
 }
 
 impl OncewardLayer {
+    /// Asks upstreams about uncertain operations for which no duplicate comes, for ever; where no route has a probe that
+    /// may do so, it does nothing. `service` is what the layer is put around.
+    pub async fn reconcile<S, B, RB>(&self, service: S)
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone,
+        S::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Unpin,
+        RB::Error: Into<BoxError>,
+    {
+        let prepare = |guarded: &Guarded, request: &mut Request<Payload<B>>| {
+            request.extensions_mut().insert(Target(guarded.route.upstream));
+        };
+        reconcile(self.0.gate.clone(), self.0.guarded.clone(), prepare, service).await;
+    }
+
     /// A layer over a gate.
     pub fn new(gate: Arc<Gate>, settings: LayerSettings) -> Result<OncewardLayer, PatternError> {
         let routes = Routes::new(settings.routes.iter().map(|(route, _)| route.clone()))?;

@@ -54,6 +54,9 @@ pub struct Record {
     pub caller: Option<Caller>,
     /// When the first attempt began, in ms since 1970 by its gateway's clock. For people; no rule reads it.
     pub opened_unix_ms: u64,
+    /// While an outcome is owed, and only where stores seal it: the key as the upstream knows it, so that it can be asked
+    /// without waiting for a duplicate.
+    pub kept: Option<Bytes>,
     /// Where the operation stands.
     pub state: State,
 }

@@ -109,13 +109,14 @@ impl Config {
         named.unwrap_or(&self.upstream)
     }
 
-    /// Gives the probes the fields whose values were read with the secrets.
-    pub fn add_probe_headers(&mut self, secrets: &Secrets) {
+    /// Gives the probes what was read with the secrets: the fields that they have, and whether the key that they need can
+    /// be kept sealed.
+    pub fn add_secrets(&mut self, secrets: &Secrets) {
         for route in &mut self.routes {
-            if let (OnUncertain::Probe(probe), Some(headers)) =
-                (&mut route.policy.on_uncertain, secrets.probe_headers.get(&route.name))
-            {
-                Arc::make_mut(probe).headers.extend(headers.clone());
+            if let OnUncertain::Probe(probe) = &mut route.policy.on_uncertain {
+                let probe = Arc::make_mut(probe);
+                probe.headers.extend(secrets.probe_headers.get(&route.name).cloned().unwrap_or_default());
+                probe.background = !probe.headers.is_empty() && !secrets.encryption_keys.is_empty();
             }
         }
     }

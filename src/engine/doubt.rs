@@ -28,6 +28,8 @@ pub struct Probe {
     pub map_status: Option<StatusCode>,
     /// What identifies the gateway to the upstream. Empty: the duplicate's own credentials are used.
     pub headers: HeaderMap,
+    /// Whether it also asks without a duplicate: with fields of its own, and where stores seal the key that is kept for it.
+    pub background: bool,
 }
 
 /// What an upstream said of an operation.
@@ -111,6 +113,17 @@ pub fn believe(held: &Held, finding: Finding, fence: Fence, policy: &Policy) -> 
             None => Admission::Claim(Over::of_doubt(held)),
         }),
     }
+}
+
+/// Decides what a finding is worth where no duplicate waits to run: an "absent" that counts frees the key. `None`: nothing
+/// changes.
+pub fn believe_unasked(held: &Held, finding: Finding, fence: Fence, policy: &Policy) -> Option<Next> {
+    let decision = match finding {
+        Finding::Found(reply) => Decision::Found(reply),
+        Finding::Absent => Decision::Release,
+        Finding::Unclear => return None,
+    };
+    decide(held, decision, fence, policy).ok()
 }
 
 /// How long an uncertain operation has to rest yet; `None` when it has rested enough.

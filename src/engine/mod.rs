@@ -8,7 +8,7 @@ mod policy;
 mod settle;
 
 pub use admit::{Admission, Asked, Over, Refusal, admit};
-pub use doubt::{Believed, Finding, Probe, believe};
+pub use doubt::{Believed, Finding, Probe, believe, believe_unasked};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
     CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,

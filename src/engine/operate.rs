@@ -49,7 +49,7 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
         settled => return Err(Denied::Settled(settled.name())),
     };
     let completed = |reply, by| Next {
-        record: Record { version, fence, state: State::Completed { reply, by }, ..record.clone() },
+        record: Record { version, fence, kept: None, state: State::Completed { reply, by }, ..record.clone() },
         lifetime: result_lifetime(policy),
     };
     let rested = || resting(held, policy).map_or(Ok(()), |wait| Err(Denied::TooEarly { wait }));

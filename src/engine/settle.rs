@@ -75,6 +75,7 @@ pub fn claim(asked: &Asked, over: Over, fresh: Version, now_unix_ms: u64, policy
             fingerprint: Some(asked.fingerprint),
             caller: Some(asked.caller),
             opened_unix_ms,
+            kept: None,
             state: State::InFlight { doubt_since_ms },
         },
         lifetime: Lifetime {
@@ -160,7 +161,7 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
 
 fn completed(record: &Record, reply: &Arc<Reply>, version: Version, policy: &Policy) -> Next {
     let state = State::Completed { reply: reply.clone(), by: Settler::Upstream };
-    Next { record: Record { version, state, ..record.clone() }, lifetime: result_lifetime(policy) }
+    Next { record: Record { version, kept: None, state, ..record.clone() }, lifetime: result_lifetime(policy) }
 }
 
 /// An uncertain record: keeps fence, fingerprint and caller.
@@ -184,7 +185,7 @@ fn marker(claim: &Claim, version: Version, policy: &Policy) -> Next {
 
 pub(super) fn released(fence: Fence, version: Version, record: &Record, policy: &Policy) -> Next {
     Next {
-        record: Record { version, fence, fingerprint: None, caller: None, state: State::Released, ..record.clone() },
+        record: Record { version, fence, fingerprint: None, caller: None, kept: None, state: State::Released, ..record.clone() },
         lifetime: Lifetime { keep: policy.marker_retention(), due: None, tombstone: None },
     }
 }

@@ -84,6 +84,7 @@ fn record(state: State, fence: Fence) -> Record {
         fingerprint: (!marker).then(|| print(b"a")),
         caller: (!marker).then(alice),
         opened_unix_ms: 5,
+        kept: None,
         state,
     }
 }

@@ -71,7 +71,7 @@ impl Gate {
     }
 
     /// What a finding makes of the record, written.
-    pub(super) async fn conclude(
+    async fn conclude(
         &self,
         slot: &Slot,
         held: &Held,
@@ -79,12 +79,11 @@ impl Gate {
         asked: &Asked,
         policy: &Policy,
     ) -> Result<Told, Problem> {
-        let (counter, reply) = match &finding {
-            Finding::Found(reply) => (&self.meter.probes.found, Some(reply.clone())),
-            Finding::Absent => (&self.meter.probes.absent, None),
-            Finding::Unclear => (&self.meter.probes.unclear, None),
+        self.count(&finding);
+        let reply = match &finding {
+            Finding::Found(reply) => Some(reply.clone()),
+            Finding::Absent | Finding::Unclear => None,
         };
-        counter.inc();
         match (believe(held, finding, asked.fence, policy), reply) {
             (Believed::Write(next), Some(reply)) => {
                 let swapped = self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await;
@@ -99,6 +98,16 @@ impl Gate {
             (Believed::Write(_), None) => Ok(Told::Moved(Some(held.clone()))),
             (Believed::Admit(admission), _) => Ok(Told::Admit(admission)),
         }
+    }
+
+    /// Counts what an upstream said.
+    pub(super) fn count(&self, finding: &Finding) {
+        let counter = match finding {
+            Finding::Found(_) => &self.meter.probes.found,
+            Finding::Absent => &self.meter.probes.absent,
+            Finding::Unclear => &self.meter.probes.unclear,
+        };
+        counter.inc();
     }
 
     /// Sends a question, and reads its answer. Whatever goes wrong says nothing of the operation.

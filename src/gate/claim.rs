@@ -12,6 +12,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use tower_service::Service;
 
 use super::ask::{Asker, Told};
+use super::carry::key_for_upstream;
 use super::identify::Identified;
 use super::lease::SendRule;
 use super::payload::{BoxError, Payload};
@@ -79,6 +80,10 @@ impl Gate {
         let Identified { slot, caller, fingerprint } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
+        let kept = match &policy.on_uncertain {
+            OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, asker.parts, asker.body)?.into()),
+            _ => None,
+        };
         let mut waiting: Option<Waiting> = None;
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
@@ -91,7 +96,7 @@ impl Gate {
                 }
                 Admission::Claim(over) => {
                     let place = self.place(&mut permit)?;
-                    match self.try_claim(guarded, &slot, &asked, over).await? {
+                    match self.try_claim(guarded, &slot, &asked, over, &kept).await? {
                         Tried::Stands(claim, rule) => return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place })),
                         Tried::Held(held) => held,
                         Tried::GivenUp(held) => {
@@ -172,9 +177,11 @@ impl Gate {
         slot: &Slot,
         asked: &Asked,
         over: Over,
+        kept: &Option<Bytes>,
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
-        let next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
+        let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
+        next.record.kept = kept.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };

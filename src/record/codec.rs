@@ -111,6 +111,10 @@ pub fn encode(record: &Record) -> Encoded {
         }
         State::Released | State::Expired => {}
     }
+    // At the end, and only where there is one: most records have none.
+    if let Some(kept) = &record.kept {
+        put_text(&mut out, kept);
+    }
     let sum = checksum(&head, out.get(5..).unwrap_or_default()).to_be_bytes();
     out[1..5].copy_from_slice(&sum);
     Encoded { head, payload: out.freeze() }
@@ -232,10 +236,11 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         EXPIRED => State::Expired,
         _ => return Err(CodecError::Malformed),
     };
+    let kept = if rest.0.is_empty() { None } else { Some(rest.text()?) };
     if !rest.0.is_empty() {
         return Err(CodecError::Malformed);
     }
-    Ok(Record { version: head_version(head), fence: head_fence(head), route, fingerprint, caller, opened_unix_ms, state })
+    Ok(Record { version: head_version(head), fence: head_fence(head), route, fingerprint, caller, opened_unix_ms, kept, state })
 }
 
 struct Reader(Bytes);

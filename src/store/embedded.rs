@@ -162,7 +162,7 @@ impl Store for Embedded {
         let tombstone = match (&next.state, lifetime.tombstone) {
             (State::Completed { .. }, Some(keep)) => {
                 let route = next.route.clone();
-                let expired = Record { route, state: State::Expired, ..*next };
+                let expired = Record { route, kept: None, state: State::Expired, ..*next };
                 Some(Parcel::new(&encode(&expired), None, keep))
             }
             _ => None,

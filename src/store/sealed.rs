@@ -68,32 +68,35 @@ impl Sealed {
         if keys.is_empty() { Err(NoKey) } else { Ok(Sealed { inner, keys, random: SystemRandom::new() }) }
     }
 
-    fn seal(&self, slot: &Slot, reply: &Reply) -> Result<Reply, StoreError> {
-        let failed = || StoreError::NotApplied("the result could not be sealed".into());
+    /// Seals a text that stands in this operation's record as `what`.
+    fn seal(&self, slot: &Slot, what: &[u8], text: &[u8]) -> Result<Bytes, StoreError> {
+        let failed = || StoreError::NotApplied("the record could not be sealed".into());
         let key = self.keys.first().ok_or_else(failed)?;
         let mut nonce = [0; NONCE_LEN];
         self.random.fill(&mut nonce).map_err(|_| failed())?;
-        let mut text = encode_reply(reply).to_vec();
-        let nonce_given = Nonce::assume_unique_for_key(nonce);
-        key.key.seal_in_place_append_tag(nonce_given, Aad::from(slot.hash()), &mut text).map_err(|_| failed())?;
+        let mut text = text.to_vec();
+        let context = [slot.hash(), what].concat();
+        let given = Nonce::assume_unique_for_key(nonce);
+        key.key.seal_in_place_append_tag(given, Aad::from(context), &mut text).map_err(|_| failed())?;
         let mut sealed = BytesMut::with_capacity(1 + key.id.len() + NONCE_LEN + text.len());
         sealed.put_u8(u8::try_from(key.id.len()).map_err(|_| failed())?);
         sealed.put_slice(key.id.as_bytes());
         sealed.put_slice(&nonce);
         sealed.put_slice(&text);
-        Ok(Reply { status: reply.status, headers: HeaderMap::new(), body: ReplyBody::Sealed(sealed.freeze()) })
+        Ok(sealed.freeze())
     }
 
-    fn open(&self, slot: &Slot, sealed: &Bytes) -> Result<Reply, CodecError> {
+    fn open(&self, slot: &Slot, what: &[u8], sealed: &Bytes) -> Result<Bytes, CodecError> {
         let (length, rest) = sealed.split_first().ok_or(CodecError::Malformed)?;
         let (id, rest) = rest.split_at_checked(usize::from(*length)).ok_or(CodecError::Malformed)?;
         let (nonce, text) = rest.split_at_checked(NONCE_LEN).ok_or(CodecError::Malformed)?;
         let key = self.keys.iter().find(|key| key.id.as_bytes() == id).ok_or(CodecError::Sealed)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CodecError::Malformed)?;
         let mut text = text.to_vec();
-        let length = key.key.open_in_place(nonce, Aad::from(slot.hash()), &mut text).map_err(|_| CodecError::Sealed)?.len();
+        let context = [slot.hash(), what].concat();
+        let length = key.key.open_in_place(nonce, Aad::from(context), &mut text).map_err(|_| CodecError::Sealed)?.len();
         text.truncate(length);
-        decode_reply(Bytes::from(text))
+        Ok(Bytes::from(text))
     }
 
     fn opened(&self, slot: &Slot, held: Option<Held>) -> Result<Option<Held>, StoreError> {
@@ -101,22 +104,36 @@ impl Sealed {
         if let State::Completed { reply, .. } = &mut held.record.state
             && let ReplyBody::Sealed(sealed) = &reply.body
         {
-            *reply = Arc::new(self.open(slot, sealed)?);
+            *reply = Arc::new(decode_reply(self.open(slot, REPLY, sealed)?)?);
         }
+        // Without it an operation is only not asked for in the background.
+        held.record.kept = held.record.kept.and_then(|kept| self.open(slot, KEPT, &kept).ok());
         Ok(Some(held))
     }
+
+    /// The record as it is stored; `None` where nothing in it is to be sealed.
+    fn closed(&self, slot: &Slot, record: &Record) -> Result<Option<Record>, StoreError> {
+        let kept = record.kept.as_ref().map(|kept| self.seal(slot, KEPT, kept)).transpose()?;
+        match &record.state {
+            State::Completed { reply, by } => {
+                let body = ReplyBody::Sealed(self.seal(slot, REPLY, &encode_reply(reply))?);
+                let reply = Arc::new(Reply { status: reply.status, headers: HeaderMap::new(), body });
+                Ok(Some(Record { state: State::Completed { reply, by: *by }, kept, ..record.clone() }))
+            }
+            _ => Ok(kept.map(|kept| Record { kept: Some(kept), ..record.clone() })),
+        }
+    }
 }
+
+/// What is sealed, authenticated with it: neither may stand in the other's place.
+const REPLY: &[u8] = b"reply";
+const KEPT: &[u8] = b"kept";
 
 #[async_trait]
 impl Store for Sealed {
     async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
-        let swapped = match &next.state {
-            State::Completed { reply, by } => {
-                let state = State::Completed { reply: Arc::new(self.seal(slot, reply)?), by: *by };
-                self.inner.swap(slot, expected, &Record { state, ..next.clone() }, lifetime).await?
-            }
-            _ => self.inner.swap(slot, expected, next, lifetime).await?,
-        };
+        let closed = self.closed(slot, next)?;
+        let swapped = self.inner.swap(slot, expected, closed.as_ref().unwrap_or(next), lifetime).await?;
         match swapped {
             Swap::Stored => Ok(Swap::Stored),
             Swap::Stale(held) => Ok(Swap::Stale(self.opened(slot, held)?)),
@@ -156,7 +173,7 @@ mod tests {
     use super::*;
     use crate::key::Space;
     use crate::store::memory::Memory;
-    use crate::store::suite::{completed, slot};
+    use crate::store::suite::{claim, completed, slot};
 
     const LIFE: Lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
 
@@ -184,6 +201,21 @@ mod tests {
         assert_eq!(store.load(&slot).await.unwrap().unwrap().record, record);
         let Swap::Stale(Some(found)) = store.swap(&slot, None, &completed(9), LIFE).await.unwrap() else { panic!("it stands") };
         assert_eq!(found.record, record, "a claim that meets it gets it opened");
+    }
+
+    #[tokio::test]
+    async fn a_key_that_is_kept_is_sealed_too_and_lost_with_its_sealing_key() {
+        let (inner, slot) = (memory(), slot(Space::Enforced, 1));
+        let record = Record { kept: Some(Bytes::from_static(b"client-key")), ..claim(1, 1) };
+        sealed(&inner, vec![key("a", 1)]).swap(&slot, None, &record, LIFE).await.unwrap();
+        let raw = inner.load(&slot).await.unwrap().unwrap().record.kept.unwrap();
+        assert!(!raw.windows(10).any(|part| part == b"client-key"));
+        let read = |keys| {
+            let store = sealed(&inner, keys);
+            async move { store.load(&slot).await.unwrap().unwrap().record.kept }
+        };
+        assert_eq!(read(vec![key("b", 2), key("a", 1)]).await, record.kept);
+        assert_eq!(read(vec![key("b", 2)]).await, None);
     }
 
     #[tokio::test]

@@ -37,6 +37,7 @@ fn record(version: u64, fence: u64, state: State) -> Record {
         fingerprint: Some(Fingerprint::from_bytes([7; 32])),
         caller: Some(Caller::of_field("authorization", b"Bearer alice")),
         opened_unix_ms: 1_799_999_999_999,
+        kept: None,
         state,
     }
 }

@@ -170,3 +170,45 @@ fn an_operator_lets_the_next_duplicate_run_and_nothing_else() {
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     assert_eq!(upstream.executed(), 3);
 }
+
+/// A gateway that may keep keys, and has something to say who it is.
+fn asking_by_itself(upstream: &Upstream, uncertain_after: &str) -> Gateway {
+    let settings = format!("{SOON}[encryption]\nkeys = [{{ id = \"a\", env = \"SEAL\" }}]\n");
+    let route = format!(
+        "[[routes]]\npath = \"/v1/payments\"\non_uncertain = \"probe\"\nuncertain_after = \"{uncertain_after}\"\n\
+         probe = {{ path = \"/v1/by-key/{{key}}\", found = [\"201\"], headers = {{ Authorization = {{ env = \"PROBE\" }}, X-Api = \"2\" }} }}"
+    );
+    let gateway = Gateway::launch(&format!("http://127.0.0.1:{}", upstream.port), "memory:", &settings, &route, |command| {
+        command.env("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").env("PROBE", "Bearer gateway");
+    });
+    until("the gateway to be ready", || gateway.is_ready());
+    gateway
+}
+
+#[test]
+fn an_operation_for_which_nobody_comes_is_asked_for_in_the_background() {
+    let upstream = Upstream::start();
+    upstream.answer_questions("body found");
+    let gateway = asking_by_itself(&upstream, "1s");
+    let operation = lost(&gateway, "a/key");
+    until("the upstream to be asked", || cli(&gateway, &["show", &operation]).1.contains("settled by the probe"));
+    let asked = upstream.seen().into_iter().find(|seen| seen.line.starts_with("GET")).unwrap();
+    assert!(asked.line.starts_with("GET /v1/by-key/a%2Fkey "), "{}", asked.line);
+    assert_eq!((asked.get("authorization"), asked.get("x-api")), (Some("Bearer gateway"), Some("2")));
+    assert!(!gateway.logs().contains("a/key") && !gateway.logs().contains("Bearer gateway"));
+    let told = Request::pay("a/key", "{}").send(gateway.port);
+    assert!(told.replayed() && told.text() == "found");
+    assert_eq!(upstream.payments_and_questions(), (1, 1));
+}
+
+#[test]
+fn in_the_background_an_absent_frees_the_key_when_the_lost_request_had_its_time() {
+    let upstream = Upstream::start();
+    upstream.answer_questions("status 404");
+    let gateway = asking_by_itself(&upstream, "3s");
+    let operation = lost(&gateway, "k");
+    until("two questions", || upstream.payments_and_questions().1 >= 2);
+    until("the key to be free", || cli(&gateway, &["show", &operation]).1.contains("released"));
+    assert_eq!(upstream.payments_and_questions().0, 1, "nothing runs that no client asked for");
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+}

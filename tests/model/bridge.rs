@@ -85,6 +85,7 @@ impl Bridge {
             fingerprint: entry.who.map(|_| self.fingerprint),
             caller: entry.who.map(|who| self.callers[who as usize]),
             opened_unix_ms: 0,
+            kept: None,
             state,
         }
     }

@@ -96,6 +96,7 @@ fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) ->
         found_if: found_if?,
         map_status: map_status?,
         headers: headers?,
+        background: false,
     })
 }
 

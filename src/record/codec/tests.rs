@@ -18,6 +18,7 @@ fn base(state: State) -> Record {
         fingerprint: Some(Fingerprint::from_bytes([0xf1; 32])),
         caller: Some(Caller::from_bytes([0xca; 32])),
         opened_unix_ms: 1_764_000_000_123,
+        kept: None,
         state,
     }
 }
@@ -262,16 +263,26 @@ fn states() -> impl Strategy<Value = State> {
     ]
 }
 
+/// A state, and a key that is kept where an outcome is owed.
+fn kept_states() -> impl Strategy<Value = (State, Option<Bytes>)> {
+    let kept = prop::option::of(prop::collection::vec(any::<u8>(), 0..300));
+    (states(), kept).prop_map(|(state, kept)| {
+        let kept = kept.filter(|_| state.is_unsettled()).map(Bytes::from);
+        (state, kept)
+    })
+}
+
 fn records() -> impl Strategy<Value = Record> {
     let hash = || prop::option::of(any::<[u8; 32]>());
-    (any::<u64>(), any::<u64>(), ".{0,40}", hash(), hash(), any::<u64>(), states()).prop_map(
-        |(version, fence, route, fingerprint, caller, opened_unix_ms, state)| Record {
+    (any::<u64>(), any::<u64>(), ".{0,40}", hash(), hash(), any::<u64>(), kept_states()).prop_map(
+        |(version, fence, route, fingerprint, caller, opened_unix_ms, (state, kept))| Record {
             version: Version(version),
             fence: Fence(fence),
             route: route.into(),
             fingerprint: fingerprint.map(Fingerprint::from_bytes),
             caller: caller.map(Caller::from_bytes),
             opened_unix_ms,
+            kept,
             state,
         },
     )

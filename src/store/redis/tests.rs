@@ -32,6 +32,7 @@ fn claim(version: u64, fence: u64) -> Record {
         fingerprint: Some(Fingerprint::from_bytes([7; 32])),
         caller: Some(Caller::nobody()),
         opened_unix_ms: 1_799_999_999_999,
+        kept: None,
         state: State::InFlight { doubt_since_ms: None },
     }
 }
