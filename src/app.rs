@@ -263,6 +263,7 @@ fn server_limits(config: &Config) -> ServerLimits {
         header_bytes: limits.header_bytes,
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
+        trusted: config.trusted_proxies.clone().into(),
     }
 }
 

@@ -3,11 +3,12 @@
 //! Danger: a key that is read wrongly or silently ignored could leave a payment unprotected. So every key that nobody
 //! asked for is a fault, every fault of a file is reported at once, and nothing that is not built yet is accepted.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
 use http::Uri;
+use ipnet::IpNet;
 
 use crate::engine::OnUncertain;
 use crate::tls::IdentityFiles;
@@ -54,6 +55,8 @@ pub struct Config {
     pub drain_timeout: Duration,
     /// Who the gateway is to clients that come by TLS; `None`: they come without.
     pub tls: Option<IdentityFiles>,
+    /// Proxies in front, whose `X-Forwarded-*` fields are believed.
+    pub trusted_proxies: Vec<IpNet>,
     /// What problem types are prefixed with instead of `urn:onceward:problem:`; ends so that a type can follow.
     pub problem_base_url: Option<String>,
     /// Where requests go whose route names no other upstream, and those without a route.
@@ -142,6 +145,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let admin = address(&root, "admin", "--admin (ONCEWARD_ADMIN)", flags.admin.as_deref());
     let identity = tls::read(&root);
     let encryption_keys = encryption::read(&root);
+    let trusted_proxies = read_trusted_proxies(&root);
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
     let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
     refuse_what_is_not_built(&root);
@@ -173,6 +177,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         admin: admin?.0,
         tls: identity?,
         encryption_keys: encryption_keys?,
+        trusted_proxies: trusted_proxies?,
         drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
         problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
         upstream: upstream?,
@@ -225,10 +230,13 @@ fn read_upstreams<'a>(
 
 fn refuse_what_is_not_built(root: &Table<'_>) {
     root.not_yet("hashing");
-    let proxies = root.get("trusted_proxies").and_then(|value| Some((value.list("a list of addresses")?, value)));
-    if let Some((_, value)) = proxies.filter(|(proxies, _)| !proxies.is_empty()) {
-        value.fault("not supported yet; expected an empty list");
-    }
+}
+
+/// Addresses, or networks such as 10.0.0.0/8.
+fn read_trusted_proxies(root: &Table<'_>) -> Option<Vec<IpNet>> {
+    let Some(value) = root.get("trusted_proxies") else { return Some(Vec::new()) };
+    let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    value.list_of("a list of addresses such as [\"10.0.0.0/8\"]", "an address or a network such as \"10.0.0.0/8\"", network)
 }
 
 fn check_addresses(

@@ -21,13 +21,15 @@ pub struct Peer {
     pub address: HeaderValue,
     /// Whether it came by TLS.
     pub secure: bool,
+    /// Whether it is a proxy whose word about its own clients is believed.
+    pub trusted: bool,
 }
 
 impl Peer {
-    /// A peer at an address, which came by TLS or not.
-    pub fn new(address: IpAddr, secure: bool) -> Peer {
+    /// A peer at an address, which came by TLS or not, and is believed or not.
+    pub fn new(address: IpAddr, secure: bool, trusted: bool) -> Peer {
         let text = HeaderValue::try_from(address.to_canonical().to_string());
-        Peer { address: text.unwrap_or(HeaderValue::from_static("unknown")), secure }
+        Peer { address: text.unwrap_or(HeaderValue::from_static("unknown")), secure, trusted }
     }
 }
 
@@ -100,10 +102,27 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     }
 }
 
+/// What a trusted proxy says of its client.
+struct Told {
+    /// Those who passed the request on, the proxy itself at the end.
+    chain: Option<HeaderValue>,
+    scheme: Option<HeaderValue>,
+    host: Option<HeaderValue>,
+}
+
+fn told(headers: &HeaderMap, peer: &Peer) -> Told {
+    let lines = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).chain([peer.address.as_bytes()]);
+    let chain = HeaderValue::from_bytes(&lines.collect::<Vec<_>>().join(&b", "[..])).ok();
+    let scheme = headers.get(FORWARDED_PROTO).filter(|scheme| *scheme == "http" || *scheme == "https");
+    Told { chain, scheme: scheme.cloned(), host: headers.get(FORWARDED_HOST).cloned() }
+}
+
 /// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body.
 pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_host: Option<HeaderValue>, peer: Option<&Peer>) {
     strip_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
+    let believed = peer.filter(|peer| peer.trusted);
+    let told = believed.map(|peer| told(headers, peer));
     static FOREIGN: [HeaderName; 3] = [FORWARDED, REAL_IP, FORWARDED_HOST];
     if headers.keys().any(|name| FOREIGN.contains(name)) {
         for name in &FOREIGN {
@@ -111,7 +130,7 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_h
         }
     }
     headers.insert(HOST, host);
-    // Nobody's word about who sent this is believed but the connection's own.
+    // Nobody's word about who sent this is believed but the connection's own, and that of trusted proxies.
     match peer {
         Some(peer) => headers.insert(FORWARDED_FOR, peer.address.clone()),
         None => headers.remove(FORWARDED_FOR),
@@ -120,6 +139,12 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_h
     headers.insert(FORWARDED_PROTO, HeaderValue::from_static(scheme));
     if let Some(host) = original_host {
         headers.insert(FORWARDED_HOST, host);
+    }
+    if let Some(Told { chain, scheme, host }) = told {
+        let said = [(FORWARDED_FOR, chain), (FORWARDED_PROTO, scheme), (FORWARDED_HOST, host)];
+        for (name, value) in said.into_iter().filter_map(|(name, value)| Some((name, value?))) {
+            headers.insert(name, value);
+        }
     }
     headers.append(VIA, HeaderValue::from_static("1.1 onceward"));
 }

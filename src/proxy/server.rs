@@ -20,6 +20,7 @@ use hyper::service::service_fn;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
+use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::{TcpListener, TcpStream};
@@ -51,6 +52,15 @@ pub struct ServerLimits {
     pub header_timeout: Duration,
     /// How long a connection may say nothing between requests.
     pub idle_timeout: Duration,
+    /// Proxies in front, which are believed about their clients. They carry many, so the limit for one peer is not theirs.
+    pub trusted: Arc<[IpNet]>,
+}
+
+impl ServerLimits {
+    fn trusts(&self, address: IpAddr) -> bool {
+        let address = address.to_canonical();
+        self.trusted.iter().any(|proxies| proxies.contains(&address))
+    }
 }
 
 /// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
@@ -116,7 +126,9 @@ impl Server {
                 accepted = accept(&self.listener, &places) => accepted,
             };
             let Some((stream, address, place)) = accepted else { continue };
-            let Some(peer) = peers.enter(address.ip(), self.limits.connections_per_peer) else { continue };
+            let trusted = self.limits.trusts(address.ip());
+            let most = if trusted { usize::MAX } else { self.limits.connections_per_peer };
+            let Some(peer) = peers.enter(address.ip(), most) else { continue };
             let arrived = Arrived {
                 stream,
                 address: address.ip(),
@@ -165,7 +177,7 @@ impl Arrived {
         let quiet = Arc::new(Quiet::default());
         let verdict = quiet.verdict.clone();
         let io = Guarded::new(TimedStream::new(socket, quiet.clone(), &limits), verdict.clone(), limits.header_bytes);
-        let peer = Peer::new(address, secure);
+        let peer = Peer::new(address, secure, limits.trusts(address));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
             if request.version() == Version::HTTP_2 {

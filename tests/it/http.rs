@@ -243,3 +243,21 @@ fn buffers_are_bounded_together() {
     until("the room to be free", || gateway.metric("onceward_buffered_bytes") == 0.0);
     assert_eq!(Request::pay("b", &body).send(gateway.port).status, 201);
 }
+
+#[test]
+fn a_trusted_proxy_is_believed_about_its_client_and_others_are_not() {
+    let upstream = Upstream::start();
+    for (trusted, chain, scheme, host) in [
+        ("127.0.0.0/8", "9.9.9.9, 8.8.8.8, 127.0.0.1", "https", "shop.example"),
+        ("10.1.2.3", "127.0.0.1", "http", "pay.example"),
+    ] {
+        let gateway = Gateway::with(upstream.port, &format!("trusted_proxies = [\"{trusted}\"]"), "");
+        let pay = Request::pay(trusted, "{}").field("X-Forwarded-For", "9.9.9.9").field("X-Forwarded-For", "8.8.8.8");
+        let pay = pay.field("X-Forwarded-Proto", "https").field("X-Forwarded-Host", "shop.example").field("X-Real-IP", "9.9.9.9");
+        assert_eq!(pay.send(gateway.port).status, 201);
+        let seen = upstream.seen().pop().unwrap();
+        assert_eq!(seen.get("x-forwarded-for"), Some(chain), "{trusted}");
+        assert_eq!((seen.get("x-forwarded-proto"), seen.get("x-forwarded-host")), (Some(scheme), Some(host)), "{trusted}");
+        assert_eq!(seen.get("x-real-ip"), None, "{trusted}");
+    }
+}
