@@ -36,7 +36,7 @@ use crate::route::Route;
 use crate::store::Store;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, Redis};
+use crate::store::redis::{Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, QUIET, Redis};
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
@@ -210,6 +210,7 @@ fn redis_options(config: &Config) -> Result<RedisOptions> {
             Ack::Replicas(wanted) => RedisAck::Replicas(wanted),
             Ack::Fsync => RedisAck::Fsync,
         },
+        quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
     })
 }
 

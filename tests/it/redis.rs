@@ -185,3 +185,28 @@ fn a_gateway_starts_not_ready_without_its_store_and_becomes_ready() {
     assert!(!gateway.logs().contains("secret-word"));
     assert_eq!(upstream.executed(), 0);
 }
+
+#[test]
+fn a_store_that_restarts_empty_gets_back_what_the_gateways_hold() {
+    let (upstream, mut redis) = (Upstream::start(), RedisServer::start());
+    let gateways = [0, 1].map(|_| Gateway::on(upstream.port, &redis.url(), "", ROUTES));
+    let done = Request::pay("done", "{}");
+    let answer = done.send(gateways[0].port);
+    let running = Request::pay("running", "{}").act("hold");
+    let first = running.send_aside(gateways[1].port);
+    upstream.reached(2);
+    let port = redis.port;
+    redis.kill();
+    let redis = RedisServer::with(port, &[]);
+    until("the results of the last seconds to be back", || done.send(gateways[0].port).replayed());
+    assert_eq!(done.send(gateways[0].port).body, answer.body);
+    let records = || redis.cli(&["--scan", "--pattern", "onceward:{p*}:r:*"]).lines().count();
+    until("the claim of the other gateway to be back", || records() == 2);
+    assert_eq!(running.send(gateways[0].port).problem(), "in-flight");
+    upstream.release();
+    let first = first.join().unwrap();
+    assert_eq!(first.status, 201, "{first:?}");
+    assert_eq!(running.send(gateways[0].port).body, first.body);
+    assert_eq!(upstream.executed(), 2);
+    assert_eq!(redis.cli(&["exists", "onceward:{p0}:epoch", "onceward:{p255}:epoch"]), "2");
+}

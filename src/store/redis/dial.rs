@@ -13,6 +13,7 @@ use redis::{RedisConnectionInfo, RedisError};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::{TcpStream, UnixStream};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
@@ -46,6 +47,8 @@ pub(super) struct Dialer {
     connector: Option<TlsConnector>,
     /// How long a command may take.
     pub(super) timeout: Duration,
+    /// Woken when a server with another history of writes is connected.
+    pub(super) replaced: Arc<Notify>,
 }
 
 #[derive(Clone)]
@@ -142,7 +145,7 @@ impl Dialer {
             }
             (_, None) => Target::Fixed(address),
         };
-        Ok(Dialer { target, greeting: greeting(first), connector, timeout: options.timeout })
+        Ok(Dialer { target, greeting: greeting(first), connector, timeout: options.timeout, replaced: Arc::default() })
     }
 
     /// The same, to this server.

@@ -49,6 +49,11 @@ pub(super) fn due_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"due")
 }
 
+/// The key of a partition's epoch, which every claim names. It has no end: who loses it has lost records too.
+pub(super) fn epoch_key(partition: u16) -> Vec<u8> {
+    in_partition(partition, b"epoch")
+}
+
 fn in_partition(partition: u16, what: &[u8]) -> Vec<u8> {
     let mut name = tagged(partition);
     name.extend_from_slice(what);

@@ -17,6 +17,7 @@ use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::{Address, Dialer, Dialled};
+use super::epoch::{Generation, Lineage, new_generation};
 use super::{fault, sentinel};
 use crate::store::StoreError;
 
@@ -48,6 +49,7 @@ struct Link {
     connection: MultiplexedConnection,
     _driver: Arc<AbortOnDropHandle<()>>,
     address: Address,
+    generation: Generation,
     doubt: Arc<Doubt>,
 }
 
@@ -82,9 +84,21 @@ impl Links {
         Links { states, timeout, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
     }
 
-    /// Sends a command and waits for its answer, until the deadline; the wait for a connection counts.
-    pub(super) async fn call(&self, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
+    /// The server's history of writes.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub(super) async fn generation(&self, deadline: Instant) -> Result<Generation, StoreError> {
+        Ok(self.link(deadline).await?.generation)
+    }
+
+    /// Sends a command and waits for its answer, until the deadline; the wait for a connection counts. Where `under` names a
+    /// history of writes, nothing is sent to a server that has another.
+    pub(super) async fn call(&self, ask: Ask<'_>, under: Option<Generation>, deadline: Instant) -> Result<Value, Failure> {
         let mut link = self.link(deadline).await.map_err(Failure::Refused)?;
+        if under.is_some_and(|under| under != link.generation) {
+            return Err(Failure::Replaced);
+        }
         let answer = async {
             match ask {
                 Ask::One(command) => command.query_async::<Value>(&mut link.connection).await,
@@ -136,6 +150,8 @@ pub(super) enum Failure {
     Refused(StoreError),
     /// The connection or the server answered with an error.
     Answered(RedisError),
+    /// The server has another history of writes than the call went by: nothing was sent.
+    Replaced,
 }
 
 impl From<Failure> for StoreError {
@@ -143,12 +159,14 @@ impl From<Failure> for StoreError {
         match failure {
             Failure::Refused(error) => error,
             Failure::Answered(error) => fault::of_command(&error),
+            Failure::Replaced => StoreError::NotApplied("the server was restarted or replaced".into()),
         }
     }
 }
 
 async fn keep(dialer: Dialer, states: watch::Sender<State>) {
     let mut pause = Pause::default();
+    let mut history = History::default();
     loop {
         let doubt = Arc::new(Doubt::default());
         let witness = doubt.clone();
@@ -157,11 +175,17 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
                 witness.raised.notify_one();
             }
         });
+        let dialled = async {
+            let dialled = dialled.await?;
+            let generation = history.read(&dialled.connection, dialer.timeout).await?;
+            Ok::<_, String>((dialled, generation))
+        };
         match dialled.await {
-            Ok(Dialled { connection, driver, address }) => {
+            Ok((Dialled { connection, driver, address }, generation)) => {
                 let born = Instant::now();
-                let link = Link { connection, _driver: Arc::new(driver), address, doubt };
+                let link = Link { connection, _driver: Arc::new(driver), address, generation, doubt };
                 states.send_replace(State::Up(link.clone()));
+                dialer.replaced.notify_one();
                 tokio::select! {
                     () = link.wears_out(dialer.timeout) => {}
                     () = link.is_replaced(&dialer) => {}
@@ -180,6 +204,23 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
             }
         }
         pause.pass().await;
+    }
+}
+
+/// The history of writes that a server was last seen to have.
+#[derive(Default)]
+struct History(Option<(Option<Lineage>, Generation)>);
+
+impl History {
+    /// Asks a server for its own, and numbers it. One that doesn't tell might be another each time.
+    async fn read(&mut self, connection: &MultiplexedConnection, limit: Duration) -> Result<Generation, String> {
+        let lineage = Lineage::of(connection, limit).await?;
+        let generation = match &self.0 {
+            Some((known, generation)) if lineage.is_some() && *known == lineage => *generation,
+            _ => new_generation(),
+        };
+        self.0 = Some((lineage, generation));
+        Ok(generation)
     }
 }
 

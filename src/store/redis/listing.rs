@@ -73,7 +73,9 @@ impl Redis {
     /// Whether a slot belongs into the index; if not, it is taken out.
     async fn stays_in_index(&self, slot: &Slot) -> Result<bool, StoreError> {
         let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
-        Ok(self.run(slot.partition(), &self.scripts.forget, &keys, &[&layout::member(slot)]).await? == Value::Int(1))
+        let member = layout::member(slot);
+        let answer = self.run(slot.partition(), &self.scripts.forget, (&keys, &[&member]), None, self.deadline()).await?;
+        Ok(answer == Value::Int(1))
     }
 
     /// The slots that a pipeline of index reads names.

@@ -16,17 +16,23 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::dial::Dialer;
+pub use self::epoch::QUIET;
+use self::epoch::{Epochs, Generation};
+use self::holdings::Holdings;
 use self::link::{Ask, Failure};
 use self::servers::{Group, Servers, ask_whole};
 pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
+use self::write::Change;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
-use crate::record::{Encoded, Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::tls::TrustError;
 
 mod dial;
+mod epoch;
 mod fault;
+mod holdings;
 mod layout;
 mod link;
 mod listing;
@@ -35,6 +41,7 @@ mod servers;
 mod subscriber;
 mod survey;
 mod time;
+mod write;
 
 /// How long the trace of a [`Redis::ping`] stays, in ms.
 const PING_KEEP_MS: u64 = 60_000;
@@ -81,6 +88,9 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// What calls wait for.
     pub ack: Ack,
+    /// How long operations that the servers don't know are refused after they may have lost some: [`QUIET`] where none must
+    /// run twice. Zero: not at all; what this process holds is written again all the same.
+    pub quiet: Duration,
 }
 
 impl fmt::Debug for Options {
@@ -123,9 +133,12 @@ pub struct Redis {
     hub: Hub,
     scripts: Scripts,
     time: ServerTime,
+    epochs: Epochs,
+    holdings: Holdings,
     /// Where the next [`Store::due`] begins, so that no partition starves behind others.
     next_partition: std::sync::atomic::AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
+    _keeper: AbortOnDropHandle<()>,
 }
 
 struct Scripts {
@@ -152,7 +165,8 @@ impl Redis {
     pub fn connect(options: Options) -> Result<Arc<Redis>, ConnectError> {
         let dialer = Dialer::new(&options)?;
         let hub = Hub::remote();
-        Ok(Arc::new(Redis {
+        let wanted = dialer.replaced.clone();
+        Ok(Arc::new_cyclic(|store| Redis {
             servers: Servers::keep(dialer.clone()),
             timeout: options.timeout,
             ack: options.ack,
@@ -163,8 +177,11 @@ impl Redis {
                 forget: Script::new(include_str!("forget.lua")),
             },
             time: ServerTime::new(),
+            epochs: Epochs::new(wanted.clone(), options.quiet),
+            holdings: Holdings::default(),
             next_partition: Default::default(),
             _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
+            _keeper: AbortOnDropHandle::new(tokio::spawn(epoch::keep(store.clone(), wanted))),
         }))
     }
 
@@ -173,16 +190,16 @@ impl Redis {
     }
 
     async fn command(&self, partition: u16, command: &Cmd) -> Result<Value, StoreError> {
-        Ok(self.servers.call(partition, Ask::One(command), self.deadline()).await?)
+        Ok(self.servers.call(partition, Ask::One(command), None, self.deadline()).await?)
     }
 
     async fn pipeline(&self, partition: u16, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        array(self.servers.call(partition, Ask::Many(pipeline), self.deadline()).await?)
+        array(self.servers.call(partition, Ask::Many(pipeline), None, self.deadline()).await?)
     }
 
     /// Sends commands to one server. What it doesn't hold (any more) is an error.
     async fn pipeline_to(&self, group: &Group, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
-        match ask_whole(&group.links, Ask::Many(pipeline), self.deadline()).await {
+        match ask_whole(&group.links, Ask::Many(pipeline), None, self.deadline()).await {
             Ok(values) => array(values),
             Err(failure) => {
                 self.servers.suspect();
@@ -191,25 +208,40 @@ impl Redis {
         }
     }
 
-    /// Runs a script; one that the server doesn't know (it restarted, or was told to forget it) is loaded first.
-    async fn run(&self, partition: u16, script: &Script, keys: &[Vec<u8>], args: &[&[u8]]) -> Result<Value, StoreError> {
-        let deadline = self.deadline();
+    /// Runs a script with its keys and arguments; one that the server doesn't know (it restarted, or was told to forget it) is
+    /// loaded first. `under`: see [`link::Links::call`].
+    async fn run(
+        &self,
+        partition: u16,
+        script: &Script,
+        (keys, args): (&[Vec<u8>], &[&[u8]]),
+        under: Option<Generation>,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
         let command = evaluate("EVALSHA", &script.digest, keys, args);
-        match self.confirmed(partition, command, deadline).await {
+        match self.confirmed(partition, command, under, deadline).await {
             Err(Failure::Answered(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
-            done => return Ok(done?),
+            done => return done,
         }
         // EVAL carries the text along, so nothing can come between loading and running. The server keeps it.
         let command = evaluate("EVAL", script.text, keys, args);
-        Ok(self.confirmed(partition, command, deadline).await?)
+        self.confirmed(partition, command, under, deadline).await
     }
 
     /// Sends a command, and has its answer confirmed.
-    async fn confirmed(&self, partition: u16, command: Cmd, deadline: Instant) -> Result<Value, Failure> {
-        let Some(wait) = self.wait() else { return self.servers.call(partition, Ask::One(&command), deadline).await };
+    async fn confirmed(
+        &self,
+        partition: u16,
+        command: Cmd,
+        under: Option<Generation>,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
+        let Some(wait) = self.wait() else {
+            return self.servers.call(partition, Ask::One(&command), under, deadline).await;
+        };
         let mut pipeline = Pipeline::with_capacity(2);
         pipeline.add_command(command).add_command(wait);
-        let answer = self.servers.call(partition, Ask::Many(&pipeline), deadline).await?;
+        let answer = self.servers.call(partition, Ask::Many(&pipeline), under, deadline).await?;
         let mut values = array(answer).map_err(Failure::Refused)?;
         self.insist(values.pop()).map_err(Failure::Refused)?;
         values.pop().ok_or_else(|| Failure::Refused(unexpected()))
@@ -238,33 +270,6 @@ impl Redis {
 }
 
 impl Redis {
-    /// What the swap script answered.
-    fn swapped(&self, answer: Value) -> Result<Swap, StoreError> {
-        match answer {
-            Value::Int(1) => Ok(Swap::Stored),
-            // Written, at this time.
-            Value::Int(now_ms) => {
-                self.time.told(u64::try_from(now_ms).map_err(|_| unexpected())?);
-                Ok(Swap::Stored)
-            }
-            Value::Nil => Ok(Swap::Stale(None)),
-            // Settled: without the time.
-            Value::BulkString(_) => {
-                let mut held = held(answer, 0)?;
-                held.iter_mut().for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
-                Ok(Swap::Stale(held))
-            }
-            Value::Array(parts) => {
-                let mut parts = parts.into_iter();
-                let value = parts.next().ok_or_else(unexpected)?;
-                let now_ms = time_ms(Value::Array(parts.collect()))?;
-                self.time.told(now_ms);
-                Ok(Swap::Stale(held(value, now_ms)?))
-            }
-            _ => Err(unexpected()),
-        }
-    }
-
     /// The server's time, asked for only if no answer told it yet.
     async fn now_ms(&self, partition: u16) -> Result<u64, StoreError> {
         if let Some(now_ms) = self.time.now_ms() {
@@ -291,35 +296,15 @@ fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
 #[async_trait]
 impl Store for Redis {
     async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
-        let Encoded { head, payload } = encode(next);
-        let heeds_tombstone = matches!(next.state, State::InFlight { .. }) && lifetime.tombstone.is_some();
-        let tombstone_ms = lifetime.tombstone.filter(|_| matches!(next.state, State::Completed { .. })).map(millis);
-        let mut keys = vec![layout::record_key(slot), layout::due_key(slot.partition())];
-        if heeds_tombstone || tombstone_ms.is_some() {
-            keys.push(layout::tombstone_key(slot));
+        let encoded = encode(next);
+        let change = Change { slot, expected, next, encoded: &encoded, lifetime };
+        let in_flight = matches!(next.state, State::InFlight { .. });
+        let swapped = if in_flight { self.claim(&change).await } else { self.change(&change).await };
+        // A claim without an answer may be found to stand; and if not, it is given up, which takes its place here.
+        if matches!(swapped, Ok(Swap::Stored)) || in_flight && matches!(swapped, Err(StoreError::MaybeApplied(_))) {
+            self.holdings.acknowledged(slot, encoded, lifetime);
         }
-        let expected = expected.map(|version| version.0.to_be_bytes());
-        let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
-        let (keep, member) = (millis(lifetime.keep), layout::member(slot));
-        let answer = match (lifetime.due, tombstone_ms) {
-            (Some(due), _) => {
-                let args: [&[u8]; 6] = [expected, &keep, &member, &head, &millis(due), &payload];
-                self.run(slot.partition(), &self.scripts.swap, &keys, &args).await?
-            }
-            (None, None) => {
-                let value = layout::stamped(&head, self.now_ms(slot.partition()).await?, &payload);
-                self.run(slot.partition(), &self.scripts.swap, &keys, &[expected, &keep, &member, &value]).await?
-            }
-            (None, Some(tombstone_ms)) => {
-                let now_ms = self.now_ms(slot.partition()).await?;
-                let value = layout::stamped(&head, now_ms, &payload);
-                let expired = encode(&Record { state: State::Expired, ..next.clone() });
-                let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
-                let args: [&[u8]; 7] = [expected, &keep, &member, &value, b"", &tombstone_ms, &tombstone];
-                self.run(slot.partition(), &self.scripts.swap, &keys, &args).await?
-            }
-        };
-        self.swapped(answer)
+        swapped
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -341,9 +326,16 @@ impl Store for Redis {
         running[..8].copy_from_slice(&fence.0.to_be_bytes());
         running[8] = layout::IN_FLIGHT;
         let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
-        let (lease, keep) = (millis(lease), millis(keep));
-        let args: [&[u8]; 4] = [&running, &lease, &keep, &layout::member(slot)];
-        Ok(self.run(slot.partition(), &self.scripts.renew, &keys, &args).await? == Value::Int(1))
+        let args: [&[u8]; 4] = [&running, &millis(lease), &millis(keep), &layout::member(slot)];
+        let partition = slot.partition();
+        let renewed = self.run(partition, &self.scripts.renew, (&keys, &args), None, self.deadline()).await? == Value::Int(1);
+        if renewed {
+            self.holdings.renewed(slot, fence, lease);
+        } else if self.holdings.holds(slot, |holding| holding.fence() == fence) && self.is_forgotten(partition).await? {
+            // It is written again in a moment.
+            return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
+        }
+        Ok(renewed)
     }
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {

@@ -13,6 +13,7 @@ use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::{Address, Dialer, Members};
+use super::epoch::Generation;
 use super::link::{Ask, Failure, Links, Pause};
 use super::{fault, layout};
 use crate::key::PARTITIONS;
@@ -53,10 +54,17 @@ impl Servers {
     }
 
     /// Sends a command about a partition to the server that holds it. Of [`Ask::Many`], the first error is the call's.
-    pub(super) async fn call(&self, partition: u16, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
+    /// `under`: see [`Links::call`].
+    pub(super) async fn call(
+        &self,
+        partition: u16,
+        ask: Ask<'_>,
+        under: Option<Generation>,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
         match self {
-            Servers::One(links) => ask_whole(links, ask, deadline).await,
-            Servers::Cluster(cluster) => cluster.call(partition, ask, deadline).await,
+            Servers::One(links) => ask_whole(links, ask, under, deadline).await,
+            Servers::Cluster(cluster) => cluster.call(partition, ask, under, deadline).await,
         }
     }
 
@@ -93,9 +101,14 @@ pub(super) struct Group {
     pub partitions: Vec<u16>,
 }
 
-/// Sends to this server; an error among the answers is the call's.
-pub(super) async fn ask_whole(links: &Links, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
-    match links.call(ask, deadline).await? {
+/// Sends to this server; an error among the answers is the call's. `under`: see [`Links::call`].
+pub(super) async fn ask_whole(
+    links: &Links,
+    ask: Ask<'_>,
+    under: Option<Generation>,
+    deadline: Instant,
+) -> Result<Value, Failure> {
+    match links.call(ask, under, deadline).await? {
         Value::Array(values) if matches!(ask, Ask::Many(_)) => {
             for value in &values {
                 if let Value::ServerError(error) = value {
@@ -164,11 +177,12 @@ impl Cluster {
         if homeless { Err(no_owner()) } else { Ok(()) }
     }
 
-    async fn call(&self, partition: u16, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
+    async fn call(&self, partition: u16, ask: Ask<'_>, under: Option<Generation>, deadline: Instant) -> Result<Value, Failure> {
         let mut links = self.owner(partition, deadline).await.map_err(Failure::Refused)?;
         for _ in 0..REDIRECTIONS_MAX {
-            let error = match ask_whole(&links, ask, deadline).await {
+            let error = match ask_whole(&links, ask, under, deadline).await {
                 Err(Failure::Answered(error)) => error,
+                Err(Failure::Replaced) => return Err(Failure::Replaced),
                 Err(failure) => {
                     // Another may have taken its place.
                     self.shared.stale.notify_one();
@@ -296,7 +310,8 @@ impl Shared {
                 visit.add_command(command.clone());
             }),
         }
-        let Value::Array(values) = ask_whole(links, Ask::Many(&visit), deadline).await? else {
+        // Where the partition is about to be, its epoch comes along with its records, and is compared.
+        let Value::Array(values) = ask_whole(links, Ask::Many(&visit), None, deadline).await? else {
             return Err(Failure::Refused(super::unexpected()));
         };
         let mut answers = values.into_iter().skip(1).step_by(2);

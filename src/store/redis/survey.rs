@@ -66,13 +66,13 @@ impl Redis {
     }
 
     async fn text(&self, group: &Group, ask: Cmd) -> Result<String, StoreError> {
-        let answer = ask_whole(&group.links, Ask::One(&ask), self.deadline()).await?;
+        let answer = ask_whole(&group.links, Ask::One(&ask), None, self.deadline()).await?;
         redis::from_redis_value(answer).map_err(|_| super::unexpected())
     }
 
     /// A setting, if the server tells: managed ones often don't.
     async fn setting(&self, group: &Group, ask: &Cmd, name: &'static str) -> Option<(&'static str, String)> {
-        match ask_whole(&group.links, Ask::One(ask), self.deadline()).await {
+        match ask_whole(&group.links, Ask::One(ask), None, self.deadline()).await {
             Ok(Value::Map(pairs)) => {
                 pairs.into_iter().next().and_then(|(_, value)| Some((name, redis::from_redis_value(value).ok()?)))
             }

@@ -1,9 +1,10 @@
 -- Writes a record if the slot's version is the expected one, in one step with the due index, the tombstone and the wake-up.
 --
--- KEYS: the record, the partition's due index, and the tombstone where the lifetime names one.
+-- KEYS: the record, the partition's due index, of a claim the partition's epoch, and the tombstone where the lifetime names
+-- one.
 -- ARGV: 1 expected version (8 bytes, empty: nothing may be there), 2 ms to keep, 3 the slot's member in the index,
 -- 4 the value, or of a record that falls due only its head, 5 ms until due (absent or empty: never), 6 the payload of a
--- record that falls due, or ms to keep a tombstone, 7 the tombstone.
+-- record that falls due, or ms to keep a tombstone, 7 of a claim the epoch that it goes by (absent: none), else the tombstone.
 --
 -- The value is head (version 8, fence 8, state 1), written (ms, 8), due (ms, 8, 0 never), payload. What falls due is
 -- stamped here, by this server's clock; all else comes whole, since asking the time and joining texts are what costs
@@ -12,10 +13,11 @@
 local current = redis.call('GET', KEYS[1])
 local before = current and string.byte(current, 17) or 0
 local state = string.byte(ARGV[4], 17)
+local grave = state == 1 and KEYS[4] or state ~= 1 and KEYS[3]
 local barred = false
 -- A tombstone bars a claim over nothing, and over a released marker too: that may have been written over nothing.
-if KEYS[3] and state == 1 and (not current or before == 4) then
-  local tombstone = redis.call('GET', KEYS[3])
+if grave and state == 1 and (not current or before == 4) then
+  local tombstone = redis.call('GET', grave)
   if tombstone then current, barred = tombstone, true end
 end
 if current then
@@ -30,6 +32,8 @@ if current then
 elseif ARGV[1] ~= '' then
   return false
 end
+-- Claims alone can run what ran before: on a server that forgot, they name an epoch that it hasn't.
+if state == 1 and ARGV[7] and redis.call('GET', KEYS[3]) ~= ARGV[7] then return 0 end
 local answer = 1
 if ARGV[5] and ARGV[5] ~= '' then
   local time = redis.call('TIME')
@@ -42,7 +46,7 @@ else
   redis.call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
   -- Only what was unsettled can be in the index.
   if current and before <= 2 then redis.call('ZREM', KEYS[2], ARGV[3]) end
-  if ARGV[7] then redis.call('SET', KEYS[3], ARGV[7], 'PX', ARGV[6]) end
+  if grave then redis.call('SET', grave, ARGV[7], 'PX', ARGV[6]) end
 end
 if state ~= 1 then redis.call('PUBLISH', KEYS[1], '') end
 return answer

@@ -129,7 +129,7 @@ impl Drop for Server {
 }
 
 pub(super) fn options(url: &str, timeout: Duration) -> Options {
-    Options { place: Place::Server(url.into()), timeout, ca_file: None, ack: Ack::Memory }
+    Options { place: Place::Server(url.into()), timeout, ca_file: None, ack: Ack::Memory, quiet: Duration::ZERO }
 }
 
 pub(super) fn store(url: &str, timeout: Duration) -> Arc<Redis> {

@@ -1,0 +1,353 @@
+//! Whether the servers still have what they acknowledged. A server that restarts empty, is flushed, or is replaced by a
+//! replica that lags behind answers like any other: keys that ran look new.
+//!
+//! Two things tell. Each partition has an **epoch**, a key without an end that every claim names and the script compares: who
+//! lost everything lost it too. And each server has a **lineage** (run id and replication id), read on every connect before
+//! the first claim: a restart or a promotion changes it. After a change of either, what this process holds is written again
+//! before the next claim; and where claims must not be lost at all, new ones are refused for [`QUIET`], in which the other
+//! gateways do the same.
+//!
+//! Danger: gateways and servers that all start empty at once know of nothing that was lost.
+
+use std::collections::HashSet;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, PoisonError, RwLock, Weak};
+use std::time::Duration;
+
+use futures_util::StreamExt;
+use redis::Value;
+use redis::aio::MultiplexedConnection;
+use tokio::sync::Notify;
+use tokio::time::{Instant, sleep, timeout, timeout_at};
+
+use super::holdings::{Holding, is_later};
+use super::link::Ask;
+use super::servers::{Group, ask_whole};
+use super::write::{Change, Written};
+use super::{Redis, array, fault, layout, time_ms, unexpected};
+use crate::key::{PARTITIONS, Slot};
+use crate::record::decode;
+use crate::store::{StoreError, Swap};
+
+/// How long new operations are refused, under "strict", after the servers may have lost something: several times what the
+/// other gateways need to notice it.
+pub const QUIET: Duration = Duration::from_secs(5);
+
+/// How often an epoch of each server is looked at although nothing seems wrong: a flushed server tells nobody.
+const PERIOD: Duration = Duration::from_secs(1);
+
+/// Before a pass that failed is repeated.
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// Records written again at once.
+const ASSERTIONS_AT_ONCE: usize = 64;
+
+/// Bytes of an epoch: a random name, and when it began (ms since 1970 by the server's clock).
+pub(super) const EPOCH_BYTES: usize = 16;
+
+/// The name of a partition's history, and since when it has it.
+pub(super) type Epoch = [u8; EPOCH_BYTES];
+
+/// A server's history of writes, numbered within this process: a number stands for one lineage.
+pub(super) type Generation = u64;
+
+/// Which server answers, and which history of writes it has.
+#[derive(PartialEq, Eq)]
+pub(super) struct Lineage {
+    /// Changes with every start.
+    run: String,
+    /// Changes with every promotion.
+    replication: String,
+}
+
+impl Lineage {
+    /// Asks a server; `None` where it doesn't tell.
+    ///
+    /// # Errors
+    /// It doesn't answer.
+    pub(super) async fn of(connection: &MultiplexedConnection, limit: Duration) -> Result<Option<Lineage>, String> {
+        let mut connection = connection.clone();
+        let info = redis::cmd("INFO");
+        let answer = timeout(limit, info.query_async::<String>(&mut connection)).await.map_err(|_| "no answer in time")?;
+        let info = match answer {
+            Ok(info) => info,
+            Err(error) if fault::is_transport(&error) => return Err(fault::of_connecting(&error)),
+            Err(_) => return Ok(None),
+        };
+        let field = |name: &str| {
+            let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
+            line.map(|value| value.trim().to_owned())
+        };
+        Ok(field("run_id").zip(field("master_replid")).map(|(run, replication)| Lineage { run, replication }))
+    }
+}
+
+/// A number that no other lineage has.
+pub(super) fn new_generation() -> Generation {
+    static LAST: AtomicU64 = AtomicU64::new(0);
+    LAST.fetch_add(1, Ordering::Relaxed) + 1
+}
+
+/// What a partition's claims go by.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) struct Standing {
+    pub generation: Generation,
+    pub epoch: Epoch,
+    /// Until when new operations are refused.
+    pub quiet_until: Option<Instant>,
+}
+
+/// What is known of all partitions.
+pub(super) struct Epochs {
+    table: RwLock<Vec<Known>>,
+    /// A claim wants to know, or something changed.
+    wanted: Arc<Notify>,
+    /// A pass has ended.
+    passed: Notify,
+    /// Why the last pass found out nothing about some partition.
+    failure: RwLock<Option<StoreError>>,
+    quiet: Duration,
+}
+
+#[derive(Clone, Copy, Default)]
+struct Known {
+    standing: Option<Standing>,
+    /// The epoch that this process went by last, also while it is in doubt.
+    last: Option<Epoch>,
+}
+
+impl Epochs {
+    /// Nothing is known yet. `wanted` wakes who finds out; new operations are refused for `quiet` after a loss.
+    pub(super) fn new(wanted: Arc<Notify>, quiet: Duration) -> Epochs {
+        let table = vec![Known::default(); usize::from(PARTITIONS)];
+        Epochs { table: RwLock::new(table), wanted, passed: Notify::new(), failure: RwLock::default(), quiet }
+    }
+
+    fn known(&self, partition: u16) -> Known {
+        let table = self.table.read().unwrap_or_else(PoisonError::into_inner);
+        table.get(usize::from(partition)).copied().unwrap_or_default()
+    }
+
+    fn set(&self, partition: u16, known: Known) {
+        let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(entry) = table.get_mut(usize::from(partition)) {
+            *entry = known;
+        }
+    }
+
+    /// What claims in a partition go by; waits for it, until the deadline, while it is being found out.
+    pub(super) async fn standing(&self, partition: u16, deadline: Instant) -> Result<Standing, StoreError> {
+        let passed = self.passed.notified();
+        if let Some(standing) = self.known(partition).standing {
+            return Ok(standing);
+        }
+        self.wanted.notify_one();
+        let waited = timeout_at(deadline, passed).await;
+        self.known(partition).standing.filter(|_| waited.is_ok()).ok_or_else(|| self.failure())
+    }
+
+    /// Why nothing can be claimed. Whatever failed, nothing of a claim was sent.
+    fn failure(&self) -> StoreError {
+        match &*self.failure.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(StoreError::NotApplied(why) | StoreError::MaybeApplied(why)) => StoreError::NotApplied(why.clone()),
+            Some(error @ StoreError::Corrupt(_)) => error.clone(),
+            None => StoreError::NotApplied("what the store's server holds is not known yet".into()),
+        }
+    }
+
+    fn passed(&self, done: &Result<(), StoreError>) {
+        *self.failure.write().unwrap_or_else(PoisonError::into_inner) = done.as_ref().err().cloned();
+        self.passed.notify_waiters();
+    }
+
+    /// A partition's server is not what this standing says.
+    pub(super) fn doubt(&self, partition: u16, standing: &Standing) {
+        let known = self.known(partition);
+        if known.standing.as_ref() == Some(standing) {
+            self.set(partition, Known { standing: None, ..known });
+        }
+        self.wanted.notify_one();
+    }
+}
+
+/// Finds out and keeps what claims go by, for as long as the store lives.
+pub(super) async fn keep(store: Weak<Redis>, wanted: Arc<Notify>) {
+    loop {
+        let done = match store.upgrade() {
+            None => return,
+            Some(store) => {
+                let done = store.look_at_epochs().await;
+                store.epochs.passed(&done);
+                done
+            }
+        };
+        if done.is_err() {
+            sleep(AGAIN).await;
+        }
+        let _ = timeout(PERIOD, wanted.notified()).await;
+    }
+}
+
+impl Redis {
+    /// Finds out what claims go by, wherever it is not known; elsewhere, looks whether it still holds.
+    async fn look_at_epochs(&self) -> Result<(), StoreError> {
+        let looks = self.servers.groups().into_iter().map(|group| self.look_at(group));
+        futures_util::future::join_all(looks).await.into_iter().collect()
+    }
+
+    async fn look_at(&self, group: Group) -> Result<(), StoreError> {
+        let generation = group.links.generation(self.deadline()).await?;
+        let stands = |partition: &u16| {
+            let standing = self.epochs.known(*partition).standing;
+            standing.is_some_and(|standing| standing.generation == generation)
+        };
+        let unclear: Vec<u16> = group.partitions.iter().copied().filter(|partition| !stands(partition)).collect();
+        match (unclear.is_empty(), group.partitions.first()) {
+            (false, _) => self.find_out(&group, generation, unclear).await,
+            // Who loses one loses all.
+            (true, Some(first)) if self.is_forgotten(*first).await? => {
+                let partitions = group.partitions.clone();
+                self.find_out(&group, generation, partitions).await
+            }
+            (true, _) => Ok(()),
+        }
+    }
+
+    /// Whether a partition's server has another epoch than its claims go by, or none.
+    pub(super) async fn is_forgotten(&self, partition: u16) -> Result<bool, StoreError> {
+        let Some(standing) = self.epochs.known(partition).standing else { return Ok(true) };
+        let mut get = redis::cmd("GET");
+        get.arg(layout::epoch_key(partition));
+        let found = self.command(partition, &get).await?;
+        let forgotten = epoch(&found) != Some(standing.epoch);
+        if forgotten {
+            self.epochs.doubt(partition, &standing);
+        }
+        Ok(forgotten)
+    }
+
+    /// Reads the epochs of a server's partitions, writes again what this process holds of those that may have lost something,
+    /// and begins an epoch where there is none.
+    async fn find_out(&self, group: &Group, generation: Generation, partitions: Vec<u16>) -> Result<(), StoreError> {
+        let (now_ms, mut found) = self.epochs_at(group, generation, &partitions).await?;
+        let last = |partition: &u16| self.epochs.known(*partition).last;
+        let met_again: HashSet<u16> = partitions.iter().copied().filter(|partition| last(partition).is_some()).collect();
+        let lost =
+            partitions.iter().zip(&found).filter(|(partition, found)| last(partition).is_some_and(|last| **found != Some(last)));
+        report(lost.count(), met_again.len());
+        self.assert_again(&met_again).await?;
+        if found.iter().any(Option::is_none) {
+            let absent = partitions.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(partition, _)| *partition);
+            self.begin_epochs(group, generation, absent, now_ms).await?;
+            // Another gateway may have been faster: what stands is what counts.
+            found = self.epochs_at(group, generation, &partitions).await?.1;
+        }
+        for (partition, epoch) in partitions.iter().zip(found) {
+            let epoch = epoch.ok_or_else(unexpected)?;
+            let quiet_until = self.quiet_until(met_again.contains(partition), &epoch, now_ms);
+            let standing = Standing { generation, epoch, quiet_until };
+            self.epochs.set(*partition, Known { standing: Some(standing), last: Some(epoch) });
+        }
+        Ok(())
+    }
+
+    /// A server's time, and the epochs of its partitions.
+    async fn epochs_at(
+        &self,
+        group: &Group,
+        generation: Generation,
+        partitions: &[u16],
+    ) -> Result<(u64, Vec<Option<Epoch>>), StoreError> {
+        let mut reading = redis::pipe();
+        reading.cmd("TIME");
+        for partition in partitions {
+            reading.cmd("GET").arg(layout::epoch_key(*partition));
+        }
+        let mut answers =
+            array(ask_whole(&group.links, Ask::Many(&reading), Some(generation), self.deadline()).await?)?.into_iter();
+        let now_ms = time_ms(answers.next().ok_or_else(unexpected)?)?;
+        Ok((now_ms, answers.map(|answer| epoch(&answer)).collect()))
+    }
+
+    async fn begin_epochs(
+        &self,
+        group: &Group,
+        generation: Generation,
+        partitions: impl Iterator<Item = u16>,
+        now_ms: u64,
+    ) -> Result<(), StoreError> {
+        let name = getrandom::u64().map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
+        let fresh = [name.to_be_bytes(), now_ms.to_be_bytes()].concat();
+        let mut beginning = redis::pipe();
+        for partition in partitions {
+            beginning.cmd("SET").arg(layout::epoch_key(partition)).arg(&fresh).arg("NX");
+        }
+        if let Some(wait) = self.wait() {
+            beginning.add_command(wait);
+        }
+        let mut answers = array(ask_whole(&group.links, Ask::Many(&beginning), Some(generation), self.deadline()).await?)?;
+        self.insist(answers.pop())
+    }
+
+    /// Writes again what this process holds of these partitions.
+    async fn assert_again(&self, partitions: &HashSet<u16>) -> Result<(), StoreError> {
+        let assertions = self.holdings.of(partitions).into_iter().map(|(slot, holding)| self.assert_one(slot, holding));
+        let done: Vec<_> = futures_util::stream::iter(assertions).buffer_unordered(ASSERTIONS_AT_ONCE).collect().await;
+        done.into_iter().collect()
+    }
+
+    async fn assert_one(&self, slot: Slot, holding: Holding) -> Result<(), StoreError> {
+        let record = decode(&holding.encoded.head, holding.encoded.payload.clone())?;
+        let mut expected = None;
+        loop {
+            let change = Change { slot: &slot, expected, next: &record, encoded: &holding.encoded, lifetime: holding.lifetime };
+            match self.write(&change, None, self.deadline()).await? {
+                Written::Swapped(Swap::Stale(Some(stands))) => {
+                    let version = stands.record.version;
+                    // What the server went on with is an earlier state of the same operation.
+                    if expected != Some(version) && holding.follows(version) {
+                        expected = Some(version);
+                        continue;
+                    }
+                    if !is_later(version, record.version) {
+                        tracing::error!(operation = %slot, "the store lost this operation and it was begun again: it may have been executed twice");
+                    }
+                    self.holdings.superseded(&slot);
+                    return Ok(());
+                }
+                _ => return Ok(()),
+            }
+        }
+    }
+
+    /// Until when new operations are refused: for a while after a change that was noticed here, and while an epoch is young,
+    /// which others may have noticed.
+    fn quiet_until(&self, met_again: bool, epoch: &Epoch, now_ms: u64) -> Option<Instant> {
+        let age = Duration::from_millis(now_ms.saturating_sub(born_ms(epoch)));
+        let left = if met_again { self.epochs.quiet } else { self.epochs.quiet.saturating_sub(age) };
+        (!left.is_zero()).then(|| Instant::now() + left)
+    }
+}
+
+fn report(lost: usize, met_again: usize) {
+    if lost > 0 {
+        tracing::error!(partitions = lost, "the store has lost its records: what this gateway holds of them is written again");
+    } else if met_again > 0 {
+        tracing::warn!(
+            partitions = met_again,
+            "the store's server was restarted or replaced: what this gateway holds is written again"
+        );
+    }
+}
+
+/// The epoch in an answer; `None` where there is none.
+fn epoch(answer: &Value) -> Option<Epoch> {
+    match answer {
+        Value::BulkString(bytes) => bytes.as_slice().try_into().ok(),
+        _ => None,
+    }
+}
+
+fn born_ms(epoch: &Epoch) -> u64 {
+    epoch.iter().skip(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
+}

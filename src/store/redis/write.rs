@@ -1,0 +1,153 @@
+//! The one write: how a record goes through the swap script, and what a claim needs besides.
+
+use redis::Value;
+use tokio::time::Instant;
+
+use super::epoch::Standing;
+use super::link::Failure;
+use super::{Redis, held, layout, millis, time_ms, unexpected};
+use crate::key::Slot;
+use crate::record::{Encoded, Lifetime, Record, State, Version, encode};
+use crate::store::{Store, StoreError, Swap};
+
+/// A change that is to be written.
+pub(super) struct Change<'a> {
+    pub slot: &'a Slot,
+    pub expected: Option<Version>,
+    pub next: &'a Record,
+    /// `next`, as it is stored.
+    pub encoded: &'a Encoded,
+    pub lifetime: Lifetime,
+}
+
+/// What became of it.
+pub(super) enum Written {
+    Swapped(Swap),
+    /// The server isn't the one, or hasn't the epoch, that the claim goes by. Nothing was written.
+    OtherEpoch,
+}
+
+impl Redis {
+    /// Claims: only under the epoch that the partition is known to have, and not while new operations are refused.
+    pub(super) async fn claim(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
+        let (partition, deadline) = (change.slot.partition(), self.deadline());
+        loop {
+            let standing = self.epochs.standing(partition, deadline).await?;
+            if standing.quiet_until.is_some_and(|until| Instant::now() < until) {
+                return self.known_only(change).await;
+            }
+            match self.write(change, Some(&standing), deadline).await? {
+                Written::Swapped(swap) => return Ok(swap),
+                Written::OtherEpoch => self.epochs.doubt(partition, &standing),
+            }
+        }
+    }
+
+    /// The record that stands in a claim's way, while nothing may be claimed.
+    async fn known_only(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
+        let stands = self.load(change.slot).await?;
+        match stands {
+            Some(stands) if change.expected != Some(stands.record.version) => Ok(Swap::Stale(Some(stands))),
+            _ => Err(StoreError::NotApplied(
+                "the store may have lost records a moment ago: what it doesn't know is refused for some seconds".into(),
+            )),
+        }
+    }
+
+    /// Writes what is no claim. A record that this process wrote and the store has no more was lost with others: it is
+    /// written again first.
+    pub(super) async fn change(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
+        let (partition, deadline) = (change.slot.partition(), self.deadline());
+        let swapped = self.swapped(self.write(change, None, deadline).await?)?;
+        let own = |expected| self.holdings.holds(change.slot, |holding| holding.version() == expected);
+        if swapped == Swap::Stale(None) && change.expected.is_some_and(own) && self.is_forgotten(partition).await? {
+            self.epochs.standing(partition, deadline).await?;
+            return self.swapped(self.write(change, None, deadline).await?);
+        }
+        Ok(swapped)
+    }
+
+    fn swapped(&self, written: Written) -> Result<Swap, StoreError> {
+        match written {
+            Written::Swapped(swap) => Ok(swap),
+            Written::OtherEpoch => Err(unexpected()),
+        }
+    }
+
+    /// Runs the script. `claims` is what a claim goes by; what is no claim, or repeats one, goes by nothing.
+    pub(super) async fn write(
+        &self,
+        change: &Change<'_>,
+        claims: Option<&Standing>,
+        deadline: Instant,
+    ) -> Result<Written, StoreError> {
+        let Change { slot, expected, next, encoded: Encoded { head, payload }, lifetime } = change;
+        let partition = slot.partition();
+        let in_flight = matches!(next.state, State::InFlight { .. });
+        let tombstone_ms = lifetime.tombstone.filter(|_| matches!(next.state, State::Completed { .. })).map(millis);
+        let mut keys = vec![layout::record_key(slot), layout::due_key(partition)];
+        if in_flight {
+            keys.push(layout::epoch_key(partition));
+        }
+        if in_flight && lifetime.tombstone.is_some() || tombstone_ms.is_some() {
+            keys.push(layout::tombstone_key(slot));
+        }
+        let expected = expected.map(|version| version.0.to_be_bytes());
+        let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
+        let (keep, member) = (millis(lifetime.keep), layout::member(slot));
+        let under = claims.map(|standing| standing.generation);
+        let run = async |args: &[&[u8]]| self.run(partition, &self.scripts.swap, (&keys, args), under, deadline).await;
+        let answer = match (lifetime.due, tombstone_ms) {
+            (Some(due), _) => {
+                let due = millis(due);
+                let args: [&[u8]; 7] = [expected, &keep, &member, head, &due, payload, claims.map_or(b"", |s| &s.epoch)];
+                run(args.get(..if claims.is_some() { 7 } else { 6 }).unwrap_or(&args)).await
+            }
+            (None, None) => {
+                let value = layout::stamped(head, self.now_ms(partition).await?, payload);
+                run(&[expected, &keep, &member, &value]).await
+            }
+            (None, Some(tombstone_ms)) => {
+                let now_ms = self.now_ms(partition).await?;
+                let value = layout::stamped(head, now_ms, payload);
+                let expired = encode(&Record { state: State::Expired, ..(*next).clone() });
+                let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
+                run(&[expected, &keep, &member, &value, b"", &tombstone_ms, &tombstone]).await
+            }
+        };
+        match answer {
+            Err(Failure::Replaced) | Ok(OTHER_EPOCH) => Ok(Written::OtherEpoch),
+            answer => Ok(Written::Swapped(self.swap_of(answer?)?)),
+        }
+    }
+
+    /// What the swap script answered.
+    fn swap_of(&self, answer: Value) -> Result<Swap, StoreError> {
+        match answer {
+            Value::Int(1) => Ok(Swap::Stored),
+            // Written, at this time.
+            Value::Int(now_ms) => {
+                self.time.told(u64::try_from(now_ms).map_err(|_| unexpected())?);
+                Ok(Swap::Stored)
+            }
+            Value::Nil => Ok(Swap::Stale(None)),
+            // Settled: without the time.
+            Value::BulkString(_) => {
+                let mut held = held(answer, 0)?;
+                held.iter_mut().for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
+                Ok(Swap::Stale(held))
+            }
+            Value::Array(parts) => {
+                let mut parts = parts.into_iter();
+                let value = parts.next().ok_or_else(unexpected)?;
+                let now_ms = time_ms(Value::Array(parts.collect()))?;
+                self.time.told(now_ms);
+                Ok(Swap::Stale(held(value, now_ms)?))
+            }
+            _ => Err(unexpected()),
+        }
+    }
+}
+
+/// The script's answer to a claim that names another epoch than the partition has.
+const OTHER_EPOCH: Value = Value::Int(0);
