@@ -118,7 +118,7 @@ fn told(headers: &HeaderMap, peer: &Peer) -> Told {
 }
 
 /// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body.
-pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_host: Option<HeaderValue>, peer: Option<&Peer>) {
+pub fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_host: Option<HeaderValue>, peer: Option<&Peer>) {
     strip_hop_by_hop(headers);
     headers.remove(CONTENT_LENGTH);
     let believed = peer.filter(|peer| peer.trusted);
@@ -151,7 +151,7 @@ pub(super) fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_h
 
 /// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
 /// whose length field describes a body that isn't there.
-pub(super) fn from_upstream(headers: &mut HeaderMap, bodiless: bool) {
+pub fn from_upstream(headers: &mut HeaderMap, bodiless: bool) {
     // A length beside a transfer coding is a lie about one of them (RFC 9112, section 6.3).
     if !bodiless || headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);

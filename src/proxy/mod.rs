@@ -14,7 +14,7 @@ mod socket;
 mod wire;
 
 pub use body::{Silence, discard, read_whole};
-pub use fields::{Peer, TraceParent, trace_parent};
+pub use fields::{Peer, TraceParent, from_upstream, to_upstream, trace_parent};
 pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
 pub use guard::{Scan, Scanner};
 pub use reject::{Rejections, Shape};
