@@ -34,9 +34,11 @@ use crate::layer::{LayerSettings, OncewardLayer};
 use crate::proxy::{Forward, Rejections, Server, ServerLimits, Upstream, UpstreamSettings};
 use crate::route::Route;
 use crate::store::Store;
+use crate::store::cache::LocalCache;
+use crate::store::cached::Cached;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, Redis};
+use crate::store::redis::{self, Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, Redis};
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
@@ -62,7 +64,7 @@ impl Gateway {
         let clock = Clock::system();
         let meter = Meter::new();
         let kept = open_store(&config, &clock).await?;
-        let store = sealed(kept.store.clone(), &secrets)?;
+        let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
         let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config));
 
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
@@ -187,6 +189,17 @@ fn sealed(store: Arc<dyn Store>, secrets: &Secrets) -> Result<Arc<dyn Store>> {
     let key = |(id, text): &(String, Secret)| anyhow::Ok(SealingKey::new(id, &BASE64.decode(text.expose())?)?);
     let keys = secrets.encryption_keys.iter().map(key).collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(Sealed::new(store, keys)?))
+}
+
+/// The store, or one whose completed records are kept in the process: outermost, so that a replay opens no seal either.
+fn cached(store: Arc<dyn Store>, config: &Config, clock: &Clock, meter: &Meter) -> Result<Arc<dyn Store>> {
+    let bytes = config.store.local_cache;
+    if bytes == 0 || !matches!(config.store.url, StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. }) {
+        return Ok(store);
+    }
+    let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.cache.clone());
+    let tracker = redis::track(&redis_options(config)?, cache.clone(), wanted)?;
+    Ok(Arc::new(Cached::new(store, cache, tracker)))
 }
 
 /// Looks at the servers of a configured store. `None` where there are none to look at.

@@ -4,4 +4,4 @@ mod logs;
 mod metrics;
 
 pub use logs::{LogFormat, init as init_logs};
-pub use metrics::{Answer, Meter, RouteMeter, StoreCall, Timer};
+pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::confirm::Confirmation;
 use super::sentinel::{self, Sentinels};
 use super::{ConnectError, Options, Place, fault};
 use crate::tls;
@@ -46,6 +47,8 @@ pub(super) struct Dialer {
     connector: Option<TlsConnector>,
     /// How long a command may take.
     pub(super) timeout: Duration,
+    /// How answers are confirmed.
+    pub(super) confirmation: Confirmation,
 }
 
 #[derive(Clone)]
@@ -142,7 +145,8 @@ impl Dialer {
             }
             (_, None) => Target::Fixed(address),
         };
-        Ok(Dialer { target, greeting: greeting(first), connector, timeout: options.timeout })
+        let confirmation = Confirmation::new(options);
+        Ok(Dialer { target, greeting: greeting(first), connector, timeout: options.timeout, confirmation })
     }
 
     /// The same, to this server.

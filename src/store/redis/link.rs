@@ -159,12 +159,13 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
         });
         match dialled.await {
             Ok(Dialled { connection, driver, address }) => {
+                dialer.confirmation.learn(&connection, dialer.timeout).await;
                 let born = Instant::now();
                 let link = Link { connection, _driver: Arc::new(driver), address, doubt };
                 states.send_replace(State::Up(link.clone()));
                 tokio::select! {
                     () = link.wears_out(dialer.timeout) => {}
-                    () = link.is_replaced(&dialer) => {}
+                    () = sentinel::replaced(&dialer, &link.address) => {}
                 }
                 states.send_replace(State::Connecting);
                 tracing::warn!("the connection to the store is lost, connecting again");
@@ -190,17 +191,6 @@ impl Link {
             self.doubt.leave();
         } else if fault::is_transport(error) {
             self.doubt.raised.notify_one();
-        }
-    }
-
-    /// Returns when the sentinels name another primary. Without sentinels, never.
-    async fn is_replaced(&self, dialer: &Dialer) {
-        let Some(sentinels) = dialer.sentinels() else { return std::future::pending().await };
-        loop {
-            tokio::time::sleep(sentinel::ASK_AGAIN).await;
-            if sentinels.primary(dialer).await.is_ok_and(|primary| primary != self.address) {
-                return;
-            }
         }
     }
 

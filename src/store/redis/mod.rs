@@ -15,16 +15,19 @@ use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::confirm::Confirmation;
 use self::dial::Dialer;
 use self::link::{Ask, Failure};
 use self::servers::{Group, Servers, ask_whole};
 pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
+pub use self::tracker::track;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Encoded, Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::tls::TrustError;
 
+mod confirm;
 mod dial;
 mod fault;
 mod layout;
@@ -35,6 +38,7 @@ mod servers;
 mod subscriber;
 mod survey;
 mod time;
+mod tracker;
 
 /// How long the trace of a [`Redis::ping`] stays, in ms.
 const PING_KEEP_MS: u64 = 60_000;
@@ -66,7 +70,8 @@ pub enum Ack {
     /// So many replicas. Behind every call that claims, completes or reads a record stands a `WAIT` on the same
     /// connection: what was read is as good as what was written, or a replay could answer what a failover takes away.
     Replicas(u32),
-    /// The disk. The server answers after it if `appendfsync always` is set, which [`Redis::survey`] looks at.
+    /// The server's disk. Servers since 7.2 are made to say so, by a `WAITAOF` in the same places. Older ones answer after it
+    /// if `appendfsync always` is set, which [`Redis::survey`] looks at.
     Fsync,
 }
 
@@ -120,6 +125,7 @@ pub struct Redis {
     servers: Servers,
     timeout: Duration,
     ack: Ack,
+    confirmation: Confirmation,
     hub: Hub,
     scripts: Scripts,
     time: ServerTime,
@@ -153,6 +159,7 @@ impl Redis {
         let dialer = Dialer::new(&options)?;
         let hub = Hub::remote();
         Ok(Arc::new(Redis {
+            confirmation: dialer.confirmation.clone(),
             servers: Servers::keep(dialer.clone()),
             timeout: options.timeout,
             ack: options.ack,
@@ -213,27 +220,6 @@ impl Redis {
         let mut values = array(answer).map_err(Failure::Refused)?;
         self.insist(values.pop()).map_err(Failure::Refused)?;
         values.pop().ok_or_else(|| Failure::Refused(unexpected()))
-    }
-
-    /// The command that waits for replicas. It counts what its own connection wrote before, so it has to go out with
-    /// that. It blocks the connection, and so ends well before a call gives up.
-    fn wait(&self) -> Option<Cmd> {
-        let Ack::Replicas(wanted) = self.ack else { return None };
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(wanted).arg(millis(self.timeout / 4));
-        Some(wait)
-    }
-
-    /// Refuses an answer that too few replicas confirmed.
-    fn insist(&self, told: Option<Value>) -> Result<(), StoreError> {
-        let Ack::Replicas(wanted) = self.ack else { return Ok(()) };
-        match told {
-            Some(Value::Int(confirmed)) if confirmed >= i64::from(wanted) => Ok(()),
-            Some(Value::Int(confirmed)) => {
-                Err(StoreError::MaybeApplied(format!("{confirmed} of {wanted} replicas confirmed it")))
-            }
-            _ => Err(unexpected()),
-        }
     }
 }
 
