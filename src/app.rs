@@ -63,7 +63,7 @@ impl Gateway {
         config.add_secrets(&secrets);
         let clock = Clock::system();
         let meter = Meter::new();
-        let kept = open_store(&config, &clock).await?;
+        let kept = open_store(&config, &clock, &meter).await?;
         let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
         let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config));
 
@@ -198,7 +198,7 @@ fn cached(store: Arc<dyn Store>, config: &Config, clock: &Clock, meter: &Meter) 
         return Ok(store);
     }
     let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.cache.clone());
-    let tracker = redis::track(&redis_options(config)?, cache.clone(), wanted)?;
+    let tracker = redis::track(&redis_options(config, meter)?, cache.clone(), wanted)?;
     Ok(Arc::new(Cached::new(store, cache, tracker)))
 }
 
@@ -209,11 +209,11 @@ fn cached(store: Arc<dyn Store>, config: &Config, clock: &Clock, meter: &Meter) 
 pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
     match &config.store.url {
         StoreUrl::Memory | StoreUrl::File(_) => Ok(None),
-        _ => Ok(Some(Redis::connect(redis_options(config)?)?.survey().await?)),
+        _ => Ok(Some(Redis::connect(redis_options(config, &Meter::new())?)?.survey().await?)),
     }
 }
 
-fn redis_options(config: &Config) -> Result<RedisOptions> {
+fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
     Ok(RedisOptions {
         place: redis_place(&config.store.url)?,
         timeout: config.store.timeout,
@@ -223,6 +223,7 @@ fn redis_options(config: &Config) -> Result<RedisOptions> {
             Ack::Replicas(wanted) => RedisAck::Replicas(wanted),
             Ack::Fsync => RedisAck::Fsync,
         },
+        breakers: meter.breakers.clone(),
     })
 }
 
@@ -238,7 +239,7 @@ fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
     })
 }
 
-async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
+async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kept> {
     match &config.store.url {
         StoreUrl::Memory => Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None }),
         StoreUrl::File(dir) => {
@@ -248,7 +249,7 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
             Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let store = Redis::connect(redis_options(config)?)?;
+            let store = Redis::connect(redis_options(config, meter)?)?;
             // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
             look_over(&store, config.store.durability).await?;
             Ok(Kept { store, embedded: None })

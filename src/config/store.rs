@@ -262,7 +262,9 @@ impl StoreConfig {
         match (local_cache, &url) {
             (Some(0) | None, _) => {}
             (_, Some(StoreUrl::Memory | StoreUrl::File(_))) => {
-                table.report.warn(&table.path_of("local_cache"), "not used: it is for Redis; memory: and file: are in the process");
+                table
+                    .report
+                    .warn(&table.path_of("local_cache"), "not used: it is for Redis; memory: and file: are in the process");
             }
             (_, Some(StoreUrl::Cluster { .. })) => {
                 table.report.note(&table.place_of("local_cache"), LOCAL_CACHE_EXPECTED);

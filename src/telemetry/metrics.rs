@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+use super::BreakerMeter;
+
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are the documentation: they are the label's values.
@@ -176,6 +178,8 @@ pub struct Meter {
     pub unsettled_in_background: Gauge,
     /// Completed records kept in the process.
     pub cache: CacheMeter,
+    /// Whether calls to the store's servers are spared.
+    pub breakers: BreakerMeter,
 }
 
 /// The metrics of one route, found once at the start.
@@ -237,6 +241,7 @@ impl Meter {
             corrupt_records: Counter::default(),
             unsettled_in_background: Gauge::default(),
             cache: CacheMeter::default(),
+            breakers: BreakerMeter::default(),
         };
         let calls: Family<CallLabel, Histogram, fn() -> Histogram> = Family::new_with_constructor(buckets as fn() -> Histogram);
         meter.claim = calls.get_or_create(&CallLabel { call: "claim" }).clone();
@@ -266,6 +271,7 @@ impl Meter {
         registry.register("corrupt_records", "Stored records that could not be read", m.corrupt_records.clone());
         registry.register("unsettled_in_background", "Results that are still being stored", m.unsettled_in_background.clone());
         register_cache(&mut registry, &m.cache);
+        m.breakers.register(&mut registry);
         meter.registry = Arc::new(registry);
         meter
     }

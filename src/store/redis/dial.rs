@@ -20,6 +20,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::confirm::Confirmation;
 use super::sentinel::{self, Sentinels};
 use super::{ConnectError, Options, Place, fault};
+use crate::telemetry::BreakerMeter;
 use crate::tls;
 
 /// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
@@ -49,6 +50,7 @@ pub(super) struct Dialer {
     pub(super) timeout: Duration,
     /// How answers are confirmed.
     pub(super) confirmation: Confirmation,
+    pub(super) breakers: BreakerMeter,
 }
 
 #[derive(Clone)]
@@ -146,7 +148,8 @@ impl Dialer {
             (_, None) => Target::Fixed(address),
         };
         let confirmation = Confirmation::new(options);
-        Ok(Dialer { target, greeting: greeting(first), connector, timeout: options.timeout, confirmation })
+        let (timeout, breakers) = (options.timeout, options.breakers.clone());
+        Ok(Dialer { target, greeting: greeting(first), connector, timeout, confirmation, breakers })
     }
 
     /// The same, to this server.

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::breaker::Breaker;
 use super::dial::{Address, Dialer, Dialled};
 use super::{fault, sentinel};
 use crate::store::StoreError;
@@ -30,6 +31,7 @@ pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Links {
     states: watch::Receiver<State>,
     timeout: Duration,
+    breaker: Breaker,
     _keeper: AbortOnDropHandle<()>,
 }
 
@@ -78,13 +80,22 @@ impl Links {
     /// Begins to connect. Must be called within a tokio runtime.
     pub(super) fn keep(dialer: Dialer) -> Links {
         let (sender, states) = watch::channel(State::Connecting);
-        let timeout = dialer.timeout;
-        Links { states, timeout, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
+        let (timeout, breaker) = (dialer.timeout, Breaker::new(dialer.breakers.clone()));
+        Links { states, timeout, breaker, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
     }
 
     /// Sends a command and waits for its answer, until the deadline; the wait for a connection counts.
     pub(super) async fn call(&self, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
-        let mut link = self.link(deadline).await.map_err(Failure::Refused)?;
+        let pass = self.breaker.pass().map_err(Failure::Refused)?;
+        let mut link = match self.link(deadline).await {
+            Ok(link) => link,
+            Err(error) => {
+                if Instant::now() >= deadline {
+                    pass.unanswered();
+                }
+                return Err(Failure::Refused(error));
+            }
+        };
         let answer = async {
             match ask {
                 Ask::One(command) => command.query_async::<Value>(&mut link.connection).await,
@@ -92,12 +103,19 @@ impl Links {
             }
         };
         match timeout_at(deadline, answer).await {
-            Ok(Ok(value)) => Ok(value),
+            Ok(Ok(value)) => {
+                pass.answered();
+                Ok(value)
+            }
             Ok(Err(error)) => {
+                if !fault::is_transport(&error) {
+                    pass.answered();
+                }
                 link.judge(&error);
                 Err(Failure::Answered(error))
             }
             Err(_) => {
+                pass.unanswered();
                 link.doubt.raised.notify_one();
                 Err(Failure::Refused(StoreError::MaybeApplied(self.no_answer())))
             }
@@ -219,8 +237,13 @@ impl Pause {
     pub(super) async fn pass(&mut self) {
         let most = PAUSE_MIN.saturating_mul(1 << self.0.min(5)).min(PAUSE_MAX);
         self.0 = self.0.saturating_add(1);
-        // Without randomness the pause is just not jittered.
-        let share = getrandom::u32().unwrap_or(u32::MAX);
-        tokio::time::sleep(most.mul_f64(0.5 + 0.5 * f64::from(share) / f64::from(u32::MAX))).await;
+        tokio::time::sleep(jittered(most)).await;
     }
+}
+
+/// At least half of a span.
+pub(super) fn jittered(most: Duration) -> Duration {
+    // Without randomness it is just not jittered.
+    let share = getrandom::u32().unwrap_or(u32::MAX);
+    most.mul_f64(0.5 + 0.5 * f64::from(share) / f64::from(u32::MAX))
 }

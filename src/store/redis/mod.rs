@@ -25,8 +25,10 @@ pub use self::tracker::track;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Encoded, Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::telemetry::BreakerMeter;
 use crate::tls::TrustError;
 
+mod breaker;
 mod confirm;
 mod dial;
 mod fault;
@@ -86,6 +88,8 @@ pub struct Options {
     pub ca_file: Option<PathBuf>,
     /// What calls wait for.
     pub ack: Ack,
+    /// Where it is counted whether calls are spared.
+    pub breakers: BreakerMeter,
 }
 
 impl fmt::Debug for Options {
