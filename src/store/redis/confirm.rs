@@ -1,11 +1,11 @@
 //! How answers are confirmed: by so many replicas, by the disk, or not at all.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicU8, Ordering};
 use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
-use redis::{Cmd, RedisResult, Value};
+use redis::{Cmd, Value};
 use tokio::time::timeout;
 
 use super::{Ack, Options, Redis, millis, unexpected};
@@ -17,14 +17,19 @@ pub(super) struct Confirmation {
     ack: Ack,
     /// How long the server may wait. It blocks the connection, and so ends well before a call gives up.
     limit: Duration,
-    /// A server was met that doesn't know WAITAOF: there `appendfsync always` is what confirms.
-    lacks_waitaof: Arc<AtomicBool>,
+    disk: Arc<AtomicU8>,
 }
+
+/// How servers say that something is on their disk: not known yet; by answering at all; only when asked. Of several
+/// servers, one that has to be asked is enough to ask them all.
+const UNKNOWN: u8 = 0;
+const ANSWERED: u8 = 1;
+const ASKED: u8 = 2;
 
 impl Confirmation {
     /// As the options want it.
     pub(super) fn new(options: &Options) -> Confirmation {
-        Confirmation { ack: options.ack, limit: options.timeout / 4, lacks_waitaof: Arc::default() }
+        Confirmation { ack: options.ack, limit: options.timeout / 4, disk: Arc::new(AtomicU8::new(UNKNOWN)) }
     }
 
     /// The command that waits. It counts what its own connection wrote before, so it has to go out with that.
@@ -36,7 +41,8 @@ impl Confirmation {
                 wait.arg(wanted).arg(millis(self.limit));
                 Some(wait)
             }
-            Ack::Fsync => self.knows_waitaof().then(|| wait_for_disk(1, self.limit)),
+            Ack::Fsync if self.disk.load(Ordering::Relaxed) == ANSWERED => None,
+            Ack::Fsync => Some(wait_for_disk(1, self.limit)),
         }
     }
 
@@ -56,28 +62,37 @@ impl Confirmation {
         }
     }
 
-    /// Asks a server that was just connected what it knows.
+    /// Asks a server that was just connected how it says that something is on its disk.
+    ///
+    /// `appendfsync always` answers after the disk, all that came together in one go. There a `WAITAOF` would only part what
+    /// came together, each with a flush of its own. An older server can't be asked, and is taken for one that does so.
     pub(super) async fn learn(&self, connection: &MultiplexedConnection, limit: Duration) {
-        if self.ack != Ack::Fsync || !self.knows_waitaof() {
+        if self.ack != Ack::Fsync {
             return;
         }
         let mut connection = connection.clone();
+        let mut questions = redis::pipe();
+        questions.cmd("CONFIG").arg("GET").arg("appendfsync");
         // Waits for nothing.
-        let asked = wait_for_disk(0, Duration::from_millis(1));
-        let answer: RedisResult<Value> = match timeout(limit, asked.query_async(&mut connection)).await {
-            Ok(answer) => answer,
-            // What it doesn't say is taken for known: calls then fail rather than count as confirmed.
-            Err(_) => return,
-        };
-        let unknown = |error: &redis::RedisError| error.detail().is_some_and(|text| text.starts_with("unknown command"));
-        if answer.is_err_and(|error| unknown(&error)) {
-            tracing::info!("a server without WAITAOF: ack = \"fsync\" relies on its appendfsync always");
-            self.lacks_waitaof.store(true, Ordering::Relaxed);
+        questions.add_command(wait_for_disk(0, Duration::from_millis(1)));
+        let Ok(Ok(answers)) = timeout(limit, connection.send_packed_commands(&questions, 0, 2)).await else { return };
+        let [setting, asked] = answers.as_slice() else { return };
+        if is_always(setting) || matches!(asked, Value::ServerError(_)) {
+            // Unless another has to be asked.
+            let _ = self.disk.compare_exchange(UNKNOWN, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
+        } else {
+            self.disk.store(ASKED, Ordering::Relaxed);
         }
     }
+}
 
-    fn knows_waitaof(&self) -> bool {
-        !self.lacks_waitaof.load(Ordering::Relaxed)
+/// Whether a setting's value, as CONFIG GET tells it, is "always".
+fn is_always(setting: &Value) -> bool {
+    let is = |value: &Value| matches!(value, Value::BulkString(text) if text == b"always");
+    match setting {
+        Value::Map(pairs) => pairs.iter().any(|(_, value)| is(value)),
+        Value::Array(parts) => parts.iter().any(is),
+        _ => false,
     }
 }
 

@@ -15,6 +15,7 @@ use crate::record::{Fence, Lifetime, Record, State, Version, encode, head_in_fli
 use crate::store::suite::{Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
 
+mod scripted;
 mod server;
 mod tracking;
 

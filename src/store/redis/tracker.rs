@@ -51,6 +51,7 @@ async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<
         let ended = Arc::new(Notify::new());
         let reason = match dialer.dial(listener(cache.clone(), ended.clone())).await {
             Ok(Dialled { connection, driver: _driver, address }) => {
+                dialer.confirmation.learn(&connection, dialer.timeout).await;
                 let born = Instant::now();
                 let mut session = Session { dialer: &dialer, cache: &cache, wanted: &mut wanted, connection };
                 let reason = tokio::select! {
