@@ -8,7 +8,7 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use tokio::time::timeout;
 
-use super::{Ack, Options, Redis, millis, unexpected};
+use super::{Ack, Options, PING_KEEP_MS, Redis, layout, millis, unexpected};
 use crate::store::StoreError;
 
 /// What is sent behind a call, and what its answer must say. Cheap to clone.
@@ -96,6 +96,13 @@ fn is_always(setting: &Value) -> bool {
     }
 }
 
+/// A write of no meaning.
+pub(super) fn marker(partition: Option<u16>) -> Cmd {
+    let mut set = redis::cmd("SET");
+    set.arg(layout::ping_key(partition)).arg("").arg("PX").arg(PING_KEEP_MS);
+    set
+}
+
 /// Waits until so many local disks (none or one) have what this connection wrote.
 fn wait_for_disk(local: u8, limit: Duration) -> Cmd {
     let mut wait = redis::cmd("WAITAOF");
@@ -104,9 +111,17 @@ fn wait_for_disk(local: u8, limit: Duration) -> Cmd {
 }
 
 impl Redis {
-    /// The command that has a call confirmed.
+    /// The command that has a write confirmed.
     pub(super) fn wait(&self) -> Option<Cmd> {
         self.confirmation.wait()
+    }
+
+    /// The commands that have a call confirmed that may have read only. Servers since 7.2 let a connection wait for its own
+    /// writes alone; what others wrote and it has read is older than a write of its own behind that.
+    pub(super) fn wait_behind(&self, partition: u16) -> Option<[Cmd; 2]> {
+        let wait = self.wait()?;
+        let partition = Some(partition).filter(|_| self.servers.is_cluster());
+        Some([marker(partition), wait])
     }
 
     /// Refuses an answer that was not confirmed.

@@ -217,13 +217,16 @@ impl Redis {
 
     /// Sends a command, and has its answer confirmed.
     async fn confirmed(&self, partition: u16, command: Cmd, deadline: Instant) -> Result<Value, Failure> {
-        let Some(wait) = self.wait() else { return self.servers.call(partition, Ask::One(&command), deadline).await };
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(command).add_command(wait);
+        let Some([marker, wait]) = self.wait_behind(partition) else {
+            return self.servers.call(partition, Ask::One(&command), deadline).await;
+        };
+        let mut pipeline = Pipeline::with_capacity(3);
+        // The script may have found a record, and written nothing.
+        pipeline.add_command(command).add_command(marker).add_command(wait);
         let answer = self.servers.call(partition, Ask::Many(&pipeline), deadline).await?;
         let mut values = array(answer).map_err(Failure::Refused)?;
         self.insist(values.pop()).map_err(Failure::Refused)?;
-        values.pop().ok_or_else(|| Failure::Refused(unexpected()))
+        values.into_iter().next().ok_or_else(|| Failure::Refused(unexpected()))
     }
 }
 
@@ -316,12 +319,12 @@ impl Store for Redis {
         let mut pipeline = redis::pipe();
         // The time comes first: a lease that is renewed in between must not look as if it were over.
         pipeline.cmd("TIME").cmd("GET").arg(layout::record_key(slot));
-        if let Some(wait) = self.wait() {
-            pipeline.add_command(wait);
+        if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
+            pipeline.add_command(marker).add_command(wait);
         }
         let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
         let (Some(time), Some(value)) = (values.next(), values.next()) else { return Err(unexpected()) };
-        self.insist(values.next())?;
+        self.insist(values.nth(1))?;
         held(value, time_ms(time)?)
     }
 
@@ -358,7 +361,7 @@ impl Store for Redis {
         let ping = async |group: &Group| {
             let partition = group.partitions.first().copied().filter(|_| self.servers.is_cluster());
             let mut set = redis::pipe();
-            set.cmd("SET").arg(layout::ping_key(partition)).arg("").arg("PX").arg(PING_KEEP_MS);
+            set.add_command(confirm::marker(partition));
             if let Some(wait) = self.wait() {
                 set.add_command(wait);
             }

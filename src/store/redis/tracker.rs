@@ -16,7 +16,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::{Dialer, Dialled};
 use super::link::{PAUSE_MAX, Pause};
-use super::{ConnectError, Options, PING_KEEP_MS, fault, layout, sentinel};
+use super::{ConnectError, Options, confirm, fault, layout, sentinel};
 use crate::key::Slot;
 use crate::record::{HEAD_BYTES, head_completed, head_fence, head_version};
 use crate::store::cache::{Confirmed, LocalCache};
@@ -135,7 +135,7 @@ impl Session<'_> {
             pipeline.cmd("PTTL").arg(&key);
         }
         // What stands before this write is confirmed with it.
-        pipeline.cmd("SET").arg(layout::ping_key(None)).arg("").arg("PX").arg(PING_KEEP_MS);
+        pipeline.add_command(confirm::marker(None));
         let wait = confirmation.wait();
         wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
 
