@@ -34,9 +34,11 @@ use crate::layer::{LayerSettings, OncewardLayer};
 use crate::proxy::{Forward, Rejections, Server, ServerLimits, Upstream, UpstreamSettings};
 use crate::route::Route;
 use crate::store::Store;
+use crate::store::cache::LocalCache;
+use crate::store::cached::Cached;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, QUIET, Redis};
+use crate::store::redis::{self, Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, QUIET, Redis};
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
@@ -61,8 +63,8 @@ impl Gateway {
         config.add_secrets(&secrets);
         let clock = Clock::system();
         let meter = Meter::new();
-        let kept = open_store(&config, &clock).await?;
-        let store = sealed(kept.store.clone(), &secrets)?;
+        let kept = open_store(&config, &clock, &meter).await?;
+        let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
         let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config));
 
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
@@ -189,6 +191,17 @@ fn sealed(store: Arc<dyn Store>, secrets: &Secrets) -> Result<Arc<dyn Store>> {
     Ok(Arc::new(Sealed::new(store, keys)?))
 }
 
+/// The store, or one whose completed records are kept in the process: outermost, so that a replay opens no seal either.
+fn cached(store: Arc<dyn Store>, config: &Config, clock: &Clock, meter: &Meter) -> Result<Arc<dyn Store>> {
+    let bytes = config.store.local_cache;
+    if bytes == 0 || !matches!(config.store.url, StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. }) {
+        return Ok(store);
+    }
+    let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.cache.clone());
+    let tracker = redis::track(&redis_options(config, meter)?, cache.clone(), wanted)?;
+    Ok(Arc::new(Cached::new(store, cache, tracker)))
+}
+
 /// Looks at the servers of a configured store. `None` where there are none to look at.
 ///
 /// # Errors
@@ -196,11 +209,11 @@ fn sealed(store: Arc<dyn Store>, secrets: &Secrets) -> Result<Arc<dyn Store>> {
 pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
     match &config.store.url {
         StoreUrl::Memory | StoreUrl::File(_) => Ok(None),
-        _ => Ok(Some(Redis::connect(redis_options(config)?)?.survey().await?)),
+        _ => Ok(Some(Redis::connect(redis_options(config, &Meter::new())?)?.survey().await?)),
     }
 }
 
-fn redis_options(config: &Config) -> Result<RedisOptions> {
+fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
     Ok(RedisOptions {
         place: redis_place(&config.store.url)?,
         timeout: config.store.timeout,
@@ -211,6 +224,7 @@ fn redis_options(config: &Config) -> Result<RedisOptions> {
             Ack::Fsync => RedisAck::Fsync,
         },
         quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
+        breakers: meter.breakers.clone(),
     })
 }
 
@@ -226,7 +240,7 @@ fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
     })
 }
 
-async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
+async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kept> {
     match &config.store.url {
         StoreUrl::Memory => Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None }),
         StoreUrl::File(dir) => {
@@ -236,7 +250,7 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
             Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let store = Redis::connect(redis_options(config)?)?;
+            let store = Redis::connect(redis_options(config, meter)?)?;
             // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
             look_over(&store, config.store.durability).await?;
             Ok(Kept { store, embedded: None })

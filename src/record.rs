@@ -14,7 +14,8 @@ use crate::key::{Caller, Fingerprint};
 mod codec;
 
 pub use codec::{
-    CodecError, Encoded, HEAD_BYTES, decode, decode_reply, encode, encode_reply, head_fence, head_in_flight, head_version,
+    CodecError, Encoded, HEAD_BYTES, decode, decode_reply, encode, encode_reply, head_completed, head_fence, head_in_flight,
+    head_version,
 };
 
 /// Counts the changes of a record. Every change increments it; over nothing it starts at a random number, so that a

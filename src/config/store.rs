@@ -24,6 +24,8 @@ pub struct StoreConfig {
     pub ack: Ack,
     /// Whether servers that can lose what they acknowledge are refused.
     pub durability: Durability,
+    /// Room for completed records in the process, in bytes; 0: none are kept.
+    pub local_cache: usize,
 }
 
 /// What claims and completions wait for, on Redis.
@@ -48,6 +50,8 @@ pub enum Durability {
 
 const DURABILITY: [(&str, Durability); 2] = [("warn", Durability::Warn), ("strict", Durability::Strict)];
 const ACK_EXPECTED: &str = "\"memory\", \"replicas:N\" or \"fsync\"";
+
+const LOCAL_CACHE_EXPECTED: &str = "it works with one server or with sentinels, not with a cluster; expected \"0B\"";
 
 fn ack(text: &str) -> Option<Ack> {
     match text.split_once(':') {
@@ -247,13 +251,25 @@ impl StoreConfig {
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
         let ack = table.get("ack").map_or(Some(Ack::Memory), |value| value.parsed(ACK_EXPECTED, ack));
         let durability = table.get("durability").map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
-        only(&table, "local_cache", "\"0B\"", |text| text.trim().parse::<bytesize::ByteSize>().is_ok_and(|size| size.0 == 0));
+        let local_cache = table.get("local_cache").map_or(Some(0), |value| usize::try_from(value.size(0)?).ok());
 
         if url == Some(StoreUrl::Memory) {
             table.report.warn(&table.path_of("url"), "memory: forgets every operation when the process ends; for tests only");
         }
         if ack.is_some_and(|ack| ack != Ack::Memory) && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_))) {
             table.report.warn(&table.path_of("ack"), "not used: it is for Redis; file: answers after the disk has it");
+        }
+        match (local_cache, &url) {
+            (Some(0) | None, _) => {}
+            (_, Some(StoreUrl::Memory | StoreUrl::File(_))) => {
+                table
+                    .report
+                    .warn(&table.path_of("local_cache"), "not used: it is for Redis; memory: and file: are in the process");
+            }
+            (_, Some(StoreUrl::Cluster { .. })) => {
+                table.report.note(&table.place_of("local_cache"), LOCAL_CACHE_EXPECTED);
+            }
+            (_, Some(StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. }) | None) => {}
         }
         if on_failure == Some(OnFailure::FailOpen) {
             table.report.warn(&table.path_of("on_failure"), FAIL_OPEN_WARNING);
@@ -268,15 +284,8 @@ impl StoreConfig {
             timeout: timeout?,
             ack: ack?,
             durability: durability?,
+            local_cache: local_cache?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
         })
-    }
-}
-
-/// Refuses what the file's format knows and this version does not.
-fn only(table: &Table<'_>, name: &'static str, supported: &str, is_supported: impl Fn(&str) -> bool) {
-    let Some(value) = table.get(name) else { return };
-    if value.text(supported).is_some_and(|text| !is_supported(text)) {
-        value.fault(format!("not supported yet; expected {supported}"));
     }
 }

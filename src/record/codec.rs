@@ -67,6 +67,11 @@ pub fn head_in_flight(head: &[u8; HEAD_BYTES]) -> bool {
     head[16] == IN_FLIGHT
 }
 
+/// Whether a head says that the operation is completed.
+pub fn head_completed(head: &[u8; HEAD_BYTES]) -> bool {
+    head[16] == COMPLETED
+}
+
 /// Writes a record in the newest format.
 pub fn encode(record: &Record) -> Encoded {
     let mut head = [0; HEAD_BYTES];

@@ -10,6 +10,8 @@ use async_trait::async_trait;
 use crate::key::{Slot, Space};
 use crate::record::{CodecError, Fence, Held, Lifetime, Record, Version};
 
+pub mod cache;
+pub mod cached;
 pub mod embedded;
 pub mod memory;
 pub mod redis;

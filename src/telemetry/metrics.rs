@@ -11,6 +11,8 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+use super::BreakerMeter;
+
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 #[allow(missing_docs)] // The names are the documentation: they are the label's values.
@@ -46,6 +48,21 @@ pub struct Probes {
     pub absent: Counter,
     /// No usable answer.
     pub unclear: Counter,
+}
+
+/// The completed records that are kept in the process.
+#[derive(Debug, Clone, Default)]
+pub struct CacheMeter {
+    /// Duplicates answered from them.
+    pub hits: Counter,
+    /// Records dropped because they changed.
+    pub invalidations: Counter,
+    /// How often all were dropped, because the store no longer told of changes or was emptied.
+    pub losses: Counter,
+    /// How many there are.
+    pub entries: Gauge,
+    /// What they weigh.
+    pub bytes: Gauge,
 }
 
 impl Answer {
@@ -159,6 +176,10 @@ pub struct Meter {
     pub corrupt_records: Counter,
     /// Results that could not be stored yet and are retried in the background.
     pub unsettled_in_background: Gauge,
+    /// Completed records kept in the process.
+    pub cache: CacheMeter,
+    /// Whether calls to the store's servers are spared.
+    pub breakers: BreakerMeter,
 }
 
 /// The metrics of one route, found once at the start.
@@ -219,6 +240,8 @@ impl Meter {
             store_errors: Counter::default(),
             corrupt_records: Counter::default(),
             unsettled_in_background: Gauge::default(),
+            cache: CacheMeter::default(),
+            breakers: BreakerMeter::default(),
         };
         let calls: Family<CallLabel, Histogram, fn() -> Histogram> = Family::new_with_constructor(buckets as fn() -> Histogram);
         meter.claim = calls.get_or_create(&CallLabel { call: "claim" }).clone();
@@ -247,6 +270,8 @@ impl Meter {
         registry.register("store_errors", "Store calls that failed", m.store_errors.clone());
         registry.register("corrupt_records", "Stored records that could not be read", m.corrupt_records.clone());
         registry.register("unsettled_in_background", "Results that are still being stored", m.unsettled_in_background.clone());
+        register_cache(&mut registry, &m.cache);
+        m.breakers.register(&mut registry);
         meter.registry = Arc::new(registry);
         meter
     }
@@ -279,6 +304,14 @@ impl Meter {
         text::encode(&mut out, &self.registry)?;
         Ok(out)
     }
+}
+
+fn register_cache(registry: &mut Registry, cache: &CacheMeter) {
+    registry.register("local_cache_hits", "Duplicates answered from the process", cache.hits.clone());
+    registry.register("local_cache_invalidations", "Records dropped because they changed", cache.invalidations.clone());
+    registry.register("local_cache_losses", "Times that all records were dropped", cache.losses.clone());
+    registry.register("local_cache_entries", "Completed records kept in the process", cache.entries.clone());
+    registry.register_with_unit("local_cache", "Completed records kept in the process", Unit::Bytes, cache.bytes.clone());
 }
 
 impl RouteMeter {

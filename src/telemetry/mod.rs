@@ -1,7 +1,9 @@
 //! What the process says of itself: metrics and logs. No key, credential or body ever comes in here.
 
+mod breakers;
 mod logs;
 mod metrics;
 
+pub use breakers::{BreakerMeter, BreakerState};
 pub use logs::{LogFormat, init as init_logs};
-pub use metrics::{Answer, Meter, RouteMeter, StoreCall, Timer};
+pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};

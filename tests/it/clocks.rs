@@ -92,6 +92,7 @@ impl World {
             ca_file: None,
             ack: Ack::Memory,
             quiet: Duration::ZERO,
+            breakers: Default::default(),
         };
         let store = Redis::connect(options).unwrap();
         let gate = Gate::new(store, clock, Entropy::from_system().unwrap(), Meter::new(), Settings::default());

@@ -7,6 +7,7 @@ mod harness;
 
 mod admin;
 mod bodies;
+mod cache;
 mod clocks;
 mod demo;
 mod dockerfile;

@@ -135,6 +135,44 @@ fn fail_open_forwards_unprotected_and_says_so() {
 }
 
 #[test]
+fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_the_others_nothing() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    // Long, so that waiting for it can be told from failing at once on a busy machine.
+    let slow = "[store]\ntimeout = \"3s\"\n";
+    let open = format!("{ROUTES}\n[[routes]]\npath = \"/v1/refunds\"\non_failure = \"fail_open\"\n");
+    let gateway = Gateway::on(upstream.port, &redis.url(), slow, &open);
+    assert_eq!(Request::pay("before", "{}").send(gateway.port).status, 201);
+    redis.signal("STOP");
+    let first: Vec<_> = (0..5).map(|n| Request::pay(&format!("k{n}"), "{}").send_aside(gateway.port)).collect();
+    for refused in first {
+        assert_eq!(refused.join().unwrap().problem(), "store-unavailable");
+    }
+    until("the breaker to open", || gateway.metric("onceward_store_breaker_turns_total{to=\"open\"}") >= 1.0);
+    let quick = |n: usize, path: &str| {
+        #[allow(clippy::disallowed_methods)]
+        let began = std::time::Instant::now();
+        let answer = Request::new("POST", path).field("Idempotency-Key", &format!("k{n}")).json("{}").send(gateway.port);
+        (answer.status, began.elapsed() < Duration::from_secs(1))
+    };
+    // One at a time is let through and waits; of two that follow each other at most one.
+    let spared = [quick(10, "/v1/payments"), quick(11, "/v1/payments"), quick(12, "/v1/payments")];
+    assert!(spared.iter().all(|(status, _)| *status == 503) && spared.iter().any(|(_, quick)| *quick), "{spared:?}");
+    let unprotected = [quick(20, "/v1/refunds"), quick(21, "/v1/refunds"), quick(22, "/v1/refunds")];
+    assert!(
+        unprotected.iter().all(|(status, _)| *status == 201) && unprotected.iter().any(|(_, quick)| *quick),
+        "{unprotected:?}"
+    );
+    assert_eq!(gateway.metric("onceward_requests_total{route=\"/v1/refunds\",outcome=\"unprotected\"}"), 3.0);
+    assert_eq!(gateway.logs().matches("forwarded without protection").count(), 3);
+    assert!(gateway.logs().contains("the store's server does not answer"));
+    redis.signal("CONT");
+    until("a key to run", || Request::pay("k0", "{}").send(gateway.port).status == 201);
+    until("the breaker to be closed", || gateway.metric("onceward_store_breakers{state=\"closed\"}") == 1.0);
+    assert_eq!(gateway.metric("onceward_uncertain_outcomes_total"), 0.0);
+    assert_eq!(upstream.executed(), 5);
+}
+
+#[test]
 fn scripts_that_redis_forgot_are_sent_again() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), "", ROUTES);

@@ -6,7 +6,6 @@ use super::*;
 fn what_is_not_built_yet_is_refused() {
     for (text, key) in [
         ("[hashing]\nsecrets = [{ env = \"A\" }]", "hashing"),
-        ("[store]\nlocal_cache = \"64MiB\"", "store.local_cache"),
         ("[[routes]]\npath = \"/p\"\nscope = { client_cert = \"subject\" }", "routes[0].scope.client_cert"),
         (
             "[[routes]]\npath = \"/p\"\nscope = { jwt = { header = \"Authorization\", claim = \"sub\", jwks = \"f\" } }",
@@ -125,6 +124,9 @@ fn what_contradicts_itself_is_refused() {
         ("[store]\nack = \"replicas:0\"", "store.ack", "replicas:N"),
         ("[store]\nack = \"disk\"", "store.ack", "replicas:N"),
         ("[store]\ndurability = \"lax\"", "store.durability", "\"warn\" or \"strict\""),
+        ("[store]\nlocal_cache = \"much\"", "store.local_cache", "a size such as"),
+        ("[store]\nlocal_cache = 64", "store.local_cache", "found an integer"),
+        ("[store]\nurl = \"redis+cluster://a:1\"\nlocal_cache = \"1MiB\"", "store.local_cache", "not with a cluster"),
         ("admin = \"0.0.0.0:8081\"", "admin", "not a loopback address"),
         ("admin = \"127.0.0.1:8080\"", "admin", "the same address as listen"),
         ("[upstreams.default]\nurl = \"http://a\"", "upstreams.default", "choose another"),

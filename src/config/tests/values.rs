@@ -239,11 +239,21 @@ fn a_problem_type_can_follow_its_base() {
 
 #[test]
 fn what_is_legal_and_dangerous_is_warned_of() {
-    let text = "[store]\nurl = \"memory:\"\non_failure = \"fail_open\"\nca_file = \"x\"\n\
+    let text = "[store]\nurl = \"memory:\"\non_failure = \"fail_open\"\nca_file = \"x\"\nlocal_cache = \"1MiB\"\n\
                 [[routes]]\npath = \"/p\"\nkey = { derive = [\"body_hash\"] }\non_failure = \"fail_open\"";
     let warnings = load(text).unwrap().warnings;
     let keys: Vec<&str> = warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
-    assert_eq!(keys, ["store.url", "store.on_failure", "store.ca_file", "routes[0].key.derive", "routes[0].on_failure"]);
+    let of_store = ["store.url", "store.local_cache", "store.on_failure", "store.ca_file"];
+    assert_eq!(keys, [&of_store[..], &["routes[0].key.derive", "routes[0].on_failure"]].concat());
+}
+
+#[test]
+fn records_are_kept_in_the_process_where_one_server_tells_of_changes() {
+    assert_eq!(load("").unwrap().store.local_cache, 0);
+    for url in ["redis://a", "rediss://a", "unix:///a", "redis+sentinel://a/m"] {
+        let config = load(&format!("[store]\nurl = \"{url}\"\nlocal_cache = \"64MiB\"")).unwrap();
+        assert_eq!((config.store.local_cache, config.warnings), (64 << 20, Vec::<String>::new()), "{url}");
+    }
 }
 
 #[test]

@@ -18,8 +18,10 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::confirm::Confirmation;
 use super::sentinel::{self, Sentinels};
 use super::{ConnectError, Options, Place, fault};
+use crate::telemetry::BreakerMeter;
 use crate::tls;
 
 /// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
@@ -49,6 +51,9 @@ pub(super) struct Dialer {
     pub(super) timeout: Duration,
     /// Woken when a server with another history of writes is connected.
     pub(super) replaced: Arc<Notify>,
+    /// How answers are confirmed.
+    pub(super) confirmation: Confirmation,
+    pub(super) breakers: BreakerMeter,
 }
 
 #[derive(Clone)]
@@ -145,7 +150,10 @@ impl Dialer {
             }
             (_, None) => Target::Fixed(address),
         };
-        Ok(Dialer { target, greeting: greeting(first), connector, timeout: options.timeout, replaced: Arc::default() })
+        let confirmation = Confirmation::new(options);
+        let (timeout, breakers) = (options.timeout, options.breakers.clone());
+        let greeting = greeting(first);
+        Ok(Dialer { target, greeting, connector, timeout, replaced: Arc::default(), confirmation, breakers })
     }
 
     /// The same, to this server.

@@ -16,6 +16,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
+use super::breaker::Breaker;
 use super::dial::{Address, Dialer, Dialled};
 use super::epoch::{Generation, Lineage, new_generation};
 use super::{fault, sentinel};
@@ -31,6 +32,7 @@ pub(super) const PAUSE_MAX: Duration = Duration::from_secs(1);
 pub(super) struct Links {
     states: watch::Receiver<State>,
     timeout: Duration,
+    breaker: Breaker,
     _keeper: AbortOnDropHandle<()>,
 }
 
@@ -80,8 +82,8 @@ impl Links {
     /// Begins to connect. Must be called within a tokio runtime.
     pub(super) fn keep(dialer: Dialer) -> Links {
         let (sender, states) = watch::channel(State::Connecting);
-        let timeout = dialer.timeout;
-        Links { states, timeout, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
+        let (timeout, breaker) = (dialer.timeout, Breaker::new(dialer.breakers.clone()));
+        Links { states, timeout, breaker, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
     }
 
     /// The server's history of writes.
@@ -95,7 +97,16 @@ impl Links {
     /// Sends a command and waits for its answer, until the deadline; the wait for a connection counts. Where `under` names a
     /// history of writes, nothing is sent to a server that has another.
     pub(super) async fn call(&self, ask: Ask<'_>, under: Option<Generation>, deadline: Instant) -> Result<Value, Failure> {
-        let mut link = self.link(deadline).await.map_err(Failure::Refused)?;
+        let pass = self.breaker.pass().map_err(Failure::Refused)?;
+        let mut link = match self.link(deadline).await {
+            Ok(link) => link,
+            Err(error) => {
+                if Instant::now() >= deadline {
+                    pass.unanswered();
+                }
+                return Err(Failure::Refused(error));
+            }
+        };
         if under.is_some_and(|under| under != link.generation) {
             return Err(Failure::Replaced);
         }
@@ -106,12 +117,19 @@ impl Links {
             }
         };
         match timeout_at(deadline, answer).await {
-            Ok(Ok(value)) => Ok(value),
+            Ok(Ok(value)) => {
+                pass.answered();
+                Ok(value)
+            }
             Ok(Err(error)) => {
+                if !fault::is_transport(&error) {
+                    pass.answered();
+                }
                 link.judge(&error);
                 Err(Failure::Answered(error))
             }
             Err(_) => {
+                pass.unanswered();
                 link.doubt.raised.notify_one();
                 Err(Failure::Refused(StoreError::MaybeApplied(self.no_answer())))
             }
@@ -182,13 +200,14 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
         };
         match dialled.await {
             Ok((Dialled { connection, driver, address }, generation)) => {
+                dialer.confirmation.learn(&connection, dialer.timeout).await;
                 let born = Instant::now();
                 let link = Link { connection, _driver: Arc::new(driver), address, generation, doubt };
                 states.send_replace(State::Up(link.clone()));
                 dialer.replaced.notify_one();
                 tokio::select! {
                     () = link.wears_out(dialer.timeout) => {}
-                    () = link.is_replaced(&dialer) => {}
+                    () = sentinel::replaced(&dialer, &link.address) => {}
                 }
                 states.send_replace(State::Connecting);
                 tracing::warn!("the connection to the store is lost, connecting again");
@@ -234,17 +253,6 @@ impl Link {
         }
     }
 
-    /// Returns when the sentinels name another primary. Without sentinels, never.
-    async fn is_replaced(&self, dialer: &Dialer) {
-        let Some(sentinels) = dialer.sentinels() else { return std::future::pending().await };
-        loop {
-            tokio::time::sleep(sentinel::ASK_AGAIN).await;
-            if sentinels.primary(dialer).await.is_ok_and(|primary| primary != self.address) {
-                return;
-            }
-        }
-    }
-
     /// Returns when the connection is to be replaced. Calls that are still under way on it may finish.
     async fn wears_out(&self, timeout: Duration) {
         let mut connection = self.connection.clone();
@@ -270,8 +278,13 @@ impl Pause {
     pub(super) async fn pass(&mut self) {
         let most = PAUSE_MIN.saturating_mul(1 << self.0.min(5)).min(PAUSE_MAX);
         self.0 = self.0.saturating_add(1);
-        // Without randomness the pause is just not jittered.
-        let share = getrandom::u32().unwrap_or(u32::MAX);
-        tokio::time::sleep(most.mul_f64(0.5 + 0.5 * f64::from(share) / f64::from(u32::MAX))).await;
+        tokio::time::sleep(jittered(most)).await;
     }
+}
+
+/// At least half of a span.
+pub(super) fn jittered(most: Duration) -> Duration {
+    // Without randomness it is just not jittered.
+    let share = getrandom::u32().unwrap_or(u32::MAX);
+    most.mul_f64(0.5 + 0.5 * f64::from(share) / f64::from(u32::MAX))
 }

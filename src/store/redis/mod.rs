@@ -15,6 +15,7 @@ use redis::{Cmd, ErrorKind, Pipeline, ServerErrorKind, Value};
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
+use self::confirm::Confirmation;
 use self::dial::Dialer;
 pub use self::epoch::QUIET;
 use self::epoch::{Epochs, Generation};
@@ -23,12 +24,16 @@ use self::link::{Ask, Failure};
 use self::servers::{Group, Servers, ask_whole};
 pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
+pub use self::tracker::track;
 use self::write::Change;
 use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::telemetry::BreakerMeter;
 use crate::tls::TrustError;
 
+mod breaker;
+mod confirm;
 mod dial;
 mod epoch;
 mod fault;
@@ -41,6 +46,7 @@ mod servers;
 mod subscriber;
 mod survey;
 mod time;
+mod tracker;
 mod write;
 
 /// How long the trace of a [`Redis::ping`] stays, in ms.
@@ -73,7 +79,8 @@ pub enum Ack {
     /// So many replicas. Behind every call that claims, completes or reads a record stands a `WAIT` on the same
     /// connection: what was read is as good as what was written, or a replay could answer what a failover takes away.
     Replicas(u32),
-    /// The disk. The server answers after it if `appendfsync always` is set, which [`Redis::survey`] looks at.
+    /// The server's disk. Servers since 7.2 are made to say so, by a `WAITAOF` in the same places. Older ones answer after it
+    /// if `appendfsync always` is set, which [`Redis::survey`] looks at.
     Fsync,
 }
 
@@ -91,6 +98,8 @@ pub struct Options {
     /// How long operations that the servers don't know are refused after they may have lost some: [`QUIET`] where none must
     /// run twice. Zero: not at all; what this process holds is written again all the same.
     pub quiet: Duration,
+    /// Where it is counted whether calls are spared.
+    pub breakers: BreakerMeter,
 }
 
 impl fmt::Debug for Options {
@@ -130,6 +139,7 @@ pub struct Redis {
     servers: Servers,
     timeout: Duration,
     ack: Ack,
+    confirmation: Confirmation,
     hub: Hub,
     scripts: Scripts,
     time: ServerTime,
@@ -167,6 +177,7 @@ impl Redis {
         let hub = Hub::remote();
         let wanted = dialer.replaced.clone();
         Ok(Arc::new_cyclic(|store| Redis {
+            confirmation: dialer.confirmation.clone(),
             servers: Servers::keep(dialer.clone()),
             timeout: options.timeout,
             ack: options.ack,
@@ -236,36 +247,16 @@ impl Redis {
         under: Option<Generation>,
         deadline: Instant,
     ) -> Result<Value, Failure> {
-        let Some(wait) = self.wait() else {
+        let Some([marker, wait]) = self.wait_behind(partition) else {
             return self.servers.call(partition, Ask::One(&command), under, deadline).await;
         };
-        let mut pipeline = Pipeline::with_capacity(2);
-        pipeline.add_command(command).add_command(wait);
+        let mut pipeline = Pipeline::with_capacity(3);
+        // The script may have found a record, and written nothing.
+        pipeline.add_command(command).add_command(marker).add_command(wait);
         let answer = self.servers.call(partition, Ask::Many(&pipeline), under, deadline).await?;
         let mut values = array(answer).map_err(Failure::Refused)?;
         self.insist(values.pop()).map_err(Failure::Refused)?;
-        values.pop().ok_or_else(|| Failure::Refused(unexpected()))
-    }
-
-    /// The command that waits for replicas. It counts what its own connection wrote before, so it has to go out with
-    /// that. It blocks the connection, and so ends well before a call gives up.
-    fn wait(&self) -> Option<Cmd> {
-        let Ack::Replicas(wanted) = self.ack else { return None };
-        let mut wait = redis::cmd("WAIT");
-        wait.arg(wanted).arg(millis(self.timeout / 4));
-        Some(wait)
-    }
-
-    /// Refuses an answer that too few replicas confirmed.
-    fn insist(&self, told: Option<Value>) -> Result<(), StoreError> {
-        let Ack::Replicas(wanted) = self.ack else { return Ok(()) };
-        match told {
-            Some(Value::Int(confirmed)) if confirmed >= i64::from(wanted) => Ok(()),
-            Some(Value::Int(confirmed)) => {
-                Err(StoreError::MaybeApplied(format!("{confirmed} of {wanted} replicas confirmed it")))
-            }
-            _ => Err(unexpected()),
-        }
+        values.into_iter().next().ok_or_else(|| Failure::Refused(unexpected()))
     }
 }
 
@@ -311,12 +302,12 @@ impl Store for Redis {
         let mut pipeline = redis::pipe();
         // The time comes first: a lease that is renewed in between must not look as if it were over.
         pipeline.cmd("TIME").cmd("GET").arg(layout::record_key(slot));
-        if let Some(wait) = self.wait() {
-            pipeline.add_command(wait);
+        if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
+            pipeline.add_command(marker).add_command(wait);
         }
         let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
         let (Some(time), Some(value)) = (values.next(), values.next()) else { return Err(unexpected()) };
-        self.insist(values.next())?;
+        self.insist(values.nth(1))?;
         held(value, time_ms(time)?)
     }
 
@@ -360,7 +351,7 @@ impl Store for Redis {
         let ping = async |group: &Group| {
             let partition = group.partitions.first().copied().filter(|_| self.servers.is_cluster());
             let mut set = redis::pipe();
-            set.cmd("SET").arg(layout::ping_key(partition)).arg("").arg("PX").arg(PING_KEEP_MS);
+            set.add_command(confirm::marker(partition));
             if let Some(wait) = self.wait() {
                 set.add_command(wait);
             }

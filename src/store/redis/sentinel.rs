@@ -16,7 +16,7 @@ use super::fault;
 
 /// How often the sentinels are asked again whether the primary is still the one that is connected: bounds for how long a
 /// gateway writes to a primary that was replaced and doesn't know it yet.
-pub(super) const ASK_AGAIN: Duration = Duration::from_secs(1);
+const ASK_AGAIN: Duration = Duration::from_secs(1);
 
 /// The sentinels of a primary.
 pub(super) struct Sentinels {
@@ -66,6 +66,17 @@ impl Sentinels {
                 let (host, port): (String, u16) = redis::from_redis_value(value).map_err(|_| "its answer can't be read")?;
                 Ok(Address::Tcp(host, port))
             }
+        }
+    }
+}
+
+/// Returns when the sentinels name another primary than the one at `address`. Without sentinels, never.
+pub(super) async fn replaced(dialer: &Dialer, address: &Address) {
+    let Some(sentinels) = dialer.sentinels() else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(ASK_AGAIN).await;
+        if sentinels.primary(dialer).await.is_ok_and(|primary| primary != *address) {
+            return;
         }
     }
 }

@@ -120,10 +120,11 @@ fn judge(server: &str, info: &HashMap<String, String>, settings: &HashMap<&str, 
     });
     remarks.push(match (set("appendonly"), set("appendfsync"), set("save")) {
         (Some("yes"), Some("always"), _) => remark(Grade::Sound, "every write is on disk before it is answered".into(), ""),
+        (Some("yes"), fsync, _) if ack == Ack::Fsync => fsync_on_request(version, fsync.unwrap_or("unknown"), remark),
         (Some("yes"), fsync, _) => remark(
-            when(ack != Ack::Fsync),
+            Grade::Sound,
             format!("appendfsync {}: a crash of the server may lose the last second", fsync.unwrap_or("unknown")),
-            "ack = \"fsync\" needs appendfsync always",
+            "",
         ),
         (Some(_), _, save) => remark(
             Grade::Unsound,
@@ -151,6 +152,21 @@ fn judge(server: &str, info: &HashMap<String, String>, settings: &HashMap<&str, 
     remarks
 }
 
+/// What `ack = "fsync"` is worth where `appendfsync` is not "always".
+fn fsync_on_request(version: &str, fsync: &str, remark: impl Fn(Grade, String, &'static str) -> Remark) -> Remark {
+    let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
+    if (numbers.next(), numbers.next()) >= (Some(7), Some(2)) {
+        // Safe, but what several requests write no longer reaches the disk together.
+        let text = format!(
+            "appendfsync {fsync}: claims and results wait for the disk one after the other, some ten a second; \
+             with appendfsync always many reach it at once"
+        );
+        return remark(Grade::Sound, text, "");
+    }
+    let text = format!("appendfsync {fsync}: a crash of the server may lose the last second");
+    remark(Grade::Unsound, text, "ack = \"fsync\" needs appendfsync always, or a server of version 7.2 or newer")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -176,6 +192,9 @@ mod tests {
             [("maxmemory", "1"), ("maxmemory-policy", "noeviction"), ("appendonly", "yes"), ("appendfsync", "everysec")];
         assert_eq!(grades(&primary, &everysec, Ack::Memory), [Sound; 4]);
         assert_eq!(grades(&primary, &everysec, Ack::Fsync), [Sound, Sound, Sound, Unsound]);
+        // It can be asked to wait for its disk.
+        let newer = [("redis_version", "7.2.4"), ("role", "master")];
+        assert_eq!(grades(&newer, &everysec, Ack::Fsync), [Sound; 4]);
         assert_eq!(grades(&primary, &[], Ack::Memory), [Sound, Sound, Unknown, Unknown]);
     }
 }

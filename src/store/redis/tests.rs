@@ -16,7 +16,9 @@ use crate::store::suite::{Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
 
 mod epochs;
+mod scripted;
 mod server;
+mod tracking;
 
 const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
 const LEASE: Lifetime = Lifetime { keep: Duration::from_secs(600), due: Some(Duration::from_secs(300)), tombstone: None };

@@ -15,7 +15,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("tls", &[]),
     ("record", &["key"]),
     ("engine", &["key", "record"]),
-    ("store", &["key", "record", "clock", "tls"]),
+    ("store", &["key", "record", "clock", "tls", "telemetry"]),
     ("route", &["engine"]),
     ("gate", &["key", "record", "engine", "store", "clock", "entropy", "route", "telemetry"]),
     ("config", &["key", "engine", "tls"]),

@@ -129,7 +129,8 @@ impl Drop for Server {
 }
 
 pub(super) fn options(url: &str, timeout: Duration) -> Options {
-    Options { place: Place::Server(url.into()), timeout, ca_file: None, ack: Ack::Memory, quiet: Duration::ZERO }
+    let place = Place::Server(url.into());
+    Options { place, timeout, ca_file: None, ack: Ack::Memory, quiet: Duration::ZERO, breakers: Default::default() }
 }
 
 pub(super) fn store(url: &str, timeout: Duration) -> Arc<Redis> {

@@ -1,0 +1,77 @@
+//! A store whose completed records are kept in the process: a claim that meets one of them costs no round trip, and opens no
+//! seal again.
+//!
+//! Only claims over nothing are answered so. All else, the looks of waiters and operators included, goes to the store:
+//! they ask because something has just changed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::cache::LocalCache;
+use super::{Listing, Page, Store, StoreError, Swap, Watch};
+use crate::key::Slot;
+use crate::record::{Fence, Held, Lifetime, Record, State, Version};
+
+/// A store, and its records in the process.
+pub struct Cached {
+    inner: Arc<dyn Store>,
+    cache: Arc<LocalCache>,
+    _tracker: AbortOnDropHandle<()>,
+}
+
+impl Cached {
+    /// Keeps what `inner` answers, as seen from above: opened, if it seals. `tracker` tells the cache of changes and ends
+    /// with the store.
+    pub fn new(inner: Arc<dyn Store>, cache: Arc<LocalCache>, tracker: AbortOnDropHandle<()>) -> Cached {
+        Cached { inner, cache, _tracker: tracker }
+    }
+}
+
+#[async_trait]
+impl Store for Cached {
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+        if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
+            // What this process writes over, it must not answer with until it is told.
+            self.cache.changed(slot);
+            return self.inner.swap(slot, expected, next, lifetime).await;
+        }
+        if let Some(held) = self.cache.get(slot) {
+            return Ok(Swap::Stale(Some(held)));
+        }
+        let swapped = self.inner.swap(slot, expected, next, lifetime).await?;
+        if let Swap::Stale(Some(held)) = &swapped {
+            self.cache.offer(slot, held);
+        }
+        Ok(swapped)
+    }
+
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.inner.load(slot).await
+    }
+
+    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        self.inner.renew(slot, fence, lease, keep).await
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due(limit).await
+    }
+
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(listing, cursor, limit).await
+    }
+
+    fn watch(&self, slot: &Slot) -> Watch {
+        self.inner.watch(slot)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.ping().await
+    }
+}
+
+#[cfg(test)]
+mod tests;

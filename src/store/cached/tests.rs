@@ -1,0 +1,236 @@
+//! What is kept, for how long, and when it is dropped; the tracker is played by the test.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use bytes::Bytes;
+use tokio::sync::mpsc;
+
+use super::*;
+use crate::clock::{Clock, Manual};
+use crate::key::Space;
+use crate::record::{Reply, ReplyBody};
+use crate::store::cache::{Confirmed, UNHEARD_MAX};
+use crate::store::memory::Memory;
+use crate::store::sealed::{KEY_BYTES, Sealed, SealingKey};
+use crate::store::suite::{claim, completed, slot};
+use crate::telemetry::CacheMeter;
+
+const KEEP: Lifetime = Lifetime { keep: Duration::from_secs(600), due: None, tombstone: None };
+const LIFE: Duration = Duration::from_secs(600);
+const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
+
+/// Counts the claims that reach it.
+struct Counting {
+    inner: Arc<dyn Store>,
+    claims: AtomicUsize,
+}
+
+#[async_trait]
+impl Store for Counting {
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+        self.claims.fetch_add(1, Ordering::SeqCst);
+        self.inner.swap(slot, expected, next, lifetime).await
+    }
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.inner.load(slot).await
+    }
+    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        self.inner.renew(slot, fence, lease, keep).await
+    }
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due(limit).await
+    }
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(listing, cursor, limit).await
+    }
+    fn watch(&self, slot: &Slot) -> Watch {
+        self.inner.watch(slot)
+    }
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.inner.ping().await
+    }
+}
+
+struct Stage {
+    store: Cached,
+    under: Arc<Counting>,
+    cache: Arc<LocalCache>,
+    wanted: mpsc::Receiver<Slot>,
+    clock: Clock,
+    time: Arc<Manual>,
+    meter: CacheMeter,
+}
+
+impl Stage {
+    fn new() -> Stage {
+        Stage::over(Arc::new(Memory::new(Arc::new(|| 1000))), 1 << 20)
+    }
+
+    fn over(inner: Arc<dyn Store>, bytes: usize) -> Stage {
+        let (clock, time) = Clock::manual(5000, 1_800_000_000_000);
+        let meter = CacheMeter::default();
+        let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.clone());
+        let under = Arc::new(Counting { inner, claims: AtomicUsize::new(0) });
+        let tracker = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+        let store = Cached::new(under.clone(), cache.clone(), tracker);
+        let stage = Stage { store, under, cache, wanted, clock, time, meter };
+        stage.hear();
+        stage
+    }
+
+    /// The server answers a question.
+    fn hear(&self) {
+        self.cache.heard(self.clock.boot_ms());
+    }
+
+    /// A duplicate's claim; returns what it was answered, and whether the store was asked.
+    async fn duplicate(&self, n: u64) -> (Record, bool) {
+        let before = self.under.claims.load(Ordering::SeqCst);
+        let Swap::Stale(Some(held)) = self.store.swap(&HERE(n), None, &claim(99, 99), KEEP).await.unwrap() else {
+            panic!("a record stands there")
+        };
+        (held.record, self.under.claims.load(Ordering::SeqCst) > before)
+    }
+
+    /// What the tracker reads in a slot that holds the record of this number.
+    fn found(&self, n: u64) -> Confirmed {
+        Confirmed { version: Version(n), fence: Fence(n), life: LIFE, asked_ms: self.clock.boot_ms() }
+    }
+
+    /// A completed record, kept after its first duplicate.
+    async fn kept(&mut self, n: u64) {
+        self.under.inner.swap(&HERE(n), None, &completed(n), KEEP).await.unwrap();
+        assert!(self.duplicate(n).await.1, "the first duplicate asks the store");
+        assert_eq!(self.wanted.recv().await, Some(HERE(n)));
+        self.cache.confirm(&HERE(n), Some(self.found(n)));
+    }
+}
+
+#[tokio::test]
+async fn a_confirmed_record_is_answered_without_asking_the_store() {
+    let mut stage = Stage::new();
+    stage.kept(1).await;
+    assert_eq!(stage.duplicate(1).await, (completed(1), false));
+    assert_eq!((stage.meter.hits.get(), stage.meter.entries.get()), (1, 1));
+    assert!(stage.meter.bytes.get() > 0);
+}
+
+#[tokio::test]
+async fn a_record_is_not_kept_before_the_store_has_confirmed_this_very_version() {
+    let mut stage = Stage::new();
+    for found in [None, Some(stage.found(2)), Some(Confirmed { version: Version(1), ..stage.found(2) })] {
+        stage.under.inner.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+        assert!(stage.duplicate(1).await.1 && stage.duplicate(1).await.1);
+        assert_eq!(stage.wanted.recv().await, Some(HERE(1)), "asked for once, however many ask");
+        assert!(stage.wanted.is_empty());
+        stage.cache.confirm(&HERE(1), found);
+        assert_eq!(stage.meter.entries.get(), 0, "{found:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_changes_while_it_is_being_confirmed_is_not_kept() {
+    let mut stage = Stage::new();
+    for change in [LocalCache::lost as fn(&LocalCache), |cache| cache.changed(&HERE(1))] {
+        stage.under.inner.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
+        stage.hear();
+        stage.duplicate(1).await;
+        stage.wanted.recv().await.unwrap();
+        // Told before the answer to the read is looked at, although the server read first.
+        change(&stage.cache);
+        stage.cache.confirm(&HERE(1), Some(stage.found(1)));
+        stage.hear();
+        assert!(stage.duplicate(1).await.1);
+        // Out of the way for the next.
+        stage.wanted.recv().await.unwrap();
+        stage.cache.confirm(&HERE(1), None);
+    }
+}
+
+#[tokio::test]
+async fn a_change_drops_the_record_and_a_loss_drops_all() {
+    let mut stage = Stage::new();
+    for n in [1, 2] {
+        stage.kept(n).await;
+    }
+    stage.cache.changed(&HERE(1));
+    assert!(stage.duplicate(1).await.1 && !stage.duplicate(2).await.1);
+    stage.cache.lost();
+    assert_eq!((stage.meter.entries.get(), stage.meter.bytes.get()), (0, 0));
+    assert!(stage.duplicate(2).await.1);
+    stage.hear();
+    assert!(stage.duplicate(2).await.1, "what was dropped doesn't come back by itself");
+    assert_eq!((stage.meter.invalidations.get(), stage.meter.losses.get()), (1, 1));
+}
+
+#[tokio::test]
+async fn without_an_answer_of_the_server_nothing_is_given_out_nor_kept() {
+    let mut stage = Stage::new();
+    stage.kept(1).await;
+    stage.time.pass_ms(UNHEARD_MAX.as_millis() as u64 - 1);
+    assert!(!stage.duplicate(1).await.1);
+    stage.time.pass_ms(1);
+    assert!(stage.duplicate(1).await.1);
+    assert!(stage.wanted.is_empty(), "nothing is kept meanwhile");
+    stage.hear();
+    assert!(!stage.duplicate(1).await.1, "the connection stood all the time, so it would have told");
+}
+
+#[tokio::test]
+async fn a_record_ends_here_no_later_than_in_the_store() {
+    let mut stage = Stage::new();
+    stage.kept(1).await;
+    stage.time.pass_ms(LIFE.as_millis() as u64 - 1);
+    stage.hear();
+    assert!(!stage.duplicate(1).await.1);
+    stage.time.pass_ms(1);
+    assert!(stage.duplicate(1).await.1);
+    assert_eq!(stage.meter.entries.get(), 0);
+}
+
+#[tokio::test]
+async fn what_this_process_writes_over_is_not_answered_any_more() {
+    let mut stage = Stage::new();
+    stage.kept(1).await;
+    let expired = Record { version: Version(2), state: State::Expired, ..completed(1) };
+    assert_eq!(stage.store.swap(&HERE(1), Some(Version(1)), &expired, KEEP).await.unwrap(), Swap::Stored);
+    assert_eq!(stage.duplicate(1).await, (expired, true));
+}
+
+#[tokio::test]
+async fn only_results_that_are_replayed_are_kept() {
+    let stage = Stage::new();
+    stage.under.inner.swap(&HERE(1), None, &claim(1, 1), KEEP).await.unwrap();
+    stage.duplicate(1).await;
+    let watched = slot(Space::Shadow, 2);
+    stage.under.inner.swap(&watched, None, &completed(2), KEEP).await.unwrap();
+    stage.store.swap(&watched, None, &claim(9, 9), KEEP).await.unwrap();
+    assert!(stage.wanted.is_empty());
+}
+
+#[tokio::test]
+async fn it_never_weighs_more_than_it_may() {
+    const ROOM: usize = 256 * 1024;
+    let mut stage = Stage::over(Arc::new(Memory::new(Arc::new(|| 1000))), ROOM);
+    let State::Completed { reply, by } = completed(1).state else { panic!("completed") };
+    for n in 1..=200 {
+        let body = ReplyBody::Whole(Bytes::from(vec![b'x'; 4096]));
+        let reply = Arc::new(Reply { body, ..Reply::clone(&reply) });
+        let record = Record { state: State::Completed { reply, by }, ..completed(n) };
+        stage.under.inner.swap(&HERE(n), None, &record, KEEP).await.unwrap();
+        stage.duplicate(n).await;
+        stage.wanted.recv().await.unwrap();
+        stage.cache.confirm(&HERE(n), Some(stage.found(n)));
+        assert!(stage.meter.bytes.get() <= ROOM as i64, "{}", stage.meter.bytes.get());
+    }
+    assert!(stage.meter.entries.get() > 20 && stage.meter.entries.get() < 60, "{}", stage.meter.entries.get());
+}
+
+#[tokio::test]
+async fn a_sealed_result_is_kept_opened() {
+    let memory = Arc::new(Memory::new(Arc::new(|| 1000)));
+    let key = SealingKey::new("a", &[1; KEY_BYTES]).unwrap();
+    let mut stage = Stage::over(Arc::new(Sealed::new(memory, vec![key]).unwrap()), 1 << 20);
+    stage.kept(1).await;
+    assert_eq!(stage.duplicate(1).await, (completed(1), false));
+}

@@ -1,0 +1,192 @@
+//! Hears from the server which of the records that are kept in this process have changed (CLIENT TRACKING, opted in for each
+//! record), over a connection of its own.
+//!
+//! Danger: what the server tells while nobody listens is lost, and a connection that hangs looks like one on which nothing
+//! changes. So with the connection all records are dropped, and it is asked a question several times a second. The question
+//! is a write: a replica that was a primary would answer any other, and hears of changes late.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use redis::aio::MultiplexedConnection;
+use redis::{Pipeline, PushInfo, PushKind, RedisError, Value};
+use tokio::sync::{Notify, mpsc};
+use tokio::time::{Instant, timeout};
+use tokio_util::task::AbortOnDropHandle;
+
+use super::dial::{Dialer, Dialled};
+use super::link::{PAUSE_MAX, Pause};
+use super::{ConnectError, Options, confirm, fault, layout, sentinel};
+use crate::key::Slot;
+use crate::record::{HEAD_BYTES, head_completed, head_fence, head_version};
+use crate::store::cache::{Confirmed, LocalCache};
+
+/// Between two questions. A few of them fit into the time for which records are given out without an answer.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Records confirmed by one question.
+const BATCH: usize = 64;
+
+/// Commands that confirm a record.
+const COMMANDS_PER_RECORD: usize = 3;
+
+/// Tells `cache` of changes for as long as the task lives, and confirms the records that are `wanted`. A server that is down
+/// makes the cache empty, nothing else. Must be called within a tokio runtime.
+///
+/// # Errors
+/// The options lead nowhere.
+pub fn track(
+    options: &Options,
+    cache: Arc<LocalCache>,
+    wanted: mpsc::Receiver<Slot>,
+) -> Result<AbortOnDropHandle<()>, ConnectError> {
+    let dialer = Dialer::new(options)?;
+    Ok(AbortOnDropHandle::new(tokio::spawn(run(dialer, cache, wanted))))
+}
+
+async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<Slot>) {
+    let mut pause = Pause::default();
+    let mut told = false;
+    loop {
+        let ended = Arc::new(Notify::new());
+        let reason = match dialer.dial(listener(cache.clone(), ended.clone())).await {
+            Ok(Dialled { connection, driver: _driver, address }) => {
+                dialer.confirmation.learn(&connection, dialer.timeout).await;
+                let born = Instant::now();
+                let mut session = Session { dialer: &dialer, cache: &cache, wanted: &mut wanted, connection };
+                let reason = tokio::select! {
+                    reason = session.follow() => reason,
+                    () = ended.notified() => "the connection is lost".into(),
+                    () = sentinel::replaced(&dialer, &address) => "the sentinels name another primary".into(),
+                };
+                cache.lost();
+                if born.elapsed() >= PAUSE_MAX {
+                    (pause, told) = (Pause::default(), false);
+                }
+                reason
+            }
+            Err(reason) => reason,
+        };
+        if !told {
+            tracing::warn!(reason, "records are not kept in the process: the store does not tell of changes");
+        }
+        told = true;
+        pause.pass().await;
+    }
+}
+
+/// Passes on what the server sends.
+fn listener(cache: Arc<LocalCache>, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
+    move |info| match info.kind {
+        PushKind::Invalidate => match info.data.first() {
+            Some(Value::Array(keys)) => keys.iter().filter_map(slot_of).for_each(|slot| cache.changed(&slot)),
+            // The server was flushed.
+            _ => cache.lost(),
+        },
+        PushKind::Disconnection => {
+            cache.lost();
+            ended.notify_one();
+        }
+        _ => {}
+    }
+}
+
+fn slot_of(key: &Value) -> Option<Slot> {
+    match key {
+        Value::BulkString(key) => layout::slot_of(key),
+        _ => None,
+    }
+}
+
+struct Session<'a> {
+    dialer: &'a Dialer,
+    cache: &'a LocalCache,
+    wanted: &'a mut mpsc::Receiver<Slot>,
+    connection: MultiplexedConnection,
+}
+
+impl Session<'_> {
+    /// Confirms and asks, until that fails; says why.
+    async fn follow(&mut self) -> String {
+        let mut tracking = redis::pipe();
+        tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN");
+        if let Err(reason) = self.ask(&tracking).await.and_then(all_well) {
+            return reason;
+        }
+        let mut slots = Vec::with_capacity(BATCH);
+        loop {
+            if let Err(reason) = self.confirm(&slots).await {
+                return reason;
+            }
+            slots.clear();
+            // None came, or nobody wants any: then it is time for the next question.
+            let _ = timeout(PERIOD, self.wanted.recv_many(&mut slots, BATCH)).await;
+        }
+    }
+
+    /// Reads what is wanted, so that its changes are told from now on, and hears whether all that changed before was told.
+    async fn confirm(&mut self, slots: &[Slot]) -> Result<(), String> {
+        let confirmation = &self.dialer.confirmation;
+        let mut pipeline = Pipeline::with_capacity(slots.len() * COMMANDS_PER_RECORD + 2);
+        for slot in slots {
+            let key = layout::record_key(slot);
+            pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
+            pipeline.cmd("GETRANGE").arg(&key).arg(0).arg(HEAD_BYTES - 1);
+            pipeline.cmd("PTTL").arg(&key);
+        }
+        // What stands before this write is confirmed with it.
+        pipeline.add_command(confirm::marker(None));
+        let wait = confirmation.wait();
+        wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
+
+        let asked_ms = self.cache.clock().boot_ms();
+        let mut values = self.ask(&pipeline).await?;
+        let mut after = values.split_off((slots.len() * COMMANDS_PER_RECORD).min(values.len())).into_iter();
+        let written = match after.next() {
+            Some(Value::ServerError(error)) => {
+                let error = RedisError::from(error);
+                if fault::is_replica(&error) {
+                    return Err("it is a replica".into());
+                }
+                false
+            }
+            Some(_) => true,
+            None => return Err(UNREADABLE.into()),
+        };
+        let sound = written && confirmation.insist(after.next()).is_ok();
+        for (slot, answers) in slots.iter().zip(values.chunks(COMMANDS_PER_RECORD)) {
+            let [_, head, life] = answers else { return Err(UNREADABLE.into()) };
+            self.cache.confirm(slot, found(head, life, asked_ms).filter(|_| sound));
+        }
+        all_well(values)?;
+        self.cache.heard(asked_ms);
+        Ok(())
+    }
+
+    async fn ask(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, String> {
+        let answer = self.connection.send_packed_commands(pipeline, 0, pipeline.len());
+        match timeout(self.dialer.timeout, answer).await {
+            Ok(answer) => answer.map_err(|error| fault::of_connecting(&error)),
+            Err(_) => Err("no answer in time".into()),
+        }
+    }
+}
+
+const UNREADABLE: &str = "its answer can't be read";
+
+/// Refuses an answer that has an error in it.
+fn all_well(values: Vec<Value>) -> Result<(), String> {
+    match values.into_iter().find_map(|value| if let Value::ServerError(error) = value { Some(error) } else { None }) {
+        Some(error) => Err(format!("the server answered {}", error.code())),
+        None => Ok(()),
+    }
+}
+
+/// A completed record's head and remaining life.
+fn found(head: &Value, life: &Value, asked_ms: u64) -> Option<Confirmed> {
+    let (Value::BulkString(head), Value::Int(life_ms)) = (head, life) else { return None };
+    let head: &[u8; HEAD_BYTES] = head.as_slice().try_into().ok()?;
+    // Negative where there is none.
+    let life = Duration::from_millis(u64::try_from(*life_ms).ok()?);
+    head_completed(head).then(|| Confirmed { version: head_version(head), fence: head_fence(head), life, asked_ms })
+}
