@@ -11,6 +11,7 @@ use super::profiles::Profiles;
 use super::read::{Place, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
 use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
+use crate::key::Pointer;
 
 mod identity;
 mod path;
@@ -210,6 +211,9 @@ fn read_policy(
     let drop_headers = table
         .get("drop_headers")
         .and_then(|value| value.list_of("a list of header fields such as [\"Set-Cookie\"]", HEADER_EXPECTED, header));
+    let redact = table.get("redact").and_then(|value| {
+        value.list_of("a list of JSON pointers such as [\"/card/number\"]", identity::POINTER_EXPECTED, Pointer::parse)
+    });
     let on_failure = match table.get("on_failure") {
         Some(value) => value.choice(&ON_FAILURE, &[]).inspect(|chosen| {
             if *chosen == OnFailure::FailOpen {
@@ -237,6 +241,7 @@ fn read_policy(
         uncertain_after: uncertain_after?,
         statuses: statuses?,
         drop_headers: drop_headers?,
+        redact: redact?,
         retention: times.retention,
         tombstone: times.tombstone,
         unsettled_retention: times.unsettled_retention,

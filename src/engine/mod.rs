@@ -5,6 +5,7 @@ mod admit;
 mod doubt;
 mod operate;
 mod policy;
+mod redact;
 mod settle;
 
 pub use admit::{Admission, Asked, Over, Refusal, admit};
@@ -14,6 +15,7 @@ pub use policy::{
     CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,
     OnUncertain, Policy, ScopeRule, StatusRules, StatusRulesError, UpstreamKey, Verdict,
 };
+pub use redact::redacted;
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 
 #[cfg(test)]

@@ -42,6 +42,8 @@ pub struct Policy {
     pub statuses: StatusRules,
     /// Response fields that are relayed once, never stored.
     pub drop_headers: Vec<HeaderName>,
+    /// Members of JSON results that nobody is to find in the store: they are replaced before anybody gets the result.
+    pub redact: Vec<Pointer>,
     /// How long a result is kept, from completion.
     pub retention: Duration,
     /// How long a tombstone stays after that; zero for none.
