@@ -104,8 +104,14 @@ mod tests {
     #[test]
     fn a_changed_body_loses_what_was_said_of_its_bytes() {
         let pointers = [Pointer::parse("/card/number").unwrap()];
-        let fields =
-            [JSON, ("etag", "\"1\""), ("content-digest", "sha-256=:x:"), ("digest", "x"), ("content-md5", "x"), ("location", "/1")];
+        let fields = [
+            JSON,
+            ("etag", "\"1\""),
+            ("content-digest", "sha-256=:x:"),
+            ("digest", "x"),
+            ("content-md5", "x"),
+            ("location", "/1"),
+        ];
         let changed = redacted(reply(&fields, PAID), &pointers);
         let mut left: Vec<_> = changed.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();

@@ -160,7 +160,8 @@ fn credentials(policy: &Policy, headers: &HeaderMap) -> HeaderMap {
     };
     let scope: &[HeaderName] = match &policy.scope {
         ScopeRule::Headers(names) => names,
-        ScopeRule::Shared => &[],
+        ScopeRule::Token(rule) => std::slice::from_ref(&rule.header),
+        ScopeRule::Shared | ScopeRule::ClientCertificate => &[],
     };
     let mut found = HeaderMap::new();
     for name in USUAL.iter().chain(caller).chain(scope) {

@@ -24,6 +24,8 @@ pub enum Answer {
     KeyMissing,
     KeyInvalid,
     ScopeMissing,
+    ScopeInvalid,
+    ScopeUnavailable,
     ResponseNotStored,
     ResultExpired,
     NotSent,
@@ -49,7 +51,7 @@ pub struct Probes {
 }
 
 impl Answer {
-    const ALL: [Answer; 20] = [
+    const ALL: [Answer; 22] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -59,6 +61,8 @@ impl Answer {
         Answer::KeyMissing,
         Answer::KeyInvalid,
         Answer::ScopeMissing,
+        Answer::ScopeInvalid,
+        Answer::ScopeUnavailable,
         Answer::ResponseNotStored,
         Answer::ResultExpired,
         Answer::NotSent,
@@ -84,6 +88,8 @@ impl Answer {
             Answer::KeyMissing => "key_missing",
             Answer::KeyInvalid => "key_invalid",
             Answer::ScopeMissing => "scope_missing",
+            Answer::ScopeInvalid => "scope_invalid",
+            Answer::ScopeUnavailable => "scope_unavailable",
             Answer::ResponseNotStored => "response_not_stored",
             Answer::ResultExpired => "result_expired",
             Answer::NotSent => "not_sent",
