@@ -25,7 +25,7 @@ use crate::admin::{Access, Admin, Token, router};
 use crate::clock::Clock;
 use crate::config::{
     Ack, Config, Durability, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
-    Upstream as ConfiguredUpstream,
+    Upstream as ConfiguredUpstream, UpstreamUrl,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
@@ -43,6 +43,11 @@ pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
 use crate::tls::Identity;
+use crate::token::Keyring;
+
+mod keys;
+
+use keys::keyrings;
 
 /// A gateway that serves.
 pub struct Gateway {
@@ -73,7 +78,9 @@ impl Gateway {
         let access = access(&secrets, admin_address)?;
 
         let rejections = Rejections { base_url: config.problem_base_url.clone() };
-        let layer = OncewardLayer::new(gate.clone(), layer_settings(&config, &rejections))?;
+        let keyrings = keyrings(&config).await?;
+        let settings = layer_settings(&config, &rejections, keyrings.by_route.clone());
+        let layer = OncewardLayer::new(gate.clone(), settings)?;
         let forward: Forward<Incoming> = Forward::new(upstreams(&config).await?);
         let identity = config.tls.clone().map(Identity::load).transpose()?;
         let keeper = identity.clone().map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
@@ -108,7 +115,7 @@ impl Gateway {
                 tracing::info!("stopping: no new connections, waiting for what is under way");
                 let settled = end(&gate, serving, drained, drain_timeout).await;
                 sweeper.abort();
-                drop(keeper);
+                drop((keeper, keyrings));
                 reconciler.abort();
                 kept.close().await;
                 admin_task.abort();
@@ -282,7 +289,7 @@ fn server_limits(config: &Config) -> ServerLimits {
     }
 }
 
-fn layer_settings(config: &Config, rejections: &Rejections) -> LayerSettings {
+fn layer_settings(config: &Config, rejections: &Rejections, keyrings: HashMap<String, Arc<Keyring>>) -> LayerSettings {
     let route = |configured: &ConfiguredRoute| {
         let upstream = config.upstream_of(configured);
         let index = config.upstreams.iter().position(|other| other.name == upstream.name).map_or(0, |at| at + 1);
@@ -296,6 +303,7 @@ fn layer_settings(config: &Config, rejections: &Rejections) -> LayerSettings {
     };
     LayerSettings {
         routes: config.routes.iter().map(route).collect(),
+        keyrings,
         rejections: rejections.clone(),
         body_timeout: config.limits.body_timeout,
         silence: config.upstream.response_timeout,
@@ -314,7 +322,7 @@ async fn upstreams(config: &Config) -> Result<Vec<Upstream<Incoming>>> {
 
 async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSettings> {
     Ok(UpstreamSettings {
-        scheme: if configured.url.tls { Scheme::HTTPS } else { Scheme::HTTP },
+        scheme: scheme(&configured.url),
         authority: configured.url.authority.clone(),
         connect_timeout: configured.connect_timeout,
         idle_timeout: configured.idle_timeout,
@@ -324,6 +332,10 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
             None => None,
         },
     })
+}
+
+fn scheme(url: &UpstreamUrl) -> Scheme {
+    if url.tls { Scheme::HTTPS } else { Scheme::HTTP }
 }
 
 async fn read(file: &Path) -> Result<Vec<u8>> {

@@ -53,7 +53,8 @@ impl Clock {
         }
     }
 
-    /// Milliseconds since 1970 by this machine's wall clock. For people and `Date` fields, never for leases or retention.
+    /// Milliseconds since 1970 by this machine's wall clock. For people, `Date` fields and the
+    /// times in tokens, which are their issuer's; never for leases or retention.
     pub fn unix_ms(&self) -> u64 {
         match &self.0 {
             Source::System => millis(rustix::time::clock_gettime(rustix::time::ClockId::Realtime)),

@@ -14,7 +14,7 @@ mod member;
 mod multipart;
 
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear, hash_json};
-pub use member::{element, with_member};
+pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.

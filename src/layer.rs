@@ -32,6 +32,7 @@
 //! [`ForwardError::NeverSent`] only where nothing was done. Any other error leaves
 //! the outcome uncertain.
 
+use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
@@ -60,6 +61,7 @@ use crate::record::{Cause, Reply, ReplyBody};
 use crate::route::{PatternError, Route, Routes};
 use crate::store::memory::Memory;
 use crate::telemetry::{Answer, Meter, RouteMeter};
+use crate::token::Keyring;
 
 /// Lays the gate around a service. Cheap to clone.
 #[derive(Clone)]
@@ -80,6 +82,8 @@ struct Front {
 pub struct LayerSettings {
     /// The routes, each with the longest time from sending a request to the end of its response.
     pub routes: Vec<(Route, Duration)>,
+    /// What tokens are verified with, by the name of the route whose scope is in one. Without its keys such a route refuses.
+    pub keyrings: HashMap<String, Arc<Keyring>>,
     /// How problems are rendered.
     pub rejections: Rejections,
     /// How long a protected request's body may take to arrive.
@@ -126,6 +130,7 @@ impl OncewardLayer {
                 meter: gate.meter().route(&route.policy.route),
                 route: route.clone(),
                 response_timeout: *response_timeout,
+                keyring: settings.keyrings.get(&*route.policy.route).cloned(),
             })
         });
         Ok(OncewardLayer(Arc::new(Front {
@@ -152,6 +157,7 @@ impl OncewardLayer {
         };
         let settings = LayerSettings {
             routes: defaults.routes.into_iter().map(route).collect(),
+            keyrings: HashMap::new(),
             rejections: Rejections::default(),
             body_timeout: defaults.limits.body_timeout,
             silence: timeout,
@@ -241,11 +247,13 @@ impl Front {
                 Ok(self.tell(result, Some(&guarded), &trace))
             }),
             Mode::Shadow => Box::pin(async move {
+                self.vouch(&guarded, &mut request);
                 let result = self.watch(&guarded, request, inner).await;
                 Ok(self.tell(result, Some(&guarded), &trace))
             }),
             Mode::Enforce => {
-                match wants_protection(&guarded.route.policy, request.headers()) {
+                self.vouch(&guarded, &mut request);
+                match wants_protection(&guarded.route.policy, request.headers(), request.extensions()) {
                     Ok(true) => {}
                     Ok(false) => {
                         return Box::pin(async move {
@@ -266,6 +274,13 @@ impl Front {
                     Ok(self.tell(result, Some(&guarded), &trace))
                 })
             }
+        }
+    }
+
+    /// Finds out who vouches for the request's scope, once, before anything of its body is kept.
+    fn vouch<B>(&self, guarded: &Guarded, request: &mut Request<B>) {
+        if let Some(vouched) = self.gate.vouch(guarded, request.headers(), request.extensions()) {
+            request.extensions_mut().insert(vouched);
         }
     }
 
@@ -449,6 +464,8 @@ fn would_refuse(problem: &Problem) -> &'static str {
         Problem::KeyMissing { .. } => "refuse_key_missing",
         Problem::KeyInvalid { .. } => "refuse_key_invalid",
         Problem::ScopeMissing { .. } => "refuse_scope_missing",
+        Problem::ScopeInvalid { .. } => "refuse_scope_invalid",
+        Problem::ScopeUnavailable => "refuse_scope_unavailable",
         Problem::UnsupportedEncoding => "refuse_unsupported_encoding",
         _ => "refuse",
     }

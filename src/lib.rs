@@ -2,7 +2,7 @@
 //!
 //! The rooms, in reading order. A [`key`] names an operation; a [`record`] is what is known about it; the [`engine`]
 //! holds the rules, pure; a [`store`] keeps records. The [`gate`] tells the story of a request; [`route`] says which
-//! policy it has; [`proxy`] is HTTP on both sides; [`layer`] lays the gate around a service. [`admin`] is for operators,
+//! policy it has; a [`token`] says whom it speaks of; [`proxy`] is HTTP on both sides; [`layer`] lays the gate around a service. [`admin`] is for operators,
 //! [`config`] and [`cli`] for those who set it up; [`app`] wires everything, and [`demo`] shows it.
 
 pub mod admin;
@@ -22,3 +22,4 @@ pub mod route;
 pub mod store;
 pub mod telemetry;
 pub mod tls;
+pub mod token;

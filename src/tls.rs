@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
 
+use bytes::Bytes;
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig};
 use rustls_pki_types::pem::PemObject;
@@ -52,6 +53,12 @@ pub fn client_config(ca_pem: Option<&[u8]>, alpn: &[&[u8]]) -> Result<ClientConf
         .with_no_client_auth();
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
+}
+
+/// The subject of a certificate, the content of its DER; `None` where it is empty, which names nobody.
+pub fn subject(certificate: &CertificateDer<'_>) -> Option<Bytes> {
+    let certificate = webpki::EndEntityCert::try_from(certificate).ok()?;
+    Some(Bytes::copy_from_slice(certificate.subject())).filter(|subject| !subject.is_empty())
 }
 
 /// The files that say who this server is.

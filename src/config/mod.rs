@@ -33,7 +33,7 @@ pub use admin::{AdminToken, Role, SecretPlace, Secrets, TokenSource};
 pub use encryption::KeySource;
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
-pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, Route};
+pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, KeysPlace, Route};
 pub use secret::Secret;
 pub use store::{Ack, Durability, StoreConfig, StoreUrl};
 pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Upstream, UpstreamUrl};
@@ -166,6 +166,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         response_timeout,
         store_timeout: (store.as_ref().map(|store| store.timeout), timeout_place),
         on_failure: store.as_ref().map(|store| store.on_failure),
+        client_ca: identity.as_ref().map(|tls| tls.as_ref().is_some_and(|files| files.client_ca.is_some())),
     };
     let routes = route::read_all(&root, &around);
     root.finish();

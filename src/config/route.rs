@@ -11,13 +11,16 @@ use super::profiles::Profiles;
 use super::read::{Place, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
 use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
+use crate::key::Pointer;
 
 mod identity;
 mod path;
+mod scope;
 mod status;
 mod uncertain;
 
 pub(super) use identity::key_place;
+pub use scope::KeysPlace;
 
 /// The name of the route that is used when the file has none.
 pub const IMPLICIT_ROUTE: &str = "default";
@@ -55,6 +58,8 @@ pub struct Route {
     pub policy: Policy,
     /// Fields of its probe whose values are read with the other secrets.
     pub probe_headers: Vec<(HeaderName, SecretPlace)>,
+    /// Where the keys are that the tokens of its scope are verified with.
+    pub jwks: Option<KeysPlace>,
 }
 
 /// What routes depend on besides their own table.
@@ -67,6 +72,15 @@ pub(super) struct Surroundings<'a> {
     /// The store's timeout, and where it stands.
     pub store_timeout: (Option<Duration>, Place),
     pub on_failure: Option<OnFailure>,
+    /// Whether clients show certificates; `None` where that is faulty.
+    pub client_ca: Option<bool>,
+}
+
+/// What a route needs besides its rules.
+#[derive(Default)]
+struct Besides {
+    probe_headers: Vec<(HeaderName, SecretPlace)>,
+    jwks: Option<KeysPlace>,
 }
 
 /// How long things are kept and held.
@@ -100,7 +114,7 @@ pub(super) fn read_all(root: &Table<'_>, around: &Surroundings<'_>) -> Vec<Route
 /// The route of a file without routes: everything that carries a key.
 fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
     let table = around.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
-    let policy = read_policy(&table, IMPLICIT_ROUTE, around.response_timeout, around, &mut Vec::new())?;
+    let policy = read_policy(&table, IMPLICIT_ROUTE, around.response_timeout, around, &mut Besides::default())?;
     Some(Route {
         name: IMPLICIT_ROUTE.to_owned(),
         paths: vec!["/".to_owned(), "/{*rest}".to_owned()],
@@ -109,6 +123,7 @@ fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
         profile: DEFAULT_PROFILE.to_owned(),
         policy,
         probe_headers: Vec::new(),
+        jwks: None,
     })
 }
 
@@ -130,8 +145,8 @@ fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) ->
         Some(Some(name)) => around.upstreams.iter().find(|(other, _)| other == name).and_then(|(_, timeout)| *timeout),
         _ => around.response_timeout,
     };
-    let mut probe_headers = Vec::new();
-    let policy = read_policy(&table, name.as_deref().unwrap_or_default(), response_timeout, around, &mut probe_headers);
+    let mut besides = Besides::default();
+    let policy = read_policy(&table, name.as_deref().unwrap_or_default(), response_timeout, around, &mut besides);
     table.finish();
     Some(Route {
         name: name?,
@@ -140,7 +155,8 @@ fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) ->
         upstream: upstream?,
         profile: profile?.to_owned(),
         policy: policy?,
-        probe_headers,
+        probe_headers: besides.probe_headers,
+        jwks: besides.jwks,
     })
 }
 
@@ -189,18 +205,21 @@ fn read_policy(
     name: &str,
     response_timeout: Option<Duration>,
     around: &Surroundings<'_>,
-    probe_headers: &mut Vec<(HeaderName, SecretPlace)>,
+    besides: &mut Besides,
 ) -> Option<Policy> {
     let mode = table.get("mode").and_then(|value| value.choice(&MODES, &[]));
     let times = read_times(table, around);
     let key = identity::read_key(table);
-    let scope = identity::read_scope(table);
+    let scope = scope::read(table, around).map(|(rule, jwks)| {
+        besides.jwks = jwks;
+        rule
+    });
     let caller = identity::read_caller(table, scope.as_ref());
     let fingerprint = identity::read_fingerprint(table);
     let on_in_flight = table.get("on_in_flight").and_then(|value| value.choice(&IN_FLIGHT, &[]));
     let on_mismatch = table.get("on_mismatch").and_then(|value| value.choice(&MISMATCH, &[]));
     let mismatch_status = table.get("mismatch_status").and_then(|value| read_client_error(&value));
-    let on_uncertain = uncertain::read(table, probe_headers);
+    let on_uncertain = uncertain::read(table, &mut besides.probe_headers);
     let upstream_key = uncertain::read_upstream_key(table, key.as_ref());
     let uncertain_after = match table.get("uncertain_after") {
         Some(value) => value.duration_or_zero(),
@@ -210,6 +229,9 @@ fn read_policy(
     let drop_headers = table
         .get("drop_headers")
         .and_then(|value| value.list_of("a list of header fields such as [\"Set-Cookie\"]", HEADER_EXPECTED, header));
+    let redact = table.get("redact").and_then(|value| {
+        value.list_of("a list of JSON pointers such as [\"/card/number\"]", identity::POINTER_EXPECTED, Pointer::parse)
+    });
     let on_failure = match table.get("on_failure") {
         Some(value) => value.choice(&ON_FAILURE, &[]).inspect(|chosen| {
             if *chosen == OnFailure::FailOpen {
@@ -237,6 +259,7 @@ fn read_policy(
         uncertain_after: uncertain_after?,
         statuses: statuses?,
         drop_headers: drop_headers?,
+        redact: redact?,
         retention: times.retention,
         tombstone: times.tombstone,
         unsettled_retention: times.unsettled_retention,

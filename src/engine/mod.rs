@@ -5,6 +5,7 @@ mod admit;
 mod doubt;
 mod operate;
 mod policy;
+mod redact;
 mod settle;
 
 pub use admit::{Admission, Asked, Over, Refusal, admit};
@@ -12,8 +13,9 @@ pub use doubt::{Believed, Finding, Probe, believe, believe_unasked};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
     CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,
-    OnUncertain, Policy, ScopeRule, StatusRules, StatusRulesError, UpstreamKey, Verdict,
+    OnUncertain, Policy, ScopeRule, StatusRules, StatusRulesError, TokenRule, UpstreamKey, Verdict,
 };
+pub use redact::redacted;
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::doubt::{doubt_since_ms, resting};
 use super::policy::Policy;
+use super::redact::redacted;
 use super::settle::{Next, released, result_lifetime, uncertain, unsettled};
 use crate::record::{Cause, Fence, Held, Record, Reply, Settler, State};
 
@@ -48,9 +49,12 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
         State::Uncertain { cause, .. } => *cause,
         settled => return Err(Denied::Settled(settled.name())),
     };
-    let completed = |reply, by| Next {
-        record: Record { version, fence, kept: None, state: State::Completed { reply, by }, ..record.clone() },
-        lifetime: result_lifetime(policy),
+    let completed = |reply: Arc<Reply>, by| {
+        let reply = Arc::new(redacted(Arc::unwrap_or_clone(reply), &policy.redact));
+        Next {
+            record: Record { version, fence, kept: None, state: State::Completed { reply, by }, ..record.clone() },
+            lifetime: result_lifetime(policy),
+        }
     };
     let rested = || resting(held, policy).map_or(Ok(()), |wait| Err(Denied::TooEarly { wait }));
     match decision {

@@ -42,6 +42,8 @@ pub struct Policy {
     pub statuses: StatusRules,
     /// Response fields that are relayed once, never stored.
     pub drop_headers: Vec<HeaderName>,
+    /// Members of JSON results that nobody is to find in the store: they are replaced before anybody gets the result.
+    pub redact: Vec<Pointer>,
     /// How long a result is kept, from completion.
     pub retention: Duration,
     /// How long a tombstone stays after that; zero for none.
@@ -136,6 +138,30 @@ pub enum ScopeRule {
     Shared,
     /// One per value of these fields; all must be present.
     Headers(Vec<HeaderName>),
+    /// One per subject of verified tokens.
+    Token(Arc<TokenRule>),
+    /// One per subject of the certificates that clients show.
+    ClientCertificate,
+}
+
+impl ScopeRule {
+    /// Whether somebody vouches for it, so that it says who asks as well.
+    pub fn is_verified(&self) -> bool {
+        matches!(self, ScopeRule::Token(_) | ScopeRule::ClientCertificate)
+    }
+}
+
+/// Which token names a scope.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TokenRule {
+    /// The field that it comes in.
+    pub header: HeaderName,
+    /// The claim that is the scope.
+    pub claim: String,
+    /// Who has to have issued it; `None`: whoever has the keys.
+    pub issuer: Option<String>,
+    /// For whom it has to be; `None`: for anybody.
+    pub audience: Option<String>,
 }
 
 /// Who may get a replay.

@@ -45,6 +45,7 @@ pub(crate) fn policy() -> Policy {
         )
         .unwrap(),
         drop_headers: vec![],
+        redact: vec![],
         retention: 3600 * SECOND,
         tombstone: Duration::ZERO,
         unsettled_retention: 7200 * SECOND,

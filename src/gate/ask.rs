@@ -16,7 +16,7 @@ use super::payload::{BoxError, Payload};
 use super::{Gate, Guarded, Problem, carry};
 use crate::engine::{Admission, Asked, Believed, CallerRule, Finding, Policy, Probe, ScopeRule, believe};
 use crate::key::Slot;
-use crate::record::{Held, Reply, ReplyBody};
+use crate::record::{Held, Reply, ReplyBody, State};
 use crate::store::Swap;
 
 /// All but the unreserved characters (RFC 3986, section 2.3): a key must not become two segments, or a query.
@@ -80,23 +80,20 @@ impl Gate {
         policy: &Policy,
     ) -> Result<Told, Problem> {
         self.count(&finding);
-        let reply = match &finding {
-            Finding::Found(reply) => Some(reply.clone()),
-            Finding::Absent | Finding::Unclear => None,
-        };
-        match (believe(held, finding, asked.fence, policy), reply) {
-            (Believed::Write(next), Some(reply)) => {
+        match believe(held, finding, asked.fence, policy) {
+            Believed::Write(next) => {
                 let swapped = self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await;
-                match swapped.map_err(|error| self.store_failed(slot, &error))? {
-                    Swap::Stored => {
+                match (swapped.map_err(|error| self.store_failed(slot, &error))?, next.record.state) {
+                    (Swap::Stored, State::Completed { reply, .. }) => {
                         tracing::info!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream knows the operation: its answer is the result");
                         Ok(Told::Result(reply))
                     }
-                    Swap::Stale(held) => Ok(Told::Moved(held)),
+                    // Only results are written here; of anything else the record is looked at anew.
+                    (Swap::Stored, _) => Ok(Told::Moved(Some(held.clone()))),
+                    (Swap::Stale(held), _) => Ok(Told::Moved(held)),
                 }
             }
-            (Believed::Write(_), None) => Ok(Told::Moved(Some(held.clone()))),
-            (Believed::Admit(admission), _) => Ok(Told::Admit(admission)),
+            Believed::Admit(admission) => Ok(Told::Admit(admission)),
         }
     }
 
@@ -163,7 +160,8 @@ fn credentials(policy: &Policy, headers: &HeaderMap) -> HeaderMap {
     };
     let scope: &[HeaderName] = match &policy.scope {
         ScopeRule::Headers(names) => names,
-        ScopeRule::Shared => &[],
+        ScopeRule::Token(rule) => std::slice::from_ref(&rule.header),
+        ScopeRule::Shared | ScopeRule::ClientCertificate => &[],
     };
     let mut found = HeaderMap::new();
     for name in USUAL.iter().chain(caller).chain(scope) {

@@ -18,7 +18,7 @@ use super::payload::{AnswerBody, BoxError, Payload};
 use super::problem::{ForwardError, Problem};
 use super::settle::Settled;
 use super::{Answered, Gate, Guarded, IDEMPOTENT_REPLAYED, replay};
-use crate::engine::{Admission, Outcome, Policy, Verdict, admit};
+use crate::engine::{Admission, Outcome, Policy, Verdict, admit, redacted};
 use crate::key::Slot;
 use crate::record::{Cause, Held, Reply, ReplyBody};
 use crate::telemetry::{Answer, Timer};
@@ -181,8 +181,13 @@ impl Gate {
         }
         match self.read(&reply, body, hold).await {
             Read::Whole(bytes) => {
-                reply.body = ReplyBody::Whole(bytes);
-                Executed::failed(Outcome::Answered(Arc::new(reply)))
+                reply.body = ReplyBody::Whole(bytes.clone());
+                // What is only relayed stays as it is.
+                if policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Store {
+                    reply = redacted(reply, &policy.redact);
+                }
+                let relayed = (reply.body == ReplyBody::NotStored).then(|| AnswerBody::whole(bytes));
+                Executed { outcome: Outcome::Answered(Arc::new(reply)), body: relayed, too_late: false }
             }
             Read::Streams(body) => Executed { outcome: Outcome::Answered(Arc::new(reply)), body: Some(body), too_late: false },
             Read::Broken => Executed::failed(Outcome::InDoubt(Cause::Broken)),

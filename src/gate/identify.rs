@@ -5,10 +5,11 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
 use super::problem::{KeyFault, Problem};
+use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule};
 use crate::key::{
@@ -42,7 +43,7 @@ pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<I
     };
     readable(policy, &parts.headers)?;
     let how = body_hash(&policy.fingerprint, &parts.headers);
-    let scope = scope(&policy.scope, &parts.headers)?;
+    let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
     let caller = caller(&policy.caller, &scope, &parts.headers);
     let derived = match &policy.key.source {
         KeySource::Derived(wanted) => {
@@ -69,7 +70,7 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
                 .ok_or_else(|| Problem::KeyMissing { what: describe(header.as_ref(), pointer.as_ref()) })
         }
         KeySource::Derived(wanted) => {
-            let scope = scope(&policy.scope, &parts.headers)?;
+            let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
             let caller = caller(&policy.caller, &scope, &parts.headers);
             let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
             let key = derived_key(wanted, whose, parts, body, body_hash(&policy.fingerprint, &parts.headers))?;
@@ -80,7 +81,7 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
 
 /// Looks at the header fields alone: whether the request asks for protection, before its body is read. A request that
 /// can be refused is refused here, and one that can pass streams through whatever its size.
-pub fn wants_protection(policy: &Policy, headers: &HeaderMap) -> Result<bool, Problem> {
+pub fn wants_protection(policy: &Policy, headers: &HeaderMap, extensions: &Extensions) -> Result<bool, Problem> {
     if let KeySource::Sent { header: Some(name), body: None } = &policy.key.source
         && header_key(&policy.key, name, headers)?.is_none()
     {
@@ -88,17 +89,22 @@ pub fn wants_protection(policy: &Policy, headers: &HeaderMap) -> Result<bool, Pr
         return if policy.key.required { Err(missing()) } else { Ok(false) };
     }
     readable(policy, headers)?;
-    scope(&policy.scope, headers)?;
+    scope(&policy.scope, headers, extensions)?;
     Ok(true)
 }
 
-fn scope(rule: &ScopeRule, headers: &HeaderMap) -> Result<Scope, Problem> {
+fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensions) -> Result<Scope, Problem> {
     match rule {
+        ScopeRule::Token(_) | ScopeRule::ClientCertificate => {
+            let unasked = || Problem::ScopeMissing { what: "a verified account".to_owned() };
+            let said = extensions.get::<Vouched>().ok_or_else(unasked)?.said()?;
+            Ok(Scope::of_fields(said.iter().map(|(name, value)| (name.as_str(), value.as_slice()))))
+        }
         ScopeRule::Shared => Ok(Scope::shared()),
         ScopeRule::Headers(names) => {
             let missing = |name: &&HeaderName| headers.get(*name).is_none_or(HeaderValue::is_empty);
             if let Some(name) = names.iter().find(missing) {
-                return Err(Problem::ScopeMissing { field: name.to_string() });
+                return Err(Problem::ScopeMissing { what: format!("the field {name}") });
             }
             Ok(Scope::of_fields(names.iter().flat_map(|name| lines(headers, name).map(|line| (name.as_str(), line)))))
         }

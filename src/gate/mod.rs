@@ -24,6 +24,7 @@ use crate::record::{Reply, ReplyBody};
 use crate::route::Route;
 use crate::store::Store;
 use crate::telemetry::{Answer, Meter, RouteMeter};
+use crate::token::Keyring;
 
 mod ask;
 mod attempt;
@@ -40,6 +41,7 @@ mod settle;
 mod shadow;
 mod stream;
 mod sweep;
+mod vouch;
 
 use ask::Asker;
 use attempt::Attempt;
@@ -54,6 +56,7 @@ pub use reconcile::reconcile;
 pub use shadow::Observation;
 pub use stream::{Movement, Stream};
 pub use sweep::sweep;
+pub use vouch::{ClientSubject, Vouched};
 
 /// Claims whose fate is unknown that are given up at once, at most: each holds a record's head in memory until the store
 /// answers again.
@@ -98,6 +101,8 @@ pub struct Guarded {
     pub response_timeout: Duration,
     /// Its metrics.
     pub meter: RouteMeter,
+    /// What its tokens are verified with, where its scope is in one.
+    pub keyring: Option<Arc<Keyring>>,
 }
 
 /// The gate in front of an upstream. Shared by all connections.

@@ -21,12 +21,21 @@ pub enum Problem {
         /// What is wrong with it.
         why: KeyFault,
     },
-    /// A field that the scope is made of is missing.
-    #[error("the field {field}, which says whose key this is, is missing")]
+    /// What the scope is made of is missing.
+    #[error("{what}, which says whose key this is, is missing")]
     ScopeMissing {
-        /// The field.
-        field: String,
+        /// What is missing, in words.
+        what: String,
     },
+    /// The token that the scope is in does not verify.
+    #[error("the token, which says whose key this is, {}", if *.expired { "has expired" } else { "is not valid" })]
+    ScopeInvalid {
+        /// Whether it did until lately. More is not told: it would help only who makes tokens up.
+        expired: bool,
+    },
+    /// The keys that tokens are verified with are not known yet.
+    #[error("the token, which says whose key this is, cannot be verified yet; nothing was sent to the upstream")]
+    ScopeUnavailable,
     /// The key was used for another request, or by another caller.
     #[error("this idempotency key was already used for another request, or by another caller")]
     KeyReused {

@@ -144,8 +144,12 @@ impl Scene {
         let (meter, clock) = (Meter::new(), Clock::system());
         let gate = Gate::new(store.clone(), clock, Entropy::from_seed(7), meter.clone(), Settings::default());
         let route = Route { paths: vec!["/pay".into()], methods: vec![http::Method::POST], upstream: 0, policy };
-        let guarded =
-            Guarded { meter: meter.route("payments"), route: Arc::new(route), response_timeout: Duration::from_secs(60) };
+        let guarded = Guarded {
+            meter: meter.route("payments"),
+            route: Arc::new(route),
+            response_timeout: Duration::from_secs(60),
+            keyring: None,
+        };
         Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
     }
 

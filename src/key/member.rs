@@ -11,6 +11,42 @@ use super::{Document, Pointer, Unclear};
 /// The value that a pointer leads to, as it stands in the document; `None` where it is missing or `null`.
 pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, Unclear> {
     Document::parse(document)?;
+    Ok(find(document, pointer)?.map(|found| document.slice_ref(found.as_bytes())))
+}
+
+/// The document with a text in place of every value that a pointer leads to, and with every other byte as it was. What is
+/// missing or `null` stays so.
+pub fn with_values_replaced(document: &Bytes, pointers: &[Pointer], text: &str) -> Result<Bytes, Unclear> {
+    Document::parse(document)?;
+    let text = serde_json::to_string(text).map_err(|_| Unclear::NotJson)?;
+    let start = document.as_ptr() as usize;
+    let mut places = Vec::new();
+    for pointer in pointers {
+        if let Some(found) = find(document, pointer)? {
+            let from = found.as_ptr() as usize - start;
+            places.push(from..from + found.len());
+        }
+    }
+    if places.is_empty() {
+        return Ok(document.clone());
+    }
+    // Of two that begin at one place the longer one comes first: what lies within it goes with it.
+    places.sort_by_key(|place| (place.start, std::cmp::Reverse(place.end)));
+    let mut out = Vec::with_capacity(document.len());
+    let mut end = 0;
+    for place in places {
+        if place.start >= end {
+            out.extend_from_slice(&document[end..place.start]);
+            out.extend_from_slice(text.as_bytes());
+            end = place.end;
+        }
+    }
+    out.extend_from_slice(&document[end..]);
+    Ok(out.into())
+}
+
+/// The text of the value that a pointer leads to, within the document; `None` where it is missing or `null`.
+fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Unclear> {
     let mut at: &RawValue = serde_json::from_slice(document).map_err(|_| Unclear::NotJson)?;
     for token in pointer.tokens() {
         let found = if let Ok(Members(members)) = serde_json::from_str(at.get()) {
@@ -25,7 +61,7 @@ pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, Unc
             None => return Ok(None),
         }
     }
-    Ok((at.get() != "null").then(|| document.slice_ref(at.get().as_bytes())))
+    Ok((at.get() != "null").then(|| at.get()))
 }
 
 /// The document with a text at a pointer, in place of what stood there. `None` where there is no object to put it in.
@@ -112,6 +148,31 @@ mod tests {
             (r#"{"data":[],"data":[1]}"#, Err(Unclear::Ambiguous)),
         ] {
             assert_eq!(element(&Bytes::from_static(text.as_bytes()), &pointer("/data/0")), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn values_are_replaced_and_every_other_byte_stays() {
+        for (text, places, expected) in [
+            (
+                "{ \"b\" : 1e2,\n \"card\":{\"number\" :\"42\", \"exp\":[1, 2]} } ",
+                &["/card/number"][..],
+                "{ \"b\" : 1e2,\n \"card\":{\"number\" :\"***\", \"exp\":[1, 2]} } ",
+            ),
+            (r#"{"a":{"b":1},"c":[{"d":2},3]}"#, &["/a/b", "/a", "/c/0/d"], r#"{"a":"***","c":[{"d":"***"},3]}"#),
+            (r#"{"a":{"b":1}}"#, &["/a", "/a/b", "/a"], r#"{"a":"***"}"#),
+            (r#"{"a":{"x":true},"b":false}"#, &["/b", "/a/x"], r#"{"a":{"x":"***"},"b":"***"}"#),
+            (r#"{"\u0061":1}"#, &["/a"], r#"{"\u0061":"***"}"#),
+            (r#"{"a":null, "b":{}}"#, &["/a", "/b/c", "/d/0"], r#"{"a":null, "b":{}}"#),
+            ("7", &["/a"], "7"),
+        ] {
+            let places: Vec<_> = places.iter().map(|place| pointer(place)).collect();
+            let replaced = with_values_replaced(&Bytes::from_static(text.as_bytes()), &places, "***");
+            assert_eq!(replaced, Ok(Bytes::from_static(expected.as_bytes())), "{text}");
+        }
+        for (text, why) in [("card=4242", Unclear::NotJson), (r#"{"a":1,"a":2}"#, Unclear::Ambiguous)] {
+            let replaced = with_values_replaced(&Bytes::from_static(text.as_bytes()), &[pointer("/a")], "***");
+            assert_eq!(replaced, Err(why), "{text}");
         }
     }
 

@@ -26,6 +26,8 @@ pub(super) struct Said<'a> {
 enum Class {
     /// The request has to change.
     Request,
+    /// Whoever sent it has to prove who they are.
+    Credentials,
     /// The service, or what is behind it, did not do it, or nobody knows.
     Service,
 }
@@ -42,7 +44,7 @@ struct Words {
 }
 
 fn words(problem: &Problem, status: StatusCode) -> Words {
-    use Class::{Request, Service};
+    use Class::{Credentials, Request, Service};
     let say = |class, square| Words { class, stripe: None, square, paypal: None };
     match problem {
         // Stripe tells this one by its type, see `stripe`.
@@ -59,6 +61,7 @@ fn words(problem: &Problem, status: StatusCode) -> Words {
         Problem::KeyMissing { .. } | Problem::ScopeMissing { .. } => {
             Words { paypal: Some("MISSING_REQUIRED_PARAMETER"), ..say(Request, "MISSING_REQUIRED_PARAMETER") }
         }
+        Problem::ScopeInvalid { expired } => say(Credentials, if *expired { "ACCESS_TOKEN_EXPIRED" } else { "UNAUTHORIZED" }),
         Problem::KeyInvalid { .. } => Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") },
         Problem::OutcomeUncertain { .. } => match status {
             StatusCode::BAD_GATEWAY => say(Service, "BAD_GATEWAY"),
@@ -70,9 +73,11 @@ fn words(problem: &Problem, status: StatusCode) -> Words {
         Problem::UpstreamUnreachable { .. } => say(Service, "BAD_GATEWAY"),
         Problem::UpstreamFailed { timed_out: true } => say(Service, "GATEWAY_TIMEOUT"),
         Problem::UpstreamFailed { timed_out: false } => say(Service, "BAD_GATEWAY"),
-        Problem::NotSent { .. } | Problem::StoreUnavailable { .. } | Problem::RecordUnreadable { .. } | Problem::Overloaded => {
-            say(Service, "SERVICE_UNAVAILABLE")
-        }
+        Problem::NotSent { .. }
+        | Problem::StoreUnavailable { .. }
+        | Problem::RecordUnreadable { .. }
+        | Problem::ScopeUnavailable
+        | Problem::Overloaded => say(Service, "SERVICE_UNAVAILABLE"),
         Problem::BodyTooLarge { .. } => say(Request, "REQUEST_ENTITY_TOO_LARGE"),
         Problem::UnsupportedEncoding => say(Request, "UNSUPPORTED_MEDIA_TYPE"),
         Problem::BodyTimeout => say(Request, "REQUEST_TIMEOUT"),
@@ -104,8 +109,7 @@ pub(super) fn body(dialect: Dialect, said: &Said<'_>) -> Option<Value> {
 fn stripe(said: &Said<'_>, words: &Words) -> Value {
     let kind = match (said.problem, words.class) {
         (Problem::KeyReused { .. }, _) => "idempotency_error",
-        (_, Class::Request) => "invalid_request_error",
-
+        (_, Class::Request | Class::Credentials) => "invalid_request_error",
         (_, Class::Service) => "api_error",
     };
     json!({ "error": { "type": kind, "code": words.stripe.unwrap_or(said.kind), "message": said.detail } })
@@ -114,7 +118,7 @@ fn stripe(said: &Said<'_>, words: &Words) -> Value {
 fn square(said: &Said<'_>, words: &Words) -> Value {
     let category = match words.class {
         Class::Request => "INVALID_REQUEST_ERROR",
-
+        Class::Credentials => "AUTHENTICATION_ERROR",
         Class::Service => "API_ERROR",
     };
     let mut error = json!({ "category": category, "code": words.square, "detail": said.detail });
@@ -126,6 +130,7 @@ fn square(said: &Said<'_>, words: &Words) -> Value {
 
 fn paypal(said: &Said<'_>, words: &Words) -> Value {
     let name = match said.status {
+        StatusCode::UNAUTHORIZED => "AUTHENTICATION_FAILURE",
         StatusCode::CONFLICT => "RESOURCE_CONFLICT",
         StatusCode::UNPROCESSABLE_ENTITY => "UNPROCESSABLE_ENTITY",
         StatusCode::UNSUPPORTED_MEDIA_TYPE => "UNSUPPORTED_MEDIA_TYPE",

@@ -3,6 +3,7 @@
 mod body;
 mod busy;
 mod dialect;
+mod fetch;
 mod fields;
 mod forward;
 mod guard;
@@ -14,6 +15,7 @@ mod socket;
 mod wire;
 
 pub use body::{Silence, discard, read_whole};
+pub use fetch::{FetchError, fetch};
 pub use fields::{Peer, TraceParent, from_upstream, to_upstream, trace_parent};
 pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
 pub use guard::{Scan, Scanner};

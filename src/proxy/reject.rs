@@ -4,7 +4,7 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, LINK, RETRY_AFTER};
+use http::header::{ACCEPT_ENCODING, ALLOW, CONTENT_TYPE, LINK, RETRY_AFTER, WWW_AUTHENTICATE};
 use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
@@ -86,8 +86,25 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             StatusCode::BAD_REQUEST,
             "scope-missing",
             "It is not clear whose idempotency key this is",
-            "Send the field that names the account.",
+            "Add it: it names the account.",
             Answer::ScopeMissing,
+        ),
+        Problem::ScopeInvalid { .. } => doc(
+            StatusCode::UNAUTHORIZED,
+            "scope-invalid",
+            "It is not proven whose idempotency key this is",
+            "Get a new token, and send the same request with it.",
+            Answer::ScopeInvalid,
+        ),
+        Problem::ScopeUnavailable => retry(
+            doc(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "scope-unavailable",
+                "Tokens can't be verified right now",
+                "Send the same request again later.",
+                Answer::ScopeUnavailable,
+            ),
+            RETRY_SOON,
         ),
         Problem::KeyReused { slot } => of(
             doc(
@@ -310,6 +327,10 @@ impl Rejections {
         if *problem == Problem::UnsupportedEncoding {
             // What would do (RFC 9110, section 15.5.16).
             headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+        }
+        if matches!(problem, Problem::ScopeInvalid { .. }) {
+            // RFC 6750, section 3.
+            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
         }
         if *problem == Problem::MethodNotAllowed {
             headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));

@@ -36,7 +36,7 @@ use super::guard::is_host;
 use super::guarded::{Guarded, Verdict};
 use super::reject::{Rejections, Shape};
 use super::socket::Socket;
-use crate::gate::{AnswerBody, BoxError, Problem};
+use crate::gate::{AnswerBody, BoxError, ClientSubject, Problem};
 use crate::tls::Identity;
 
 /// What a listener allows.
@@ -174,6 +174,7 @@ impl Arrived {
         let Arrived { stream, address, limits, rejections, identity } = self;
         let secure = identity.is_some();
         let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else { return };
+        let subject = socket.client_subject().map(ClientSubject);
         let quiet = Arc::new(Quiet::default());
         let verdict = quiet.verdict.clone();
         let io = Guarded::new(TimedStream::new(socket, quiet.clone(), &limits), verdict.clone(), limits.header_bytes);
@@ -186,6 +187,9 @@ impl Arrived {
             }
             let verdict = verdict.clone();
             request.extensions_mut().insert(peer.clone());
+            if let Some(subject) = &subject {
+                request.extensions_mut().insert(subject.clone());
+            }
             let checked = check(&request, &verdict);
             let (mut service, rejections) = (service.clone(), rejections.clone());
             async move {

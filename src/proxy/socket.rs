@@ -4,9 +4,12 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+use bytes::Bytes;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio_rustls::server::TlsStream;
+
+use crate::tls::subject;
 
 /// A client's connection.
 pub(super) enum Socket {
@@ -14,6 +17,16 @@ pub(super) enum Socket {
     Plain(TcpStream),
     /// By TLS; boxed, as it is many times larger.
     Tls(Box<TlsStream<TcpStream>>),
+}
+
+impl Socket {
+    /// The subject of the certificate that the client has shown.
+    pub fn client_subject(&self) -> Option<Bytes> {
+        match self {
+            Socket::Plain(_) => None,
+            Socket::Tls(stream) => stream.get_ref().1.peer_certificates()?.first().and_then(subject),
+        }
+    }
 }
 
 impl AsyncRead for Socket {

@@ -26,6 +26,8 @@ pub enum Answer {
     KeyMissing,
     KeyInvalid,
     ScopeMissing,
+    ScopeInvalid,
+    ScopeUnavailable,
     ResponseNotStored,
     ResultExpired,
     NotSent,
@@ -66,7 +68,7 @@ pub struct CacheMeter {
 }
 
 impl Answer {
-    const ALL: [Answer; 20] = [
+    const ALL: [Answer; 22] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -76,6 +78,8 @@ impl Answer {
         Answer::KeyMissing,
         Answer::KeyInvalid,
         Answer::ScopeMissing,
+        Answer::ScopeInvalid,
+        Answer::ScopeUnavailable,
         Answer::ResponseNotStored,
         Answer::ResultExpired,
         Answer::NotSent,
@@ -101,6 +105,8 @@ impl Answer {
             Answer::KeyMissing => "key_missing",
             Answer::KeyInvalid => "key_invalid",
             Answer::ScopeMissing => "scope_missing",
+            Answer::ScopeInvalid => "scope_invalid",
+            Answer::ScopeUnavailable => "scope_unavailable",
             Answer::ResponseNotStored => "response_not_stored",
             Answer::ResultExpired => "result_expired",
             Answer::NotSent => "not_sent",

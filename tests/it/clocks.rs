@@ -106,6 +106,7 @@ impl World {
         });
         let settings = LayerSettings {
             routes: routes.collect(),
+            keyrings: HashMap::new(),
             rejections: Rejections::default(),
             body_timeout: Duration::from_secs(30),
             silence: Duration::from_secs(60),

@@ -8,7 +8,7 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 
-use crate::harness::{Authority, Gateway, Manner, Origin, PATIENCE, Request, Upstream, until};
+use crate::harness::{Authority, Gateway, Manner, Origin, PATIENCE, Request, Streams, Upstream, until};
 
 const HERE: &str = "127.0.0.1";
 
@@ -264,6 +264,46 @@ fn without_a_certificate_of_its_own_a_client_gets_nowhere() {
     let answer = by_tls(gateway.port, &authority.client(&[], Some(own.path())), &pay).unwrap();
     assert!(answer.starts_with("HTTP/1.1 201"), "{answer}");
     assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn the_subject_of_a_clients_certificate_is_scope_and_caller_over_both_protocols() {
+    let (authority, clients, upstream, dir) =
+        (Authority::new(), Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    authority.write(HERE, dir.path());
+    let settings = format!(
+        "[tls]\ncert = {:?}\nkey = {:?}\nclient_ca = {:?}\n",
+        dir.path().join("cert.pem"),
+        dir.path().join("key.pem"),
+        clients.ca_file()
+    );
+    let routes = "[[routes]]\npath = \"/v1/payments\"\nscope = { client_cert = \"subject\" }";
+    let gateway = Gateway::with(upstream.port, &settings, routes);
+    // A new certificate each time: what stays is the name.
+    let client = |name: Option<&str>, protocol: &str| {
+        let own = tempfile::tempdir().unwrap();
+        clients.write_client(name, own.path());
+        authority.client(&[protocol], Some(own.path()))
+    };
+    let by_http_1 = |name, token: &str| {
+        let pay = Request::pay("k", "{}").field("Authorization", token);
+        by_tls(gateway.port, &client(name, "http/1.1"), &pay).unwrap()
+    };
+    let by_http_2 = |name, token: &str| {
+        Streams::open_by_tls(gateway.port, client(name, "h2")).send(Streams::pay("k", "{}", &[("authorization", token)]))
+    };
+    let first = by_http_1(Some("shop-a"), "Bearer 1");
+    assert!(first.starts_with("HTTP/1.1 201") && !first.contains("idempotent-replayed"), "{first}");
+    let again = by_http_1(Some("shop-a"), "Bearer 2");
+    assert!(again.starts_with("HTTP/1.1 201") && again.contains("idempotent-replayed: true"), "{again}");
+    let other = by_http_2(Some("shop-b"), "Bearer 1");
+    assert!(other.status == 201 && !other.replayed() && !first.ends_with(&other.text()), "{other:?}");
+    let over_http_2 = by_http_2(Some("shop-a"), "Bearer 3");
+    assert!(over_http_2.replayed() && first.ends_with(&over_http_2.text()), "{over_http_2:?}");
+    assert_eq!(upstream.executed(), 2);
+    assert!(by_http_1(None, "Bearer 1").contains("scope-missing"), "a certificate that names nobody");
+    assert_eq!(by_http_2(None, "Bearer 1").problem(), "scope-missing");
+    assert_eq!(upstream.executed(), 2);
 }
 
 #[test]

@@ -171,6 +171,7 @@ pub fn policy() -> Policy {
         uncertain_after: TICK * u32::from(UNCERTAIN_AFTER),
         statuses: StatusRules::new(&list(&["2xx"]), &list(&["429"]), &[]).unwrap(),
         drop_headers: vec![],
+        redact: vec![],
         retention: 2 * FOREVER_MIN,
         tombstone: Duration::ZERO,
         unsettled_retention: 30 * FOREVER_MIN,

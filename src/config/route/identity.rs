@@ -11,7 +11,6 @@ use crate::key::{KeySyntax, Pointer};
 const KEY_LENGTH_MAX: u64 = 4096;
 
 const KEY_EXPECTED: &str = "a table such as { header = \"Idempotency-Key\" }";
-const SCOPE_EXPECTED: &str = "a table such as { header = \"X-Api-Key\" }";
 const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] }";
 const FINGERPRINT_EXPECTED: &str = "a table such as { body = \"json\" }";
 const HEADERS_EXPECTED: &str = "a list of header fields such as [\"Authorization\"]";
@@ -116,33 +115,15 @@ fn read_part(value: &Value<'_>) -> Option<KeyPart> {
     Some(part)
 }
 
-/// Reads `scope`.
-pub(super) fn read_scope(route: &Table<'_>) -> Option<ScopeRule> {
-    let Some(value) = route.get("scope") else { return Some(ScopeRule::Shared) };
-    let table = value.table(SCOPE_EXPECTED)?;
-    let later = table.get_together(["jwt", "client_cert"]).iter().any(Option::is_some);
-    table.not_yet("jwt");
-    table.not_yet("client_cert");
-    let fields = match table.get_together(["header", "headers"]) {
-        [Some(header), None] => read_header(&header).map(|name| vec![name]),
-        [None, Some(headers)] => read_headers(&headers),
-        [Some(_), Some(headers)] => {
-            headers.fault("a scope has header or headers, not both");
-            None
-        }
-        [None, None] if later => None,
-        [None, None] => {
-            value.fault(format!("expected {SCOPE_EXPECTED}"));
-            None
-        }
-    };
-    table.finish();
-    if later { None } else { fields.map(ScopeRule::Headers) }
-}
-
 /// Reads `caller`. The scope is `None` if it is faulty.
 pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Option<CallerRule> {
     let value = route.get("caller")?;
+    if scope.is_some_and(ScopeRule::is_verified) && !value.is_text() {
+        if value.place.given {
+            value.fault("the scope is verified, and is the caller as well: leave caller out");
+        }
+        return Some(CallerRule::Scope);
+    }
     if value.is_text() {
         value.choice(&[("scope", ())], &[])?;
         if scope == Some(&ScopeRule::Shared) {
@@ -183,7 +164,7 @@ pub(super) fn read_fingerprint(route: &Table<'_>) -> Option<FingerprintRule> {
     })
 }
 
-fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
+pub(super) fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
     let names: Vec<Option<HeaderName>> = value.list(HEADERS_EXPECTED)?.iter().map(read_header).collect();
     let names: Vec<HeaderName> = names.into_iter().collect::<Option<_>>()?;
     if names.is_empty() {

@@ -92,6 +92,39 @@ fn a_key_is_overridden_value_by_value() {
 }
 
 #[test]
+fn a_verified_scope_is_the_caller_as_well() {
+    let one = route("scope = { jwt = { jwks = \"keys.json\" } }");
+    assert_eq!((one.jwks, one.policy.caller), (Some(KeysPlace::File("keys.json".into())), CallerRule::Scope));
+    let usual = TokenRule { header: http::header::AUTHORIZATION, claim: "sub".into(), issuer: None, audience: None };
+    assert_eq!(one.policy.scope, ScopeRule::Token(usual.into()));
+
+    let jwt = "header = \"X-Jwt\", claim = \"tenant\", issuer = \"i\", audience = \"a\", ca_file = \"ca.pem\"";
+    let other =
+        route(&format!("scope = {{ jwt = {{ {jwt}, jwks = \"https://id.example:8443/a/jwks?b=c\" }} }}\ncaller = \"scope\""));
+    let rule = TokenRule {
+        header: "x-jwt".parse().unwrap(),
+        claim: "tenant".into(),
+        issuer: Some("i".into()),
+        audience: Some("a".into()),
+    };
+    assert_eq!((other.policy.scope, other.policy.caller), (ScopeRule::Token(rule.into()), CallerRule::Scope));
+    let Some(KeysPlace::Server { url, path, ca_file }) = other.jwks else { panic!("{:?}", other.jwks) };
+    assert_eq!((url.to_string().as_str(), path.as_str()), ("https://id.example:8443", "/a/jwks?b=c"));
+    assert_eq!(ca_file, Some("ca.pem".into()));
+
+    let tls = "[tls]\ncert = \"a\"\nkey = \"a\"\nclient_ca = \"a\"\n[[routes]]\npath = \"/p\"\n";
+    let mutual = load(&format!("{tls}scope = {{ client_cert = \"subject\" }}")).unwrap().routes.remove(0);
+    assert_eq!((mutual.policy.scope, mutual.policy.caller), (ScopeRule::ClientCertificate, CallerRule::Scope));
+
+    for (url, warned) in
+        [("http://id.example/jwks", 1), ("http://127.0.0.1:1/jwks", 0), ("http://[::1]/jwks", 0), ("https://id.example", 0)]
+    {
+        let config = load_route(&format!("scope = {{ jwt = {{ jwks = \"{url}\" }} }}")).unwrap();
+        assert_eq!(config.warnings.len(), warned, "{url}: {:?}", config.warnings);
+    }
+}
+
+#[test]
 fn scope_caller_and_fingerprint_are_read() {
     let one = route("scope = { header = \"X-Tenant\" }\ncaller = \"scope\"\nfingerprint = { body = \"raw\" }").policy;
     assert_eq!(one.scope, ScopeRule::Headers(vec!["x-tenant".parse().unwrap()]));

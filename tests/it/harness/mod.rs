@@ -9,6 +9,7 @@ mod origin;
 mod redis;
 mod streams;
 mod tls;
+pub mod tokens;
 mod upstream;
 
 use std::time::{Duration, Instant};

@@ -1,13 +1,19 @@
 //! A client that speaks HTTP/2 with prior knowledge, on one connection.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::Request;
 use http_body_util::Full;
 use hyper::client::conn::http2::{self, SendRequest};
 use hyper_util::rt::{TokioExecutor, TokioIo};
+use rustls::ClientConfig;
+use rustls_pki_types::ServerName;
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
+use tokio_rustls::TlsConnector;
 
 use super::{Answer, PATIENCE};
 
@@ -25,11 +31,19 @@ pub struct Pending<'a> {
 
 impl Streams {
     pub fn open(port: u16) -> Streams {
+        Streams::over(async move { connect(port).await })
+    }
+
+    /// By TLS.
+    pub fn open_by_tls(port: u16, client: Arc<ClientConfig>) -> Streams {
+        let name = ServerName::try_from("127.0.0.1").unwrap();
+        Streams::over(async move { TlsConnector::from(client).connect(name, connect(port).await).await.unwrap() })
+    }
+
+    fn over<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(connecting: impl Future<Output = T>) -> Streams {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let sender = runtime.block_on(async {
-            let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            stream.set_nodelay(true).unwrap();
-            let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await.unwrap();
+            let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(connecting.await)).await.unwrap();
             tokio::spawn(driver);
             sender
         });
@@ -57,6 +71,12 @@ impl Streams {
     pub fn send(&self, request: Request<Full<Bytes>>) -> Answer {
         self.begin(request).wait()
     }
+}
+
+async fn connect(port: u16) -> TcpStream {
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    stream.set_nodelay(true).unwrap();
+    stream
 }
 
 impl Pending<'_> {

@@ -1,7 +1,7 @@
 //! The upstream: does what a request's `X-Act` field says, and counts what it executed.
 //!
 //! Steps, one after the other: `wait MS`, `hold` (until released), `status CODE`, `field NAME=VALUE`, `body TEXT`,
-//! `large BYTES`, and as the last one `drop` (close without an answer), `cut` (close in the middle of the body),
+//! `hex DIGITS` (a body of any bytes), `large BYTES`, and as the last one `drop` (close without an answer), `cut` (close in the middle of the body),
 //! `rubbish` (answer with no HTTP), `events` (an event stream). Without a script: 201 with a body that no other answer has.
 
 use std::collections::HashMap;
@@ -209,6 +209,13 @@ fn answer(shared: &Shared, writer: &mut impl Write, script: &str, head: bool) ->
                 fields.push_str(&format!("{name}: {value}\r\n"));
             }
             "body" => body = rest.as_bytes().to_vec(),
+            "hex" => {
+                body = rest
+                    .as_bytes()
+                    .chunks(2)
+                    .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+                    .collect()
+            }
             "large" => body = vec![b'x'; rest.parse().unwrap()],
             "drop" => return false,
             "rubbish" => {

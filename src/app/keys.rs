@@ -1,0 +1,98 @@
+//! The keys that tokens are verified with: read once, kept as new as they are, shared by the routes that name the same.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use bytes::Bytes;
+use hyper::body::Incoming;
+use tokio::io::AsyncReadExt;
+use tokio_util::task::AbortOnDropHandle;
+
+use super::{read, scheme};
+use crate::config::{Config, KeysPlace};
+use crate::proxy::{Forward, Upstream, UpstreamSettings, fetch};
+use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, Pace};
+
+/// How long connecting to a server of keys, and the whole answer, may take. Nobody waits for it.
+const CONNECT_MAX: Duration = Duration::from_secs(5);
+const FETCH_MAX: Duration = Duration::from_secs(10);
+/// Servers of keys are asked rarely.
+const IDLE_MAX: Duration = Duration::from_secs(4);
+
+/// The keys by the route's name, and the tasks that read them again.
+#[derive(Default)]
+pub(super) struct Keyrings {
+    pub by_route: HashMap<String, Arc<Keyring>>,
+    _keepers: Vec<AbortOnDropHandle<()>>,
+}
+
+/// Reads all keys that are in files, and begins to ask for the others.
+///
+/// # Errors
+/// A file that can't be read or has no usable key, a server that nobody could vouch for.
+pub(super) async fn keyrings(config: &Config) -> Result<Keyrings> {
+    let mut keyrings = Keyrings::default();
+    let mut known: Vec<(&KeysPlace, Arc<Keyring>)> = Vec::new();
+    for route in &config.routes {
+        let Some(place) = &route.jwks else { continue };
+        let keyring = match known.iter().find(|(other, _)| *other == place) {
+            Some((_, keyring)) => keyring.clone(),
+            None => {
+                let (keyring, keeper) = open(place).await?;
+                keyrings._keepers.push(keeper);
+                known.push((place, keyring.clone()));
+                keyring
+            }
+        };
+        keyrings.by_route.insert(route.name.clone(), keyring);
+    }
+    Ok(keyrings)
+}
+
+async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)> {
+    Ok(match place {
+        KeysPlace::File(file) => {
+            let name = file.display().to_string();
+            let text = contents(file.clone()).await.map_err(anyhow::Error::msg);
+            let keys = text.and_then(|text| Ok(KeySet::parse(&text)?));
+            let keyring = Keyring::new(Some(keys.with_context(|| format!("the keys of tokens (jwks) in {name}"))?));
+            let file = file.clone();
+            let keeper = keyring.clone().keep(name, Pace::FILE, move || contents(file.clone()));
+            (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
+        }
+        KeysPlace::Server { url, path, ca_file } => {
+            let settings = UpstreamSettings {
+                scheme: scheme(url),
+                authority: url.authority.clone(),
+                connect_timeout: CONNECT_MAX,
+                idle_timeout: IDLE_MAX,
+                preserve_host: false,
+                ca_pem: match ca_file {
+                    Some(file) => Some(read(file).await?),
+                    None => None,
+                },
+            };
+            let server: Forward<Incoming> = Forward::new([Upstream::new(settings).with_context(|| format!("jwks {url}"))?]);
+            let (keyring, path) = (Keyring::new(None), path.clone());
+            let ask = move || {
+                let (server, path) = (server.clone(), path.clone());
+                async move { fetch(&server, &path, KEY_SET_BYTES_MAX, FETCH_MAX).await.map_err(|error| error.to_string()) }
+            };
+            let keeper = keyring.clone().keep(url.to_string(), Pace::SERVER, ask);
+            (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
+        }
+    })
+}
+
+/// A file, as far as keys may go and one byte further.
+async fn contents(file: PathBuf) -> Result<Bytes, String> {
+    let reading = async {
+        let mut text = Vec::new();
+        tokio::fs::File::open(&file).await?.take(KEY_SET_BYTES_MAX as u64 + 1).read_to_end(&mut text).await?;
+        std::io::Result::Ok(Bytes::from(text))
+    };
+    reading.await.map_err(|error| format!("can't read {}: {error}", file.display()))
+}

@@ -1,0 +1,68 @@
+//! Who vouches for a request's scope: a token's signature, or the certificate of the connection.
+//!
+//! It is found out once per request, from the header fields alone, and goes with the request as an extension.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::HeaderValue;
+use http::{Extensions, HeaderMap};
+
+use super::{Gate, Guarded, Problem};
+use crate::engine::{ScopeRule, TokenRule};
+use crate::token::{Expected, TokenError, verify};
+
+/// The subject of the certificate that a client has shown and the listener has verified, as DER; never empty. A request
+/// extension: whoever puts it there vouches for it.
+#[derive(Clone)]
+pub struct ClientSubject(pub Bytes);
+
+/// What was found out about a request's scope. A request extension.
+#[derive(Clone)]
+pub struct Vouched(Result<Arc<[Said]>, Problem>);
+
+/// A name and what is said under it.
+type Said = (String, Vec<u8>);
+
+impl Vouched {
+    /// What a scope is made of.
+    pub(super) fn said(&self) -> Result<&[Said], Problem> {
+        self.0.as_deref().map_err(Clone::clone)
+    }
+}
+
+impl Gate {
+    /// Finds out who vouches for a request; `None` where its route asks for nobody.
+    pub fn vouch(&self, guarded: &Guarded, headers: &HeaderMap, extensions: &Extensions) -> Option<Vouched> {
+        let said = match &guarded.route.policy.scope {
+            ScopeRule::Shared | ScopeRule::Headers(_) => return None,
+            ScopeRule::Token(rule) => self.by_token(guarded, rule, headers),
+            ScopeRule::ClientCertificate => match extensions.get::<ClientSubject>() {
+                Some(ClientSubject(subject)) => Ok([("client_cert:subject".to_owned(), subject.to_vec())].into()),
+                None => Err(Problem::ScopeMissing { what: "a client certificate with a subject".to_owned() }),
+            },
+        };
+        Some(Vouched(said))
+    }
+
+    fn by_token(&self, guarded: &Guarded, rule: &TokenRule, headers: &HeaderMap) -> Result<Arc<[Said]>, Problem> {
+        let mut lines = headers.get_all(&rule.header).iter().map(HeaderValue::as_bytes);
+        let (first, second) = (lines.next().filter(|line| !line.is_empty()), lines.next());
+        let field = first.ok_or_else(|| Problem::ScopeMissing { what: format!("the field {}", rule.header) })?;
+        if second.is_some() {
+            // Which of two an upstream believes is not known here.
+            return Err(Problem::ScopeInvalid { expired: false });
+        }
+        let keyring = guarded.keyring.as_ref();
+        let keys = keyring.and_then(|keyring| keyring.current()).ok_or(Problem::ScopeUnavailable)?;
+        let expected = Expected { claim: &rule.claim, issuer: rule.issuer.as_deref(), audience: rule.audience.as_deref() };
+        let subject = verify(field, &keys, &expected, self.clock.unix_ms()).map_err(|error| {
+            if let (TokenError::UnknownKey, Some(keyring)) = (error, keyring) {
+                keyring.miss();
+            }
+            Problem::ScopeInvalid { expired: error == TokenError::Expired }
+        })?;
+        let kind = if subject.is_number { "number" } else { "text" };
+        Ok([("jwt:iss".to_owned(), subject.issuer.into()), (format!("jwt:{kind}:{}", rule.claim), subject.value.into())].into())
+    }
+}
