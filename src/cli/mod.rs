@@ -146,7 +146,7 @@ enum Verb {
     /// List operations.
     List {
         /// Only those in this state.
-        #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released"])]
+        #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released", "expired"])]
         state: Option<String>,
         /// At most this many.
         #[arg(long, default_value_t = 100)]
@@ -185,6 +185,15 @@ enum Verb {
     },
     /// State that an uncertain operation was not executed, and free its key for any request.
     Release {
+        /// The reference, op_...
+        operation: String,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Throw the result of a completed operation away before its time. Its duplicates are refused (409), and never run, until
+    /// the key would have been new again.
+    Expire {
         /// The reference, op_...
         operation: String,
         /// Why, for the log.
