@@ -30,6 +30,7 @@ use crate::config::{
 use crate::engine::Policy;
 use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
+use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
 use crate::proxy::{Forward, Rejections, Server, ServerLimits, Upstream, UpstreamSettings};
 use crate::route::Route;
@@ -63,7 +64,8 @@ impl Gateway {
         let meter = Meter::new();
         let kept = open_store(&config, &clock).await?;
         let store = sealed(kept.store.clone(), &secrets)?;
-        let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config));
+        let hashing = hashing(&secrets)?;
+        let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config, hashing));
 
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| format!("can't listen on {} (admin)", config.admin))?;
@@ -243,7 +245,12 @@ async fn open_store(config: &Config, clock: &Clock) -> Result<Kept> {
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// What identities are hashed with.
+fn hashing(secrets: &Secrets) -> Result<Hashing> {
+    Ok(Hashing::under(secrets.hash_secrets.iter().map(|secret| secret.expose().as_bytes()))?)
+}
+
+fn settings(config: &Config, hashing: Hashing) -> Settings {
     let limits = &config.limits;
     Settings {
         in_flight: limits.in_flight,
@@ -252,6 +259,7 @@ fn settings(config: &Config) -> Settings {
         request_body: limits.request_body,
         response_body: limits.response_body,
         buffered_bytes: limits.buffered_bytes,
+        hashing,
     }
 }
 

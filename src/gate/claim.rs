@@ -77,7 +77,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let Identified { slot, caller, fingerprint } = identified;
+        let Identified { slot, caller, fingerprint, .. } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
         let kept = match &policy.on_uncertain {
@@ -185,7 +185,7 @@ impl Gate {
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
-        let own = Unconfirmed { gate: self, guarded, slot, claim, open: true };
+        let own = Unconfirmed::new(self, guarded, slot, claim);
         let timer = Timer::start();
         let swapped = self.store.swap(slot, over.version(), &own.claim.record, next.lifetime).await;
         timer.stop(self.meter.store(StoreCall::Claim));
@@ -290,7 +290,7 @@ impl Gate {
 
 /// A claim on its way. A request whose client leaves is dropped in the middle of it, and nobody would then run or settle
 /// what arrives: so it is given up.
-struct Unconfirmed<'g> {
+pub(super) struct Unconfirmed<'g> {
     gate: &'g Arc<Gate>,
     guarded: &'g Arc<Guarded>,
     slot: &'g Slot,
@@ -298,9 +298,13 @@ struct Unconfirmed<'g> {
     open: bool,
 }
 
-impl Unconfirmed<'_> {
+impl<'g> Unconfirmed<'g> {
+    pub fn new(gate: &'g Arc<Gate>, guarded: &'g Arc<Guarded>, slot: &'g Slot, claim: Claim) -> Unconfirmed<'g> {
+        Unconfirmed { gate, guarded, slot, claim, open: true }
+    }
+
     /// Its fate is known, or in the hands of whoever takes it.
-    fn known(mut self) -> Claim {
+    pub fn known(mut self) -> Claim {
         self.open = false;
         self.claim.clone()
     }

@@ -19,12 +19,13 @@ use tower_service::Service;
 use crate::clock::Clock;
 use crate::engine::{Mode, OnMismatch};
 use crate::entropy::Entropy;
-use crate::key::Slot;
+use crate::key::{Hashing, Slot};
 use crate::record::{Reply, ReplyBody};
 use crate::route::Route;
 use crate::store::Store;
 use crate::telemetry::{Answer, Meter, RouteMeter};
 
+mod agree;
 mod ask;
 mod attempt;
 mod budget;
@@ -36,11 +37,13 @@ mod operator;
 mod payload;
 mod problem;
 mod reconcile;
+mod rotation;
 mod settle;
 mod shadow;
 mod stream;
 mod sweep;
 
+pub use agree::{AgreeError, agree};
 use ask::Asker;
 use attempt::Attempt;
 pub use budget::{Budget, Hold};
@@ -74,6 +77,8 @@ pub struct Settings {
     pub response_body: usize,
     /// All buffered bodies together, in bytes.
     pub buffered_bytes: usize,
+    /// What identities are hashed with.
+    pub hashing: Hashing,
 }
 
 impl Default for Settings {
@@ -86,6 +91,7 @@ impl Default for Settings {
             request_body: MIB,
             response_body: MIB,
             buffered_bytes: 256 * MIB,
+            hashing: Hashing::default(),
         }
     }
 }
@@ -166,7 +172,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let Some(identified) = identify(policy, &parts, &body)? else {
+        let Some(identified) = identify(policy, &self.settings.hashing, &parts, &body)? else {
             return Box::pin(self.pass(guarded, parts, body, service, Answer::Passed)).await;
         };
         if self.closed.load(Ordering::Acquire) {
@@ -176,7 +182,7 @@ impl Gate {
         let carried = policy.upstream_key.as_ref().map(|wanted| Carried::new(policy, wanted, &parts, &body)).transpose()?;
         let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
         let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold };
-        let claimed = match self.admit(guarded, identified, permit, &mut asker).await? {
+        let claimed = match self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await? {
             claim::Entry::Run(claimed) => claimed,
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
             claim::Entry::Unprotected => {
