@@ -43,6 +43,11 @@ use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
 use crate::tls::Identity;
 
+mod identities;
+
+use identities::Pending;
+pub use identities::identity_changes;
+
 /// A gateway that serves.
 pub struct Gateway {
     /// Where clients connect.
@@ -51,20 +56,24 @@ pub struct Gateway {
     pub admin: SocketAddr,
     stop: CancellationToken,
     served: JoinHandle<bool>,
+    pending: Option<Pending>,
 }
 
 impl Gateway {
     /// Builds everything, binds both listeners and begins to serve.
     ///
     /// # Errors
-    /// A store that can't be opened, an upstream that can't be set up, an address that can't be bound.
+    /// A store that can't be opened, or that keeps other identities; an upstream that can't be set up, an address that can't be
+    /// bound.
     pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
         config.add_secrets(&secrets);
         let clock = Clock::system();
         let meter = Meter::new();
         let kept = open_store(&config, &clock).await?;
-        let store = sealed(kept.store.clone(), &secrets)?;
         let hashing = hashing(&secrets)?;
+        let identities = identities::configured(&config, &hashing);
+        let store = sealed(kept.store.clone(), &secrets)?;
+        let identities::Agreed { store, pending } = identities::agreed(store, identities, config.accept_new_identities).await?;
         let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config, hashing));
 
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
@@ -115,7 +124,17 @@ impl Gateway {
                 settled
             }
         });
-        Ok(Gateway { listen, admin: admin_address, stop, served })
+        Ok(Gateway { listen, admin: admin_address, stop, served, pending })
+    }
+
+    /// Waits for what is a reason to end: a store that could not be asked at the start, and keeps other identities.
+    pub async fn disagreement(&mut self) -> anyhow::Error {
+        if let Some(Pending { disagreement, .. }) = &mut self.pending
+            && let Ok(error) = disagreement.await
+        {
+            return error.into();
+        }
+        std::future::pending().await
     }
 
     /// Begins to stop: not ready, no new connections, what is under way is settled.
@@ -259,6 +278,7 @@ fn settings(config: &Config, hashing: Hashing) -> Settings {
         request_body: limits.request_body,
         response_body: limits.response_body,
         buffered_bytes: limits.buffered_bytes,
+        records_per_scope: limits.records_per_scope,
         hashing,
     }
 }

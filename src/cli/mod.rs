@@ -89,6 +89,10 @@ struct RunArgs {
     /// memory: [default: file:onceward-data].
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
+    /// Start although operations get other identities than those that the store keeps (routes renamed, scopes or hashing
+    /// secrets changed): duplicates of what was answered before run again.
+    #[arg(long, env = "ONCEWARD_ACCEPT_NEW_IDENTITIES")]
+    accept_new_identities: bool,
     /// How log lines look. What is logged is set by ONCEWARD_LOG (for example `info` or `onceward=debug`).
     #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
     log_format: LogFormat,

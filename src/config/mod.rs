@@ -74,6 +74,8 @@ pub struct Config {
     pub hash_secrets: Vec<SecretPlace>,
     /// Who may use the admin port. Their secrets are read by [`Config::resolve_secrets`].
     pub admin_tokens: Vec<TokenSource>,
+    /// Whether identities may become others than those that the store keeps. A decision for one start, and so not in the file.
+    pub accept_new_identities: bool,
     /// What is protected; the first match wins, what matches none is passed through.
     pub routes: Vec<Route>,
     /// What is legal and still worth a thought, each with its key.
@@ -189,6 +191,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         store: store?,
         limits: limits?,
         admin_tokens: admin_tokens?,
+        accept_new_identities: false,
         routes,
         warnings: Vec::new(),
     })

@@ -281,7 +281,7 @@ mod tests {
     #[test]
     fn a_route_is_kept_from_when_it_protects() {
         let watching = Policy { mode: Mode::Shadow, ..scoped("payments", "a") };
-        assert_eq!(changes(&of(&[watching.clone()], &[]), &of(&[scoped("payments", "b")], &[])), []);
+        assert_eq!(changes(&of(std::slice::from_ref(&watching), &[]), &of(&[scoped("payments", "b")], &[])), []);
         // One that is switched off is remembered: its records are still there.
         let protected = of(&[scoped("payments", "a")], &[]).compare(None).next;
         let off = of(&[watching], &[]).compare(Some(&protected));
@@ -289,11 +289,14 @@ mod tests {
         assert_eq!(of(&[scoped("payments", "b")], &[]).compare(Some(&off.next)).changes.len(), 1);
     }
 
+    /// Check values before and now, and what is said of them.
+    type Row<'r> = (&'r [&'r str], &'r [&'r str], Vec<Change>, &'r [&'r str]);
+
     #[test]
     fn secrets_rotate_and_are_not_lost() {
         let secrets = |checks: &[&str]| of(&[policy()], checks);
         let gone = |check: &str| vec![Change::SecretGone { check: check.into() }];
-        let rows: &[(&[&str], &[&str], Vec<Change>, &[&str])] = &[
+        let rows: &[Row<'_>] = &[
             (&[], &[], vec![], &[]),
             (&[], &["new"], vec![Change::HashingOn], &[]),
             (&["old"], &[], vec![Change::HashingOff], &[]),

@@ -16,10 +16,11 @@ use super::carry::key_for_upstream;
 use super::identify::Identified;
 use super::lease::SendRule;
 use super::payload::{BoxError, Payload};
+use super::quota::Counted;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::key::Slot;
-use crate::record::{Fence, Held, Reply, Version};
+use crate::record::{Fence, Held, Reply, State, Version};
 
 use crate::store::{StoreError, Swap, Watch};
 use crate::telemetry::{StoreCall, Timer};
@@ -31,6 +32,8 @@ pub(super) struct Claimed {
     pub claim: Claim,
     pub rule: Arc<SendRule>,
     pub permit: OwnedSemaphorePermit,
+    /// That it is one more operation of its scope.
+    pub counted: Option<Counted>,
 }
 
 /// What a request may do.
@@ -53,7 +56,7 @@ const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What one try at a claim came to.
 enum Tried {
-    Stands(Claim, Arc<SendRule>),
+    Stands(Claim, Arc<SendRule>, Option<Counted>),
     Held(Option<Held>),
     /// Another's record stands there; the claim may still arrive, and is given up.
     GivenUp(Option<Held>),
@@ -77,7 +80,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let Identified { slot, caller, fingerprint, .. } = identified;
+        let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
         let kept = match &policy.on_uncertain {
@@ -96,8 +99,10 @@ impl Gate {
                 }
                 Admission::Claim(over) => {
                     let place = self.place(&mut permit)?;
-                    match self.try_claim(guarded, &slot, &asked, over, &kept).await? {
-                        Tried::Stands(claim, rule) => return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place })),
+                    match self.try_claim(guarded, (&slot, &whose), &asked, over, &kept).await? {
+                        Tried::Stands(claim, rule, counted) => {
+                            return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted }));
+                        }
                         Tried::Held(held) => held,
                         Tried::GivenUp(held) => {
                             // What gives the old claim up, in the background, must not release the next one.
@@ -174,12 +179,16 @@ impl Gate {
     async fn try_claim(
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
-        slot: &Slot,
+        (slot, whose): (&Slot, &[u8; 32]),
         asked: &Asked,
         over: Over,
         kept: &Option<Bytes>,
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
+        let counted = match self.one_more(policy, whose, over) {
+            Ok(counted) => counted,
+            Err(retry_after) => return Box::pin(self.look_instead(policy, slot, retry_after)).await,
+        };
         let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = kept.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
@@ -191,12 +200,15 @@ impl Gate {
         timer.stop(self.meter.store(StoreCall::Claim));
         let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
         match swapped {
-            Ok(Swap::Stored) => Ok(Tried::Stands(own.known(), rule())),
+            Ok(Swap::Stored) => Ok(Tried::Stands(own.known(), rule(), counted)),
             Ok(Swap::Stale(held)) => {
                 own.known();
                 Ok(Tried::Held(held))
             }
-            Err(StoreError::MaybeApplied(_)) => Box::pin(self.read_back(policy, slot, asked, over, own, rule())).await,
+            Err(StoreError::MaybeApplied(_)) => {
+                let read = Box::pin(self.read_back(policy, slot, asked, over, own, rule())).await?;
+                Ok(if let Tried::Stands(claim, rule, _) = read { Tried::Stands(claim, rule, counted) } else { read })
+            }
             Err(StoreError::NotApplied(why)) => {
                 own.known();
                 self.meter.store_errors.inc();
@@ -207,6 +219,22 @@ impl Gate {
                 own.known();
                 Err(self.store_failed(slot, &error))
             }
+        }
+    }
+
+    /// Counts a new operation; an uncertain one that is tried once more is none.
+    fn one_more(&self, policy: &Policy, whose: &[u8; 32], over: Over) -> Result<Option<Counted>, Duration> {
+        match over {
+            Over::Doubt { .. } => Ok(None),
+            Over::Nothing | Over::Marker(_) => self.quota.take(&policy.route, whose, policy.retention, self.clock.boot_ms()),
+        }
+    }
+
+    /// Where no new operation may begin: a duplicate is none, and is answered by its record.
+    async fn look_instead(&self, policy: &Policy, slot: &Slot, retry_after: Duration) -> Result<Tried, Problem> {
+        match self.bars(policy, slot).await.map_err(|error| self.store_failed(slot, &error))? {
+            Some(held) if !matches!(held.record.state, State::Released) => Ok(Tried::Held(Some(held))),
+            _ => Err(Problem::QuotaReached { retry_after }),
         }
     }
 
@@ -227,7 +255,7 @@ impl Gate {
             Err(_) => return Ok(Tried::Unknown(Some(own.known()))),
         };
         match admit(held.as_ref(), asked, policy) {
-            Admission::Run if rule.allows() => Ok(Tried::Stands(own.known(), rule)),
+            Admission::Run if rule.allows() => Ok(Tried::Stands(own.known(), rule, None)),
             // Nothing, or a marker: the claim may still arrive there.
             Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
             // What it claimed over still stands.

@@ -25,6 +25,8 @@ pub struct Identified {
     pub caller: Caller,
     /// For what.
     pub fingerprint: Fingerprint,
+    /// Whose operation it is, as far as quotas tell: the scope, or where there is none the caller.
+    pub whose: [u8; 32],
     /// Slot and caller under the secrets that don't write, where there are any: an earlier one, or the next.
     pub others: Vec<(Slot, Caller)>,
 }
@@ -46,13 +48,11 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes)
     let how = body_hash(&policy.fingerprint, &parts.headers);
     let scope = scope(&policy.scope, &parts.headers)?;
     let caller = caller(&policy.caller, &scope, &parts.headers);
+    // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
+    let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
     let derived = match &policy.key.source {
         // Made without secrets: the upstream may know it, and must know it again when they are rotated.
-        KeySource::Derived(wanted) => {
-            // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
-            let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
-            derived_key(wanted, whose, parts, body, how)?
-        }
+        KeySource::Derived(wanted) => derived_key(wanted, whose, parts, body, how)?,
         KeySource::Sent { .. } => Vec::new(),
     };
     let key = sent.as_ref().map_or(derived.as_slice(), |key| key.as_str().as_bytes());
@@ -61,7 +61,7 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes)
     let variant: &[u8] = if is_per_fingerprint(policy) { fingerprint.as_bytes() } else { b"" };
     let named = Named { space, route: &policy.route, scope: &scope, key, variant };
     let (slot, hashed) = hashing.identity(&named, caller);
-    Ok(Some(Identified { slot, caller: hashed, fingerprint, others: hashing.other_identities(&named, caller) }))
+    Ok(Some(Identified { slot, caller: hashed, fingerprint, whose: *whose, others: hashing.other_identities(&named, caller) }))
 }
 
 /// The key in plain text, of a request that was identified: as sent, or the digest that a derived one is.

@@ -36,6 +36,7 @@ mod lease;
 mod operator;
 mod payload;
 mod problem;
+mod quota;
 mod reconcile;
 mod rotation;
 mod settle;
@@ -53,6 +54,7 @@ pub use lease::SendRule;
 pub use operator::OperatorError;
 pub use payload::{AnswerBody, BoxError, Payload};
 pub use problem::{ForwardError, Malformation, Problem};
+use quota::Quota;
 pub use reconcile::reconcile;
 pub use shadow::Observation;
 pub use stream::{Movement, Stream};
@@ -77,6 +79,8 @@ pub struct Settings {
     pub response_body: usize,
     /// All buffered bodies together, in bytes.
     pub buffered_bytes: usize,
+    /// New operations that one scope of a route may begin within the route's retention; 0 for any number.
+    pub records_per_scope: usize,
     /// What identities are hashed with.
     pub hashing: Hashing,
 }
@@ -91,6 +95,7 @@ impl Default for Settings {
             request_body: MIB,
             response_body: MIB,
             buffered_bytes: 256 * MIB,
+            records_per_scope: 0,
             hashing: Hashing::default(),
         }
     }
@@ -119,6 +124,7 @@ pub struct Gate {
     /// Requests in shadow mode that are watched; they take no place from those that are protected.
     watched: Arc<Semaphore>,
     giving_up: Arc<Semaphore>,
+    quota: Arc<Quota>,
     closed: AtomicBool,
     tasks: TaskTracker,
     abandoned: CancellationToken,
@@ -141,6 +147,7 @@ impl Gate {
             waiters: Arc::new(Semaphore::new(settings.waiters)),
             watched: Arc::new(Semaphore::new(settings.in_flight)),
             giving_up: Arc::new(Semaphore::new(GIVING_UP_MAX)),
+            quota: Quota::new(settings.records_per_scope),
             closed: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),

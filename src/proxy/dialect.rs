@@ -70,9 +70,11 @@ fn words(problem: &Problem, status: StatusCode) -> Words {
         Problem::UpstreamUnreachable { .. } => say(Service, "BAD_GATEWAY"),
         Problem::UpstreamFailed { timed_out: true } => say(Service, "GATEWAY_TIMEOUT"),
         Problem::UpstreamFailed { timed_out: false } => say(Service, "BAD_GATEWAY"),
-        Problem::NotSent { .. } | Problem::StoreUnavailable { .. } | Problem::RecordUnreadable { .. } | Problem::Overloaded => {
-            say(Service, "SERVICE_UNAVAILABLE")
-        }
+        Problem::NotSent { .. }
+        | Problem::StoreUnavailable { .. }
+        | Problem::RecordUnreadable { .. }
+        | Problem::Overloaded
+        | Problem::QuotaReached { .. } => say(Service, "SERVICE_UNAVAILABLE"),
         Problem::BodyTooLarge { .. } => say(Request, "REQUEST_ENTITY_TOO_LARGE"),
         Problem::UnsupportedEncoding => say(Request, "UNSUPPORTED_MEDIA_TYPE"),
         Problem::BodyTimeout => say(Request, "REQUEST_TIMEOUT"),
