@@ -56,7 +56,7 @@ const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
 /// What one try at a claim came to.
 enum Tried {
-    Stands(Claim, Arc<SendRule>, Option<Counted>),
+    Stands(Claim, Arc<SendRule>),
     Held(Option<Held>),
     /// Another's record stands there; the claim may still arrive, and is given up.
     GivenUp(Option<Held>),
@@ -100,7 +100,8 @@ impl Gate {
                 Admission::Claim(over) => {
                     let place = self.place(&mut permit)?;
                     match self.try_claim(guarded, (&slot, &whose), &asked, over, &kept).await? {
-                        Tried::Stands(claim, rule, counted) => {
+                        Tried::Stands(claim, rule) => {
+                            let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
                             return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted }));
                         }
                         Tried::Held(held) => held,
@@ -185,10 +186,9 @@ impl Gate {
         kept: &Option<Bytes>,
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
-        let counted = match self.one_more(policy, whose, over) {
-            Ok(counted) => counted,
-            Err(retry_after) => return Box::pin(self.look_instead(policy, slot, retry_after)).await,
-        };
+        if let Err(retry_after) = self.room(policy, whose, over) {
+            return Box::pin(self.look_instead(policy, slot, retry_after)).await;
+        }
         let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = kept.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
@@ -200,15 +200,12 @@ impl Gate {
         timer.stop(self.meter.store(StoreCall::Claim));
         let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
         match swapped {
-            Ok(Swap::Stored) => Ok(Tried::Stands(own.known(), rule(), counted)),
+            Ok(Swap::Stored) => Ok(Tried::Stands(own.known(), rule())),
             Ok(Swap::Stale(held)) => {
                 own.known();
                 Ok(Tried::Held(held))
             }
-            Err(StoreError::MaybeApplied(_)) => {
-                let read = Box::pin(self.read_back(policy, slot, asked, over, own, rule())).await?;
-                Ok(if let Tried::Stands(claim, rule, _) = read { Tried::Stands(claim, rule, counted) } else { read })
-            }
+            Err(StoreError::MaybeApplied(_)) => Box::pin(self.read_back(policy, slot, asked, over, own, rule())).await,
             Err(StoreError::NotApplied(why)) => {
                 own.known();
                 self.meter.store_errors.inc();
@@ -222,12 +219,30 @@ impl Gate {
         }
     }
 
-    /// Counts a new operation; an uncertain one that is tried once more is none.
-    fn one_more(&self, policy: &Policy, whose: &[u8; 32], over: Over) -> Result<Option<Counted>, Duration> {
+    /// Whether one more operation may begin; an uncertain one that is tried once more is none.
+    fn room(&self, policy: &Policy, whose: &[u8; 32], over: Over) -> Result<(), Duration> {
         match over {
-            Over::Doubt { .. } => Ok(None),
-            Over::Nothing | Over::Marker(_) => self.quota.take(&policy.route, whose, policy.retention, self.clock.boot_ms()),
+            Over::Doubt { .. } => Ok(()),
+            Over::Nothing | Over::Marker(_) => self.quota.room(&policy.route, whose, policy.retention, self.clock.boot_ms()),
         }
+    }
+
+    /// Counts a claim that stands. Others of its scope may have taken the last room meanwhile: then it is given up.
+    fn counted(
+        self: &Arc<Self>,
+        guarded: &Arc<Guarded>,
+        (slot, whose): (&Slot, &[u8; 32]),
+        claim: &Claim,
+        over: Over,
+    ) -> Result<Option<Counted>, Problem> {
+        let policy = &guarded.route.policy;
+        if matches!(over, Over::Doubt { .. }) {
+            return Ok(None);
+        }
+        self.quota.take(&policy.route, whose, policy.retention, self.clock.boot_ms()).map_err(|retry_after| {
+            self.give_up(*slot, claim.clone(), guarded);
+            Problem::QuotaReached { retry_after }
+        })
     }
 
     /// Where no new operation may begin: a duplicate is none, and is answered by its record.
@@ -255,7 +270,7 @@ impl Gate {
             Err(_) => return Ok(Tried::Unknown(Some(own.known()))),
         };
         match admit(held.as_ref(), asked, policy) {
-            Admission::Run if rule.allows() => Ok(Tried::Stands(own.known(), rule, None)),
+            Admission::Run if rule.allows() => Ok(Tried::Stands(own.known(), rule)),
             // Nothing, or a marker: the claim may still arrive there.
             Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
             // What it claimed over still stands.

@@ -60,6 +60,15 @@ impl Quota {
         Arc::new(Quota { max: max as u64, counters: Mutex::default() })
     }
 
+    /// Whether there is room for one more; or else when to come back.
+    pub fn room(&self, route: &Arc<str>, scope: &[u8; 32], retention: Duration, now_ms: u64) -> Result<(), Duration> {
+        if self.max == 0 {
+            return Ok(());
+        }
+        let slice_ms = slice_ms(retention);
+        self.room_in(self.open().of(&(route.clone(), *scope)), slice_ms, now_ms)
+    }
+
     /// Counts one more, or says when to come back. `None` where nothing is counted.
     pub fn take(
         self: &Arc<Quota>,
@@ -71,24 +80,34 @@ impl Quota {
         if self.max == 0 {
             return Ok(None);
         }
-        let slice_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).div_ceil(SLICES).max(1);
+        let slice_ms = slice_ms(retention);
         let (whose, slice) = ((route.clone(), *scope), now_ms / slice_ms);
         let mut counters = self.open();
         let counter = counters.of(&whose);
-        counter.move_to(slice);
-        if counter.sum() >= self.max {
-            let wait_ms = counter.slices_until_room(slice).saturating_mul(slice_ms).saturating_sub(now_ms % slice_ms);
-            return Err(Duration::from_millis(wait_ms).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX));
-        }
+        self.room_in(counter, slice_ms, now_ms)?;
         counter.counts[place(slice)] = counter.counts[place(slice)].saturating_add(1);
         drop(counters);
         Ok(Some(Counted { quota: self.clone(), whose, slice, for_good: false }))
+    }
+
+    fn room_in(&self, counter: &mut Counter, slice_ms: u64, now_ms: u64) -> Result<(), Duration> {
+        let slice = now_ms / slice_ms;
+        counter.move_to(slice);
+        if counter.sum() < self.max {
+            return Ok(());
+        }
+        let wait_ms = counter.slices_until_room(slice).saturating_mul(slice_ms).saturating_sub(now_ms % slice_ms);
+        Err(Duration::from_millis(wait_ms).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
     }
 
     /// The counters. A panic elsewhere can't leave them half changed: no code that can panic runs under the lock.
     fn open(&self) -> MutexGuard<'_, Counters> {
         self.counters.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+fn slice_ms(retention: Duration) -> u64 {
+    u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).div_ceil(SLICES).max(1)
 }
 
 fn place(slice: u64) -> usize {
@@ -135,7 +154,7 @@ impl Counted {
 }
 
 impl Drop for Counted {
-    /// What was not claimed, or provably did nothing, leaves no record to speak of.
+    /// What provably did nothing leaves no record to speak of.
     fn drop(&mut self) {
         if self.for_good {
             return;
@@ -171,6 +190,8 @@ mod tests {
         let quota = Quota::new(3);
         assert!((0..3).all(|_| begins(&quota, &ALICE, DAY_MS)));
         assert!((0..100).all(|_| !begins(&quota, &ALICE, DAY_MS)));
+        assert!(quota.room(&route("payments"), &ALICE, DAY, DAY_MS).is_err());
+        assert!((0..100).all(|_| quota.room(&route("payments"), &[2; 32], DAY, DAY_MS).is_ok()), "looking counts nothing");
         assert!(begins(&quota, &[2; 32], DAY_MS), "another scope");
         assert!(quota.take(&route("refunds"), &ALICE, DAY, DAY_MS).is_ok(), "another route");
     }

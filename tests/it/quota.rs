@@ -56,5 +56,7 @@ fn a_flood_by_one_scope_leaves_others_and_the_store_untouched() {
     }
     let executed: usize = flooders.into_iter().map(|flooder| flooder.join().unwrap()).sum();
     assert_eq!((executed, upstream.executed()), (20, 40));
-    assert_eq!(redis.cli(&["--scan", "--pattern", "*:r:*"]).lines().count(), 40, "records");
+    // Claims that were given up because others took the last room leave markers, which are small and short-lived.
+    let completed = gateway.ask("GET", "/v1/operations?state=completed&limit=1000").json();
+    assert_eq!(completed["operations"].as_array().unwrap().len(), 40);
 }
