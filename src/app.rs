@@ -30,6 +30,7 @@ use crate::config::{
 use crate::engine::Policy;
 use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
+use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
 use crate::proxy::{Forward, Rejections, Server, ServerLimits, Upstream, UpstreamSettings};
 use crate::route::Route;
@@ -49,6 +50,11 @@ mod keys;
 
 use keys::keyrings;
 
+mod identities;
+
+use identities::Pending;
+pub use identities::identity_changes;
+
 /// A gateway that serves.
 pub struct Gateway {
     /// Where clients connect.
@@ -57,20 +63,25 @@ pub struct Gateway {
     pub admin: SocketAddr,
     stop: CancellationToken,
     served: JoinHandle<bool>,
+    pending: Option<Pending>,
 }
 
 impl Gateway {
     /// Builds everything, binds both listeners and begins to serve.
     ///
     /// # Errors
-    /// A store that can't be opened, an upstream that can't be set up, an address that can't be bound.
+    /// A store that can't be opened, or that keeps other identities; an upstream that can't be set up, an address that can't be
+    /// bound.
     pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
         config.add_secrets(&secrets);
         let clock = Clock::system();
         let meter = Meter::new();
         let kept = open_store(&config, &clock, &meter).await?;
+        let hashing = hashing(&secrets)?;
+        let identities = identities::configured(&config, &hashing);
         let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
-        let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config));
+        let identities::Agreed { store, pending } = identities::agreed(store, identities, config.accept_new_identities).await?;
+        let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config, hashing));
 
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| format!("can't listen on {} (admin)", config.admin))?;
@@ -122,7 +133,17 @@ impl Gateway {
                 settled
             }
         });
-        Ok(Gateway { listen, admin: admin_address, stop, served })
+        Ok(Gateway { listen, admin: admin_address, stop, served, pending })
+    }
+
+    /// Waits for what is a reason to end: a store that could not be asked at the start, and keeps other identities.
+    pub async fn disagreement(&mut self) -> anyhow::Error {
+        if let Some(Pending { disagreement, .. }) = &mut self.pending
+            && let Ok(error) = disagreement.await
+        {
+            return error.into();
+        }
+        std::future::pending().await
     }
 
     /// Begins to stop: not ready, no new connections, what is under way is settled.
@@ -265,7 +286,12 @@ async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kep
     }
 }
 
-fn settings(config: &Config) -> Settings {
+/// What identities are hashed with.
+fn hashing(secrets: &Secrets) -> Result<Hashing> {
+    Ok(Hashing::under(secrets.hash_secrets.iter().map(|secret| secret.expose().as_bytes()))?)
+}
+
+fn settings(config: &Config, hashing: Hashing) -> Settings {
     let limits = &config.limits;
     Settings {
         in_flight: limits.in_flight,
@@ -274,6 +300,8 @@ fn settings(config: &Config) -> Settings {
         request_body: limits.request_body,
         response_body: limits.response_body,
         buffered_bytes: limits.buffered_bytes,
+        records_per_scope: limits.records_per_scope,
+        hashing,
     }
 }
 

@@ -10,10 +10,12 @@ use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 mod canonical;
+mod hashing;
 mod member;
 mod multipart;
 
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear, hash_json};
+pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, Named, SecretError};
 pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 

@@ -327,7 +327,7 @@ impl Front {
             if unfingerprinted {
                 policy.fingerprint = FingerprintRule::WithoutBody;
             }
-            match identify(&policy, &seen, &bytes.unwrap_or_default()) {
+            match identify(&policy, &gate.settings().hashing, &seen, &bytes.unwrap_or_default()) {
                 Ok(Some(identified)) => place.put(gate.observe(&route, identified)),
                 Ok(None) => route.meter.count_shadow("pass"),
                 Err(problem) => route.meter.count_shadow(would_refuse(&problem)),

@@ -83,6 +83,11 @@ impl Client {
         self.json(Method::POST, &path(&seen.operation, "/release"), Some(request), Some(&seen.version)).await
     }
 
+    /// Expires a result, if the operation is still as it was seen.
+    pub async fn expire(&self, seen: &OperationView, request: &ReleaseRequest) -> Result<OperationView, ClientError> {
+        self.json(Method::POST, &path(&seen.operation, "/expire"), Some(request), Some(&seen.version)).await
+    }
+
     /// Whether a path answers 200, with what it said.
     pub async fn probe(&self, path: &str) -> Result<String, ClientError> {
         let body = self.call(Method::GET, path, Bytes::new(), None).await?;

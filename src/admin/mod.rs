@@ -57,6 +57,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/operations/{operation}/resolve", post(operations::resolve))
         .route("/v1/operations/{operation}/release", post(operations::release))
         .route("/v1/operations/{operation}/retry", post(operations::retry))
+        .route("/v1/operations/{operation}/expire", post(operations::expire))
         .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

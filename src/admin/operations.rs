@@ -46,10 +46,10 @@ pub(super) struct ListQuery {
 
 pub(super) async fn list(State(admin): State<Arc<Admin>>, Query(query): Query<ListQuery>) -> Response {
     let listing = match query.state.as_deref() {
-        None | Some("completed" | "released") => Listing::All,
+        None | Some("completed" | "released" | "expired") => Listing::All,
         Some("in_flight" | "uncertain") => Listing::Unsettled,
         Some(_) => {
-            let detail = "state is one of in_flight, uncertain, completed, released";
+            let detail = "state is one of in_flight, uncertain, completed, released, expired";
             return problem(StatusCode::BAD_REQUEST, "state-unknown", detail);
         }
     };
@@ -113,6 +113,19 @@ pub(super) async fn release(
     }
 }
 
+pub(super) async fn expire(
+    State(admin): State<Arc<Admin>>,
+    Path(operation): Path<String>,
+    Extension(operator): Extension<Operator>,
+    headers: HeaderMap,
+    request: Result<Json<ReleaseRequest>, JsonRejection>,
+) -> Response {
+    match request {
+        Ok(Json(request)) => settle(&admin, &operation, &operator, &headers, Decision::Expire, request.reason).await,
+        Err(rejection) => problem(StatusCode::BAD_REQUEST, "request-invalid", &rejection.body_text()),
+    }
+}
+
 /// The reply that an operator states, with a date and a media type where none is given.
 fn reply(admin: &Admin, request: &ResolveRequest) -> Result<Reply, String> {
     let status = StatusCode::from_u16(request.status).ok().filter(|status| status.as_u16() >= 200);
@@ -162,6 +175,7 @@ async fn settle(
         Decision::Resolve(_) | Decision::Found(_) => "resolved",
         Decision::Release => "released",
         Decision::Retry => "let run again",
+        Decision::Expire => "expired",
     };
     match admin.gate.settle_by_hand(&slot, decision, seen, admin.policy(&held.record.route)).await {
         Ok(held) => {
@@ -179,6 +193,7 @@ fn denied(error: &OperatorError) -> Response {
         OperatorError::Moved => (StatusCode::PRECONDITION_FAILED, "operation-moved"),
         OperatorError::Denied(Denied::InFlight) => (StatusCode::CONFLICT, "in-flight"),
         OperatorError::Denied(Denied::Settled(_)) => (StatusCode::CONFLICT, "operation-settled"),
+        OperatorError::Denied(Denied::NoResult(_)) => (StatusCode::CONFLICT, "operation-not-completed"),
         OperatorError::Denied(Denied::TooEarly { .. }) => (StatusCode::CONFLICT, "outcome-uncertain"),
         OperatorError::Store(_) => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
     };

@@ -16,7 +16,7 @@ use crate::record::{Held, ReplyBody, Settler, State};
 pub struct OperationView {
     /// The public reference.
     pub operation: String,
-    /// `in_flight`, `uncertain`, `completed` or `released`.
+    /// `in_flight`, `uncertain`, `completed`, `released` or `expired`.
     pub state: String,
     /// The route's name.
     pub route: String,
@@ -73,7 +73,7 @@ pub struct ResolveRequest {
     pub reason: Option<String>,
 }
 
-/// It was not executed: the key is free, or (with retry) the next duplicate runs.
+/// A decision that needs no more than its reason: release, retry, expire.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {

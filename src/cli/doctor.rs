@@ -3,7 +3,7 @@
 use std::process::ExitCode;
 
 use super::DoctorArgs;
-use crate::app::{self, Grade};
+use crate::app::{self, Grade, Remark};
 use crate::config::{Config, Overrides};
 
 /// Looks at the store's servers and says what puts records at risk.
@@ -27,13 +27,26 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
         }
     };
     println!("store: {}", config.store.url);
-    match super::block_on(app::survey(&config)) {
-        Ok(Ok(None)) => {
+    let servers = match super::block_on(app::survey(&config)) {
+        Ok(Ok(remarks)) => remarks,
+        Ok(Err(error)) => return super::fail(&format!("the store can't be asked: {error:#}"), 1),
+        Err(error) => return super::fail(&error, 1),
+    };
+    let sound = tell_servers(servers.as_deref());
+    // Without a file nobody knows with which routes the store is used.
+    let agreed = file.is_none() || tell_identities(&config);
+    if sound && agreed { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+}
+
+/// Says what was found at the servers, and whether all is sound.
+fn tell_servers(remarks: Option<&[Remark]>) -> bool {
+    match remarks {
+        None => {
             println!("nothing to look at: it has no server");
-            ExitCode::SUCCESS
+            true
         }
-        Ok(Ok(Some(remarks))) => {
-            for remark in &remarks {
+        Some(remarks) => {
+            for remark in remarks {
                 let word = match remark.grade {
                     Grade::Sound => "ok  ",
                     Grade::Unsound => "WARN",
@@ -42,10 +55,36 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
                 let advice = if remark.advice.is_empty() { String::new() } else { format!("; {}", remark.advice) };
                 println!("{word}  {}{advice}", remark.text);
             }
-            let sound = remarks.iter().all(|remark| remark.grade == Grade::Sound);
-            if sound { ExitCode::SUCCESS } else { ExitCode::FAILURE }
+            remarks.iter().all(|remark| remark.grade == Grade::Sound)
         }
-        Ok(Err(error)) => super::fail(&format!("the store can't be asked: {error:#}"), 1),
-        Err(error) => super::fail(&error, 1),
     }
+}
+
+/// Says whether the configuration's identities are those that the store keeps, and whether they are.
+fn tell_identities(config: &Config) -> bool {
+    let secrets = match config.resolve_secrets(|name| std::env::var(name).ok()) {
+        Ok(secrets) => secrets,
+        Err(faults) => {
+            println!("?     identities can't be compared without the secrets");
+            eprint!("{faults}");
+            return false;
+        }
+    };
+    match super::block_on(app::identity_changes(config, &secrets)) {
+        Ok(Ok(None)) => println!("ok    the store keeps no identities yet"),
+        Ok(Ok(Some(changes))) if changes.is_empty() => println!("ok    the store keeps the identities of this configuration"),
+        Ok(Ok(Some(changes))) => {
+            changes.iter().for_each(|change| println!("WARN  {change}"));
+            return false;
+        }
+        Ok(Err(error)) => {
+            println!("?     identities can't be compared: {error:#}");
+            return false;
+        }
+        Err(error) => {
+            println!("?     identities can't be compared: {error}");
+            return false;
+        }
+    }
+    true
 }

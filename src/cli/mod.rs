@@ -89,6 +89,10 @@ struct RunArgs {
     /// memory: [default: file:onceward-data].
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
+    /// Start although operations get other identities than those that the store keeps (routes renamed, scopes or hashing
+    /// secrets changed): duplicates of what was answered before run again.
+    #[arg(long, env = "ONCEWARD_ACCEPT_NEW_IDENTITIES")]
+    accept_new_identities: bool,
     /// How log lines look. What is logged is set by ONCEWARD_LOG (for example `info` or `onceward=debug`).
     #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
     log_format: LogFormat,
@@ -146,7 +150,7 @@ enum Verb {
     /// List operations.
     List {
         /// Only those in this state.
-        #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released"])]
+        #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released", "expired"])]
         state: Option<String>,
         /// At most this many.
         #[arg(long, default_value_t = 100)]
@@ -185,6 +189,15 @@ enum Verb {
     },
     /// State that an uncertain operation was not executed, and free its key for any request.
     Release {
+        /// The reference, op_...
+        operation: String,
+        /// Why, for the log.
+        #[arg(long)]
+        reason: Option<String>,
+    },
+    /// Throw the result of a completed operation away before its time. Its duplicates are refused (409), and never run, until
+    /// the key would have been new again.
+    Expire {
         /// The reference, op_...
         operation: String,
         /// Why, for the log.

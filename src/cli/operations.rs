@@ -41,6 +41,7 @@ enum Prepared {
     Resolve(String, ResolveRequest),
     Release(String, ReleaseRequest),
     Retry(String, ReleaseRequest),
+    Expire(String, ReleaseRequest),
 }
 
 fn prepare(verb: Verb) -> Result<Prepared, String> {
@@ -49,6 +50,7 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
         Verb::Show { operation } => Ok(Prepared::Show(operation)),
         Verb::Release { operation, reason } => Ok(Prepared::Release(operation, ReleaseRequest { reason })),
         Verb::Retry { operation, reason } => Ok(Prepared::Retry(operation, ReleaseRequest { reason })),
+        Verb::Expire { operation, reason } => Ok(Prepared::Expire(operation, ReleaseRequest { reason })),
         Verb::Resolve { operation, status, body, headers, reason } => {
             let body = match body {
                 Some(file) => std::fs::read(&file).map_err(|error| format!("can't read {}: {error}", file.display()))?,
@@ -93,6 +95,10 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
         Prepared::Retry(operation, request) => {
             let seen = client.show(&operation).await?;
             Ok(vec![client.retry(&seen, &request).await?])
+        }
+        Prepared::Expire(operation, request) => {
+            let seen = client.show(&operation).await?;
+            Ok(vec![client.expire(&seen, &request).await?])
         }
     }
 }

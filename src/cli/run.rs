@@ -48,7 +48,8 @@ fn load(args: &RunArgs) -> Result<(Config, Secrets), ExitCode> {
         ExitCode::from(2)
     };
     let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let config = Config::load(file, overrides).map_err(faulty)?;
+    let mut config = Config::load(file, overrides).map_err(faulty)?;
+    config.accept_new_identities = args.accept_new_identities;
     let secrets = config.resolve_secrets(|name| std::env::var(name).ok()).map_err(faulty)?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
@@ -60,12 +61,14 @@ async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let upstream = config.upstream.url.to_string();
-    let gateway = Gateway::start(config, secrets).await?;
+    let mut gateway = Gateway::start(config, secrets).await?;
     tracing::info!(listen = %gateway.listen, admin = %gateway.admin, upstream, "serving");
-    tokio::select! {
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
-    }
+    let error = tokio::select! {
+        _ = terminate.recv() => None,
+        _ = interrupt.recv() => None,
+        error = gateway.disagreement() => Some(error),
+    };
     gateway.stop();
-    Ok(gateway.ended().await)
+    let settled = gateway.ended().await;
+    error.map_or(Ok(settled), Err)
 }

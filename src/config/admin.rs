@@ -14,6 +14,7 @@ use super::fault::{Fault, Faults};
 use super::read::Table;
 use super::secret::Secret;
 use super::upstream::file_name;
+use crate::key::HASH_SECRET_BYTES_MIN;
 
 /// Bytes of a key for AES-256.
 const ENCRYPTION_KEY_BYTES: usize = 32;
@@ -65,6 +66,8 @@ pub struct Secrets {
     pub admin_tokens: Vec<AdminToken>,
     /// Names and bytes of the keys that seal results.
     pub encryption_keys: Vec<(String, Secret)>,
+    /// What keys, scopes and callers are hashed under.
+    pub hash_secrets: Vec<Secret>,
     /// Fields of probes, by the route's name.
     pub probe_headers: HashMap<String, HeaderMap>,
 }
@@ -166,6 +169,7 @@ impl Secrets {
     pub(super) fn resolve(
         tokens: &[TokenSource],
         keys: &[KeySource],
+        hashing: &[SecretPlace],
         routes: &[Route],
         env: impl Fn(&str) -> Option<String>,
     ) -> Result<Secrets, Faults> {
@@ -190,6 +194,21 @@ impl Secrets {
             match read.and_then(|text| if sound(&text) { Ok(text) } else { Err("expected 32 bytes in base64".to_owned()) }) {
                 Ok(text) => secrets.encryption_keys.push((key.id.clone(), Secret::new(text))),
                 Err(text) => faults.0.push(Fault::elsewhere(format!("encryption.keys[{index}]"), text)),
+            }
+        }
+        for (index, place) in hashing.iter().enumerate() {
+            let told = match place.read(&env) {
+                Ok(text) if text.len() < HASH_SECRET_BYTES_MIN => {
+                    Err(format!("expected a secret of at least {HASH_SECRET_BYTES_MIN} bytes"))
+                }
+                Ok(text) if secrets.hash_secrets.iter().any(|other| other.expose() == text) => {
+                    Err("the same secret a second time".to_owned())
+                }
+                read => read,
+            };
+            match told {
+                Ok(text) => secrets.hash_secrets.push(Secret::new(text)),
+                Err(text) => faults.0.push(Fault::elsewhere(format!("hashing.secrets[{index}]"), text)),
             }
         }
         for (index, route) in routes.iter().enumerate() {

@@ -23,6 +23,8 @@ pub struct Limits {
     pub waiters: usize,
     /// Duplicates being held for one key.
     pub waiters_per_key: usize,
+    /// New operations that one scope of a route may begin within the route's retention, at this gateway; 0: any number.
+    pub records_per_scope: usize,
     /// Largest header block, in bytes; a larger one gets 431.
     pub header_bytes: usize,
     /// How long a client may take to send its header block.
@@ -50,6 +52,7 @@ impl Limits {
         let (connections, connections_per_peer) = (count("connections", 1), count("connections_per_peer", 1));
         let in_flight = count("in_flight", 1);
         let (waiters, waiters_per_key) = (count("waiters", 0), count("waiters_per_key", 0));
+        let records_per_scope = count("records_per_scope", 0);
         let header_bytes = size("header_bytes", HEADER_BYTES_MIN);
         let (header_timeout, body_timeout) = (duration("header_timeout"), duration("body_timeout"));
         let idle_timeout = duration("idle_timeout");
@@ -69,6 +72,7 @@ impl Limits {
             in_flight: in_flight?,
             waiters: waiters?,
             waiters_per_key: waiters_per_key?,
+            records_per_scope: records_per_scope?,
             header_bytes: header_bytes?,
             header_timeout: header_timeout?,
             body_timeout: body_timeout?,

@@ -20,6 +20,7 @@ mod admin;
 mod describe;
 mod encryption;
 mod fault;
+mod hashing;
 mod limits;
 mod profiles;
 mod read;
@@ -69,8 +70,12 @@ pub struct Config {
     pub limits: Limits,
     /// What seals results at rest; none: nothing does. The keys themselves are read by [`Config::resolve_secrets`].
     pub encryption_keys: Vec<KeySource>,
+    /// What keys, scopes and callers are hashed under; none: plainly. They are read by [`Config::resolve_secrets`].
+    pub hash_secrets: Vec<SecretPlace>,
     /// Who may use the admin port. Their secrets are read by [`Config::resolve_secrets`].
     pub admin_tokens: Vec<TokenSource>,
+    /// Whether identities may become others than those that the store keeps. A decision for one start, and so not in the file.
+    pub accept_new_identities: bool,
     /// What is protected; the first match wins, what matches none is passed through.
     pub routes: Vec<Route>,
     /// What is legal and still worth a thought, each with its key.
@@ -129,7 +134,7 @@ impl Config {
     /// # Errors
     /// All that are missing, empty or not readable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
-        Secrets::resolve(&self.admin_tokens, &self.encryption_keys, &self.routes, env)
+        Secrets::resolve(&self.admin_tokens, &self.encryption_keys, &self.hash_secrets, &self.routes, env)
     }
 
     /// What is configured, for people: `onceward check` prints it. Passwords are masked.
@@ -145,10 +150,10 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let admin = address(&root, "admin", "--admin (ONCEWARD_ADMIN)", flags.admin.as_deref());
     let identity = tls::read(&root);
     let encryption_keys = encryption::read(&root);
+    let hash_secrets = hashing::read(&root);
     let trusted_proxies = read_trusted_proxies(&root);
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
     let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
-    refuse_what_is_not_built(&root);
 
     let (upstream, upstreams) = read_upstreams(report, &root, defaults, flags.upstream.as_deref());
     let store_table = root.table("store", "a table: [store]");
@@ -178,6 +183,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         admin: admin?.0,
         tls: identity?,
         encryption_keys: encryption_keys?,
+        hash_secrets: hash_secrets?,
         trusted_proxies: trusted_proxies?,
         drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
         problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
@@ -186,6 +192,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         store: store?,
         limits: limits?,
         admin_tokens: admin_tokens?,
+        accept_new_identities: false,
         routes,
         warnings: Vec::new(),
     })
@@ -227,10 +234,6 @@ fn read_upstreams<'a>(
     };
     let named = root.table("upstreams", NAMED_EXPECTED).entries(NAMED_EXPECTED);
     (default, named.into_iter().map(read).collect())
-}
-
-fn refuse_what_is_not_built(root: &Table<'_>) {
-    root.not_yet("hashing");
 }
 
 /// Addresses, or networks such as 10.0.0.0/8.

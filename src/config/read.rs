@@ -263,14 +263,6 @@ impl<'a> Table<'a> {
         values
     }
 
-    /// Says that a key is not built yet.
-    pub fn not_yet(&self, name: &'static str) {
-        if let Some(value) = self.get(name).filter(|value| value.place.given) {
-            value.conceal();
-            value.fault("not supported yet");
-        }
-    }
-
     /// Reports the keys that nobody asked for. Called when everything was.
     pub fn finish(self) {
         let asked = self.asked.borrow();

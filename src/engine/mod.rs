@@ -3,6 +3,7 @@
 
 mod admit;
 mod doubt;
+mod identities;
 mod operate;
 mod policy;
 mod redact;
@@ -10,6 +11,7 @@ mod settle;
 
 pub use admit::{Admission, Asked, Over, Refusal, admit};
 pub use doubt::{Believed, Finding, Probe, believe, believe_unasked};
+pub use identities::{Change, Compared, Identities};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
     CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,

@@ -7,9 +7,9 @@ use super::doubt::{doubt_since_ms, resting};
 use super::policy::Policy;
 use super::redact::redacted;
 use super::settle::{Next, released, result_lifetime, uncertain, unsettled};
-use crate::record::{Cause, Fence, Held, Record, Reply, Settler, State};
+use crate::record::{Cause, Fence, Held, Lifetime, Record, Reply, Settler, State};
 
-/// What is decided about an uncertain operation.
+/// What is decided about an operation: about an uncertain one, but for [`Decision::Expire`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
     /// It was executed, with this result: duplicates get it.
@@ -20,6 +20,9 @@ pub enum Decision {
     Release,
     /// It was not executed: the next duplicate runs, and nothing else does.
     Retry,
+    /// The result of a completed operation is not to be kept or given any more. A tombstone bars its key for as long as
+    /// result and tombstone would have.
+    Expire,
 }
 
 /// Why an operator's decision is not carried out.
@@ -31,6 +34,9 @@ pub enum Denied {
     /// It is settled.
     #[error("the operation is {0}: only uncertain operations can be settled by hand")]
     Settled(&'static str),
+    /// It has no result.
+    #[error("the operation is {0}: only the result of a completed operation can be expired")]
+    NoResult(&'static str),
     /// The lost request may still sit in a queue.
     #[error("too early: the lost request may still be executed for another {} s", .wait.as_secs() + 1)]
     TooEarly {
@@ -46,7 +52,9 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
     let version = record.version.next();
     let cause = match &record.state {
         State::InFlight { .. } => return Err(Denied::InFlight),
+        State::Completed { .. } if decision == Decision::Expire => return Ok(expired(held, fence, policy)),
         State::Uncertain { cause, .. } => *cause,
+        settled if decision == Decision::Expire => return Err(Denied::NoResult(settled.name())),
         settled => return Err(Denied::Settled(settled.name())),
     };
     let completed = |reply: Arc<Reply>, by| {
@@ -67,7 +75,24 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
             let state = State::Uncertain { cause, since_ms: Some(doubt_since_ms(held)), retry: true };
             unsettled(Record { version, state, ..record.clone() }, policy)
         }),
+        Decision::Expire => Err(Denied::NoResult(record.state.name())),
     }
+}
+
+/// A tombstone in the place of a result, until the time at which the key would have been new again: expiring is never a
+/// permission to run, also where the policy keeps no tombstones of its own.
+fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
+    let ends_ms = held.written_ms.saturating_add(millis(policy.retention + policy.tombstone));
+    let left = Duration::from_millis(ends_ms.saturating_sub(held.now_ms));
+    Next {
+        record: Record { version: held.record.version.next(), fence, kept: None, state: State::Expired, ..held.record.clone() },
+        // Not less than a marker, where the policy was changed meanwhile to a time that is over already.
+        lifetime: Lifetime { keep: left.max(policy.marker_retention()), due: None, tombstone: None },
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
 /// What the end of a lease makes of a record: uncertain, never absent. `None` where the lease is not over.

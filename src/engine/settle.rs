@@ -17,6 +17,13 @@ pub enum Outcome {
     InDoubt(Cause),
 }
 
+impl Outcome {
+    /// Whether the upstream provably did nothing.
+    pub fn did_nothing(&self, policy: &Policy) -> bool {
+        matches!(Effect::of(self, false, policy), Effect::Nothing)
+    }
+}
+
 /// A claim that this process made, with the record as it wrote it.
 #[derive(Debug, Clone)]
 pub struct Claim {

@@ -413,6 +413,33 @@ fn an_operator_releases_only_after_the_lost_request_has_had_its_time() {
 }
 
 #[test]
+fn only_a_result_expires_and_its_key_stays_barred_for_as_long_as_it_would_have_been() {
+    let kept = Policy { retention: 1000 * SECOND, tombstone: 100 * SECOND, ..policy() };
+    let none = Policy { tombstone: Duration::ZERO, ..kept.clone() };
+    // Every record here was written at 1 s of the store's clock.
+    let rows = [
+        (&kept, 1_000, 1100 * SECOND),
+        (&kept, 901_000, 200 * SECOND),
+        (&none, 901_000, 100 * SECOND),
+        (&none, 999_000, none.marker_retention()),
+        // The policy was made shorter meanwhile.
+        (&none, 9_999_000, none.marker_retention()),
+    ];
+    for (policy, now_ms, keep) in rows {
+        let before = record(completed(), OTHER);
+        let next = decide(&held(before.clone(), now_ms), Decision::Expire, Fence(3), policy).unwrap();
+        let after = Record { version: before.version.next(), fence: Fence(3), state: State::Expired, ..before };
+        assert_eq!(next.record, after, "caller and fingerprint stay: strangers learn nothing");
+        assert_eq!((next.lifetime.keep, next.lifetime.due, next.lifetime.tombstone), (keep, None, None), "at {now_ms}");
+    }
+    let decide = |state| decide(&held(record(state, OTHER), 2000), Decision::Expire, Fence(3), &kept).unwrap_err();
+    assert_eq!(decide(in_flight()), Denied::InFlight);
+    assert_eq!(decide(uncertain()), Denied::NoResult("uncertain"));
+    assert_eq!(decide(State::Released), Denied::NoResult("released"));
+    assert_eq!(decide(State::Expired), Denied::NoResult("expired"));
+}
+
+#[test]
 fn statuses_mean_what_the_lists_say() {
     let rules = policy().statuses;
     let verdict = |code: u16, headers: &HeaderMap| rules.verdict(StatusCode::from_u16(code).unwrap(), headers);

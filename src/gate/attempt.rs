@@ -16,6 +16,7 @@ use super::budget::Hold;
 use super::claim::Claimed;
 use super::payload::{AnswerBody, BoxError, Payload};
 use super::problem::{ForwardError, Problem};
+use super::quota::Counted;
 use super::settle::Settled;
 use super::{Answered, Gate, Guarded, IDEMPOTENT_REPLAYED, replay};
 use crate::engine::{Admission, Outcome, Policy, Verdict, admit, redacted};
@@ -93,10 +94,13 @@ impl<S, B> Attempt<S, B> {
     }
 
     /// Settles, then says what the client gets.
-    async fn conclude<RB>(self: Box<Self>, executed: Executed<RB>) -> Result<Answered<RB>, Problem> {
+    async fn conclude<RB>(mut self: Box<Self>, executed: Executed<RB>) -> Result<Answered<RB>, Problem> {
         let Executed { mut outcome, body, too_late } = executed;
         let policy = &self.guarded.route.policy;
         let slot = self.claimed.slot;
+        if !outcome.did_nothing(policy) {
+            self.claimed.counted.take().into_iter().for_each(Counted::for_good);
+        }
         let whole = take_first_answer(&mut outcome, policy);
         match self.gate.settle(&slot, &self.claimed.claim, &outcome, policy).await {
             Settled::Written => {}

@@ -16,10 +16,11 @@ use super::carry::key_for_upstream;
 use super::identify::Identified;
 use super::lease::SendRule;
 use super::payload::{BoxError, Payload};
+use super::quota::Counted;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::key::Slot;
-use crate::record::{Fence, Held, Reply, Version};
+use crate::record::{Fence, Held, Reply, State, Version};
 
 use crate::store::{StoreError, Swap, Watch};
 use crate::telemetry::{StoreCall, Timer};
@@ -31,6 +32,8 @@ pub(super) struct Claimed {
     pub claim: Claim,
     pub rule: Arc<SendRule>,
     pub permit: OwnedSemaphorePermit,
+    /// That it is one more operation of its scope.
+    pub counted: Option<Counted>,
 }
 
 /// What a request may do.
@@ -77,7 +80,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let Identified { slot, caller, fingerprint } = identified;
+        let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
         let kept = match &policy.on_uncertain {
@@ -96,8 +99,11 @@ impl Gate {
                 }
                 Admission::Claim(over) => {
                     let place = self.place(&mut permit)?;
-                    match self.try_claim(guarded, &slot, &asked, over, &kept).await? {
-                        Tried::Stands(claim, rule) => return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place })),
+                    match self.try_claim(guarded, (&slot, &whose), &asked, over, &kept).await? {
+                        Tried::Stands(claim, rule) => {
+                            let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
+                            return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted }));
+                        }
                         Tried::Held(held) => held,
                         Tried::GivenUp(held) => {
                             // What gives the old claim up, in the background, must not release the next one.
@@ -174,18 +180,21 @@ impl Gate {
     async fn try_claim(
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
-        slot: &Slot,
+        (slot, whose): (&Slot, &[u8; 32]),
         asked: &Asked,
         over: Over,
         kept: &Option<Bytes>,
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
+        if let Err(retry_after) = self.room(policy, whose, over) {
+            return Box::pin(self.look_instead(policy, slot, retry_after)).await;
+        }
         let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = kept.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
-        let own = Unconfirmed { gate: self, guarded, slot, claim, open: true };
+        let own = Unconfirmed::new(self, guarded, slot, claim);
         let timer = Timer::start();
         let swapped = self.store.swap(slot, over.version(), &own.claim.record, next.lifetime).await;
         timer.stop(self.meter.store(StoreCall::Claim));
@@ -207,6 +216,40 @@ impl Gate {
                 own.known();
                 Err(self.store_failed(slot, &error))
             }
+        }
+    }
+
+    /// Whether one more operation may begin; an uncertain one that is tried once more is none.
+    fn room(&self, policy: &Policy, whose: &[u8; 32], over: Over) -> Result<(), Duration> {
+        match over {
+            Over::Doubt { .. } => Ok(()),
+            Over::Nothing | Over::Marker(_) => self.quota.room(&policy.route, whose, policy.retention, self.clock.boot_ms()),
+        }
+    }
+
+    /// Counts a claim that stands. Others of its scope may have taken the last room meanwhile: then it is given up.
+    fn counted(
+        self: &Arc<Self>,
+        guarded: &Arc<Guarded>,
+        (slot, whose): (&Slot, &[u8; 32]),
+        claim: &Claim,
+        over: Over,
+    ) -> Result<Option<Counted>, Problem> {
+        let policy = &guarded.route.policy;
+        if matches!(over, Over::Doubt { .. }) {
+            return Ok(None);
+        }
+        self.quota.take(&policy.route, whose, policy.retention, self.clock.boot_ms()).map_err(|retry_after| {
+            self.give_up(*slot, claim.clone(), guarded);
+            Problem::QuotaReached { retry_after }
+        })
+    }
+
+    /// Where no new operation may begin: a duplicate is none, and is answered by its record.
+    async fn look_instead(&self, policy: &Policy, slot: &Slot, retry_after: Duration) -> Result<Tried, Problem> {
+        match self.bars(policy, slot).await.map_err(|error| self.store_failed(slot, &error))? {
+            Some(held) if !matches!(held.record.state, State::Released) => Ok(Tried::Held(Some(held))),
+            _ => Err(Problem::QuotaReached { retry_after }),
         }
     }
 
@@ -290,7 +333,7 @@ impl Gate {
 
 /// A claim on its way. A request whose client leaves is dropped in the middle of it, and nobody would then run or settle
 /// what arrives: so it is given up.
-struct Unconfirmed<'g> {
+pub(super) struct Unconfirmed<'g> {
     gate: &'g Arc<Gate>,
     guarded: &'g Arc<Guarded>,
     slot: &'g Slot,
@@ -298,9 +341,13 @@ struct Unconfirmed<'g> {
     open: bool,
 }
 
-impl Unconfirmed<'_> {
+impl<'g> Unconfirmed<'g> {
+    pub fn new(gate: &'g Arc<Gate>, guarded: &'g Arc<Guarded>, slot: &'g Slot, claim: Claim) -> Unconfirmed<'g> {
+        Unconfirmed { gate, guarded, slot, claim, open: true }
+    }
+
     /// Its fate is known, or in the hands of whoever takes it.
-    fn known(mut self) -> Claim {
+    pub fn known(mut self) -> Claim {
         self.open = false;
         self.claim.clone()
     }

@@ -13,12 +13,12 @@ use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule};
 use crate::key::{
-    BodyHash, Caller, Document, Fingerprint, Key, Member, PartHasher, Pointer, Scope, Slot, Space, Unclear, fingerprint,
-    form_boundary, hash_body,
+    BodyHash, Caller, Document, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Scope, Slot, Space, Unclear,
+    fingerprint, form_boundary, hash_body,
 };
 
 /// A request's place among operations.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Identified {
     /// Where its record lies.
     pub slot: Slot,
@@ -26,10 +26,14 @@ pub struct Identified {
     pub caller: Caller,
     /// For what.
     pub fingerprint: Fingerprint,
+    /// Whose operation it is, as far as quotas tell: the scope, or where there is none the caller.
+    pub whose: [u8; 32],
+    /// Slot and caller under the secrets that don't write, where there are any: an earlier one, or the next.
+    pub others: Vec<(Slot, Caller)>,
 }
 
 /// Identifies a request; `None` where the route doesn't require a key and there is none.
-pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
+pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
     let sent = match &policy.key.source {
         KeySource::Sent { header, body: pointer } => {
             if pointer.is_some() {
@@ -45,20 +49,20 @@ pub fn identify(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Option<I
     let how = body_hash(&policy.fingerprint, &parts.headers);
     let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
     let caller = caller(&policy.caller, &scope, &parts.headers);
+    // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
+    let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
     let derived = match &policy.key.source {
-        KeySource::Derived(wanted) => {
-            // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
-            let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
-            derived_key(wanted, whose, parts, body, how)?
-        }
+        // Made without secrets: the upstream may know it, and must know it again when they are rotated.
+        KeySource::Derived(wanted) => derived_key(wanted, whose, parts, body, how)?,
         KeySource::Sent { .. } => Vec::new(),
     };
     let key = sent.as_ref().map_or(derived.as_slice(), |key| key.as_str().as_bytes());
     let fingerprint = fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
     let space = if is_shadow(policy) { Space::Shadow } else { Space::Enforced };
     let variant: &[u8] = if is_per_fingerprint(policy) { fingerprint.as_bytes() } else { b"" };
-    let slot = Slot::of(space, &policy.route, &scope, key, variant);
-    Ok(Some(Identified { slot, caller, fingerprint }))
+    let named = Named { space, route: &policy.route, scope: &scope, key, variant };
+    let (slot, hashed) = hashing.identity(&named, caller);
+    Ok(Some(Identified { slot, caller: hashed, fingerprint, whose: *whose, others: hashing.other_identities(&named, caller) }))
 }
 
 /// The key in plain text, of a request that was identified: as sent, or the digest that a derived one is.

@@ -19,13 +19,14 @@ use tower_service::Service;
 use crate::clock::Clock;
 use crate::engine::{Mode, OnMismatch};
 use crate::entropy::Entropy;
-use crate::key::Slot;
+use crate::key::{Hashing, Slot};
 use crate::record::{Reply, ReplyBody};
 use crate::route::Route;
 use crate::store::Store;
 use crate::telemetry::{Answer, Meter, RouteMeter};
 use crate::token::Keyring;
 
+mod agree;
 mod ask;
 mod attempt;
 mod budget;
@@ -36,13 +37,16 @@ mod lease;
 mod operator;
 mod payload;
 mod problem;
+mod quota;
 mod reconcile;
+mod rotation;
 mod settle;
 mod shadow;
 mod stream;
 mod sweep;
 mod vouch;
 
+pub use agree::{AgreeError, agree};
 use ask::Asker;
 use attempt::Attempt;
 pub use budget::{Budget, Hold};
@@ -52,6 +56,7 @@ pub use lease::SendRule;
 pub use operator::OperatorError;
 pub use payload::{AnswerBody, BoxError, Payload};
 pub use problem::{ForwardError, Malformation, Problem};
+use quota::Quota;
 pub use reconcile::reconcile;
 pub use shadow::Observation;
 pub use stream::{Movement, Stream};
@@ -77,6 +82,10 @@ pub struct Settings {
     pub response_body: usize,
     /// All buffered bodies together, in bytes.
     pub buffered_bytes: usize,
+    /// New operations that one scope of a route may begin within the route's retention; 0 for any number.
+    pub records_per_scope: usize,
+    /// What identities are hashed with.
+    pub hashing: Hashing,
 }
 
 impl Default for Settings {
@@ -89,6 +98,8 @@ impl Default for Settings {
             request_body: MIB,
             response_body: MIB,
             buffered_bytes: 256 * MIB,
+            records_per_scope: 0,
+            hashing: Hashing::default(),
         }
     }
 }
@@ -118,6 +129,7 @@ pub struct Gate {
     /// Requests in shadow mode that are watched; they take no place from those that are protected.
     watched: Arc<Semaphore>,
     giving_up: Arc<Semaphore>,
+    quota: Arc<Quota>,
     closed: AtomicBool,
     tasks: TaskTracker,
     abandoned: CancellationToken,
@@ -140,6 +152,7 @@ impl Gate {
             waiters: Arc::new(Semaphore::new(settings.waiters)),
             watched: Arc::new(Semaphore::new(settings.in_flight)),
             giving_up: Arc::new(Semaphore::new(GIVING_UP_MAX)),
+            quota: Quota::new(settings.records_per_scope),
             closed: AtomicBool::new(false),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),
@@ -171,7 +184,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let Some(identified) = identify(policy, &parts, &body)? else {
+        let Some(identified) = identify(policy, &self.settings.hashing, &parts, &body)? else {
             return Box::pin(self.pass(guarded, parts, body, service, Answer::Passed)).await;
         };
         if self.closed.load(Ordering::Acquire) {
@@ -181,7 +194,7 @@ impl Gate {
         let carried = policy.upstream_key.as_ref().map(|wanted| Carried::new(policy, wanted, &parts, &body)).transpose()?;
         let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
         let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold };
-        let claimed = match self.admit(guarded, identified, permit, &mut asker).await? {
+        let claimed = match self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await? {
             claim::Entry::Run(claimed) => claimed,
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
             claim::Entry::Unprotected => {

@@ -1,4 +1,4 @@
-//! What operators do: look an operation up, and settle an uncertain one by hand.
+//! What operators do: look an operation up, settle an uncertain one by hand, expire a result.
 
 use super::Gate;
 use crate::engine::{Decision, Denied, Policy, decide};
@@ -24,7 +24,7 @@ pub enum OperatorError {
 }
 
 impl Gate {
-    /// Settles an uncertain operation by hand. `seen` is the version that the operator decided on.
+    /// Settles an uncertain operation by hand, or expires a result. `seen` is the version that the operator decided on.
     pub async fn settle_by_hand(
         &self,
         slot: &Slot,

@@ -108,6 +108,12 @@ pub enum Problem {
     /// A limit is reached.
     #[error("too many requests at once")]
     Overloaded,
+    /// The scope has begun as many operations as it may.
+    #[error("as many new operations were begun as one account may begin; nothing was sent to the upstream")]
+    QuotaReached {
+        /// How long to wait.
+        retry_after: Duration,
+    },
     /// The request body is too large to be protected.
     #[error("the request body is larger than {limit} bytes")]
     BodyTooLarge {

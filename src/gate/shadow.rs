@@ -24,6 +24,9 @@ impl Gate {
         self.tasks.spawn(async move {
             let _permit = permit;
             let policy = &watched.route.policy;
+            let Ok(identified) = gate.where_it_lies(policy, identified).await else {
+                return watched.meter.count_shadow("unknown");
+            };
             let asked =
                 Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence: Fence(gate.entropy.next()) };
             let next = claim(&asked, Over::Nothing, Version(gate.entropy.next()), gate.clock.unix_ms(), policy);

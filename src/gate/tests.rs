@@ -18,6 +18,8 @@ use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
 use crate::store::{Listing, Page, StoreError, Swap, Watch};
 
+mod rotation;
+
 /// What happens to the next swap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
@@ -101,6 +103,10 @@ impl Store for Faulty {
         self.inner.load(slot).await
     }
 
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.inner.remains(slot).await
+    }
+
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
         self.inner.renew(slot, fence, lease, keep).await
     }
@@ -119,6 +125,14 @@ impl Store for Faulty {
 
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn identities(&self) -> Result<Option<String>, StoreError> {
+        self.inner.identities().await
+    }
+
+    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.inner.set_identities(expected, next).await
     }
 }
 
@@ -156,7 +170,8 @@ impl Scene {
     /// What the request of [`Scene::pay`] says of itself, under a fence of the test's own.
     fn asked(&self, fence: Fence) -> crate::engine::Asked {
         let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified = identify(&self.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
+        let identified =
+            identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
         crate::engine::Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence }
     }
 
@@ -183,7 +198,8 @@ impl Scene {
 
     async fn record(&self) -> Option<Record> {
         let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified = identify(&self.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
+        let identified =
+            identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
         self.store.inner.load(&identified.slot).await.unwrap().map(|held| held.record)
     }
 
@@ -288,7 +304,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
 
 fn identified_slot(scene: &Scene) -> Slot {
     let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    identify(&scene.guarded.route.policy, &parts, &Bytes::from_static(b"{}")).unwrap().unwrap().slot
+    identify(&scene.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}")).unwrap().unwrap().slot
 }
 
 #[tokio::test(start_paused = true)]
@@ -432,6 +448,6 @@ fn a_body_key_that_is_not_json_is_missing() {
     let mut policy = crate::engine::tests::policy();
     policy.key = KeyRule { source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key") }, ..policy.key };
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
-    let told = identify(&policy, &parts, &Bytes::from_static(b"no json"));
+    let told = identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json"));
     assert!(matches!(told, Err(Problem::KeyMissing { .. })), "{told:?}");
 }

@@ -77,7 +77,8 @@ fn words(problem: &Problem, status: StatusCode) -> Words {
         | Problem::StoreUnavailable { .. }
         | Problem::RecordUnreadable { .. }
         | Problem::ScopeUnavailable
-        | Problem::Overloaded => say(Service, "SERVICE_UNAVAILABLE"),
+        | Problem::Overloaded
+        | Problem::QuotaReached { .. } => say(Service, "SERVICE_UNAVAILABLE"),
         Problem::BodyTooLarge { .. } => say(Request, "REQUEST_ENTITY_TOO_LARGE"),
         Problem::UnsupportedEncoding => say(Request, "UNSUPPORTED_MEDIA_TYPE"),
         Problem::BodyTimeout => say(Request, "REQUEST_TIMEOUT"),

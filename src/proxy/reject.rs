@@ -224,6 +224,16 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             ),
             *slot,
         ),
+        Problem::QuotaReached { retry_after } => retry(
+            doc(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "Too many new operations",
+                "Send the same request again later; retries of what was answered are answered as ever.",
+                Answer::Overloaded,
+            ),
+            *retry_after,
+        ),
         Problem::Overloaded => retry(
             doc(
                 StatusCode::SERVICE_UNAVAILABLE,

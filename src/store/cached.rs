@@ -52,6 +52,10 @@ impl Store for Cached {
         self.inner.load(slot).await
     }
 
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.inner.remains(slot).await
+    }
+
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
         self.inner.renew(slot, fence, lease, keep).await
     }
@@ -70,6 +74,14 @@ impl Store for Cached {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
+    }
+
+    async fn identities(&self) -> Result<Option<String>, StoreError> {
+        self.inner.identities().await
+    }
+
+    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.inner.set_identities(expected, next).await
     }
 }
 

@@ -179,13 +179,18 @@ impl Store for Embedded {
         };
         match self.ask(Job::Swap(Box::new(exchange))).await? {
             Answer::Stale(raw) => Ok(Swap::Stale(raw.map(|raw| raw.held()).transpose()?)),
-            Answer::Stored | Answer::Renewed(_) | Answer::Well => Ok(Swap::Stored),
+            Answer::Stored | Answer::Renewed(_) | Answer::Agreed(_) | Answer::Well => Ok(Swap::Stored),
         }
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         let slot = *slot;
         self.read(move |shelf| shelf.load(&slot)).await
+    }
+
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        let slot = *slot;
+        self.read(move |shelf| shelf.remains(&slot)).await
     }
 
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
@@ -208,6 +213,15 @@ impl Store for Embedded {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.ask(Job::Ping).await.map(|_| ())
+    }
+
+    async fn identities(&self) -> Result<Option<String>, StoreError> {
+        self.read(|shelf| shelf.identities()).await
+    }
+
+    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        let job = Job::Agree { expected: expected.map(str::to_owned), next: next.to_owned() };
+        Ok(matches!(self.ask(job).await?, Answer::Agreed(true)))
     }
 }
 

@@ -35,6 +35,7 @@ struct Shelf {
     due: BTreeSet<(u64, Slot)>,
     ends: BTreeSet<(u64, Slot)>,
     tombstone_ends: BTreeSet<(u64, Slot)>,
+    identities: Option<String>,
 }
 
 struct Kept {
@@ -88,6 +89,14 @@ impl Store for Memory {
         Ok(shelf.live(slot, now_ms).map(|kept| kept.held(now_ms)))
     }
 
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        let (mut shelf, now_ms) = self.open();
+        if let Some(kept) = shelf.live(slot, now_ms) {
+            return Ok(Some(kept.held(now_ms)));
+        }
+        Ok(shelf.live_tombstone(slot, now_ms).map(|kept| kept.held(now_ms)))
+    }
+
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
         let (mut shelf, now_ms) = self.open();
         let runs = |kept: &&Kept| {
@@ -139,6 +148,20 @@ impl Store for Memory {
 
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
+    }
+
+    async fn identities(&self) -> Result<Option<String>, StoreError> {
+        Ok(self.open().0.identities.clone())
+    }
+
+    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        let (mut shelf, _) = self.open();
+        let current = shelf.identities.as_deref();
+        let agreed = current == Some(next) || current == expected;
+        if agreed {
+            shelf.identities = Some(next.to_owned());
+        }
+        Ok(agreed)
     }
 }
 

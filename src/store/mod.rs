@@ -13,6 +13,7 @@ use crate::record::{CodecError, Fence, Held, Lifetime, Record, Version};
 pub mod cache;
 pub mod cached;
 pub mod embedded;
+pub mod latched;
 pub mod memory;
 pub mod redis;
 pub mod sealed;
@@ -77,6 +78,9 @@ pub trait Store: Send + Sync + 'static {
     /// Reads a record.
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
 
+    /// Reads a record, or where none is left the tombstone that it left.
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
+
     /// Extends the lease of the attempt `fence`, if the record is still in flight under it and the lease isn't over: a
     /// lease that somebody has seen end stays ended. Changes no version.
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError>;
@@ -92,6 +96,12 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
+
+    /// What the gateways of this store have agreed that identities are made of. Kept for as long as the store.
+    async fn identities(&self) -> Result<Option<String>, StoreError>;
+
+    /// Keeps that text if what is kept is `expected`, or is that very text already; `false` where it is another.
+    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError>;
 }
 
 /// Whether a slot belongs to a listing for people.

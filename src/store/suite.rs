@@ -287,6 +287,7 @@ pub(crate) async fn a_tombstone_outlives_its_result(stage: Stage) {
     assert_eq!(held.due_ms, 0);
     assert!(held.written_ms <= held.now_ms);
     assert_eq!(stage.load(&HERE(1)).await, None, "a tombstone is no record");
+    assert_eq!(stage.store.remains(&HERE(1)).await.unwrap().unwrap().record, held.record, "but it is what remains");
     assert!(!stage.is_listed(Listing::All, &HERE(1)).await);
 }
 
@@ -294,6 +295,8 @@ pub(crate) async fn while_the_result_is_kept_it_is_met_and_not_its_tombstone(sta
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(LONG), LONG * 2)).await;
     let held = stage.stale(&HERE(1), None, &claim(20, 2), with_tombstone(lease(LONG), LONG)).await.unwrap();
     assert_eq!(held.record, completed(10));
+    assert_eq!(stage.store.remains(&HERE(1)).await.unwrap().unwrap().record, completed(10));
+    assert_eq!(stage.store.remains(&HERE(2)).await.unwrap(), None);
 }
 
 pub(crate) async fn a_tombstone_bars_a_claim_over_a_marker_too(stage: Stage) {
@@ -385,6 +388,21 @@ pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
     }
 }
 
+pub(crate) async fn what_identities_are_made_of_is_kept_and_changed_only_by_naming_it(stage: Stage) {
+    let store = &stage.store;
+    assert_eq!(store.identities().await.unwrap(), None);
+    assert!(!store.set_identities(Some("other"), "one").await.unwrap());
+    assert!(store.set_identities(None, "one").await.unwrap());
+    assert_eq!(store.identities().await.unwrap().as_deref(), Some("one"));
+    for expected in [None, Some("other"), Some("two")] {
+        assert!(!store.set_identities(expected, "two").await.unwrap(), "{expected:?}");
+        assert!(store.set_identities(expected, "one").await.unwrap(), "said twice");
+    }
+    assert!(store.set_identities(Some("one"), "two").await.unwrap());
+    assert_eq!(store.identities().await.unwrap().as_deref(), Some("two"));
+    assert!(stage.listed(Listing::All, 100).await.is_empty(), "it is no record");
+}
+
 pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
     let mut headers = HeaderMap::new();
     for n in 0..200 {
@@ -451,6 +469,7 @@ macro_rules! stories {
             shadow_records_are_kept_apart_and_not_listed
             a_watchers_first_look_is_at_once
             a_swap_wakes_every_watcher
+            what_identities_are_made_of_is_kept_and_changed_only_by_naming_it
             a_big_reply_comes_back_as_it_was
             every_state_comes_back_as_it_was
         }

@@ -75,6 +75,32 @@ fn a_decision_on_what_has_moved_is_lost() {
 }
 
 #[test]
+fn an_expired_result_is_gone_and_its_duplicates_never_run() {
+    let (upstream, redis) = (Upstream::start(), crate::harness::RedisServer::start());
+    let embedded = Gateway::start(upstream.port);
+    let shared = Gateway::on(upstream.port, &redis.url(), "", crate::harness::ROUTES);
+    for (n, gateway) in [&embedded, &shared].into_iter().enumerate() {
+        let pay = Request::pay("k", "{}").act("body canary-result");
+        assert_eq!(pay.send(gateway.port).status, 201);
+        let operation = cli(gateway, &["list"]).1.split_whitespace().next().unwrap().to_owned();
+        let (code, said) = cli(gateway, &["expire", &operation, "--reason", "asked by the customer"]);
+        assert!(code == 0 && said.contains("expired"), "{said}");
+        let late = pay.send(gateway.port);
+        assert_eq!((late.status, late.problem().as_str()), (409, "result-expired"));
+        assert_eq!(Request::pay("k", "{}").field("Authorization", "another").send(gateway.port).problem(), "key-reused");
+        let (code, said) = cli(gateway, &["expire", &operation]);
+        assert!(code == 1 && said.contains("only the result of a completed operation"), "{said}");
+        assert!(cli(gateway, &["list", "--state", "expired"]).1.contains(&operation));
+        assert!(gateway.logs().contains("asked by the customer"), "the reason is in the log");
+        assert_eq!(upstream.executed(), n + 1);
+    }
+    let key = redis.cli(&["--scan", "--pattern", "*:r:*"]);
+    assert!(!redis.cli(&["get", &key]).contains("canary"), "the result is gone");
+    // The route keeps no tombstones, and still the key is barred until its retention would have been over.
+    assert!(redis.cli(&["pttl", &key]).parse::<u64>().unwrap() > 80_000_000, "a day");
+}
+
+#[test]
 fn a_running_operation_is_left_alone() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);

@@ -2,16 +2,6 @@
 
 use super::*;
 
-#[test]
-fn what_is_not_built_yet_is_refused() {
-    for (text, key) in [("[hashing]\nsecrets = [{ env = \"A\" }]", "hashing")] {
-        let fault = fault_of(load(text));
-        assert!(fault.starts_with(&format!("{key}: ")) && fault.contains("not supported yet"), "{text}\n{fault}");
-    }
-    let accepted = "trusted_proxies = []\n[store]\nack = \"memory\"\ndurability = \"warn\"\nlocal_cache = \"0B\"";
-    assert_eq!(load(accepted).unwrap().warnings, Vec::<String>::new());
-}
-
 /// Lines of a route, the key that is blamed, and a piece of the text.
 const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("retention = \"60d\"\nunsettled_retention = \"30d\"", "unsettled_retention", "shorter than retention, tombstone and lease"),
@@ -126,6 +116,12 @@ fn what_contradicts_itself_is_refused() {
         ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b\"\nname = \"/a\"", "routes[1].name", "a second route"),
         ("[store]\ntimeout = \"10s\"", "store.timeout", "the lease (30s) has to be longer than 3 times"),
         ("trusted_proxies = [\"lb\"]", "trusted_proxies[0]", "an address or a network"),
+        ("[hashing]", "hashing", "needs secrets"),
+        ("[hashing]\nsecrets = []", "hashing.secrets", "at least one secret"),
+        ("[hashing]\nsecrets = [{}]", "hashing.secrets[0].env", "the secret of hashing"),
+        ("[hashing]\nsecrets = [{ env = \"A\", file = \"b\" }]", "hashing.secrets[0].env", "not both"),
+        ("[hashing]\nsecrets = [{ env = \"A\" }, { env = \"A\" }]", "hashing.secrets[1]", "a second time"),
+        ("[hashing]\nsecrets = [{ env = \"A\", id = \"b\" }]", "hashing.secrets[0].id", "no such key"),
         ("[encryption]", "encryption", "needs keys"),
         ("[encryption]\nkeys = []", "encryption.keys", "at least one key"),
         ("[encryption]\nkeys = [{ env = \"A\" }]", "encryption.keys[0].id", "needs an id"),

@@ -320,3 +320,23 @@ fn secrets_are_read_when_they_are_needed() {
     std::fs::remove_file(&file).unwrap();
     assert!(refusal(Some("x")).contains("admin_auth.tokens[1]: "));
 }
+
+#[test]
+fn hashing_secrets_are_long_and_differ() {
+    let config = load("[hashing]\nsecrets = [{ env = \"A\" }, { env = \"B\" }]").unwrap();
+    let (long, other) = ("a".repeat(32), "b".repeat(32));
+    let read = |a: &str, b: &str| {
+        let (a, b) = (a.to_owned(), b.to_owned());
+        config.resolve_secrets(move |name| Some(if name == "A" { a.clone() } else { b.clone() }))
+    };
+    let secrets = read(&long, &other).unwrap();
+    assert_eq!(secrets.hash_secrets.iter().map(|secret| secret.expose()).collect::<Vec<_>>(), [&long, &other]);
+    assert!(!format!("{secrets:?}{config:?}").contains(&long));
+    let refusal = |a: &str, b: &str| read(a, b).unwrap_err().to_string();
+    let told = refusal(&long, &other[..31]);
+    assert!(
+        told.contains("hashing.secrets[1]: expected a secret of at least 32 bytes") && !told.contains(&other[..31]),
+        "{told}"
+    );
+    assert!(refusal(&long, &long).contains("hashing.secrets[1]: the same secret a second time"));
+}

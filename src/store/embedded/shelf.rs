@@ -7,7 +7,7 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::BootClock;
-use super::tables::{DUE, Front, Place, RECORDS, moment, moment_end, read, split_moment};
+use super::tables::{DUE, Front, IDENTITIES, NOTES, Place, RECORDS, moment, moment_end, read, split_moment};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::Held;
 use crate::store::{Hub, Listing, Page, StoreError, is_listed};
@@ -74,6 +74,18 @@ impl Shelf {
         raw?.map(|raw| raw.held()).transpose()
     }
 
+    /// The record, or else its tombstone.
+    pub(super) fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        let raw = self.reading(|txn| {
+            let (records, now_ms) = (txn.open_table(RECORDS)?, self.clock.now_ms());
+            match read(&records, &Place::record(slot), now_ms)? {
+                Ok(None) => read(&records, &Place::tombstone(slot), now_ms),
+                found => Ok(found),
+            }
+        })?;
+        raw?.map(|raw| raw.held()).transpose()
+    }
+
     pub(super) fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         let now_ms = self.clock.now_ms();
         self.reading(|txn| {
@@ -91,6 +103,11 @@ impl Shelf {
             }
             Ok(overdue)
         })
+    }
+
+    /// What identities are made of.
+    pub(super) fn identities(&self) -> Result<Option<String>, StoreError> {
+        self.reading(|txn| Ok(txn.open_table(NOTES)?.get(IDENTITIES)?.map(|text| text.value().to_owned())))
     }
 
     pub(super) fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {

@@ -27,6 +27,10 @@ pub(super) const DUE: TableDefinition<&[u8; MOMENT_BYTES], ()> = TableDefinition
 pub(super) const ENDS: TableDefinition<&[u8; MOMENT_BYTES], ()> = TableDefinition::new("ends");
 /// Facts about the file itself.
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
+/// Texts about the file's records.
+pub(super) const NOTES: TableDefinition<&str, &str> = TableDefinition::new("notes");
+/// In [`NOTES`]: what identities are made of.
+pub(super) const IDENTITIES: &str = "identities";
 /// In [`META`]: the layout of everything else.
 pub(super) const LAYOUT: &str = "layout";
 /// In [`META`]: the store's time of the last commit, in ms.
@@ -216,12 +220,13 @@ pub(super) struct Tables<'txn> {
     records: Table<'txn, &'static [u8; PLACE_BYTES], &'static [u8]>,
     due: Table<'txn, &'static [u8; MOMENT_BYTES], ()>,
     ends: Table<'txn, &'static [u8; MOMENT_BYTES], ()>,
+    txn: &'txn WriteTransaction,
     pub(super) now_ms: u64,
 }
 
 impl<'txn> Tables<'txn> {
     pub(super) fn open(txn: &'txn WriteTransaction, now_ms: u64) -> Result<Tables<'txn>, redb::Error> {
-        Ok(Tables { records: txn.open_table(RECORDS)?, due: txn.open_table(DUE)?, ends: txn.open_table(ENDS)?, now_ms })
+        Ok(Tables { records: txn.open_table(RECORDS)?, due: txn.open_table(DUE)?, ends: txn.open_table(ENDS)?, txn, now_ms })
     }
 
     /// What is known of the record at a place; one that has ended is not there.
@@ -279,6 +284,20 @@ impl<'txn> Tables<'txn> {
             self.ends.remove(&moment(old.ends_ms, place))?;
         }
         Ok(())
+    }
+
+    /// Keeps what identities are made of, if what is kept is what was expected, or is that already.
+    pub(super) fn agree(&mut self, expected: Option<&str>, next: &str) -> Result<bool, redb::Error> {
+        let mut notes = self.txn.open_table(NOTES)?;
+        let agreed = {
+            let current = notes.get(IDENTITIES)?;
+            let current = current.as_ref().map(|text| text.value());
+            current == Some(next) || current == expected
+        };
+        if agreed {
+            notes.insert(IDENTITIES, next)?;
+        }
+        Ok(agreed)
     }
 
     /// Takes away up to `max` records and tombstones that have ended; returns how many entries it looked at.

@@ -14,7 +14,7 @@ use tokio::time::Instant;
 
 use super::disk::{Folder, Opener, Writes};
 use super::shelf::Shelf;
-use super::tables::{DUE, ENDS, Front, LAYOUT, META, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
+use super::tables::{DUE, ENDS, Front, LAYOUT, META, NOTES, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
 use super::{OpenError, Options};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
@@ -44,6 +44,8 @@ pub(super) enum Job {
     Swap(Box<Exchange>),
     /// Move the deadlines of the attempt under way.
     Renew { slot: Slot, fence: Fence, lease: Duration, keep: Duration },
+    /// Keep what identities are made of, if what is kept is as expected.
+    Agree { expected: Option<String>, next: String },
     /// Say whether claims would be accepted.
     Ping,
     /// Commit, release the file and end.
@@ -74,6 +76,8 @@ pub(super) enum Answer {
     Stale(Option<Raw>),
     /// Whether the lease was renewed.
     Renewed(bool),
+    /// Whether that is kept now.
+    Agreed(bool),
     /// Claims would be accepted; or the file is closed.
     Well,
 }
@@ -138,6 +142,7 @@ pub(super) fn prepare(db: &Database, now_ms: u64) -> Result<u64, OpenError> {
         txn.open_table(RECORDS).map_err(redb::Error::from)?;
         txn.open_table(DUE).map_err(redb::Error::from)?;
         txn.open_table(ENDS).map_err(redb::Error::from)?;
+        txn.open_table(NOTES).map_err(redb::Error::from)?;
         let mut meta = txn.open_table(META).map_err(redb::Error::from)?;
         let layout = meta.get(LAYOUT).map_err(redb::Error::from)?.map(|layout| layout.value());
         if let Some(found) = layout.filter(|layout| *layout != LAYOUT_VERSION) {
@@ -385,7 +390,7 @@ impl Job {
     fn size(&self) -> usize {
         match self {
             Job::Swap(exchange) => exchange.record.size(),
-            Job::Renew { .. } | Job::Ping | Job::Close => 0,
+            Job::Renew { .. } | Job::Agree { .. } | Job::Ping | Job::Close => 0,
         }
     }
 
@@ -405,6 +410,10 @@ impl Job {
                 tables.renew(&place, *lease, *keep)?;
                 Ok(Made::written(Answer::Renewed(true)))
             }
+            Job::Agree { expected, next } => match tables.agree(expected.as_deref(), next)? {
+                true => Ok(Made::written(Answer::Agreed(true))),
+                false => Ok(Made::seen(Answer::Agreed(false))),
+            },
             Job::Ping if has_room => Ok(Made::seen(Answer::Well)),
             Job::Ping => Ok(Made::refused(no_room())),
             Job::Close => Ok(Made::seen(Answer::Well)),

@@ -20,6 +20,14 @@ pub(super) fn ping_key(partition: Option<u16>) -> Vec<u8> {
     }
 }
 
+/// The key of what identities are made of, one for the whole store.
+pub(super) fn identities_key() -> Vec<u8> {
+    in_partition(IDENTITIES_PARTITION, b"identities")
+}
+
+/// The partition under whose tag that lies.
+pub(super) const IDENTITIES_PARTITION: u16 = 0;
+
 /// The last byte of the head of a record that is in flight, as the scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
 

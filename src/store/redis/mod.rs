@@ -155,6 +155,7 @@ struct Scripts {
     swap: Script,
     renew: Script,
     forget: Script,
+    agree: Script,
 }
 
 struct Script {
@@ -186,6 +187,7 @@ impl Redis {
                 swap: Script::new(include_str!("swap.lua")),
                 renew: Script::new(include_str!("renew.lua")),
                 forget: Script::new(include_str!("forget.lua")),
+                agree: Script::new(include_str!("agree.lua")),
             },
             time: ServerTime::new(),
             epochs: Epochs::new(wanted.clone(), options.quiet),
@@ -311,6 +313,19 @@ impl Store for Redis {
         held(value, time_ms(time)?)
     }
 
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        let mut pipeline = redis::pipe();
+        pipeline.cmd("TIME").cmd("MGET").arg(layout::record_key(slot)).arg(layout::tombstone_key(slot));
+        if let Some(wait) = self.wait() {
+            pipeline.add_command(wait);
+        }
+        let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
+        let (Some(time), Some(Value::Array(found))) = (values.next(), values.next()) else { return Err(unexpected()) };
+        self.insist(values.next())?;
+        let first = found.into_iter().find(|value| *value != Value::Nil).unwrap_or(Value::Nil);
+        held(first, time_ms(time)?)
+    }
+
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
         // The end of the head of a record that is in flight under this fence.
         let mut running = [0; HEAD_BYTES - 8];
@@ -358,6 +373,20 @@ impl Store for Redis {
             self.insist(self.pipeline_to(group, &set).await?.pop())
         };
         try_join_all(groups.iter().map(ping)).await.map(drop)
+    }
+
+    async fn identities(&self) -> Result<Option<String>, StoreError> {
+        let mut get = redis::cmd("GET");
+        get.arg(layout::identities_key());
+        let kept = self.command(layout::IDENTITIES_PARTITION, &get).await?;
+        redis::from_redis_value(kept).map_err(|_| unexpected())
+    }
+
+    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        let args = [expected.unwrap_or_default().as_bytes(), next.as_bytes()];
+        let keys = [layout::identities_key()];
+        let answer = self.run(layout::IDENTITIES_PARTITION, &self.scripts.agree, (&keys, &args), None, self.deadline()).await?;
+        Ok(answer == Value::Int(1))
     }
 }
 

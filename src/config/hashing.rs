@@ -1,0 +1,40 @@
+//! `[hashing]`: the secrets that keys, scopes and callers are hashed under.
+
+use super::admin::SecretPlace;
+use super::read::Table;
+
+const SECRETS_EXPECTED: &str = "a list of secrets such as [{ env = \"ONCEWARD_HASH_SECRET\" }]";
+
+/// Reads `[hashing]`: the first secret writes, all are looked up. The file never holds a secret itself.
+pub(super) fn read(root: &Table<'_>) -> Option<Vec<SecretPlace>> {
+    let Some(whole) = root.get("hashing") else { return Some(Vec::new()) };
+    let table = root.table("hashing", "a table with secrets");
+    let secrets = table.get("secrets").map(|value| (value.list(SECRETS_EXPECTED), value));
+    table.finish();
+    let Some((items, value)) = secrets else {
+        whole.fault(format!("needs secrets: {SECRETS_EXPECTED}"));
+        return None;
+    };
+    let items = items.or_else(|| {
+        value.conceal();
+        None
+    })?;
+    if items.is_empty() {
+        value.fault("expected at least one secret");
+    }
+    let mut found: Vec<SecretPlace> = Vec::new();
+    for item in &items {
+        let Some(table) = item.table("a table with env or file") else {
+            item.conceal();
+            continue;
+        };
+        let place = SecretPlace::read_from(&table, "hashing");
+        table.finish();
+        let Some(place) = place else { continue };
+        if found.contains(&place) {
+            item.fault("the same secret a second time");
+        }
+        found.push(place);
+    }
+    Some(found)
+}

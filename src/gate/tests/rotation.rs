@@ -1,0 +1,256 @@
+//! Two gateways over one store, whose secrets stand in another order, in every interleaving of their store calls.
+
+use tokio::sync::Notify;
+
+use super::*;
+
+const OLD: &[u8] = &[1; 32];
+const NEW: &[u8] = &[2; 32];
+
+/// Whose turn it is at the store, call by call; nobody waits for one who is done.
+#[derive(Default)]
+struct Turns {
+    order: Mutex<VecDeque<usize>>,
+    done: Mutex<[bool; 2]>,
+    moved: Notify,
+}
+
+impl Turns {
+    async fn of(&self, who: usize) {
+        loop {
+            let moved = self.moved.notified();
+            {
+                let (mut order, done) = (self.order.lock().unwrap(), self.done.lock().unwrap());
+                while order.front().is_some_and(|next| done[*next]) {
+                    order.pop_front();
+                }
+                if done[who] || order.front().is_none_or(|next| *next == who) {
+                    order.pop_front().filter(|_| !done[who]);
+                    self.moved.notify_waiters();
+                    return;
+                }
+            }
+            moved.await;
+        }
+    }
+
+    fn is_done(&self, who: usize) {
+        self.done.lock().unwrap()[who] = true;
+        self.moved.notify_waiters();
+    }
+}
+
+/// One gateway's way to the common store.
+struct Way {
+    inner: Arc<Memory>,
+    who: usize,
+    turns: Arc<Turns>,
+    loads: AtomicUsize,
+    /// Loads that are answered before the store is lost.
+    loads_left: AtomicUsize,
+}
+
+#[async_trait]
+impl Store for Way {
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+        self.turns.of(self.who).await;
+        self.inner.swap(slot, expected, next, lifetime).await
+    }
+
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.turns.of(self.who).await;
+        self.loads.fetch_add(1, Ordering::SeqCst);
+        if self.loads_left.fetch_sub(1, Ordering::SeqCst) == 0 {
+            return Err(StoreError::NotApplied("no connection".into()));
+        }
+        self.inner.load(slot).await
+    }
+
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.turns.of(self.who).await;
+        self.inner.remains(slot).await
+    }
+
+    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        self.inner.renew(slot, fence, lease, keep).await
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.inner.due(limit).await
+    }
+
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.inner.list(listing, cursor, limit).await
+    }
+
+    fn watch(&self, slot: &Slot) -> Watch {
+        self.inner.watch(slot)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        Ok(())
+    }
+
+    async fn identities(&self) -> Result<Option<String>, StoreError> {
+        self.inner.identities().await
+    }
+
+    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.inner.set_identities(expected, next).await
+    }
+}
+
+struct Fleet {
+    inner: Arc<Memory>,
+    turns: Arc<Turns>,
+    executed: Arc<AtomicUsize>,
+    policy: Policy,
+}
+
+struct Member {
+    way: Arc<Way>,
+    gate: Arc<Gate>,
+    guarded: Arc<Guarded>,
+    executed: Arc<AtomicUsize>,
+}
+
+impl Fleet {
+    fn new(policy: Policy, order: &[usize]) -> Fleet {
+        let turns = Turns { order: Mutex::new(order.iter().copied().collect()), ..Turns::default() };
+        let inner = Arc::new(Memory::new(Clock::system().anchored()));
+        Fleet { inner, turns: Arc::new(turns), executed: Arc::default(), policy }
+    }
+
+    fn member(&self, who: usize, secrets: &[&[u8]]) -> Member {
+        let (inner, turns) = (self.inner.clone(), self.turns.clone());
+        let loads_left = AtomicUsize::new(usize::MAX);
+        let way = Arc::new(Way { inner, who, turns, loads: AtomicUsize::new(0), loads_left });
+        let settings = Settings { hashing: Hashing::under(secrets.iter().copied()).unwrap(), ..Settings::default() };
+        let (meter, clock) = (Meter::new(), Clock::system());
+        let gate = Gate::new(way.clone(), clock, Entropy::from_seed(7 + who as u64), meter.clone(), settings);
+        let policy = self.policy.clone();
+        let route = Route { paths: vec!["/pay".into()], methods: vec![http::Method::POST], upstream: 0, policy };
+        let guarded = Guarded {
+            meter: meter.route("payments"),
+            route: Arc::new(route),
+            response_timeout: Duration::from_secs(60),
+            keyring: None,
+        };
+        Member { way, gate, guarded: Arc::new(guarded), executed: self.executed.clone() }
+    }
+
+    fn executed(&self) -> usize {
+        self.executed.load(Ordering::SeqCst)
+    }
+}
+
+impl Member {
+    async fn pay(&self) -> Told {
+        let executed = self.executed.clone();
+        let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
+            executed.fetch_add(1, Ordering::SeqCst);
+            async { Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::new())).unwrap()) }
+        });
+        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let hold = self.gate.budget().hold();
+        let answered = self.gate.handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream).await?;
+        Ok((answered.response.status(), answered.answer == Answer::Replayed))
+    }
+
+    async fn settle(&self) {
+        while !self.gate.tasks.is_empty() {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_once() {
+    const CALLS: u32 = 8;
+    let mut ran_at_once = 0;
+    for schedule in 0..1_u32 << CALLS {
+        let order: Vec<usize> = (0..CALLS).map(|call| (schedule >> call & 1) as usize).collect();
+        let fleet = Fleet::new(crate::engine::tests::policy(), &order);
+        let (a, b) = (fleet.member(0, &[OLD, NEW]), fleet.member(1, &[NEW, OLD]));
+        let one = async |member: &Member, who: usize| {
+            let told = member.pay().await;
+            fleet.turns.is_done(who);
+            told
+        };
+        let told = tokio::join!(one(&a, 0), one(&b, 1));
+        let executed = fleet.executed();
+        assert!(executed <= 1, "{order:?}: {told:?}");
+        ran_at_once += executed;
+        for told in [&told.0, &told.1] {
+            let known = matches!(told, &PAID | &REPLAYED | Err(Problem::InFlight { .. }));
+            assert!(known, "{order:?}: {told:?}");
+        }
+        a.settle().await;
+        b.settle().await;
+        // Whoever was told to come back comes, to either.
+        assert!(matches!(a.pay().await, PAID | REPLAYED), "{order:?}");
+        assert_eq!((b.pay().await, a.pay().await), (REPLAYED, REPLAYED), "{order:?}");
+        assert_eq!(fleet.executed(), 1, "{order:?}");
+    }
+    assert!(ran_at_once > 100, "giving up is the exception: {ran_at_once}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_was_written_under_any_secret_is_found_at_every_step_of_a_rotation() {
+    let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
+    assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
+    for secrets in [&[OLD, NEW][..], &[NEW, OLD], &[OLD]] {
+        assert_eq!(fleet.member(0, secrets).pay().await, REPLAYED, "{secrets:?}");
+    }
+    assert_eq!(fleet.member(0, &[NEW]).pay().await, PAID, "who drops a secret too early runs again");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_tombstone_under_another_secret_bars_the_key() {
+    let day = Duration::from_secs(24 * 60 * 60);
+    let fleet = Fleet::new(Policy { tombstone: day, ..crate::engine::tests::policy() }, &[]);
+    assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
+    let (slot, _) = Hashing::under([OLD]).unwrap().identity(
+        &crate::key::Named {
+            space: crate::key::Space::Enforced,
+            route: &fleet.policy.route,
+            scope: &crate::key::Scope::shared(),
+            key: b"k",
+            variant: b"",
+        },
+        crate::key::Caller::nobody(),
+    );
+    // Its result is gone, and its tombstone stands.
+    let held = fleet.inner.load(&slot).await.unwrap().unwrap();
+    let moment = Lifetime { keep: Duration::ZERO, due: None, tombstone: None };
+    let ended = Record { version: held.record.version.next(), ..held.record.clone() };
+    fleet.inner.swap(&slot, Some(held.record.version), &ended, moment).await.unwrap();
+    assert_eq!(fleet.inner.load(&slot).await.unwrap(), None);
+    let told = fleet.member(0, &[NEW, OLD]).pay().await;
+    assert_eq!(told, Err(Problem::ResultExpired { slot }));
+    assert_eq!(fleet.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_secret_costs_no_look_and_two_cost_two() {
+    for (secrets, loads) in [(&[OLD][..], 0), (&[OLD, NEW], 2), (&[], 0)] {
+        let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
+        let member = fleet.member(0, secrets);
+        assert_eq!(member.pay().await, PAID);
+        assert_eq!(member.way.loads.load(Ordering::SeqCst), loads);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_can_not_be_looked_up_is_not_sent() {
+    for answered in [0, 1] {
+        let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
+        let member = fleet.member(0, &[NEW, OLD]);
+        member.way.loads_left.store(answered, Ordering::SeqCst);
+        assert!(unavailable(&member.pay().await), "{answered}");
+        member.settle().await;
+        assert_eq!(fleet.executed(), 0);
+        member.way.loads_left.store(usize::MAX, Ordering::SeqCst);
+        assert_eq!(member.pay().await, PAID, "the claim was given up");
+    }
+}

@@ -1,0 +1,163 @@
+//! What identities are hashed with: plain SHA-256, or HMAC-SHA-256 (RFC 2104) under secrets that can be rotated.
+//!
+//! Danger: an operation that is looked for under another secret than it was written under is not found, and runs again. So
+//! the first secret writes, and all are looked up.
+
+use std::fmt;
+use std::sync::Arc;
+
+use ring::hmac::{self, HMAC_SHA256};
+
+use super::{Caller, PartHasher, SLOT_BYTES, Scope, Slot, Space};
+
+/// Shortest secret, in bytes: as many as the hash has, so that guessing it is no easier than guessing a hash.
+pub const HASH_SECRET_BYTES_MIN: usize = 32;
+
+/// Bytes of a check value: enough to tell secrets apart, and useless for anything else.
+const CHECK_BYTES: usize = 8;
+
+/// What identities are hashed with. Its `Debug` shows no secret.
+#[derive(Clone, Default)]
+pub struct Hashing(Arc<[hmac::Key]>);
+
+/// A secret that is none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a secret has at least {HASH_SECRET_BYTES_MIN} bytes")]
+pub struct SecretError;
+
+/// What makes an operation, before it is hashed into a [`Slot`].
+#[derive(Debug, Clone, Copy)]
+pub struct Named<'n> {
+    /// The key space.
+    pub space: Space,
+    /// The route's name.
+    pub route: &'n str,
+    /// Whose key it is.
+    pub scope: &'n Scope,
+    /// The key.
+    pub key: &'n [u8],
+    /// Empty except where a policy keeps one record per fingerprint.
+    pub variant: &'n [u8],
+}
+
+impl Hashing {
+    /// Under these secrets, of which the first writes; without any, plain SHA-256.
+    ///
+    /// # Errors
+    /// One is too short.
+    pub fn under<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Result<Hashing, SecretError> {
+        let key = |secret: &[u8]| (secret.len() >= HASH_SECRET_BYTES_MIN).then(|| hmac::Key::new(HMAC_SHA256, secret));
+        let keys = secrets.into_iter().map(key).collect::<Option<Vec<_>>>();
+        keys.map(|keys| Hashing(keys.into())).ok_or(SecretError)
+    }
+
+    /// Where an operation's record lies, and its caller as it is stored there: under the secret that writes.
+    pub fn identity(&self, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
+        match self.0.first() {
+            None => (Slot::of(named.space, named.route, named.scope, named.key, named.variant), caller),
+            Some(secret) => identity(secret, named, caller),
+        }
+    }
+
+    /// The same under the other secrets.
+    pub fn other_identities(&self, named: &Named<'_>, caller: Caller) -> Vec<(Slot, Caller)> {
+        self.0.iter().skip(1).map(|secret| identity(secret, named, caller)).collect()
+    }
+
+    /// A value for each secret, by which it is known again, in hexadecimal.
+    pub fn checks(&self) -> Vec<String> {
+        let check = |secret: &hmac::Key| hmac::sign(secret, b"onceward: which secret is this").as_ref()[..CHECK_BYTES].to_vec();
+        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
+        self.0.iter().map(|secret| hex(check(secret))).collect()
+    }
+}
+
+/// What is signed are hashes of length-prefixed parts, so that the rules that make scopes and callers need no secret.
+fn identity(secret: &hmac::Key, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
+    let mut parts = PartHasher::new("slot:keyed");
+    parts.part(named.route.as_bytes()).part(named.scope.as_bytes()).part(named.key).part(named.variant);
+    let signed = hmac::sign(secret, &parts.finish());
+    let mut hash = [0; SLOT_BYTES];
+    hash.copy_from_slice(&signed.as_ref()[..SLOT_BYTES]);
+    let mut whose = PartHasher::new("caller:keyed");
+    whose.part(caller.as_bytes());
+    let mut signed_caller = [0; 32];
+    signed_caller.copy_from_slice(hmac::sign(secret, &whose.finish()).as_ref());
+    (Slot::from_hash(named.space, hash), Caller::from_bytes(signed_caller))
+}
+
+impl fmt::Debug for Hashing {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Hashing({} secrets)", self.0.len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: &[u8] = &[1; 32];
+    const NEW: &[u8] = &[2; 40];
+
+    fn named(route: &'static str, key: &'static [u8]) -> Named<'static> {
+        static SCOPE: std::sync::LazyLock<Scope> = std::sync::LazyLock::new(Scope::shared);
+        Named { space: Space::Enforced, route, scope: &SCOPE, key, variant: b"" }
+    }
+
+    #[test]
+    fn without_secrets_nothing_changes() {
+        let (hashing, caller) = (Hashing::default(), Caller::of_field("authorization", b"alice"));
+        let plain = Slot::of(Space::Enforced, "payments", &Scope::shared(), b"k", b"");
+        assert_eq!(hashing.identity(&named("payments", b"k"), caller), (plain, caller));
+        assert_eq!(hashing.other_identities(&named("payments", b"k"), caller), []);
+        assert!(hashing.checks().is_empty());
+    }
+
+    #[test]
+    fn under_a_secret_slot_and_caller_are_its_own() {
+        let caller = Caller::of_field("authorization", b"alice");
+        let one = |secret| Hashing::under([secret]).unwrap().identity(&named("payments", b"k"), caller);
+        let (old, new) = (one(OLD), one(NEW));
+        assert_eq!(old, one(OLD));
+        let plain = Hashing::default().identity(&named("payments", b"k"), caller);
+        for (a, b) in [(old, new), (old, plain), (new, plain)] {
+            assert!(a.0 != b.0 && a.1 != b.1, "{a:?} {b:?}");
+        }
+        // This is a storage format: what was written under a secret has to be found for ever.
+        assert_eq!(old.0.to_string(), "op_6c94da405824abcf5c7da7a07c28ac3147a25b89");
+    }
+
+    #[test]
+    fn every_part_counts() {
+        let hashing = Hashing::under([OLD]).unwrap();
+        let slot = |named: Named<'_>| hashing.identity(&named, Caller::nobody()).0;
+        let usual = named("payments", b"k");
+        let scope = Scope::of_fields([("x-api-key", b"alice".as_slice())]);
+        let others = [
+            named("refunds", b"k"),
+            named("payments", b"l"),
+            Named { scope: &scope, ..usual },
+            Named { variant: b"f", ..usual },
+            Named { space: Space::Shadow, ..usual },
+        ];
+        for other in others {
+            assert_ne!(slot(other), slot(usual), "{other:?}");
+        }
+    }
+
+    #[test]
+    fn the_first_writes_and_all_are_looked_up() {
+        let caller = Caller::nobody();
+        let both = Hashing::under([NEW, OLD]).unwrap();
+        let one = |secret| Hashing::under([secret]).unwrap().identity(&named("payments", b"k"), caller);
+        assert_eq!(both.identity(&named("payments", b"k"), caller), one(NEW));
+        assert_eq!(both.other_identities(&named("payments", b"k"), caller), [one(OLD)]);
+        assert_eq!(both.checks(), [NEW, OLD].map(|secret| Hashing::under([secret]).unwrap().checks().remove(0)));
+    }
+
+    #[test]
+    fn a_short_secret_is_none_and_no_secret_is_shown() {
+        assert_eq!(Hashing::under([OLD, &[1; 31]]).unwrap_err(), SecretError);
+        assert_eq!(format!("{:?}", Hashing::under([OLD]).unwrap()), "Hashing(1 secrets)");
+    }
+}

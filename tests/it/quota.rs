@@ -1,0 +1,62 @@
+//! A tenant who floods keys is bounded, and others are not touched.
+
+use crate::harness::{Gateway, RedisServer, Request, Upstream};
+
+const ROUTE: &str = r#"
+[[routes]]
+name = "payments"
+path = "/v1/payments"
+scope = { header = "X-Account" }
+"#;
+
+fn pay(account: &str, key: &str) -> Request {
+    Request::pay(key, "{}").field("X-Account", account)
+}
+
+#[test]
+fn a_scope_begins_so_many_operations_and_its_duplicates_are_answered_all_the_same() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[limits]\nrecords_per_scope = 3\n", ROUTE);
+    // What the upstream says it did not do leaves no record, and counts for nothing.
+    for _ in 0..5 {
+        assert_eq!(pay("alice", "limited").act("status 429").send(gateway.port).status, 429);
+    }
+    for n in 0..3 {
+        assert_eq!(pay("alice", &format!("k{n}")).send(gateway.port).status, 201);
+    }
+    for n in 3..6 {
+        let refused = pay("alice", &format!("k{n}")).send(gateway.port);
+        assert_eq!((refused.status, refused.problem().as_str()), (503, "overloaded"));
+        assert_eq!((refused.get("retry-after"), refused.get("x-should-retry")), (Some("60"), Some("true")));
+    }
+    for n in 0..3 {
+        assert!(pay("alice", &format!("k{n}")).send(gateway.port).replayed());
+        let other = Request::pay(&format!("k{n}"), r#"{"amount":1}"#).field("X-Account", "alice").send(gateway.port);
+        assert_eq!(other.problem(), "key-reused");
+    }
+    assert_eq!(pay("bob", "k5").send(gateway.port).status, 201);
+    assert_eq!(upstream.executed(), 5 + 3 + 1);
+}
+
+#[test]
+fn a_flood_by_one_scope_leaves_others_and_the_store_untouched() {
+    const FLOODERS: usize = 8;
+    const EACH: usize = 150;
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    let gateway = Gateway::on(upstream.port, &redis.url(), "[limits]\nrecords_per_scope = 20\n", ROUTE);
+    let flooders: Vec<_> = (0..FLOODERS)
+        .map(|flooder| {
+            let port = gateway.port;
+            let flood = move || (0..EACH).filter(|n| pay("eve", &format!("{flooder}-{n}")).send(port).status == 201).count();
+            std::thread::spawn(flood)
+        })
+        .collect();
+    for n in 0..20 {
+        assert_eq!(pay("bob", &format!("k{n}")).send(gateway.port).status, 201, "while eve floods");
+    }
+    let executed: usize = flooders.into_iter().map(|flooder| flooder.join().unwrap()).sum();
+    assert_eq!((executed, upstream.executed()), (20, 40));
+    // Claims that were given up because others took the last room leave markers, which are small and short-lived.
+    let completed = gateway.ask("GET", "/v1/operations?state=completed&limit=1000").json();
+    assert_eq!(completed["operations"].as_array().unwrap().len(), 40);
+}
