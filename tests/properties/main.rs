@@ -152,7 +152,8 @@ const PLACES_MAX: usize = 150;
 #[test]
 fn the_fuzzers_seeds_hold_and_so_do_they_with_any_byte_changed() {
     let folder = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fuzz/seeds");
-    let targets: [(&str, fn(&[u8])); 6] = [
+    type Invariant = fn(&[u8]);
+    let targets: [(&str, Invariant); 6] = [
         ("key", invariants::key),
         ("body", invariants::body),
         ("record", invariants::record),
