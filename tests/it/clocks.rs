@@ -86,8 +86,13 @@ impl World {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let _inside = runtime.enter();
         let (clock, wall) = Clock::manual(boot_ms, unix_ms);
-        let options =
-            Options { place: Place::Server(self.redis.url()), timeout: Duration::from_secs(5), ca_file: None, ack: Ack::Memory };
+        let options = Options {
+            place: Place::Server(self.redis.url()),
+            timeout: Duration::from_secs(5),
+            ca_file: None,
+            ack: Ack::Memory,
+            breakers: Default::default(),
+        };
         let store = Redis::connect(options).unwrap();
         let gate = Gate::new(store, clock, Entropy::from_system().unwrap(), Meter::new(), Settings::default());
         let overrides = Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() };
