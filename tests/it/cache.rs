@@ -81,7 +81,7 @@ fn a_store_that_hangs_is_not_answered_for_longer_than_a_second_or_so() {
     let first = pay.send(gateway.port);
     kept(&gateway, &pay, &first);
     redis.signal("STOP");
-    until("replays to be refused", || pay.send(gateway.port).problem() == "store-unavailable");
+    until("replays to be refused", || pay.send(gateway.port).status == 503);
     redis.signal("CONT");
     until("the store to be used again", || pay.send(gateway.port).replayed());
     kept(&gateway, &pay, &first);

@@ -139,8 +139,9 @@ fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_t
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     // Long, so that waiting for it can be told from failing at once on a busy machine.
     let slow = "[store]\ntimeout = \"3s\"\n";
-    let open = format!("{ROUTES}\n[[routes]]\npath = \"/v1/refunds\"\non_failure = \"fail_open\"\n");
-    let gateway = Gateway::on(upstream.port, &redis.url(), slow, &open);
+    let routes = "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\n\
+                  [[routes]]\npath = \"/v1/refunds\"\non_failure = \"fail_open\"\n";
+    let gateway = Gateway::on(upstream.port, &redis.url(), slow, routes);
     assert_eq!(Request::pay("before", "{}").send(gateway.port).status, 201);
     redis.signal("STOP");
     let first: Vec<_> = (0..5).map(|n| Request::pay(&format!("k{n}"), "{}").send_aside(gateway.port)).collect();
