@@ -90,3 +90,48 @@ pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Opti
     let changes = compared.changes.iter().map(ToString::to_string);
     Ok(Some(changes.chain(compared.remarks.iter().map(ToString::to_string)).collect()))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{Scope, Slot, Space};
+
+    fn identities(route: &str) -> Identities {
+        let policy = Policy { route: route.into(), ..fallback().unwrap() };
+        Identities::of([&policy], Vec::new())
+    }
+
+    fn out_of_reach() -> (Arc<Latched>, Arc<Memory>) {
+        let memory = Arc::new(Memory::new(Clock::system().anchored()));
+        (Latched::new(memory.clone()), memory)
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_comes_back_is_compared_before_it_is_used() {
+        let (server, _) = out_of_reach();
+        let Agreed { store, pending } = agreed(server.clone(), identities("payments"), false).await.unwrap();
+        assert!(pending.is_some());
+        let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), b"k", b"");
+        server.open();
+        assert!(server.load(&slot).await.is_ok() && store.load(&slot).await.is_err(), "it answers, and is not compared yet");
+        sleep(ASK_AGAIN * 2).await;
+        assert_eq!(store.load(&slot).await.unwrap(), None);
+        assert_eq!(server.identities().await.unwrap(), Some(identities("payments").compare(None).next));
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_store_that_comes_back_and_disagrees_is_never_used() {
+        let (server, memory) = out_of_reach();
+        let kept = identities("payments").compare(None).next;
+        assert!(memory.set_identities(None, &kept).await.unwrap());
+        let Agreed { store, pending } = agreed(server.clone(), identities("payouts"), false).await.unwrap();
+        server.open();
+        let told = pending.unwrap().disagreement.await.unwrap().to_string();
+        assert!(told.contains("route \"payments\" is not configured any more"), "{told}");
+        assert!(store.ping().await.is_err());
+        assert_eq!(memory.identities().await.unwrap(), Some(kept));
+        // Had it answered at once, there would have been no start.
+        assert!(agreed(memory.clone(), identities("payouts"), false).await.is_err());
+        assert!(agreed(memory, identities("payouts"), true).await.is_ok());
+    }
+}
