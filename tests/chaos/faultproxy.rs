@@ -250,7 +250,8 @@ mod tests {
 
     #[test]
     fn ports_are_renamed_only_where_redis_names_them() {
-        let mut said = b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n40001\r\n:40001\r\n-MOVED 7 127.0.0.1:40001\r\n{\"n\":40001}\r\n".to_vec();
+        let mut said =
+            b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n40001\r\n:40001\r\n-MOVED 7 127.0.0.1:40001\r\n{\"n\":40001}\r\n".to_vec();
         rename(&mut said, 40001, 50002);
         let wanted = b"*2\r\n$9\r\n127.0.0.1\r\n$5\r\n50002\r\n:50002\r\n-MOVED 7 127.0.0.1:50002\r\n{\"n\":40001}\r\n";
         assert_eq!(String::from_utf8_lossy(&said), String::from_utf8_lossy(wanted));

@@ -8,6 +8,7 @@ use std::time::Duration;
 use crate::checker::{Lack, Outage};
 use crate::dice::Dice;
 use crate::faultproxy::{Cut, FaultProxy, Mode, Way};
+use crate::stores::FailOver;
 use crate::suite::World;
 use crate::{GATEWAYS, LEASE, now, pause};
 
@@ -75,7 +76,10 @@ impl Fault {
             at: Duration::from_millis(dice.within(300..5000)),
             dice: dice.of(&n.to_string()),
         };
-        turns.into_iter().chain(thrown).enumerate().map(plan).collect()
+        // Each failover takes seconds, and one has to be over before the next.
+        let mut fails_over = false;
+        let once = |fault: &Fault| *fault != Fault::FailOver || !std::mem::replace(&mut fails_over, true);
+        turns.into_iter().chain(thrown).filter(once).enumerate().map(plan).collect()
     }
 }
 
@@ -178,9 +182,12 @@ impl World {
 
     fn fail_over(&self, dice: &mut Dice) -> u64 {
         let from = now();
-        let (before, after) = self.store.fail_over(dice.within(0..3) as usize);
+        let FailOver { changed, forgotten } = self.store.fail_over(dice);
         (0..GATEWAYS).for_each(|gateway| self.note(gateway, from, Lack::Store));
-        u64::from(before != after)
+        if self.store.has_replicas() {
+            self.bites.count("failover forgot what no replica had confirmed", forgotten);
+        }
+        u64::from(changed)
     }
 }
 
@@ -194,7 +201,7 @@ fn cut(ways: &[&FaultProxy], dice: &mut Dice) -> u64 {
             way.arm(Cut { way: direction, keep: dice.next() as usize, reset: dice.percent(50) });
         }
     }
-    for _ in 0..300 {
+    for _ in 0..600 {
         if ways.iter().all(|way| !way.is_armed()) {
             break;
         }

@@ -60,7 +60,8 @@ fn serve(stream: TcpStream, redis: &str, upstream: u16, dead: &AtomicBool) -> Op
     if let Some(answer) = redis::cmd("GET").arg(&kept).query::<Option<Vec<u8>>>(&mut redis).ok()? {
         return reader.get_mut().write_all(&answer).ok();
     }
-    let locked = redis::cmd("SET").arg(&lock).arg("").arg("NX").arg("PX").arg(LOCK_MS).query::<Option<String>>(&mut redis).ok()?;
+    let locked =
+        redis::cmd("SET").arg(&lock).arg("").arg("NX").arg("PX").arg(LOCK_MS).query::<Option<String>>(&mut redis).ok()?;
     if locked.is_none() {
         let body = r#"{"type":"urn:naive:in-flight","retryable":true}"#;
         let head = "HTTP/1.1 409 X\r\nContent-Type: application/problem+json\r\n";

@@ -4,6 +4,7 @@ use std::sync::Mutex;
 
 use tokio::runtime::Handle;
 
+use crate::dice::Dice;
 use crate::faultproxy::FaultProxy;
 use crate::harness::{Cluster, RedisServer, Watched, free_port, until};
 use crate::{GATEWAYS, pause};
@@ -32,6 +33,14 @@ pub struct Store {
     ports: Vec<u16>,
     urls: Vec<String>,
     ways: [Vec<FaultProxy>; GATEWAYS],
+}
+
+/// What a failover came to.
+pub struct FailOver {
+    /// Whether another server serves now, or another run of the only one.
+    pub changed: bool,
+    /// Bytes of the old primary's history that the new one never got.
+    pub forgotten: u64,
 }
 
 const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
@@ -68,7 +77,9 @@ impl Store {
         };
         // Whom gateways connect to: the servers, and where there are some, the sentinels of the URL.
         let mut targets: Vec<u16> = ports.clone();
-        targets.extend(url.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).filter(|port: &u16| *port > 9999));
+        targets.extend(
+            url.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).filter(|port: &u16| *port > 9999),
+        );
         targets.sort();
         targets.dedup();
         let ways: [Vec<FaultProxy>; GATEWAYS] =
@@ -92,6 +103,10 @@ impl Store {
         &self.ways[gateway]
     }
 
+    pub fn has_replicas(&self) -> bool {
+        !matches!(self.servers, Servers::Standalone(_))
+    }
+
     /// Makes the servers forget the scripts.
     pub fn flush_scripts(&self) {
         self.ports.iter().for_each(|port| _ = cli(*port, &["script", "flush"]));
@@ -107,9 +122,9 @@ impl Store {
         self.ports.iter().map(of).sum()
     }
 
-    /// Kills a primary, waits until another has taken its place, and brings it back as that one's replica. The only
-    /// server of its store comes back as itself, with what it had synced. Returns who served before and afterwards.
-    pub fn fail_over(&self, throw: usize) -> (String, String) {
+    /// Cuts a primary's replicas off, kills it a little later, waits until one of them has taken its place, and brings it
+    /// back as that one's replica. The only server of its store comes back as itself, with what it had synced.
+    pub fn fail_over(&self, dice: &mut Dice) -> FailOver {
         match &self.servers {
             Servers::Standalone(server) => {
                 let mut server = server.lock().unwrap();
@@ -121,20 +136,21 @@ impl Store {
                 server.kill();
                 pause(300);
                 server.restart(&ON_DISK);
-                (before, run(&server))
+                FailOver { changed: run(&server) != before, forgotten: 0 }
             }
             Servers::Sentinels(watched) => {
                 let mut watched = watched.lock().unwrap();
                 let before = watched.primary();
                 let at = watched.servers.iter().position(|server| server.port == before).unwrap();
-                watched.servers[at].kill();
+                let written = watched.servers[at].forsake(dice);
                 until("the sentinels to name another", || watched.primary() != before);
                 let after = watched.primary();
                 let next = watched.servers.iter().position(|server| server.port == after).unwrap();
                 until("it to be the primary", || watched.servers[next].is_primary());
+                let forgotten = written.saturating_sub(offset(after));
                 watched.servers[at].restart(&["--replicaof", "127.0.0.1", &after.to_string()]);
                 until("two replicas to follow", || watched.servers[next].is_copied_to(2));
-                (before.to_string(), after.to_string())
+                FailOver { changed: before != after, forgotten }
             }
             Servers::Cluster(cluster) => {
                 let mut cluster = cluster.lock().unwrap();
@@ -144,18 +160,40 @@ impl Store {
                     ports
                 };
                 let before = primaries(&cluster);
-                let victim = before[throw % before.len()];
+                let victim = before[dice.within(0..before.len() as u64) as usize];
                 let at = cluster.servers.iter().position(|server| server.port == victim).unwrap();
-                cluster.servers[at].kill();
+                let written = cluster.servers[at].forsake(dice);
                 until("its replica to take its place", || primaries(&cluster).len() == 3);
+                let after = primaries(&cluster);
+                let heir = after.iter().find(|port| !before.contains(port)).copied();
+                let forgotten = written.saturating_sub(heir.map_or(written, offset));
                 cluster.servers[at].restart(&Cluster::SETTINGS);
                 until("the old one to follow the new one", || {
                     !cluster.servers[at].is_primary() && primaries(&cluster).len() == 3 && cluster.is_copied()
                 });
-                (format!("{before:?}"), format!("{:?}", primaries(&cluster)))
+                FailOver { changed: heir.is_some(), forgotten }
             }
         }
     }
+}
+
+impl RedisServer {
+    /// Cuts its replicas off, goes on for a while by itself, and dies. Returns how far its history went.
+    fn forsake(&mut self, dice: &mut Dice) -> u64 {
+        // Its replicas come in as everybody else, and only they say these.
+        assert_eq!(self.cli(&["acl", "setuser", "default", "-psync", "-sync"]), "OK");
+        self.cli(&["client", "kill", "type", "replica"]);
+        pause(dice.within(200..900));
+        let written = offset(self.port);
+        self.kill();
+        written
+    }
+}
+
+/// How far a server's history goes.
+fn offset(port: u16) -> u64 {
+    let info = cli(port, &["info", "replication"]);
+    info.lines().find_map(|line| line.trim().strip_prefix("master_repl_offset:")?.parse().ok()).unwrap_or(0)
 }
 
 fn cli(port: u16, words: &[&str]) -> String {

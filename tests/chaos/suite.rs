@@ -86,18 +86,28 @@ impl World {
                     scope.spawn(move || self.pay(key, name, dice, last_fault));
                 }
             }
-            let faults: Vec<_> = plan.iter().map(|planned| scope.spawn(|| {
-                pause(planned.at.as_millis() as u64);
-                self.suffer(planned.fault, &mut planned.dice.clone());
-            })).collect();
+            let faults: Vec<_> = plan
+                .iter()
+                .map(|planned| {
+                    scope.spawn(|| {
+                        pause(planned.at.as_millis() as u64);
+                        self.suffer(planned.fault, &mut planned.dice.clone());
+                    })
+                })
+                .collect();
             faults.into_iter().for_each(|fault| fault.join().unwrap());
             *last_fault.lock().unwrap() = now();
         });
         let until = last_fault.into_inner().unwrap() + SETTLING;
         let history = self.history(&names, until);
         let took = now() - began;
-        eprintln!("{:?} run {run}: {} tries, {} unsettled, {took:.1?}: {}", self.kind, history.tries.len(), history.unsettled,
-            plan.iter().map(|planned| format!("{:?}", planned.fault)).collect::<Vec<_>>().join(", "));
+        eprintln!(
+            "{:?} run {run}: {} tries, {} unsettled, {took:.1?}: {}",
+            self.kind,
+            history.tries.len(),
+            history.unsettled,
+            plan.iter().map(|planned| format!("{:?}", planned.fault)).collect::<Vec<_>>().join(", ")
+        );
         let violations = check(&history);
         assert!(violations.is_empty(), "{:?} run {run}, seed {seed}: {}", self.kind, report(&violations, &history, &plan));
     }
@@ -206,7 +216,10 @@ fn launch(kind: Kind, store: &Store, to_upstream: &[FaultProxy; GATEWAYS], n: us
 
 /// The violations, and what is known of the first keys that they are about.
 pub fn report(violations: &[Violation], history: &History, plan: &impl std::fmt::Debug) -> String {
-    let mut text = format!("{violations:#?}\nfaults: {plan:#?}\noutages: {:#?}\n", history.outages);
+    let mut text = format!("{violations:#?}\nfaults: {plan:#?}\n");
+    for Outage { gateway, from, to, lack } in &history.outages {
+        text += &format!("{from:.3?} to {to:.3?}: gateway {gateway} without {lack:?}\n");
+    }
     for key in violations.iter().filter_map(Violation::key).take(3) {
         text += &format!("key {key}, executed {:?}, written {}\n", history.executed.get(&key), history.written.contains(&key));
         for one in history.tries.iter().filter(|one| one.key == key) {

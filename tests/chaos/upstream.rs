@@ -260,7 +260,6 @@ fn respond(to: &mut TcpStream, status: u16, fields: &str, body: &str) -> bool {
 pub struct Asked {
     pub line: String,
     pub key: Option<String>,
-    pub body: Vec<u8>,
 }
 
 impl Asked {
@@ -283,6 +282,6 @@ impl Asked {
         }
         let mut body = vec![0; length];
         reader.read_exact(&mut body).ok()?;
-        Some(Asked { line, key, body })
+        Some(Asked { line, key })
     }
 }
