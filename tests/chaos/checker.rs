@@ -86,7 +86,7 @@ pub struct History {
     pub outages: Vec<Outage>,
     /// What each gateway answers in the end to those whose answer was final; `None` where that is no final answer.
     pub replays: Vec<(usize, usize, Option<Told>)>,
-    /// Operations that were in flight or uncertain at the end of the time to settle.
+    /// Operations that were in flight or uncertain at the end of the time to settle, or keys without an answer, if more.
     pub unsettled: usize,
 }
 

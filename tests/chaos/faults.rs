@@ -73,7 +73,7 @@ impl Fault {
         let thrown: Vec<Fault> = (0..3).map(|_| Fault::ALL[dice.within(0..Fault::ALL.len() as u64) as usize]).collect();
         let plan = |(n, fault): (usize, Fault)| Planned {
             fault,
-            at: Duration::from_millis(dice.within(300..5000)),
+            at: Duration::from_millis(dice.within(300..4000)),
             dice: dice.of(&n.to_string()),
         };
         // Each failover takes seconds, and one has to be over before the next.
@@ -201,7 +201,7 @@ fn cut(ways: &[&FaultProxy], dice: &mut Dice) -> u64 {
             way.arm(Cut { way: direction, keep: dice.next() as usize, reset: dice.percent(50) });
         }
     }
-    for _ in 0..600 {
+    for _ in 0..900 {
         if ways.iter().all(|way| !way.is_armed()) {
             break;
         }

@@ -95,8 +95,10 @@ impl World {
                     })
                 })
                 .collect();
-            faults.into_iter().for_each(|fault| fault.join().unwrap());
+            let ended: Vec<_> = faults.into_iter().map(|fault| fault.join()).collect();
+            // Also where a fault failed: clients end with this.
             *last_fault.lock().unwrap() = now();
+            ended.into_iter().for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         });
         let until = last_fault.into_inner().unwrap() + SETTLING;
         let history = self.history(&names, until);
@@ -143,7 +145,7 @@ impl World {
             written: written.filter_map(|name| keys.get(name.as_str()).copied()).collect(),
             outages: self.outages.lock().unwrap().clone(),
             replays,
-            unsettled,
+            unsettled: unsettled.max(names.len() - told.len()),
         }
     }
 
