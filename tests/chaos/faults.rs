@@ -8,7 +8,7 @@ use std::time::Duration;
 use crate::checker::{Lack, Outage};
 use crate::dice::Dice;
 use crate::faultproxy::{Cut, FaultProxy, Mode, Way};
-use crate::stores::FailOver;
+use crate::stores::{FailOver, Manner};
 use crate::suite::World;
 use crate::{GATEWAYS, LEASE, now, pause};
 
@@ -182,10 +182,15 @@ impl World {
 
     fn fail_over(&self, dice: &mut Dice) -> u64 {
         let from = now();
-        let FailOver { changed, forgotten } = self.store.fail_over(dice);
+        let FailOver { manner, changed, forgotten } = self.store.fail_over(dice);
         (0..GATEWAYS).for_each(|gateway| self.note(gateway, from, Lack::Store));
         if self.store.has_replicas() {
-            self.bites.count("failover forgot what no replica had confirmed", forgotten);
+            let what = match manner {
+                Manner::Dies => "failover: the primary died, and bytes that no replica had are forgotten",
+                Manner::Freezes => "failover: the primary froze, and woke up when it was replaced",
+                Manner::GivesWay => "failover: the primary gave way",
+            };
+            self.bites.count(what, if manner == Manner::Dies { forgotten } else { u64::from(changed) });
         }
         u64::from(changed)
     }

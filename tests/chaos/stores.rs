@@ -1,6 +1,7 @@
 //! The three stores that gateways share, each reached through fault proxies, one per gateway and server.
 
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::Handle;
 
@@ -33,10 +34,28 @@ pub struct Store {
     ports: Vec<u16>,
     urls: Vec<String>,
     ways: [Vec<FaultProxy>; GATEWAYS],
+    /// Failovers so far.
+    failovers: AtomicUsize,
+}
+
+/// How a primary loses its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Its replicas are cut off, it goes on for a while by itself, and is killed.
+    Dies,
+    /// It is stopped, and wakes up when another has its place.
+    Freezes,
+    /// It is told to.
+    GivesWay,
+}
+
+impl Manner {
+    pub const ALL: [Manner; 3] = [Manner::Dies, Manner::Freezes, Manner::GivesWay];
 }
 
 /// What a failover came to.
 pub struct FailOver {
+    pub manner: Manner,
     /// Whether another server serves now, or another run of the only one.
     pub changed: bool,
     /// Bytes of the old primary's history that the new one never got.
@@ -90,7 +109,7 @@ impl Store {
             renamed.iter().fold(url.clone(), |url, (from, to)| url.replace(&from.to_string(), &to.to_string()))
         });
         let urls = urls.collect();
-        Store { servers, ports, urls, ways }
+        Store { servers, ports, urls, ways, failovers: AtomicUsize::new(0) }
     }
 
     /// Where a gateway finds it.
@@ -122,59 +141,85 @@ impl Store {
         self.ports.iter().map(of).sum()
     }
 
-    /// Cuts a primary's replicas off, kills it a little later, waits until one of them has taken its place, and brings it
-    /// back as that one's replica. The only server of its store comes back as itself, with what it had synced.
+    /// Another server takes a primary's place, in one way after the other. Where there is only one, it is killed and comes
+    /// back as itself, with what it had synced. Everybody is back in a place when this ends.
     pub fn fail_over(&self, dice: &mut Dice) -> FailOver {
+        let manner = Manner::ALL[self.failovers.fetch_add(1, Ordering::SeqCst) % Manner::ALL.len()];
         match &self.servers {
             Servers::Standalone(server) => {
                 let mut server = server.lock().unwrap();
-                let run = |server: &RedisServer| {
-                    let info = server.cli(&["info", "server"]);
-                    info.lines().find_map(|line| line.trim().strip_prefix("run_id:")).unwrap_or_default().to_owned()
-                };
-                let before = run(&server);
+                let before = run_of(&server);
                 server.kill();
                 pause(300);
                 server.restart(&ON_DISK);
-                FailOver { changed: run(&server) != before, forgotten: 0 }
+                FailOver { manner: Manner::Dies, changed: run_of(&server) != before, forgotten: 0 }
             }
-            Servers::Sentinels(watched) => {
-                let mut watched = watched.lock().unwrap();
-                let before = watched.primary();
-                let at = watched.servers.iter().position(|server| server.port == before).unwrap();
-                let written = watched.servers[at].forsake(dice);
-                until("the sentinels to name another", || watched.primary() != before);
-                let after = watched.primary();
-                let next = watched.servers.iter().position(|server| server.port == after).unwrap();
-                until("it to be the primary", || watched.servers[next].is_primary());
-                let forgotten = written.saturating_sub(offset(after));
-                watched.servers[at].restart(&["--replicaof", "127.0.0.1", &after.to_string()]);
-                until("two replicas to follow", || watched.servers[next].is_copied_to(2));
-                FailOver { changed: before != after, forgotten }
-            }
-            Servers::Cluster(cluster) => {
-                let mut cluster = cluster.lock().unwrap();
-                let primaries = |cluster: &Cluster| -> Vec<u16> {
-                    let mut ports: Vec<u16> = cluster.primaries().iter().map(|server| server.port).collect();
-                    ports.sort();
-                    ports
-                };
-                let before = primaries(&cluster);
-                let victim = before[dice.within(0..before.len() as u64) as usize];
-                let at = cluster.servers.iter().position(|server| server.port == victim).unwrap();
-                let written = cluster.servers[at].forsake(dice);
-                until("its replica to take its place", || primaries(&cluster).len() == 3);
-                let after = primaries(&cluster);
-                let heir = after.iter().find(|port| !before.contains(port)).copied();
-                let forgotten = written.saturating_sub(heir.map_or(written, offset));
-                cluster.servers[at].restart(&Cluster::SETTINGS);
-                until("the old one to follow the new one", || {
-                    !cluster.servers[at].is_primary() && primaries(&cluster).len() == 3 && cluster.is_copied()
-                });
-                FailOver { changed: heir.is_some(), forgotten }
-            }
+            Servers::Sentinels(watched) => fail_over_watched(&mut watched.lock().unwrap(), manner, dice),
+            Servers::Cluster(cluster) => fail_over_cluster(&mut cluster.lock().unwrap(), manner, dice),
         }
     }
+}
+
+fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> FailOver {
+    let before = watched.primary();
+    let old = watched.servers.iter().position(|server| server.port == before).unwrap();
+    let written = match manner {
+        Manner::Dies => watched.servers[old].forsake(dice),
+        Manner::Freezes => watched.servers[old].freeze(),
+        Manner::GivesWay => {
+            watched.fail_over();
+            0
+        }
+    };
+    until("the sentinels to name another", || watched.primary() != before);
+    let after = watched.primary();
+    let heir = watched.servers.iter().position(|server| server.port == after).unwrap();
+    until("it to be the primary", || watched.servers[heir].is_primary());
+    let forgotten = written.saturating_sub(offset(after));
+    let follow = ["replicaof", "127.0.0.1", &after.to_string()];
+    if manner == Manner::Dies {
+        watched.servers[old].restart(&["--replicaof", follow[1], follow[2]]);
+    } else {
+        // It is the primary of whoever is still connected until it is told otherwise, which the sentinels do late.
+        if manner == Manner::Freezes {
+            watched.servers[old].signal("CONT");
+        }
+        pause(dice.within(100..1500));
+        until("the old primary to be told", || cli(before, &follow).starts_with("OK"));
+    }
+    until("two replicas to follow", || watched.servers[heir].is_copied_to(2));
+    FailOver { manner, changed: before != after, forgotten }
+}
+
+fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> FailOver {
+    let primaries: Vec<u16> = cluster.primaries().iter().map(|server| server.port).collect();
+    let before = primaries[dice.within(0..primaries.len() as u64) as usize];
+    let follows = |server: &RedisServer| server.cli(&["role"]).lines().nth(2) == Some(&before.to_string());
+    let old = cluster.servers.iter().position(|server| server.port == before).unwrap();
+    let heir = cluster.servers.iter().position(|server| !server.is_primary() && follows(server)).unwrap();
+    let written = match manner {
+        Manner::Dies => cluster.servers[old].forsake(dice),
+        Manner::Freezes => cluster.servers[old].freeze(),
+        Manner::GivesWay => {
+            until("the failover to begin", || cluster.servers[heir].cli(&["cluster", "failover"]) == "OK");
+            0
+        }
+    };
+    until("its replica to take its place", || cluster.servers[heir].is_primary());
+    let forgotten = written.saturating_sub(offset(cluster.servers[heir].port));
+    match manner {
+        Manner::Dies => cluster.servers[old].restart(&Cluster::SETTINGS),
+        Manner::Freezes => cluster.servers[old].signal("CONT"),
+        Manner::GivesWay => {}
+    }
+    until("the old one to follow the new one", || !cluster.servers[old].is_primary() && cluster.is_copied());
+    FailOver { manner, changed: cluster.servers[heir].is_primary(), forgotten }
+}
+
+/// Names one run of a server.
+fn run_of(server: &RedisServer) -> String {
+    let info = server.cli(&["info", "server"]);
+    info.lines().find_map(|line| line.trim().strip_prefix("run_id:")).unwrap_or_default().to_owned()
 }
 
 impl RedisServer {
@@ -187,6 +232,12 @@ impl RedisServer {
         let written = offset(self.port);
         self.kill();
         written
+    }
+
+    /// Stops it as it is, with commands in its buffers that it carries out when it wakes up.
+    fn freeze(&self) -> u64 {
+        self.signal("STOP");
+        0
     }
 }
 
