@@ -2,6 +2,7 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Shutdown, TcpStream};
+use std::time::Duration;
 
 use http::{HeaderValue, Response};
 use http_body::Body;
@@ -129,10 +130,15 @@ pub struct Connection {
 
 impl Connection {
     pub fn open(port: u16) -> Connection {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
-        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Connection::try_open(port, PATIENCE).unwrap()
+    }
+
+    /// An answer is waited for at most this long, each time that some of it is read. `None` where nobody listens.
+    pub fn try_open(port: u16, patience: Duration) -> Option<Connection> {
+        let stream = TcpStream::connect(("127.0.0.1", port)).ok()?;
+        stream.set_read_timeout(Some(patience)).unwrap();
         stream.set_nodelay(true).unwrap();
-        Connection { reader: BufReader::new(stream) }
+        Some(Connection { reader: BufReader::new(stream) })
     }
 
     pub fn write(&mut self, bytes: &[u8]) {

@@ -11,9 +11,12 @@ pub struct Cluster {
 }
 
 impl Cluster {
+    /// What every node is started with.
+    pub const SETTINGS: [&str; 6] =
+        ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"];
+
     pub fn start() -> Cluster {
-        let settings = ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"];
-        let servers: Vec<RedisServer> = (0..6).map(|_| RedisServer::with(port_with_bus(), &settings)).collect();
+        let servers: Vec<RedisServer> = (0..6).map(|_| RedisServer::with(port_with_bus(), &Cluster::SETTINGS)).collect();
         let mut create = Command::new("redis-cli");
         create.args(["--cluster", "create"]).args(servers.iter().map(|server| format!("127.0.0.1:{}", server.port)));
         let made = create.args(["--cluster-replicas", "1", "--cluster-yes"]).output().unwrap();

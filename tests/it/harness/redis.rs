@@ -8,7 +8,7 @@ use super::{free_port, until};
 pub struct RedisServer {
     pub port: u16,
     child: Child,
-    _dir: tempfile::TempDir,
+    dir: tempfile::TempDir,
 }
 
 impl RedisServer {
@@ -19,17 +19,27 @@ impl RedisServer {
     /// With settings of its own.
     pub fn with(port: u16, settings: &[&str]) -> RedisServer {
         let dir = tempfile::tempdir().unwrap();
-        let child = Command::new("redis-server")
+        let server = RedisServer { port, child: RedisServer::spawn(port, &dir, settings), dir };
+        until("Redis to answer", || server.cli(&["ping"]) == "PONG");
+        server
+    }
+
+    /// Starts it anew after it was killed, in its directory and with these settings.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file restart servers")]
+    pub fn restart(&mut self, settings: &[&str]) {
+        self.child = RedisServer::spawn(self.port, &self.dir, settings);
+        until("Redis to answer again", || self.cli(&["ping"]) == "PONG");
+    }
+
+    fn spawn(port: u16, dir: &tempfile::TempDir, settings: &[&str]) -> Child {
+        Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
             .arg("--dir")
             .arg(dir.path())
             .args(settings)
             .stdout(Stdio::null())
             .spawn()
-            .expect("redis-server is not installed: apt-get install redis-server");
-        let server = RedisServer { port, child, _dir: dir };
-        until("Redis to answer", || server.cli(&["ping"]) == "PONG");
-        server
+            .expect("redis-server is not installed: apt-get install redis-server")
     }
 
     pub fn url(&self) -> String {

@@ -1,0 +1,42 @@
+//! Seeded chance: the same seed throws the same numbers (splitmix64).
+
+use std::ops::Range;
+
+/// A source of numbers.
+#[derive(Debug, Clone)]
+pub struct Dice(u64);
+
+impl Dice {
+    pub fn new(seed: u64) -> Dice {
+        Dice(seed)
+    }
+
+    /// Other dice for each name, which throw the same for the same name.
+    pub fn of(&self, name: &str) -> Dice {
+        // FNV-1a: names that differ in one letter must not throw alike.
+        let hash =
+            name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        Dice(Dice(self.0 ^ hash).next())
+    }
+
+    pub fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        mixed ^ (mixed >> 31)
+    }
+
+    pub fn within(&mut self, range: Range<u64>) -> u64 {
+        range.start + self.next() % (range.end - range.start)
+    }
+
+    /// True so many times in a hundred.
+    pub fn percent(&mut self, percent: u64) -> bool {
+        self.within(0..100) < percent
+    }
+
+    /// One of two gateways.
+    pub fn gateway(&mut self) -> usize {
+        usize::from(self.percent(50))
+    }
+}

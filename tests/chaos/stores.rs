@@ -1,0 +1,253 @@
+//! The three stores that gateways share, each reached through fault proxies, one per gateway and server.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use tokio::runtime::Handle;
+
+use crate::dice::Dice;
+use crate::faultproxy::FaultProxy;
+use crate::harness::{Cluster, RedisServer, Watched, free_port, until};
+use crate::{GATEWAYS, pause};
+
+/// Which store.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// One server, whose log is synced with every write.
+    Standalone,
+    /// A primary with two replicas, watched by three sentinels.
+    Sentinels,
+    /// Three primaries, each with a replica.
+    Cluster,
+}
+
+enum Servers {
+    Standalone(Mutex<RedisServer>),
+    Sentinels(Mutex<Watched>),
+    Cluster(Mutex<Cluster>),
+}
+
+/// A store, and the ways to it.
+pub struct Store {
+    servers: Servers,
+    /// The ports of the Redis servers.
+    ports: Vec<u16>,
+    urls: Vec<String>,
+    ways: [Vec<FaultProxy>; GATEWAYS],
+    /// Failovers so far.
+    failovers: AtomicUsize,
+}
+
+/// How a primary loses its place.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Manner {
+    /// Its replicas are cut off, it goes on for a while by itself, and is killed.
+    Dies,
+    /// It is stopped, and wakes up when another has its place.
+    Freezes,
+    /// It is told to.
+    GivesWay,
+}
+
+impl Manner {
+    pub const ALL: [Manner; 3] = [Manner::Dies, Manner::Freezes, Manner::GivesWay];
+}
+
+/// What a failover came to.
+pub struct FailOver {
+    pub manner: Manner,
+    /// Whether another server serves now, or another run of the only one.
+    pub changed: bool,
+    /// Bytes of the old primary's history that the new one never got.
+    pub forgotten: u64,
+}
+
+const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+impl Kind {
+    /// What the promises need there. Where any replica may be promoted, all have to confirm.
+    pub fn ack(self) -> &'static str {
+        match self {
+            Kind::Standalone => "fsync",
+            Kind::Sentinels => "replicas:2",
+            Kind::Cluster => "replicas:1",
+        }
+    }
+}
+
+impl Store {
+    pub fn start(kind: Kind, runtime: &Handle) -> Store {
+        let (servers, url, ports) = match kind {
+            Kind::Standalone => {
+                let server = RedisServer::with(free_port(), &ON_DISK);
+                let (url, ports) = (server.url(), vec![server.port]);
+                (Servers::Standalone(Mutex::new(server)), url, ports)
+            }
+            Kind::Sentinels => {
+                let watched = Watched::start();
+                let (url, ports) = (watched.url(), watched.servers.iter().map(|server| server.port).collect());
+                (Servers::Sentinels(Mutex::new(watched)), url, ports)
+            }
+            Kind::Cluster => {
+                let cluster = Cluster::start();
+                let (url, ports) = (cluster.url(), cluster.servers.iter().map(|server| server.port).collect());
+                (Servers::Cluster(Mutex::new(cluster)), url, ports)
+            }
+        };
+        // Whom gateways connect to: the servers, and where there are some, the sentinels of the URL.
+        let mut targets: Vec<u16> = ports.clone();
+        targets.extend(
+            url.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).filter(|port: &u16| *port > 9999),
+        );
+        targets.sort();
+        targets.dedup();
+        let ways: [Vec<FaultProxy>; GATEWAYS] =
+            std::array::from_fn(|_| targets.iter().map(|target| FaultProxy::listen(runtime, *target)).collect());
+        let urls = ways.iter().map(|ways| {
+            let renamed: Vec<(u16, u16)> = targets.iter().copied().zip(ways.iter().map(|way| way.port)).collect();
+            ways.iter().for_each(|way| way.rename(&renamed));
+            renamed.iter().fold(url.clone(), |url, (from, to)| url.replace(&from.to_string(), &to.to_string()))
+        });
+        let urls = urls.collect();
+        Store { servers, ports, urls, ways, failovers: AtomicUsize::new(0) }
+    }
+
+    /// Where a gateway finds it.
+    pub fn url(&self, gateway: usize) -> &str {
+        &self.urls[gateway]
+    }
+
+    /// The proxies that a gateway's bytes to it pass.
+    pub fn ways(&self, gateway: usize) -> &[FaultProxy] {
+        &self.ways[gateway]
+    }
+
+    pub fn has_replicas(&self) -> bool {
+        !matches!(self.servers, Servers::Standalone(_))
+    }
+
+    /// Makes the servers forget the scripts.
+    pub fn flush_scripts(&self) {
+        self.ports.iter().for_each(|port| _ = cli(*port, &["script", "flush"]));
+    }
+
+    /// How often a server was asked for a script that it had forgotten, since it started.
+    pub fn forgotten_scripts(&self) -> u64 {
+        let of = |port: &u16| {
+            let errors = cli(*port, &["info", "errorstats"]);
+            let count = errors.lines().find_map(|line| line.trim().strip_prefix("errorstat_NOSCRIPT:count=")?.parse().ok());
+            count.unwrap_or(0)
+        };
+        self.ports.iter().map(of).sum()
+    }
+
+    /// Another server takes a primary's place, in one way after the other. Where there is only one, it is killed and comes
+    /// back as itself, with what it had synced. Everybody is back in a place when this ends.
+    pub fn fail_over(&self, dice: &mut Dice) -> FailOver {
+        let manner = Manner::ALL[self.failovers.fetch_add(1, Ordering::SeqCst) % Manner::ALL.len()];
+        match &self.servers {
+            Servers::Standalone(server) => {
+                let mut server = server.lock().unwrap();
+                let before = run_of(&server);
+                server.kill();
+                pause(300);
+                server.restart(&ON_DISK);
+                FailOver { manner: Manner::Dies, changed: run_of(&server) != before, forgotten: 0 }
+            }
+            Servers::Sentinels(watched) => fail_over_watched(&mut watched.lock().unwrap(), manner, dice),
+            Servers::Cluster(cluster) => fail_over_cluster(&mut cluster.lock().unwrap(), manner, dice),
+        }
+    }
+}
+
+fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> FailOver {
+    let before = watched.primary();
+    let old = watched.servers.iter().position(|server| server.port == before).unwrap();
+    let written = match manner {
+        Manner::Dies => watched.servers[old].forsake(dice),
+        Manner::Freezes => watched.servers[old].freeze(),
+        Manner::GivesWay => {
+            watched.fail_over();
+            0
+        }
+    };
+    until("the sentinels to name another", || watched.primary() != before);
+    let after = watched.primary();
+    let heir = watched.servers.iter().position(|server| server.port == after).unwrap();
+    until("it to be the primary", || watched.servers[heir].is_primary());
+    let forgotten = written.saturating_sub(offset(after));
+    let follow = ["replicaof", "127.0.0.1", &after.to_string()];
+    if manner == Manner::Dies {
+        watched.servers[old].restart(&["--replicaof", follow[1], follow[2]]);
+    } else {
+        // It is the primary of whoever is still connected until it is told otherwise, which the sentinels do late.
+        if manner == Manner::Freezes {
+            watched.servers[old].signal("CONT");
+        }
+        pause(dice.within(100..1500));
+        until("the old primary to be told", || cli(before, &follow).starts_with("OK"));
+    }
+    until("two replicas to follow", || watched.servers[heir].is_copied_to(2));
+    FailOver { manner, changed: before != after, forgotten }
+}
+
+fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> FailOver {
+    let primaries: Vec<u16> = cluster.primaries().iter().map(|server| server.port).collect();
+    let before = primaries[dice.within(0..primaries.len() as u64) as usize];
+    let follows = |server: &RedisServer| server.cli(&["role"]).lines().nth(2) == Some(&before.to_string());
+    let old = cluster.servers.iter().position(|server| server.port == before).unwrap();
+    let heir = cluster.servers.iter().position(|server| !server.is_primary() && follows(server)).unwrap();
+    let written = match manner {
+        Manner::Dies => cluster.servers[old].forsake(dice),
+        Manner::Freezes => cluster.servers[old].freeze(),
+        Manner::GivesWay => {
+            until("the failover to begin", || cluster.servers[heir].cli(&["cluster", "failover"]) == "OK");
+            0
+        }
+    };
+    until("its replica to take its place", || cluster.servers[heir].is_primary());
+    let forgotten = written.saturating_sub(offset(cluster.servers[heir].port));
+    match manner {
+        Manner::Dies => cluster.servers[old].restart(&Cluster::SETTINGS),
+        Manner::Freezes => cluster.servers[old].signal("CONT"),
+        Manner::GivesWay => {}
+    }
+    until("the old one to follow the new one", || !cluster.servers[old].is_primary() && cluster.is_copied());
+    FailOver { manner, changed: cluster.servers[heir].is_primary(), forgotten }
+}
+
+/// Names one run of a server.
+fn run_of(server: &RedisServer) -> String {
+    let info = server.cli(&["info", "server"]);
+    info.lines().find_map(|line| line.trim().strip_prefix("run_id:")).unwrap_or_default().to_owned()
+}
+
+impl RedisServer {
+    /// Cuts its replicas off, goes on for a while by itself, and dies. Returns how far its history went.
+    fn forsake(&mut self, dice: &mut Dice) -> u64 {
+        // Its replicas come in as everybody else, and only they say these.
+        assert_eq!(self.cli(&["acl", "setuser", "default", "-psync", "-sync"]), "OK");
+        self.cli(&["client", "kill", "type", "replica"]);
+        pause(dice.within(200..900));
+        let written = offset(self.port);
+        self.kill();
+        written
+    }
+
+    /// Stops it as it is, with commands in its buffers that it carries out when it wakes up.
+    fn freeze(&self) -> u64 {
+        self.signal("STOP");
+        0
+    }
+}
+
+/// How far a server's history goes.
+fn offset(port: u16) -> u64 {
+    let info = cli(port, &["info", "replication"]);
+    info.lines().find_map(|line| line.trim().strip_prefix("master_repl_offset:")?.parse().ok()).unwrap_or(0)
+}
+
+fn cli(port: u16, words: &[&str]) -> String {
+    let out = std::process::Command::new("redis-cli").args(["-p", &port.to_string()]).args(words).output().unwrap();
+    String::from_utf8_lossy(&out.stdout).trim().to_owned()
+}

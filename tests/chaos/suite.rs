@@ -1,0 +1,233 @@
+//! A suite: two gateways on one store, before one upstream, through runs of clients and faults.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Mutex;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::runtime::Runtime;
+
+use crate::checker::{History, Outage, Saw, Told, Violation, check};
+use crate::client::Street;
+use crate::dice::Dice;
+use crate::faultproxy::FaultProxy;
+use crate::faults::{Bites, Fault};
+use crate::harness::{Gateway, until};
+use crate::stores::{Kind, Store};
+use crate::upstream::Upstream;
+use crate::{GATEWAYS, LEASE, now, pause};
+
+/// Histories of a run.
+pub const KEYS: usize = 84;
+
+/// During which clients begin to pay, and faults begin.
+const BEGINNING_MS: u64 = 5500;
+
+/// How long after the last fault all may take to be settled.
+const SETTLING: Duration = Duration::from_secs(30);
+
+/// Longest that an answer may take to be replayed at the end, when nothing fails any more.
+const REPLAYING: Duration = Duration::from_secs(15);
+
+/// Two gateways with all that they need.
+pub struct World {
+    kind: Kind,
+    pub street: Street,
+    pub gateways: [Mutex<Gateway>; GATEWAYS],
+    pub store: Store,
+    pub upstream: Upstream,
+    pub to_upstream: [FaultProxy; GATEWAYS],
+    pub outages: Mutex<Vec<Outage>>,
+    pub bites: Bites,
+    runtime: Option<Runtime>,
+}
+
+impl World {
+    pub fn start(kind: Kind) -> World {
+        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let (store, upstream) = (Store::start(kind, runtime.handle()), Upstream::start());
+        let to_upstream = std::array::from_fn(|_| FaultProxy::listen(runtime.handle(), upstream.port));
+        let gateways: [Gateway; GATEWAYS] = std::array::from_fn(|n| launch(kind, &store, &to_upstream, n));
+        gateways.iter().for_each(|gateway| until("a gateway to be ready", || gateway.is_ready()));
+        let street = Street::new(gateways.each_ref().map(|gateway| gateway.port));
+        let gateways = gateways.map(Mutex::new);
+        World {
+            kind,
+            street,
+            gateways,
+            store,
+            upstream,
+            to_upstream,
+            outages: Mutex::default(),
+            bites: Bites::default(),
+            runtime: Some(runtime),
+        }
+    }
+
+    /// A gateway in the place of one that was killed; it listens.
+    pub fn launch(&self, n: usize) -> Gateway {
+        launch(self.kind, &self.store, &self.to_upstream, n)
+    }
+
+    /// Clients and faults, until all is settled or the time is over; then the checker. Panics where a promise was broken.
+    pub fn run(&self, run: usize, seed: u64) {
+        let dice = Dice::new(seed).of(&format!("{:?} {run}", self.kind));
+        let names: Vec<String> = (0..KEYS).map(|key| format!("r{run}-k{key}")).collect();
+        let plan = Fault::plan(run, dice.of("faults"));
+        self.upstream.throw(dice.of("upstream"));
+        self.street.tries.lock().unwrap().clear();
+        self.outages.lock().unwrap().clear();
+        let began = now();
+        let last_fault = Mutex::new(Duration::MAX);
+        std::thread::scope(|scope| {
+            for (key, name) in names.iter().enumerate() {
+                for client in 0..1 + key % 2 {
+                    let (dice, last_fault) = (dice.of(&format!("{name} {client}")), &last_fault);
+                    scope.spawn(move || self.pay(key, name, dice, last_fault));
+                }
+            }
+            let faults: Vec<_> = plan
+                .iter()
+                .map(|planned| {
+                    scope.spawn(|| {
+                        pause(planned.at.as_millis() as u64);
+                        self.suffer(planned.fault, &mut planned.dice.clone());
+                    })
+                })
+                .collect();
+            let ended: Vec<_> = faults.into_iter().map(|fault| fault.join()).collect();
+            // Also where a fault failed: clients end with this.
+            *last_fault.lock().unwrap() = now();
+            ended.into_iter().for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+        });
+        let until = last_fault.into_inner().unwrap() + SETTLING;
+        let history = self.history(&names, until);
+        let took = now() - began;
+        eprintln!(
+            "{:?} run {run}: {} tries, {} unsettled, {took:.1?}: {}",
+            self.kind,
+            history.tries.len(),
+            history.unsettled,
+            plan.iter().map(|planned| format!("{:?}", planned.fault)).collect::<Vec<_>>().join(", ")
+        );
+        let violations = check(&history);
+        assert!(violations.is_empty(), "{:?} run {run}, seed {seed}: {}", self.kind, report(&violations, &history, &plan));
+    }
+
+    /// A client, from when it comes until it has its answer or the time to settle is over.
+    fn pay(&self, key: usize, name: &str, mut dice: Dice, last_fault: &Mutex<Duration>) {
+        pause(dice.within(0..BEGINNING_MS));
+        let until = || last_fault.lock().unwrap().saturating_add(SETTLING);
+        self.street.pay(key, name, &mut dice, until);
+    }
+
+    fn history(&self, names: &[String], until: Duration) -> History {
+        let unsettled = loop {
+            let unsettled = self.unsettled();
+            if unsettled == Some(0) || now() > until {
+                break unsettled.unwrap_or(names.len());
+            }
+            pause(100);
+        };
+        let tries = self.street.tries.lock().unwrap().clone();
+        let told: HashSet<usize> = tries.iter().filter(|t| matches!(t.saw, Saw::Final { .. })).map(|t| t.key).collect();
+        let mut replays = Vec::new();
+        for (key, name) in names.iter().enumerate().filter(|(key, _)| told.contains(key)) {
+            (0..GATEWAYS).for_each(|gateway| replays.push((key, gateway, self.replay(gateway, key, name))));
+        }
+        let keys: HashMap<&str, usize> = names.iter().enumerate().map(|(key, name)| (name.as_str(), key)).collect();
+        let ledger = self.upstream.ledger();
+        let written = self.to_upstream.iter().flat_map(FaultProxy::keys);
+        History {
+            keys: names.len(),
+            tries: self.street.tries.lock().unwrap().clone(),
+            executed: ledger.into_iter().filter_map(|(name, all)| Some((*keys.get(name.as_str())?, all))).collect(),
+            written: written.filter_map(|name| keys.get(name.as_str()).copied()).collect(),
+            outages: self.outages.lock().unwrap().clone(),
+            replays,
+            unsettled: unsettled.max(names.len() - told.len()),
+        }
+    }
+
+    /// What a gateway answers when all is over.
+    fn replay(&self, gateway: usize, key: usize, name: &str) -> Option<Told> {
+        let end = now() + REPLAYING;
+        loop {
+            match self.street.try_at(gateway, key, name, None, None) {
+                Saw::Final { told, .. } => return Some(told),
+                Saw::Refused(_) => return None,
+                _ if now() > end => return None,
+                _ => pause(50),
+            }
+        }
+    }
+
+    /// How many operations are in flight or uncertain, as far as a gateway can tell.
+    fn unsettled(&self) -> Option<usize> {
+        let gateway = self.gateways[0].lock().unwrap();
+        let of = |state: &str| {
+            let answer = gateway.ask("GET", &format!("/v1/operations?state={state}&limit=1000"));
+            (answer.status == 200).then(|| answer.json()["operations"].as_array().map_or(0, Vec::len))
+        };
+        Some(of("in_flight")? + of("uncertain")?)
+    }
+
+    /// Fails where something that is meant to happen never did.
+    pub fn insist_on_bites(&self) {
+        let [whole, part] = self.street.left.each_ref().map(|left| left.load(Ordering::SeqCst) as u64);
+        self.bites.count("client left before its answer", whole);
+        self.bites.count("client left in the middle of its request", part);
+        self.upstream.acts().into_iter().for_each(|(act, times)| self.bites.count(act, times));
+        let bites = self.bites.all();
+        eprintln!("{:?}: {bites:#?}", self.kind);
+        let never: Vec<_> = bites.iter().filter(|(_, times)| **times == 0).collect();
+        let all = Fault::ALL.iter().all(|fault| bites.contains_key(fault.bite()));
+        assert!(all && bites.len() >= Fault::ALL.len() + 10 && never.is_empty(), "never bit: {never:?} of {bites:#?}");
+    }
+}
+
+impl Drop for World {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+fn launch(kind: Kind, store: &Store, to_upstream: &[FaultProxy; GATEWAYS], n: usize) -> Gateway {
+    let settings = format!(
+        "[upstream]\nresponse_timeout = \"4s\"\n[store]\nack = \"{}\"\n\
+         [encryption]\nkeys = [{{ id = \"a\", env = \"SEAL\" }}]\n",
+        kind.ack()
+    );
+    let route = |path: &str, more: &str| {
+        format!(
+            "[[routes]]\npath = \"{path}\"\nlease = \"{}s\"\nuncertain_after = \"1s\"\n{more}\non_uncertain = \"probe\"\n\
+             probe = {{ path = \"/v1/by-key/{{key}}\", headers = {{ Authorization = {{ env = \"PROBE\" }} }} }}\n",
+            LEASE.as_secs()
+        )
+    };
+    let routes = route("/v1/payments", "") + &route("/v1/transfers", "on_in_flight = \"wait\"\nwait_timeout = \"2s\"");
+    let log = std::env::var("ONCEWARD_CHAOS_LOG").unwrap_or("onceward=warn".into());
+    let url = format!("http://127.0.0.1:{}", to_upstream[n].port);
+    Gateway::launch(&url, store.url(n), &settings, &routes, |command| {
+        command.env("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").env("PROBE", "Bearer gateway");
+        command.env("ONCEWARD_LOG", log);
+    })
+}
+
+/// The violations, and what is known of the first keys that they are about.
+pub fn report(violations: &[Violation], history: &History, plan: &impl std::fmt::Debug) -> String {
+    let mut text = format!("{violations:#?}\nfaults: {plan:#?}\n");
+    for Outage { gateway, from, to, lack } in &history.outages {
+        text += &format!("{from:.3?} to {to:.3?}: gateway {gateway} without {lack:?}\n");
+    }
+    for key in violations.iter().filter_map(Violation::key).take(3) {
+        text += &format!("key {key}, executed {:?}, written {}\n", history.executed.get(&key), history.written.contains(&key));
+        for one in history.tries.iter().filter(|one| one.key == key) {
+            text += &format!("  {:.3?} to {:.3?} at {}: {:?}\n", one.from, one.to, one.gateway, one.saw);
+        }
+        text += &format!("  in the end: {:?}\n", history.replays.iter().filter(|(of, ..)| *of == key).collect::<Vec<_>>());
+    }
+    text
+}
