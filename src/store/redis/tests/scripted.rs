@@ -9,7 +9,8 @@ use crate::store::redis::{Ack, Options};
 
 type Asked = Arc<Mutex<Vec<String>>>;
 
-/// Listens; `answer` is given each command, its words joined by spaces, but for those of the greeting.
+/// Listens; `answer` is given each command, its words joined by spaces, but for those of the greeting and those that ask for
+/// epochs.
 async fn scripted(answer: fn(&str) -> &'static str) -> (u16, Asked) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (port, asked) = (listener.local_addr().unwrap().port(), Asked::default());
@@ -29,6 +30,9 @@ async fn serve(stream: TcpStream, answer: fn(&str) -> &'static str, asked: Asked
         let said = match command.split(' ').next().unwrap() {
             "HELLO" => "%1\r\n$5\r\nproto\r\n:3\r\n",
             "CLIENT" => "+OK\r\n",
+            "INFO" => "-NOPERM no permissions\r\n",
+            "TIME" => "*2\r\n$10\r\n1800000000\r\n$1\r\n0\r\n",
+            "GET" if command.ends_with(":epoch") => "$16\r\n0123456789abcdef\r\n",
             _ => {
                 asked.lock().unwrap().push(command.clone());
                 answer(&command)
@@ -64,7 +68,7 @@ async fn claimed_at(answer: fn(&str) -> &'static str) -> (Result<Swap, StoreErro
     let url = format!("redis://127.0.0.1:{port}");
     let store = Redis::connect(Options { ack: Ack::Fsync, ..options(&url, Duration::from_secs(4)) }).unwrap();
     // What is asked before the connection stands doesn't know yet what the server knows.
-    let _ = store.ping().await;
+    until("it is greeted", async || store.ping().await.is_ok() || asked.lock().unwrap().len() > 2).await;
     let greeted = std::mem::take(&mut *asked.lock().unwrap());
     assert_eq!(greeted[..2], ["CONFIG GET appendfsync", "WAITAOF 0 0 1"]);
     let claimed = claims(&store, 1).await;
