@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
+use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::telemetry::LogFormat;
@@ -91,7 +92,7 @@ struct RunArgs {
     store: Option<String>,
     /// Start although operations get other identities than those that the store keeps (routes renamed, scopes or hashing
     /// secrets changed): duplicates of what was answered before run again.
-    #[arg(long, env = "ONCEWARD_ACCEPT_NEW_IDENTITIES")]
+    #[arg(long, env = "ONCEWARD_ACCEPT_NEW_IDENTITIES", value_parser = FalseyValueParser::new())]
     accept_new_identities: bool,
     /// How log lines look. What is logged is set by ONCEWARD_LOG (for example `info` or `onceward=debug`).
     #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
