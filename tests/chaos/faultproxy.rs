@@ -24,6 +24,8 @@ pub enum Mode {
     Held,
     /// Bytes are lost. A connection that lost some is reset when the time is over.
     Lost,
+    /// Nobody listens, and connections that stand are closed.
+    Refused,
 }
 
 /// Which way bytes go.
@@ -89,12 +91,7 @@ impl FaultProxy {
             counts: Counts::default(),
         });
         let accepting = shared.clone();
-        runtime.spawn(async move {
-            while let Ok((client, _)) = listener.accept().await {
-                let shared = accepting.clone();
-                tokio::spawn(async move { carry(&shared, client).await });
-            }
-        });
+        runtime.spawn(accept(accepting, listener));
         FaultProxy { port, shared }
     }
 
@@ -127,6 +124,35 @@ impl FaultProxy {
     /// The idempotency keys of which the client's side wrote a byte.
     pub fn keys(&self) -> HashSet<String> {
         self.shared.keys.lock().unwrap().clone()
+    }
+}
+
+/// Listens, except while connections are refused.
+async fn accept(shared: Arc<Shared>, listener: TcpListener) {
+    let (mut mode, address) = (shared.mode.subscribe(), listener.local_addr().unwrap());
+    let mut listening = Some(listener);
+    loop {
+        let refuses = *mode.borrow_and_update() == Mode::Refused;
+        match &listening {
+            Some(_) if refuses => listening = None,
+            None if !refuses => listening = TcpListener::bind(address).await.ok(),
+            _ => {}
+        }
+        let client = async {
+            match &listening {
+                Some(listener) => listener.accept().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            Ok((client, _)) = client => {
+                let shared = shared.clone();
+                tokio::spawn(async move { carry(&shared, client).await });
+            }
+            changed = mode.changed() => if changed.is_err() { return },
+            // Somebody else may have the port for a moment.
+            () = tokio::time::sleep(Duration::from_millis(20)), if listening.is_none() && !refuses => {}
+        }
     }
 }
 
@@ -176,6 +202,7 @@ async fn pump(shared: &Shared, way: Way, mut from: ReadHalf<'_>, mut to: WriteHa
         let now = *mode.borrow_and_update();
         match now {
             Mode::Open if lost.load(Ordering::SeqCst) => return Err(End::Reset),
+            Mode::Refused => return Err(End::Closed),
             Mode::Open => {
                 if !waiting.is_empty() {
                     shared.deliver(way, &mut to, &mut waiting).await?;

@@ -5,7 +5,7 @@ use std::sync::Mutex;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::checker::{Lack, Outage};
+use crate::checker::{Lack, Outage, Saw};
 use crate::dice::Dice;
 use crate::faultproxy::{Cut, FaultProxy, Mode, Way};
 use crate::stores::{FailOver, Manner};
@@ -27,6 +27,8 @@ pub enum Fault {
     CutUpstream,
     /// A gateway and the upstream are kept apart.
     PartUpstream,
+    /// The upstream refuses a gateway's connections.
+    RefuseUpstream,
     /// The store forgets the scripts.
     FlushScripts,
     /// The store's primary dies.
@@ -42,7 +44,7 @@ pub struct Planned {
 }
 
 impl Fault {
-    pub const ALL: [Fault; 8] = [
+    pub const ALL: [Fault; 9] = [
         Fault::Kill,
         Fault::FailOver,
         Fault::CutStore,
@@ -51,6 +53,7 @@ impl Fault {
         Fault::FlushScripts,
         Fault::PartStore,
         Fault::PartUpstream,
+        Fault::RefuseUpstream,
     ];
 
     /// What counts as a bite.
@@ -62,6 +65,7 @@ impl Fault {
             Fault::PartStore => "bytes between gateway and store held or lost",
             Fault::CutUpstream => "connection to the upstream cut with bytes under way",
             Fault::PartUpstream => "bytes between gateway and upstream lost",
+            Fault::RefuseUpstream => "client told that the upstream is unreachable",
             Fault::FlushScripts => "scripts flushed and asked for again",
             Fault::FailOver => "failover: another server, or another run of it",
         }
@@ -122,6 +126,11 @@ impl World {
             Fault::CutUpstream => cut(&[&self.to_upstream[gateway]], dice),
             // Lost and not held: a request that arrives after `uncertain_after` is beyond what is promised.
             Fault::PartUpstream => part(&[&self.to_upstream[gateway]], Mode::Lost, dice.within(500..2500)),
+            Fault::RefuseUpstream => {
+                let before = self.unreachable();
+                part(&[&self.to_upstream[gateway]], Mode::Refused, dice.within(500..2000));
+                self.unreachable() - before
+            }
             Fault::FlushScripts => self.flush_scripts(),
             Fault::FailOver => self.fail_over(dice),
         };
@@ -142,6 +151,12 @@ impl World {
             pause(5);
         }
         0
+    }
+
+    /// How many clients were told that nothing was sent, because the upstream can't be reached.
+    fn unreachable(&self) -> u64 {
+        let tries = self.street.tries.lock().unwrap();
+        tries.iter().filter(|one| one.saw == Saw::Again("upstream-unreachable".into())).count() as u64
     }
 
     fn kill(&self, gateway: usize, dice: &mut Dice) -> u64 {
