@@ -57,3 +57,11 @@ fn an_upstream_that_begins_later_than_uncertain_after_executes_twice() {
 fn without_callers_a_stranger_gets_the_answer() {
     breaks(Flaw::OneCallerForAll, &[NO_STRANGER]);
 }
+
+#[test]
+fn a_flaw_is_known_by_its_name() {
+    for flaw in Flaw::ALL {
+        assert_eq!(Flaw::named(&format!("{flaw:?}")), Some(flaw));
+    }
+    assert_eq!(Flaw::named("none"), None);
+}

@@ -29,8 +29,17 @@ pub enum Told {
 }
 
 impl World {
-    /// A client with one operation: asks until it has a result, or has had enough.
+    /// A client with one operation.
     pub async fn client(self: Arc<World>, number: usize) {
+        self.asks_until_it_has_enough(number).await;
+        let mut book = self.book();
+        book.clients -= 1;
+        if book.clients == 0 {
+            book.quiet_since = Some(Instant::now());
+        }
+    }
+
+    async fn asks_until_it_has_enough(self: &Arc<World>, number: usize) {
         let key = self.dice.below(self.plan.keys);
         let asker = match self.dice.chance(self.plan.rates.stranger) {
             true => 1 + self.dice.below(2),

@@ -105,6 +105,7 @@ impl Link {
         let (tell, told) = oneshot::channel();
         if let Some(there) = fate.there {
             let world = self.world.clone();
+            world.under_way(sent + there + fate.again.unwrap_or_default());
             // On its own: whoever sent it may be gone by then.
             tokio::spawn(async move {
                 sleep_until(sent + there).await;

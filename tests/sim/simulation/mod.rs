@@ -27,15 +27,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::runtime::Builder;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 
 use checks::{ENDS, IN_TIME, Violation};
 pub use checks::{NO_STRANGER, ONCE, ONE_ANSWER, SENT_ONCE, STAYS, UNSENT_IS_FREE};
 use client::Told;
 pub use flaw::Flaw;
 use history::{Digest, Event, What};
-pub use many::{Found, search};
-use plan::{COMMAND_MAX, Plan};
+pub use many::search;
+use plan::Plan;
 use world::World;
 
 /// How a seed went.
@@ -80,9 +80,12 @@ impl World {
         if let Some(operator) = operator {
             let _ = operator.await;
         }
-        // Until the last late command is carried out, its lease has ended, and a sweeper has seen it.
+        // Until the last attempt is over and the last late command carried out, its lease has ended, and a sweeper has seen it.
+        const SETTLED: Duration = Duration::from_secs(3);
         const SWEPT: Duration = Duration::from_secs(3);
-        sleep(COMMAND_MAX + self.plan.policy.lease + SWEPT).await;
+        let attempts = Instant::now() + self.plan.response_timeout + SETTLED;
+        let last = self.book().last.unwrap_or(attempts).max(attempts);
+        sleep_until(last + self.plan.policy.lease + SWEPT).await;
         self.check_records().await;
         self.check_answers().await;
         self.check_ends().await;

@@ -91,7 +91,7 @@ impl Plan {
         Plan {
             gateways: 1 + dice.below(3),
             keys: 1 + dice.below(2),
-            clients: 2 + dice.below(5),
+            clients: 2 + dice.below(7),
             tries: 2 + dice.below(6),
             response_timeout,
             patience: if dice.chance(800) { Some(dice.span(200, 1500)) } else { None },

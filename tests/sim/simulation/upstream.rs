@@ -14,7 +14,7 @@ use http_body::{Body, Frame};
 use onceward::engine::OnUncertain;
 use onceward::gate::BoxError;
 use tokio::sync::oneshot;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::checks::Known;
 use super::history::What;
@@ -147,7 +147,9 @@ impl World {
             _ => {}
         }
         if matches!(fate, Fate::Queued | Fate::QueuedAndBroken) {
-            sleep(self.dice.span(1, self.plan.queue.as_millis() as u64)).await;
+            let queue = self.dice.span(1, self.plan.queue.as_millis() as u64);
+            self.under_way(Instant::now() + queue + work);
+            sleep(queue).await;
         }
         let (status, size) = self.act(&order, fate, work).await;
         if matches!(fate, Fate::Broken | Fate::QueuedAndBroken) {

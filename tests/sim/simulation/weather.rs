@@ -16,7 +16,7 @@ impl World {
     /// Faults, until it is calm. The dead are started again.
     pub async fn weather(self: Arc<World>) {
         let calm = Instant::now() + self.plan.calm;
-        while Instant::now() < calm {
+        while Instant::now() < calm && !self.is_quiet() {
             sleep(self.dice.span(100, 4000)).await;
             self.restart();
             if self.plan.weather {
@@ -24,6 +24,12 @@ impl World {
             }
         }
         self.clear_up();
+    }
+
+    /// Nobody has come for a while: not much can go wrong any more.
+    fn is_quiet(&self) -> bool {
+        const QUIET: Duration = Duration::from_secs(10);
+        self.book().quiet_since.is_some_and(|since| since.elapsed() > QUIET)
     }
 
     fn turn(&self) {

@@ -71,6 +71,11 @@ pub struct Book {
     pub stalled_for: Duration,
     /// Faults are over.
     pub calm: bool,
+    /// When the last of what is under way by itself will have happened: store commands, requests at the upstream.
+    pub last: Option<Instant>,
+    /// Clients that have not had enough, and since when there is none.
+    pub clients: usize,
+    pub quiet_since: Option<Instant>,
     numbers: u64,
 }
 
@@ -98,7 +103,7 @@ impl World {
         let drift = 1000 + plan.drift;
         let clock = move || BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000;
         let operations = (0..plan.keys).map(|_| Operation::default()).collect();
-        let book = Mutex::new(Book { operations, ..Book::default() });
+        let book = Mutex::new(Book { operations, clients: plan.clients, ..Book::default() });
         Arc::new(World { plan, flaw, dice, store: Memory::new(Arc::new(clock)), slots, marks, begin, book })
     }
 
@@ -156,6 +161,12 @@ impl World {
 
     pub fn count(&self, what: &'static str) {
         *self.book().tally.entry(what).or_default() += 1;
+    }
+
+    /// Something under way happens at this time, whatever becomes of who sent it.
+    pub fn under_way(&self, until: Instant) {
+        let mut book = self.book();
+        book.last = book.last.max(Some(until));
     }
 
     pub fn violated(&self, invariant: &'static str, key: Option<usize>, text: String) {
