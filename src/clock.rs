@@ -3,6 +3,7 @@
 //! Danger: a clock that stands still while the process is stopped would let a gateway send a payment on a claim
 //! that is long over. So spans are measured by a clock that runs on through a stop of the process or a suspended machine.
 
+use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -10,10 +11,21 @@ use std::sync::atomic::{AtomicU64, Ordering};
 #[derive(Debug, Clone)]
 pub struct Clock(Source);
 
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 enum Source {
     System,
     Manual(Arc<Manual>),
+    Given { boot_ms: StoreClock, unix_ms: StoreClock },
+}
+
+impl fmt::Debug for Source {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Source::System => "System",
+            Source::Manual(_) => "Manual",
+            Source::Given { .. } => "Given",
+        })
+    }
 }
 
 /// A store's clock: milliseconds since 1970 that only run forward.
@@ -38,6 +50,12 @@ impl Clock {
         (Clock(Source::Manual(manual.clone())), manual)
     }
 
+    /// Clocks from elsewhere, for simulations that have a time of their own. The first must run on while the process is
+    /// stopped, as [`Clock::boot_ms`] does.
+    pub fn given(boot_ms: Arc<dyn Fn() -> u64 + Send + Sync>, unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Clock {
+        Clock(Source::Given { boot_ms, unix_ms })
+    }
+
     /// Milliseconds since the machine started, suspension included (`CLOCK_BOOTTIME`). For spans of time.
     pub fn boot_ms(&self) -> u64 {
         match &self.0 {
@@ -50,6 +68,7 @@ impl Clock {
                 millis(rustix::time::clock_gettime(id))
             }
             Source::Manual(manual) => manual.boot_ms.load(Ordering::SeqCst),
+            Source::Given { boot_ms, .. } => boot_ms(),
         }
     }
 
@@ -59,6 +78,7 @@ impl Clock {
         match &self.0 {
             Source::System => millis(rustix::time::clock_gettime(rustix::time::ClockId::Realtime)),
             Source::Manual(manual) => manual.unix_ms.load(Ordering::SeqCst),
+            Source::Given { unix_ms, .. } => unix_ms(),
         }
     }
 }

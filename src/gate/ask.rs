@@ -65,7 +65,7 @@ impl Gate {
             request.headers_mut().insert(HOST, host.clone());
         }
         *request.extensions_mut() = asker.parts.extensions.clone();
-        let asking = self.put_question(probe, request, asker.service, asker.hold);
+        let asking = self.put_question(policy, probe, request, asker.service, asker.hold);
         let finding = tokio::time::timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.conclude(slot, held, finding, asked, policy).await
     }
@@ -110,6 +110,7 @@ impl Gate {
     /// Sends a question, and reads its answer. Whatever goes wrong says nothing of the operation.
     pub(super) async fn put_question<S, B, RB>(
         &self,
+        policy: &Policy,
         probe: &Probe,
         request: Request<Payload<B>>,
         service: &mut S,
@@ -128,6 +129,10 @@ impl Gate {
         let Ok(response) = sent.await else { return Finding::Unclear };
         let (mut head, body) = response.into_parts();
         self.prepare(&mut head.headers);
+        // It may become the result, and those are never stored.
+        for name in &policy.drop_headers {
+            head.headers.remove(name);
+        }
         let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored };
         match self.read(&reply, body, hold).await {
             Read::Whole(bytes) => reply.body = ReplyBody::Whole(bytes),

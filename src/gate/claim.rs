@@ -374,6 +374,7 @@ impl Waiting {
     async fn next(&mut self, gate: &Gate) -> bool {
         let poll = Instant::now() + gate.entropy.jitter(POLL);
         tokio::select! {
+            biased;
             changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
             () = sleep_until(poll) => true,
         }

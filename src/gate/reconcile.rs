@@ -144,10 +144,10 @@ impl Gate {
         request.headers_mut().extend(probe.headers.clone());
         prepare(guarded, &mut request);
         let mut hold = self.budget.hold();
-        let asking = self.put_question(probe, request, service, &mut hold);
+        let policy = &guarded.route.policy;
+        let asking = self.put_question(policy, probe, request, service, &mut hold);
         let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.count(&finding);
-        let policy = &guarded.route.policy;
         let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else { return };
         match self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await {
             Ok(Swap::Stored) => {

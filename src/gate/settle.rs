@@ -55,6 +55,7 @@ impl Gate {
             let _keep = keep;
             let policy = &guarded.route.policy;
             tokio::select! {
+                biased;
                 _ = gate.settle_until_done(&slot, &claim, current.as_ref(), &outcome, policy) => {}
                 () = gate.abandoned.cancelled() => {}
             }

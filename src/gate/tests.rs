@@ -443,6 +443,40 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
     assert_eq!(scene.executed(), 0);
 }
 
+#[tokio::test(start_paused = true)]
+async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
+    let list = |status: &str| vec![status.to_owned()];
+    let probe = crate::engine::Probe {
+        method: http::Method::GET,
+        path: "/by-key/{key}".into(),
+        statuses: crate::engine::StatusRules::new(&list("200"), &list("404"), &[]).unwrap(),
+        found_if: None,
+        map_status: None,
+        headers: http::HeaderMap::new(),
+        background: false,
+    };
+    let on_uncertain = crate::engine::OnUncertain::Probe(Arc::new(probe));
+    let drop_headers = vec![http::header::SET_COOKIE];
+    let scene = Scene::with(&[], Policy { on_uncertain, drop_headers, ..crate::engine::tests::policy() });
+    // The payment breaks off; asked for, it is found.
+    let upstream = service_fn(|request: Request<Payload<Full<Bytes>>>| async move {
+        match *request.method() {
+            http::Method::GET => Ok(Response::builder().header("set-cookie", "id=1").body(Full::<Bytes>::default()).unwrap()),
+            _ => Err(ForwardError::Broken("reset".into())),
+        }
+    });
+    let pay = || {
+        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let hold = scene.gate.budget().hold();
+        scene.gate.handle(&scene.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream)
+    };
+    assert!(matches!(pay().await, Err(Problem::OutcomeUncertain { .. })));
+    for _ in 0..2 {
+        let told = pay().await.unwrap_or_else(|problem| panic!("{problem}"));
+        assert_eq!((told.answer, told.response.headers().get("set-cookie")), (Answer::Replayed, None));
+    }
+}
+
 #[test]
 fn a_body_key_that_is_not_json_is_missing() {
     let mut policy = crate::engine::tests::policy();

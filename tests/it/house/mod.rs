@@ -166,6 +166,15 @@ fn the_rules_know_neither_clock_nor_network() {
 }
 
 #[test]
+fn the_gate_casts_no_lots_between_what_is_ready() {
+    // What tokio draws is under no seed, and a simulation has to tell the same story twice.
+    let gate: Vec<Source> = product().into_iter().filter(|source| source.room() == "gate").collect();
+    let selects: Vec<&str> = gate.iter().flat_map(|source| source.code.split("select! {").skip(1)).collect();
+    assert!(!selects.is_empty(), "none was read");
+    assert!(selects.iter().all(|select| select.trim_start().starts_with("biased;")), "a select! in src/gate is not biased");
+}
+
+#[test]
 fn every_file_opens_with_what_it_is() {
     let silent = |source: &Source| !source.text.starts_with("//!");
     let found: Vec<String> = all_sources().into_iter().filter(silent).map(|source| source.path).collect();

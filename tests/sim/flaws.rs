@@ -1,0 +1,67 @@
+//! What the gate relies on, made wrong: the simulation finds what then breaks. That it does shows that it can.
+
+use crate::simulation::{Flaw, NO_STRANGER, ONCE, ONE_ANSWER, SENT_ONCE, STAYS, UNSENT_IS_FREE, search};
+
+/// Seeds within which a flaw must show.
+const SEEDS: u64 = 2000;
+
+fn breaks(flaw: Flaw, invariants: &[&str]) {
+    let broken = search(0..SEEDS, Some(flaw), |_| {}).broken;
+    let Some(broken) = broken else { panic!("{flaw:?} was not found in {SEEDS} seeds") };
+    let violation = broken.violation.as_ref().unwrap();
+    println!("{flaw:?}: seed {}: {}: {}", broken.seed, violation.invariant, violation.text);
+    assert!(invariants.contains(&violation.invariant), "{}", broken.story());
+}
+
+#[test]
+fn a_store_that_ignores_versions_loses_what_was_answered() {
+    breaks(Flaw::IgnoresVersion, &[ONCE, SENT_ONCE, ONE_ANSWER, STAYS]);
+}
+
+#[test]
+fn a_store_that_drops_records_when_their_lease_ends_lets_them_run_again() {
+    breaks(Flaw::LeaseEndIsAbsent, &[ONCE, SENT_ONCE]);
+}
+
+#[test]
+fn a_store_that_forgets_results_lets_them_run_again() {
+    breaks(Flaw::ForgetsResults, &[ONCE, SENT_ONCE, ONE_ANSWER, STAYS]);
+}
+
+#[test]
+fn a_store_that_forgets_released_markers_lets_late_claims_stand() {
+    breaks(Flaw::ForgetsMarkers, &[UNSENT_IS_FREE]);
+}
+
+#[test]
+fn a_store_that_denies_what_it_may_have_written_leaves_claims_to_nobody() {
+    breaks(Flaw::SaysNotApplied, &[UNSENT_IS_FREE]);
+}
+
+#[test]
+fn a_clock_that_stops_with_its_process_sends_on_a_claim_that_is_over() {
+    breaks(Flaw::ClockStops, &[ONCE, SENT_ONCE]);
+}
+
+#[test]
+fn without_uncertain_after_the_lost_request_runs_beside_the_next() {
+    breaks(Flaw::NoRest, &[ONCE]);
+}
+
+#[test]
+fn an_upstream_that_begins_later_than_uncertain_after_executes_twice() {
+    breaks(Flaw::UpstreamActsLater, &[ONCE]);
+}
+
+#[test]
+fn without_callers_a_stranger_gets_the_answer() {
+    breaks(Flaw::OneCallerForAll, &[NO_STRANGER]);
+}
+
+#[test]
+fn a_flaw_is_known_by_its_name() {
+    for flaw in Flaw::ALL {
+        assert_eq!(Flaw::named(&format!("{flaw:?}")), Some(flaw));
+    }
+    assert_eq!(Flaw::named("none"), None);
+}

@@ -1,0 +1,86 @@
+//! Seeded simulations of the whole: thousands of stories, each of which a number tells again.
+//!
+//! `cargo run --release --example simulate -- --seeds 1000000` runs more of them, and `--seed N` tells one.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+
+mod flaws;
+mod simulation;
+
+use std::collections::BTreeSet;
+
+use simulation::{search, simulate};
+
+/// As many as two cores do in two minutes without optimisation.
+const STORIES: u64 = 10_000;
+
+#[test]
+fn ten_thousand_stories_keep_the_promises() {
+    let found = search(0..STORIES, None, |_| {});
+    if let Some(broken) = found.broken {
+        panic!("{}", broken.story());
+    }
+    assert_eq!(found.seeds, STORIES);
+}
+
+#[test]
+fn a_seed_tells_the_same_story_every_time_and_another_tells_another() {
+    let digests: Vec<u64> = (0..40).map(|seed| simulate(seed, None).digest()).collect();
+    let again: Vec<u64> = (0..40).map(|seed| simulate(seed, None).digest()).collect();
+    assert_eq!(digests, again);
+    assert_eq!(digests.iter().collect::<BTreeSet<_>>().len(), digests.len());
+}
+
+#[test]
+fn every_fault_and_every_answer_occurs() {
+    const RARE: &[&str] = &[
+        "answer: executed",
+        "answer: in-flight",
+        "answer: key-reused",
+        "answer: not-sent",
+        "answer: outcome-uncertain",
+        "answer: released",
+        "answer: replayed",
+        "answer: response-not-stored",
+        "answer: store-unavailable",
+        "answer: upstream-unreachable",
+        "client: leaves",
+        "client: loses its gateway",
+        "gateway: dies",
+        "gateway: is cut off",
+        "gateway: is stopped",
+        "gateway: its wall clock is set",
+        "operator: is too early",
+        "operator: releases",
+        "operator: resolves",
+        "operator: retries",
+        "store: answer lost",
+        "store: carried out late",
+        "store: carried out twice",
+        "store: command lost",
+        "store: cut off",
+        "store: refuses",
+        "store: slow",
+        "store: stalls",
+        "upstream: 402",
+        "upstream: 409",
+        "upstream: 429",
+        "upstream: 503",
+        "upstream: acts late",
+        "upstream: acts, 500",
+        "upstream: acts, 503",
+        "upstream: acts, breaks off",
+        "upstream: acts, breaks off in the body",
+        "upstream: acts, large answer",
+        "upstream: acts, never answers",
+        "upstream: breaks off, acts late",
+        "upstream: can't be reached",
+        "upstream: loses the request",
+        "upstream: slow",
+        "wire: too late for the rest",
+        "wire: too late to send",
+    ];
+    let found = search(0..600, None, |_| {});
+    let missing: Vec<_> = RARE.iter().filter(|what| !found.tally.contains_key(**what)).collect();
+    assert!(missing.is_empty(), "never occurred: {missing:?}");
+}

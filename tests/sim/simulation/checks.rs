@@ -1,0 +1,234 @@
+//! What must hold, and what is remembered of each key to see whether it does.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::header::SET_COOKIE;
+use http::{HeaderMap, StatusCode};
+use onceward::engine::OnUncertain;
+use onceward::gate::IDEMPOTENT_REPLAYED;
+use onceward::record::State;
+use onceward::store::{Listing, Store};
+
+use super::history::What;
+use super::process::{Process, Stand};
+use super::world::{ASKERS, World};
+
+pub const ONCE: &str = "an operation is executed at most once";
+pub const SENT_ONCE: &str = "an operation that is held, and that nobody decides about, is sent once";
+pub const ONE_ANSWER: &str = "all results that clients see are the same";
+pub const STAYS: &str = "what was answered is replayed in the end";
+pub const NO_STRANGER: &str = "a result goes to nobody but those who asked for it";
+pub const SETTLES: &str = "nothing stays in flight";
+pub const UNSENT_IS_FREE: &str = "what was never sent by a living gateway is not left uncertain";
+pub const IN_TIME: &str = "every request is answered in time";
+pub const ENDS: &str = "no task, place or byte is held in the end";
+
+#[derive(Debug, Clone)]
+pub struct Violation {
+    pub at_ms: u64,
+    pub invariant: &'static str,
+    pub key: Option<usize>,
+    pub text: String,
+}
+
+/// What is remembered of a key.
+#[derive(Default)]
+pub struct Operation {
+    /// Requests of which at least a byte was written to the upstream.
+    pub orders: Vec<Order>,
+    /// Requests that are on their way to a connection, or were when they were given up: nobody knows of those.
+    pub on_their_way: usize,
+    /// A byte was written since the key was last free.
+    sent: bool,
+    /// How often the upstream acted.
+    pub charges: usize,
+    /// What it knows of each of the askers' operations.
+    pub known: [Known; ASKERS.len()],
+    /// The result, as it was first seen.
+    answered: Option<Seen>,
+    /// Whom it was told.
+    pub told: BTreeSet<usize>,
+    /// The status of a result that was too large to be kept.
+    not_stored: Option<StatusCode>,
+    /// Somebody decided that it may run again.
+    pub decided: bool,
+    /// Who claimed it, or tried to.
+    claimants: Vec<Arc<Process>>,
+}
+
+pub struct Order {
+    pub number: u64,
+    /// The upstream did nothing, and its gateway knows.
+    pub did_nothing: bool,
+}
+
+/// What the upstream knows of an operation.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Known {
+    #[default]
+    Nothing,
+    Acts,
+    Acted(u16),
+}
+
+/// A result as a client sees it.
+#[derive(Debug, PartialEq)]
+struct Seen {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl World {
+    /// A process sends a claim.
+    pub fn claims(&self, key: usize, process: &Arc<Process>) {
+        let claimants = &mut self.book().operations[key].claimants;
+        if !claimants.iter().any(|one| Arc::ptr_eq(one, process)) {
+            claimants.push(process.clone());
+        }
+    }
+
+    /// A request gets on its way to the upstream, or comes back unsent.
+    pub fn on_its_way(&self, key: usize, is_it: bool) {
+        let on_their_way = &mut self.book().operations[key].on_their_way;
+        *on_their_way = if is_it { *on_their_way + 1 } else { *on_their_way - 1 };
+    }
+
+    /// The first byte of a request reaches the upstream. Returns its number.
+    pub fn sends(&self, key: usize, process: &Process) -> u64 {
+        let number = self.number();
+        self.note(Some(process.gateway), Some(key), What::Sent { order: number });
+        let again = {
+            let operation = &mut self.book().operations[key];
+            let again = operation.orders.iter().any(|order| !order.did_nothing) && !operation.decided;
+            operation.orders.push(Order { number, did_nothing: false });
+            operation.on_their_way -= 1;
+            operation.sent = true;
+            again
+        };
+        if again && matches!(self.plan.policy.on_uncertain, OnUncertain::Hold) {
+            self.violated(SENT_ONCE, Some(key), format!("order {number} was sent after another"));
+        }
+        number
+    }
+
+    /// The upstream acts.
+    pub fn charges(&self, key: usize, order: u64, asker: usize) {
+        self.note(None, Some(key), What::Charged { order, who: ASKERS[asker].name });
+        let charges = {
+            let operation = &mut self.book().operations[key];
+            operation.charges += 1;
+            operation.charges
+        };
+        if charges > 1 {
+            self.violated(ONCE, Some(key), format!("order {order} was execution number {charges}"));
+        }
+    }
+
+    /// The key is free again.
+    pub fn is_released(&self, key: usize) {
+        self.book().operations[key].sent = false;
+    }
+
+    /// The upstream did nothing, and its gateway knows.
+    pub fn did_nothing(&self, key: usize, order: u64) {
+        for one in self.book().operations[key].orders.iter_mut().filter(|one| one.number == order) {
+            one.did_nothing = true;
+        }
+    }
+
+    /// A client sees a result. `body` is `None` where it was too large to be kept.
+    pub fn sees(
+        &self,
+        key: usize,
+        asker: usize,
+        replayed: bool,
+        status: StatusCode,
+        mut headers: HeaderMap,
+        body: Option<Bytes>,
+    ) {
+        let mark = headers.remove(IDEMPOTENT_REPLAYED);
+        if (mark.is_some_and(|mark| mark == "true")) != replayed {
+            self.violated(ONE_ANSWER, Some(key), "the replay mark is on the wrong answer".into());
+        }
+        if self.plan.policy.drop_headers.contains(&SET_COOKIE) {
+            let dropped = headers.remove(SET_COOKIE);
+            if replayed && dropped.is_some() {
+                self.violated(ONE_ANSWER, Some(key), "a field that is dropped was replayed".into());
+            }
+        }
+        let owner = body.as_ref().and_then(|body| body.first()).map(|digit| usize::from(digit - b'0'));
+        if owner.is_some_and(|owner| owner != asker) {
+            self.violated(NO_STRANGER, Some(key), format!("{} got what belongs to another", ASKERS[asker].name));
+        }
+        let found = {
+            let operation = &mut self.book().operations[key];
+            operation.told.insert(asker);
+            match (body, operation.not_stored) {
+                (None, other) => {
+                    let again = other.is_some_and(|other| other != status) || operation.answered.is_some();
+                    operation.not_stored = Some(status);
+                    again.then(|| format!("{status} with a large body came after another"))
+                }
+                (Some(_), Some(other)) => Some(format!("{status} came after {other} with a large body")),
+                (Some(body), None) => {
+                    let seen = Seen { status, headers, body };
+                    match &operation.answered {
+                        None => {
+                            operation.answered = Some(seen);
+                            None
+                        }
+                        Some(first) if *first == seen => None,
+                        Some(first) => Some(format!("{seen:?} came after {first:?}")),
+                    }
+                }
+            }
+        };
+        if let Some(text) = found {
+            self.violated(ONE_ANSWER, Some(key), text);
+        }
+    }
+
+    /// A client is told that a result was not kept.
+    pub fn sees_not_stored(&self, key: usize, asker: usize, status: u16) {
+        let (answered, not_stored) = {
+            let operation = &mut self.book().operations[key];
+            operation.told.insert(asker);
+            (operation.answered.is_some(), operation.not_stored)
+        };
+        if answered || not_stored.is_some_and(|first| first.as_u16() != status) {
+            self.violated(ONE_ANSWER, Some(key), format!("{status} was not kept, and something else was answered before"));
+        }
+    }
+
+    /// Whether a result, or that it was not kept, has been told to somebody.
+    pub fn told(&self, key: usize) -> BTreeSet<usize> {
+        self.book().operations[key].told.clone()
+    }
+
+    /// Long after the last fault: nothing is in flight, and what is uncertain has been sent.
+    pub async fn check_records(&self) {
+        let page = self.store.list(Listing::Unsettled, None, 100).await.unwrap();
+        for (slot, held) in page.records {
+            let key = self.key_of(&slot);
+            let Some(number) = key else { continue };
+            match held.record.state {
+                State::InFlight { .. } => self.violated(SETTLES, key, format!("in flight since {}", held.written_ms)),
+                State::Uncertain { cause, .. } => {
+                    let may_be = {
+                        let operation = &self.book().operations[number];
+                        operation.sent
+                            || operation.on_their_way > 0
+                            || operation.claimants.iter().any(|process| process.stand() == Stand::Dead)
+                    };
+                    if !may_be {
+                        self.violated(UNSENT_IS_FREE, key, format!("uncertain: {}", cause.describe()));
+                    }
+                }
+                _ => {}
+            }
+        }
+    }
+}

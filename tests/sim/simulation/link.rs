@@ -1,0 +1,266 @@
+//! The way between a gateway and the store, on which commands and answers are slow, late, doubled or lost.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::FutureExt;
+use onceward::key::Slot;
+use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
+use onceward::store::{Listing, Page, Store, StoreError, Swap, Watch};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, sleep, sleep_until, timeout_at};
+
+use super::flaw::Flaw;
+use super::history::What;
+use super::plan::COMMAND_MAX;
+use super::process::Process;
+use super::world::World;
+
+/// A gateway's store: the common one, over a network.
+pub struct Link {
+    pub world: Arc<World>,
+    pub process: Arc<Process>,
+}
+
+/// What becomes of a command.
+struct Fate {
+    name: &'static str,
+    /// When it is carried out; `None`: never.
+    there: Option<Duration>,
+    /// When, after that, it is carried out again.
+    again: Option<Duration>,
+    /// When, after that, its answer arrives; `None`: never.
+    back: Option<Duration>,
+    /// When its sender is told that nobody knows; `None`: it waits.
+    gives_up: Option<Duration>,
+    /// Whether its sender is told that nothing was written.
+    refused: bool,
+}
+
+fn unknown() -> StoreError {
+    StoreError::MaybeApplied("the answer was lost".into())
+}
+
+impl Link {
+    fn fate(&self) -> Fate {
+        let (world, now) = (&self.world, Instant::now());
+        let (dice, patience) = (&world.dice, world.plan.patience);
+        let (there, back) = (dice.span(0, 3), dice.span(0, 3));
+        let normal =
+            Fate { name: "normal", there: Some(there), again: None, back: Some(back), gives_up: patience, refused: false };
+        let stalled = world.book().stalled_until.filter(|until| *until > now).map(|until| until - now);
+        if let Some(stalled) = stalled {
+            return Fate { name: "stalled", there: Some(stalled + there), ..normal };
+        }
+        if let Some(until) = self.process.cut_off_until() {
+            let after = until - now + there;
+            return match dice.below(3) {
+                0 => Fate { name: "refused", refused: true, ..normal },
+                // What was sent arrives when the way is free again, unless its connection has ended by then.
+                1 if after < COMMAND_MAX => Fate { name: "cut off", there: Some(after), ..failing(normal, dice.span(1, 200)) },
+                _ => Fate { name: "cut off", there: None, ..failing(normal, dice.span(1, 200)) },
+            };
+        }
+        if world.is_calm() || !dice.chance(world.plan.rates.store) {
+            return normal;
+        }
+        let early = dice.span(0, 50);
+        let long = COMMAND_MAX.as_millis() as u64;
+        match dice.below(7) {
+            0 => Fate { name: "refused", refused: true, ..normal },
+            1 => Fate { name: "lost", there: None, ..failing(normal, early) },
+            2 => Fate { name: "answer lost", back: None, ..failing(normal, early) },
+            3 => Fate { name: "late", there: Some(dice.span(0, long)), back: None, ..failing(normal, early) },
+            4 => Fate { name: "late", there: Some(dice.span(100, 5000)), back: None, ..failing(normal, early) },
+            // A client sends its command again after its connection broke.
+            5 => Fate { name: "doubled", again: Some(dice.span(1, long - 100)), ..normal },
+            _ => Fate { name: "slow", there: Some(dice.span(1, 2000)), back: Some(dice.span(1, 2000)), ..normal },
+        }
+    }
+
+    /// Sends a command that `carry_out` carries out, and waits for its answer.
+    async fn send<T: Send + 'static>(
+        &self,
+        fate: Fate,
+        carry_out: impl Fn(&World) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        let sent = Instant::now();
+        self.world.count(match fate.name {
+            "normal" => "store: normal",
+            "stalled" => "store: stalls",
+            "refused" => "store: refuses",
+            "cut off" => "store: cut off",
+            "lost" => "store: command lost",
+            "answer lost" => "store: answer lost",
+            "late" => "store: carried out late",
+            "doubled" => "store: carried out twice",
+            _ => "store: slow",
+        });
+        if fate.refused {
+            sleep(Duration::from_millis(1)).await;
+            self.process.runs().await;
+            return Err(StoreError::NotApplied("no connection".into()));
+        }
+        let (tell, told) = oneshot::channel();
+        if let Some(there) = fate.there {
+            let world = self.world.clone();
+            world.under_way(sent + there + fate.again.unwrap_or_default());
+            // On its own: whoever sent it may be gone by then.
+            tokio::spawn(async move {
+                sleep_until(sent + there).await;
+                let result = carry_out(&world);
+                if let Some(back) = fate.back {
+                    sleep(back).await;
+                    let _ = tell.send(result);
+                }
+                if let Some(again) = fate.again {
+                    sleep_until(sent + there + again).await;
+                    let _ = carry_out(&world);
+                }
+            });
+        }
+        let told = match fate.gives_up {
+            None => told.await.unwrap_or(Err(unknown())),
+            Some(gives_up) => match timeout_at(sent + gives_up, told).await {
+                Ok(Ok(told)) => told,
+                Ok(Err(_)) => {
+                    sleep_until(sent + gives_up).await;
+                    Err(unknown())
+                }
+                Err(_) => Err(unknown()),
+            },
+        };
+        self.process.runs().await;
+        match told {
+            Err(StoreError::MaybeApplied(why)) if self.world.has(Flaw::SaysNotApplied) => Err(StoreError::NotApplied(why)),
+            told => told,
+        }
+    }
+}
+
+/// A fate in which the sender learns nothing: after its patience, or where it has none, when the connection breaks.
+fn failing(fate: Fate, breaks: Duration) -> Fate {
+    let gives_up = fate.gives_up.or(Some(breaks));
+    Fate { back: None, gives_up, ..fate }
+}
+
+/// The memory store never waits.
+fn at_once<T>(future: impl Future<Output = T>) -> T {
+    future.now_or_never().expect("a store in memory answers at once")
+}
+
+impl World {
+    fn carry_out(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        mut lifetime: Lifetime,
+    ) -> Result<Swap, StoreError> {
+        let mut expected = expected;
+        match &next.state {
+            State::InFlight { .. } if self.has(Flaw::LeaseEndIsAbsent) => lifetime.keep = lifetime.due.unwrap_or(lifetime.keep),
+            State::Completed { .. } if self.has(Flaw::ForgetsResults) && next.fence.0 % 4 == 0 => {
+                lifetime = Lifetime { keep: Duration::from_secs(5), tombstone: None, ..lifetime };
+            }
+            State::Released if self.has(Flaw::ForgetsMarkers) => lifetime.keep = Duration::from_millis(1),
+            _ => {}
+        }
+        if self.has(Flaw::IgnoresVersion) {
+            expected = at_once(self.store.load(slot))?.map(|held| held.record.version);
+        }
+        let swapped = at_once(self.store.swap(slot, expected, next, lifetime))?;
+        let stored = swapped == Swap::Stored;
+        let state = next.state.name();
+        self.note(None, self.key_of(slot), What::CarriedOut { state, version: next.version, fence: next.fence, stored });
+        if stored {
+            if let (State::Released, Some(key)) = (&next.state, self.key_of(slot)) {
+                self.is_released(key);
+            }
+            self.tell_watchers(slot);
+        }
+        Ok(swapped)
+    }
+
+    /// Messages to watchers get lost as well.
+    fn tell_watchers(&self, slot: &Slot) {
+        let processes: Vec<_> = self.book().gateways.iter().map(|gateway| gateway.process.clone()).collect();
+        for process in processes {
+            if process.cut_off_until().is_none() && !self.dice.chance(self.plan.rates.store) {
+                process.notify(slot);
+            }
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Link {
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+        self.process.runs().await;
+        let (key, gateway) = (self.world.key_of(slot), self.process.gateway);
+        let fate = self.fate();
+        let (state, version, fence) = (next.state.name(), next.version, next.fence);
+        let what = What::Command { verb: "swap", state, over: expected, version, fence, fate: fate.name };
+        self.world.note(Some(gateway), key, what);
+        if let (State::InFlight { .. }, Some(key)) = (&next.state, key) {
+            self.world.claims(key, &self.process);
+        }
+        let (slot, next) = (*slot, next.clone());
+        let told = self.send(fate, move |world| world.carry_out(&slot, expected, &next, lifetime)).await;
+        self.world.strike(&self.process, key);
+        if state == "in_flight" && matches!(told, Ok(Swap::Stored)) {
+            self.world.strike_claimant(&self.process, key);
+        }
+        self.process.runs().await;
+        told
+    }
+
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.process.runs().await;
+        let slot = *slot;
+        self.send(self.fate(), move |world| at_once(world.store.load(&slot))).await
+    }
+
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.process.runs().await;
+        let slot = *slot;
+        self.send(self.fate(), move |world| at_once(world.store.remains(&slot))).await
+    }
+
+    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        self.process.runs().await;
+        let slot = *slot;
+        let keep = if self.world.has(Flaw::LeaseEndIsAbsent) { lease } else { keep };
+        self.send(self.fate(), move |world| at_once(world.store.renew(&slot, fence, lease, keep))).await
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.process.runs().await;
+        self.send(self.fate(), move |world| at_once(world.store.due(limit))).await
+    }
+
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+        self.process.runs().await;
+        let cursor = cursor.map(str::to_owned);
+        self.send(self.fate(), move |world| at_once(world.store.list(listing, cursor.as_deref(), limit))).await
+    }
+
+    fn watch(&self, slot: &Slot) -> Watch {
+        self.process.watch(slot)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.process.runs().await;
+        Ok(())
+    }
+
+    /// Configurations are compared before a gateway serves, which is not simulated.
+    async fn identities(&self) -> Result<Option<String>, StoreError> {
+        Ok(None)
+    }
+
+    async fn set_identities(&self, _: Option<&str>, _: &str) -> Result<bool, StoreError> {
+        Ok(true)
+    }
+}

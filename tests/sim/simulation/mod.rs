@@ -1,0 +1,165 @@
+//! A simulation from one seed: gateways, a store, an upstream, clients, an operator and the weather, in simulated time.
+//!
+//! The gate, the engine, the sweeper, the reconciler and the store in memory (sealed now and then) are the product's own.
+//! Around them, everything that takes time or chance comes from here: the way to the store (`link.rs`), the way to the
+//! upstream (`wire.rs`) and the upstream itself, processes that stop and die, clocks, clients. One thread runs one seed,
+//! under tokio's paused time, so that the same seed is the same story.
+
+mod checks;
+mod client;
+mod dice;
+mod flaw;
+mod gateway;
+mod history;
+mod link;
+mod many;
+mod operator;
+mod plan;
+mod process;
+mod upstream;
+mod weather;
+mod wire;
+mod world;
+
+use std::collections::BTreeMap;
+use std::fmt::Write;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::runtime::Builder;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use checks::{ENDS, IN_TIME, Violation};
+pub use checks::{NO_STRANGER, ONCE, ONE_ANSWER, SENT_ONCE, STAYS, UNSENT_IS_FREE};
+use client::Told;
+pub use flaw::Flaw;
+use history::{Digest, Event, What};
+pub use many::search;
+use plan::Plan;
+use world::World;
+
+/// How a seed went.
+pub struct Report {
+    pub seed: u64,
+    pub violation: Option<Violation>,
+    /// How often each thing happened.
+    pub tally: BTreeMap<&'static str, u64>,
+    history: Vec<Event>,
+    plan: Plan,
+}
+
+/// Runs a seed to its end.
+pub fn simulate(seed: u64, flaw: Option<Flaw>) -> Report {
+    let runtime = Builder::new_current_thread().enable_time().start_paused(true).build().unwrap();
+    let world = runtime.block_on(async {
+        let world = World::new(seed, flaw);
+        world.live().await;
+        world
+    });
+    // What died left tasks that never end. They go with the runtime.
+    drop(runtime);
+    let mut book = world.book();
+    // The gateways know the world: together they would never be freed.
+    book.gateways.clear();
+    let violation = book.violations.first().cloned();
+    let (tally, history) = (std::mem::take(&mut book.tally), std::mem::take(&mut book.history));
+    Report { seed, violation, tally, history, plan: world.plan.clone() }
+}
+
+impl World {
+    async fn live(self: &Arc<World>) {
+        for place in 0..self.plan.gateways {
+            let started = self.start(place, 0);
+            self.book().gateways.push(started);
+        }
+        let weather = tokio::spawn(self.clone().weather());
+        let clients: Vec<_> = (0..self.plan.clients).map(|number| tokio::spawn(self.clone().client(number))).collect();
+        let operator = if self.plan.operator { Some(tokio::spawn(self.clone().operator())) } else { None };
+        let _ = weather.await;
+        self.check_clients(clients).await;
+        if let Some(operator) = operator {
+            let _ = operator.await;
+        }
+        // Until the last attempt is over and the last late command carried out, its lease has ended, and a sweeper has seen it.
+        const SETTLED: Duration = Duration::from_secs(3);
+        const SWEPT: Duration = Duration::from_secs(3);
+        let attempts = Instant::now() + self.plan.response_timeout + SETTLED;
+        let last = self.book().last.unwrap_or(attempts).max(attempts);
+        sleep_until(last + self.plan.policy.lease + SWEPT).await;
+        self.check_records().await;
+        self.check_answers().await;
+        self.check_ends().await;
+    }
+
+    async fn check_clients(&self, clients: Vec<tokio::task::JoinHandle<()>>) {
+        const PAUSE_MAX: Duration = Duration::from_secs(10);
+        let longest = (self.plan.answer_max() + PAUSE_MAX) * (1 + self.plan.tries as u32);
+        for client in clients {
+            match timeout(longest, client).await {
+                Ok(Ok(())) => {}
+                Ok(Err(error)) => self.violated(IN_TIME, None, format!("a client failed: {error}")),
+                Err(_) => self.violated(IN_TIME, None, "a client still waits for its answer".into()),
+            }
+        }
+    }
+
+    /// Everybody who had a result gets it again, at every gateway; all others get an answer as well.
+    async fn check_answers(self: &Arc<World>) {
+        for key in 0..self.plan.keys {
+            for asker in self.told(key) {
+                for place in 0..self.plan.gateways {
+                    let told = self.ask(&self.gateway(place), key, asker, None).await;
+                    if !matches!(told, Told::Result | Told::NotStored) {
+                        self.violated(STAYS, Some(key), format!("in the end: {told:?}"));
+                    }
+                }
+            }
+            if self.told(key).is_empty() {
+                self.ask(&self.gateway(0), key, 0, None).await;
+            }
+        }
+    }
+
+    /// Gateways drain, and hold nothing.
+    async fn check_ends(&self) {
+        const DRAIN: Duration = Duration::from_secs(60);
+        for place in 0..self.plan.gateways {
+            let gateway = self.gateway(place);
+            if !gateway.gate.drain(DRAIN).await {
+                self.violated(ENDS, None, format!("gateway {place} does not drain"));
+            }
+            let meter = gateway.gate.meter();
+            let held = [&meter.in_flight, &meter.waiters, &meter.buffered_bytes, &meter.unsettled_in_background];
+            let held = held.map(|gauge| gauge.get());
+            if held != [0; 4] {
+                self.violated(ENDS, None, format!("gateway {place} holds {held:?}: attempts, waiters, bytes, unsettled"));
+            }
+        }
+    }
+}
+
+impl Report {
+    /// A number for the whole story: two stories that differ have different ones.
+    pub fn digest(&self) -> u64 {
+        Digest::of(&self.history)
+    }
+
+    /// What went wrong, and everything that happened to that key.
+    pub fn story(&self) -> String {
+        let mut text = String::new();
+        // Writing into a text can't fail.
+        let _ = writeln!(text, "seed {}: {}", self.seed, self.plan);
+        let key = self.violation.as_ref().and_then(|violation| violation.key);
+        let concerns = |event: &&Event| {
+            let is_trouble = matches!(event.what, What::Trouble { .. });
+            is_trouble || event.key.is_none() || key.is_none() || event.key == key
+        };
+        for event in self.history.iter().filter(concerns) {
+            let _ = writeln!(text, "{event}");
+        }
+        if let Some(Violation { at_ms, invariant, text: what, .. }) = &self.violation {
+            let _ = writeln!(text, "seed {}, at {} ms: not kept: {invariant}: {what}", self.seed, at_ms);
+        }
+        text
+    }
+}

@@ -1,0 +1,95 @@
+//! What happens to gateways and the store whatever they are doing: they are stopped, die, are cut off, stall.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::history::What;
+use super::process::Stand;
+use super::world::World;
+
+/// Longest stall of the store: as long as a connection to it lives without an answer.
+const STALL_MAX_MS: u64 = 20_000;
+
+impl World {
+    /// Faults, until it is calm. The dead are started again.
+    pub async fn weather(self: Arc<World>) {
+        let calm = Instant::now() + self.plan.calm;
+        while Instant::now() < calm && !self.is_quiet() {
+            sleep(self.dice.span(100, 4000)).await;
+            self.restart();
+            if self.plan.weather {
+                self.turn();
+            }
+        }
+        self.clear_up();
+    }
+
+    /// Nobody has come for a while: not much can go wrong any more.
+    fn is_quiet(&self) -> bool {
+        const QUIET: Duration = Duration::from_secs(10);
+        self.book().quiet_since.is_some_and(|since| since.elapsed() > QUIET)
+    }
+
+    fn turn(&self) {
+        let place = self.dice.below(self.plan.gateways);
+        let process = self.gateway(place).process;
+        match self.dice.below(8) {
+            0 => self.stop(&process, None),
+            1 if self.plan.rates.die > 0 => self.kill(&process, None),
+            2 | 3 => {
+                let span = self.dice.span(100, 12_000);
+                process.cut_off(span);
+                self.trouble(Some(place), "cut off from the store", span);
+                self.count("gateway: is cut off");
+            }
+            4 => {
+                let span = if self.dice.chance(300) { self.dice.span(1, STALL_MAX_MS) } else { self.dice.span(1, 2000) };
+                self.stall(span);
+            }
+            5 => {
+                let off_ms = self.dice.below(7_200_000) as i64 - 3_600_000;
+                process.wall_off_ms.store(off_ms, std::sync::atomic::Ordering::Relaxed);
+                self.trouble(Some(place), "its wall clock is set", Duration::ZERO);
+                self.count("gateway: its wall clock is set");
+            }
+            _ => {}
+        }
+    }
+
+    fn stall(&self, span: Duration) {
+        let until = Instant::now() + span;
+        {
+            let mut book = self.book();
+            if book.stalled_until.is_some_and(|before| before > Instant::now()) {
+                return;
+            }
+            book.stalled_until = Some(until);
+            book.stalled_for += span;
+        }
+        self.trouble(None, "the store stalls", span);
+        self.count("store: begins to stall");
+    }
+
+    fn trouble(&self, gateway: Option<usize>, what: &'static str, span: Duration) {
+        self.note(gateway, None, What::Trouble { what, for_ms: span.as_millis() as u64 });
+    }
+
+    /// Faults are over. What is under way already goes its way.
+    fn clear_up(self: &Arc<World>) {
+        {
+            let mut book = self.book();
+            book.calm = true;
+            book.stalled_until = None;
+        }
+        self.restart();
+        for place in 0..self.plan.gateways {
+            let process = self.gateway(place).process;
+            process.reconnect();
+            process.go_on();
+            debug_assert_eq!(process.stand(), Stand::Runs);
+        }
+        self.trouble(None, "none any more", Duration::ZERO);
+    }
+}

@@ -1,0 +1,237 @@
+//! Everything that the gateways share: time, chance, the store, the upstream's books, and what happened.
+
+use std::collections::BTreeMap;
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::Request;
+use http::request::Parts;
+use onceward::gate::{Gate, Guarded, identify};
+use onceward::key::{Caller, Fingerprint, Hashing, Slot};
+use onceward::record::Reply;
+use onceward::store::memory::Memory;
+use tokio::time::Instant;
+
+use super::checks::{Operation, Violation};
+use super::dice::Dice;
+use super::flaw::Flaw;
+use super::history::{Event, What};
+use super::plan::Plan;
+use super::process::Process;
+use super::wire::Wire;
+
+/// 2026, in ms: wall clocks and the store's clock begin about here.
+const BEGIN_UNIX_MS: u64 = 1_780_000_000_000;
+
+/// Who asks, for what: the first caller, another with the same request, and the first caller with another request.
+pub const ASKERS: [Asker; 3] = [
+    Asker { name: "alice", caller: "alice", body: br#"{"amount": 1}"# },
+    Asker { name: "mallory", caller: "mallory", body: br#"{"amount": 1}"# },
+    Asker { name: "alice, other body", caller: "alice", body: br#"{"amount": 2}"# },
+];
+
+pub struct Asker {
+    pub name: &'static str,
+    pub caller: &'static str,
+    pub body: &'static [u8],
+}
+
+/// A gateway as it runs now.
+#[derive(Clone)]
+pub struct Gateway {
+    pub process: Arc<Process>,
+    pub gate: Arc<Gate>,
+    pub guarded: Arc<Guarded>,
+    pub wire: Wire,
+}
+
+pub struct World {
+    pub plan: Plan,
+    pub flaw: Option<Flaw>,
+    pub dice: Dice,
+    pub store: Memory,
+    pub slots: Vec<Slot>,
+    /// By which records know each of [`ASKERS`].
+    pub marks: Vec<(Caller, Fingerprint)>,
+    begin: Instant,
+    book: Mutex<Book>,
+}
+
+/// What changes.
+#[derive(Default)]
+pub struct Book {
+    pub gateways: Vec<Gateway>,
+    pub operations: Vec<Operation>,
+    pub history: Vec<Event>,
+    pub tally: BTreeMap<&'static str, u64>,
+    pub violations: Vec<Violation>,
+    /// Until when the store stalls, and how long it has altogether.
+    pub stalled_until: Option<Instant>,
+    pub stalled_for: Duration,
+    /// Faults are over.
+    pub calm: bool,
+    /// When the last of what is under way by itself will have happened: store commands, requests at the upstream.
+    pub last: Option<Instant>,
+    /// Clients that have not had enough, and since when there is none.
+    pub clients: usize,
+    pub quiet_since: Option<Instant>,
+    numbers: u64,
+}
+
+/// A request to the gateway, but for its body.
+pub fn head(asker: usize, key: usize) -> Box<Parts> {
+    let request = Request::post("/payments")
+        .header("idempotency-key", format!("k{key}"))
+        .header("authorization", ASKERS[asker].caller)
+        .header("content-type", "application/json");
+    let (parts, ()) = request.body(()).unwrap().into_parts();
+    Box::new(parts)
+}
+
+impl World {
+    pub fn new(seed: u64, flaw: Option<Flaw>) -> Arc<World> {
+        let dice = Dice::new(seed);
+        let plan = Plan::draw(&dice, flaw);
+        let identified = |asker: usize, key| {
+            let body = Bytes::from_static(ASKERS[asker].body);
+            identify(&plan.policy, &Hashing::default(), &head(asker, key), &body).unwrap().unwrap()
+        };
+        let slots = (0..plan.keys).map(|key| identified(0, key).slot).collect();
+        let marks = (0..ASKERS.len()).map(|asker| identified(asker, 0)).map(|it| (it.caller, it.fingerprint)).collect();
+        let begin = Instant::now();
+        let drift = 1000 + plan.drift;
+        let clock = move || BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000;
+        let operations = (0..plan.keys).map(|_| Operation::default()).collect();
+        let book = Mutex::new(Book { operations, clients: plan.clients, ..Book::default() });
+        Arc::new(World { plan, flaw, dice, store: Memory::new(Arc::new(clock)), slots, marks, begin, book })
+    }
+
+    pub fn book(&self) -> MutexGuard<'_, Book> {
+        self.book.lock().unwrap()
+    }
+
+    /// Ms since the beginning.
+    pub fn now_ms(&self) -> u64 {
+        self.begin.elapsed().as_millis() as u64
+    }
+
+    /// What a gateway's wall clock shows.
+    pub fn wall_ms(&self, process: &Process) -> u64 {
+        (BEGIN_UNIX_MS + self.now_ms()).saturating_add_signed(process.wall_off_ms())
+    }
+
+    /// What a gateway's other clock shows, which runs on while it is stopped.
+    pub fn boot_ms(&self, process: &Process) -> u64 {
+        const BOOTED_MS: u64 = 1_000_000;
+        let stopped = if self.flaw == Some(Flaw::ClockStops) { process.stopped_for() } else { Duration::ZERO };
+        BOOTED_MS * (1 + process.gateway as u64) + self.now_ms() - stopped.as_millis() as u64
+    }
+
+    pub fn has(&self, flaw: Flaw) -> bool {
+        self.flaw == Some(flaw)
+    }
+
+    /// Whether faults are over.
+    pub fn is_calm(&self) -> bool {
+        self.book().calm
+    }
+
+    /// A number that nobody else has.
+    pub fn number(&self) -> u64 {
+        let mut book = self.book();
+        book.numbers += 1;
+        book.numbers
+    }
+
+    pub fn key_of(&self, slot: &Slot) -> Option<usize> {
+        self.slots.iter().position(|one| one == slot)
+    }
+
+    /// Whose record it is: which of [`ASKERS`].
+    pub fn asker_of(&self, caller: Option<Caller>, fingerprint: Option<Fingerprint>) -> Option<usize> {
+        let wanted = (caller?, fingerprint?);
+        self.marks.iter().position(|mark| *mark == wanted)
+    }
+
+    pub fn note(&self, gateway: Option<usize>, key: Option<usize>, what: What) {
+        let at_ms = self.now_ms();
+        self.book().history.push(Event { at_ms, gateway, key, what });
+    }
+
+    pub fn count(&self, what: &'static str) {
+        *self.book().tally.entry(what).or_default() += 1;
+    }
+
+    /// Something under way happens at this time, whatever becomes of who sent it.
+    pub fn under_way(&self, until: Instant) {
+        let mut book = self.book();
+        book.last = book.last.max(Some(until));
+    }
+
+    pub fn violated(&self, invariant: &'static str, key: Option<usize>, text: String) {
+        let at_ms = self.now_ms();
+        self.book().violations.push(Violation { at_ms, invariant, key, text });
+    }
+
+    /// How long the store has stalled altogether.
+    pub fn stalled_for(&self) -> Duration {
+        self.book().stalled_for
+    }
+
+    /// Something may happen to a process at the point where it is: it stops, or dies.
+    pub fn strike(&self, process: &Arc<Process>, key: Option<usize>) {
+        if self.is_calm() {
+            return;
+        }
+        let rates = self.plan.rates;
+        if self.dice.chance(rates.die) {
+            self.kill(process, key);
+        } else if self.dice.chance(rates.stop) {
+            self.stop(process, key);
+        }
+    }
+
+    pub fn kill(&self, process: &Arc<Process>, key: Option<usize>) {
+        process.die();
+        self.note(Some(process.gateway), key, What::Trouble { what: "it dies", for_ms: 0 });
+        self.count("gateway: dies");
+    }
+
+    /// A process that has just got a claim may be stopped for so long that others have run the operation again when it
+    /// goes on: what the send rule is for.
+    pub fn strike_claimant(&self, process: &Arc<Process>, key: Option<usize>) {
+        if !self.is_calm() && self.dice.chance(self.plan.rates.stop * 3) {
+            let policy = &self.plan.policy;
+            let least = policy.lease + policy.uncertain_after;
+            let span = self.dice.span(least.as_millis() as u64, least.as_millis() as u64 * 2);
+            self.stop_for(process, key, span);
+        }
+    }
+
+    pub fn stop(&self, process: &Arc<Process>, key: Option<usize>) {
+        let policy = &self.plan.policy;
+        let lease = policy.lease.as_millis() as u64;
+        let span = match self.dice.below(3) {
+            0 => self.dice.span(1, 500),
+            1 => self.dice.span(lease / 3, lease * 3 / 2),
+            _ => self.dice.span(lease, lease + policy.uncertain_after.as_millis() as u64 * 2),
+        };
+        self.stop_for(process, key, span);
+    }
+
+    fn stop_for(&self, process: &Arc<Process>, key: Option<usize>, span: Duration) {
+        if process.stop(span) {
+            let for_ms = span.as_millis() as u64;
+            self.note(Some(process.gateway), key, What::Trouble { what: "it is stopped", for_ms });
+            self.count("gateway: is stopped");
+        }
+    }
+
+    /// The reply that an operator enters: what the upstream's books say, or something made up.
+    pub fn reply(&self, status: u16, body: String) -> Arc<Reply> {
+        let status = http::StatusCode::from_u16(status).unwrap();
+        let body = onceward::record::ReplyBody::Whole(Bytes::from(body));
+        Arc::new(Reply { status, headers: http::HeaderMap::new(), body })
+    }
+}
