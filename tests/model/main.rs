@@ -8,9 +8,8 @@
 //! executes a request, declines it, or does either later, out of its queue, when nobody listens any more.
 //!
 //! The rules are the product's own: `admit`, `claim`, `settle`, `expire` and `decide` of [`onceward::engine`] are called
-//! with real records (`bridge.rs`). `rules.rs` adds what they do not have yet (probe, forward, attempts from uncertain).
-//! Around them, `protocol.rs` is a model of the gate and `state.rs` one of the store: those are copies, and what they
-//! leave out is not checked.
+//! with real records (`bridge.rs`); `rules.rs` has the flaws beside them. Around them, `protocol.rs` is a model of the gate
+//! and `state.rs` one of the store: those are copies, and what they leave out is not checked.
 //!
 //! Time is a few ticks: a lease has three, `uncertain_after` and the upstream's queue one each, a marker and the longest
 //! way of a store command two. Deadlines and ages are relative, so time has no end. Any process may be slow for any time
