@@ -1,6 +1,7 @@
 //! What the gate relies on, made wrong: the simulation finds what then breaks. That it does shows that it can.
 
-use crate::simulation::{Flaw, NO_STRANGER, ONCE, ONE_ANSWER, SENT_ONCE, STAYS, UNSENT_IS_FREE, search};
+use crate::simulation::checks::{NO_STRANGER, ONCE, ONE_ANSWER, SENT_ONCE, STAYS, UNSENT_IS_FREE};
+use crate::simulation::{Flaw, search};
 
 /// Seeds within which a flaw must show.
 const SEEDS: u64 = 2000;

@@ -11,7 +11,7 @@ use std::collections::BTreeSet;
 
 use simulation::{search, simulate};
 
-/// As many as two cores do in two minutes without optimisation.
+/// As many as two cores do in a minute or two without optimisation.
 const STORIES: u64 = 10_000;
 
 #[test]

@@ -161,7 +161,7 @@ impl World {
         let mut expected = expected;
         match &next.state {
             State::InFlight { .. } if self.has(Flaw::LeaseEndIsAbsent) => lifetime.keep = lifetime.due.unwrap_or(lifetime.keep),
-            State::Completed { .. } if self.has(Flaw::ForgetsResults) && next.fence.0 % 4 == 0 => {
+            State::Completed { .. } if self.has(Flaw::ForgetsResults) && next.fence.0.is_multiple_of(4) => {
                 lifetime = Lifetime { keep: Duration::from_secs(5), tombstone: None, ..lifetime };
             }
             State::Released if self.has(Flaw::ForgetsMarkers) => lifetime.keep = Duration::from_millis(1),

@@ -1,7 +1,9 @@
 //! A gateway's process: it runs, is stopped for a while, or is dead.
 //!
 //! A stopped process is one for which nothing goes out and nothing comes in: its store commands are not sent, answers
-//! reach it only when it runs again, its requests, sweeper and reconciler are not polled. Its clock runs on.
+//! reach it only when it runs again, its requests, sweeper and reconciler are not polled. Its clock runs on. The tasks that
+//! the gate itself spawns can't be held from here: their timers ring on time, and what they then do waits at the first thing
+//! that would leave the process, as in one of which only some threads are stopped.
 
 use std::future::{Future, poll_fn};
 use std::pin::pin;

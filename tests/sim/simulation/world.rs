@@ -228,7 +228,7 @@ impl World {
         }
     }
 
-    /// The reply that an operator enters: what the upstream's books say, or something made up.
+    /// A result that an operator enters.
     pub fn reply(&self, status: u16, body: String) -> Arc<Reply> {
         let status = http::StatusCode::from_u16(status).unwrap();
         let body = onceward::record::ReplyBody::Whole(Bytes::from(body));
