@@ -1,6 +1,6 @@
 //! The checker: reads a run's history, and says where a promise was broken.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap};
 use std::time::Duration;
 
 use crate::harness::Answer;
@@ -81,8 +81,8 @@ pub struct History {
     pub tries: Vec<Try>,
     /// The ledger: the executions of each key.
     pub executed: HashMap<usize, Vec<u64>>,
-    /// Keys of which a gateway wrote a byte to the upstream.
-    pub written: HashSet<usize>,
+    /// Keys of which a gateway wrote a byte to the upstream, and when that was first seen.
+    pub written: HashMap<usize, Duration>,
     pub outages: Vec<Outage>,
     /// What each gateway answers in the end to those whose answer was final; `None` where that is no final answer.
     pub replays: Vec<(usize, usize, Option<Told>)>,
@@ -187,8 +187,14 @@ fn finals(history: &History) -> BTreeMap<usize, Vec<(&Told, bool)>> {
     finals
 }
 
-/// Whether there was a reason to call a key's outcome uncertain: a byte was written to the upstream, or a gateway that had
-/// the request before was killed, stopped, or kept from giving its claim up.
+/// How long after the store is back a gateway may take to give up a claim that it did not use.
+const GIVING_UP: Duration = Duration::from_secs(4);
+
+/// How much later than the client's answer a proxy may see what was written before it.
+const SEEING: Duration = Duration::from_secs(1);
+
+/// Whether there was a reason to call a key's outcome uncertain: a byte was written to the upstream before, or a gateway
+/// that had the request before was killed, stopped, or kept from giving its claim up.
 fn may_be_uncertain(history: &History, seen: &Try) -> bool {
     let earlier = || history.tries.iter().filter(|earlier| earlier.key == seen.key && earlier.from <= seen.to);
     let had_it = |outage: &Outage, earlier: &Try| {
@@ -196,8 +202,12 @@ fn may_be_uncertain(history: &History, seen: &Try) -> bool {
         let open = matches!(earlier.saw, Saw::Left | Saw::Broken);
         earlier.gateway == outage.gateway && earlier.from <= outage.to && (open || earlier.to >= outage.from)
     };
-    history.written.contains(&seen.key)
-        || history.outages.iter().any(|outage| outage.from <= seen.to && earlier().any(|earlier| had_it(outage, earlier)))
+    let explains = |outage: &Outage| {
+        let over = outage.lack == Lack::Store && outage.to + GIVING_UP < seen.from;
+        outage.from <= seen.to && !over && earlier().any(|earlier| had_it(outage, earlier))
+    };
+    let written = history.written.get(&seen.key);
+    written.is_some_and(|written| *written <= seen.to + SEEING) || history.outages.iter().any(explains)
 }
 
 #[cfg(test)]

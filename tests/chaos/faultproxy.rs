@@ -4,7 +4,7 @@
 //! a gateway wrote towards the upstream, whether or not they arrived; and servers' addresses, which it replaces by those of
 //! the proxies before them, so that a gateway does not walk around it.
 
-use std::collections::HashSet;
+use std::collections::HashMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
@@ -14,6 +14,8 @@ use tokio::net::tcp::{ReadHalf, WriteHalf};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::runtime::Handle;
 use tokio::sync::watch;
+
+use crate::now;
 
 /// How the two sides see each other.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,7 +70,7 @@ struct Shared {
     cuts: Mutex<Vec<Cut>>,
     /// Ports in servers' answers, and what is said instead.
     renamed: Mutex<Vec<(u16, u16)>>,
-    keys: Mutex<HashSet<String>>,
+    keys: Mutex<HashMap<String, Duration>>,
     counts: Counts,
 }
 
@@ -121,8 +123,8 @@ impl FaultProxy {
         &self.shared.counts
     }
 
-    /// The idempotency keys of which the client's side wrote a byte.
-    pub fn keys(&self) -> HashSet<String> {
+    /// The idempotency keys of which the client's side wrote a byte, and when that was first seen.
+    pub fn keys(&self) -> HashMap<String, Duration> {
         self.shared.keys.lock().unwrap().clone()
     }
 }
@@ -253,7 +255,7 @@ impl Shared {
         let text = String::from_utf8_lossy(tail);
         for (at, _) in text.match_indices(FIELD) {
             if let Some((key, _)) = text[at + FIELD.len()..].split_once("\r\n") {
-                self.keys.lock().unwrap().insert(key.to_owned());
+                self.keys.lock().unwrap().entry(key.to_owned()).or_insert_with(now);
             }
         }
         tail.drain(..tail.len().saturating_sub(TAIL));

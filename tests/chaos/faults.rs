@@ -39,6 +39,8 @@ pub enum Fault {
 #[derive(Debug, Clone)]
 pub struct Planned {
     pub fault: Fault,
+    /// How primaries lose their place in this run.
+    pub manner: Manner,
     pub at: Duration,
     pub dice: Dice,
 }
@@ -77,6 +79,8 @@ impl Fault {
         let thrown: Vec<Fault> = (0..3).map(|_| Fault::ALL[dice.within(0..Fault::ALL.len() as u64) as usize]).collect();
         let plan = |(n, fault): (usize, Fault)| Planned {
             fault,
+            // Failovers have their turn in every third run.
+            manner: Manner::ALL[run / 3 % Manner::ALL.len()],
             at: Duration::from_millis(dice.within(300..4000)),
             dice: dice.of(&n.to_string()),
         };
@@ -103,7 +107,8 @@ impl Bites {
 
 impl World {
     /// Does a fault, from its beginning to its end, and notes the outage that it is.
-    pub fn suffer(&self, fault: Fault, dice: &mut Dice) {
+    pub fn suffer(&self, planned: &Planned) {
+        let (fault, dice) = (planned.fault, &mut planned.dice.clone());
         let gateway = dice.gateway();
         let bites = match fault {
             Fault::Kill => self.kill(gateway, dice),
@@ -132,7 +137,7 @@ impl World {
                 self.unreachable() - before
             }
             Fault::FlushScripts => self.flush_scripts(),
-            Fault::FailOver => self.fail_over(dice),
+            Fault::FailOver => self.fail_over(planned.manner, dice),
         };
         self.bites.count(fault.bite(), bites);
     }
@@ -195,9 +200,9 @@ impl World {
         0
     }
 
-    fn fail_over(&self, dice: &mut Dice) -> u64 {
+    fn fail_over(&self, manner: Manner, dice: &mut Dice) -> u64 {
         let from = now();
-        let FailOver { manner, changed, forgotten } = self.store.fail_over(dice);
+        let FailOver { changed, forgotten } = self.store.fail_over(manner, dice);
         (0..GATEWAYS).for_each(|gateway| self.note(gateway, from, Lack::Store));
         if self.store.has_replicas() {
             let what = match manner {

@@ -1,7 +1,6 @@
 //! The three stores that gateways share, each reached through fault proxies, one per gateway and server.
 
 use std::sync::Mutex;
-use std::sync::atomic::{AtomicUsize, Ordering};
 
 use tokio::runtime::Handle;
 
@@ -34,8 +33,6 @@ pub struct Store {
     ports: Vec<u16>,
     urls: Vec<String>,
     ways: [Vec<FaultProxy>; GATEWAYS],
-    /// Failovers so far.
-    failovers: AtomicUsize,
 }
 
 /// How a primary loses its place.
@@ -50,13 +47,11 @@ pub enum Manner {
 }
 
 impl Manner {
-    /// In turn; the worst comes more often.
-    const TURNS: [Manner; 4] = [Manner::Dies, Manner::Freezes, Manner::Dies, Manner::GivesWay];
+    pub const ALL: [Manner; 3] = [Manner::Dies, Manner::Freezes, Manner::GivesWay];
 }
 
 /// What a failover came to.
 pub struct FailOver {
-    pub manner: Manner,
     /// Whether another server serves now, or another run of the only one.
     pub changed: bool,
     /// Bytes of the old primary's history that the new one never got.
@@ -110,7 +105,7 @@ impl Store {
             renamed.iter().fold(url.clone(), |url, (from, to)| url.replace(&from.to_string(), &to.to_string()))
         });
         let urls = urls.collect();
-        Store { servers, ports, urls, ways, failovers: AtomicUsize::new(0) }
+        Store { servers, ports, urls, ways }
     }
 
     /// Where a gateway finds it.
@@ -142,10 +137,9 @@ impl Store {
         self.ports.iter().map(of).sum()
     }
 
-    /// Another server takes a primary's place, in one way after the other. Where there is only one, it is killed and comes
-    /// back as itself, with what it had synced. Everybody is back in a place when this ends.
-    pub fn fail_over(&self, dice: &mut Dice) -> FailOver {
-        let manner = Manner::TURNS[self.failovers.fetch_add(1, Ordering::SeqCst) % Manner::TURNS.len()];
+    /// Another server takes a primary's place. Where there is only one, it is killed and comes back as itself, with what it
+    /// had synced. Everybody is back in a place when this ends.
+    pub fn fail_over(&self, manner: Manner, dice: &mut Dice) -> FailOver {
         match &self.servers {
             Servers::Standalone(server) => {
                 let mut server = server.lock().unwrap();
@@ -153,7 +147,7 @@ impl Store {
                 server.kill();
                 pause(300);
                 server.restart(&ON_DISK);
-                FailOver { manner: Manner::Dies, changed: run_of(&server) != before, forgotten: 0 }
+                FailOver { changed: run_of(&server) != before, forgotten: 0 }
             }
             Servers::Sentinels(watched) => fail_over_watched(&mut watched.lock().unwrap(), manner, dice),
             Servers::Cluster(cluster) => fail_over_cluster(&mut cluster.lock().unwrap(), manner, dice),
@@ -189,7 +183,7 @@ fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> 
         until("the old primary to be told", || cli(before, &follow).starts_with("OK"));
     }
     until("two replicas to follow", || watched.servers[heir].is_copied_to(2));
-    FailOver { manner, changed: before != after, forgotten }
+    FailOver { changed: before != after, forgotten }
 }
 
 fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> FailOver {
@@ -214,7 +208,7 @@ fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> 
         Manner::GivesWay => {}
     }
     until("the old one to follow the new one", || !cluster.servers[old].is_primary() && cluster.is_copied());
-    FailOver { manner, changed: cluster.servers[heir].is_primary(), forgotten }
+    FailOver { changed: cluster.servers[heir].is_primary(), forgotten }
 }
 
 /// Names one run of a server.

@@ -91,7 +91,7 @@ impl World {
                 .map(|planned| {
                     scope.spawn(|| {
                         pause(planned.at.as_millis() as u64);
-                        self.suffer(planned.fault, &mut planned.dice.clone());
+                        self.suffer(planned);
                     })
                 })
                 .collect();
@@ -137,12 +137,18 @@ impl World {
         }
         let keys: HashMap<&str, usize> = names.iter().enumerate().map(|(key, name)| (name.as_str(), key)).collect();
         let ledger = self.upstream.ledger();
-        let written = self.to_upstream.iter().flat_map(FaultProxy::keys);
+        let mut written: HashMap<usize, Duration> = HashMap::new();
+        for (name, at) in self.to_upstream.iter().flat_map(FaultProxy::keys) {
+            if let Some(key) = keys.get(name.as_str()) {
+                let first = written.entry(*key).or_insert(at);
+                *first = at.min(*first);
+            }
+        }
         History {
             keys: names.len(),
             tries: self.street.tries.lock().unwrap().clone(),
             executed: ledger.into_iter().filter_map(|(name, all)| Some((*keys.get(name.as_str())?, all))).collect(),
-            written: written.filter_map(|name| keys.get(name.as_str()).copied()).collect(),
+            written,
             outages: self.outages.lock().unwrap().clone(),
             replays,
             unsettled: unsettled.max(names.len() - told.len()),
@@ -181,8 +187,9 @@ impl World {
         let bites = self.bites.all();
         eprintln!("{:?}: {bites:#?}", self.kind);
         let never: Vec<_> = bites.iter().filter(|(_, times)| **times == 0).collect();
-        let all = Fault::ALL.iter().all(|fault| bites.contains_key(fault.bite()));
-        assert!(all && bites.len() >= Fault::ALL.len() + 10 && never.is_empty(), "never bit: {never:?} of {bites:#?}");
+        // Each kind of fault, twelve things that clients and the upstream do, and three ways to lose a primary.
+        let kinds = Fault::ALL.len() + 12 + if self.store.has_replicas() { 3 } else { 0 };
+        assert!(bites.len() == kinds && never.is_empty(), "of {kinds} kinds, never bit: {never:?} of {bites:#?}");
     }
 }
 
@@ -223,7 +230,7 @@ pub fn report(violations: &[Violation], history: &History, plan: &impl std::fmt:
         text += &format!("{from:.3?} to {to:.3?}: gateway {gateway} without {lack:?}\n");
     }
     for key in violations.iter().filter_map(Violation::key).take(3) {
-        text += &format!("key {key}, executed {:?}, written {}\n", history.executed.get(&key), history.written.contains(&key));
+        text += &format!("key {key}, executed {:?}, written {:?}\n", history.executed.get(&key), history.written.get(&key));
         for one in history.tries.iter().filter(|one| one.key == key) {
             text += &format!("  {:.3?} to {:.3?} at {}: {:?}\n", one.from, one.to, one.gateway, one.saw);
         }

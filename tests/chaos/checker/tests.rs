@@ -34,7 +34,7 @@ fn good() -> History {
             tried(2, 1, 2, Saw::Left),
         ],
         executed: HashMap::from([(0, vec![1]), (1, vec![2])]),
-        written: HashSet::from([0]),
+        written: HashMap::from([(0, S / 10), (1, S * 5)]),
         outages: vec![Outage { gateway: 0, from: S / 2, to: S, lack: Lack::Life }],
         replays: vec![(0, 0, Some(told(1))), (0, 1, Some(told(1))), (1, 0, Some(told(2))), (1, 1, Some(told(2)))],
         unsettled: 1,
@@ -108,13 +108,19 @@ fn doubt_without_a_reason_is_reported() {
     reports(Violation::NeedlesslyUncertain { key: 1 }, |history| {
         history.tries[2].from = S * 3 / 2;
     });
+    // A store that is back for long enough is none either.
+    reports(Violation::NeedlesslyUncertain { key: 1 }, |history| {
+        history.outages[0].lack = Lack::Store;
+        (history.tries[3].from, history.tries[3].to) = (S * 6, S * 7);
+        history.written.remove(&1);
+    });
 }
 
 #[test]
 fn doubt_about_what_was_written_is_right() {
     let mut history = good();
     history.outages.clear();
-    history.written.insert(1);
+    history.written.insert(1, S);
     assert_eq!(check(&history), []);
 }
 
