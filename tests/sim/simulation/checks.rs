@@ -40,7 +40,8 @@ pub struct Operation {
     pub orders: Vec<Order>,
     /// Requests that are on their way to a connection, or were when they were given up: nobody knows of those.
     pub on_their_way: usize,
-    /// A byte was written since the key was last free.
+    /// Since the key was last free a byte was written, or an attempt took over what was uncertain: if that does nothing,
+    /// the operation is as uncertain as before, whatever the first attempt still finds out.
     sent: bool,
     /// How often the upstream acted.
     pub charges: usize,
@@ -130,6 +131,11 @@ impl World {
     /// The key is free again.
     pub fn is_released(&self, key: usize) {
         self.book().operations[key].sent = false;
+    }
+
+    /// An attempt began from uncertain.
+    pub fn is_taken_over(&self, key: usize) {
+        self.book().operations[key].sent = true;
     }
 
     /// The upstream did nothing, and its gateway knows.

@@ -175,8 +175,10 @@ impl World {
         let state = next.state.name();
         self.note(None, self.key_of(slot), What::CarriedOut { state, version: next.version, fence: next.fence, stored });
         if stored {
-            if let (State::Released, Some(key)) = (&next.state, self.key_of(slot)) {
-                self.is_released(key);
+            match (&next.state, self.key_of(slot)) {
+                (State::Released, Some(key)) => self.is_released(key),
+                (State::InFlight { doubt_since_ms: Some(_) }, Some(key)) => self.is_taken_over(key),
+                _ => {}
             }
             self.tell_watchers(slot);
         }
