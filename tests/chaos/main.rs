@@ -72,8 +72,8 @@ fn survive(kind: Kind) {
         Some(run) => world.run(run as usize, seed()),
         None => {
             (0..runs).for_each(|run| world.run(run, seed()));
-            // Each kind of fault has had its turn twice.
-            if runs >= 6 {
+            // By then each kind of fault, and each way to lose a primary, has had its turn.
+            if runs >= 7 {
                 world.insist_on_bites();
             }
         }

@@ -54,7 +54,7 @@ impl Manner {
 pub struct FailOver {
     /// Whether another server serves now, or another run of the only one.
     pub changed: bool,
-    /// Bytes of the old primary's history that the new one never got.
+    /// Bytes of the old primary's history that no replica had when it died.
     pub forgotten: u64,
 }
 
@@ -158,31 +158,33 @@ impl Store {
 fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> FailOver {
     let before = watched.primary();
     let old = watched.servers.iter().position(|server| server.port == before).unwrap();
-    let written = match manner {
-        Manner::Dies => watched.servers[old].forsake(dice),
-        Manner::Freezes => watched.servers[old].freeze(),
-        Manner::GivesWay => {
-            watched.fail_over();
-            0
-        }
-    };
+    let others: Vec<u16> = watched.servers.iter().map(|server| server.port).filter(|port| *port != before).collect();
+    let mut forgotten = 0;
+    match manner {
+        Manner::Dies => forgotten = watched.servers[old].die_alone(&others, dice),
+        Manner::Freezes => watched.servers[old].signal("STOP"),
+        Manner::GivesWay => watched.fail_over(),
+    }
     until("the sentinels to name another", || watched.primary() != before);
     let after = watched.primary();
     let heir = watched.servers.iter().position(|server| server.port == after).unwrap();
     until("it to be the primary", || watched.servers[heir].is_primary());
-    let forgotten = written.saturating_sub(offset(after));
-    let follow = ["replicaof", "127.0.0.1", &after.to_string()];
-    if manner == Manner::Dies {
-        watched.servers[old].restart(&["--replicaof", follow[1], follow[2]]);
-    } else {
-        // It is the primary of whoever is still connected until it is told otherwise, which the sentinels do late.
-        if manner == Manner::Freezes {
-            watched.servers[old].signal("CONT");
-        }
-        pause(dice.within(100..1500));
-        until("the old primary to be told", || cli(before, &follow).starts_with("OK"));
+    match manner {
+        Manner::Dies => watched.servers[old].restart(&["--replicaof", "127.0.0.1", &after.to_string()]),
+        Manner::Freezes => watched.servers[old].signal("CONT"),
+        Manner::GivesWay => {}
     }
-    until("two replicas to follow", || watched.servers[heir].is_copied_to(2));
+    // An old primary is one of whoever is still connected until it is told otherwise, which the sentinels do late.
+    pause(dice.within(100..1500));
+    until("two replicas to follow", || {
+        let primary = watched.primary().to_string();
+        let told = ["127.0.0.1", &primary];
+        let lead = watched.servers.iter().find(|server| server.port.to_string() == primary).unwrap();
+        let strays = watched.servers.iter().filter(|server| server.port != lead.port);
+        let strays = strays.filter(|server| server.cli(&["role"]).lines().skip(1).take(2).ne(told));
+        strays.for_each(|server| _ = server.cli(&["replicaof", told[0], told[1]]));
+        lead.is_primary() && lead.is_copied_to(2)
+    });
     FailOver { changed: before != after, forgotten }
 }
 
@@ -192,16 +194,18 @@ fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> 
     let follows = |server: &RedisServer| server.cli(&["role"]).lines().nth(2) == Some(&before.to_string());
     let old = cluster.servers.iter().position(|server| server.port == before).unwrap();
     let heir = cluster.servers.iter().position(|server| !server.is_primary() && follows(server)).unwrap();
-    let written = match manner {
-        Manner::Dies => cluster.servers[old].forsake(dice),
-        Manner::Freezes => cluster.servers[old].freeze(),
+    let mut forgotten = 0;
+    match manner {
+        Manner::Dies => {
+            let replica = cluster.servers[heir].port;
+            forgotten = cluster.servers[old].die_alone(&[replica], dice);
+        }
+        Manner::Freezes => cluster.servers[old].signal("STOP"),
         Manner::GivesWay => {
             until("the failover to begin", || cluster.servers[heir].cli(&["cluster", "failover"]) == "OK");
-            0
         }
-    };
+    }
     until("its replica to take its place", || cluster.servers[heir].is_primary());
-    let forgotten = written.saturating_sub(offset(cluster.servers[heir].port));
     match manner {
         Manner::Dies => cluster.servers[old].restart(&Cluster::SETTINGS),
         Manner::Freezes => cluster.servers[old].signal("CONT"),
@@ -218,21 +222,17 @@ fn run_of(server: &RedisServer) -> String {
 }
 
 impl RedisServer {
-    /// Cuts its replicas off, goes on for a while by itself, and dies. Returns how far its history went.
-    fn forsake(&mut self, dice: &mut Dice) -> u64 {
+    /// Cuts its replicas off, goes on for a while by itself, and dies. Returns how many bytes of its history none of them
+    /// has.
+    fn die_alone(&mut self, replicas: &[u16], dice: &mut Dice) -> u64 {
         // Its replicas come in as everybody else, and only they say these.
         assert_eq!(self.cli(&["acl", "setuser", "default", "-psync", "-sync"]), "OK");
         self.cli(&["client", "kill", "type", "replica"]);
         pause(dice.within(500..2000));
         let written = offset(self.port);
+        let kept = replicas.iter().map(|port| offset(*port)).max().unwrap_or(0);
         self.kill();
-        written
-    }
-
-    /// Stops it as it is, with commands in its buffers that it carries out when it wakes up.
-    fn freeze(&self) -> u64 {
-        self.signal("STOP");
-        0
+        written.saturating_sub(kept)
     }
 }
 
