@@ -282,11 +282,12 @@ impl Redis {
         for partition in partitions {
             beginning.cmd("SET").arg(layout::epoch_key(partition)).arg(&fresh).arg("NX");
         }
+        let begun = beginning.len();
         if let Some(wait) = self.wait() {
             beginning.add_command(wait);
         }
-        let mut answers = array(ask_whole(&group.links, Ask::Many(&beginning), Some(generation), self.deadline()).await?)?;
-        self.insist(answers.pop())
+        let answers = array(ask_whole(&group.links, Ask::Many(&beginning), Some(generation), self.deadline()).await?)?;
+        self.insist(answers.into_iter().nth(begun))
     }
 
     /// Writes again what this process holds of these partitions.

@@ -370,7 +370,7 @@ impl Store for Redis {
             if let Some(wait) = self.wait() {
                 set.add_command(wait);
             }
-            self.insist(self.pipeline_to(group, &set).await?.pop())
+            self.insist(self.pipeline_to(group, &set).await?.into_iter().nth(1))
         };
         try_join_all(groups.iter().map(ping)).await.map(drop)
     }

@@ -154,3 +154,12 @@ async fn a_server_that_restarts_with_its_records_keeps_its_epoch() {
     assert_eq!(epoch(&server).await, before);
     assert_eq!(fence_of(&store, 1).await, Some(Fence(1)));
 }
+
+#[tokio::test]
+async fn epochs_begin_also_where_answers_come_after_the_disk() {
+    let server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let options = super::super::Options { ack: super::super::Ack::Fsync, ..options(&server.tcp_url(), PATIENCE) };
+    let store = Redis::connect(options).unwrap();
+    assert!(claimed(&store, 1).await);
+    store.ping().await.unwrap();
+}
