@@ -334,6 +334,7 @@ fn layer_settings(config: &Config, rejections: &Rejections, keyrings: HashMap<St
         keyrings,
         rejections: rejections.clone(),
         body_timeout: config.limits.body_timeout,
+        publish_policy: config.publish_policy,
         silence: config.upstream.response_timeout,
     }
 }

@@ -21,6 +21,7 @@ mod house;
 mod http;
 mod identities;
 mod logs;
+mod published;
 mod quota;
 mod redaction;
 mod redis;
