@@ -28,6 +28,7 @@ mod redis;
 mod sealed;
 mod stories;
 mod streams;
+mod supervisor;
 mod tls;
 mod tokens;
 mod vendors;
