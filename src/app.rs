@@ -136,14 +136,15 @@ impl Gateway {
         Ok(Gateway { listen, admin: admin_address, stop, served, pending })
     }
 
-    /// Waits for what is a reason to end: a store that could not be asked at the start, and keeps other identities.
-    pub async fn disagreement(&mut self) -> anyhow::Error {
-        if let Some(Pending { disagreement, .. }) = &mut self.pending
-            && let Ok(error) = disagreement.await
-        {
-            return error.into();
-        }
-        std::future::pending().await
+    /// Waits until the store has agreed on what identities are made of, which it has unless it could not be asked at the start.
+    ///
+    /// # Errors
+    /// It keeps other identities: a reason to end.
+    pub async fn agreed(&mut self) -> Result<()> {
+        let Some(Pending { disagreement, .. }) = &mut self.pending else { return Ok(()) };
+        let told = disagreement.await;
+        self.pending = None;
+        told.map_or(Ok(()), |error| Err(error.into()))
     }
 
     /// Begins to stop: not ready, no new connections, what is under way is settled.
@@ -333,6 +334,7 @@ fn layer_settings(config: &Config, rejections: &Rejections, keyrings: HashMap<St
         routes: config.routes.iter().map(route).collect(),
         keyrings,
         rejections: rejections.clone(),
+        publish_policy: config.publish_policy,
         body_timeout: config.limits.body_timeout,
         silence: config.upstream.response_timeout,
     }

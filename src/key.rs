@@ -348,6 +348,13 @@ impl Pointer {
     }
 }
 
+impl fmt::Display for Pointer {
+    /// As RFC 6901 writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.0.iter().try_for_each(|token| write!(f, "/{}", token.replace('~', "~0").replace('/', "~1")))
+    }
+}
+
 fn unescape_token(token: &str) -> Option<String> {
     let mut out = String::with_capacity(token.len());
     let mut chars = token.chars();

@@ -63,6 +63,10 @@ use crate::store::memory::Memory;
 use crate::telemetry::{Answer, Meter, RouteMeter};
 use crate::token::Keyring;
 
+mod published;
+
+use published::Published;
+
 /// Lays the gate around a service. Cheap to clone.
 #[derive(Clone)]
 pub struct OncewardLayer(Arc<Front>);
@@ -74,6 +78,7 @@ struct Front {
     guarded: Vec<Arc<Guarded>>,
     passed: RouteMeter,
     rejections: Rejections,
+    published: Option<Published>,
     body_timeout: Duration,
     silence: Duration,
 }
@@ -86,6 +91,8 @@ pub struct LayerSettings {
     pub keyrings: HashMap<String, Arc<Keyring>>,
     /// How problems are rendered.
     pub rejections: Rejections,
+    /// Whether clients find the policy at `/.well-known/idempotency`, unless a route covers that.
+    pub publish_policy: bool,
     /// How long a protected request's body may take to arrive.
     pub body_timeout: Duration,
     /// Longest silence of the service while it streams.
@@ -136,6 +143,7 @@ impl OncewardLayer {
         Ok(OncewardLayer(Arc::new(Front {
             guarded: guarded.collect(),
             passed: gate.meter().route("-"),
+            published: settings.publish_policy.then(|| Published::of(&routes, &settings.rejections)),
             rejections: settings.rejections,
             body_timeout: settings.body_timeout,
             silence: settings.silence,
@@ -159,6 +167,7 @@ impl OncewardLayer {
             routes: defaults.routes.into_iter().map(route).collect(),
             keyrings: HashMap::new(),
             rejections: Rejections::default(),
+            publish_policy: false,
             body_timeout: defaults.limits.body_timeout,
             silence: timeout,
         };
@@ -235,6 +244,12 @@ impl Front {
             }
         };
         let Some(guarded) = guarded else {
+            if let Some(published) = self.published.as_ref().filter(|_| Published::is_asked(&request)) {
+                let response = published.answer(request.method(), request.headers());
+                discard(request.into_body());
+                let response = self.tell(Ok(Answered { response, answer: Answer::Published }), None, &trace);
+                return Box::pin(std::future::ready(Ok(response)));
+            }
             return Box::pin(async move {
                 let result = self.pass(request, inner, None, self.silence).await;
                 Ok(self.tell(result, None, &trace))

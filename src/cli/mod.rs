@@ -14,6 +14,7 @@ mod doctor;
 mod man;
 mod operations;
 mod run;
+mod supervisor;
 
 /// Forwards every payment request once and replays its answer to every duplicate.
 #[derive(Debug, Parser)]

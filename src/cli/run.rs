@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::RunArgs;
+use super::supervisor::Supervisor;
 use crate::app::Gateway;
 use crate::config::{Config, Overrides, Secrets};
 use crate::telemetry::init_logs;
@@ -61,13 +62,26 @@ async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<bool> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let upstream = config.upstream.url.to_string();
+    let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
     let mut gateway = Gateway::start(config, secrets).await?;
     tracing::info!(listen = %gateway.listen, admin = %gateway.admin, upstream, "serving");
+    supervisor.waiting();
+    let _signs = supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
+    let disagreed = async {
+        match gateway.agreed().await {
+            Ok(()) => {
+                supervisor.ready();
+                std::future::pending().await
+            }
+            Err(error) => error,
+        }
+    };
     let error = tokio::select! {
         _ = terminate.recv() => None,
         _ = interrupt.recv() => None,
-        error = gateway.disagreement() => Some(error),
+        error = disagreed => Some(error),
     };
+    supervisor.stopping();
     gateway.stop();
     let settled = gateway.ended().await;
     error.map_or(Ok(settled), Err)

@@ -60,6 +60,8 @@ pub struct Config {
     pub trusted_proxies: Vec<IpNet>,
     /// What problem types are prefixed with instead of `urn:onceward:problem:`; ends so that a type can follow.
     pub problem_base_url: Option<String>,
+    /// Whether clients find the policy at `/.well-known/idempotency`.
+    pub publish_policy: bool,
     /// Where requests go whose route names no other upstream, and those without a route.
     pub upstream: Upstream,
     /// The further ones, `[upstreams.NAME]`.
@@ -153,6 +155,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let hash_secrets = hashing::read(&root);
     let trusted_proxies = read_trusted_proxies(&root);
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
+    let publish_policy = root.get("publish_policy").and_then(|value| value.boolean());
     let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
 
     let (upstream, upstreams) = read_upstreams(report, &root, defaults, flags.upstream.as_deref());
@@ -187,6 +190,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         trusted_proxies: trusted_proxies?,
         drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
         problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
+        publish_policy: publish_policy?,
         upstream: upstream?,
         upstreams,
         store: store?,

@@ -310,15 +310,20 @@ fn document(problem: &Problem, shape: Shape) -> Document {
 }
 
 impl Rejections {
+    /// The type of a problem, by its name.
+    pub fn kind(&self, name: &str) -> String {
+        match &self.base_url {
+            Some(base) => format!("{}/{name}", base.trim_end_matches('/')),
+            None => format!("urn:onceward:problem:{name}"),
+        }
+    }
+
     /// The response to a problem, and what to count it as.
     pub fn render<B>(&self, problem: &Problem, shape: Shape) -> (Response<AnswerBody<B>>, Answer) {
         let document = document(problem, shape);
         // May this same request with this same key be sent again as it is?
         let retryable = document.retry_after.is_some();
-        let kind = match &self.base_url {
-            Some(base) => format!("{}/{}", base.trim_end_matches('/'), document.kind),
-            None => format!("urn:onceward:problem:{}", document.kind),
-        };
+        let kind = self.kind(document.kind);
         let detail = format!("{}. {}", sentence(&problem.to_string()), document.advice);
         let said = Said { problem, kind: document.kind, status: document.status, detail: &detail };
         let (media, body) = match dialect::body(shape.errors, &said) {

@@ -38,6 +38,7 @@ pub enum Answer {
     BodyIncomplete,
     BadRequest,
     Passed,
+    Published,
     Unprotected,
 }
 
@@ -68,7 +69,7 @@ pub struct CacheMeter {
 }
 
 impl Answer {
-    const ALL: [Answer; 22] = [
+    const ALL: [Answer; 23] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -90,6 +91,7 @@ impl Answer {
         Answer::BodyIncomplete,
         Answer::BadRequest,
         Answer::Passed,
+        Answer::Published,
         Answer::Unprotected,
     ];
 
@@ -117,6 +119,7 @@ impl Answer {
             Answer::BodyIncomplete => "body_incomplete",
             Answer::BadRequest => "bad_request",
             Answer::Passed => "passed",
+            Answer::Published => "published",
             Answer::Unprotected => "unprotected",
         }
     }

@@ -108,6 +108,7 @@ impl World {
             routes: routes.collect(),
             keyrings: HashMap::new(),
             rejections: Rejections::default(),
+            publish_policy: false,
             body_timeout: Duration::from_secs(30),
             silence: Duration::from_secs(60),
         };

@@ -192,8 +192,8 @@ fn repeated_by_retries(value: &Value<'_>, name: &HeaderName) -> Option<()> {
 pub(in crate::config) fn key_place(key: &KeyRule) -> String {
     match &key.source {
         KeySource::Sent { header: Some(header), body: None } => format!("header {header}"),
-        KeySource::Sent { header: None, body: Some(body) } => format!("body {}", pointer_text(body)),
-        KeySource::Sent { header: Some(header), body: Some(body) } => format!("header {header} or body {}", pointer_text(body)),
+        KeySource::Sent { header: None, body: Some(body) } => format!("body {body}"),
+        KeySource::Sent { header: Some(header), body: Some(body) } => format!("header {header} or body {body}"),
         KeySource::Sent { header: None, body: None } => "nowhere".to_owned(),
         KeySource::Derived(parts) => {
             format!("derived from {}", parts.iter().map(part_name).collect::<Vec<_>>().join(", "))
@@ -207,11 +207,7 @@ fn part_name(part: &KeyPart) -> String {
         KeyPart::Path => "path".to_owned(),
         KeyPart::Query(name) => format!("query:{name}"),
         KeyPart::Header(name) => format!("header:{name}"),
-        KeyPart::Body(pointer) => format!("body:{}", pointer_text(pointer)),
+        KeyPart::Body(pointer) => format!("body:{pointer}"),
         KeyPart::BodyHash => "body_hash".to_owned(),
     }
-}
-
-fn pointer_text(pointer: &Pointer) -> String {
-    pointer.tokens().iter().map(|token| format!("/{}", token.replace('~', "~0").replace('/', "~1"))).collect()
 }

@@ -1,0 +1,164 @@
+//! What clients may know of the policy: the document at `/.well-known/idempotency`. The IETF draft
+//! (draft-ietf-httpapi-idempotency-key-header, section 2) asks resources to publish when keys expire and how they look.
+//!
+//! Danger: anybody may read it. So it says what a client needs to send a request and to understand its answer, and
+//! nothing of names, upstreams, scopes, callers or the parts that a derived key is made of.
+
+use bytes::Bytes;
+use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode};
+use serde_json::{Value, json};
+
+use crate::engine::{FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy};
+use crate::gate::AnswerBody;
+use crate::key::{KeySyntax, PartHasher};
+use crate::proxy::Rejections;
+use crate::route::{Route, Routes};
+
+/// Where it is.
+const PATH: &str = "/.well-known/idempotency";
+/// A policy changes with a restart only; clients that read it at their own start hardly notice five minutes.
+const FRESH: HeaderValue = HeaderValue::from_static("public, max-age=300");
+/// Bytes of the digest that tells one document from the next.
+const TAG_BYTES: usize = 16;
+
+/// The document, rendered once.
+#[derive(Debug)]
+pub(super) struct Published {
+    body: Bytes,
+    tag: String,
+}
+
+impl Published {
+    /// Renders the policy of these routes.
+    pub fn of(routes: &Routes, rejections: &Rejections) -> Published {
+        let all: Vec<_> = routes.iter().collect();
+        // The first match wins, so one that protects nothing hides what it covers from those behind it, and nothing else.
+        let last = all.iter().rposition(|route| route.policy.mode == Mode::Enforce).map_or(0, |at| at + 1);
+        let listed: Vec<Value> = all[..last].iter().map(|route| describe(route, rejections)).collect();
+        let body = Bytes::from(json!({ "routes": listed }).to_string());
+        let mut hasher = PartHasher::new("published policy");
+        hasher.part(&body);
+        let hex: String = hasher.finish()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+        Published { body, tag: format!("\"{hex}\"") }
+    }
+
+    /// Whether a request, which no route covers, asks for it.
+    pub fn is_asked<B>(request: &Request<B>) -> bool {
+        request.uri().path() == PATH && matches!(*request.method(), Method::GET | Method::HEAD)
+    }
+
+    /// The answer to a request with this method and these fields.
+    pub fn answer<B>(&self, method: &Method, asked: &HeaderMap) -> Response<AnswerBody<B>> {
+        let known = asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|tags| self.is_among(tags));
+        let (status, body) = match (known, method) {
+            (true, _) => (StatusCode::NOT_MODIFIED, Bytes::new()),
+            (false, &Method::HEAD) => (StatusCode::OK, Bytes::new()),
+            (false, _) => (StatusCode::OK, self.body.clone()),
+        };
+        let mut response = Response::new(AnswerBody::whole(body));
+        *response.status_mut() = status;
+        let headers = response.headers_mut();
+        headers.insert(CACHE_CONTROL, FRESH);
+        if let Ok(tag) = HeaderValue::from_str(&self.tag) {
+            headers.insert(ETAG, tag);
+        }
+        if !known {
+            headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            headers.insert(CONTENT_LENGTH, self.body.len().into());
+        }
+        response
+    }
+
+    /// Whether a list of tags has this document's (RFC 9110, section 13.1.2: compared weakly).
+    fn is_among(&self, tags: &str) -> bool {
+        tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.tag)
+    }
+}
+
+fn describe(route: &Route, rejections: &Rejections) -> Value {
+    let methods: Vec<&str> = route.methods.iter().map(Method::as_str).collect();
+    let policy = &route.policy;
+    if policy.mode != Mode::Enforce {
+        return json!({ "paths": route.paths, "methods": methods, "protected": false });
+    }
+    json!({
+        "paths": route.paths,
+        "methods": methods,
+        "protected": true,
+        "key": key(policy),
+        "compared": compared(&policy.fingerprint),
+        // Cut to whole seconds: what is promised is kept.
+        "retention_seconds": policy.retention.as_secs(),
+        "duplicates": duplicates(policy, rejections),
+    })
+}
+
+/// Where the key is, and how it has to look.
+fn key(policy: &Policy) -> Value {
+    let rule = &policy.key;
+    match &rule.source {
+        KeySource::Derived(_) => json!({ "derived": true }),
+        KeySource::Sent { header, body } => {
+            let mut key = json!({
+                "required": rule.required,
+                "syntax": syntax(rule.syntax),
+                "max_length": rule.max_length,
+            });
+            if let Some(header) = header {
+                key["header"] = header.as_str().into();
+            }
+            if let Some(body) = body {
+                key["body"] = body.to_string().into();
+            }
+            key
+        }
+    }
+}
+
+/// What a request under a key that was used gets. `may_retry`: the same request under the same key may be sent again.
+fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
+    let refused =
+        |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
+    let conflict = StatusCode::CONFLICT.as_u16();
+    let reused = refused(policy.mismatch_status.as_u16(), "key-reused", false);
+    let mut in_flight = refused(conflict, "in-flight", true);
+    if policy.on_in_flight == OnInFlight::Wait {
+        in_flight["after_seconds"] = policy.wait_timeout.as_secs().into();
+    }
+    let mut cases = json!({
+        "completed": { "replayed": true },
+        "in_flight": in_flight,
+        "another_request": match policy.on_mismatch {
+            OnMismatch::Reject => reused.clone(),
+            OnMismatch::Replay => json!({ "replayed": true }),
+            OnMismatch::Supersede => json!({ "executed": true }),
+        },
+        "another_caller": reused,
+        "uncertain": refused(conflict, "outcome-uncertain", policy.uncertain_retry_after().is_some()),
+    });
+    if policy.keeps_tombstones() {
+        let mut expired = refused(conflict, "result-expired", false);
+        expired["for_seconds"] = policy.tombstone.as_secs().into();
+        cases["expired"] = expired;
+    }
+    cases
+}
+
+fn syntax(syntax: KeySyntax) -> &'static str {
+    match syntax {
+        KeySyntax::Lenient => "lenient",
+        KeySyntax::Strict => "strict",
+        KeySyntax::UuidV4 => "uuid4",
+        KeySyntax::Uuid => "uuid",
+        KeySyntax::Word => "word",
+    }
+}
+
+fn compared(rule: &FingerprintRule) -> &'static str {
+    match rule {
+        FingerprintRule::Json(_) => "json",
+        FingerprintRule::Raw => "raw",
+        FingerprintRule::WithoutBody => "none",
+    }
+}
