@@ -127,7 +127,8 @@ pub struct Entry {
     pub slot: Slot,
     /// What the change says of itself: opaque to stores.
     pub event: Bytes,
-    /// The chain's link; `None` where what stands there is none.
+    /// The chain's link; `None` where what stands there is none. Where the whole entry can't be read, the event is empty as
+    /// well, and the slot nobody's.
     pub link: Option<Link>,
 }
 
@@ -245,7 +246,10 @@ pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
     Some(Slot::from_hash(space, hash.try_into().ok()?))
 }
 
-/// A store's entry that can't be read.
-pub(super) fn unreadable(partition: u16, id: impl fmt::Display) -> StoreError {
-    StoreError::NotApplied(format!("entry {id} of partition {partition} of the event log can't be read"))
+impl Entry {
+    /// An entry that somebody else wrote: it can't be read, says nothing, and must not keep anybody from reading on.
+    pub(super) fn unreadable(partition: u16, id: EntryId) -> Entry {
+        let slot = Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]);
+        Entry { partition, id, slot, event: Bytes::new(), link: None }
+    }
 }

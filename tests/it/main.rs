@@ -20,6 +20,7 @@ mod hostile;
 mod house;
 mod http;
 mod identities;
+mod log;
 mod logs;
 mod quota;
 mod redaction;

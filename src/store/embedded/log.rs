@@ -13,7 +13,7 @@ use super::writer::{Answer, Job};
 use crate::key::Slot;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, Position, Trimmed, member, slot_of_member, unreadable,
+    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, Position, Trimmed, member, slot_of_member,
 };
 
 /// Bytes of an entry's id: so that the log is in the order of ids.
@@ -127,14 +127,14 @@ fn behind(txn: &ReadTransaction, from: EntryId, limit: usize) -> Result<Vec<(Ent
     found.collect()
 }
 
-fn entry(id: EntryId, mut value: Bytes) -> Result<Entry, StoreError> {
+fn entry(id: EntryId, mut value: Bytes) -> Entry {
     if value.len() < MEMBER_BYTES + LINK_BYTES {
-        return Err(unreadable(PARTITION, id));
+        return Entry::unreadable(PARTITION, id);
     }
     let event = value.split_off(MEMBER_BYTES + LINK_BYTES);
     let (member, link) = value.split_at(MEMBER_BYTES);
-    let slot = slot_of_member(member).ok_or_else(|| unreadable(PARTITION, id))?;
-    Ok(Entry { partition: PARTITION, id, slot, event, link: Link::from_bytes(link) })
+    let Some(slot) = slot_of_member(member) else { return Entry::unreadable(PARTITION, id) };
+    Entry { partition: PARTITION, id, slot, event, link: Link::from_bytes(link) }
 }
 
 fn mark(marks: &impl ReadableTable<&'static str, &'static [u8; MARK_BYTES]>, name: &str) -> Result<Option<Mark>, redb::Error> {
@@ -177,7 +177,7 @@ impl Log for Embedded {
             return Ok(Vec::new());
         }
         let found = Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, from, limit))).await?;
-        found.into_iter().map(|(id, value)| entry(id, value)).collect()
+        Ok(found.into_iter().map(|(id, value)| entry(id, value)).collect())
     }
 
     async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {

@@ -11,7 +11,7 @@ use super::servers::Group;
 use super::{Redis, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
-use crate::store::log::{Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, Position, Trimmed, slot_of_member, unreadable};
+use crate::store::log::{Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, Position, Trimmed, slot_of_member};
 
 /// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
 const TRIMMED_PER_PARTITION: usize = 200;
@@ -159,11 +159,10 @@ fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
     let id: String = redis::from_redis_value(id).map_err(|_| unexpected())?;
     let fields: Vec<Vec<u8>> = redis::from_redis_value(fields).map_err(|_| unexpected())?;
     let field = |name: &[u8]| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_slice());
-    let (Ok(place), Some(slot)) = (id.parse(), field(b"m").and_then(slot_of_member)) else {
-        return Err(unreadable(partition, id));
-    };
+    let id = id.parse().map_err(|_| unexpected())?;
+    let Some(slot) = field(b"m").and_then(slot_of_member) else { return Ok(Entry::unreadable(partition, id)) };
     let event = field(b"e").unwrap_or_default().to_vec().into();
-    Ok(Entry { partition, id: place, slot, event, link: field(b"l").and_then(Link::from_bytes) })
+    Ok(Entry { partition, id, slot, event, link: field(b"l").and_then(Link::from_bytes) })
 }
 
 /// A link and an id, as they are kept beside the log.
