@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use super::{Listed, OperationView, ReleaseRequest, ResolveRequest};
+use super::{Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
 /// Longest wait for the admin port, and largest answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -59,6 +59,16 @@ impl Client {
                 let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
                 path.push_str(&format!("&{name}={value}"));
             }
+        }
+        self.json(Method::GET, &path, None::<&()>, None).await
+    }
+
+    /// Verifies a piece of the event log, from a cursor on.
+    pub async fn verify_log(&self, cursor: Option<&str>) -> Result<VerifiedView, ClientError> {
+        let mut path = "/v1/log/verify".to_owned();
+        if let Some(cursor) = cursor {
+            let cursor = percent_encoding::utf8_percent_encode(cursor, percent_encoding::NON_ALPHANUMERIC);
+            path.push_str(&format!("?cursor={cursor}"));
         }
         self.json(Method::GET, &path, None::<&()>, None).await
     }

@@ -20,11 +20,12 @@ use crate::gate::Gate;
 
 mod auth;
 pub mod client;
+mod log;
 mod operations;
 mod view;
 
 pub use auth::{Access, Token};
-pub use view::{Listed, OperationView, ReleaseRequest, ResolveRequest};
+pub use view::{BreakView, Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
 /// What the admin port serves from.
 pub struct Admin {
@@ -58,6 +59,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/operations/{operation}/release", post(operations::release))
         .route("/v1/operations/{operation}/retry", post(operations::retry))
         .route("/v1/operations/{operation}/expire", post(operations::expire))
+        .route("/v1/log/verify", get(log::verify_log))
         .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

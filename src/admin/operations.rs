@@ -17,6 +17,7 @@ use super::Admin;
 use super::auth::Operator;
 use super::view::{Listed, OperationView, ReleaseRequest, ResolveRequest, problem};
 use crate::engine::{Decision, Denied};
+use crate::event::Context;
 use crate::gate::OperatorError;
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, Version};
@@ -177,7 +178,8 @@ async fn settle(
         Decision::Retry => "let run again",
         Decision::Expire => "expired",
     };
-    match admin.gate.settle_by_hand(&slot, decision, seen, admin.policy(&held.record.route)).await {
+    let by = Context { operator: Some(operator.0.clone()), reason: reason.clone(), ..Context::default() };
+    match admin.gate.settle_by_hand(&slot, decision, seen, admin.policy(&held.record.route), by).await {
         Ok(held) => {
             let reason = reason.unwrap_or_default();
             tracing::info!(operation = %slot, route = %held.record.route, operator = operator.0, reason, "{word} by hand");

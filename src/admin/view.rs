@@ -139,3 +139,26 @@ pub(super) fn problem(status: StatusCode, kind: &str, detail: &str) -> Response 
     });
     (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body).into_response().into_body()).into_response()
 }
+
+/// A piece of the event log that was verified.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct VerifiedView {
+    /// Entries that were looked at.
+    pub entries: usize,
+    /// Where the log is not what was written.
+    pub breaks: Vec<BreakView>,
+    /// Where to go on; absent at the end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cursor: Option<String>,
+}
+
+/// A place where the event log is not what was written.
+#[derive(Debug, Serialize, Deserialize)]
+pub struct BreakView {
+    /// The partition.
+    pub partition: u16,
+    /// The entry's id.
+    pub entry: String,
+    /// What is wrong with it.
+    pub fault: String,
+}

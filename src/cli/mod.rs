@@ -1,5 +1,6 @@
 //! The command line: what can be asked of the program, and how it answers.
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -11,6 +12,7 @@ use crate::telemetry::LogFormat;
 mod check;
 mod demo;
 mod doctor;
+mod log;
 mod man;
 mod operations;
 mod run;
@@ -48,6 +50,8 @@ enum Command {
     Doctor(DoctorArgs),
     /// Look up and settle operations, over the admin port of a running gateway.
     Operations(OperationsArgs),
+    /// Verify the event log, over the admin port of a running gateway.
+    Log(LogArgs),
     /// Ask a running gateway whether it is alive (exit 0) or not (exit 1); for containers.
     Health(HealthArgs),
     /// Print a completion script.
@@ -137,6 +141,21 @@ struct HealthArgs {
 }
 
 #[derive(Debug, Args)]
+struct LogArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    verb: LogVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum LogVerb {
+    /// Recompute the links between the entries of the event log: exit 0 if each is as it was written, 1 if one was changed,
+    /// put in or taken out.
+    Verify,
+}
+
+#[derive(Debug, Args)]
 struct OperationsArgs {
     #[command(flatten)]
     admin: AdminArgs,
@@ -218,6 +237,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args.config, args.upstream),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Operations(args) => operations::operations(args),
+        Command::Log(args) => log::log(args),
         Command::Health(args) => operations::health(&args.admin, args.ready),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "onceward", &mut std::io::stdout());
@@ -225,6 +245,12 @@ pub fn main() -> ExitCode {
         }
         Command::Man { dir } => man::write(&Cli::command(), &dir),
     }
+}
+
+/// Prints a text; a reader that has gone away is no error.
+fn say(text: &str) -> ExitCode {
+    let _ = writeln!(std::io::stdout(), "{text}");
+    ExitCode::SUCCESS
 }
 
 /// Prints an error as every command does.

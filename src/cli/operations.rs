@@ -1,7 +1,6 @@
 //! `onceward operations` and `onceward health`: clients of the admin port.
 
 use std::collections::BTreeMap;
-use std::io::Write;
 use std::process::ExitCode;
 
 use base64::Engine as _;
@@ -15,7 +14,7 @@ pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
     let client = Client::new(&admin.admin, admin.token.clone());
     let path = if ready { "/readyz" } else { "/healthz" };
     match super::block_on(client.probe(path)) {
-        Ok(Ok(word)) => say(&word),
+        Ok(Ok(word)) => super::say(&word),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
@@ -106,12 +105,12 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
 fn print(views: &[OperationView], json: bool) -> ExitCode {
     if json {
         return match serde_json::to_string_pretty(views) {
-            Ok(text) => say(&text),
+            Ok(text) => super::say(&text),
             Err(error) => super::fail(&error, 1),
         };
     }
     if views.is_empty() {
-        return say("no operations");
+        return super::say("no operations");
     }
     let mut out = String::new();
     for view in views {
@@ -123,11 +122,5 @@ fn print(views: &[OperationView], json: bool) -> ExitCode {
         };
         out.push_str(&format!("{}  {:9}  {}  {}  {detail}\n", view.operation, view.state, view.changed_at, view.route));
     }
-    say(out.trim_end())
-}
-
-/// Prints a text; a reader that has gone away is no error.
-fn say(text: &str) -> ExitCode {
-    let _ = writeln!(std::io::stdout(), "{text}");
-    ExitCode::SUCCESS
+    super::say(out.trim_end())
 }

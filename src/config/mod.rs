@@ -22,6 +22,7 @@ mod encryption;
 mod fault;
 mod hashing;
 mod limits;
+mod log;
 mod profiles;
 mod read;
 mod route;
@@ -70,6 +71,8 @@ pub struct Config {
     pub store: StoreConfig,
     /// What is bounded, and where.
     pub limits: Limits,
+    /// How long the event log keeps entries; `None`: it is off.
+    pub log_keep: Option<Duration>,
     /// What seals results at rest; none: nothing does. The keys themselves are read by [`Config::resolve_secrets`].
     pub encryption_keys: Vec<KeySource>,
     /// What keys, scopes and callers are hashed under; none: plainly. They are read by [`Config::resolve_secrets`].
@@ -163,6 +166,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let timeout_place = store_table.place_of("timeout");
     let store = StoreConfig::read(store_table, flags.store.as_deref());
     let limits = Limits::read(root.table("limits", "a table: [limits]"));
+    let log_keep = log::read(root.table("log", "a table: [log]"));
     let admin_tokens = admin::read_tokens(root.table("admin_auth", "a table: [admin_auth]"));
     check_addresses(report, listen.as_ref(), admin.as_ref(), admin_tokens.as_deref());
 
@@ -195,6 +199,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         upstreams,
         store: store?,
         limits: limits?,
+        log_keep: log_keep?,
         admin_tokens: admin_tokens?,
         accept_new_identities: false,
         routes,

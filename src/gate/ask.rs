@@ -15,6 +15,7 @@ use super::budget::Hold;
 use super::payload::{BoxError, Payload};
 use super::{Gate, Guarded, Problem, carry};
 use crate::engine::{Admission, Asked, Believed, CallerRule, Finding, Policy, Probe, ScopeRule, believe};
+use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, State};
 use crate::store::Swap;
@@ -82,7 +83,7 @@ impl Gate {
         self.count(&finding);
         match believe(held, finding, asked.fence, policy) {
             Believed::Write(next) => {
-                let swapped = self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await;
+                let swapped = self.write(slot, Some(held.record.version), &next.record, next.lifetime, Context::default()).await;
                 match (swapped.map_err(|error| self.store_failed(slot, &error))?, next.record.state) {
                     (Swap::Stored, State::Completed { reply, .. }) => {
                         tracing::info!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream knows the operation: its answer is the result");

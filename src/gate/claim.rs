@@ -19,6 +19,7 @@ use super::payload::{BoxError, Payload};
 use super::quota::Counted;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
+use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Reply, State, Version};
 
@@ -34,6 +35,13 @@ pub(super) struct Claimed {
     pub permit: OwnedSemaphorePermit,
     /// That it is one more operation of its scope.
     pub counted: Option<Counted>,
+}
+
+/// What a claim has beside what it is for.
+struct First {
+    /// The key, where it is kept so that the upstream can be asked in the background.
+    kept: Option<Bytes>,
+    context: Context,
 }
 
 /// What a request may do.
@@ -83,10 +91,16 @@ impl Gate {
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
+        let context = Context {
+            scope: Some(self.settings.hashing.scope_mark(&whose)),
+            request_bytes: Some(asker.body.len() as u64),
+            ..Context::default()
+        };
         let kept = match &policy.on_uncertain {
             OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, asker.parts, asker.body)?.into()),
             _ => None,
         };
+        let first = First { kept, context };
         let mut waiting: Option<Waiting> = None;
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
@@ -99,7 +113,7 @@ impl Gate {
                 }
                 Admission::Claim(over) => {
                     let place = self.place(&mut permit)?;
-                    match self.try_claim(guarded, (&slot, &whose), &asked, over, &kept).await? {
+                    match self.try_claim(guarded, (&slot, &whose), &asked, over, &first).await? {
                         Tried::Stands(claim, rule) => {
                             let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
                             return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted }));
@@ -183,20 +197,20 @@ impl Gate {
         (slot, whose): (&Slot, &[u8; 32]),
         asked: &Asked,
         over: Over,
-        kept: &Option<Bytes>,
+        first: &First,
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
         if let Err(retry_after) = self.room(policy, whose, over) {
             return Box::pin(self.look_instead(policy, slot, retry_after)).await;
         }
         let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
-        next.record.kept = kept.clone();
+        next.record.kept = first.kept.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
         let own = Unconfirmed::new(self, guarded, slot, claim);
         let timer = Timer::start();
-        let swapped = self.store.swap(slot, over.version(), &own.claim.record, next.lifetime).await;
+        let swapped = self.write(slot, over.version(), &own.claim.record, next.lifetime, first.context.clone()).await;
         timer.stop(self.meter.store(StoreCall::Claim));
         let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
         match swapped {
@@ -297,7 +311,7 @@ impl Gate {
     pub(super) async fn mark_overdue(&self, slot: &Slot, policy: &Policy) -> Result<Option<Held>, StoreError> {
         let Some(held) = self.store.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
-        match self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await? {
+        match self.write(slot, Some(held.record.version), &next.record, next.lifetime, Context::default()).await? {
             Swap::Stored => {
                 self.meter.uncertain.inc();
                 tracing::warn!(route = %held.record.route, operation = %slot, "a lease ended without an outcome: the operation is uncertain");

@@ -44,6 +44,7 @@ mod settle;
 mod shadow;
 mod stream;
 mod sweep;
+mod tell;
 mod vouch;
 
 pub use agree::{AgreeError, agree};
@@ -86,6 +87,8 @@ pub struct Settings {
     pub records_per_scope: usize,
     /// What identities are hashed with.
     pub hashing: Hashing,
+    /// How long the event log keeps what it is told; `None`: it is told nothing.
+    pub log_keep: Option<Duration>,
 }
 
 impl Default for Settings {
@@ -100,6 +103,7 @@ impl Default for Settings {
             buffered_bytes: 256 * MIB,
             records_per_scope: 0,
             hashing: Hashing::default(),
+            log_keep: None,
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use super::Gate;
 use crate::engine::{Decision, Denied, Policy, decide};
+use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Version};
 use crate::store::{StoreError, Swap};
@@ -24,20 +25,22 @@ pub enum OperatorError {
 }
 
 impl Gate {
-    /// Settles an uncertain operation by hand, or expires a result. `seen` is the version that the operator decided on.
+    /// Settles an uncertain operation by hand, or expires a result. `seen` is the version that the operator decided on;
+    /// `by` says who decided, and why.
     pub async fn settle_by_hand(
         &self,
         slot: &Slot,
         decision: Decision,
         seen: Option<Version>,
         policy: &Policy,
+        by: Context,
     ) -> Result<Held, OperatorError> {
         let held = self.store.load(slot).await?.ok_or(OperatorError::Unknown)?;
         if seen.is_some_and(|seen| seen != held.record.version) {
             return Err(OperatorError::Moved);
         }
         let next = decide(&held, decision, Fence(self.entropy.next()), policy)?;
-        match self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await? {
+        match self.write(slot, Some(held.record.version), &next.record, next.lifetime, by).await? {
             Swap::Stored => Ok(Held { record: next.record, written_ms: held.now_ms, due_ms: 0, now_ms: held.now_ms }),
             Swap::Stale(_) => Err(OperatorError::Moved),
         }

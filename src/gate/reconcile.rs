@@ -15,6 +15,7 @@ use super::ask::question;
 use super::payload::{BoxError, Payload};
 use super::{Gate, Guarded};
 use crate::engine::{Finding, OnUncertain, Probe, believe_unasked};
+use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Fence, Held, State};
 use crate::store::{Listing, StoreError, Swap};
@@ -149,7 +150,7 @@ impl Gate {
         let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.count(&finding);
         let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else { return };
-        match self.store.swap(slot, Some(held.record.version), &next.record, next.lifetime).await {
+        match self.write(slot, Some(held.record.version), &next.record, next.lifetime, Context::default()).await {
             Ok(Swap::Stored) => {
                 tracing::info!(route = %policy.route, operation = %slot, state = next.record.state.name(), "the upstream told what became of an uncertain operation");
             }

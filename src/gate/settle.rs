@@ -7,6 +7,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Gate, Guarded};
 use crate::engine::{Claim, Outcome, Policy, Settlement, settle};
+use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Held, Record, State, Version};
 use crate::store::{StoreError, Swap};
@@ -85,7 +86,7 @@ impl Gate {
                 Settlement::Stale => return Settled::Stale(self.store.load(slot).await.ok().flatten()),
             };
             let expected = current.map(|record| record.version);
-            match self.store.swap(slot, expected, &next.record, next.lifetime).await {
+            match self.write(slot, expected, &next.record, next.lifetime, Context::default()).await {
                 Ok(Swap::Stored) => {
                     if matches!(next.record.state, State::Uncertain { .. }) {
                         self.meter.uncertain.inc();

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep};
 
 use super::Gate;
 use crate::engine::Policy;
@@ -18,10 +18,20 @@ const PERIOD: Duration = Duration::from_millis(800);
 /// Overdue operations taken in one look; what is left is taken in the next, at once.
 const BATCH: usize = 256;
 
-/// Marks overdue attempts uncertain, for ever. `policies` by route name; `fallback` is for routes that are no longer
+/// Between two looks at the beginning of the event log: what is too old may stay that much longer.
+const TRIM_PERIOD: Duration = Duration::from_secs(60);
+
+/// Marks overdue attempts uncertain and trims the event log, for ever. `policies` by route name; `fallback` is for routes that are no longer
 /// configured.
 pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback: Policy) {
+    let mut trimmed: Option<Instant> = None;
     loop {
+        if let Some(keep) = gate.settings.log_keep
+            && trimmed.is_none_or(|trimmed| trimmed.elapsed() >= TRIM_PERIOD)
+        {
+            gate.trim_log(keep).await;
+            trimmed = Some(Instant::now());
+        }
         match gate.sweep_once(&policies, &fallback).await {
             Ok(marked) if marked >= BATCH => {}
             Ok(_) => sleep(gate.entropy.jitter(PERIOD)).await,

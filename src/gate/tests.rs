@@ -16,7 +16,7 @@ use crate::engine::{KeyRule, KeySource, Policy};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
-use crate::store::{Listing, Page, StoreError, Swap, Watch};
+use crate::store::{Listing, Log, Page, StoreError, Swap, Watch};
 
 mod rotation;
 
@@ -39,7 +39,7 @@ enum Fault {
 struct Faulty {
     inner: Memory,
     faults: Mutex<VecDeque<Fault>>,
-    late: Mutex<Vec<(Slot, Option<Version>, Record, Lifetime)>>,
+    late: Mutex<Vec<(Slot, Option<Version>, Record, Lifetime, Vec<u8>)>>,
     unreadable: Mutex<usize>,
 }
 
@@ -58,8 +58,8 @@ impl Faulty {
     async fn arrive(&self) -> Vec<Swap> {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut answers = vec![];
-        for (slot, expected, record, lifetime) in late {
-            answers.push(self.inner.swap(&slot, expected, &record, lifetime).await.unwrap());
+        for (slot, expected, record, lifetime, event) in late {
+            answers.push(self.inner.write(&slot, expected, &record, lifetime, &event).await.unwrap());
         }
         answers
     }
@@ -71,25 +71,36 @@ fn unknown() -> StoreError {
 
 #[async_trait]
 impl Store for Faulty {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
-            None => self.inner.swap(slot, expected, next, lifetime).await,
+            None => self.inner.write(slot, expected, next, lifetime, event).await,
             Some(Fault::AnswerLost) => {
-                self.inner.swap(slot, expected, next, lifetime).await?;
+                self.inner.write(slot, expected, next, lifetime, event).await?;
                 Err(unknown())
             }
             Some(Fault::Lost) => Err(unknown()),
             Some(Fault::Late) => {
-                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime));
+                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, event.to_vec()));
                 Err(unknown())
             }
             Some(Fault::Silent) => {
-                self.inner.swap(slot, expected, next, lifetime).await?;
+                self.inner.write(slot, expected, next, lifetime, event).await?;
                 std::future::pending().await
             }
             Some(Fault::Refused) => Err(StoreError::NotApplied("no connection".into())),
         }
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

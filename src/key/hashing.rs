@@ -64,6 +64,18 @@ impl Hashing {
         self.0.iter().skip(1).map(|secret| identity(secret, named, caller)).collect()
     }
 
+    /// The beginning of a scope's hash, by which operations of one tenant are seen to be: 16 hexadecimal digits. Under the
+    /// first secret, where there are any.
+    pub fn scope_mark(&self, whose: &[u8; 32]) -> String {
+        let signed = self.0.first().map(|secret| {
+            let mut parts = PartHasher::new("scope:keyed");
+            parts.part(whose);
+            hmac::sign(secret, &parts.finish())
+        });
+        let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
+        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+    }
+
     /// A value for each secret, by which it is known again, in hexadecimal.
     pub fn checks(&self) -> Vec<String> {
         let check = |secret: &hmac::Key| hmac::sign(secret, b"onceward: which secret is this").as_ref()[..CHECK_BYTES].to_vec();
@@ -111,6 +123,15 @@ mod tests {
         assert_eq!(hashing.identity(&named("payments", b"k"), caller), (plain, caller));
         assert_eq!(hashing.other_identities(&named("payments", b"k"), caller), []);
         assert!(hashing.checks().is_empty());
+    }
+
+    #[test]
+    fn a_scopes_mark_tells_tenants_apart_and_is_another_under_a_secret() {
+        let (plain, keyed) = (Hashing::default(), Hashing::under([OLD]).unwrap());
+        assert_eq!(plain.scope_mark(&[0xab; 32]), "ab".repeat(8));
+        assert_eq!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[1; 32]));
+        assert_ne!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[2; 32]));
+        assert_ne!(keyed.scope_mark(&[1; 32]), plain.scope_mark(&[1; 32]));
     }
 
     #[test]

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::LocalCache;
-use super::{Listing, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
@@ -32,20 +32,31 @@ impl Cached {
 
 #[async_trait]
 impl Store for Cached {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
             // What this process writes over, it must not answer with until it is told.
             self.cache.changed(slot);
-            return self.inner.swap(slot, expected, next, lifetime).await;
+            return self.inner.write(slot, expected, next, lifetime, event).await;
         }
         if let Some(held) = self.cache.get(slot) {
             return Ok(Swap::Stale(Some(held)));
         }
-        let swapped = self.inner.swap(slot, expected, next, lifetime).await?;
+        let swapped = self.inner.write(slot, expected, next, lifetime, event).await?;
         if let Swap::Stale(Some(held)) = &swapped {
             self.cache.offer(slot, held);
         }
         Ok(swapped)
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

@@ -15,11 +15,12 @@ use self::disk::{Folder, Opener, Writes};
 use self::shelf::{Shelf, StoreTime};
 use self::tables::Parcel;
 use self::writer::{Answer, Exchange, Job, Order, Writer};
-use super::{Listing, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 
 mod disk;
+mod log;
 mod shelf;
 mod tables;
 mod writer;
@@ -158,7 +159,14 @@ impl Embedded {
 
 #[async_trait]
 impl Store for Embedded {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         let tombstone = match (&next.state, lifetime.tombstone) {
             (State::Completed { .. }, Some(keep)) => {
                 let route = next.route.clone();
@@ -176,11 +184,16 @@ impl Store for Embedded {
             heeds_tombstone: lifetime.tombstone.is_some(),
             record: Parcel::new(&encoded, lifetime.due, lifetime.keep),
             tombstone,
+            event: event.to_vec(),
         };
         match self.ask(Job::Swap(Box::new(exchange))).await? {
             Answer::Stale(raw) => Ok(Swap::Stale(raw.map(|raw| raw.held()).transpose()?)),
-            Answer::Stored | Answer::Renewed(_) | Answer::Agreed(_) | Answer::Well => Ok(Swap::Stored),
+            _ => Ok(Swap::Stored),
         }
+    }
+
+    fn log(&self) -> &dyn Log {
+        self
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Listing, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
 
@@ -37,8 +37,19 @@ impl Latched {
 
 #[async_trait]
 impl Store for Latched {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
-        self.opened()?.swap(slot, expected, next, lifetime).await
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
+        self.opened()?.write(slot, expected, next, lifetime, event).await
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

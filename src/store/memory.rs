@@ -9,9 +9,12 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch, is_listed};
+use self::log::Journal;
+use super::{Hub, Listing, Log, Page, Store, StoreError, Swap, Watch, is_listed};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
+
+mod log;
 
 /// A store's clock: milliseconds since 1970. It must run on while the process is stopped, and must not jump.
 pub type StoreClock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -36,6 +39,7 @@ struct Shelf {
     ends: BTreeSet<(u64, Slot)>,
     tombstone_ends: BTreeSet<(u64, Slot)>,
     identities: Option<String>,
+    journal: Journal,
 }
 
 struct Kept {
@@ -63,7 +67,14 @@ impl Memory {
 
 #[async_trait]
 impl Store for Memory {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         let (mut shelf, now_ms) = self.open();
         shelf.sweep(now_ms);
         let current = shelf.live(slot, now_ms);
@@ -79,9 +90,14 @@ impl Store for Memory {
             return Ok(Swap::Stale(Some(tombstone.held(now_ms))));
         }
         shelf.write(slot, next, lifetime, now_ms);
+        shelf.journal.append(slot, event, now_ms);
         drop(shelf);
         self.hub.notify(slot);
         Ok(Swap::Stored)
+    }
+
+    fn log(&self) -> &dyn Log {
+        self
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

@@ -1,4 +1,4 @@
-//! Where records are kept. One write verb, [`Store::swap`]: compare the version, then write; all rules are elsewhere.
+//! Where records are kept. One write verb, [`Store::write`]: compare the version, then write; all rules are elsewhere.
 //!
 //! Danger: the result of a call can be unknown. An error says whether the write was certainly not applied or may have
 //! been; who gets a [`StoreError::MaybeApplied`] reads back and looks for its own fence.
@@ -14,6 +14,7 @@ pub mod cache;
 pub mod cached;
 pub mod embedded;
 pub mod latched;
+pub mod log;
 pub mod memory;
 pub mod redis;
 pub mod sealed;
@@ -22,9 +23,10 @@ mod watch;
 #[cfg(test)]
 pub(crate) mod suite;
 
+pub use log::Log;
 pub use watch::{Hub, Watch};
 
-/// What [`Store::swap`] did.
+/// What [`Store::write`] did.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Swap {
     /// The record is written, as durably as the store promises.
@@ -73,7 +75,25 @@ pub trait Store: Send + Sync + 'static {
     ///
     /// Re-entrant: where the slot already holds a record of `next`'s version, fence and state, it was this very call
     /// that wrote it, and the answer is `Stored`.
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError>;
+    ///
+    /// In the same atomic step `event` is appended to the [log](Store::log): once, however often the call is repeated, and not
+    /// at all where the answer is `Stale`, or where it is empty.
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError>;
+
+    /// Writes without an event.
+    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+        self.write(slot, expected, next, lifetime, b"").await
+    }
+
+    /// The event log.
+    fn log(&self) -> &dyn Log;
 
     /// Reads a record.
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{Listing, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply};
 
@@ -131,13 +131,24 @@ const KEPT: &[u8] = b"kept";
 
 #[async_trait]
 impl Store for Sealed {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         let closed = self.closed(slot, next)?;
-        let swapped = self.inner.swap(slot, expected, closed.as_ref().unwrap_or(next), lifetime).await?;
+        let swapped = self.inner.write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, event).await?;
         match swapped {
             Swap::Stored => Ok(Swap::Stored),
             Swap::Stale(held) => Ok(Swap::Stale(self.opened(slot, held)?)),
         }
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

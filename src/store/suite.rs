@@ -15,8 +15,10 @@ use super::{Listing, Swap};
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
 
+mod log;
 mod stage;
 
+pub(crate) use log::*;
 use stage::PATIENCE;
 pub(crate) use stage::{Stage, Time};
 
@@ -472,6 +474,13 @@ macro_rules! stories {
             what_identities_are_made_of_is_kept_and_changed_only_by_naming_it
             a_big_reply_comes_back_as_it_was
             every_state_comes_back_as_it_was
+            an_event_is_appended_with_its_write_and_once
+            a_write_without_an_event_leaves_the_log_alone
+            an_event_with_a_tombstone_leaves_the_tombstone_as_it_was
+            the_log_is_read_on_from_where_one_was_and_in_order
+            the_chain_verifies_in_pieces_too
+            the_log_is_trimmed_by_age_and_not_past_a_reader
+            a_partition_that_is_not_there_is_empty
         }
     };
     (@each $stage:path: $($story:ident)*) => {

@@ -21,6 +21,7 @@ mod hostile;
 mod house;
 mod http;
 mod identities;
+mod log;
 mod logs;
 mod metrics;
 mod published;

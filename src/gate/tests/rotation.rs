@@ -52,9 +52,20 @@ struct Way {
 
 #[async_trait]
 impl Store for Way {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         self.turns.of(self.who).await;
-        self.inner.swap(slot, expected, next, lifetime).await
+        self.inner.write(slot, expected, next, lifetime, event).await
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

@@ -27,10 +27,21 @@ struct Counting {
 
 #[async_trait]
 impl Store for Counting {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         self.claims.fetch_add(1, Ordering::SeqCst);
-        self.inner.swap(slot, expected, next, lifetime).await
+        self.inner.write(slot, expected, next, lifetime, event).await
     }
+    fn log(&self) -> &dyn Log {
+        self.inner.log()
+    }
+
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         self.inner.load(slot).await
     }

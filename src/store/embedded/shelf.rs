@@ -62,7 +62,10 @@ impl Shelf {
         self.db.write().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn reading<T>(&self, look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>) -> Result<T, StoreError> {
+    pub(super) fn reading<T>(
+        &self,
+        look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
+    ) -> Result<T, StoreError> {
         let file = self.file();
         let Some(db) = file.as_ref() else { return Err(StoreError::NotApplied("the store is closed".into())) };
         let looked = db.begin_read().map_err(redb::Error::from).and_then(|txn| look(&txn));

@@ -8,9 +8,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransaction};
 
+use super::log;
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_fence, head_in_flight, head_version};
 use crate::store::StoreError;
+use crate::store::log::{EntryId, Trimmed};
 
 /// Bytes of a place: a drawer and a slot's hash.
 const PLACE_BYTES: usize = 1 + SLOT_BYTES;
@@ -284,6 +286,21 @@ impl<'txn> Tables<'txn> {
             self.ends.remove(&moment(old.ends_ms, place))?;
         }
         Ok(())
+    }
+
+    /// Appends an event to the log.
+    pub(super) fn tell(&self, slot: &Slot, event: &[u8]) -> Result<(), redb::Error> {
+        log::append(self.txn, slot, event, self.now_ms)
+    }
+
+    /// See [`crate::store::Log::mark_read`].
+    pub(super) fn mark_read(&self, reader: &str, read: EntryId) -> Result<(), redb::Error> {
+        log::mark_read(self.txn, reader, read, self.now_ms)
+    }
+
+    /// See [`crate::store::Log::trim`].
+    pub(super) fn trim(&self, older_than: Duration) -> Result<Trimmed, redb::Error> {
+        log::trim(self.txn, older_than, self.now_ms)
     }
 
     /// Keeps what identities are made of, if what is kept is what was expected, or is that already.

@@ -15,10 +15,11 @@ use tokio::time::Instant;
 use super::disk::{Folder, Opener, Writes};
 use super::shelf::Shelf;
 use super::tables::{DUE, ENDS, Front, LAYOUT, META, NOTES, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
-use super::{OpenError, Options};
+use super::{OpenError, Options, log};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
 use crate::store::StoreError;
+use crate::store::log::{EntryId, Trimmed};
 
 /// Operations in one commit. More would save little per operation, and the first would wait for the last.
 const BATCH_OPS_MAX: usize = 256;
@@ -46,6 +47,10 @@ pub(super) enum Job {
     Renew { slot: Slot, fence: Fence, lease: Duration, keep: Duration },
     /// Keep what identities are made of, if what is kept is as expected.
     Agree { expected: Option<String>, next: String },
+    /// Keep how far a reader of the log has read.
+    MarkRead { reader: String, read: EntryId },
+    /// Take away old entries of the log.
+    Trim { older_than: Duration },
     /// Say whether claims would be accepted.
     Ping,
     /// Commit, release the file and end.
@@ -65,6 +70,8 @@ pub(super) struct Exchange {
     pub(super) record: Parcel,
     /// To be left beside it.
     pub(super) tombstone: Option<Parcel>,
+    /// To be appended to the log, if it isn't empty.
+    pub(super) event: Vec<u8>,
 }
 
 /// What the writer says.
@@ -78,6 +85,8 @@ pub(super) enum Answer {
     Renewed(bool),
     /// Whether that is kept now.
     Agreed(bool),
+    /// What trimming came to.
+    Trimmed(Trimmed),
     /// Claims would be accepted; or the file is closed.
     Well,
 }
@@ -143,6 +152,7 @@ pub(super) fn prepare(db: &Database, now_ms: u64) -> Result<u64, OpenError> {
         txn.open_table(DUE).map_err(redb::Error::from)?;
         txn.open_table(ENDS).map_err(redb::Error::from)?;
         txn.open_table(NOTES).map_err(redb::Error::from)?;
+        log::prepare(&txn)?;
         let mut meta = txn.open_table(META).map_err(redb::Error::from)?;
         let layout = meta.get(LAYOUT).map_err(redb::Error::from)?.map(|layout| layout.value());
         if let Some(found) = layout.filter(|layout| *layout != LAYOUT_VERSION) {
@@ -389,8 +399,8 @@ impl From<CodecError> for Made {
 impl Job {
     fn size(&self) -> usize {
         match self {
-            Job::Swap(exchange) => exchange.record.size(),
-            Job::Renew { .. } | Job::Agree { .. } | Job::Ping | Job::Close => 0,
+            Job::Swap(exchange) => exchange.record.size() + exchange.event.len(),
+            Job::Renew { .. } | Job::Agree { .. } | Job::MarkRead { .. } | Job::Trim { .. } | Job::Ping | Job::Close => 0,
         }
     }
 
@@ -414,6 +424,14 @@ impl Job {
                 true => Ok(Made::written(Answer::Agreed(true))),
                 false => Ok(Made::seen(Answer::Agreed(false))),
             },
+            Job::MarkRead { reader, read } => {
+                tables.mark_read(reader, *read)?;
+                Ok(Made::written(Answer::Well))
+            }
+            Job::Trim { older_than } => Ok(match tables.trim(*older_than)? {
+                nothing if nothing == Trimmed::default() => Made::seen(Answer::Trimmed(nothing)),
+                trimmed => Made::written(Answer::Trimmed(trimmed)),
+            }),
             Job::Ping if has_room => Ok(Made::seen(Answer::Well)),
             Job::Ping => Ok(Made::refused(no_room())),
             Job::Close => Ok(Made::seen(Answer::Well)),
@@ -448,6 +466,9 @@ impl Exchange {
             tables.put(&Place::tombstone(&self.slot), tombstone)?;
         }
         tables.put(&place, &mut self.record)?;
+        if !self.event.is_empty() {
+            tables.tell(&self.slot, &self.event)?;
+        }
         Ok(Made::written(Answer::Stored))
     }
 }

@@ -301,8 +301,9 @@ impl Redis {
         let record = decode(&holding.encoded.head, holding.encoded.payload.clone())?;
         let mut expected = None;
         loop {
-            let change = Change { slot: &slot, expected, next: &record, encoded: &holding.encoded, lifetime: holding.lifetime };
-            match self.write(&change, None, self.deadline()).await? {
+            let Holding { encoded, lifetime, event, .. } = &holding;
+            let change = Change { slot: &slot, expected, next: &record, encoded, lifetime: *lifetime, event };
+            match self.swap_script(&change, None, self.deadline()).await? {
                 Written::Swapped(Swap::Stale(Some(stands))) => {
                     let version = stands.record.version;
                     // What the server went on with is an earlier state of the same operation.

@@ -31,6 +31,8 @@ const LATER_MAX: u64 = 16;
 pub(super) struct Holding {
     pub encoded: Encoded,
     pub lifetime: Lifetime,
+    /// What was appended to the event log with it.
+    pub event: Box<[u8]>,
     until: Instant,
 }
 
@@ -69,7 +71,7 @@ impl Holding {
     }
 
     fn weight(&self) -> usize {
-        ENTRY_BYTES + self.encoded.payload.len()
+        ENTRY_BYTES + self.encoded.payload.len() + self.event.len()
     }
 }
 
@@ -80,14 +82,14 @@ pub(super) fn is_later(version: Version, than: Version) -> bool {
 
 impl Holdings {
     /// A write was acknowledged. Shadow records decide nothing and are not held.
-    pub(super) fn acknowledged(&self, slot: &Slot, encoded: Encoded, lifetime: Lifetime) {
+    pub(super) fn acknowledged(&self, slot: &Slot, encoded: Encoded, lifetime: Lifetime, event: &[u8]) {
         if slot.space != Space::Enforced {
             return;
         }
         let now = Instant::now();
         let in_flight = head_in_flight(&encoded.head);
         let span = if in_flight { lifetime.due.unwrap_or(RECENT) } else { RECENT };
-        let holding = Holding { encoded, lifetime, until: now + span };
+        let holding = Holding { encoded, lifetime, event: event.into(), until: now + span };
         let mut inner = self.lock();
         inner.forget(slot);
         if in_flight {
@@ -182,7 +184,7 @@ mod tests {
     }
 
     fn keep(holdings: &Holdings, n: u64, record: &Record, lifetime: Lifetime) {
-        holdings.acknowledged(&slot(Space::Enforced, n), encode(record), lifetime);
+        holdings.acknowledged(&slot(Space::Enforced, n), encode(record), lifetime, b"");
     }
 
     #[tokio::test(start_paused = true)]
@@ -207,7 +209,7 @@ mod tests {
         keep(&holdings, 0, &claim(1, 1), LEASE);
         let large = Encoded { payload: vec![0; 1 << 20].into(), ..encode(&completed(2)) };
         for n in 1..=40 {
-            holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP);
+            holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP, b"");
         }
         let inner = holdings.lock();
         assert!(inner.bytes <= BYTES_MAX && inner.settled.len() == 15, "{} in {} bytes", inner.settled.len(), inner.bytes);
@@ -230,7 +232,7 @@ mod tests {
 
     #[test]
     fn only_a_later_change_of_the_same_record_follows() {
-        let held = Holding { encoded: encode(&completed(1)), lifetime: KEEP, until: Instant::now() };
+        let held = Holding { encoded: encode(&completed(1)), lifetime: KEEP, event: Box::default(), until: Instant::now() };
         let version = held.version();
         let before = |n: u64| Version(version.0.wrapping_sub(n));
         assert!(held.follows(before(1)) && held.follows(before(2)));
@@ -240,7 +242,7 @@ mod tests {
     #[test]
     fn shadow_records_are_not_held() {
         let holdings = Holdings::default();
-        holdings.acknowledged(&slot(Space::Shadow, 1), encode(&claim(1, 1)), LEASE);
+        holdings.acknowledged(&slot(Space::Shadow, 1), encode(&claim(1, 1)), LEASE, b"");
         assert!(holdings.lock().claims.is_empty());
         assert!(matches!(claim(1, 1).state, State::InFlight { .. }));
     }

@@ -7,6 +7,7 @@ use bytes::Bytes;
 
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{CodecError, HEAD_BYTES, Held, decode};
+pub(super) use crate::store::log::{member, slot_of_member};
 
 /// What the names of all records that people may list match.
 pub(super) const RECORDS_MATCH: &str = "onceward:{p*}:r:*";
@@ -30,9 +31,6 @@ pub(super) const IDENTITIES_PARTITION: u16 = 0;
 
 /// The last byte of the head of a record that is in flight, as the scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
-
-/// Bytes of an index member: the space and the slot's hash.
-const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -60,6 +58,26 @@ pub(super) fn due_key(partition: u16) -> Vec<u8> {
 /// The key of a partition's epoch, which every claim names. It has no end: who loses it has lost records too.
 pub(super) fn epoch_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"epoch")
+}
+
+/// The key of a partition's event log, a stream.
+pub(super) fn events_key(partition: u16) -> Vec<u8> {
+    in_partition(partition, b"events")
+}
+
+/// The key of the last entry of a partition's log: its link, and its id.
+pub(super) fn chain_key(partition: u16) -> Vec<u8> {
+    in_partition(partition, b"chain")
+}
+
+/// The key of the last entry that was trimmed from a partition's log: its link, and its id.
+pub(super) fn trimmed_key(partition: u16) -> Vec<u8> {
+    in_partition(partition, b"trimmed")
+}
+
+/// The key of the readers of a partition's log: how far each has read, and when it was heard of.
+pub(super) fn readers_key(partition: u16) -> Vec<u8> {
+    in_partition(partition, b"readers")
 }
 
 fn in_partition(partition: u16, what: &[u8]) -> Vec<u8> {
@@ -125,28 +143,6 @@ pub(super) fn slot_of(name: &[u8]) -> Option<Slot> {
     };
     let slot = Slot::from_reference(&format!("op_{hex}")).ok()?;
     Some(Slot::from_hash(space, *slot.hash()))
-}
-
-/// A slot's member in its partition's index.
-pub(super) fn member(slot: &Slot) -> [u8; MEMBER_BYTES] {
-    let mut member = [0; MEMBER_BYTES];
-    member[0] = match slot.space {
-        Space::Enforced => 0,
-        Space::Shadow => 1,
-    };
-    member[1..].copy_from_slice(slot.hash());
-    member
-}
-
-/// The slot that a member of an index names.
-pub(super) fn slot_of_member(member: &[u8]) -> Option<Slot> {
-    let (space, hash) = member.split_first()?;
-    let space = match space {
-        0 => Space::Enforced,
-        1 => Space::Shadow,
-        _ => return None,
-    };
-    Some(Slot::from_hash(space, hash.try_into().ok()?))
 }
 
 /// A value that never falls due, written at this time (ms since 1970).

@@ -26,7 +26,7 @@ pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
 pub use self::tracker::track;
 use self::write::Change;
-use super::{Hub, Listing, Page, Store, StoreError, Swap, Watch};
+use super::{Hub, Listing, Log, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::telemetry::BreakerMeter;
@@ -41,6 +41,7 @@ mod holdings;
 mod layout;
 mod link;
 mod listing;
+mod log;
 mod sentinel;
 mod servers;
 mod subscriber;
@@ -156,6 +157,7 @@ struct Scripts {
     renew: Script,
     forget: Script,
     agree: Script,
+    trim: Script,
 }
 
 struct Script {
@@ -188,6 +190,7 @@ impl Redis {
                 renew: Script::new(include_str!("renew.lua")),
                 forget: Script::new(include_str!("forget.lua")),
                 agree: Script::new(include_str!("agree.lua")),
+                trim: Script::new(include_str!("trim.lua")),
             },
             time: ServerTime::new(),
             epochs: Epochs::new(wanted.clone(), options.quiet),
@@ -288,16 +291,27 @@ fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
 
 #[async_trait]
 impl Store for Redis {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: &[u8],
+    ) -> Result<Swap, StoreError> {
         let encoded = encode(next);
-        let change = Change { slot, expected, next, encoded: &encoded, lifetime };
+        let change = Change { slot, expected, next, encoded: &encoded, lifetime, event };
         let in_flight = matches!(next.state, State::InFlight { .. });
         let swapped = if in_flight { self.claim(&change).await } else { self.change(&change).await };
         // A claim without an answer may be found to stand; and if not, it is given up, which takes its place here.
         if matches!(swapped, Ok(Swap::Stored)) || in_flight && matches!(swapped, Err(StoreError::MaybeApplied(_))) {
-            self.holdings.acknowledged(slot, encoded, lifetime);
+            self.holdings.acknowledged(slot, encoded, lifetime, event);
         }
         swapped
+    }
+
+    fn log(&self) -> &dyn Log {
+        self
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

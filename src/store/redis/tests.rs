@@ -16,6 +16,7 @@ use crate::store::suite::{Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
 
 mod epochs;
+mod log;
 mod scripted;
 mod server;
 mod tracking;

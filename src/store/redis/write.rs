@@ -18,6 +18,8 @@ pub(super) struct Change<'a> {
     /// `next`, as it is stored.
     pub encoded: &'a Encoded,
     pub lifetime: Lifetime,
+    /// What is appended to the event log; empty: nothing.
+    pub event: &'a [u8],
 }
 
 /// What became of it.
@@ -36,7 +38,7 @@ impl Redis {
             if standing.quiet_until.is_some_and(|until| Instant::now() < until) {
                 return self.known_only(change).await;
             }
-            match self.write(change, Some(&standing), deadline).await? {
+            match self.swap_script(change, Some(&standing), deadline).await? {
                 Written::Swapped(swap) => return Ok(swap),
                 Written::OtherEpoch => self.epochs.doubt(partition, &standing),
             }
@@ -58,11 +60,11 @@ impl Redis {
     /// written again first.
     pub(super) async fn change(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
         let (partition, deadline) = (change.slot.partition(), self.deadline());
-        let swapped = self.swapped(self.write(change, None, deadline).await?)?;
+        let swapped = self.swapped(self.swap_script(change, None, deadline).await?)?;
         let own = |expected| self.holdings.holds(change.slot, |holding| holding.version() == expected);
         if swapped == Swap::Stale(None) && change.expected.is_some_and(own) && self.is_forgotten(partition).await? {
             self.epochs.standing(partition, deadline).await?;
-            return self.swapped(self.write(change, None, deadline).await?);
+            return self.swapped(self.swap_script(change, None, deadline).await?);
         }
         Ok(swapped)
     }
@@ -75,13 +77,13 @@ impl Redis {
     }
 
     /// Runs the script. `claims` is what a claim goes by; what is no claim, or repeats one, goes by nothing.
-    pub(super) async fn write(
+    pub(super) async fn swap_script(
         &self,
         change: &Change<'_>,
         claims: Option<&Standing>,
         deadline: Instant,
     ) -> Result<Written, StoreError> {
-        let Change { slot, expected, next, encoded: Encoded { head, payload }, lifetime } = change;
+        let Change { slot, expected, next, encoded: Encoded { head, payload }, lifetime, event } = change;
         let partition = slot.partition();
         let in_flight = matches!(next.state, State::InFlight { .. });
         let tombstone_ms = lifetime.tombstone.filter(|_| matches!(next.state, State::Completed { .. })).map(millis);
@@ -92,6 +94,9 @@ impl Redis {
         if in_flight && lifetime.tombstone.is_some() || tombstone_ms.is_some() {
             keys.push(layout::tombstone_key(slot));
         }
+        if !event.is_empty() {
+            keys.extend([layout::events_key(partition), layout::chain_key(partition)]);
+        }
         let expected = expected.map(|version| version.0.to_be_bytes());
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
         let (keep, member) = (millis(lifetime.keep), layout::member(slot));
@@ -100,19 +105,19 @@ impl Redis {
         let answer = match (lifetime.due, tombstone_ms) {
             (Some(due), _) => {
                 let due = millis(due);
-                let args: [&[u8]; 7] = [expected, &keep, &member, head, &due, payload, claims.map_or(b"", |s| &s.epoch)];
-                run(args.get(..if claims.is_some() { 7 } else { 6 }).unwrap_or(&args)).await
+                let args: [&[u8]; 8] = [expected, &keep, &member, head, event, &due, payload, claims.map_or(b"", |s| &s.epoch)];
+                run(args.get(..if claims.is_some() { 8 } else { 7 }).unwrap_or(&args)).await
             }
             (None, None) => {
                 let value = layout::stamped(head, self.now_ms(partition).await?, payload);
-                run(&[expected, &keep, &member, &value]).await
+                run(&[expected, &keep, &member, &value, event]).await
             }
             (None, Some(tombstone_ms)) => {
                 let now_ms = self.now_ms(partition).await?;
                 let value = layout::stamped(head, now_ms, payload);
                 let expired = encode(&Record { state: State::Expired, ..(*next).clone() });
                 let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
-                run(&[expected, &keep, &member, &value, b"", &tombstone_ms, &tombstone]).await
+                run(&[expected, &keep, &member, &value, event, b"", &tombstone_ms, &tombstone]).await
             }
         };
         match answer {

@@ -1,0 +1,36 @@
+//! `onceward log`: the event log, over the admin port of a running gateway.
+
+use std::process::ExitCode;
+
+use super::{LogArgs, LogVerb};
+use crate::admin::client::{Client, ClientError};
+
+pub(super) fn log(args: LogArgs) -> ExitCode {
+    let LogVerb::Verify = args.verb;
+    let client = Client::new(&args.admin.admin, args.admin.token);
+    match super::block_on(verify(&client)) {
+        Ok(Ok((entries, 0))) => super::say(&format!("{entries} entries, each as it was written")),
+        Ok(Ok((entries, breaks))) => {
+            super::fail(&format!("{entries} entries, and the log is not what was written in {breaks} places"), 1)
+        }
+        Ok(Err(error)) => super::fail(&error, 1),
+        Err(error) => super::fail(&error, 1),
+    }
+}
+
+/// Verifies the whole log, and prints each break. Returns how many entries and breaks there are.
+async fn verify(client: &Client) -> Result<(usize, usize), ClientError> {
+    let (mut entries, mut breaks, mut cursor) = (0, 0, None);
+    loop {
+        let piece = client.verify_log(cursor.as_deref()).await?;
+        entries += piece.entries;
+        breaks += piece.breaks.len();
+        for at in piece.breaks {
+            let _ = super::say(&format!("partition {}, entry {}: {}", at.partition, at.entry, at.fault));
+        }
+        cursor = piece.cursor;
+        if cursor.is_none() {
+            return Ok((entries, breaks));
+        }
+    }
+}

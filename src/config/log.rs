@@ -1,0 +1,14 @@
+//! `[log]`: whether changes are told to the event log, and for how long it keeps them.
+
+use std::time::Duration;
+
+use super::read::Table;
+
+/// Reads `[log]`: how long entries are kept; nothing where the log is off.
+pub(super) fn read(table: Table<'_>) -> Option<Option<Duration>> {
+    let enabled = table.get("enabled").and_then(|value| value.boolean());
+    let keep = table.get("keep").and_then(|value| value.duration());
+    table.finish();
+    let keep = keep?;
+    Some(enabled?.then_some(keep))
+}

@@ -1,0 +1,211 @@
+//! Events: what every change of a record says of itself, written in the same step as the record.
+//!
+//! Folded in order, the events of an operation give its record's state ([`Summary::fold`]). An event tells nothing that may
+//! not be read by operators: no key, no body, no credentials.
+//!
+//! Events are JSON, because others read them too. Members are added, never changed or taken away.
+
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use crate::record::{Lifetime, Record, ReplyBody, Settler, State};
+
+/// Longest reason of an operator that is kept, in bytes: longer ones are cut, or an event would be too long to be read.
+pub const REASON_BYTES_MAX: usize = 1024;
+
+/// What happened to an operation.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    /// An attempt began.
+    Claimed,
+    /// The upstream's answer is the result.
+    Completed,
+    /// Nobody knows whether the upstream acted.
+    Uncertain,
+    /// The attempt provably did nothing: the key is free.
+    Released,
+    /// An operator said what the result is.
+    Resolved,
+    /// The upstream told, when it was asked, what the result is.
+    Found,
+    /// An operator lets the next duplicate run.
+    Retried,
+    /// An operator ended the retention of the result.
+    Expired,
+}
+
+/// One change of one record.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Event {
+    /// What happened.
+    pub kind: Kind,
+    /// The version that the change wrote, in decimal digits: too large a number for some readers of JSON.
+    pub version: String,
+    /// The attempt or decision, in decimal digits.
+    pub fence: String,
+    /// The route.
+    pub route: String,
+    /// When the first attempt began, in ms since 1970 by its gateway's clock.
+    pub opened_ms: u64,
+    /// How long the record is kept from this change on, in ms.
+    pub keep_ms: u64,
+    /// How long a tombstone stands from this change on, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tombstone_ms: Option<u64>,
+    /// How long the attempt's lease is, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lease_ms: Option<u64>,
+    /// The result's status.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub status: Option<u16>,
+    /// Bytes of the result's body, where it was kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub response_bytes: Option<u64>,
+    /// Why the outcome is uncertain, in words.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cause: Option<String>,
+    /// What the gateway knew beside the record.
+    #[serde(flatten)]
+    pub context: Context,
+}
+
+/// What a gateway knows of a change beside the record.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Context {
+    /// The scope's hash, shortened: operations of one tenant have the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub scope: Option<String>,
+    /// Bytes of the request's body.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_bytes: Option<u64>,
+    /// Who decided, of an operator's decision.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub operator: Option<String>,
+    /// The reason that the operator gave.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reason: Option<String>,
+}
+
+/// Bytes that are no event.
+#[derive(Debug, thiserror::Error)]
+#[error("an entry of the event log is no event that this version knows: {0}")]
+pub struct NoEvent(#[from] serde_json::Error);
+
+impl Event {
+    /// What a change says of itself: it wrote `next`, to live so long.
+    pub fn of(next: &Record, lifetime: Lifetime, mut context: Context) -> Event {
+        let (mut status, mut response_bytes, mut cause) = (None, None, None);
+        let kind = match &next.state {
+            State::InFlight { .. } => Kind::Claimed,
+            State::Uncertain { cause: why, retry, .. } => {
+                cause = Some(why.describe());
+                if *retry { Kind::Retried } else { Kind::Uncertain }
+            }
+            State::Completed { reply, by } => {
+                status = Some(reply.status.as_u16());
+                if let ReplyBody::Whole(body) = &reply.body {
+                    response_bytes = Some(body.len() as u64);
+                }
+                match by {
+                    Settler::Upstream => Kind::Completed,
+                    Settler::Operator => Kind::Resolved,
+                    Settler::Probe => Kind::Found,
+                }
+            }
+            State::Released => Kind::Released,
+            State::Expired => Kind::Expired,
+        };
+        if let Some(reason) = &mut context.reason {
+            let fits = (0..=REASON_BYTES_MAX).rev().find(|at| reason.is_char_boundary(*at));
+            reason.truncate(if reason.len() > REASON_BYTES_MAX { fits.unwrap_or(0) } else { reason.len() });
+        }
+        Event {
+            kind,
+            version: next.version.0.to_string(),
+            fence: next.fence.0.to_string(),
+            route: next.route.to_string(),
+            opened_ms: next.opened_unix_ms,
+            keep_ms: millis(lifetime.keep),
+            // With a claim it says something else: that a tombstone stands in its way.
+            tombstone_ms: lifetime.tombstone.filter(|_| status.is_some()).map(millis),
+            lease_ms: lifetime.due.filter(|_| kind == Kind::Claimed).map(millis),
+            status,
+            response_bytes,
+            cause,
+            context,
+        }
+    }
+
+    /// As it is appended.
+    pub fn encode(&self) -> Vec<u8> {
+        // Numbers, texts and a closed set of words: there is nothing that can't be written.
+        serde_json::to_vec(self).unwrap_or_default()
+    }
+
+    /// Reads one. Members that this version doesn't know are passed over.
+    ///
+    /// # Errors
+    /// It is none.
+    pub fn decode(bytes: &[u8]) -> Result<Event, NoEvent> {
+        Ok(serde_json::from_slice(bytes)?)
+    }
+}
+
+/// Where an operation stands, told by its events alone.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Summary {
+    /// The last event.
+    pub last: Event,
+    /// When that was, in ms since 1970 by the store's clock.
+    pub changed_ms: u64,
+    /// Whose it is, as the last event that knew it said.
+    pub scope: Option<String>,
+}
+
+impl Summary {
+    /// Folds an operation's events, in order, each with the time of its entry. `None` without any.
+    pub fn fold(events: impl IntoIterator<Item = (u64, Event)>) -> Option<Summary> {
+        events.into_iter().fold(None, |before: Option<Summary>, (at_ms, event)| Some(Summary::after(before, at_ms, event)))
+    }
+
+    /// What one more event makes of it.
+    pub fn after(before: Option<Summary>, at_ms: u64, event: Event) -> Summary {
+        let scope = event.context.scope.clone().or_else(|| before.and_then(|before| before.scope));
+        Summary { last: event, changed_ms: at_ms, scope }
+    }
+
+    /// The name of the record's state, as [`State::name`] has it.
+    pub fn state(&self) -> &'static str {
+        match self.last.kind {
+            Kind::Claimed => "in_flight",
+            Kind::Uncertain | Kind::Retried => "uncertain",
+            Kind::Completed | Kind::Resolved | Kind::Found => "completed",
+            Kind::Released => "released",
+            Kind::Expired => "expired",
+        }
+    }
+
+    /// When the lease of the attempt under way ends unless it was renewed, which no event tells of.
+    pub fn lease_ends_ms(&self) -> Option<u64> {
+        self.last.lease_ms.map(|lease| self.changed_ms.saturating_add(lease))
+    }
+
+    /// When the record is gone, by the store's clock; of one in flight not before that.
+    pub fn ends_ms(&self) -> u64 {
+        self.changed_ms.saturating_add(self.last.keep_ms)
+    }
+
+    /// When the tombstone that it leaves is gone.
+    pub fn tombstone_ends_ms(&self) -> Option<u64> {
+        self.last.tombstone_ms.map(|span| self.changed_ms.saturating_add(span))
+    }
+}
+
+fn millis(span: Duration) -> u64 {
+    u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,210 @@
+//! The event log in the file: one partition, appended in the transaction that writes the record.
+
+use std::collections::BTreeMap;
+use std::ops::Bound;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+
+use super::Embedded;
+use super::writer::{Answer, Job};
+use crate::key::Slot;
+use crate::store::StoreError;
+use crate::store::log::{
+    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, Position, Trimmed, member, slot_of_member,
+};
+
+/// Bytes of an entry's id: so that the log is in the order of ids.
+const ID_BYTES: usize = 16;
+/// Bytes of an id with its link.
+const MARK_BYTES: usize = ID_BYTES + LINK_BYTES;
+/// Bytes of how far a reader has read, and when it was heard of.
+const READER_BYTES: usize = ID_BYTES + 8;
+
+/// Id -> member, link and event.
+const EVENTS: TableDefinition<&[u8; ID_BYTES], &[u8]> = TableDefinition::new("events");
+/// [`LAST`] and [`TRIMMED`] -> an id with its link.
+const MARKS: TableDefinition<&str, &[u8; MARK_BYTES]> = TableDefinition::new("event_marks");
+/// Reader -> how far it has read, and when it was heard of.
+const READERS: TableDefinition<&str, &[u8; READER_BYTES]> = TableDefinition::new("event_readers");
+
+/// The last entry.
+const LAST: &str = "last";
+/// The last entry that was trimmed away.
+const TRIMMED: &str = "trimmed";
+
+/// Entries that one call trims: the writer's next batch waits for it.
+const TRIMMED_PER_CALL: usize = 500;
+
+/// The one partition.
+const PARTITION: u16 = 0;
+
+/// Makes the tables if need be.
+pub(super) fn prepare(txn: &WriteTransaction) -> Result<(), redb::Error> {
+    txn.open_table(EVENTS)?;
+    txn.open_table(MARKS)?;
+    txn.open_table(READERS)?;
+    Ok(())
+}
+
+/// Appends an event.
+pub(super) fn append(txn: &WriteTransaction, slot: &Slot, event: &[u8], now_ms: u64) -> Result<(), redb::Error> {
+    let mut marks = txn.open_table(MARKS)?;
+    let last = mark(&marks, LAST)?;
+    let member = member(slot);
+    let link = Link::of(last.map(|last| last.link), &member, event);
+    let id = EntryId::behind(last.map(|last| last.id).unwrap_or_default(), now_ms);
+    let value = [&member, &link.as_bytes()[..], event].concat();
+    txn.open_table(EVENTS)?.insert(&id_bytes(id), value.as_slice())?;
+    marks.insert(LAST, &mark_bytes(Mark { id, link }))?;
+    Ok(())
+}
+
+/// Says how far a reader has read.
+pub(super) fn mark_read(txn: &WriteTransaction, reader: &str, read: EntryId, now_ms: u64) -> Result<(), redb::Error> {
+    let mut value = [0; READER_BYTES];
+    value[..ID_BYTES].copy_from_slice(&id_bytes(read));
+    value[ID_BYTES..].copy_from_slice(&now_ms.to_be_bytes());
+    txn.open_table(READERS)?.insert(reader, &value)?;
+    Ok(())
+}
+
+/// See [`Log::trim`].
+pub(super) fn trim(txn: &WriteTransaction, older_than: Duration, now_ms: u64) -> Result<Trimmed, redb::Error> {
+    let since = now_ms.saturating_sub(u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX));
+    let (slowest, forgotten) = forget_silent(&mut txn.open_table(READERS)?, since)?;
+    let (mut events, mut marks) = (txn.open_table(EVENTS)?, txn.open_table(MARKS)?);
+    let mut gone = Vec::new();
+    for entry in events.iter()?.take(TRIMMED_PER_CALL) {
+        let (id, value) = entry?;
+        let id = id_of(id.value());
+        if id.ms >= since || slowest.is_some_and(|read| id > read) {
+            break;
+        }
+        let link = value.value().get(MEMBER_BYTES..MEMBER_BYTES + LINK_BYTES).and_then(Link::from_bytes);
+        gone.push((id, link));
+    }
+    for (id, _) in &gone {
+        events.remove(&id_bytes(*id))?;
+    }
+    if let Some((id, Some(link))) = gone.last() {
+        marks.insert(TRIMMED, &mark_bytes(Mark { id: *id, link: *link }))?;
+    }
+    Ok(Trimmed { entries: gone.len(), forgotten })
+}
+
+/// Forgets readers that were not heard of since then; returns how far the slowest other one is.
+fn forget_silent(
+    readers: &mut Table<'_, &'static str, &'static [u8; READER_BYTES]>,
+    since: u64,
+) -> Result<(Option<EntryId>, Vec<String>), redb::Error> {
+    let (mut slowest, mut forgotten) = (None, Vec::new());
+    for entry in readers.iter()? {
+        let (name, value) = entry?;
+        let (read, heard_ms) = reader_of(value.value());
+        if heard_ms < since {
+            forgotten.push(name.value().to_owned());
+        } else {
+            slowest = Some(slowest.map_or(read, |slowest: EntryId| slowest.min(read)));
+        }
+    }
+    for name in &forgotten {
+        readers.remove(name.as_str())?;
+    }
+    Ok((slowest, forgotten))
+}
+
+fn behind(txn: &ReadTransaction, from: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, redb::Error> {
+    let events = txn.open_table(EVENTS)?;
+    let from = id_bytes(from);
+    let range = ReadableTable::range::<&[u8; ID_BYTES]>(&events, (Bound::Excluded(&from), Bound::Unbounded))?;
+    let found = range.take(limit).map(|entry| {
+        let (id, value) = entry?;
+        Ok((id_of(id.value()), Bytes::copy_from_slice(value.value())))
+    });
+    found.collect()
+}
+
+fn entry(id: EntryId, mut value: Bytes) -> Entry {
+    if value.len() < MEMBER_BYTES + LINK_BYTES {
+        return Entry::unreadable(PARTITION, id);
+    }
+    let event = value.split_off(MEMBER_BYTES + LINK_BYTES);
+    let (member, link) = value.split_at(MEMBER_BYTES);
+    let Some(slot) = slot_of_member(member) else { return Entry::unreadable(PARTITION, id) };
+    Entry { partition: PARTITION, id, slot, event, link: Link::from_bytes(link) }
+}
+
+fn mark(marks: &impl ReadableTable<&'static str, &'static [u8; MARK_BYTES]>, name: &str) -> Result<Option<Mark>, redb::Error> {
+    let Some(value) = marks.get(name)? else { return Ok(None) };
+    let (id, link) = value.value().split_at(ID_BYTES);
+    Ok(Link::from_bytes(link).map(|link| Mark { id: id_of(id), link }))
+}
+
+fn id_bytes(id: EntryId) -> [u8; ID_BYTES] {
+    (u128::from(id.ms) << 64 | u128::from(id.seq)).to_be_bytes()
+}
+
+fn id_of(bytes: &[u8]) -> EntryId {
+    EntryId { ms: be_u64(bytes), seq: be_u64(bytes.get(8..).unwrap_or_default()) }
+}
+
+fn be_u64(bytes: &[u8]) -> u64 {
+    bytes.iter().take(8).fold(0, |n, byte| n << 8 | u64::from(*byte))
+}
+
+fn mark_bytes(mark: Mark) -> [u8; MARK_BYTES] {
+    let mut bytes = [0; MARK_BYTES];
+    bytes[..ID_BYTES].copy_from_slice(&id_bytes(mark.id));
+    bytes[ID_BYTES..].copy_from_slice(mark.link.as_bytes());
+    bytes
+}
+
+fn reader_of(value: &[u8; READER_BYTES]) -> (EntryId, u64) {
+    (id_of(value), be_u64(&value[ID_BYTES..]))
+}
+
+#[async_trait]
+impl Log for Embedded {
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.read_partition(PARTITION, from.of(PARTITION), limit.max(1)).await
+    }
+
+    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        if partition != PARTITION {
+            return Ok(Vec::new());
+        }
+        let found = Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, from, limit))).await?;
+        Ok(found.into_iter().map(|(id, value)| entry(id, value)).collect())
+    }
+
+    async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
+        self.ask(Job::MarkRead { reader: reader.to_owned(), read: read.of(PARTITION) }).await.map(drop)
+    }
+
+    async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
+        let reader = reader.to_owned();
+        let found = Embedded::read(self, move |shelf| {
+            shelf.reading(|txn| Ok(txn.open_table(READERS)?.get(reader.as_str())?.map(|value| reader_of(value.value()).0)))
+        });
+        Ok(found.await?.map(|read| Position(BTreeMap::from([(PARTITION, read)]))))
+    }
+
+    async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
+        match self.ask(Job::Trim { older_than }).await? {
+            Answer::Trimmed(trimmed) => Ok(trimmed),
+            _ => Ok(Trimmed::default()),
+        }
+    }
+
+    async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
+        let look = |txn: &ReadTransaction| {
+            let marks = txn.open_table(MARKS)?;
+            Ok((mark(&marks, TRIMMED)?, mark(&marks, LAST)?))
+        };
+        let (trimmed, last) = Embedded::read(self, move |shelf| shelf.reading(look)).await?;
+        Ok(last.map(|last| Ends { partition: PARTITION, trimmed, last }).into_iter().collect())
+    }
+}

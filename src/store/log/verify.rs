@@ -1,0 +1,175 @@
+//! Recomputing the chain: whether the log is what was written.
+
+use std::fmt;
+use std::str::FromStr;
+
+use super::{Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, NoPlace, member};
+use crate::store::StoreError;
+
+/// Entries that are read at once.
+const READ: usize = 1000;
+
+/// What is wrong at a place of the log.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fault {
+    /// The entry is not the one that followed on the one before it: it was changed or put in, or one before it is gone.
+    Unlinked,
+    /// The end of the log is gone: the last entry that was written should be this one.
+    CutOff,
+}
+
+impl Fault {
+    /// The fault in words, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            Fault::Unlinked => "doesn't follow on the one before it: it was changed or put in, or one before it was taken out",
+            Fault::CutOff => "was the last one written, and is not there as it was: the end was cut off or changed",
+        }
+    }
+}
+
+/// A place where the log is not what was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Break {
+    /// The partition.
+    pub partition: u16,
+    /// The entry.
+    pub id: EntryId,
+    /// What is wrong with it.
+    pub fault: Fault,
+}
+
+/// Where verifying goes on: behind an entry of a partition.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cursor {
+    partition: u16,
+    behind: Option<Mark>,
+}
+
+impl fmt::Display for Cursor {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.behind {
+            None => write!(f, "{}", self.partition),
+            Some(Mark { id, link }) => write!(f, "{}:{id}:{link}", self.partition),
+        }
+    }
+}
+
+impl FromStr for Cursor {
+    type Err = NoPlace;
+
+    fn from_str(text: &str) -> Result<Cursor, NoPlace> {
+        let mut parts = text.split(':');
+        let partition = parts.next().and_then(|partition| partition.parse().ok()).ok_or(NoPlace)?;
+        let behind = match (parts.next(), parts.next(), parts.next()) {
+            (None, ..) => None,
+            (Some(id), Some(link), None) if link.len() == LINK_BYTES && link.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
+                Some(Mark { id: id.parse()?, link: Link::from_bytes(link.as_bytes()).ok_or(NoPlace)? })
+            }
+            _ => return Err(NoPlace),
+        };
+        Ok(Cursor { partition, behind })
+    }
+}
+
+/// What a piece of verifying came to.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Progress {
+    /// Entries that were looked at.
+    pub entries: usize,
+    /// Where the log is not what was written.
+    pub breaks: Vec<Break>,
+    /// Where to go on; `None`: the end is reached.
+    pub cursor: Option<Cursor>,
+}
+
+/// Recomputes the chain from a cursor on, over about `limit` entries. What is appended meanwhile is looked at or not.
+///
+/// # Errors
+/// The store failed.
+pub async fn verify(log: &dyn Log, from: Option<Cursor>, limit: usize) -> Result<Progress, StoreError> {
+    let mut progress = Progress::default();
+    let first = from.map_or(0, |cursor| cursor.partition);
+    for ends in log.ends().await?.into_iter().filter(|ends| ends.partition >= first) {
+        if progress.entries >= limit {
+            progress.cursor = Some(Cursor { partition: ends.partition, behind: None });
+            break;
+        }
+        let behind = from.filter(|cursor| cursor.partition == ends.partition).and_then(|cursor| cursor.behind);
+        let walk =
+            Walk { log, ends, behind: later(behind, ends.trimmed), seen_last: behind.is_some_and(|at| at.id >= ends.last.id) };
+        if let Some(behind) = walk.go(limit, &mut progress).await? {
+            progress.cursor = Some(Cursor { partition: ends.partition, behind: Some(behind) });
+            break;
+        }
+    }
+    Ok(progress)
+}
+
+/// What was read meanwhile may have been trimmed away.
+fn later(one: Option<Mark>, other: Option<Mark>) -> Option<Mark> {
+    one.into_iter().chain(other).max_by_key(|mark| mark.id)
+}
+
+/// A walk through one partition.
+struct Walk<'a> {
+    log: &'a dyn Log,
+    ends: Ends,
+    behind: Option<Mark>,
+    /// The entry that was the last one when the walk began was met, and is what it was.
+    seen_last: bool,
+}
+
+impl Walk<'_> {
+    /// Goes on to the end, or until there were enough entries: then returns how far it came.
+    async fn go(mut self, limit: usize, progress: &mut Progress) -> Result<Option<Mark>, StoreError> {
+        loop {
+            let from = self.behind.map(|mark| mark.id).unwrap_or_default();
+            let entries = self.log.read_partition(self.ends.partition, from, READ).await?;
+            if entries.is_empty() {
+                if !self.seen_last && !self.is_trimmed_to(self.ends.last.id).await? {
+                    let Ends { partition, last, .. } = self.ends;
+                    progress.breaks.push(Break { partition, id: last.id, fault: Fault::CutOff });
+                }
+                return Ok(None);
+            }
+            for entry in entries {
+                self.look_at(&entry, progress).await?;
+            }
+            if progress.entries >= limit {
+                return Ok(self.behind);
+            }
+        }
+    }
+
+    async fn look_at(&mut self, entry: &Entry, progress: &mut Progress) -> Result<(), StoreError> {
+        progress.entries += 1;
+        let link = |before: Option<Mark>| Link::of(before.map(|mark| mark.link), &member(&entry.slot), &entry.event);
+        let mut expected = link(self.behind);
+        if entry.link != Some(expected) {
+            // Those before it may have been trimmed away since.
+            let trimmed = self.trimmed().await?.filter(|mark| mark.id < entry.id);
+            if trimmed.is_some_and(|mark| self.behind.is_none_or(|behind| behind.id < mark.id)) {
+                expected = link(trimmed);
+            }
+        }
+        if entry.link != Some(expected) {
+            let (partition, id) = (entry.partition, entry.id);
+            progress.breaks.push(Break { partition, id, fault: Fault::Unlinked });
+        }
+        // From what it says, so that one change is one break; what was appended honestly behind it still fits.
+        let link = entry.link.unwrap_or(expected);
+        self.seen_last |= entry.id == self.ends.last.id && link == self.ends.last.link;
+        self.behind = Some(Mark { id: entry.id, link });
+        Ok(())
+    }
+
+    async fn trimmed(&self) -> Result<Option<Mark>, StoreError> {
+        let ends = self.log.ends().await?;
+        Ok(ends.into_iter().find(|ends| ends.partition == self.ends.partition).and_then(|ends| ends.trimmed))
+    }
+
+    async fn is_trimmed_to(&self, id: EntryId) -> Result<bool, StoreError> {
+        Ok(self.trimmed().await?.is_some_and(|mark| mark.id >= id))
+    }
+}

@@ -1,0 +1,116 @@
+//! The event log of a store in memory: one partition, of which only so much is kept.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::Memory;
+use crate::key::Slot;
+use crate::store::StoreError;
+use crate::store::log::{Ends, Entry, EntryId, Link, Log, Mark, Position, Trimmed, member};
+
+/// Entries kept at most, read or not: some 100 MB with the longest events, and more than any test or trial writes.
+const ENTRIES_MAX: usize = 100_000;
+
+/// Entries that one call trims.
+const TRIMMED_PER_CALL: usize = 1000;
+
+/// The one partition.
+const PARTITION: u16 = 0;
+
+/// The log, under the store's lock.
+#[derive(Default)]
+pub(super) struct Journal {
+    entries: VecDeque<Entry>,
+    last: Option<Mark>,
+    trimmed: Option<Mark>,
+    readers: BTreeMap<String, Reader>,
+}
+
+struct Reader {
+    read: EntryId,
+    heard_ms: u64,
+}
+
+impl Journal {
+    /// Appends an event, if there is one.
+    pub(super) fn append(&mut self, slot: &Slot, event: &[u8], now_ms: u64) {
+        if event.is_empty() {
+            return;
+        }
+        let link = Link::of(self.last.map(|last| last.link), &member(slot), event);
+        let id = EntryId::behind(self.last.map(|last| last.id).unwrap_or_default(), now_ms);
+        self.last = Some(Mark { id, link });
+        let event = event.to_vec().into();
+        self.entries.push_back(Entry { partition: PARTITION, id, slot: *slot, event, link: Some(link) });
+        if self.entries.len() > ENTRIES_MAX {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some(first) = self.entries.pop_front() {
+            self.trimmed = first.link.map(|link| Mark { id: first.id, link });
+        }
+    }
+
+    fn behind(&self, from: EntryId, limit: usize) -> Vec<Entry> {
+        let start = self.entries.partition_point(|entry| entry.id <= from);
+        self.entries.range(start..).take(limit).cloned().collect()
+    }
+
+    fn trim(&mut self, older_than: Duration, now_ms: u64) -> Trimmed {
+        let span = u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX);
+        let since = now_ms.saturating_sub(span);
+        let mut trimmed = Trimmed::default();
+        self.readers.retain(|name, reader| {
+            let heard = reader.heard_ms >= since;
+            if !heard {
+                trimmed.forgotten.push(name.clone());
+            }
+            heard
+        });
+        let slowest = self.readers.values().map(|reader| reader.read).min();
+        while trimmed.entries < TRIMMED_PER_CALL
+            && self.entries.front().is_some_and(|first| first.id.ms < since && slowest.is_none_or(|read| first.id <= read))
+        {
+            self.drop_first();
+            trimmed.entries += 1;
+        }
+        trimmed
+    }
+}
+
+#[async_trait]
+impl Log for Memory {
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        Ok(self.open().0.journal.behind(from.of(PARTITION), limit.max(1)))
+    }
+
+    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        Ok(if partition == PARTITION { self.open().0.journal.behind(from, limit) } else { Vec::new() })
+    }
+
+    async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
+        let (mut shelf, now_ms) = self.open();
+        shelf.journal.readers.insert(reader.to_owned(), Reader { read: read.of(PARTITION), heard_ms: now_ms });
+        Ok(())
+    }
+
+    async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
+        let (shelf, _) = self.open();
+        Ok(shelf.journal.readers.get(reader).map(|reader| Position(BTreeMap::from([(PARTITION, reader.read)]))))
+    }
+
+    async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
+        let (mut shelf, now_ms) = self.open();
+        Ok(shelf.journal.trim(older_than, now_ms))
+    }
+
+    async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
+        let (shelf, _) = self.open();
+        let Journal { last, trimmed, .. } = &shelf.journal;
+        Ok(last.map(|last| Ends { partition: PARTITION, trimmed: *trimmed, last }).into_iter().collect())
+    }
+}

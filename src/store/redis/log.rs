@@ -1,0 +1,175 @@
+//! The event log in Redis: a stream for each partition, which the swap script appends to.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use async_trait::async_trait;
+use futures_util::future::try_join_all;
+use redis::Value;
+
+use super::servers::Group;
+use super::{Redis, layout, millis, unexpected};
+use crate::key::PARTITIONS;
+use crate::store::StoreError;
+use crate::store::log::{Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, Position, Trimmed, slot_of_member};
+
+/// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
+const TRIMMED_PER_PARTITION: usize = 200;
+
+impl Redis {
+    /// Reads the logs of a server's partitions, up to `count` entries of each.
+    async fn read_at(&self, group: &Group, from: &Position, count: usize) -> Result<Vec<Entry>, StoreError> {
+        // One command for all where they need not have one hash slot: most of them are empty, at most times.
+        let at_once = if self.servers.is_cluster() { 1 } else { group.partitions.len().max(1) };
+        let mut reading = redis::pipe();
+        for partitions in group.partitions.chunks(at_once) {
+            reading.cmd("XREAD").arg("COUNT").arg(count).arg("STREAMS");
+            partitions.iter().for_each(|partition| _ = reading.arg(layout::events_key(*partition)));
+            partitions.iter().for_each(|partition| _ = reading.arg(from.of(*partition).to_string()));
+        }
+        let mut entries = Vec::new();
+        for (answer, partitions) in self.pipeline_to(group, &reading).await?.into_iter().zip(group.partitions.chunks(at_once)) {
+            let mut streams = partitions.iter();
+            for (name, found) in streams_of(answer)? {
+                // In the order in which they were asked for, those without entries left out.
+                let partition = streams.find(|partition| layout::events_key(**partition) == name).ok_or_else(unexpected)?;
+                for value in found {
+                    entries.push(entry(*partition, value)?);
+                }
+            }
+        }
+        Ok(entries)
+    }
+
+    async fn ends_at(&self, group: &Group) -> Result<Vec<Ends>, StoreError> {
+        let mut reading = redis::pipe();
+        for partition in &group.partitions {
+            reading.cmd("MGET").arg(layout::chain_key(*partition)).arg(layout::trimmed_key(*partition));
+        }
+        let mut ends = Vec::new();
+        for (partition, answer) in group.partitions.iter().zip(self.pipeline_to(group, &reading).await?) {
+            let (last, trimmed): (Option<Vec<u8>>, Option<Vec<u8>>) =
+                redis::from_redis_value(answer).map_err(|_| unexpected())?;
+            if let Some(last) = last.as_deref().and_then(mark) {
+                ends.push(Ends { partition: *partition, trimmed: trimmed.as_deref().and_then(mark), last });
+            }
+        }
+        Ok(ends)
+    }
+}
+
+#[async_trait]
+impl Log for Redis {
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        self.servers.complete()?;
+        let count = (limit / usize::from(PARTITIONS)).max(1);
+        let groups = self.servers.groups();
+        Ok(try_join_all(groups.iter().map(|group| self.read_at(group, from, count))).await?.concat())
+    }
+
+    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(layout::events_key(partition)).arg(from.to_string());
+        let found = streams_of(self.command(partition, &read).await?)?.into_iter().flat_map(|(_, found)| found);
+        found.map(|value| entry(partition, value)).collect()
+    }
+
+    async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
+        self.servers.complete()?;
+        let heard_ms = self.now_ms(0).await?;
+        let mark_at = async |group: &Group| {
+            let mut marking = redis::pipe();
+            for partition in &group.partitions {
+                let value = format!("{} {heard_ms}", read.of(*partition));
+                marking.cmd("HSET").arg(layout::readers_key(*partition)).arg(reader).arg(value);
+            }
+            self.pipeline_to(group, &marking).await.map(drop)
+        };
+        try_join_all(self.servers.groups().iter().map(mark_at)).await.map(drop)
+    }
+
+    async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
+        self.servers.complete()?;
+        let look_at = async |group: &Group| {
+            let mut reading = redis::pipe();
+            group.partitions.iter().for_each(|p| _ = reading.cmd("HGET").arg(layout::readers_key(*p)).arg(reader));
+            let answers = self.pipeline_to(group, &reading).await?;
+            let read = group.partitions.iter().zip(answers).filter_map(|(partition, answer)| {
+                let text: String = redis::from_redis_value(answer).ok()?;
+                Some((*partition, text.split_once(' ')?.0.parse().ok()?))
+            });
+            Ok::<BTreeMap<u16, EntryId>, StoreError>(read.collect())
+        };
+        let read: BTreeMap<u16, EntryId> =
+            try_join_all(self.servers.groups().iter().map(look_at)).await?.into_iter().flatten().collect();
+        Ok((!read.is_empty()).then_some(Position(read)))
+    }
+
+    async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
+        let mut trimmed = Trimmed::default();
+        let span = millis(older_than);
+        let most = TRIMMED_PER_PARTITION.to_string();
+        for Ends { partition, .. } in self.ends().await? {
+            let keys = [layout::events_key(partition), layout::readers_key(partition), layout::trimmed_key(partition)];
+            let args: [&[u8]; 2] = [&span, most.as_bytes()];
+            let answer = self.run(partition, &self.scripts.trim, (&keys, &args), None, self.deadline()).await?;
+            let (entries, forgotten): (usize, Vec<String>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
+            trimmed.entries += entries;
+            trimmed.forgotten.extend(forgotten);
+        }
+        trimmed.forgotten.sort();
+        trimmed.forgotten.dedup();
+        Ok(trimmed)
+    }
+
+    async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
+        self.servers.complete()?;
+        let groups = self.servers.groups();
+        let mut ends = try_join_all(groups.iter().map(|group| self.ends_at(group))).await?.concat();
+        ends.sort_by_key(|ends| ends.partition);
+        Ok(ends)
+    }
+}
+
+/// A stream's name, and its entries.
+type Stream = (Vec<u8>, Vec<Value>);
+
+/// The streams of an answer to XREAD, which is nothing where there are no entries.
+fn streams_of(answer: Value) -> Result<Vec<Stream>, StoreError> {
+    let streams = match answer {
+        Value::Nil => return Ok(Vec::new()),
+        // RESP3 has a map for what RESP2 has an array of pairs.
+        Value::Map(streams) => streams,
+        Value::Array(streams) => streams.into_iter().map(pair).collect::<Result<_, _>>()?,
+        _ => return Err(unexpected()),
+    };
+    let stream = |(name, found)| match (name, found) {
+        (Value::BulkString(name), Value::Array(found)) => Ok((name, found)),
+        _ => Err(unexpected()),
+    };
+    streams.into_iter().map(stream).collect()
+}
+
+fn pair(value: Value) -> Result<(Value, Value), StoreError> {
+    let Value::Array(parts) = value else { return Err(unexpected()) };
+    let [first, second] = <[Value; 2]>::try_from(parts).map_err(|_| unexpected())?;
+    Ok((first, second))
+}
+
+/// An entry of a stream: its id, and fields by name.
+fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
+    let (id, fields) = pair(value)?;
+    let id: String = redis::from_redis_value(id).map_err(|_| unexpected())?;
+    let fields: Vec<Vec<u8>> = redis::from_redis_value(fields).map_err(|_| unexpected())?;
+    let field = |name: &[u8]| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_slice());
+    let id = id.parse().map_err(|_| unexpected())?;
+    let Some(slot) = field(b"m").and_then(slot_of_member) else { return Ok(Entry::unreadable(partition, id)) };
+    let event = field(b"e").unwrap_or_default().to_vec().into();
+    Ok(Entry { partition, id, slot, event, link: field(b"l").and_then(Link::from_bytes) })
+}
+
+/// A link and an id, as they are kept beside the log.
+fn mark(value: &[u8]) -> Option<Mark> {
+    let (link, id) = value.split_at_checked(LINK_BYTES)?;
+    Some(Mark { link: Link::from_bytes(link)?, id: std::str::from_utf8(id).ok()?.parse().ok()? })
+}
