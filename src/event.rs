@@ -118,7 +118,8 @@ impl Event {
             State::Expired => Kind::Expired,
         };
         if let Some(reason) = &mut context.reason {
-            reason.truncate(reason.floor_char_boundary(REASON_BYTES_MAX));
+            let fits = (0..=REASON_BYTES_MAX).rev().find(|at| reason.is_char_boundary(*at));
+            reason.truncate(if reason.len() > REASON_BYTES_MAX { fits.unwrap_or(0) } else { reason.len() });
         }
         Event {
             kind,

@@ -131,8 +131,11 @@ impl Log for Redis {
     }
 }
 
+/// A stream's name, and its entries.
+type Stream = (Vec<u8>, Vec<Value>);
+
 /// The streams of an answer to XREAD, which is nothing where there are no entries.
-fn streams_of(answer: Value) -> Result<Vec<(Vec<u8>, Vec<Value>)>, StoreError> {
+fn streams_of(answer: Value) -> Result<Vec<Stream>, StoreError> {
     let streams = match answer {
         Value::Nil => return Ok(Vec::new()),
         // RESP3 has a map for what RESP2 has an array of pairs.
