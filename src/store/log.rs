@@ -23,12 +23,6 @@ mod verify;
 
 pub use verify::{Break, Cursor, Fault, Progress, verify};
 
-/// Longest event that is appended, in bytes; one that is longer is not. Far above what the gate makes of its own limits.
-pub const EVENT_BYTES_MAX: usize = 8 << 10;
-
-/// Longest name of a reader, in bytes.
-pub const READER_BYTES_MAX: usize = 128;
-
 /// Bytes of a link: SHA-1 in hexadecimal digits, which is what a script can make within a Redis server.
 pub const LINK_BYTES: usize = 40;
 

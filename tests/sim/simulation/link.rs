@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
-use onceward::store::{Listing, Page, Store, StoreError, Swap, Watch};
+use onceward::store::{Listing, Log, Page, Store, StoreError, Swap, Watch};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -198,7 +198,15 @@ impl World {
 
 #[async_trait]
 impl Store for Link {
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    /// What is told to the log is not simulated.
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        _event: &[u8],
+    ) -> Result<Swap, StoreError> {
         self.process.runs().await;
         let (key, gateway) = (self.world.key_of(slot), self.process.gateway);
         let fate = self.fate();
@@ -216,6 +224,10 @@ impl Store for Link {
         }
         self.process.runs().await;
         told
+    }
+
+    fn log(&self) -> &dyn Log {
+        self.world.store.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

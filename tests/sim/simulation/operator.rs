@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use onceward::engine::Decision;
+use onceward::event::Context;
 use onceward::record::State;
 use tokio::time::sleep;
 
@@ -52,7 +53,7 @@ impl World {
         if rested {
             sleep(self.dice.span(0, 3000)).await;
         }
-        let decided = gateway.gate.settle_by_hand(slot, decision, seen, policy).await;
+        let decided = gateway.gate.settle_by_hand(slot, decision, seen, policy, Context::default()).await;
         self.note(Some(place), Some(key), What::Decided { what, done: decided.is_ok() });
     }
 
