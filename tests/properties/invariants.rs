@@ -23,7 +23,7 @@ pub fn key(value: &[u8]) {
         let quoted = format!("\"{}\"", key.as_str().replace('\\', "\\\\").replace('"', "\\\""));
         assert!(Key::parse(quoted.as_bytes(), KeySyntax::Strict, MAX).unwrap() == key, "quoted it is the same key");
         assert!(Key::parse(value, KeySyntax::Lenient, MAX).unwrap() == key, "no syntax reads another key");
-        assert!(!format!("{key:?}").contains(key.as_str()) || key.as_str().len() < 4, "keys are not shown");
+        assert_eq!(format!("{key:?}"), "Key(..)", "keys are not shown");
     }
 }
 
