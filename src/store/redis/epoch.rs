@@ -102,9 +102,11 @@ pub(super) struct Epochs {
     table: RwLock<Vec<Known>>,
     /// A claim wants to know, or something changed.
     wanted: Arc<Notify>,
-    /// A pass has ended.
-    passed: Notify,
-    /// Why the last pass found out nothing about some partition.
+    /// A look at a server has ended.
+    looked: Notify,
+    /// How many looks have ended.
+    looks: AtomicU64,
+    /// Why the last look that found out nothing did so.
     failure: RwLock<Option<StoreError>>,
     quiet: Duration,
 }
@@ -114,13 +116,22 @@ struct Known {
     standing: Option<Standing>,
     /// The epoch that this process went by last, also while it is in doubt.
     last: Option<Epoch>,
+    /// Which look found out nothing about it, the last time that was so.
+    failed: u64,
 }
 
 impl Epochs {
     /// Nothing is known yet. `wanted` wakes who finds out; new operations are refused for `quiet` after a loss.
     pub(super) fn new(wanted: Arc<Notify>, quiet: Duration) -> Epochs {
         let table = vec![Known::default(); usize::from(PARTITIONS)];
-        Epochs { table: RwLock::new(table), wanted, passed: Notify::new(), failure: RwLock::default(), quiet }
+        Epochs {
+            table: RwLock::new(table),
+            wanted,
+            looked: Notify::new(),
+            looks: AtomicU64::new(0),
+            failure: RwLock::default(),
+            quiet,
+        }
     }
 
     fn known(&self, partition: u16) -> Known {
@@ -137,13 +148,27 @@ impl Epochs {
 
     /// What claims in a partition go by; waits for it, until the deadline, while it is being found out.
     pub(super) async fn standing(&self, partition: u16, deadline: Instant) -> Result<Standing, StoreError> {
-        let passed = self.passed.notified();
-        if let Some(standing) = self.known(partition).standing {
-            return Ok(standing);
+        let asked = self.looks.load(Ordering::Acquire);
+        loop {
+            let looked = self.looked.notified();
+            let known = self.known(partition);
+            if let Some(standing) = known.standing {
+                return Ok(standing);
+            }
+            self.wanted.notify_one();
+            // A look that began before may have ended since; its failure is as good as the next.
+            if known.failed > asked || timeout_at(deadline, looked).await.is_err() {
+                return Err(self.failure());
+            }
         }
-        self.wanted.notify_one();
-        let waited = timeout_at(deadline, passed).await;
-        self.known(partition).standing.filter(|_| waited.is_ok()).ok_or_else(|| self.failure())
+    }
+
+    /// Waits until claims can be made in all partitions.
+    pub(super) async fn all_standing(&self, deadline: Instant) -> Result<(), StoreError> {
+        for partition in 0..PARTITIONS {
+            self.standing(partition, deadline).await?;
+        }
+        Ok(())
     }
 
     /// Why nothing can be claimed. Whatever failed, nothing of a claim was sent.
@@ -155,9 +180,14 @@ impl Epochs {
         }
     }
 
-    fn passed(&self, done: &Result<(), StoreError>) {
-        *self.failure.write().unwrap_or_else(PoisonError::into_inner) = done.as_ref().err().cloned();
-        self.passed.notify_waiters();
+    /// A look at a server that holds these partitions has ended.
+    fn looked_at(&self, partitions: &[u16], done: &Result<(), StoreError>) {
+        let look = self.looks.fetch_add(1, Ordering::AcqRel) + 1;
+        if let Err(error) = done {
+            *self.failure.write().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
+            partitions.iter().for_each(|partition| self.set(*partition, Known { failed: look, ..self.known(*partition) }));
+        }
+        self.looked.notify_waiters();
     }
 
     /// A partition's server is not what this standing says.
@@ -175,11 +205,7 @@ pub(super) async fn keep(store: Weak<Redis>, wanted: Arc<Notify>) {
     loop {
         let done = match store.upgrade() {
             None => return,
-            Some(store) => {
-                let done = store.look_at_epochs().await;
-                store.epochs.passed(&done);
-                done
-            }
+            Some(store) => store.look_at_epochs().await,
         };
         if done.is_err() {
             sleep(AGAIN).await;
@@ -191,11 +217,16 @@ pub(super) async fn keep(store: Weak<Redis>, wanted: Arc<Notify>) {
 impl Redis {
     /// Finds out what claims go by, wherever it is not known; elsewhere, looks whether it still holds.
     async fn look_at_epochs(&self) -> Result<(), StoreError> {
-        let looks = self.servers.groups().into_iter().map(|group| self.look_at(group));
+        // One server that doesn't answer keeps nobody from the others.
+        let looks = self.servers.groups().into_iter().map(async |group| {
+            let done = self.look_at(&group).await;
+            self.epochs.looked_at(&group.partitions, &done);
+            done
+        });
         futures_util::future::join_all(looks).await.into_iter().collect()
     }
 
-    async fn look_at(&self, group: Group) -> Result<(), StoreError> {
+    async fn look_at(&self, group: &Group) -> Result<(), StoreError> {
         let generation = group.links.generation(self.deadline()).await?;
         let stands = |partition: &u16| {
             let standing = self.epochs.known(*partition).standing;
@@ -203,11 +234,11 @@ impl Redis {
         };
         let unclear: Vec<u16> = group.partitions.iter().copied().filter(|partition| !stands(partition)).collect();
         match (unclear.is_empty(), group.partitions.first()) {
-            (false, _) => self.find_out(&group, generation, unclear).await,
+            (false, _) => self.find_out(group, generation, unclear).await,
             // Who loses one loses all.
             (true, Some(first)) if self.is_forgotten(*first).await? => {
                 let partitions = group.partitions.clone();
-                self.find_out(&group, generation, partitions).await
+                self.find_out(group, generation, partitions).await
             }
             (true, _) => Ok(()),
         }
@@ -246,7 +277,8 @@ impl Redis {
             let epoch = epoch.ok_or_else(unexpected)?;
             let quiet_until = self.quiet_until(met_again.contains(partition), &epoch, now_ms);
             let standing = Standing { generation, epoch, quiet_until };
-            self.epochs.set(*partition, Known { standing: Some(standing), last: Some(epoch) });
+            let known = self.epochs.known(*partition);
+            self.epochs.set(*partition, Known { standing: Some(standing), last: Some(epoch), ..known });
         }
         Ok(())
     }

@@ -386,7 +386,8 @@ impl Store for Redis {
             }
             self.insist(self.pipeline_to(group, &set).await?.into_iter().nth(1))
         };
-        try_join_all(groups.iter().map(ping)).await.map(drop)
+        try_join_all(groups.iter().map(ping)).await?;
+        self.epochs.all_standing(self.deadline()).await
     }
 
     async fn identities(&self) -> Result<Option<String>, StoreError> {
