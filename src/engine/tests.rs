@@ -12,6 +12,8 @@ use super::*;
 use crate::key::{BodyHash, Caller, Fingerprint, KeySyntax, fingerprint};
 use crate::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Settler, State, Version};
 
+mod exact;
+
 const OWN: Fence = Fence(1);
 const OTHER: Fence = Fence(2);
 const SECOND: Duration = Duration::from_secs(1);

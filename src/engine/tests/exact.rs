@@ -1,0 +1,115 @@
+//! What the rules write, to the last field, and what an upstream's answer to a question is worth.
+
+use super::*;
+use crate::key::Pointer;
+
+const KEPT: Option<Bytes> = Some(Bytes::from_static(b"k"));
+
+/// An uncertain record of a lost attempt, whose key is kept so that it can be asked for.
+fn doubted() -> Record {
+    Record { kept: KEPT, ..record(uncertain(), OTHER) }
+}
+
+fn written(settlement: Settlement) -> Record {
+    match settlement {
+        Settlement::Write(next) => next.record,
+        other => panic!("{other:?}"),
+    }
+}
+
+#[test]
+fn what_is_settled_has_its_own_version_and_keeps_no_key() {
+    let running = Record { kept: KEPT, ..record(in_flight(), OWN) };
+    let claim = Claim { fence: OWN, record: running.clone() };
+    let settled = |outcome| written(settle(Some(&running), &claim, &outcome, &policy(), Version(99)));
+    let done = Record { version: Version(8), kept: None, state: completed(), ..running.clone() };
+    assert_eq!(settled(Outcome::Answered(whole(201))), done);
+    let marker = Record { version: Version(8), ..record(State::Released, OWN) };
+    assert_eq!(settled(Outcome::NeverSent), marker);
+    let doubt = State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false };
+    assert_eq!(settled(Outcome::InDoubt(Cause::Broken)), Record { version: Version(8), state: doubt, ..running.clone() });
+}
+
+#[test]
+fn a_decision_has_its_own_version_and_fence_and_keeps_a_key_only_where_an_outcome_is_owed() {
+    let decided = |record, decision| decide(&held(record, 99_000), decision, Fence(3), &policy()).map(|next| next.record);
+    let by = |by| Record {
+        version: Version(8),
+        fence: Fence(3),
+        kept: None,
+        state: State::Completed { reply: whole(201), by },
+        ..doubted()
+    };
+    assert_eq!(decided(doubted(), Decision::Resolve(whole(201))), Ok(by(Settler::Operator)));
+    assert_eq!(decided(doubted(), Decision::Found(whole(201))), Ok(by(Settler::Probe)));
+    let retry = State::Uncertain { cause: Cause::Broken, since_ms: Some(1000), retry: true };
+    // The lost attempt's answer, if it still comes before a duplicate runs, is the result: so its fence stays.
+    assert_eq!(decided(doubted(), Decision::Retry), Ok(Record { version: Version(8), state: retry, ..doubted() }));
+    let marker = Record { version: Version(8), ..record(State::Released, Fence(3)) };
+    assert_eq!(decided(doubted(), Decision::Release), Ok(marker));
+    let result = Record { kept: KEPT, ..record(completed(), OTHER) };
+    let gone = Record { version: Version(8), fence: Fence(3), kept: None, state: State::Expired, ..result.clone() };
+    assert_eq!(decided(result, Decision::Expire), Ok(gone));
+}
+
+#[test]
+fn an_outcome_says_whether_the_upstream_did_nothing() {
+    let doing = |outcome: Outcome| outcome.did_nothing(&policy());
+    assert!(doing(Outcome::NeverSent) && doing(Outcome::Answered(whole(429))));
+    assert!(!doing(Outcome::Answered(whole(201))) && !doing(Outcome::Answered(whole(409))));
+    assert!(!doing(Outcome::Answered(whole(503))) && !doing(Outcome::InDoubt(Cause::TimedOut)));
+}
+
+#[test]
+fn only_an_attempt_from_uncertain_that_did_nothing_gives_its_doubt_back() {
+    let claim = |doubt_since_ms| Claim { fence: OWN, record: record(State::InFlight { doubt_since_ms }, OWN) };
+    let gives = |doubt, outcome: &Outcome| claim(doubt).gives_doubt_back(outcome, &policy());
+    for did_nothing in [Outcome::NeverSent, Outcome::Answered(whole(429)), Outcome::Answered(whole(409))] {
+        assert!(gives(Some(900), &did_nothing) && !gives(None, &did_nothing), "{did_nothing:?}");
+    }
+    for other in [Outcome::Answered(whole(201)), Outcome::InDoubt(Cause::Broken)] {
+        assert!(!gives(Some(900), &other) && !gives(None, &other), "{other:?}");
+    }
+}
+
+fn probe(found_if: Option<&str>) -> Probe {
+    let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
+    Probe {
+        method: http::Method::GET,
+        path: "/by-key/{key}".into(),
+        statuses: StatusRules::new(&list(&["200"]), &list(&["404"]), &[]).unwrap(),
+        found_if: found_if.and_then(Pointer::parse),
+        map_status: Some(StatusCode::CREATED),
+        headers: HeaderMap::new(),
+        background: false,
+    }
+}
+
+#[test]
+fn an_upstreams_answer_is_taken_for_what_it_plainly_says() {
+    let answer = |status, body: &'static [u8]| Arc::unwrap_or_clone(reply(status, ReplyBody::Whole(Bytes::from_static(body))));
+    let created = |body: &'static [u8]| Finding::Found(reply(201, ReplyBody::Whole(Bytes::from_static(body))));
+    let plain = probe(None);
+    assert_eq!(plain.finding(answer(200, b"{}")), created(b"{}"), "with the status that it is given");
+    assert_eq!(plain.finding(answer(404, b"")), Finding::Absent);
+    assert_eq!(plain.finding(answer(500, b"")), Finding::Unclear);
+
+    let first = probe(Some("/data/0"));
+    assert_eq!(first.finding(answer(200, br#"{"data":[{"id":1}]}"#)), created(br#"{"id":1}"#), "the element alone");
+    assert_eq!(first.finding(answer(200, br#"{"data":[]}"#)), Finding::Absent);
+    assert_eq!(first.finding(answer(200, b"<html>")), Finding::Unclear);
+    let mut encoded = answer(200, br#"{"data":[{"id":1}]}"#);
+    encoded.headers.insert(http::header::CONTENT_ENCODING, HeaderValue::from_static("gzip"));
+    assert_eq!(first.finding(encoded.clone()), Finding::Unclear, "what can't be looked into says nothing");
+    assert!(matches!(plain.finding(encoded), Finding::Found(_)), "where nothing is looked for, it may be encoded");
+}
+
+#[test]
+fn in_the_background_a_found_result_is_stored_and_an_absent_frees_the_key_only_when_it_counts() {
+    let told = |now_ms, finding| believe_unasked(&held(doubted(), now_ms), finding, Fence(3), &policy());
+    let state = |next: Option<Next>| next.map(|next| next.record.state.name());
+    assert_eq!(state(told(2000, Finding::Found(whole(201)))), Some("completed"));
+    assert_eq!(told(2000, Finding::Absent), None, "too early");
+    assert_eq!(state(told(61_000, Finding::Absent)), Some("released"));
+    assert_eq!(told(99_000, Finding::Unclear), None);
+}
