@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -149,7 +149,8 @@ pub struct Redis {
     /// Where the next [`Store::due`] begins, so that no partition starves behind others.
     next_partition: std::sync::atomic::AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
-    _keeper: AbortOnDropHandle<()>,
+    /// Finds out what claims go by; ends with the store.
+    keeper: OnceLock<AbortOnDropHandle<()>>,
 }
 
 struct Scripts {
@@ -179,7 +180,7 @@ impl Redis {
         let dialer = Dialer::new(&options)?;
         let hub = Hub::remote();
         let wanted = dialer.replaced.clone();
-        Ok(Arc::new_cyclic(|store| Redis {
+        let store = Arc::new(Redis {
             confirmation: dialer.confirmation.clone(),
             servers: Servers::keep(dialer.clone()),
             timeout: options.timeout,
@@ -197,8 +198,12 @@ impl Redis {
             holdings: Holdings::default(),
             next_partition: Default::default(),
             _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
-            _keeper: AbortOnDropHandle::new(tokio::spawn(epoch::keep(store.clone(), wanted))),
-        }))
+            keeper: OnceLock::new(),
+        });
+        // Only now: one that looks for a store that is not there yet takes it for one that is gone.
+        let keeper = tokio::spawn(epoch::keep(Arc::downgrade(&store), wanted));
+        let _ = store.keeper.set(AbortOnDropHandle::new(keeper));
+        Ok(store)
     }
 
     fn deadline(&self) -> Instant {

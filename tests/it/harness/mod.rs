@@ -12,6 +12,7 @@ mod tls;
 pub mod tokens;
 mod upstream;
 
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use client::{Answer, Connection, Request};
@@ -28,9 +29,24 @@ pub use upstream::{Seen, Upstream};
 /// Longest that a story waits for something that should happen soon.
 pub const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A port that nobody listened on a moment ago.
+/// Ports that tests give away: below those that the system gives to clients, one of whom would now and then take a port
+/// between here and its server. A cluster's node also uses the port 10,000 above its own.
+const PORTS: std::ops::Range<u16> = 11_000..20_000;
+
+/// A port that nobody listened on a moment ago, and that is given away once.
 pub fn free_port() -> u16 {
-    std::net::TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap().port()
+    static GIVEN: AtomicU32 = AtomicU32::new(0);
+    let count = u32::from(PORTS.end - PORTS.start);
+    // Other test processes begin elsewhere.
+    let start = std::process::id().wrapping_mul(997);
+    loop {
+        let at = start.wrapping_add(GIVEN.fetch_add(1, Ordering::Relaxed)) % count;
+        let port = PORTS.start + u16::try_from(at).unwrap();
+        let is_free = |port| std::net::TcpListener::bind(("127.0.0.1", port)).is_ok();
+        if is_free(port) && is_free(port + 10_000) {
+            return port;
+        }
+    }
 }
 
 /// Waits until a condition holds.
