@@ -129,7 +129,8 @@ fn the_redis_of_the_example_is_one_that_loses_nothing() {
     let settings: Vec<&str> = command[1..].iter().map(String::as_str).collect();
     let redis = RedisServer::with(free_port(), &settings);
     let doctor = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["doctor", "--store", &redis.url()]).output().unwrap();
-    assert!(doctor.status.success(), "{}", String::from_utf8_lossy(&doctor.stdout));
+    let said = String::from_utf8_lossy(&doctor.stdout);
+    assert!(doctor.status.success() && said.contains("every write is on disk before it is answered"), "{said}");
     // The doctor finds one out that does not.
     let careless = RedisServer::start();
     let doctor = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["doctor", "--store", &careless.url()]).output().unwrap();
