@@ -3,13 +3,14 @@
 use std::sync::Arc;
 
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, Method, StatusCode, header};
+use axum::http::{HeaderMap, Method, header};
 use axum::middleware::Next;
-use axum::response::Response;
+use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
-use super::{Admin, view};
+use super::Admin;
+use super::problem::Refusal;
 
 /// A bearer token, kept as its hash.
 #[derive(Clone)]
@@ -42,23 +43,25 @@ pub(super) struct Operator(pub String);
 /// Lets a request pass, or refuses it.
 pub(super) async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
-    let operator = match &admin.access {
-        Access::Loopback if is_from_a_page(request.headers()) => {
-            return view::problem(
-                StatusCode::UNAUTHORIZED,
-                "unauthorized",
-                "requests from web pages, or for other host names, need a token",
-            );
+    match admit(&admin.access, request.headers(), changes) {
+        Ok(operator) => {
+            request.extensions_mut().insert(operator);
+            next.run(request).await
         }
-        Access::Loopback => Operator("loopback".into()),
-        Access::Tokens(tokens) => match find(tokens, request.headers()) {
-            Some(token) if token.operate || !changes => Operator(token.name.clone()),
-            Some(_) => return view::problem(StatusCode::FORBIDDEN, "forbidden", "this token may read, and not change anything"),
-            None => return view::problem(StatusCode::UNAUTHORIZED, "unauthorized", "a valid bearer token is required"),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
+fn admit(access: &Access, headers: &HeaderMap, changes: bool) -> Result<Operator, Refusal> {
+    match access {
+        Access::Loopback if is_from_a_page(headers) => Err(Refusal::FromPage),
+        Access::Loopback => Ok(Operator("loopback".into())),
+        Access::Tokens(tokens) => match find(tokens, headers) {
+            Some(token) if token.operate || !changes => Ok(Operator(token.name.clone())),
+            Some(_) => Err(Refusal::ReadOnly),
+            None => Err(Refusal::TokenMissing),
         },
-    };
-    request.extensions_mut().insert(operator);
-    next.run(request).await
+    }
 }
 
 /// Every token is compared, in constant time: how long it takes tells nothing about which one is near.

@@ -39,6 +39,27 @@ pub enum ClientError {
     },
 }
 
+/// A decision that needs no more than its reason.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Word {
+    /// It was not executed: the key is free.
+    Release,
+    /// It was not executed: the next duplicate runs.
+    Retry,
+    /// The result is not kept any longer.
+    Expire,
+}
+
+impl Word {
+    fn segment(self) -> &'static str {
+        match self {
+            Word::Release => "/release",
+            Word::Retry => "/retry",
+            Word::Expire => "/expire",
+        }
+    }
+}
+
 /// Talks to one admin port.
 pub struct Client {
     address: String,
@@ -78,24 +99,20 @@ impl Client {
         self.json(Method::GET, &path(operation, ""), None::<&()>, None).await
     }
 
-    /// Settles an operation with a result, if it is still as it was seen.
-    pub async fn resolve(&self, seen: &OperationView, request: &ResolveRequest) -> Result<OperationView, ClientError> {
-        self.json(Method::POST, &path(&seen.operation, "/resolve"), Some(request), Some(&seen.version)).await
+    /// Settles an operation with a result, if it still has this version.
+    pub async fn resolve(&self, operation: &str, version: &str, request: &ResolveRequest) -> Result<OperationView, ClientError> {
+        self.json(Method::POST, &path(operation, "/resolve"), Some(request), Some(version)).await
     }
 
-    /// Lets the next duplicate run, if the operation is still as it was seen.
-    pub async fn retry(&self, seen: &OperationView, request: &ReleaseRequest) -> Result<OperationView, ClientError> {
-        self.json(Method::POST, &path(&seen.operation, "/retry"), Some(request), Some(&seen.version)).await
-    }
-
-    /// Releases an operation.
-    pub async fn release(&self, seen: &OperationView, request: &ReleaseRequest) -> Result<OperationView, ClientError> {
-        self.json(Method::POST, &path(&seen.operation, "/release"), Some(request), Some(&seen.version)).await
-    }
-
-    /// Expires a result, if the operation is still as it was seen.
-    pub async fn expire(&self, seen: &OperationView, request: &ReleaseRequest) -> Result<OperationView, ClientError> {
-        self.json(Method::POST, &path(&seen.operation, "/expire"), Some(request), Some(&seen.version)).await
+    /// Carries out a decision that needs no more than its reason, if the operation still has this version.
+    pub async fn decide(
+        &self,
+        operation: &str,
+        word: Word,
+        version: &str,
+        request: &ReleaseRequest,
+    ) -> Result<OperationView, ClientError> {
+        self.json(Method::POST, &path(operation, word.segment()), Some(request), Some(version)).await
     }
 
     /// Whether a path answers 200, with what it said.

@@ -19,12 +19,16 @@ use crate::engine::{OnFailure, Policy};
 use crate::gate::Gate;
 
 mod auth;
+mod change;
 pub mod client;
 mod log;
 mod operations;
+mod problem;
 mod view;
 
+use auth::Operator;
 pub use auth::{Access, Token};
+use problem::{Refusal, every_refusal_is_a_document};
 pub use view::{BreakView, Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
 /// What the admin port serves from.
@@ -66,7 +70,8 @@ pub fn router(admin: Admin) -> Router {
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .merge(operations)
-        .fallback(|| async { view::problem(StatusCode::NOT_FOUND, "not-found", "there is nothing here") })
+        .fallback(|| async { Refusal::NotFound })
+        .layer(middleware::from_fn(every_refusal_is_a_document))
         .with_state(admin)
 }
 

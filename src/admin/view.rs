@@ -2,11 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use axum::Json;
-use axum::http::{StatusCode, header};
-use axum::response::{IntoResponse, Response};
 use serde::{Deserialize, Serialize};
-use serde_json::json;
 
 use crate::key::Slot;
 use crate::record::{Held, ReplyBody, Settler, State};
@@ -68,7 +64,7 @@ pub struct ResolveRequest {
     /// The body that duplicates get, in base64.
     #[serde(default)]
     pub body_base64: String,
-    /// Why, for the log.
+    /// Why, for the log: required, at most 1024 bytes.
     #[serde(default)]
     pub reason: Option<String>,
 }
@@ -77,7 +73,7 @@ pub struct ResolveRequest {
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
-    /// Why, for the log.
+    /// Why, for the log: required, at most 1024 bytes.
     #[serde(default)]
     pub reason: Option<String>,
 }
@@ -127,17 +123,6 @@ impl OperationView {
 fn timestamp(unix_ms: u64) -> String {
     let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
     humantime::format_rfc3339_millis(time).to_string()
-}
-
-/// A problem document (RFC 9457).
-pub(super) fn problem(status: StatusCode, kind: &str, detail: &str) -> Response {
-    let body = json!({
-        "type": format!("urn:onceward:problem:{kind}"),
-        "title": status.canonical_reason().unwrap_or("Error"),
-        "status": status.as_u16(),
-        "detail": detail,
-    });
-    (status, [(header::CONTENT_TYPE, "application/problem+json")], Json(body).into_response().into_body()).into_response()
 }
 
 /// A piece of the event log that was verified.

@@ -184,8 +184,8 @@ enum Verb {
     },
     /// State the result of an uncertain operation: it was executed, and duplicates get this answer.
     Resolve {
-        /// The reference, op_...
-        operation: String,
+        #[command(flatten)]
+        change: ChangeArgs,
         /// The status that duplicates get.
         #[arg(long)]
         status: u16,
@@ -195,36 +195,29 @@ enum Verb {
         /// A header field that duplicates get, as `Name: value`; may be given more than once.
         #[arg(long = "header", value_name = "FIELD")]
         headers: Vec<String>,
-        /// Why, for the log.
-        #[arg(long)]
-        reason: Option<String>,
     },
     /// State that an uncertain operation was not executed, and let its next duplicate run: the same request, by the same
     /// caller.
-    Retry {
-        /// The reference, op_...
-        operation: String,
-        /// Why, for the log.
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    Retry(ChangeArgs),
     /// State that an uncertain operation was not executed, and free its key for any request.
-    Release {
-        /// The reference, op_...
-        operation: String,
-        /// Why, for the log.
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    Release(ChangeArgs),
     /// Throw the result of a completed operation away before its time. Its duplicates are refused (409), and never run, until
     /// the key would have been new again.
-    Expire {
-        /// The reference, op_...
-        operation: String,
-        /// Why, for the log.
-        #[arg(long)]
-        reason: Option<String>,
-    },
+    Expire(ChangeArgs),
+}
+
+/// What every change of an operation is given.
+#[derive(Debug, Args)]
+struct ChangeArgs {
+    /// The reference, op_...
+    operation: String,
+    /// Why. It is kept with the change in the event log, and in the gateway's log.
+    #[arg(long)]
+    reason: Option<String>,
+    /// The version that you decided on, as `show --json` has it: if the operation has changed since, nothing is done. Without
+    /// it, the version is read right before.
+    #[arg(long = "version", value_name = "VERSION")]
+    version: Option<u64>,
 }
 
 /// Reads the command line and does what it says.

@@ -6,8 +6,8 @@ use std::process::ExitCode;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
-use super::{AdminArgs, OperationsArgs, Verb};
-use crate::admin::client::{Client, ClientError};
+use super::{AdminArgs, ChangeArgs, OperationsArgs, Verb};
+use crate::admin::client::{Client, ClientError, Word};
 use crate::admin::{OperationView, ReleaseRequest, ResolveRequest};
 
 pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
@@ -33,24 +33,25 @@ pub(super) fn operations(args: OperationsArgs) -> ExitCode {
     }
 }
 
+/// What the audit says where whoever typed the command gave no reason: the admin port takes no change without one.
+const NO_REASON: &str = "none given on the command line";
+
 /// A verb whose files are read.
 enum Prepared {
     List(Option<String>, usize),
     Show(String),
-    Resolve(String, ResolveRequest),
-    Release(String, ReleaseRequest),
-    Retry(String, ReleaseRequest),
-    Expire(String, ReleaseRequest),
+    Resolve(ChangeArgs, ResolveRequest),
+    Decide(Word, ChangeArgs),
 }
 
 fn prepare(verb: Verb) -> Result<Prepared, String> {
-    match verb {
-        Verb::List { state, limit } => Ok(Prepared::List(state, limit)),
-        Verb::Show { operation } => Ok(Prepared::Show(operation)),
-        Verb::Release { operation, reason } => Ok(Prepared::Release(operation, ReleaseRequest { reason })),
-        Verb::Retry { operation, reason } => Ok(Prepared::Retry(operation, ReleaseRequest { reason })),
-        Verb::Expire { operation, reason } => Ok(Prepared::Expire(operation, ReleaseRequest { reason })),
-        Verb::Resolve { operation, status, body, headers, reason } => {
+    Ok(match verb {
+        Verb::List { state, limit } => Prepared::List(state, limit),
+        Verb::Show { operation } => Prepared::Show(operation),
+        Verb::Release(change) => Prepared::Decide(Word::Release, change),
+        Verb::Retry(change) => Prepared::Decide(Word::Retry, change),
+        Verb::Expire(change) => Prepared::Decide(Word::Expire, change),
+        Verb::Resolve { change, status, body, headers } => {
             let body = match body {
                 Some(file) => std::fs::read(&file).map_err(|error| format!("can't read {}: {error}", file.display()))?,
                 None => Vec::new(),
@@ -60,15 +61,16 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
                 Ok::<_, String>((name.trim().to_owned(), value.trim().to_owned()))
             };
             let headers = headers.iter().map(field).collect::<Result<BTreeMap<_, _>, _>>()?;
-            let request = ResolveRequest { status, headers, body_base64: BASE64.encode(body), reason };
-            Ok(Prepared::Resolve(operation, request))
+            let request = ResolveRequest { status, headers, body_base64: BASE64.encode(body), reason: Some(change.reason()) };
+            Prepared::Resolve(change, request)
         }
-    }
+    })
 }
 
-/// Carries a verb out. A change names the version that was just read, so that it loses against another operator's.
+/// Carries a verb out. A change names the version that whoever decided saw, or else the one that is read here: then it loses
+/// against what another operator does at the same time, and not against what was done before.
 async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>, ClientError> {
-    match verb {
+    let view = match verb {
         Prepared::List(state, limit) => {
             let mut all = Vec::new();
             let mut cursor = None;
@@ -82,23 +84,27 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
                 }
             }
         }
-        Prepared::Show(operation) => Ok(vec![client.show(&operation).await?]),
-        Prepared::Resolve(operation, request) => {
-            let seen = client.show(&operation).await?;
-            Ok(vec![client.resolve(&seen, &request).await?])
+        Prepared::Show(operation) => client.show(&operation).await?,
+        Prepared::Resolve(change, request) => client.resolve(&change.operation, &seen(client, &change).await?, &request).await?,
+        Prepared::Decide(word, change) => {
+            let request = ReleaseRequest { reason: Some(change.reason()) };
+            client.decide(&change.operation, word, &seen(client, &change).await?, &request).await?
         }
-        Prepared::Release(operation, request) => {
-            let seen = client.show(&operation).await?;
-            Ok(vec![client.release(&seen, &request).await?])
-        }
-        Prepared::Retry(operation, request) => {
-            let seen = client.show(&operation).await?;
-            Ok(vec![client.retry(&seen, &request).await?])
-        }
-        Prepared::Expire(operation, request) => {
-            let seen = client.show(&operation).await?;
-            Ok(vec![client.expire(&seen, &request).await?])
-        }
+    };
+    Ok(vec![view])
+}
+
+impl ChangeArgs {
+    fn reason(&self) -> String {
+        self.reason.clone().unwrap_or_else(|| NO_REASON.to_owned())
+    }
+}
+
+/// The version that a change is decided on.
+async fn seen(client: &Client, change: &ChangeArgs) -> Result<String, ClientError> {
+    match &change.version {
+        Some(version) => Ok(version.to_string()),
+        None => Ok(client.show(&change.operation).await?.version),
     }
 }
 

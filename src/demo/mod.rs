@@ -189,7 +189,10 @@ fn pay(listen: SocketAddr, key: &str, order: &Order) -> String {
 fn resolve(admin: SocketAddr, operation: &str, charge: &Charge) -> String {
     let body = BASE64.encode(charge.document());
     let stated = serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
-    format!("curl http://{admin}/v1/operations/{operation}/resolve -H 'Content-Type: application/json' \\\n    -d '{stated}'")
+    let operation = format!("http://{admin}/v1/operations/{operation}");
+    // What is settled has to be what was looked at.
+    let version = format!("If-Match: $(curl -so /dev/null -w '%header{{etag}}' {operation})");
+    format!("curl {operation}/resolve -H 'Content-Type: application/json' \\\n    -H \"{version}\" \\\n    -d '{stated}'")
 }
 
 /// Prints. A reader that has gone away is no error.

@@ -2,7 +2,7 @@
 
 use std::process::Command;
 
-use crate::harness::{Connection, Gateway, Request, Upstream, until};
+use crate::harness::{Answer, Connection, Gateway, Request, Upstream, until};
 
 pub fn cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
     let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
@@ -55,6 +55,12 @@ fn a_released_operation_runs_again_but_not_before_the_lost_request_had_its_time(
     assert_eq!(upstream.executed(), 2);
 }
 
+/// A change, as the admin API takes it.
+fn change(gateway: &Gateway, operation: &str, verb: &str, version: Option<&str>, body: &str) -> Answer {
+    let request = Request::new("POST", &format!("/v1/operations/{operation}/{verb}")).host("127.0.0.1").json(body);
+    version.into_iter().fold(request, |request, version| request.field("If-Match", version)).send(gateway.admin)
+}
+
 #[test]
 fn a_decision_on_what_has_moved_is_lost() {
     let upstream = Upstream::start();
@@ -63,15 +69,63 @@ fn a_decision_on_what_has_moved_is_lost() {
     let seen = gateway.ask("GET", &format!("/v1/operations/{operation}"));
     let version = seen.get("etag").unwrap().to_owned();
     let resolve = |status: u16| {
-        Request::new("POST", &format!("/v1/operations/{operation}/resolve"))
-            .host("127.0.0.1")
-            .field("If-Match", &version)
-            .json(&format!("{{\"status\":{status}}}"))
-            .send(gateway.admin)
+        change(&gateway, &operation, "resolve", Some(&version), &format!(r#"{{"status":{status},"reason":"seen"}}"#))
     };
     assert_eq!(resolve(201).status, 200);
-    assert_eq!(resolve(500).status, 412);
+    let lost = resolve(500);
+    assert_eq!((lost.status, lost.problem().as_str()), (412, "operation-moved"));
+    let pinned = version.trim_matches('"');
+    let (code, said) = cli(&gateway, &["expire", &operation, "--reason", "seen", "--version", pinned]);
+    assert!(code == 1 && said.contains("412") && said.contains("look again"), "{said}");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+}
+
+#[test]
+fn a_change_names_the_version_that_it_was_decided_on_and_a_reason() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let operation = lose(&gateway, "k");
+    let seen = gateway.ask("GET", &format!("/v1/operations/{operation}"));
+    let version = seen.get("etag").unwrap();
+    let long = format!(r#"{{"status":201,"reason":"{}"}}"#, "x".repeat(1025));
+    for verb in ["resolve", "retry", "release", "expire"] {
+        let bodies =
+            if verb == "resolve" { [r#"{"status":201}"#, r#"{"status":201,"reason":" "}"#] } else { ["{}", r#"{"reason":""}"#] };
+        let reasoned = if verb == "resolve" { r#"{"status":201,"reason":"r"}"# } else { r#"{"reason":"r"}"# };
+        let told = |version, body| {
+            let answer = change(&gateway, &operation, verb, version, body);
+            (answer.status, answer.problem())
+        };
+        assert_eq!(told(None, reasoned), (428, "if-match-required".into()), "{verb}");
+        for unclear in ["*", "7", "W/\"7\"", "\"7\", \"8\""] {
+            assert_eq!(told(Some(unclear), reasoned), (400, "if-match-invalid".into()), "{verb} {unclear}");
+        }
+        for body in bodies {
+            assert_eq!(told(Some(version), body), (400, "request-invalid".into()), "{verb} {body}");
+        }
+        assert_eq!(told(Some("\"7\""), reasoned), (412, "operation-moved".into()), "{verb}");
+    }
+    assert_eq!(change(&gateway, &operation, "resolve", Some(version), &long).status, 400, "no reason is cut");
+    assert_eq!(gateway.ask("GET", &format!("/v1/operations/{operation}")).json(), seen.json(), "nothing was changed");
+}
+
+#[test]
+fn whatever_the_admin_api_refuses_is_a_problem_document() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let told = |method: &str, target: &str| {
+        let answer = gateway.ask(method, target);
+        (answer.status, answer.problem())
+    };
+    assert_eq!(told("GET", "/v1/nothing"), (404, "not-found".into()));
+    assert_eq!(told("DELETE", "/v1/operations"), (405, "method-not-allowed".into()));
+    assert_eq!(told("GET", "/v1/operations?limit=many"), (400, "request-invalid".into()));
+    assert_eq!(told("GET", "/v1/operations?state=lost"), (400, "state-unknown".into()));
+    assert_eq!(told("GET", "/v1/operations/op_1"), (404, "operation-unknown".into()));
+    assert_eq!(told("GET", "/v1/operations/%ff"), (400, "request-invalid".into()));
+    assert_eq!(told("GET", "/v1/log/verify?cursor=nowhere"), (400, "request-invalid".into()));
+    let nobody = "/v1/operations/op_0000000000000000000000000000000000000000/release";
+    assert_eq!(told("POST", nobody), (404, "operation-unknown".into()));
 }
 
 #[test]

@@ -67,9 +67,11 @@ fn a_gateway_that_slept_through_its_lease_changes_nothing_that_was_settled_meanw
     sleeper.signal("STOP");
     until("the lease to end", || other.metric("onceward_uncertain_outcomes_total") == 1.0);
     let operation = pay.send(other.port).json()["operation"].as_str().unwrap().to_owned();
+    let seen = other.ask("GET", &format!("/v1/operations/{operation}"));
     let settled = Request::new("POST", &format!("/v1/operations/{operation}/resolve"))
         .host("127.0.0.1")
-        .json("{\"status\":200,\"body_base64\":\"c2V0dGxlZA==\"}")
+        .field("If-Match", seen.get("etag").unwrap())
+        .json(r#"{"status":200,"body_base64":"c2V0dGxlZA==","reason":"seen in the ledger"}"#)
         .send(other.admin);
     assert_eq!(settled.status, 200, "{}", settled.text());
     assert_eq!(pay.send(other.port).text(), "settled");

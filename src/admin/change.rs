@@ -1,0 +1,172 @@
+//! A change that an operator makes to an operation: on the version that was seen, for a reason, under a name.
+//!
+//! Danger: an operator decides on what was on the screen. A change without the version that was seen there could settle
+//! something else, so there is none ([`Refusal::VersionMissing`]), and one whose version moved is lost.
+
+use std::str::FromStr;
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD as BASE64;
+use bytes::Bytes;
+
+use super::problem::Refusal;
+use super::view::ResolveRequest;
+use super::{Admin, Operator};
+use crate::engine::Decision;
+use crate::event::{Context, REASON_BYTES_MAX};
+use crate::gate::OperatorError;
+use crate::key::Slot;
+use crate::record::{Held, Reply, ReplyBody, Version};
+
+/// Fields that belong to a connection or to the framing of a message, which no stored reply has.
+const FRAMING: [HeaderName; 7] = [
+    header::CONNECTION,
+    header::CONTENT_LENGTH,
+    header::TE,
+    header::TRAILER,
+    header::TRANSFER_ENCODING,
+    header::UPGRADE,
+    HeaderName::from_static("keep-alive"),
+];
+
+/// An operation that is there, and the version that an operator saw.
+pub(super) struct Change {
+    slot: Slot,
+    route: Arc<str>,
+    seen: Version,
+}
+
+/// Why a change is made: some text, and not more than the event log keeps.
+pub(super) struct Reason(String);
+
+impl Reason {
+    /// A reason that says something.
+    pub(super) fn parse(text: Option<&str>) -> Result<Reason, Refusal> {
+        let text = text.unwrap_or_default().trim();
+        if text.is_empty() || text.len() > REASON_BYTES_MAX {
+            return Err(Refusal::reason());
+        }
+        Ok(Reason(text.to_owned()))
+    }
+}
+
+impl Change {
+    /// Of this operation, as it was at the version that `If-Match` names.
+    pub(super) async fn of(admin: &Admin, operation: &str, headers: &HeaderMap) -> Result<Change, Refusal> {
+        let (slot, held) = find(admin, operation).await?;
+        let seen = headers.get(header::IF_MATCH).ok_or(Refusal::VersionMissing)?;
+        let seen = seen.to_str().ok().and_then(version).ok_or(Refusal::VersionInvalid)?;
+        Ok(Change { slot, route: held.record.route, seen })
+    }
+
+    /// Makes it, and writes down who did and why: in the event log with the change itself, and in the process' log.
+    pub(super) async fn make(
+        self,
+        admin: &Admin,
+        operator: &Operator,
+        decision: Decision,
+        Reason(reason): Reason,
+    ) -> Result<(Slot, Held), Refusal> {
+        let word = match decision {
+            Decision::Resolve(_) | Decision::Found(_) => "resolved",
+            Decision::Release => "released",
+            Decision::Retry => "let run again",
+            Decision::Expire => "expired",
+        };
+        let by = Context { operator: Some(operator.0.clone()), reason: Some(reason.clone()), ..Context::default() };
+        let policy = admin.policy(&self.route);
+        let held = admin.gate.settle_by_hand(&self.slot, decision, Some(self.seen), policy, by).await?;
+        tracing::info!(operation = %self.slot, route = %self.route, operator = operator.0, reason, "{word} by hand");
+        Ok((self.slot, held))
+    }
+}
+
+/// An operation, as it is now.
+pub(super) async fn find(admin: &Admin, operation: &str) -> Result<(Slot, Held), Refusal> {
+    let slot = Slot::from_reference(operation)?;
+    let held = admin.gate.store().load(&slot).await?.ok_or(OperatorError::Unknown)?;
+    Ok((slot, held))
+}
+
+/// A version as an entity tag has it (RFC 9110, section 8.8.3): a strong one.
+fn version(tag: &str) -> Option<Version> {
+    tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok().map(Version)
+}
+
+/// The reply that an operator states, with a date and a media type where none is given.
+pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply, Refusal> {
+    let body = BASE64.decode(&request.body_base64);
+    let body = body.map_err(|error| Refusal::Invalid(format!("body_base64 is not base64: {error}")))?;
+    let status = StatusCode::from_u16(request.status).ok().filter(|status| status.as_u16() >= 200);
+    let status = status.ok_or_else(|| Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned()))?;
+    let mut headers = HeaderMap::new();
+    for (name, value) in &request.headers {
+        let (name, value) = field(name, value).map_err(Refusal::Invalid)?;
+        headers.append(name, value);
+    }
+    if !body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {
+        let json = serde_json::from_slice::<serde::de::IgnoredAny>(&body).is_ok();
+        let kind = if json { "application/json" } else { "text/plain; charset=utf-8" };
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    }
+    if !headers.contains_key(header::DATE) {
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_millis(now_unix_ms);
+        if let Ok(date) = HeaderValue::try_from(httpdate::fmt_http_date(now)) {
+            headers.insert(header::DATE, date);
+        }
+    }
+    Ok(Reply { status, headers, body: ReplyBody::Whole(Bytes::from(body)) })
+}
+
+fn field(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    let name = HeaderName::from_str(name).map_err(|_| format!("`{name}` is not a header name"))?;
+    let value = HeaderValue::from_str(value).map_err(|_| format!("the value of {name} is not a header value"))?;
+    if FRAMING.contains(&name) {
+        return Err(format!("{name} can't be stated: framing is computed from the body"));
+    }
+    Ok((name, value))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_is_one_strong_entity_tag() {
+        assert_eq!(version("\"18446744073709551615\""), Some(Version(u64::MAX)));
+        for other in ["*", "7", "\"\"", "W/\"7\"", "\"7\", \"8\"", "\"-1\"", "\"18446744073709551616\"", "\""] {
+            assert_eq!(version(other), None, "{other}");
+        }
+    }
+
+    #[test]
+    fn a_reason_says_something_and_fits_the_log() {
+        for none in [None, Some(""), Some(" \n\t"), Some(&"é".repeat(REASON_BYTES_MAX / 2 + 1))] {
+            assert!(Reason::parse(none).is_err(), "{none:?}");
+        }
+        assert_eq!(Reason::parse(Some(" ticket 4711 ")).ok().unwrap().0, "ticket 4711");
+        assert!(Reason::parse(Some(&"é".repeat(REASON_BYTES_MAX / 2))).is_ok());
+    }
+
+    #[test]
+    fn a_stated_reply_has_a_date_and_a_media_type_and_no_framing() {
+        let request = |name: &str| ResolveRequest {
+            status: 201,
+            headers: [(name.to_owned(), "x".to_owned())].into(),
+            body_base64: BASE64.encode("{}"),
+            reason: None,
+        };
+        let reply = stated(784_111_777_000, &request("X-Note")).unwrap();
+        assert_eq!(reply.headers["content-type"], "application/json");
+        assert_eq!(
+            (&reply.headers["date"], &reply.headers["x-note"]),
+            (&"Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap(), &"x".parse().unwrap())
+        );
+        for name in ["Content-Length", "transfer-encoding", "Connection", "a b"] {
+            assert!(stated(0, &request(name)).is_err(), "{name}");
+        }
+        assert!(stated(0, &ResolveRequest { status: 101, ..ResolveRequest::default() }).is_err());
+    }
+}
