@@ -21,7 +21,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Layer;
 
-use crate::admin::{Access, Admin, Token, router};
+use crate::admin::{Access, Admin, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
     Ack, Config, Durability, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
@@ -108,7 +108,8 @@ impl Gateway {
             let (layer, forward) = (layer.clone(), forward.clone());
             async move { layer.reconcile(forward).await }
         });
-        let operators = Admin { gate: gate.clone(), policies, fallback, access, draining: draining.clone(), clock };
+        let sessions = Sessions::new()?;
+        let operators = Admin { gate: gate.clone(), policies, fallback, access, draining: draining.clone(), clock, sessions };
         let admin_task = tokio::spawn(serve_admin(admin, router(operators)));
 
         let (stop, drained) = (CancellationToken::new(), CancellationToken::new());

@@ -13,7 +13,7 @@ use super::Admin;
 use super::problem::Refusal;
 
 /// A bearer token, kept as its hash.
-#[derive(Clone)]
+#[derive(Clone, PartialEq, Eq)]
 pub struct Token {
     name: String,
     operate: bool,
@@ -24,6 +24,16 @@ impl Token {
     /// A token of this name; `operate` allows changes.
     pub fn new(name: &str, operate: bool, secret: &[u8]) -> Token {
         Token { name: name.to_owned(), operate, hash: Sha256::digest(secret).into() }
+    }
+
+    /// Who holds it.
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// Whether it allows changes.
+    pub(super) fn may_operate(&self) -> bool {
+        self.operate
     }
 }
 
@@ -40,9 +50,18 @@ pub enum Access {
 #[derive(Clone)]
 pub(super) struct Operator(pub String);
 
-/// Lets a request pass, or refuses it.
-pub(super) async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+/// Lets a request pass, or refuses it: who may read only asks by GET and HEAD.
+pub(super) async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
+    passed(&admin, request, next, changes).await
+}
+
+/// The same for a path that changes nothing, whatever its method.
+pub(super) async fn readers(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    passed(&admin, request, next, false).await
+}
+
+async fn passed(admin: &Admin, mut request: Request, next: Next, changes: bool) -> Response {
     match admit(&admin.access, request.headers(), changes) {
         Ok(operator) => {
             request.extensions_mut().insert(operator);
@@ -56,7 +75,7 @@ fn admit(access: &Access, headers: &HeaderMap, changes: bool) -> Result<Operator
     match access {
         Access::Loopback if is_from_a_page(headers) => Err(Refusal::FromPage),
         Access::Loopback => Ok(Operator("loopback".into())),
-        Access::Tokens(tokens) => match find(tokens, headers) {
+        Access::Tokens(tokens) => match bearer(headers).and_then(|secret| find(tokens, secret)) {
             Some(token) if token.operate || !changes => Ok(Operator(token.name.clone())),
             Some(_) => Err(Refusal::ReadOnly),
             None => Err(Refusal::TokenMissing),
@@ -64,24 +83,30 @@ fn admit(access: &Access, headers: &HeaderMap, changes: bool) -> Result<Operator
     }
 }
 
-/// Every token is compared, in constant time: how long it takes tells nothing about which one is near.
-fn find<'t>(tokens: &'t [Token], headers: &HeaderMap) -> Option<&'t Token> {
+/// The secret of a bearer token (RFC 6750, section 2.1).
+fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
     let sent = headers.get(header::AUTHORIZATION)?.as_bytes();
     let (scheme, secret) = sent.split_at_checked(7)?;
-    if !scheme.eq_ignore_ascii_case(b"bearer ") {
-        return None;
-    }
+    scheme.eq_ignore_ascii_case(b"bearer ").then_some(secret)
+}
+
+/// The token with this secret. Every one is compared, in constant time: how long it takes tells nothing about which is near.
+pub(super) fn find<'t>(tokens: &'t [Token], secret: &[u8]) -> Option<&'t Token> {
     let hash: [u8; 32] = Sha256::digest(secret).into();
     tokens.iter().fold(None, |found, token| if bool::from(token.hash.ct_eq(&hash)) { Some(token) } else { found })
 }
 
-/// Whether a browser sent this for a page: it names an origin, or a host name that was rebound to this machine.
+/// Whether a browser sent this for a page: it names an origin, or a host name that was rebound to this machine. The page
+/// has paths of its own, and none of them is here.
 fn is_from_a_page(headers: &HeaderMap) -> bool {
-    if headers.contains_key(header::ORIGIN) || headers.get("sec-fetch-site").is_some_and(|site| site != "none") {
-        return true;
-    }
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return false };
-    let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return true };
+    let by_a_page = headers.contains_key(header::ORIGIN) || headers.get("sec-fetch-site").is_some_and(|site| site != "none");
+    by_a_page || !names_this_machine(headers)
+}
+
+/// Whether a request is for an address or `localhost`: any other name may have been rebound to this machine by whose it is.
+pub(super) fn names_this_machine(headers: &HeaderMap) -> bool {
+    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
+    let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    name != "localhost" && name.parse::<std::net::IpAddr>().is_err()
+    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok()
 }

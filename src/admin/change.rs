@@ -61,6 +61,12 @@ impl Change {
         Ok(Change { slot, route: held.record.route, seen })
     }
 
+    /// Of this operation, as it was at this version.
+    pub(super) async fn at(admin: &Admin, operation: &str, seen: Version) -> Result<Change, Refusal> {
+        let (slot, held) = find(admin, operation).await?;
+        Ok(Change { slot, route: held.record.route, seen })
+    }
+
     /// Makes it, and writes down who did and why: in the event log with the change itself, and in the process' log.
     pub(super) async fn make(
         self,

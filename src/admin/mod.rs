@@ -22,12 +22,15 @@ mod auth;
 mod change;
 pub mod client;
 mod log;
+mod lookup;
 mod operations;
+mod page;
 mod problem;
 mod view;
 
 use auth::Operator;
 pub use auth::{Access, Token};
+pub use page::{NoRandomness, Sessions};
 use problem::{Refusal, every_refusal_is_a_document};
 pub use view::{BreakView, Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
@@ -43,8 +46,10 @@ pub struct Admin {
     pub access: Access,
     /// Set when the process has begun to stop.
     pub draining: Arc<AtomicBool>,
-    /// For the times that people see.
+    /// For the times that people see, and how long sessions last.
     pub clock: Clock,
+    /// Who is signed in to the page.
+    pub sessions: Sessions,
 }
 
 impl Admin {
@@ -64,12 +69,15 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/operations/{operation}/retry", post(operations::retry))
         .route("/v1/operations/{operation}/expire", post(operations::expire))
         .route("/v1/log/verify", get(log::verify_log))
-        .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard));
+        .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard))
+        // Looks, though what it is told stands in a body.
+        .route("/v1/operations/lookup", post(lookup::lookup).layer(middleware::from_fn_with_state(admin.clone(), auth::readers)));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))
         .route("/readyz", get(ready))
         .route("/metrics", get(metrics))
         .merge(operations)
+        .merge(page::router(&admin))
         .fallback(|| async { Refusal::NotFound })
         .layer(middleware::from_fn(every_refusal_is_a_document))
         .with_state(admin)

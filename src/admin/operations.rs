@@ -109,7 +109,8 @@ async fn decide(
     change.make(&admin, &operator, decision, reason).await.map(shown)
 }
 
-fn shown((slot, held): (Slot, Held)) -> Response {
+/// An operation, with its version as entity tag.
+pub(super) fn shown((slot, held): (Slot, Held)) -> Response {
     let etag = format!("\"{}\"", held.record.version.0);
     ([(header::ETAG, etag)], Json(OperationView::new(&slot, &held))).into_response()
 }

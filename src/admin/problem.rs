@@ -9,7 +9,7 @@ use serde_json::json;
 
 use crate::engine::Denied;
 use crate::event::REASON_BYTES_MAX;
-use crate::gate::OperatorError;
+use crate::gate::{LookupError, OperatorError};
 use crate::store::StoreError;
 
 /// What a problem's type begins with.
@@ -45,6 +45,15 @@ pub(super) enum Refusal {
     /// A state that is none.
     #[error("state is one of in_flight, uncertain, completed, released, expired")]
     StateUnknown,
+    /// A route that is none.
+    #[error("no route has this name: it has to be as in the configuration")]
+    RouteUnknown,
+    /// Nothing can be looked up by this.
+    #[error(transparent)]
+    Lookup(#[from] LookupError),
+    /// Nothing is there.
+    #[error("nothing lies under this key: it never came on this route in this scope, or its retention is over")]
+    NothingUnderKey,
     /// A change that does not say what it changes.
     #[error("a change names the version it was decided on: send If-Match with the ETag of the operation as you saw it")]
     VersionMissing,
@@ -75,9 +84,13 @@ impl Refusal {
             Refusal::Invalid(_) => (StatusCode::BAD_REQUEST, "request-invalid"),
             Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
             Refusal::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown"),
+            Refusal::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown"),
+            Refusal::Lookup(_) => (StatusCode::BAD_REQUEST, "lookup-invalid"),
             Refusal::VersionMissing => (StatusCode::PRECONDITION_REQUIRED, "if-match-required"),
             Refusal::VersionInvalid => (StatusCode::BAD_REQUEST, "if-match-invalid"),
-            Refusal::Reference(_) | Refusal::Operator(OperatorError::Unknown) => (StatusCode::NOT_FOUND, "operation-unknown"),
+            Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Operator(OperatorError::Unknown) => {
+                (StatusCode::NOT_FOUND, "operation-unknown")
+            }
             Refusal::Operator(OperatorError::Moved) => (StatusCode::PRECONDITION_FAILED, "operation-moved"),
             Refusal::Operator(OperatorError::Denied(denied)) => (StatusCode::CONFLICT, denied_kind(denied)),
             Refusal::Operator(OperatorError::Store(_)) => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
@@ -140,7 +153,8 @@ fn document(status: StatusCode, kind: &str, detail: &str) -> Response {
 pub(super) async fn every_refusal_is_a_document(request: Request, next: Next) -> Response {
     let response = next.run(request).await;
     let status = response.status();
-    let worded = response.headers().get(header::CONTENT_TYPE).is_some_and(|kind| kind == "application/problem+json");
+    let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
+    let worded = kind.is_some_and(|kind| kind == b"application/problem+json" || kind.starts_with(b"text/html"));
     if !status.is_client_error() || worded {
         return response;
     }

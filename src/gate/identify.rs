@@ -97,7 +97,7 @@ pub fn wants_protection(policy: &Policy, headers: &HeaderMap, extensions: &Exten
     Ok(true)
 }
 
-fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensions) -> Result<Scope, Problem> {
+pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensions) -> Result<Scope, Problem> {
     match rule {
         ScopeRule::Token(_) | ScopeRule::ClientCertificate => {
             let unasked = || Problem::ScopeMissing { what: "a verified account".to_owned() };

@@ -22,9 +22,14 @@ pub struct ClientSubject(pub Bytes);
 pub struct Vouched(Result<Arc<[Said]>, Problem>);
 
 /// A name and what is said under it.
-type Said = (String, Vec<u8>);
+pub(super) type Said = (String, Vec<u8>);
 
 impl Vouched {
+    /// What an operator says that a verified request would have said, to find its operation. It is shown to nobody as verified.
+    pub(super) fn stated(said: Vec<Said>) -> Vouched {
+        Vouched(Ok(said.into()))
+    }
+
     /// What a scope is made of.
     pub(super) fn said(&self) -> Result<&[Said], Problem> {
         self.0.as_deref().map_err(Clone::clone)
@@ -38,7 +43,7 @@ impl Gate {
             ScopeRule::Shared | ScopeRule::Headers(_) => return None,
             ScopeRule::Token(rule) => self.by_token(guarded, rule, headers),
             ScopeRule::ClientCertificate => match extensions.get::<ClientSubject>() {
-                Some(ClientSubject(subject)) => Ok([("client_cert:subject".to_owned(), subject.to_vec())].into()),
+                Some(ClientSubject(subject)) => Ok([said_by_certificate(subject)].into()),
                 None => Err(Problem::ScopeMissing { what: "a client certificate with a subject".to_owned() }),
             },
         };
@@ -62,7 +67,17 @@ impl Gate {
             }
             Problem::ScopeInvalid { expired: error == TokenError::Expired }
         })?;
-        let kind = if subject.is_number { "number" } else { "text" };
-        Ok([("jwt:iss".to_owned(), subject.issuer.into()), (format!("jwt:{kind}:{}", rule.claim), subject.value.into())].into())
+        Ok(said_by_token(rule, &subject.issuer, &subject.value, subject.is_number).into())
     }
+}
+
+/// What a certificate's subject says.
+pub(super) fn said_by_certificate(subject: &[u8]) -> Said {
+    ("client_cert:subject".to_owned(), subject.to_vec())
+}
+
+/// What a token says: who issued it, and the claim, as the number or the text that it is.
+pub(super) fn said_by_token(rule: &TokenRule, issuer: &str, claim: &str, is_number: bool) -> [Said; 2] {
+    let kind = if is_number { "number" } else { "text" };
+    [("jwt:iss".to_owned(), issuer.into()), (format!("jwt:{kind}:{}", rule.claim), claim.into())]
 }

@@ -15,7 +15,7 @@ pub fn cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
 }
 
 /// An operation whose answer was lost.
-fn lose(gateway: &Gateway, key: &str) -> String {
+pub fn lose(gateway: &Gateway, key: &str) -> String {
     let lost = Request::pay(key, "{}").act("drop").send(gateway.port);
     lost.json()["operation"].as_str().unwrap().to_owned()
 }
@@ -53,6 +53,68 @@ fn a_released_operation_runs_again_but_not_before_the_lost_request_had_its_time(
     until("uncertain_after to pass", || cli(&gateway, &["release", &operation]).0 == 0);
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     assert_eq!(upstream.executed(), 2);
+}
+
+/// Routes with each kind of key and scope that an operator can state.
+const KEYED: &str = r#"
+[hashing]
+secrets = [{ env = "HASHING_SECRET" }]
+[[routes]]
+name = "payments"
+path = "/v1/payments"
+scope = { headers = ["X-Shop", "X-Till"] }
+[[routes]]
+name = "orders"
+path = "/v1/orders"
+key = { body = "/id" }
+[[routes]]
+name = "derived"
+path = "/v1/derived"
+key = { derive = ["path", "body:/order"] }
+upstream_key = { header = "Idempotency-Key" }
+[[routes]]
+name = "watched"
+path = "/v1/watched"
+mode = "shadow"
+"#;
+
+#[test]
+fn an_operation_is_found_by_its_key_and_the_key_is_in_no_log() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, TOKENS, KEYED);
+    let look = |body: &str| {
+        let request = Request::new("POST", "/v1/operations/lookup").host("127.0.0.1").json(body);
+        request.field("Authorization", "Bearer letmesee").send(gateway.admin)
+    };
+    let found = |answer: &Answer| answer.json()["route"].as_str().map(str::to_owned);
+    let pay = Request::pay("\"canary-key\"", "{}").field("X-Shop", "s").field("X-Till", "7");
+    assert_eq!(pay.send(gateway.port).status, 201);
+    for key in ["canary-key", r#"\"canary-key\""#] {
+        let answer = look(&format!(r#"{{"route":"payments","key":"{key}","scope":{{"x-shop":"s","x-till":"7"}}}}"#));
+        assert_eq!(found(&answer).as_deref(), Some("payments"), "{}", answer.text());
+        assert!(answer.get("etag").is_some() && !answer.text().contains("canary"));
+    }
+    let order = Request::new("POST", "/v1/orders").json(r#"{"id":"canary order"}"#);
+    assert_eq!(order.send(gateway.port).status, 201);
+    assert_eq!(found(&look(r#"{"route":"orders","key":"canary order"}"#)).as_deref(), Some("orders"));
+    assert_eq!(Request::new("POST", "/v1/derived").json(r#"{"order":7}"#).send(gateway.port).status, 201);
+    let digest = upstream.seen().pop().unwrap().get("idempotency-key").unwrap().to_owned();
+    assert_eq!(found(&look(&format!(r#"{{"route":"derived","key":"{digest}"}}"#))).as_deref(), Some("derived"));
+
+    for (body, status, problem) in [
+        (r#"{"route":"payments","key":"canary-key","scope":{"x-shop":"s","x-till":"8"}}"#, 404, "operation-unknown"),
+        (r#"{"route":"payments","key":"canary-key","scope":{"x-shop":"s"}}"#, 400, "lookup-invalid"),
+        (r#"{"route":"payments","key":"canary key","scope":{"x-shop":"s","x-till":"7"}}"#, 400, "lookup-invalid"),
+        (r#"{"route":"derived","key":"canary-key"}"#, 400, "lookup-invalid"),
+        (r#"{"route":"watched","key":"canary-key"}"#, 400, "lookup-invalid"),
+        (r#"{"route":"payment","key":"canary-key"}"#, 404, "route-unknown"),
+        (r#"{"route":"payments"}"#, 400, "request-invalid"),
+    ] {
+        let answer = look(body);
+        assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{body}");
+        assert!(!answer.text().contains("canary"), "{}", answer.text());
+    }
+    assert!(!gateway.logs().contains("canary"));
 }
 
 /// A change, as the admin API takes it.
@@ -170,7 +232,7 @@ fn a_running_operation_is_left_alone() {
     assert_eq!(first.join().unwrap().status, 201);
 }
 
-const TOKENS: &str = r#"
+pub const TOKENS: &str = r#"
 [admin_auth]
 tokens = [
   { name = "on-call", role = "operate", env = "ADMIN_TOKEN" },

@@ -7,6 +7,7 @@ mod harness;
 
 mod admin;
 mod bodies;
+mod browsing;
 mod cache;
 mod clocks;
 mod demo;
@@ -24,6 +25,7 @@ mod identities;
 mod log;
 mod logs;
 mod metrics;
+mod page;
 mod published;
 mod quota;
 mod redaction;

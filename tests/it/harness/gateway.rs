@@ -71,6 +71,7 @@ impl Gateway {
         command.args(["--upstream", url, "--store", store]);
         command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")]);
         command.env("ONCEWARD_LOG", "onceward=debug").env("ADMIN_TOKEN", "letmein").env("READ_TOKEN", "letmesee");
+        command.env("HASHING_SECRET", "a secret of the stories, of 32 bytes and more");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         adjust(&mut command);
         let mut child = command.spawn().unwrap();

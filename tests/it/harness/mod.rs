@@ -1,5 +1,6 @@
 //! What the stories need: a gateway process, a scripted upstream that counts, Redis, and a plain HTTP client.
 
+pub mod browser;
 mod client;
 mod fleet;
 pub mod frames;
@@ -15,6 +16,7 @@ mod upstream;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
+pub use browser::Browser;
 pub use client::{Answer, Connection, Request};
 pub use fleet::{Cluster, Watched};
 pub use frames::Frames;
@@ -51,14 +53,22 @@ pub fn free_port() -> u16 {
 
 /// Waits until a condition holds.
 #[track_caller]
-pub fn until(what: &str, mut holds: impl FnMut() -> bool) {
+pub fn until(what: &str, holds: impl FnMut() -> bool) {
+    assert!(within_patience(holds), "waited {PATIENCE:?} for: {what}");
+}
+
+/// Waits for a condition; `false` where it never held.
+pub fn within_patience(mut holds: impl FnMut() -> bool) -> bool {
     #[allow(clippy::disallowed_methods)]
     let end = Instant::now() + PATIENCE;
     while !holds() {
         // Asked once more after a stop of the whole machine, in which time passes and nothing happens.
         #[allow(clippy::disallowed_methods)]
         let over = Instant::now() >= end;
-        assert!(!over || holds(), "waited {PATIENCE:?} for: {what}");
+        if over {
+            return holds();
+        }
         std::thread::sleep(Duration::from_millis(10));
     }
+    true
 }

@@ -1,0 +1,62 @@
+//! Why a page can't be shown, or a form was not taken, as a page that says what to do.
+
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+use maud::html;
+
+use super::layout::{Here, document};
+use crate::admin::problem::Refusal;
+
+/// Why there is no page.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// As the API would refuse it.
+    #[error(transparent)]
+    Refused(#[from] Refusal),
+    /// A form that can't be read.
+    #[error("the form can't be read: {0}")]
+    Form(String),
+    /// A form that no page of this process made for this browser.
+    #[error(
+        "this form was made before the gateway was restarted or you signed in, or not by this page. Nothing was changed: open the page again"
+    )]
+    Unproven,
+    /// Something that should not happen.
+    #[error("the page could not be made: {0}")]
+    Internal(String),
+}
+
+impl Fault {
+    /// Something that should not happen.
+    pub(super) fn internal(why: impl ToString) -> Fault {
+        Fault::Internal(why.to_string())
+    }
+
+    fn status(&self) -> StatusCode {
+        match self {
+            Fault::Refused(refusal) => refusal.class().0,
+            Fault::Form(_) => StatusCode::BAD_REQUEST,
+            Fault::Unproven => StatusCode::FORBIDDEN,
+            Fault::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,
+        }
+    }
+}
+
+impl From<crate::store::StoreError> for Fault {
+    fn from(error: crate::store::StoreError) -> Fault {
+        Fault::Refused(error.into())
+    }
+}
+
+impl IntoResponse for Fault {
+    fn into_response(self) -> Response {
+        let status = self.status();
+        let title = status.canonical_reason().unwrap_or("Error");
+        let body = html! {
+            h1 { (title) }
+            p.notice role="alert" { (self) "." }
+            p { a href="/" { "To the overview" } }
+        };
+        (status, document(None, Here::Elsewhere, title, body)).into_response()
+    }
+}

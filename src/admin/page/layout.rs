@@ -1,0 +1,195 @@
+//! What all pages have in common: the frame around their content, and how times, states and references look.
+
+use axum::response::{Html, IntoResponse, Response};
+use maud::{DOCTYPE, Markup, PreEscaped, html};
+
+use super::assets;
+use super::visitor::{PROOF_FIELD, Visitor};
+
+/// What htmx may do: nothing that the page's policy would have to allow it.
+const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"selfRequestsOnly":true,"historyEnabled":false,"timeout":5000}"#;
+
+/// Where in the menu a page is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Here {
+    Overview,
+    Operations,
+    Uncertain,
+    Elsewhere,
+}
+
+/// A whole page. Without a visitor there is no menu: nobody knows yet who looks.
+pub(super) fn document(visitor: Option<&Visitor>, here: Here, title: &str, content: Markup) -> Html<String> {
+    let page = html! {
+        (DOCTYPE)
+        html lang="en" {
+            head {
+                meta charset="utf-8";
+                meta name="viewport" content="width=device-width, initial-scale=1";
+                meta name="color-scheme" content="light dark";
+                meta name="htmx-config" content=(HTMX);
+                title { (title) " · Onceward" }
+                link rel="icon" href=(assets::ICON.path()) type="image/svg+xml";
+                link rel="stylesheet" href=(assets::STYLE.path());
+                script src=(assets::HTMX.path()) defer {}
+                script src=(assets::SCRIPT.path()) defer {}
+            }
+            body {
+                a.skip href="#content" { "Skip to the content" }
+                header.top {
+                    a.mark href="/" { (mark()) "Onceward" }
+                    @if let Some(visitor) = visitor { (menu(visitor, here)) }
+                }
+                p #stale .notice role="alert" hidden { "The gateway does not answer: what you see is no longer live." }
+                p #said .unseen role="status" {}
+                main #content tabindex="-1" { (content) }
+                footer { "Onceward " (env!("CARGO_PKG_VERSION")) " · all times are UTC" }
+            }
+        }
+    };
+    Html(page.into_string())
+}
+
+/// A page for somebody who is known.
+pub(super) fn shown(visitor: &Visitor, here: Here, title: &str, content: Markup) -> Response {
+    document(Some(visitor), here, title, content).into_response()
+}
+
+fn menu(visitor: &Visitor, here: Here) -> Markup {
+    let entries = [
+        (Here::Overview, "/", "Overview"),
+        (Here::Operations, "/operations", "Operations"),
+        (Here::Uncertain, "/uncertain", "Uncertain"),
+    ];
+    html! {
+        nav aria-label="Pages" {
+            ul {
+                @for (place, href, name) in entries {
+                    li { a href=(href) aria-current=[(place == here).then_some("page")] { (name) } }
+                }
+            }
+        }
+        @if let Some(operator) = &visitor.operator {
+            div.who {
+                span { (operator.0) @if !visitor.may_operate { " (may look, not change)" } }
+                @if visitor.has_session {
+                    form method="post" action="/sign-out" { (proof(visitor)) button.plain type="submit" { "Sign out" } }
+                }
+            }
+        }
+    }
+}
+
+/// What every form carries.
+pub(super) fn proof(visitor: &Visitor) -> Markup {
+    html! { input type="hidden" name=(PROOF_FIELD) value=(visitor.proof); }
+}
+
+/// One thing that came twice and went through once.
+fn mark() -> Markup {
+    PreEscaped(
+        concat!(
+            r#"<svg class="logo" viewBox="0 0 24 24" width="22" height="22" aria-hidden="true" focusable="false">"#,
+            r#"<path d="M2 7h6M2 17h6M14 12h8" fill="none" stroke="currentColor" stroke-width="2.2" stroke-linecap="round"/>"#,
+            r#"<path d="M8 7q4 0 4 5M8 17q4 0 4 -5" fill="none" stroke="currentColor" stroke-width="2.2" stroke-linecap="round"/>"#,
+            r#"<circle cx="12.5" cy="12" r="2.6" fill="currentColor"/></svg>"#
+        )
+        .to_owned(),
+    )
+}
+
+/// A state in a word and a colour.
+pub(super) fn state(name: &str) -> Markup {
+    let class = match name {
+        "uncertain" => "state warn",
+        "in_flight" => "state busy",
+        "completed" => "state good",
+        _ => "state",
+    };
+    html! { span class=(class) { (state_word(name)) } }
+}
+
+/// A state as people say it.
+pub(super) fn state_word(name: &str) -> &str {
+    match name {
+        "in_flight" => "in flight",
+        other => other,
+    }
+}
+
+/// A moment: the time of day, with the date where it is another day, and how long ago that was.
+pub(super) fn moment(unix_ms: u64, now_unix_ms: u64) -> Markup {
+    const DAY_MS: u64 = 86_400_000;
+    let full = rfc3339(unix_ms);
+    let (date, rest) = full.split_once('T').unwrap_or((&full, ""));
+    let time = rest.get(..8).unwrap_or(rest);
+    let same_day = unix_ms / DAY_MS == now_unix_ms / DAY_MS;
+    html! {
+        time datetime=(full) { @if !same_day { (date) " " } (time) }
+        " " span.dim { (distance(unix_ms, now_unix_ms)) }
+    }
+}
+
+/// A moment as RFC 3339 writes it, in UTC.
+pub(super) fn rfc3339(unix_ms: u64) -> String {
+    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms)).to_string()
+}
+
+/// How far a moment is from now, in words.
+pub(super) fn distance(unix_ms: u64, now_unix_ms: u64) -> String {
+    let seconds = unix_ms.abs_diff(now_unix_ms) / 1000;
+    let (count, unit) = match seconds {
+        0..=1 => return "now".to_owned(),
+        2..=119 => (seconds, "s"),
+        120..=7199 => (seconds / 60, "min"),
+        7200..=172_799 => (seconds / 3600, "h"),
+        _ => (seconds / 86_400, "days"),
+    };
+    if unix_ms > now_unix_ms { format!("in {count} {unit}") } else { format!("{count} {unit} ago") }
+}
+
+/// A number with its thousands apart.
+pub(super) fn number(value: u64) -> String {
+    let digits = value.to_string();
+    let mut out = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            out.push('\u{202f}');
+        }
+        out.push(digit);
+    }
+    out
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn moments_are_told_as_people_do() {
+        let now = 1_764_000_000_000;
+        for (ms, told) in
+            [(0, "now"), (5_000, "5 s"), (119_000, "119 s"), (150_000, "2 min"), (7_200_000, "2 h"), (200_000_000, "2 days")]
+        {
+            let expected = if ms == 0 { told.to_owned() } else { format!("{told} ago") };
+            assert_eq!(distance(now - ms, now), expected);
+        }
+        assert_eq!(distance(now + 9_000, now), "in 9 s");
+        let shown = moment(now - 86_400_000, now).into_string();
+        assert!(shown.contains("2025-11-23 16:00:00"), "{shown}");
+        assert!(!moment(now - 1000, now).into_string().contains(">2025-"), "today's date is known");
+    }
+
+    #[test]
+    fn thousands_stand_apart() {
+        assert_eq!(number(0), "0");
+        assert_eq!(number(999), "999");
+        assert_eq!(number(1_234_567), "1\u{202f}234\u{202f}567");
+    }
+
+    #[test]
+    fn what_others_wrote_is_text() {
+        let page = document(None, Here::Elsewhere, "<script>", html! { p { "\"><img onerror=x>" } }).0;
+        assert!(!page.contains("<img") && page.contains("&lt;script&gt; · Onceward"), "{page}");
+    }
+}

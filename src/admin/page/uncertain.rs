@@ -1,0 +1,128 @@
+//! The queue of uncertain outcomes, oldest first, with what can be done about each.
+
+use std::sync::Arc;
+
+use axum::extract::State;
+use axum::response::Response;
+use maud::{Markup, html};
+
+use super::actions::in_words;
+use super::fault::Fault;
+use super::layout::{Here, moment, number, shown};
+use super::visitor::Visitor;
+use crate::admin::Admin;
+use crate::key::Slot;
+use crate::record::{Held, State as Standing};
+use crate::store::{Listing, StoreError};
+
+/// Unsettled records that are looked through for one page, at most: a fraction of a second's work of the store.
+const SCANNED_MAX: usize = 5000;
+
+/// Records asked for at once.
+const SCAN: usize = 500;
+
+/// Rows of a page. Nobody settles more by hand before looking again.
+const ROWS_MAX: usize = 100;
+
+/// The uncertain operations of a store.
+pub(super) struct Queue {
+    /// Oldest first.
+    pub operations: Vec<(Slot, Held)>,
+    /// Whether some were not looked at.
+    pub is_cut: bool,
+}
+
+impl Queue {
+    /// As it is now.
+    pub(super) async fn read(admin: &Admin) -> Result<Queue, StoreError> {
+        let (mut operations, mut seen, mut cursor) = (Vec::new(), 0, None);
+        loop {
+            let page = admin.gate.store().list(Listing::Unsettled, cursor.as_deref(), SCAN).await?;
+            seen += page.records.len();
+            let uncertain = |(_, held): &(Slot, Held)| matches!(held.record.state, Standing::Uncertain { .. });
+            operations.extend(page.records.into_iter().filter(uncertain));
+            cursor = page.cursor;
+            if cursor.is_none() || seen >= SCANNED_MAX {
+                break;
+            }
+        }
+        operations.sort_by_key(|(slot, held)| (held.written_ms, *slot));
+        // What changes while it is listed may be met twice.
+        operations.dedup_by_key(|(slot, _)| *slot);
+        Ok(Queue { operations, is_cut: cursor.is_some() })
+    }
+}
+
+pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> Result<Response, Fault> {
+    let queue = Queue::read(&admin).await?;
+    let count = queue.operations.len();
+    let content = html! {
+        div #live hx-get="/uncertain" hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-say=(said(count)) {
+            div.head {
+                h1 { "Uncertain outcomes" }
+                p.fresh { "from the store, as it is now" }
+            }
+            p.dim {
+                "Nobody knows whether the upstream acted on these. Nothing is sent for them until it is decided here, and their "
+                "duplicates are told so. Look each up at the upstream, then settle it."
+            }
+            section.panel.flush aria-label="Queue" { (table(&admin, &queue)) }
+        }
+    };
+    Ok(shown(&visitor, Here::Uncertain, "Uncertain", content))
+}
+
+/// How many wait, as it is said aloud.
+pub(super) fn said(count: usize) -> String {
+    match count {
+        0 => "No uncertain outcomes".to_owned(),
+        1 => "1 uncertain outcome".to_owned(),
+        count => format!("{count} uncertain outcomes"),
+    }
+}
+
+fn table(admin: &Admin, queue: &Queue) -> Markup {
+    let (count, rows) = (queue.operations.len(), queue.operations.iter().take(ROWS_MAX));
+    if count == 0 {
+        return html! { p.empty { "None. Every operation that was begun has a known outcome or is still in flight." } };
+    }
+    html! {
+        table.cards role="table" {
+            caption {
+                (said(count)) ", oldest first"
+                @if count > ROWS_MAX { ": the first " (ROWS_MAX) }
+                @if queue.is_cut { ", of those found among " (number(SCANNED_MAX as u64)) " unsettled operations: there are more" }
+            }
+            thead role="rowgroup" {
+                tr role="row" {
+                    th scope="col" role="columnheader" { "Operation" }
+                    th scope="col" role="columnheader" { "Since" }
+                    th scope="col" role="columnheader" { "Route" }
+                    th scope="col" role="columnheader" { "What can be done" }
+                }
+            }
+            tbody role="rowgroup" { @for (slot, held) in rows { (row(admin, slot, held)) } }
+        }
+    }
+}
+
+fn row(admin: &Admin, slot: &Slot, held: &Held) -> Markup {
+    let cause = match &held.record.state {
+        Standing::Uncertain { cause, .. } => cause.describe(),
+        _ => String::new(),
+    };
+    let reference = slot.to_string();
+    html! {
+        tr role="row" {
+            th scope="row" role="rowheader" {
+                div {
+                    a.ref #(reference) href=(format!("/operations/{reference}")) { (reference) }
+                    span.detail { (cause) }
+                }
+            }
+            td role="cell" data-label="Since" { span { (moment(held.written_ms, held.now_ms)) } }
+            td role="cell" data-label="Route" { (held.record.route) }
+            td role="cell" data-label="Can be done" { span { (in_words(held, admin.policy(&held.record.route))) } }
+        }
+    }
+}

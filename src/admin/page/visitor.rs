@@ -1,0 +1,196 @@
+//! Who looks at the page, and whether a request came from it.
+//!
+//! Danger: a browser on the operator's machine sends what any site tells it to. Looking is for this page and for links that
+//! somebody follows to it; a form is taken only from a page of this very server ([`is_from_here`]), with the proof that it was
+//! made for this browser ([`Signed`]).
+
+use std::sync::Arc;
+
+use axum::Form;
+use axum::extract::{FromRequest, FromRequestParts, Request, State};
+use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderValue, Method, header};
+use axum::middleware::Next;
+use axum::response::{IntoResponse, Redirect, Response};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+
+use super::fault::Fault;
+use super::session::Name;
+use crate::admin::Admin;
+use crate::admin::auth::{Access, Operator, names_this_machine};
+use crate::admin::problem::Refusal;
+
+/// Who looks, and what they may do.
+#[derive(Clone)]
+pub(super) struct Visitor {
+    /// Under whose name decisions are written down; `None`: has yet to sign in.
+    pub operator: Option<Operator>,
+    /// Whether they may settle anything.
+    pub may_operate: bool,
+    /// Whether there is a session to end.
+    pub has_session: bool,
+    /// What their forms carry.
+    pub proof: String,
+    /// The name in their browser's cookie.
+    pub name: Name,
+}
+
+/// A form of a page that was made for this browser.
+pub(super) struct Signed<T>(pub T);
+
+/// The member of every form that proves it.
+pub(super) const PROOF_FIELD: &str = "proof";
+
+#[derive(Deserialize)]
+struct Proven<T> {
+    proof: String,
+    #[serde(flatten)]
+    form: T,
+}
+
+/// Lets a request to a page pass, with who looks, or refuses it.
+pub(super) async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+    let headers = request.headers();
+    let looks = matches!(*request.method(), Method::GET | Method::HEAD);
+    let rebound = matches!(admin.access, Access::Loopback) && !names_this_machine(headers);
+    if rebound || !is_from_here(headers, looks) {
+        return Refusal::FromPage.into_response();
+    }
+    let (visitor, cookie) = match visitor(&admin, headers) {
+        Ok(found) => found,
+        Err(fault) => return fault.into_response(),
+    };
+    request.extensions_mut().insert(visitor);
+    let mut response = next.run(request).await;
+    if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok())
+        && !response.headers().contains_key(header::SET_COOKIE)
+    {
+        response.headers_mut().append(header::SET_COOKIE, cookie);
+    }
+    response
+}
+
+/// Who looks, and the cookie to give them where they have none.
+fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String>), Fault> {
+    let sessions = &admin.sessions;
+    let (name, cookie) = match Name::of(headers) {
+        Some(name) => (name, None),
+        None => {
+            let name = sessions.name().map_err(Fault::internal)?;
+            let cookie = name.cookie(headers);
+            (name, Some(cookie))
+        }
+    };
+    let proof = sessions.proof(&name);
+    let visitor = match &admin.access {
+        Access::Loopback => {
+            Visitor { operator: Some(Operator("loopback".into())), may_operate: true, has_session: false, proof, name }
+        }
+        Access::Tokens(tokens) => {
+            // A token that was withdrawn takes its sessions along.
+            let token = sessions.holder(&name, admin.clock.boot_ms()).filter(|token| tokens.contains(token));
+            Visitor {
+                may_operate: token.as_ref().is_some_and(|token| token.may_operate()),
+                has_session: token.is_some(),
+                operator: token.map(|token| Operator(token.name().to_owned())),
+                proof,
+                name,
+            }
+        }
+    };
+    Ok((visitor, cookie))
+}
+
+/// Sends who has yet to sign in there. What was asked for by a link comes after it.
+pub(super) async fn signed_in(request: Request, next: Next) -> Response {
+    let visitor = request.extensions().get::<Visitor>();
+    if visitor.is_some_and(|visitor| visitor.operator.is_some()) {
+        return next.run(request).await;
+    }
+    let here = request.uri().path_and_query().map_or("/", |here| here.as_str());
+    let here = if request.method() == Method::GET { here } else { "/" };
+    let there = format!("/sign-in?next={}", percent_encoding::utf8_percent_encode(here, percent_encoding::NON_ALPHANUMERIC));
+    if request.headers().contains_key("hx-request") {
+        // A refreshed piece of a page has no place for a form.
+        return ([("hx-redirect", "/sign-in")], "").into_response();
+    }
+    Redirect::to(&there).into_response()
+}
+
+/// Whether a page of this server sent it, or a person: by what browsers say of themselves, which pages can't change.
+fn is_from_here(headers: &HeaderMap, looks: bool) -> bool {
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        let Some(host) = headers.get(header::HOST) else { return false };
+        let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
+        if !authority.is_some_and(|authority| authority.as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
+            return false;
+        }
+    }
+    let says = |name: &str, word: &str| headers.get(name).is_some_and(|value| value == word);
+    match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
+        None | Some(b"same-origin" | b"none") => true,
+        // A link from the runbook: it shows a page in a window of its own, and its site can't look inside.
+        Some(_) => looks && says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document"),
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Visitor {
+    type Rejection = Fault;
+
+    async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Visitor, Fault> {
+        parts.extensions.get::<Visitor>().cloned().ok_or_else(|| Fault::internal("a page outside of its guard"))
+    }
+}
+
+impl<T: DeserializeOwned> FromRequest<Arc<Admin>> for Signed<T> {
+    type Rejection = Fault;
+
+    async fn from_request(request: Request, admin: &Arc<Admin>) -> Result<Signed<T>, Fault> {
+        let visitor =
+            request.extensions().get::<Visitor>().cloned().ok_or_else(|| Fault::internal("a page outside of its guard"))?;
+        let sent = Form::<Proven<T>>::from_request(request, admin).await;
+        let Form(Proven { proof, form }) = sent.map_err(|rejection| Fault::Form(rejection.body_text()))?;
+        if !admin.sessions.proves(&visitor.name, &proof) {
+            return Err(Fault::Unproven);
+        }
+        Ok(Signed(form))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn from_here(fields: &[(&'static str, &'static str)], looks: bool) -> bool {
+        let fields = fields.iter().chain(&[("host", "127.0.0.1:8081")]);
+        is_from_here(&fields.map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect(), looks)
+    }
+
+    #[test]
+    fn forms_come_from_pages_of_this_very_server() {
+        assert!(from_here(&[("origin", "http://127.0.0.1:8081"), ("sec-fetch-site", "same-origin")], false));
+        assert!(from_here(&[], false), "no browser: the proof still has to be there");
+        for origin in ["http://127.0.0.1:8082", "http://127.0.0.1", "https://evil.example", "null", "", "http://127.0.0.1:8081/"]
+        {
+            assert!(!from_here(&[("origin", origin)], false), "{origin}");
+        }
+        for site in ["same-site", "cross-site", "new-word"] {
+            let fields = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+            assert!(!from_here(&fields, false), "{site}");
+        }
+    }
+
+    #[test]
+    fn links_to_it_may_be_followed_and_it_may_not_be_fetched_or_framed() {
+        let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        assert!(from_here(&link, true));
+        assert!(from_here(&[("sec-fetch-site", "none")], true));
+        for other in [("sec-fetch-mode", "cors"), ("sec-fetch-mode", "no-cors")] {
+            assert!(!from_here(&[link[0], other, link[2]], true), "{other:?}");
+        }
+        for dest in ["iframe", "image", "object", "empty"] {
+            assert!(!from_here(&[link[0], link[1], ("sec-fetch-dest", dest)], true), "{dest}");
+        }
+    }
+}

@@ -1,0 +1,117 @@
+//! Finds an operation by what its client knows: the key, and whose it is. Both are hashed here, as a request's are, and kept
+//! nowhere.
+
+use std::collections::BTreeMap;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
+
+use super::identify::scope;
+use super::vouch::{Vouched, said_by_certificate, said_by_token};
+use super::{Gate, is_per_fingerprint, is_shadow};
+use crate::engine::{KeyRule, KeySource, Mode, Policy, ScopeRule};
+use crate::key::{Caller, Key, KeyError, Named, Scope, Slot, Space};
+
+/// The name under which the issuer of a token is stated.
+const ISSUER: &str = "iss";
+/// The name under which the subject of a certificate is stated.
+const SUBJECT: &str = "subject";
+
+/// Why nothing can be looked up.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LookupError {
+    /// The key is none.
+    #[error("the key {0}")]
+    Key(#[from] KeyError),
+    /// The route makes its keys itself.
+    #[error("the route makes its keys out of requests: give the key that its upstream gets, 43 characters of base64url")]
+    Derived,
+    /// A part of the scope is missing, or no value that it could have.
+    #[error("the scope of this route needs {0}")]
+    Scope(String),
+    /// There are as many records under a key as there were requests.
+    #[error("the route keeps a record for each request under a key: search by time or by a field instead")]
+    PerRequest,
+    /// Nothing is protected there.
+    #[error("the route does not protect: records of routes in shadow mode can't be looked up")]
+    Unprotected,
+}
+
+/// What has to be known of whose an operation is, beside its key, to find it.
+pub fn scope_names(policy: &Policy) -> Vec<String> {
+    match &policy.scope {
+        ScopeRule::Shared => Vec::new(),
+        ScopeRule::Headers(names) => names.iter().map(HeaderName::to_string).collect(),
+        ScopeRule::Token(rule) if rule.claim == ISSUER => vec![ISSUER.to_owned()],
+        ScopeRule::Token(rule) => vec![ISSUER.to_owned(), rule.claim.clone()],
+        ScopeRule::ClientCertificate => vec![SUBJECT.to_owned()],
+    }
+}
+
+impl Gate {
+    /// Where the record of a request lies that came with this key, in this scope: under each hashing secret, the one that
+    /// writes first. `said` has a value for each of [`scope_names`].
+    pub fn slots_of(&self, policy: &Policy, key: &str, said: &BTreeMap<String, String>) -> Result<Vec<Slot>, LookupError> {
+        if policy.mode == Mode::Off || is_shadow(policy) {
+            return Err(LookupError::Unprotected);
+        }
+        if is_per_fingerprint(policy) {
+            return Err(LookupError::PerRequest);
+        }
+        let key = key_bytes(&policy.key, key)?;
+        let mut slots = Vec::new();
+        for scope in scopes(&policy.scope, said)? {
+            let named = Named { space: Space::Enforced, route: &policy.route, scope: &scope, key: &key, variant: b"" };
+            let hashing = &self.settings.hashing;
+            slots.push(hashing.identity(&named, Caller::nobody()).0);
+            slots.extend(hashing.other_identities(&named, Caller::nobody()).into_iter().map(|(slot, _)| slot));
+        }
+        Ok(slots)
+    }
+}
+
+fn key_bytes(rule: &KeyRule, key: &str) -> Result<Vec<u8>, LookupError> {
+    let decoded = |key: Key| key.as_str().as_bytes().to_vec();
+    match &rule.source {
+        KeySource::Sent { header: Some(_), .. } => Ok(Key::parse(key.as_bytes(), rule.syntax, rule.max_length).map(decoded)?),
+        KeySource::Sent { header: None, .. } => Ok(Key::from_body(key, rule.syntax, rule.max_length).map(decoded)?),
+        KeySource::Derived(_) => {
+            URL_SAFE_NO_PAD.decode(key.trim()).ok().filter(|digest| digest.len() == 32).ok_or(LookupError::Derived)
+        }
+    }
+}
+
+/// The scope that was stated. Of a token two: nothing that is written down says whether its claim is a number or a text.
+fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope>, LookupError> {
+    let needed = |what: &str| LookupError::Scope(what.to_owned());
+    let stated = |name: &str| said.get(name).map_or("", |value| value.trim());
+    let value = |name: &str| Some(stated(name)).filter(|value| !value.is_empty()).ok_or_else(|| needed(name));
+    let vouched = |said: Vec<_>| {
+        let mut extensions = Extensions::new();
+        extensions.insert(Vouched::stated(said));
+        scope(rule, &HeaderMap::new(), &extensions).map_err(|_| needed("a verified account"))
+    };
+    match rule {
+        ScopeRule::Shared => Ok(vec![Scope::shared()]),
+        ScopeRule::Headers(names) => {
+            let mut headers = HeaderMap::new();
+            for name in names {
+                let line = HeaderValue::from_str(value(name.as_str())?);
+                headers.append(name, line.map_err(|_| needed(&format!("a field's value for {name}")))?);
+            }
+            let scope = scope(rule, &headers, &Extensions::new()).map_err(|_| needed("its header fields"))?;
+            Ok(vec![scope])
+        }
+        ScopeRule::Token(token) => {
+            // A token need not say who issued it.
+            let (issuer, claim) = (stated(ISSUER), value(&token.claim)?);
+            [false, true].into_iter().map(|number| vouched(said_by_token(token, issuer, claim, number).into())).collect()
+        }
+        ScopeRule::ClientCertificate => {
+            let subject = STANDARD.decode(value(SUBJECT)?);
+            let subject = subject.map_err(|_| needed("the subject of the certificate, as DER in base64"))?;
+            Ok(vec![vouched(vec![said_by_certificate(&subject)])?])
+        }
+    }
+}

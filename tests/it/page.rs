@@ -1,0 +1,191 @@
+//! The page on the admin port, without a browser: who is shown what, and what is refused.
+
+use crate::admin::{TOKENS, lose};
+use crate::harness::{Answer, Gateway, ROUTES, Request, Upstream};
+
+/// A browser's form, as far as HTTP goes: its cookie, and what it was given.
+struct Form {
+    cookie: String,
+    proof: String,
+    version: String,
+}
+
+fn page(gateway: &Gateway, path: &str, cookie: Option<&str>) -> Answer {
+    let request = Request::new("GET", path).host(&host(gateway)).field("Sec-Fetch-Site", "same-origin");
+    cookie.into_iter().fold(request, |request, cookie| request.field("Cookie", cookie)).send(gateway.admin)
+}
+
+fn host(gateway: &Gateway) -> String {
+    format!("127.0.0.1:{}", gateway.admin)
+}
+
+/// The value of the first field of this name.
+fn value(html: &str, name: &str) -> String {
+    let field =
+        html.split("<input").find(|field| field.contains(&format!("name=\"{name}\""))).unwrap_or_else(|| panic!("{html}"));
+    field.split("value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
+}
+
+fn cookie(answer: &Answer) -> String {
+    answer.get("set-cookie").unwrap().split(';').next().unwrap().to_owned()
+}
+
+impl Form {
+    fn of(gateway: &Gateway, operation: &str) -> Form {
+        let page = page(gateway, &format!("/operations/{operation}"), None);
+        Form { cookie: cookie(&page), proof: value(&page.text(), "proof"), version: value(&page.text(), "version") }
+    }
+
+    fn request(&self, gateway: &Gateway, path: &str, rest: &str) -> Request {
+        Request::new("POST", path)
+            .host(&host(gateway))
+            .field("Origin", &format!("http://{}", host(gateway)))
+            .field("Cookie", &self.cookie)
+            .field("Content-Type", "application/x-www-form-urlencoded")
+            .body(format!("proof={}&version={}&{rest}", self.proof, self.version))
+    }
+}
+
+#[test]
+fn a_form_of_the_page_settles_and_a_form_of_any_other_does_not() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let operation = lose(&gateway, "k");
+    let form = Form::of(&gateway, &operation);
+    let path = format!("/operations/{operation}/resolve");
+    let rest = "status=201&media_type=application%2Fjson&body=%7B%7D&reason=ticket+4711";
+    let state = || gateway.ask("GET", &format!("/v1/operations/{operation}")).json()["state"].as_str().unwrap().to_owned();
+
+    let sent = |request: Request| request.send(gateway.admin).status;
+    let elsewhere = |origin: &str| {
+        Request::new("POST", &path)
+            .host(&host(&gateway))
+            .field("Origin", origin)
+            .field("Cookie", &form.cookie)
+            .field("Content-Type", "application/x-www-form-urlencoded")
+            .body(format!("proof={}&version={}&{rest}", form.proof, form.version))
+    };
+    for origin in ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost"] {
+        assert_eq!(sent(elsewhere(origin)), 401, "{origin}");
+    }
+    assert_eq!(sent(form.request(&gateway, &path, rest).field("Sec-Fetch-Site", "cross-site")), 401);
+    assert_eq!(sent(form.request(&gateway, &path, rest).field("Sec-Fetch-Site", "same-site")), 401);
+    let stranger = Form { cookie: cookie(&page(&gateway, "/", None)), ..Form::of(&gateway, &operation) };
+    assert_eq!(sent(stranger.request(&gateway, &path, rest)), 403, "another browser's proof");
+    let bare = Form { proof: String::new(), ..Form::of(&gateway, &operation) };
+    assert_eq!(sent(bare.request(&gateway, &path, rest)), 403, "a cookie alone");
+    assert_eq!(state(), "uncertain");
+
+    let done = form.request(&gateway, &path, rest).send(gateway.admin);
+    assert_eq!((done.status, done.get("location")), (303, Some(format!("/operations/{operation}?done=resolve").as_str())));
+    assert_eq!(state(), "completed");
+    let again = Request::pay("k", "{}").send(gateway.port);
+    assert!(again.replayed() && again.text() == "{}" && again.get("content-type") == Some("application/json"), "{again:?}");
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
+fn a_form_on_what_has_moved_changes_nothing_and_shows_what_it_is_now() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let operation = lose(&gateway, "k");
+    let form = Form::of(&gateway, &operation);
+    let path = format!("/operations/{operation}/resolve");
+    assert_eq!(form.request(&gateway, &path, "status=201&reason=a").send(gateway.admin).status, 303);
+    let late = form.request(&gateway, &path, "status=500&reason=%22%3E%3Cimg%3E").send(gateway.admin);
+    assert_eq!(late.status, 412);
+    let text = late.text();
+    assert!(text.contains("Nothing was done") && text.contains("It is completed now"), "{text}");
+    assert!(!text.contains("<img>"), "what was typed is text");
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+    for (rest, status) in [("reason=", 400), ("reason=r&status=many", 400), ("reason=r&status=99", 400)] {
+        let other = lose(&gateway, rest);
+        let form = Form::of(&gateway, &other);
+        let answer = form.request(&gateway, &format!("/operations/{other}/resolve"), rest).send(gateway.admin);
+        assert_eq!(answer.status, status, "{rest}: {}", answer.text());
+    }
+    let early = form.request(&gateway, &format!("/operations/{operation}/release"), "reason=r").send(gateway.admin);
+    assert!(early.status == 412, "its version is an old one: {}", early.text());
+}
+
+#[test]
+fn with_tokens_a_visitor_signs_in_once_and_the_browser_never_keeps_the_token() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, TOKENS, ROUTES);
+    let operation = lose(&gateway, "k");
+    let path = format!("/operations/{operation}");
+    let sent_away = page(&gateway, &path, None);
+    assert_eq!(sent_away.status, 303);
+    assert_eq!(
+        sent_away.get("location"),
+        Some(format!("/sign-in?next=%2Foperations%2F{}", operation.replace('_', "%5F")).as_str())
+    );
+    assert!(!sent_away.text().contains("payments"));
+
+    let sign_in = |token: &str| {
+        let asked = page(&gateway, "/sign-in", None);
+        let form = Form { cookie: cookie(&asked), proof: value(&asked.text(), "proof"), version: String::new() };
+        form.request(&gateway, "/sign-in", &format!("token={token}&next={path}")).send(gateway.admin)
+    };
+    assert_eq!(sign_in("wrong").status, 403);
+    for (token, may_operate) in [("letmesee", false), ("letmein", true)] {
+        let known = sign_in(token);
+        assert_eq!((known.status, known.get("location")), (303, Some(path.as_str())));
+        let kept = known.get("set-cookie").unwrap();
+        assert!(kept.contains("HttpOnly; SameSite=Strict") && !kept.contains(token), "{kept}");
+        let session = cookie(&known);
+        let shown = page(&gateway, &path, Some(&session));
+        assert_eq!(shown.status, 200);
+        assert_eq!(shown.text().contains("name=\"version\""), may_operate, "{}", shown.text());
+        let version = gateway_version(&gateway, &operation);
+        let form = Form { cookie: session.clone(), proof: value(&shown.text(), "proof"), version };
+        let settle = form.request(&gateway, &format!("{path}/resolve"), "status=201&reason=r").send(gateway.admin);
+        assert_eq!(settle.status, if may_operate { 303 } else { 403 }, "{token}: {}", settle.text());
+        // The session is of the page alone.
+        let api = Request::new("GET", "/v1/operations").host(&host(&gateway)).field("Cookie", &session).send(gateway.admin);
+        assert_eq!(api.status, 401);
+        let ended = form.request(&gateway, "/sign-out", "").send(gateway.admin);
+        assert_eq!((ended.status, ended.get("location")), (303, Some("/sign-in")));
+        assert_eq!(page(&gateway, "/", Some(&session)).status, 303, "the session is over");
+    }
+    assert!(gateway.logs().contains("on-call"), "who decided is in the log");
+    assert!(!gateway.logs().contains("letme"), "a token is not");
+}
+
+fn gateway_version(gateway: &Gateway, operation: &str) -> String {
+    let path = format!("/v1/operations/{operation}");
+    let seen = Request::new("GET", &path).host("127.0.0.1").field("Authorization", "Bearer letmein").send(gateway.admin);
+    seen.json()["version"].as_str().unwrap().to_owned()
+}
+
+#[test]
+fn pages_fit_no_frame_load_nothing_from_elsewhere_and_are_not_kept() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    for path in ["/", "/operations", "/uncertain", "/operations/op_1"] {
+        let answer = page(&gateway, path, None);
+        assert_eq!(
+            (answer.get("cache-control"), answer.get("x-content-type-options")),
+            (Some("no-store"), Some("nosniff")),
+            "{path}"
+        );
+        let policy = answer.get("content-security-policy").unwrap();
+        for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"]
+        {
+            assert!(policy.contains(rule), "{path}: {policy}");
+        }
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let text = answer.text();
+        assert!(!text.contains("<script>") && !text.contains(" style=") && !text.contains(" onclick"), "{path}: {text}");
+    }
+    let text = page(&gateway, "/", None).text();
+    let assets: Vec<&str> = text.split('"').filter(|piece| piece.starts_with("/assets/")).collect();
+    assert_eq!(assets.len(), 4, "{text}");
+    for asset in assets {
+        let file = page(&gateway, asset, None);
+        assert_eq!((file.status, file.get("cache-control")), (200, Some("public, max-age=31536000, immutable")), "{asset}");
+    }
+    assert_eq!(page(&gateway, "/assets/htmx.js", None).status, 404);
+    assert_eq!(page(&gateway, "/operations/op_1", None).status, 404);
+    assert!(page(&gateway, "/operations/op_1", None).get("content-type").unwrap().starts_with("text/html"));
+}
