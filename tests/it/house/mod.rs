@@ -26,7 +26,8 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "layer",
         &["key", "clock", "entropy", "telemetry", "record", "engine", "store", "route", "gate", "config", "proxy", "token"],
     ),
-    ("admin", &["gate", "store", "event", "engine", "record", "key", "clock", "config"]),
+    ("query", &["event", "key", "store"]),
+    ("admin", &["gate", "store", "event", "query", "engine", "record", "key", "clock", "config"]),
     ("cli", &["config", "admin", "app", "demo", "telemetry"]),
     ("demo", &["app", "config", "entropy"]),
     (
@@ -46,6 +47,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "tls",
             "token",
             "layer",
+            "query",
             "admin",
             "cli",
             "demo",
