@@ -28,7 +28,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     ("query", &["event", "key", "store"]),
     ("admin", &["gate", "store", "event", "query", "engine", "record", "key", "clock", "config"]),
-    ("cli", &["config", "admin", "app", "demo", "telemetry"]),
+    ("cli", &["config", "admin", "app", "demo", "telemetry", "clock"]),
     ("demo", &["app", "config", "entropy"]),
     (
         "app",
