@@ -26,12 +26,14 @@ mod lookup;
 mod operations;
 mod page;
 mod problem;
+mod reload;
 mod view;
 
 use auth::Operator;
 pub use auth::{Access, Token};
 pub use page::{NoRandomness, Sessions};
 use problem::{Refusal, every_refusal_is_a_document};
+pub use reload::{ReloadAsked, Reloads};
 pub use view::{BreakView, Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
 /// What the admin port serves from.
@@ -48,8 +50,10 @@ pub struct Admin {
     pub draining: Arc<AtomicBool>,
     /// For the times that people see, and how long sessions last.
     pub clock: Clock,
-    /// Who is signed in to the page.
-    pub sessions: Sessions,
+    /// Who is signed in to the page: for as long as the process lives, under whatever configuration.
+    pub sessions: Arc<Sessions>,
+    /// Where reloads are asked for.
+    pub reloads: Reloads,
 }
 
 impl Admin {
@@ -69,6 +73,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/operations/{operation}/retry", post(operations::retry))
         .route("/v1/operations/{operation}/expire", post(operations::expire))
         .route("/v1/log/verify", get(log::verify_log))
+        .route("/v1/reload", post(reload::reload))
         .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard))
         // Looks, though what it is told stands in a body.
         .route("/v1/operations/lookup", post(lookup::lookup).layer(middleware::from_fn_with_state(admin.clone(), auth::readers)));

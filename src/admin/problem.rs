@@ -63,6 +63,12 @@ pub(super) enum Refusal {
     /// That is no reference of an operation.
     #[error("{0}")]
     Reference(#[from] crate::key::ReferenceError),
+    /// The configuration was not taken.
+    #[error("{0}")]
+    ReloadRefused(String),
+    /// The configuration was not read.
+    #[error("{0}")]
+    ReloadUnavailable(&'static str),
     /// The decision was not carried out.
     #[error(transparent)]
     Operator(#[from] OperatorError),
@@ -86,6 +92,8 @@ impl Refusal {
             Refusal::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown"),
             Refusal::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown"),
             Refusal::Lookup(_) => (StatusCode::BAD_REQUEST, "lookup-invalid"),
+            Refusal::ReloadRefused(_) => (StatusCode::CONFLICT, "reload-refused"),
+            Refusal::ReloadUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "reload-unavailable"),
             Refusal::VersionMissing => (StatusCode::PRECONDITION_REQUIRED, "if-match-required"),
             Refusal::VersionInvalid => (StatusCode::BAD_REQUEST, "if-match-invalid"),
             Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Operator(OperatorError::Unknown) => {

@@ -1,0 +1,243 @@
+//! Folding events into an operation's row: read once for a batch, changed in memory, written once.
+
+use std::collections::BTreeMap;
+
+use rusqlite::{OptionalExtension, Transaction, params};
+
+use super::operation::{Course, State, kind_number, kind_of_number};
+use super::{QueryError, stored, unstored};
+use crate::event::{Event, Kind, Summary};
+
+/// An operation, as its row in the file is.
+#[derive(Debug, Clone)]
+pub(super) struct Folded {
+    pub id: i64,
+    /// The route and state that it is counted under in the file; `None`: it isn't there yet.
+    pub counted: Option<(i64, State)>,
+    /// It began (anew) in this batch: what otherwise never changes has to be written.
+    began: bool,
+    changed: bool,
+    route: i64,
+    kind: Kind,
+    version: i64,
+    fence: i64,
+    status: Option<u16>,
+    scope: Option<String>,
+    cause: Option<String>,
+    opened_ms: u64,
+    began_ms: u64,
+    changed_ms: u64,
+    lease_ends_ms: Option<u64>,
+    ends_ms: u64,
+    gone_ms: u64,
+    request_bytes: Option<u64>,
+    response_bytes: Option<u64>,
+    upstream_ms: Option<u64>,
+    trace: Option<String>,
+    /// Fields that this batch told, by name.
+    fields: BTreeMap<String, String>,
+}
+
+/// What is known of an operation before an event.
+pub(super) enum Before {
+    /// It, as it was.
+    Known(Folded),
+    /// Nothing; it would get this number.
+    Unknown(i64),
+}
+
+impl Folded {
+    /// Reads an operation.
+    pub fn load(transaction: &Transaction<'_>, slot: &[u8]) -> Result<Option<Folded>, QueryError> {
+        let mut select = transaction.prepare_cached(
+            "SELECT id, route, standing, kind, version, fence, status, scope, cause, opened_ms, began_ms, changed_ms, \
+             lease_ends_ms, ends_ms, gone_ms, request_bytes, response_bytes, upstream_ms, trace FROM operations WHERE slot = ?1",
+        )?;
+        let found = select.query_row([slot], |row| {
+            let number = |at: usize| row.get::<_, i64>(at).map(unstored);
+            let perhaps = |at: usize| row.get::<_, Option<i64>>(at).map(|number| number.map(unstored));
+            let route = row.get(1)?;
+            Ok(Folded {
+                id: row.get(0)?,
+                counted: Some((route, State::of_number(row.get(2)?))),
+                began: false,
+                changed: false,
+                route,
+                kind: kind_of_number(row.get(3)?),
+                version: row.get(4)?,
+                fence: row.get(5)?,
+                status: row.get(6)?,
+                scope: row.get(7)?,
+                cause: row.get(8)?,
+                opened_ms: number(9)?,
+                began_ms: number(10)?,
+                changed_ms: number(11)?,
+                lease_ends_ms: perhaps(12)?,
+                ends_ms: number(13)?,
+                gone_ms: number(14)?,
+                request_bytes: perhaps(15)?,
+                response_bytes: perhaps(16)?,
+                upstream_ms: perhaps(17)?,
+                trace: row.get(18)?,
+                fields: BTreeMap::new(),
+            })
+        });
+        Ok(found.optional()?)
+    }
+
+    /// What an event makes of it. All that says where it stands is [`Summary`]'s.
+    pub fn after(before: Before, at_ms: u64, route: i64, event: Event) -> Folded {
+        let (id, before) = match before {
+            Before::Known(before) => (before.id, Some(before)),
+            Before::Unknown(id) => (id, None),
+        };
+        // A claim over nothing opens the operation anew; one over an uncertain outcome keeps since when it was open.
+        let same = before.as_ref().filter(|before| event.kind != Kind::Claimed || before.opened_ms == event.opened_ms);
+        let began = before.is_none() || same.is_none();
+        let began_ms = match (same, event.kind) {
+            (Some(same), _) => same.began_ms,
+            (None, Kind::Claimed) => at_ms,
+            // Its beginning was trimmed.
+            (None, _) => at_ms.min(event.opened_ms),
+        };
+        let context = event.context.clone();
+        let scope = before.as_ref().and_then(|before| before.scope.clone());
+        let summary = Summary { scope: context.scope.or(scope), changed_ms: at_ms, last: event };
+        let ends_ms = summary.ends_ms();
+        Folded {
+            id,
+            counted: before.as_ref().and_then(|before| before.counted),
+            began: began || before.as_ref().is_some_and(|before| before.began),
+            changed: true,
+            route,
+            kind: summary.last.kind,
+            version: bits(&summary.last.version),
+            fence: bits(&summary.last.fence),
+            status: summary.last.status,
+            opened_ms: summary.last.opened_ms,
+            began_ms,
+            changed_ms: at_ms,
+            lease_ends_ms: summary.lease_ends_ms(),
+            ends_ms,
+            gone_ms: summary.tombstone_ends_ms().unwrap_or(0).max(ends_ms),
+            request_bytes: context.request_bytes.or(same.and_then(|same| same.request_bytes)),
+            response_bytes: summary.last.response_bytes,
+            upstream_ms: same.and_then(|same| same.upstream_ms),
+            trace: same.and_then(|same| same.trace.clone()),
+            fields: same.map(|same| same.fields.clone()).unwrap_or_default(),
+            cause: summary.last.cause,
+            scope: summary.scope,
+        }
+    }
+
+    /// What the gateway knew beside the record.
+    pub fn know(&mut self, upstream_ms: Option<u64>, trace: Option<String>, fields: BTreeMap<String, String>) {
+        self.upstream_ms = upstream_ms.or(self.upstream_ms);
+        self.trace = trace.or(self.trace.take());
+        self.fields.extend(fields);
+    }
+
+    /// Writes it, if it changed; returns the route and state that it is counted under from then on.
+    pub fn write(&self, transaction: &Transaction<'_>, slot: &[u8]) -> Result<Option<(i64, State)>, QueryError> {
+        if !self.changed {
+            return Ok(self.counted);
+        }
+        let course = Course { kind: self.kind, ends_ms: self.ends_ms, gone_ms: self.gone_ms };
+        let state = course.state(self.changed_ms);
+        let next_ms = course.next_ms(self.changed_ms).map(stored);
+        if self.began {
+            self.insert(transaction, slot, state, next_ms)?;
+        } else {
+            self.update(transaction, state, next_ms)?;
+        }
+        self.write_fields(transaction)?;
+        Ok(Some((self.route, state)))
+    }
+
+    fn insert(&self, transaction: &Transaction<'_>, slot: &[u8], state: State, next_ms: Option<i64>) -> Result<(), QueryError> {
+        if self.counted.is_some() {
+            // The row and the fields of what the key named before.
+            transaction.prepare_cached("DELETE FROM operations WHERE id = ?1")?.execute([self.id])?;
+            transaction.prepare_cached("DELETE FROM fields WHERE operation = ?1")?.execute([self.id])?;
+        }
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO operations (id, slot, route, standing, next_ms, kind, version, fence, status, scope, cause, opened_ms, \
+             began_ms, changed_ms, lease_ends_ms, ends_ms, gone_ms, request_bytes, response_bytes, upstream_ms, trace) \
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16, ?17, ?18, ?19, ?20, ?21)",
+        )?;
+        insert.execute(params![
+            self.id,
+            slot,
+            self.route,
+            state.number(),
+            next_ms,
+            kind_number(self.kind),
+            self.version,
+            self.fence,
+            self.status,
+            self.scope,
+            self.cause,
+            stored(self.opened_ms),
+            stored(self.began_ms),
+            stored(self.changed_ms),
+            self.lease_ends_ms.map(stored),
+            stored(self.ends_ms),
+            stored(self.gone_ms),
+            self.request_bytes.map(stored),
+            self.response_bytes.map(stored),
+            self.upstream_ms.map(stored),
+            self.trace,
+        ])?;
+        Ok(())
+    }
+
+    /// What an operation keeps (slot, route, beginning) is not named, so that the indexes over it are not touched.
+    fn update(&self, transaction: &Transaction<'_>, state: State, next_ms: Option<i64>) -> Result<(), QueryError> {
+        let mut update = transaction.prepare_cached(
+            "UPDATE operations SET standing = ?2, next_ms = ?3, kind = ?4, version = ?5, fence = ?6, status = ?7, cause = ?8, \
+             opened_ms = ?9, changed_ms = ?10, lease_ends_ms = ?11, ends_ms = ?12, gone_ms = ?13, request_bytes = ?14, \
+             response_bytes = ?15, upstream_ms = ?16, trace = ?17 WHERE id = ?1",
+        )?;
+        update.execute(params![
+            self.id,
+            state.number(),
+            next_ms,
+            kind_number(self.kind),
+            self.version,
+            self.fence,
+            self.status,
+            self.cause,
+            stored(self.opened_ms),
+            stored(self.changed_ms),
+            self.lease_ends_ms.map(stored),
+            stored(self.ends_ms),
+            stored(self.gone_ms),
+            self.request_bytes.map(stored),
+            self.response_bytes.map(stored),
+            self.upstream_ms.map(stored),
+            self.trace,
+        ])?;
+        let mut scope = transaction.prepare_cached("UPDATE operations SET scope = ?2 WHERE id = ?1 AND scope IS NOT ?2")?;
+        scope.execute(params![self.id, self.scope])?;
+        Ok(())
+    }
+
+    fn write_fields(&self, transaction: &Transaction<'_>) -> Result<(), QueryError> {
+        if self.fields.is_empty() {
+            return Ok(());
+        }
+        let mut field = transaction
+            .prepare_cached("INSERT OR REPLACE INTO fields (operation, name, value, began_ms) VALUES (?1, ?2, ?3, ?4)")?;
+        let mut name = transaction.prepare_cached("INSERT OR IGNORE INTO field_names VALUES (?1)")?;
+        for (called, value) in &self.fields {
+            field.execute(params![self.id, called, value, stored(self.began_ms)])?;
+            name.execute([called])?;
+        }
+        Ok(())
+    }
+}
+
+/// A version or fence: the same 64 bits. Nothing is asked of it but whether it is another's.
+fn bits(digits: &str) -> i64 {
+    digits.parse::<u64>().unwrap_or(0).cast_signed()
+}

@@ -1,0 +1,66 @@
+//! Searches, cursors and the queue of uncertain outcomes.
+
+use super::*;
+
+fn found(model: &ReadModel, filter: &Filter, now_ms: u64) -> Vec<String> {
+    let found = model.search(filter, now_ms, None, 1000).unwrap();
+    assert_eq!(found.cursor, None);
+    found.operations.into_iter().map(|operation| operation.reference).collect()
+}
+
+fn references<const N: usize>(numbers: [u64; N]) -> Vec<String> {
+    numbers.iter().map(|n| slot(*n).to_string()).collect()
+}
+
+/// Five operations: completed, uncertain, in flight, released, completed on another route for a client of its own.
+fn told() -> ReadModel {
+    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
+    let mut ends = Told::default();
+    for n in 1..=5 {
+        let mut claimed = event(Kind::Claimed, T0 + n);
+        let kinds = [Kind::Completed, Kind::Uncertain, Kind::Claimed, Kind::Released, Kind::Completed];
+        let mut next = event(kinds[n as usize - 1], T0 + n);
+        if n == 5 {
+            (claimed.route, next.route) = ("refunds".into(), "refunds".into());
+            claimed.context.scope = Some("tenant".into());
+            next.status = Some(402);
+            next.tombstone_ms = Some(2 * KEEP_MS);
+        }
+        let mut json = serde_json::to_value(&claimed).unwrap();
+        json["fields"] = serde_json::json!({ "order": format!("o-{n}"), "currency": "EUR" });
+        told.tell_json(n, T0 + n, &json);
+        if n != 3 {
+            ends.tell(n, T0 + 100 + n, &next);
+        }
+    }
+    told.0.extend(ends.0);
+    model.apply(&told.0).unwrap();
+    model
+}
+
+#[test]
+fn operations_are_found_by_whatever_is_known_of_them() {
+    let model = told();
+    let now = T0 + 1000;
+    let by = |filter: Filter| found(&model, &filter, now);
+    assert_eq!(by(Filter::default()), references([5, 4, 3, 2, 1]));
+    assert_eq!(by(Filter { route: Some("payments".into()), ..Filter::default() }), references([4, 3, 2, 1]));
+    assert_eq!(by(Filter { route: Some("nobody's".into()), ..Filter::default() }), references([]));
+    assert_eq!(by(Filter { state: Some(State::Completed), ..Filter::default() }), references([5, 1]));
+    let both = Filter { state: Some(State::Completed), route: Some("payments".into()), ..Filter::default() };
+    assert_eq!(by(both), references([1]));
+    assert_eq!(by(Filter { status: Some(402), ..Filter::default() }), references([5]));
+    assert_eq!(by(Filter { status: Some(402), state: Some(State::Gone), ..Filter::default() }), references([]));
+    assert_eq!(by(Filter { scope: Some("tenant".into()), ..Filter::default() }), references([5]));
+    let field = |name: &str, value: &str| Filter { field: Some((name.into(), value.into())), ..Filter::default() };
+    assert_eq!(by(field("order", "o-2")), references([2]));
+    assert_eq!(by(field("currency", "o-2")), references([]));
+    assert_eq!(by(field("currency", "EUR")), references([5, 4, 3, 2, 1]));
+    let within = Filter { from_ms: Some(T0 + 2), until_ms: Some(T0 + 4), ..field("currency", "EUR") };
+    assert_eq!(by(within), references([3, 2]));
+    for text in [slot(5).to_string(), "tenant".into(), " o-5 ".into()] {
+        assert_eq!(by(Filter { text: Some(text.clone()), ..Filter::default() }), references([5]), "{text}");
+    }
+    let text = Filter { text: Some("EUR".into()), state: Some(State::Released), ..Filter::default() };
+    assert_eq!(by(text), references([4]));
+}
