@@ -19,6 +19,12 @@ pub(super) struct VerifyQuery {
     cursor: Option<String>,
 }
 
+/// Verifies a piece of the event log: each entry's link is computed anew.
+#[utoipa::path(
+    get, path = "/v1/log/verify", tag = "event log",
+    params(("cursor" = Option<String>, Query, description = "Where to go on: the `cursor` of the piece before")),
+    responses((status = 200, body = VerifiedView, description = "What was found"), super::openapi::Looked),
+)]
 pub(super) async fn verify_log(
     State(admin): State<Arc<Admin>>,
     Query(query): Query<VerifyQuery>,

@@ -16,7 +16,7 @@ use crate::key::Slot;
 use crate::record::Held;
 
 /// A key, and whose it is.
-#[derive(Deserialize)]
+#[derive(Deserialize, utoipa::ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LookupRequest {
     /// The route's name.
@@ -29,6 +29,14 @@ pub struct LookupRequest {
     scope: BTreeMap<String, String>,
 }
 
+/// The operation under a key, as it is now. The key stands in the body and is hashed here.
+#[utoipa::path(
+    post, path = "/v1/operations/lookup", tag = "operations", request_body = LookupRequest,
+    responses(
+        (status = 200, body = super::view::OperationView, description = "The operation; its `ETag` is the version that a change names"),
+        super::openapi::LookedUp,
+    ),
+)]
 pub(super) async fn lookup(
     State(admin): State<Arc<Admin>>,
     sent: Result<Json<LookupRequest>, JsonRejection>,

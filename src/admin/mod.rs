@@ -12,17 +12,20 @@ use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::middleware;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{MethodRouter, get, post};
 
 use crate::clock::Clock;
 use crate::engine::{OnFailure, Policy};
 use crate::gate::Gate;
+use crate::query::ReadModel;
 
 mod auth;
 mod change;
 pub mod client;
 mod log;
 mod lookup;
+mod model;
+mod openapi;
 mod operations;
 mod page;
 mod problem;
@@ -34,7 +37,10 @@ pub use auth::{Access, Token};
 pub use page::{NoRandomness, Sessions};
 use problem::{Refusal, every_refusal_is_a_document};
 pub use reload::{ReloadAsked, Reloads};
-pub use view::{BreakView, Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
+pub use view::{
+    BreakView, DifferenceView, HourView, LatencyView, Listed, MinuteView, MomentView, OperationView, OverviewView,
+    ReleaseRequest, ResolveRequest, StatisticsView, TallyView, TimelineView, VerifiedView,
+};
 
 /// What the admin port serves from.
 pub struct Admin {
@@ -54,6 +60,8 @@ pub struct Admin {
     pub sessions: Arc<Sessions>,
     /// Where reloads are asked for.
     pub reloads: Reloads,
+    /// What is searched, where there is one.
+    pub read_model: Option<Arc<ReadModel>>,
 }
 
 impl Admin {
@@ -62,33 +70,78 @@ impl Admin {
     }
 }
 
+/// A path, what it does, and whom it does it for.
+type Served = (&'static str, MethodRouter<Arc<Admin>>, Door);
+
+/// Who may come in by a path.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Door {
+    /// Anybody: it tells nothing of any operation.
+    Open,
+    /// Who may read; and operate, for whatever is no GET.
+    Guarded,
+    /// Who may read, whatever the method: it looks, though what it is told stands in a body.
+    Readers,
+}
+
+/// All paths of the API.
+fn api() -> Vec<Served> {
+    use Door::{Guarded, Open, Readers};
+    vec![
+        ("/healthz", get(alive), Open),
+        ("/readyz", get(ready), Open),
+        ("/metrics", get(metrics), Open),
+        ("/v1/openapi.json", get(openapi::document), Open),
+        ("/v1/operations", get(operations::list), Guarded),
+        ("/v1/operations/lookup", post(lookup::lookup), Readers),
+        ("/v1/operations/{operation}", get(operations::show), Guarded),
+        ("/v1/operations/{operation}/timeline", get(model::timeline), Guarded),
+        ("/v1/operations/{operation}/resolve", post(operations::resolve), Guarded),
+        ("/v1/operations/{operation}/release", post(operations::release), Guarded),
+        ("/v1/operations/{operation}/retry", post(operations::retry), Guarded),
+        ("/v1/operations/{operation}/expire", post(operations::expire), Guarded),
+        ("/v1/statistics", get(model::statistics), Guarded),
+        ("/v1/overview", get(model::overview), Guarded),
+        ("/v1/log/verify", get(log::verify_log), Guarded),
+        ("/v1/reload", post(reload::reload), Guarded),
+    ]
+}
+
+#[cfg(test)]
+fn paths() -> impl Iterator<Item = &'static str> {
+    api().into_iter().map(|(path, ..)| path)
+}
+
 /// The admin port's router.
 pub fn router(admin: Admin) -> Router {
     let admin = Arc::new(admin);
-    let operations = Router::new()
-        .route("/v1/operations", get(operations::list))
-        .route("/v1/operations/{operation}", get(operations::show))
-        .route("/v1/operations/{operation}/resolve", post(operations::resolve))
-        .route("/v1/operations/{operation}/release", post(operations::release))
-        .route("/v1/operations/{operation}/retry", post(operations::retry))
-        .route("/v1/operations/{operation}/expire", post(operations::expire))
-        .route("/v1/log/verify", get(log::verify_log))
-        .route("/v1/reload", post(reload::reload))
-        .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard))
-        // Looks, though what it is told stands in a body.
-        .route("/v1/operations/lookup", post(lookup::lookup).layer(middleware::from_fn_with_state(admin.clone(), auth::readers)));
-    Router::new()
-        .route("/healthz", get(|| async { "ok\n" }))
-        .route("/readyz", get(ready))
-        .route("/metrics", get(metrics))
-        .merge(operations)
+    let mut router = Router::new();
+    for (path, methods, door) in api() {
+        let methods = match door {
+            Door::Open => methods,
+            Door::Guarded => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard)),
+            Door::Readers => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::readers)),
+        };
+        router = router.route(path, methods);
+    }
+    router
         .merge(page::router(&admin))
         .fallback(|| async { Refusal::NotFound })
         .layer(middleware::from_fn(every_refusal_is_a_document))
         .with_state(admin)
 }
 
+/// Whether the process lives.
+#[utoipa::path(get, path = "/healthz", tag = "process", responses((status = 200, description = "It does")))]
+async fn alive() -> &'static str {
+    "ok\n"
+}
+
 /// Ready to serve: not stopping, and the store answers or some route can do without it.
+#[utoipa::path(
+    get, path = "/readyz", tag = "process",
+    responses((status = 200, description = "It can serve; perhaps `degraded`"), (status = 503, description = "It can't, or is about to end")),
+)]
 async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     if admin.draining.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
@@ -104,6 +157,8 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     }
 }
 
+/// Metrics, in the OpenMetrics format.
+#[utoipa::path(get, path = "/metrics", tag = "process", responses((status = 200, description = "OpenMetrics 1.0")))]
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
     match admin.gate.meter().encode() {

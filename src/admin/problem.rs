@@ -10,6 +10,7 @@ use serde_json::json;
 use crate::engine::Denied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
+use crate::query::QueryError;
 use crate::store::StoreError;
 
 /// What a problem's type begins with.
@@ -69,6 +70,15 @@ pub(super) enum Refusal {
     /// The configuration was not read.
     #[error("{0}")]
     ReloadUnavailable(&'static str),
+    /// There is no read model to ask.
+    #[error("this needs the read model: set enabled = true under [log], and leave [read_model] enabled")]
+    ReadModelOff,
+    /// The read model does not answer.
+    #[error(transparent)]
+    Query(#[from] QueryError),
+    /// Nothing came back from the thread that asked it.
+    #[error("the read model did not answer: ask again")]
+    Unanswered,
     /// The decision was not carried out.
     #[error(transparent)]
     Operator(#[from] OperatorError),
@@ -80,38 +90,153 @@ impl Refusal {
         Refusal::Invalid(format!("reason is required: why this is done, in 1 to {REASON_BYTES_MAX} bytes of text"))
     }
 
-    /// The status, and the end of the problem's type.
-    pub(super) fn class(&self) -> (StatusCode, &'static str) {
+    /// What kind of problem it is.
+    pub(super) fn kind(&self) -> Kind {
         match self {
-            Refusal::TokenMissing | Refusal::FromPage => (StatusCode::UNAUTHORIZED, "unauthorized"),
-            Refusal::ReadOnly => (StatusCode::FORBIDDEN, "forbidden"),
-            Refusal::NotFound => (StatusCode::NOT_FOUND, "not-found"),
-            Refusal::Method => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed"),
-            Refusal::Invalid(_) => (StatusCode::BAD_REQUEST, "request-invalid"),
-            Refusal::TooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large"),
-            Refusal::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown"),
-            Refusal::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown"),
-            Refusal::Lookup(_) => (StatusCode::BAD_REQUEST, "lookup-invalid"),
-            Refusal::ReloadRefused(_) => (StatusCode::CONFLICT, "reload-refused"),
-            Refusal::ReloadUnavailable(_) => (StatusCode::SERVICE_UNAVAILABLE, "reload-unavailable"),
-            Refusal::VersionMissing => (StatusCode::PRECONDITION_REQUIRED, "if-match-required"),
-            Refusal::VersionInvalid => (StatusCode::BAD_REQUEST, "if-match-invalid"),
-            Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Operator(OperatorError::Unknown) => {
-                (StatusCode::NOT_FOUND, "operation-unknown")
-            }
-            Refusal::Operator(OperatorError::Moved) => (StatusCode::PRECONDITION_FAILED, "operation-moved"),
-            Refusal::Operator(OperatorError::Denied(denied)) => (StatusCode::CONFLICT, denied_kind(denied)),
-            Refusal::Operator(OperatorError::Store(_)) => (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable"),
+            Refusal::TokenMissing | Refusal::FromPage => Kind::Unauthorized,
+            Refusal::ReadOnly => Kind::Forbidden,
+            Refusal::NotFound => Kind::NotFound,
+            Refusal::Method => Kind::MethodNotAllowed,
+            Refusal::Invalid(_) => Kind::RequestInvalid,
+            Refusal::TooLarge => Kind::BodyTooLarge,
+            Refusal::StateUnknown => Kind::StateUnknown,
+            Refusal::RouteUnknown => Kind::RouteUnknown,
+            Refusal::Lookup(_) => Kind::LookupInvalid,
+            Refusal::VersionMissing => Kind::IfMatchRequired,
+            Refusal::VersionInvalid => Kind::IfMatchInvalid,
+            Refusal::ReloadRefused(_) => Kind::ReloadRefused,
+            Refusal::ReloadUnavailable(_) => Kind::ReloadUnavailable,
+            Refusal::ReadModelOff => Kind::ReadModelOff,
+            Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
+            Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
+            Refusal::Reference(_) | Refusal::NothingUnderKey => Kind::OperationUnknown,
+            Refusal::Operator(error) => match error {
+                OperatorError::Unknown => Kind::OperationUnknown,
+                OperatorError::Moved => Kind::OperationMoved,
+                OperatorError::Denied(Denied::InFlight) => Kind::InFlight,
+                OperatorError::Denied(Denied::Settled(_)) => Kind::OperationSettled,
+                OperatorError::Denied(Denied::NoResult(_)) => Kind::OperationNotCompleted,
+                OperatorError::Denied(Denied::TooEarly { .. }) => Kind::OutcomeUncertain,
+                OperatorError::Store(_) => Kind::StoreUnavailable,
+            },
         }
+    }
+
+    /// The status that it is answered with.
+    pub(super) fn status(&self) -> StatusCode {
+        self.kind().status()
     }
 }
 
-fn denied_kind(denied: &Denied) -> &'static str {
-    match denied {
-        Denied::InFlight => "in-flight",
-        Denied::Settled(_) => "operation-settled",
-        Denied::NoResult(_) => "operation-not-completed",
-        Denied::TooEarly { .. } => "outcome-uncertain",
+/// The kinds of problems: the ends of their types.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Unauthorized,
+    Forbidden,
+    NotFound,
+    MethodNotAllowed,
+    RequestInvalid,
+    BodyTooLarge,
+    StateUnknown,
+    RouteUnknown,
+    LookupInvalid,
+    IfMatchRequired,
+    IfMatchInvalid,
+    OperationUnknown,
+    OperationMoved,
+    InFlight,
+    OperationSettled,
+    OperationNotCompleted,
+    OutcomeUncertain,
+    ReloadRefused,
+    ReloadUnavailable,
+    ReadModelOff,
+    ReadModelUnavailable,
+    StoreUnavailable,
+}
+
+impl Kind {
+    /// All of them.
+    #[cfg(test)]
+    pub(super) const ALL: [Kind; 22] = [
+        Kind::Unauthorized,
+        Kind::Forbidden,
+        Kind::NotFound,
+        Kind::MethodNotAllowed,
+        Kind::RequestInvalid,
+        Kind::BodyTooLarge,
+        Kind::StateUnknown,
+        Kind::RouteUnknown,
+        Kind::LookupInvalid,
+        Kind::IfMatchRequired,
+        Kind::IfMatchInvalid,
+        Kind::OperationUnknown,
+        Kind::OperationMoved,
+        Kind::InFlight,
+        Kind::OperationSettled,
+        Kind::OperationNotCompleted,
+        Kind::OutcomeUncertain,
+        Kind::ReloadRefused,
+        Kind::ReloadUnavailable,
+        Kind::ReadModelOff,
+        Kind::ReadModelUnavailable,
+        Kind::StoreUnavailable,
+    ];
+
+    /// The end of the problem's type.
+    pub(super) fn name(self) -> &'static str {
+        self.described().1
+    }
+
+    /// The status of the answer.
+    pub(super) fn status(self) -> StatusCode {
+        self.described().0
+    }
+
+    /// What it means.
+    pub(super) fn meaning(self) -> &'static str {
+        self.described().2
+    }
+
+    fn described(self) -> (StatusCode, &'static str, &'static str) {
+        match self {
+            Kind::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "no valid token, or a web page sent it"),
+            Kind::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "the token's role is `read`"),
+            Kind::NotFound => (StatusCode::NOT_FOUND, "not-found", "no such path"),
+            Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "not on this path"),
+            Kind::RequestInvalid => {
+                (StatusCode::BAD_REQUEST, "request-invalid", "a parameter, the cursor or the body can't be read")
+            }
+            Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large"),
+            Kind::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown", "no such state"),
+            Kind::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown", "no route has this name"),
+            Kind::LookupInvalid => (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope"),
+            Kind::IfMatchRequired => (StatusCode::PRECONDITION_REQUIRED, "if-match-required", "a change without `If-Match`"),
+            Kind::IfMatchInvalid => (StatusCode::BAD_REQUEST, "if-match-invalid", "`If-Match` is not one version"),
+            Kind::OperationUnknown => {
+                (StatusCode::NOT_FOUND, "operation-unknown", "there never was one, or its retention is over")
+            }
+            Kind::OperationMoved => (StatusCode::PRECONDITION_FAILED, "operation-moved", "it has changed since: look again"),
+            Kind::InFlight => (StatusCode::CONFLICT, "in-flight", "it is still running"),
+            Kind::OperationSettled => (StatusCode::CONFLICT, "operation-settled", "it is not uncertain"),
+            Kind::OperationNotCompleted => (StatusCode::CONFLICT, "operation-not-completed", "it has no result to expire"),
+            Kind::OutcomeUncertain => (
+                StatusCode::CONFLICT,
+                "outcome-uncertain",
+                "too early: the lost request may still be executed; see `Retry-After`",
+            ),
+            Kind::ReloadRefused => {
+                (StatusCode::CONFLICT, "reload-refused", "the configuration can't be taken; nothing has changed")
+            }
+            Kind::ReloadUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "reload-unavailable", "it was not read; ask again"),
+            Kind::ReadModelOff => (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` and `[read_model]` enabled"),
+            Kind::ReadModelUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "read-model-unavailable", "it can't be read; ask again")
+            }
+            Kind::StoreUnavailable => {
+                (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "the store does not answer; ask again")
+            }
+        }
     }
 }
 
@@ -132,8 +257,7 @@ impl From<JsonRejection> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let (status, kind) = self.class();
-        let mut response = document(status, kind, &self.to_string());
+        let mut response = document(self.kind(), &self.to_string());
         match &self {
             Refusal::TokenMissing => {
                 response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
@@ -147,9 +271,10 @@ impl IntoResponse for Refusal {
     }
 }
 
-fn document(status: StatusCode, kind: &str, detail: &str) -> Response {
+fn document(kind: Kind, detail: &str) -> Response {
+    let status = kind.status();
     let body = json!({
-        "type": format!("{TYPE_PREFIX}{kind}"),
+        "type": format!("{TYPE_PREFIX}{}", kind.name()),
         "title": status.canonical_reason().unwrap_or("Error"),
         "status": status.as_u16(),
         "detail": detail,
@@ -184,6 +309,15 @@ pub(super) async fn every_refusal_is_a_document(request: Request, next: Next) ->
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn every_kind_is_listed_once() {
+        for (at, kind) in Kind::ALL.into_iter().enumerate() {
+            assert_eq!(at, kind as usize, "{kind:?}");
+            assert!(Kind::ALL[..at].iter().all(|other| other.name() != kind.name()), "{kind:?}");
+        }
+        assert_eq!(Kind::ALL.last(), Some(&Kind::StoreUnavailable), "the last of the enum");
+    }
 
     #[tokio::test]
     async fn a_refusal_says_its_type_what_to_do_and_when_to_come_back() {

@@ -48,6 +48,11 @@ impl ReloadAsked {
     }
 }
 
+/// Has the configuration read again.
+#[utoipa::path(
+    post, path = "/v1/reload", tag = "process",
+    responses((status = 200, description = "It is in force"), super::openapi::Reloaded),
+)]
 pub(super) async fn reload(
     State(admin): State<Arc<Admin>>,
     Extension(operator): Extension<Operator>,

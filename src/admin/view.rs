@@ -3,12 +3,19 @@
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+mod told;
+
+pub use told::{
+    DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, StatisticsView, TallyView, TimelineView,
+};
 
 use crate::key::Slot;
 use crate::record::{Held, ReplyBody, Settler, State};
 
 /// One operation.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 pub struct OperationView {
     /// The public reference.
     pub operation: String,
@@ -40,20 +47,41 @@ pub struct OperationView {
     /// Of a result: `upstream` or `operator`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settled_by: Option<String>,
+    /// Whose it is: the beginning of the scope's hash. This and what follows is told by the read model alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub scope: Option<String>,
+    /// The fields that the route's configuration chooses.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub fields: BTreeMap<String, String>,
+    /// Duplicates that were seen.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub duplicates: Option<u64>,
+    /// How long the upstream took, in ms.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub upstream_ms: Option<u64>,
+    /// The trace of the last attempt.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub trace: Option<String>,
 }
 
 /// A page of operations.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+#[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct Listed {
     /// The operations.
     pub operations: Vec<OperationView>,
     /// Where the next page begins.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cursor: Option<String>,
+    /// Who told: `store`, as it is now and in no order, or `read_model`, newest first.
+    #[serde(default)]
+    pub source: String,
+    /// How far behind the read model is, in ms; absent: it was not asked, or nobody knows.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lag_ms: Option<u64>,
 }
 
 /// It was executed, with this result.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResolveRequest {
     /// The status that duplicates get.
@@ -70,7 +98,7 @@ pub struct ResolveRequest {
 }
 
 /// A decision that needs no more than its reason: release, retry, expire.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ReleaseRequest {
     /// Why, for the log: required, at most 1024 bytes.
@@ -95,6 +123,11 @@ impl OperationView {
             status: None,
             body_bytes: None,
             settled_by: None,
+            scope: None,
+            fields: BTreeMap::new(),
+            duplicates: None,
+            upstream_ms: None,
+            trace: None,
         };
         match &record.state {
             State::InFlight { .. } => view.lease_ends_at = Some(timestamp(held.due_ms)),
@@ -126,7 +159,7 @@ fn timestamp(unix_ms: u64) -> String {
 }
 
 /// A piece of the event log that was verified.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct VerifiedView {
     /// Entries that were looked at.
     pub entries: usize,
@@ -138,7 +171,7 @@ pub struct VerifiedView {
 }
 
 /// A place where the event log is not what was written.
-#[derive(Debug, Serialize, Deserialize)]
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct BreakView {
     /// The partition.
     pub partition: u16,

@@ -126,6 +126,7 @@ impl Prepared {
             clock: lasting.clock.clone(),
             reloads: lasting.reloads.clone(),
             sessions: lasting.sessions.clone(),
+            read_model: None,
         });
         let forward = Forward::new(upstreams.iter().cloned());
         Ok(Prepared { gate, config, secrets, upstreams, keyrings, layer, forward, operators, policies, fallback })

@@ -34,7 +34,7 @@ impl Fault {
 
     fn status(&self) -> StatusCode {
         match self {
-            Fault::Refused(refusal) => refusal.class().0,
+            Fault::Refused(refusal) => refusal.status(),
             Fault::Form(_) => StatusCode::BAD_REQUEST,
             Fault::Unproven => StatusCode::FORBIDDEN,
             Fault::Internal(_) => StatusCode::INTERNAL_SERVER_ERROR,

@@ -80,6 +80,37 @@ fn menu(visitor: &Visitor, here: Here) -> Markup {
     }
 }
 
+/// A piece of a page that is fetched anew while somebody looks, and what a screen reader is told when it changes.
+pub(super) fn live(path: &str, said: &str, content: Markup) -> Markup {
+    html! {
+        div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-say=(said) { (content) }
+    }
+}
+
+/// How far behind the read model is.
+pub(super) fn behind(lag_ms: Option<u64>) -> Markup {
+    /// From here on it is worth a second look: usually it is a fraction of a second.
+    const LATE_MS: u64 = 5000;
+    html! {
+        @match lag_ms {
+            None => { p.fresh { "from the event log, which nobody has read yet" } }
+            Some(lag) if lag >= LATE_MS => { p.fresh { span.state.warn { (span(lag)) " behind" } " the event log" } }
+            Some(lag) => { p.fresh { "from the event log, " (span(lag)) " behind" } }
+        }
+    }
+}
+
+/// A span of time, in the unit that people would say it in.
+pub(super) fn span(ms: u64) -> String {
+    match ms {
+        0..=9_999 => format!("{:.1} s", ms as f64 / 1000.0),
+        10_000..=119_999 => format!("{} s", ms / 1000),
+        120_000..=7_199_999 => format!("{} min", ms / 60_000),
+        7_200_000..=172_799_999 => format!("{} h", ms / 3_600_000),
+        _ => format!("{} days", ms / 86_400_000),
+    }
+}
+
 /// What every form carries.
 pub(super) fn proof(visitor: &Visitor) -> Markup {
     html! { input type="hidden" name=(PROOF_FIELD) value=(visitor.proof); }
@@ -127,6 +158,15 @@ pub(super) fn moment(unix_ms: u64, now_unix_ms: u64) -> Markup {
     html! {
         time datetime=(full) { @if !same_day { (date) " " } (time) }
         " " span.dim { (distance(unix_ms, now_unix_ms)) }
+    }
+}
+
+/// A moment that is written as RFC 3339 has it.
+pub(super) fn moment_of(text: &str, now_unix_ms: u64) -> Markup {
+    let time = humantime::parse_rfc3339(text).ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    match time.and_then(|since| u64::try_from(since.as_millis()).ok()) {
+        Some(unix_ms) => moment(unix_ms, now_unix_ms),
+        None => html! { (text) },
     }
 }
 

@@ -17,6 +17,7 @@ use super::Admin;
 
 mod actions;
 mod assets;
+mod chart;
 mod fault;
 mod layout;
 mod operation;
@@ -24,6 +25,8 @@ mod overview;
 mod search;
 mod session;
 mod sign_in;
+mod table;
+mod timeline;
 mod uncertain;
 mod visitor;
 

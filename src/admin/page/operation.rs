@@ -12,12 +12,14 @@ use serde::Deserialize;
 
 use super::actions::{self, Action, Typed};
 use super::fault::Fault;
-use super::layout::{Here, document, moment, shown, state, state_word};
+use super::layout::{Here, document, moment, moment_of, number, shown, span, state, state_word};
 use super::visitor::{Signed, Visitor};
+use super::{table, timeline};
 use crate::admin::Admin;
 use crate::admin::change::{Change, Reason, find, stated};
+use crate::admin::model::told;
 use crate::admin::problem::Refusal;
-use crate::admin::view::ResolveRequest;
+use crate::admin::view::{OperationView, ResolveRequest, TimelineView};
 use crate::engine::Decision;
 use crate::gate::OperatorError;
 use crate::key::Slot;
@@ -47,7 +49,10 @@ pub(super) async fn show(
     Path(reference): Path<String>,
     Query(told): Query<Told>,
 ) -> Result<Response, Fault> {
-    let (slot, held) = find(&admin, reference.trim()).await?;
+    let (slot, held) = match find(&admin, reference.trim()).await {
+        Ok(found) => found,
+        Err(refusal) => return gone(&admin, &visitor, reference.trim()).await?.ok_or(refusal.into()),
+    };
     let done = told.done.as_deref().and_then(Action::parse);
     let notice = html! { @if let Some(done) = done { p.notice.good role="status" { (done.done()) } } };
     Ok(shown(&visitor, Here::Operations, "Operation", page(&admin, &visitor, &slot, &held, notice, None).await))
@@ -100,7 +105,7 @@ async fn refused(
     };
     let typed = Typed { status: sent.status, media_type: sent.media_type, body: sent.body, reason: sent.reason };
     let content = page(admin, visitor, &slot, &held, notice, Some((action, &typed))).await;
-    Ok((refusal.class().0, document(Some(visitor), Here::Operations, "Nothing was done", content)).into_response())
+    Ok((refusal.status(), document(Some(visitor), Here::Operations, "Nothing was done", content)).into_response())
 }
 
 impl Sent {
@@ -127,55 +132,104 @@ async fn page(
 ) -> Markup {
     let reference = slot.to_string();
     let policy = admin.policy(&held.record.route);
+    let told = told(admin, slot).await;
+    let known = told.as_ref().ok().and_then(Option::as_ref).map(|told| &told.operation);
     html! {
         (notice)
         div.head {
             h1 { "Operation " (state(held.record.state.name())) }
             p.fresh { "from the store, as it is now" }
         }
-        section.panel aria-label="Facts" { (facts(&reference, held)) }
+        section.panel aria-label="Facts" {
+            p.named { span.ref { (reference) } }
+            @if let Some(known) = known { (table::fields(known)) }
+            (facts(held, known))
+        }
         (actions::forms(visitor, &reference, held, policy, tried))
+        (timeline::section(&told, admin.clock.unix_ms()))
     }
 }
 
-fn facts(reference: &str, held: &Held) -> Markup {
+/// An operation of which only the log is left.
+async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Option<Response>, Refusal> {
+    let slot = Slot::from_reference(reference)?;
+    let told = told(admin, &slot).await;
+    let Ok(Some(TimelineView { operation, .. })) = &told else { return Ok(None) };
+    let now = admin.clock.unix_ms();
+    let content = html! {
+        div.head {
+            h1 { "Operation " (state("gone")) }
+            p.fresh { "from the event log" }
+        }
+        section.panel aria-label="Facts" {
+            p.named { span.ref { (operation.operation) } }
+            (table::fields(operation))
+            p.dim { "The store has nothing under this reference any more: its key is new. What happened to it is told by the event log." }
+            dl.facts {
+                div { dt { "Route" } dd { (operation.route) } }
+                div { dt { "Opened" } dd { (moment_of(&operation.opened_at, now)) } }
+                div { dt { "Last change" } dd { (moment_of(&operation.changed_at, now)) } }
+            }
+        }
+        (timeline::section(&told, now))
+    };
+    Ok(Some(shown(visitor, Here::Operations, "Operation", content)))
+}
+
+fn facts(held: &Held, known: Option<&OperationView>) -> Markup {
     let record = &held.record;
     let now = held.now_ms;
     html! {
         dl.facts {
-            div { dt { "Reference" } dd { span.ref { (reference) } } }
             div { dt { "Route" } dd { (record.route) } }
             div { dt { "Opened" } dd { (moment(record.opened_unix_ms, now)) } }
             div { dt { "Last change" } dd { (moment(held.written_ms, now)) } }
-            @match &record.state {
-                Standing::InFlight { .. } => {
-                    div {
-                        dt { "Lease" }
-                        dd { @if held.lease_is_over() { "over, becomes uncertain" } @else { "ends " (moment(held.due_ms, now)) " unless renewed" } }
-                    }
-                }
-                Standing::Uncertain { cause, retry, .. } => {
-                    div { dt { "Why uncertain" } dd { (cause.describe()) } }
-                    @if *retry { div { dt { "Decided" } dd { "the next duplicate runs" } } }
-                }
-                Standing::Completed { reply, by } => {
-                    div { dt { "Result" } dd { (reply.status.as_u16()) " " (reply.status.canonical_reason().unwrap_or_default()) } }
-                    div {
-                        dt { "Its body" }
-                        dd {
-                            @match &reply.body {
-                                ReplyBody::Whole(body) => { (body.len()) " bytes, kept" }
-                                ReplyBody::NotStored => { "not kept: duplicates are refused" }
-                                ReplyBody::Sealed(_) => { "sealed under a key that this gateway does not have" }
-                            }
-                        }
-                    }
-                    div { dt { "Settled by" } dd { (settler(*by)) } }
-                }
-                Standing::Released | Standing::Expired => {}
-            }
+            (standing(held, now))
+            @if let Some(known) = known { (besides(known)) }
             div { dt { "Version" } dd { span.ref { (record.version.0) } } }
         }
+    }
+}
+
+fn standing(held: &Held, now: u64) -> Markup {
+    html! {
+        @match &held.record.state {
+            Standing::InFlight { .. } => {
+                div {
+                    dt { "Lease" }
+                    dd { @if held.lease_is_over() { "over, becomes uncertain" } @else { "ends " (moment(held.due_ms, now)) " unless renewed" } }
+                }
+            }
+            Standing::Uncertain { cause, retry, .. } => {
+                div { dt { "Why uncertain" } dd { (cause.describe()) } }
+                @if *retry { div { dt { "Decided" } dd { "the next duplicate runs" } } }
+            }
+            Standing::Completed { reply, by } => {
+                div { dt { "Result" } dd { (reply.status.as_u16()) " " (reply.status.canonical_reason().unwrap_or_default()) } }
+                div {
+                    dt { "Its body" }
+                    dd {
+                        @match &reply.body {
+                            ReplyBody::Whole(body) => { (number(body.len() as u64)) " bytes, kept" }
+                            ReplyBody::NotStored => { "not kept: duplicates are refused" }
+                            ReplyBody::Sealed(_) => { "sealed under a key that this gateway does not have" }
+                        }
+                    }
+                }
+                div { dt { "Settled by" } dd { (settler(*by)) } }
+            }
+            Standing::Released | Standing::Expired => {}
+        }
+    }
+}
+
+/// What the read model knows besides.
+fn besides(known: &OperationView) -> Markup {
+    html! {
+        @if let Some(scope) = &known.scope { div { dt { "Scope" } dd { a.ref href=(format!("/operations?scope={scope}")) { (scope) } } } }
+        @if let Some(duplicates) = known.duplicates { div { dt { "Duplicates seen" } dd { (number(duplicates)) } } }
+        @if let Some(ms) = known.upstream_ms { div { dt { "The upstream took" } dd { (span(ms)) } } }
+        @if let Some(trace) = &known.trace { div { dt { "Trace" } dd { span.ref { (trace) } } } }
     }
 }
 

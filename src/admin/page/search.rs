@@ -4,51 +4,75 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::{Query, State};
-use axum::http::StatusCode;
 use axum::response::{IntoResponse, Redirect, Response};
 use maud::{Markup, html};
-use serde::Deserialize;
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 
 use super::fault::Fault;
-use super::layout::{Here, document, moment, proof, shown, state, state_word};
+use super::layout::{Here, behind, document, live, proof, shown, state_word};
+use super::table;
 use super::visitor::{Signed, Visitor};
 use crate::admin::Admin;
 use crate::admin::lookup::find_by_key;
-use crate::engine::Mode;
+use crate::admin::model::{filter, lag_ms, search};
+use crate::admin::operations::from_store;
+use crate::admin::problem::Refusal;
+use crate::admin::view::{Listed, OperationView};
+use crate::engine::{Mode, Policy};
 use crate::gate::scope_names;
 use crate::key::Slot;
-use crate::record::{Held, State as Standing};
-use crate::store::Listing;
 
 /// Rows of a page.
 const ROWS: usize = 50;
 
 /// The states that can be asked for.
-const STATES: [&str; 5] = ["in_flight", "uncertain", "completed", "released", "expired"];
+const STATES: [&str; 6] = ["in_flight", "uncertain", "completed", "released", "expired", "gone"];
 
 /// What stands before the name of a part of the scope in the form.
 const SCOPE_FIELD: &str = "scope.";
 
-#[derive(Deserialize, Default)]
-pub(super) struct Asked {
-    #[serde(default)]
-    reference: String,
-    #[serde(default)]
-    state: String,
-    cursor: Option<String>,
+/// What was asked for, by the names of the form's fields. Those that are empty ask for nothing.
+#[derive(Default)]
+struct Asked(Vec<(String, String)>);
+
+impl Asked {
+    fn of(pairs: Vec<(String, String)>) -> Asked {
+        let pairs = pairs.into_iter().map(|(name, value)| (name, value.trim().to_owned()));
+        Asked(pairs.filter(|(_, value)| !value.is_empty()).collect())
+    }
+
+    fn get(&self, name: &str) -> &str {
+        self.0.iter().find(|(other, _)| other == name).map_or("", |(_, value)| value)
+    }
+
+    /// All but where the page begins.
+    fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
+        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| *name != "cursor")
+    }
+
+    /// The address of this search, behind a cursor.
+    fn path(&self, cursor: &str) -> String {
+        let mut path = "/operations".to_owned();
+        for (name, value) in self.pairs().chain((!cursor.is_empty()).then_some(("cursor", cursor))) {
+            path.push(if path.contains('?') { '&' } else { '?' });
+            path.push_str(&format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
+        }
+        path
+    }
 }
 
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     visitor: Visitor,
-    Query(asked): Query<Asked>,
+    Query(pairs): Query<Vec<(String, String)>>,
 ) -> Result<Response, Fault> {
-    let reference = asked.reference.trim();
-    if Slot::from_reference(reference).is_ok() {
-        return Ok(Redirect::to(&format!("/operations/{reference}")).into_response());
+    let asked = Asked::of(pairs);
+    let text = asked.get("text");
+    if Slot::from_reference(text).is_ok() {
+        return Ok(Redirect::to(&format!("/operations/{text}")).into_response());
     }
-    let content = page(&admin, &visitor, &asked, html! {}).await?;
-    Ok(shown(&visitor, Here::Operations, "Operations", content))
+    let (status, content) = page(&admin, &visitor, &asked, html! {}).await;
+    Ok((status, shown(&visitor, Here::Operations, "Operations", content)).into_response())
 }
 
 /// Finds one operation by its key, which was typed into a form and is in no URL.
@@ -64,59 +88,148 @@ pub(super) async fn look_up(
         Ok((slot, _)) => Ok(Redirect::to(&format!("/operations/{slot}")).into_response()),
         Err(refusal) => {
             let notice = html! { p.notice.bad role="alert" { "Not found: " (refusal.to_string()) "." } };
-            let content = page(&admin, &visitor, &Asked::default(), notice).await?;
-            let status: StatusCode = refusal.class().0;
-            Ok((status, document(Some(&visitor), Here::Operations, "Operations", content)).into_response())
+            let (_, content) = page(&admin, &visitor, &Asked::default(), notice).await;
+            Ok((refusal.status(), document(Some(&visitor), Here::Operations, "Operations", content)).into_response())
         }
     }
 }
 
-async fn page(admin: &Admin, visitor: &Visitor, asked: &Asked, notice: Markup) -> Result<Markup, Fault> {
-    let listing = if matches!(asked.state.as_str(), "in_flight" | "uncertain") { Listing::Unsettled } else { Listing::All };
-    let found = admin.gate.store().list(listing, asked.cursor.as_deref(), ROWS).await?;
-    let wanted = |(_, held): &&(Slot, Held)| asked.state.is_empty() || held.record.state.name() == asked.state;
-    let rows: Vec<_> = found.records.iter().filter(wanted).collect();
-    Ok(html! {
+async fn page(admin: &Admin, visitor: &Visitor, asked: &Asked, notice: Markup) -> (axum::http::StatusCode, Markup) {
+    let found = list(admin, asked).await;
+    let status = found.as_ref().err().map_or(axum::http::StatusCode::OK, Refusal::status);
+    let content = html! {
         (notice)
-        h1 { "Operations" }
-        (search(asked))
-        (by_key(admin, visitor))
-        section.panel.flush aria-label="Operations" {
-            @if rows.is_empty() { p.empty { "None here." } } @else { (table(&rows)) }
-            @if let Some(cursor) = &found.cursor { (more(asked, cursor)) }
+        div.head {
+            h1 { "Operations" }
+            @if admin.read_model.is_some() { (behind(lag_ms(admin))) }
         }
-    })
+        (form(admin, asked))
+        (by_key(admin, visitor))
+        @match &found {
+            Ok(found) if asked.get("cursor").is_empty() => { (live(&asked.path(""), "", results(admin, asked, found))) }
+            Ok(found) => { (results(admin, asked, found)) }
+            Err(refusal) => { p.notice.bad role="alert" { (refusal.to_string()) "." } }
+        }
+    };
+    (status, content)
 }
 
-fn search(asked: &Asked) -> Markup {
+/// What is asked for: from the read model, or where there is none what the store can tell.
+async fn list(admin: &Admin, asked: &Asked) -> Result<Listed, Refusal> {
+    let cursor = Some(asked.get("cursor")).filter(|cursor| !cursor.is_empty());
+    if admin.read_model.is_none() {
+        let state = Some(asked.get("state")).filter(|state| !state.is_empty());
+        return from_store(admin, state, cursor, ROWS).await;
+    }
+    // A form's times have no zone and no seconds.
+    let times: Vec<_> = asked.pairs().map(|(name, value)| (name, timed(name, value))).collect();
+    let filter = filter(times.iter().map(|(name, value)| (*name, value.as_str())))?;
+    let (operations, cursor) = search(admin, filter, cursor.map(str::to_owned), ROWS).await?;
+    Ok(Listed { operations, cursor, source: "read_model".to_owned(), lag_ms: lag_ms(admin) })
+}
+
+fn timed(name: &str, value: &str) -> String {
+    match name {
+        "from" | "until" if value.len() == "2026-11-25T03:00".len() => format!("{value}:00Z"),
+        "from" | "until" if !value.ends_with('Z') => format!("{value}Z"),
+        _ => value.to_owned(),
+    }
+}
+
+fn results(admin: &Admin, asked: &Asked, found: &Listed) -> Markup {
+    let caption = if found.source == "store" { "Operations in the store, in no order" } else { "Operations, newest first" };
+    html! {
+        section.panel.flush aria-label="Results" {
+            @if found.operations.is_empty() { p.empty { (none(asked, found)) } }
+            @else { (table::operations(caption, &found.operations, admin.clock.unix_ms())) }
+            @if let Some(cursor) = &found.cursor { p.more { a href=(asked.path(cursor)) rel="next" { "Further operations" } } }
+        }
+    }
+}
+
+fn none(asked: &Asked, found: &Listed) -> &'static str {
+    match (found.cursor.is_some(), asked.pairs().next().is_some()) {
+        (true, _) => "None on this page.",
+        (false, true) => "None. What is searched for has to be the whole value, as it stands in the request or the answer.",
+        (false, false) => "None yet.",
+    }
+}
+
+fn form(admin: &Admin, asked: &Asked) -> Markup {
+    let searchable = admin.read_model.is_some();
     html! {
         form.panel method="get" action="/operations" role="search" aria-label="Operations" {
             div.row {
                 div.field.wide {
-                    label for="reference" { "Reference" }
-                    input #reference name="reference" value=(asked.reference) placeholder="op_…" autocomplete="off" spellcheck="false";
+                    label for="text" { @if searchable { "Reference, order or other field, scope" } @else { "Reference" } }
+                    input #text name="text" type="search" value=(asked.get("text")) autocomplete="off" spellcheck="false";
                 }
-                div.field {
-                    label for="state" { "State" }
-                    select #state name="state" {
-                        option value="" { "any" }
-                        @for name in STATES { option value=(name) selected[asked.state == name] { (state_word(name)) } }
+                (choice("state", "State", &STATES.map(|name| (name, state_word(name))), asked))
+                @if searchable {
+                    @let routes = routes(admin);
+                    @let routes: Vec<_> = routes.iter().map(|policy| (&*policy.route, &*policy.route)).collect();
+                    (choice("route", "Route", &routes, asked))
+                    div.field {
+                        label for="status" { "Status" }
+                        input #status name="status" inputmode="numeric" pattern="[1-5][0-9][0-9]" value=(asked.get("status")) autocomplete="off";
+                    }
+                    (time("from", "Begun from (UTC)", asked))
+                    (time("until", "Begun before (UTC)", asked))
+                }
+                @for kept in ["scope"] {
+                    @if !asked.get(kept).is_empty() {
+                        div.field { label for=(kept) { "Scope" } input id=(kept) name=(kept) value=(asked.get(kept)) autocomplete="off"; }
                     }
                 }
-                div.buttons { button type="submit" { "Search" } }
+                div.buttons {
+                    button type="submit" { "Search" }
+                    @if asked.pairs().next().is_some() { a href="/operations" { "Clear" } }
+                }
+            }
+            @if !searchable {
+                p.hint {
+                    "To search by order, amount, route or time, and to see what happened to an operation, set "
+                    code { "enabled = true" } " under " code { "[log]" } "."
+                }
             }
         }
     }
 }
 
-/// The form for a key: the routes that have one to look up, and all names that their scopes have.
-fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
+fn choice(name: &str, label: &str, options: &[(&str, &str)], asked: &Asked) -> Markup {
+    html! {
+        div.field {
+            label for=(name) { (label) }
+            select id=(name) name=(name) {
+                option value="" { "any" }
+                @for (value, word) in options { option value=(value) selected[asked.get(name) == *value] { (word) } }
+            }
+        }
+    }
+}
+
+fn time(name: &str, label: &str, asked: &Asked) -> Markup {
+    html! {
+        div.field {
+            label for=(name) { (label) }
+            input id=(name) name=(name) type="datetime-local" value=(asked.get(name));
+        }
+    }
+}
+
+fn routes(admin: &Admin) -> Vec<&Policy> {
     let mut routes: Vec<_> = admin.policies.values().filter(|policy| policy.mode == Mode::Enforce).collect();
     routes.sort_by_key(|policy| policy.route.clone());
-    let mut names: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    routes
+}
+
+/// The form for a key: the routes that have one to look up, and all names that their scopes have.
+fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
+    let routes = routes(admin);
+    let mut names: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for policy in &routes {
         for name in scope_names(policy) {
-            names.entry(name).or_default().push(policy.route.to_string());
+            names.entry(name).or_default().push(&policy.route);
         }
     }
     if routes.is_empty() {
@@ -129,8 +242,8 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
                 (proof(visitor))
                 div.row {
                     div.field {
-                        label for="route" { "Route" }
-                        select #route name="route" { @for policy in &routes { option value=(policy.route) { (policy.route) } } }
+                        label for="key-route" { "Route" }
+                        select #key-route name="route" { @for policy in &routes { option value=(policy.route) { (policy.route) } } }
                     }
                     div.field.wide {
                         label for="key" { "Key" }
@@ -150,44 +263,16 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
     }
 }
 
-fn table(rows: &[&(Slot, Held)]) -> Markup {
-    html! {
-        table.cards role="table" {
-            caption { "Operations in the store, in no order" }
-            thead role="rowgroup" {
-                tr role="row" {
-                    th scope="col" role="columnheader" { "Operation" }
-                    th scope="col" role="columnheader" { "State" }
-                    th scope="col" role="columnheader" { "Route" }
-                    th scope="col" role="columnheader" { "Last change" }
-                }
-            }
-            tbody role="rowgroup" {
-                @for (slot, held) in rows {
-                    tr role="row" {
-                        th scope="row" role="rowheader" {
-                            a.ref id=(slot) href=(format!("/operations/{slot}")) { (slot) }
-                        }
-                        td role="cell" data-label="State" {
-                            span { (state(held.record.state.name())) @if let Some(status) = status(held) { " " (status) } }
-                        }
-                        td role="cell" data-label="Route" { (held.record.route) }
-                        td role="cell" data-label="Last change" { span { (moment(held.written_ms, held.now_ms)) } }
-                    }
-                }
-            }
-        }
-    }
+/// For the queue: what the read model knows of operations that the store has.
+pub(super) async fn known(admin: &Admin, references: Vec<String>) -> BTreeMap<String, OperationView> {
+    let told = crate::admin::model::ask(admin, move |model, now_ms| {
+        references.iter().map(|reference| model.search(&by_reference(reference), now_ms, None, 1)).collect::<Result<Vec<_>, _>>()
+    });
+    let found = told.await.unwrap_or_default();
+    let views = found.iter().flat_map(|found| &found.operations).map(OperationView::from);
+    views.map(|view| (view.operation.clone(), view)).collect()
 }
 
-fn status(held: &Held) -> Option<u16> {
-    match &held.record.state {
-        Standing::Completed { reply, .. } => Some(reply.status.as_u16()),
-        _ => None,
-    }
-}
-
-fn more(asked: &Asked, cursor: &str) -> Markup {
-    let value = |text: &str| percent_encoding::utf8_percent_encode(text, percent_encoding::NON_ALPHANUMERIC).to_string();
-    html! { p.more { a href=(format!("/operations?state={}&cursor={}", value(&asked.state), value(cursor))) rel="next" { "Further operations" } } }
+fn by_reference(reference: &str) -> crate::query::Filter {
+    crate::query::Filter { text: Some(reference.to_owned()), ..Default::default() }
 }

@@ -1,5 +1,6 @@
 //! The queue of uncertain outcomes, oldest first, with what can be done about each.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use axum::extract::State;
@@ -8,9 +9,12 @@ use maud::{Markup, html};
 
 use super::actions::in_words;
 use super::fault::Fault;
-use super::layout::{Here, moment, number, shown};
+use super::layout::{Here, live, moment, number, shown};
+use super::search::known;
+use super::table::{first, head};
 use super::visitor::Visitor;
 use crate::admin::Admin;
+use crate::admin::view::OperationView;
 use crate::key::Slot;
 use crate::record::{Held, State as Standing};
 use crate::store::{Listing, StoreError};
@@ -55,25 +59,28 @@ impl Queue {
 
 pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> Result<Response, Fault> {
     let queue = Queue::read(&admin).await?;
-    let count = queue.operations.len();
-    let content = html! {
-        div #live hx-get="/uncertain" hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-say=(said(count)) {
-            div.head {
-                h1 { "Uncertain outcomes" }
-                p.fresh { "from the store, as it is now" }
-            }
-            p.dim {
-                "Nobody knows whether the upstream acted on these. Nothing is sent for them until it is decided here, and their "
-                "duplicates are told so. Look each up at the upstream, then settle it."
-            }
-            section.panel.flush aria-label="Queue" { (table(&admin, &queue)) }
-        }
-    };
+    let references = queue.operations.iter().take(ROWS_MAX).map(|(slot, _)| slot.to_string()).collect();
+    let known = known(&admin, references).await;
+    let content = live(
+        "/uncertain",
+        &said(queue.operations.len() as u64),
+        html! {
+                div.head {
+                    h1 { "Uncertain outcomes" }
+                    p.fresh { "from the store, as it is now" }
+                }
+                p.dim {
+                    "Nobody knows whether the upstream acted on these. Nothing is sent for them until it is decided here, and their "
+                    "duplicates are told so. Look each up at the upstream, then settle it."
+                }
+                section.panel.flush aria-label="Queue" { (table(&admin, &queue, &known)) }
+        },
+    );
     Ok(shown(&visitor, Here::Uncertain, "Uncertain", content))
 }
 
 /// How many wait, as it is said aloud.
-pub(super) fn said(count: usize) -> String {
+pub(super) fn said(count: u64) -> String {
     match count {
         0 => "No uncertain outcomes".to_owned(),
         1 => "1 uncertain outcome".to_owned(),
@@ -81,7 +88,7 @@ pub(super) fn said(count: usize) -> String {
     }
 }
 
-fn table(admin: &Admin, queue: &Queue) -> Markup {
+fn table(admin: &Admin, queue: &Queue, known: &BTreeMap<String, OperationView>) -> Markup {
     let (count, rows) = (queue.operations.len(), queue.operations.iter().take(ROWS_MAX));
     if count == 0 {
         return html! { p.empty { "None. Every operation that was begun has a known outcome or is still in flight." } };
@@ -89,37 +96,22 @@ fn table(admin: &Admin, queue: &Queue) -> Markup {
     html! {
         table.cards role="table" {
             caption {
-                (said(count)) ", oldest first"
+                (said(count as u64)) ", oldest first"
                 @if count > ROWS_MAX { ": the first " (ROWS_MAX) }
                 @if queue.is_cut { ", of those found among " (number(SCANNED_MAX as u64)) " unsettled operations: there are more" }
             }
-            thead role="rowgroup" {
-                tr role="row" {
-                    th scope="col" role="columnheader" { "Operation" }
-                    th scope="col" role="columnheader" { "Since" }
-                    th scope="col" role="columnheader" { "Route" }
-                    th scope="col" role="columnheader" { "What can be done" }
-                }
-            }
-            tbody role="rowgroup" { @for (slot, held) in rows { (row(admin, slot, held)) } }
+            (head(&["Operation", "Since", "Route", "What can be done"]))
+            tbody role="rowgroup" { @for (slot, held) in rows { (row(admin, slot, held, known)) } }
         }
     }
 }
 
-fn row(admin: &Admin, slot: &Slot, held: &Held) -> Markup {
-    let cause = match &held.record.state {
-        Standing::Uncertain { cause, .. } => cause.describe(),
-        _ => String::new(),
-    };
-    let reference = slot.to_string();
+fn row(admin: &Admin, slot: &Slot, held: &Held, known: &BTreeMap<String, OperationView>) -> Markup {
+    let mut view = OperationView::new(slot, held);
+    view.fields = known.get(&view.operation).map(|known| known.fields.clone()).unwrap_or_default();
     html! {
         tr role="row" {
-            th scope="row" role="rowheader" {
-                div {
-                    a.ref #(reference) href=(format!("/operations/{reference}")) { (reference) }
-                    span.detail { (cause) }
-                }
-            }
+            (first(&view))
             td role="cell" data-label="Since" { span { (moment(held.written_ms, held.now_ms)) } }
             td role="cell" data-label="Route" { (held.record.route) }
             td role="cell" data-label="Can be done" { span { (in_words(held, admin.policy(&held.record.route))) } }

@@ -1,0 +1,147 @@
+//! What the admin API takes and answers, as an OpenAPI 3.1 document made from the handlers themselves.
+
+use std::collections::BTreeMap;
+
+use axum::Json;
+use serde_json::json;
+use utoipa::openapi::{Content, RefOr, Response, ResponseBuilder};
+use utoipa::{IntoResponses, OpenApi, ToSchema};
+
+use super::problem::{Kind, TYPE_PREFIX};
+
+/// The document.
+#[derive(OpenApi)]
+#[openapi(
+    info(
+        title = "Onceward, admin API",
+        description = "For operators, on the admin port. On loopback it asks for no token; elsewhere, and wherever \
+                       `[admin_auth]` has tokens, every path under /v1/ but this one wants one as `Authorization: Bearer`. The \
+                       role `read` looks, `operate` changes. A change names the version that it was decided on."
+    ),
+    paths(
+        super::alive,
+        super::ready,
+        super::metrics,
+        document,
+        super::operations::list,
+        super::operations::show,
+        super::operations::resolve,
+        super::operations::retry,
+        super::operations::release,
+        super::operations::expire,
+        super::lookup::lookup,
+        super::model::timeline,
+        super::model::statistics,
+        super::model::overview,
+        super::log::verify_log,
+        super::reload::reload,
+    ),
+    components(schemas(ProblemDocument))
+)]
+struct Document;
+
+/// Why a request was refused (RFC 9457).
+#[derive(ToSchema)]
+#[allow(dead_code, reason = "it is told of, not made: problems are written where they arise")]
+struct ProblemDocument {
+    /// `urn:onceward:problem:` and the kind.
+    r#type: String,
+    /// The status in words.
+    title: String,
+    /// The status.
+    status: u16,
+    /// What happened, and what to do.
+    detail: String,
+}
+
+/// This document.
+#[utoipa::path(
+    get, path = "/v1/openapi.json", tag = "process", responses((status = 200, description = "OpenAPI 3.1"))
+)]
+pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
+    Json(Document::openapi())
+}
+
+/// What each group of paths may refuse with.
+macro_rules! refusals {
+    ($($name:ident: $($kind:ident),+;)+) => {
+        $(
+            pub(super) struct $name;
+
+            impl IntoResponses for $name {
+                fn responses() -> BTreeMap<String, RefOr<Response>> {
+                    problems(&[$(Kind::$kind),+])
+                }
+            }
+        )+
+    };
+}
+
+refusals! {
+    Looked: Unauthorized, RequestInvalid, StoreUnavailable;
+    Listing: Unauthorized, RequestInvalid, StateUnknown, StoreUnavailable, ReadModelOff, ReadModelUnavailable;
+    Found: Unauthorized, RequestInvalid, OperationUnknown, StoreUnavailable;
+    LookedUp: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown, BodyTooLarge, StoreUnavailable;
+    Asked: Unauthorized, RequestInvalid, ReadModelOff, ReadModelUnavailable;
+    Told: Unauthorized, RequestInvalid, OperationUnknown, ReadModelOff, ReadModelUnavailable;
+    Changed: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired, OperationUnknown, OperationMoved,
+        InFlight, OperationSettled, OperationNotCompleted, OutcomeUncertain, BodyTooLarge, StoreUnavailable;
+    Reloaded: Unauthorized, Forbidden, ReloadRefused, ReloadUnavailable;
+}
+
+/// Kinds of problems by their status, each with its type and what it means.
+fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<Response>> {
+    let mut by_status: BTreeMap<String, Vec<Kind>> = BTreeMap::new();
+    for kind in kinds {
+        by_status.entry(kind.status().as_str().to_owned()).or_default().push(*kind);
+    }
+    let response = |kinds: &[Kind]| {
+        let told: Vec<String> = kinds.iter().map(|kind| format!("`{}`: {}", kind.name(), kind.meaning())).collect();
+        let types: Vec<String> = kinds.iter().map(|kind| format!("{TYPE_PREFIX}{}", kind.name())).collect();
+        let mut content = Content::new(Some(utoipa::openapi::Ref::from_schema_name("ProblemDocument")));
+        content.example = types.first().map(|first| json!({ "type": first, "status": kinds[0].status().as_u16() }));
+        ResponseBuilder::new().description(told.join("; ")).content("application/problem+json", content).build()
+    };
+    by_status.into_iter().map(|(status, kinds)| (status, response(&kinds).into())).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    fn text() -> serde_json::Value {
+        serde_json::to_value(Document::openapi()).unwrap()
+    }
+
+    #[test]
+    fn every_path_of_the_router_is_told_of_and_no_other() {
+        let document = text();
+        assert_eq!(document["openapi"], "3.1.0");
+        let told: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let served: BTreeSet<&str> = super::super::paths().collect();
+        assert_eq!(told, served);
+    }
+
+    #[test]
+    fn the_documented_problems_are_those_that_there_are() {
+        let document = text();
+        let mut told = BTreeSet::new();
+        for path in document["paths"].as_object().unwrap().values() {
+            for method in path.as_object().unwrap().values() {
+                for (status, response) in method["responses"].as_object().unwrap() {
+                    let words = response["description"].as_str().unwrap().split("; ");
+                    for name in words.filter_map(|word| word.strip_prefix('`')?.split_once("`: ")) {
+                        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name.0).unwrap();
+                        assert_eq!(kind.status().as_str(), status, "{kind:?}");
+                        told.insert(kind.name());
+                    }
+                }
+            }
+        }
+        // What belongs to no path.
+        told.extend([Kind::NotFound, Kind::MethodNotAllowed].map(Kind::name));
+        assert_eq!(told, Kind::ALL.map(Kind::name).into());
+    }
+}

@@ -1,0 +1,150 @@
+//! The traffic of the last hour as an SVG of bars, with the same in words and in a table for who can't see it.
+
+use maud::{Markup, html};
+
+use super::layout::number;
+use crate::admin::view::MinuteView;
+
+/// The drawing's size, in its own units; it is as wide as the page lets it be.
+const WIDTH: f64 = 960.0;
+const HEIGHT: f64 = 170.0;
+/// Room for the numbers on the left and the times below.
+const LEFT: f64 = 44.0;
+const BELOW: f64 = 22.0;
+/// Lines across, the one at the bottom not counted.
+const LINES: u64 = 2;
+
+/// What a minute's bar is made of, from the bottom up.
+struct Bar<'m> {
+    start: &'m str,
+    executed: u64,
+    prevented: u64,
+    other: u64,
+}
+
+impl<'m> Bar<'m> {
+    fn of(minute: &'m MinuteView) -> Bar<'m> {
+        let tally = &minute.tally;
+        let other = tally.uncertain + tally.conflicts + tally.refused;
+        Bar {
+            start: minute.start.get(11..16).unwrap_or_default(),
+            executed: tally.executed,
+            prevented: tally.duplicates_prevented,
+            other,
+        }
+    }
+
+    fn parts(&self) -> [(&'static str, u64); 3] {
+        [("executed", self.executed), ("kept", self.prevented), ("lost", self.other)]
+    }
+
+    fn height(&self) -> u64 {
+        self.executed + self.prevented + self.other
+    }
+}
+
+/// Draws the minutes.
+pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
+    let bars: Vec<Bar<'_>> = minutes.iter().map(Bar::of).collect();
+    let top = ceiling(bars.iter().map(Bar::height).max().unwrap_or_default());
+    let [executed, prevented, other] = [0, 1, 2].map(|part| bars.iter().map(|bar| bar.parts()[part].1).sum::<u64>());
+    let scale = (HEIGHT - BELOW) / top as f64;
+    let step = (WIDTH - LEFT) / bars.len().max(1) as f64;
+    html! {
+        svg.chart viewBox=(format!("0 -6 {WIDTH} {HEIGHT}")) role="img" aria-labelledby="chart-title chart-words" {
+            title #chart-title { "Requests with a key, by minute" }
+            desc #chart-words {
+                "In the last hour " (number(executed)) " requests were executed, " (number(prevented)) " duplicates were answered without the "
+                "upstream, and " (number(other)) " ended uncertain or were refused."
+            }
+            @for line in 0..=LINES {
+                @let y = HEIGHT - BELOW - (HEIGHT - BELOW) * line as f64 / LINES as f64;
+                line.grid x1=(LEFT) x2=(WIDTH) y1=(y) y2=(y) {}
+                text x=(LEFT - 8.0) y=(y + 4.0) text-anchor="end" { (number(top * line / LINES)) }
+            }
+            @for (at, bar) in bars.iter().enumerate() {
+                @let x = LEFT + at as f64 * step;
+                (column(bar, x, step, scale))
+                @if at % 10 == 0 { text x=(round(x)) y=(HEIGHT - 6.0) { (bar.start) } }
+            }
+        }
+        ul.legend aria-hidden="true" {
+            li { span.key.executed {} "executed " (number(executed)) }
+            li { span.key.kept {} "duplicates prevented " (number(prevented)) }
+            li { span.key.lost {} "uncertain or refused " (number(other)) }
+        }
+        details {
+            summary { "The same as a table" }
+            div.scroll tabindex="0" role="region" aria-label="Requests by minute" {
+                table {
+                    caption { "Requests with a key, by minute, the newest first; minutes without any are left out" }
+                    thead { tr { th scope="col" { "Minute" } th.num scope="col" { "Executed" } th.num scope="col" { "Duplicates prevented" } th.num scope="col" { "Uncertain or refused" } } }
+                    tbody {
+                        @for bar in bars.iter().rev().filter(|bar| bar.height() > 0) {
+                            tr { th scope="row" { (bar.start) } @for (_, count) in bar.parts() { td.num { (number(count)) } } }
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+fn column(bar: &Bar<'_>, x: f64, step: f64, scale: f64) -> Markup {
+    let mut y = HEIGHT - BELOW;
+    html! {
+        @for (class, count) in bar.parts() {
+            @if count > 0 {
+                // Something that happened once in a minute of thousands is seen as well.
+                @let height = (count as f64 * scale).max(1.5);
+                @let _ = { y -= height; };
+                rect class=(class) x=(round(x + step * 0.1)) y=(round(y)) width=(round(step * 0.8)) height=(round(height)) {}
+            }
+        }
+    }
+}
+
+fn round(value: f64) -> f64 {
+    (value * 10.0).round() / 10.0
+}
+
+/// The number at the top line: the next one that people count by, and even, so that half of it is one too.
+fn ceiling(most: u64) -> u64 {
+    let mut unit = 1;
+    loop {
+        for factor in [2, 4, 6, 10] {
+            if factor * unit >= most {
+                return factor * unit;
+            }
+        }
+        unit *= 10;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::view::TallyView;
+
+    fn minute(executed: u64, duplicates_prevented: u64) -> MinuteView {
+        let tally = TallyView { executed, duplicates_prevented, ..TallyView::default() };
+        MinuteView { start: "2026-11-25T03:07:00.000Z".into(), tally }
+    }
+
+    #[test]
+    fn what_is_drawn_is_also_told() {
+        let drawn = traffic(&[minute(3, 0), minute(0, 0), minute(1, 20)]).into_string();
+        assert!(drawn.contains("4 requests were executed, 20 duplicates"), "{drawn}");
+        assert_eq!(drawn.matches("<rect").count(), 3, "{drawn}");
+        assert_eq!(drawn.matches("scope=\"row\"").count(), 2, "a minute without any is left out: {drawn}");
+        assert!(drawn.contains(">40</text>") && drawn.contains(">20</text>"), "{drawn}");
+        assert!(!drawn.contains("NaN") && !traffic(&[]).into_string().contains("NaN"));
+    }
+
+    #[test]
+    fn the_top_line_is_a_number_that_people_count_by() {
+        for (most, top) in [(0, 2), (1, 2), (3, 4), (6, 6), (7, 10), (11, 20), (45, 60), (61, 100), (100, 100), (101, 200)] {
+            assert_eq!(ceiling(most), top);
+        }
+    }
+}

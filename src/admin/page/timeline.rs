@@ -1,0 +1,156 @@
+//! What happened to an operation, from its beginning to now.
+
+use std::collections::BTreeMap;
+
+use maud::{Markup, html};
+
+use super::layout::{behind, moment_of, number, span};
+use crate::admin::problem::Refusal;
+use crate::admin::view::{MomentView, TimelineView};
+
+/// The timeline, or why there is none.
+pub(super) fn section(told: &Result<Option<TimelineView>, Refusal>, now_unix_ms: u64) -> Markup {
+    html! {
+        section.panel aria-labelledby="timeline" {
+            div.head {
+                h2 #timeline { "Timeline" }
+                @if let Ok(Some(told)) = told { (behind(told.lag_ms)) }
+            }
+            @match told {
+                Ok(Some(told)) => { (differences(told)) (moments(told, now_unix_ms)) }
+                Ok(None) => { p.dim { "The event log tells nothing of it: it is older than the log, or a moment too young." } }
+                Err(Refusal::ReadModelOff) => {
+                    p.dim { "Nothing is recorded. With " code { "[log] enabled = true" } " every change of an operation is kept, with who decided and why." }
+                }
+                Err(other) => { p.dim { (other.to_string()) "." } }
+            }
+        }
+    }
+}
+
+/// What differed in duplicates that were refused: places, never values.
+fn differences(told: &TimelineView) -> Markup {
+    let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
+    for difference in told.moments.iter().flat_map(|moment| &moment.differing) {
+        *counts.entry(&difference.pointer).or_default() += 1;
+    }
+    html! {
+        @if !counts.is_empty() {
+            div.notice {
+                "Duplicates were refused because they were another request. They differed in "
+                ul.pointers {
+                    @for (pointer, count) in &counts { li { code { (pointer) } @if *count > 1 { " in " (number(*count)) } } }
+                }
+            }
+        }
+    }
+}
+
+fn moments(told: &TimelineView, now_unix_ms: u64) -> Markup {
+    html! {
+        ol.timeline {
+            @for run in told.moments.chunk_by(is_same) { (entry(run, now_unix_ms)) }
+        }
+        @if told.cut { p.dim { "There is more than is shown here: the first changes or the last duplicates are left out." } }
+    }
+}
+
+/// Whether two duplicates that came one after the other were answered the same way.
+fn is_same(one: &MomentView, next: &MomentView) -> bool {
+    let answer = |moment: &MomentView| (moment.kind.clone(), moment.status, moment.problem.clone(), moment.differing.clone());
+    one.version.is_none() && next.version.is_none() && answer(one) == answer(next)
+}
+
+fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
+    let Some((first, last)) = run.first().zip(run.last()) else { return html! {} };
+    let Told { class, what } = Told::of(first);
+    let count = run.len() as u64;
+    html! {
+        li class=[(!class.is_empty()).then_some(class)] {
+            span.what { (what) @if count > 1 { ", " (number(count)) " times" } }
+            span.when {
+                (moment_of(&first.at, now_unix_ms))
+                @if count > 1 { " to " (moment_of(&last.at, now_unix_ms)) }
+            }
+            (details(first))
+        }
+    }
+}
+
+/// How a kind of moment looks, and is said.
+struct Told {
+    class: &'static str,
+    what: String,
+}
+
+impl Told {
+    fn of(moment: &MomentView) -> Told {
+        let status = moment.status.map(|status| format!(" {status}")).unwrap_or_default();
+        let by = moment.operator.as_deref().unwrap_or("an operator");
+        let (class, what) = match moment.kind.as_str() {
+            "claimed" => ("busy", "An attempt began".to_owned()),
+            "completed" => ("good", format!("The upstream answered{status}: that is the result")),
+            "uncertain" => ("warn", "The outcome became uncertain".to_owned()),
+            "released" => ("", "Released: nothing was done".to_owned()),
+            "resolved" => ("good", format!("Resolved by {by}: duplicates get{status}")),
+            "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
+            "retried" => ("busy", format!("{by} lets the next duplicate run")),
+            "expired" => ("", format!("The result was expired by {by}")),
+            "replayed" => ("seen", format!("A duplicate got the stored answer{status}")),
+            "waited" => ("seen", format!("A duplicate waited, and got the stored answer{status}")),
+            "refused" => ("seen", format!("A duplicate was refused{status}")),
+            other => ("seen", format!("{other}{status}")),
+        };
+        Told { class, what }
+    }
+}
+
+fn details(moment: &MomentView) -> Markup {
+    let mut words: Vec<String> = Vec::new();
+    words.extend(moment.cause.clone());
+    words.extend(moment.problem.clone());
+    words.extend(moment.upstream_ms.map(|ms| format!("it took {}", span(ms))));
+    words.extend(moment.waited_ms.map(|ms| format!("it waited {}", span(ms))));
+    words.extend(moment.response_bytes.map(|bytes| format!("{} bytes", number(bytes))));
+    words.extend(moment.trace.as_ref().map(|trace| format!("trace {trace}")));
+    html! {
+        @if !words.is_empty() { p.dim { (words.join(" · ")) } }
+        @if let Some(reason) = &moment.reason { p { "“" (reason) "”" } }
+        @if !moment.differing.is_empty() {
+            p { "it differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::admin::view::{DifferenceView, OperationView};
+
+    fn seen(kind: &str, pointer: Option<&str>) -> MomentView {
+        let differing = pointer.into_iter().map(|pointer| DifferenceView { pointer: pointer.to_owned() }).collect();
+        MomentView { at: "2026-11-25T03:07:00.000Z".into(), kind: kind.into(), differing, ..MomentView::default() }
+    }
+
+    fn shown(moments: Vec<MomentView>) -> String {
+        let told = TimelineView { operation: OperationView::default(), moments, cut: false, lag_ms: Some(100) };
+        section(&Ok(Some(told)), 1_795_575_600_000).into_string()
+    }
+
+    #[test]
+    fn a_storm_of_retries_is_one_line_and_changes_are_never_joined() {
+        let claim = MomentView { version: Some("1".into()), ..seen("claimed", None) };
+        let again = MomentView { version: Some("2".into()), ..claim.clone() };
+        let text = shown(vec![claim, again, seen("replayed", None), seen("replayed", None), seen("refused", Some("/amount"))]);
+        assert_eq!(text.matches("An attempt began").count(), 2, "{text}");
+        assert!(text.contains("got the stored answer, 2 times"), "{text}");
+        assert_eq!(text.matches("<code>/amount</code>").count(), 2, "once above, once in its place: {text}");
+    }
+
+    #[test]
+    fn what_an_operator_wrote_is_text() {
+        let decided = MomentView { reason: Some("<b>ticket</b>".into()), operator: Some("<i>".into()), ..seen("resolved", None) };
+        let text = shown(vec![decided]);
+        assert!(text.contains("&lt;b&gt;ticket") && text.contains("Resolved by &lt;i&gt;"), "{text}");
+    }
+}
