@@ -49,6 +49,7 @@ use crate::token::Keyring;
 mod current;
 mod identities;
 mod keys;
+mod read_model;
 mod reload;
 
 use current::Current;
@@ -97,6 +98,7 @@ impl Gateway {
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| format!("can't listen on {} (admin)", config.admin))?;
         let (reloads, asked) = Reloads::channel();
+        let following = read_model::follow(&config, gate.store().clone(), &clock).await?;
         let identity = config.tls.clone().map(Identity::load).transpose()?;
         let lasting = Lasting {
             clock,
@@ -104,6 +106,7 @@ impl Gateway {
             admin_address: admin.local_addr()?,
             reloads,
             sessions: Arc::new(Sessions::new()?),
+            following,
             identity: identity.clone(),
         };
         let prepared = Prepared::new((config, secrets), gate.clone(), &lasting, None).await?;

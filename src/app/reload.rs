@@ -13,6 +13,7 @@ use tower_layer::Layer;
 
 use super::current::Current;
 use super::keys::{Keyrings, keyrings};
+use super::read_model::Following;
 use super::*;
 use crate::admin::{Reloads, Sessions};
 use crate::config::Faults;
@@ -65,6 +66,7 @@ pub(super) struct Lasting {
     pub admin_address: SocketAddr,
     pub reloads: Reloads,
     pub sessions: Arc<Sessions>,
+    pub following: Option<Following>,
     pub identity: Option<Arc<Identity>>,
 }
 
@@ -126,7 +128,7 @@ impl Prepared {
             clock: lasting.clock.clone(),
             reloads: lasting.reloads.clone(),
             sessions: lasting.sessions.clone(),
-            read_model: None,
+            read_model: lasting.following.as_ref().map(|following| following.model.clone()),
         });
         let forward = Forward::new(upstreams.iter().cloned());
         Ok(Prepared { gate, config, secrets, upstreams, keyrings, layer, forward, operators, policies, fallback })

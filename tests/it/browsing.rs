@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::admin::lose;
 use crate::harness::browser::{ENTER, View};
-use crate::harness::{Browser, Gateway, RedisServer, Request, Upstream, until};
+use crate::harness::{Browser, Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
 /// A route whose lost requests need no time to come out of a queue.
 const SETTLED_AT_ONCE: &str = r#"
@@ -53,6 +53,47 @@ fn every_page_is_shown_without_a_complaint_and_one_that_broke_the_policy_would_b
 }
 
 #[test]
+fn traffic_is_on_the_overview_and_an_operation_is_found_by_what_is_known_of_it() {
+    let upstream = Upstream::start();
+    let routes = format!("{ROUTES}\n[[routes]]\nname = \"refunds\"\npath = \"/v1/refunds\"\n");
+    let gateway = Gateway::with(upstream.port, "[log]\nenabled = true", &routes);
+    let refund = Request::new("POST", "/v1/refunds").field("Idempotency-Key", "r").json("{}");
+    for key in ["a", "b", "c"] {
+        assert_eq!(Request::pay(key, "{}").send(gateway.port).status, 201);
+    }
+    assert_eq!(refund.send(gateway.port).status, 201);
+    let lost = lose(&gateway, "k");
+    let browser = Browser::start(gateway.admin);
+    browser.open("/");
+    browser.shows(".figures div:nth-child(1)", "5");
+    browser.shows(".legend", "executed 4");
+    browser.shows("#live table.cards", &lost);
+    browser.open("/operations");
+    browser.shows("#live", &lost);
+    browser.script("document.querySelector('#route').value = 'refunds'");
+    browser.click("[role=search] button");
+    browser.shows("#live caption", "newest first");
+    assert!(browser.path().contains("route=refunds"), "a search has an address");
+    let found = browser.text("#live table.cards");
+    assert!(found.contains("refunds") && !found.contains("payments"), "{found}");
+    browser.open("/operations?state=uncertain");
+    browser.shows("#live", &lost);
+    browser.click(&format!("#{lost}"));
+    browser.shows(".timeline", "An attempt began");
+    browser.shows(".timeline", "The outcome became uncertain");
+    browser.click("details.action summary");
+    browser.fill("#resolve-status", "201");
+    browser.fill("#resolve-reason", "ticket 4711");
+    browser.click("details.action button");
+    until("the decision to be told", || {
+        browser.open(&format!("/operations/{lost}"));
+        browser.text(".timeline").contains("ticket 4711")
+    });
+    assert!(browser.text(".timeline").contains("Resolved by loopback"));
+    nothing_is_wrong(&browser);
+}
+
+#[test]
 fn an_uncertain_outcome_is_resolved_with_nothing_but_a_keyboard() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
@@ -65,7 +106,7 @@ fn an_uncertain_outcome_is_resolved_with_nothing_but_a_keyboard() {
     browser.shows("h1", "Uncertain outcomes");
     browser.tab_to(&format!("#{operation}"));
     browser.press(&[ENTER]);
-    browser.shows(".facts", &operation);
+    browser.shows(".named", &operation);
     browser.tab_to("details.action summary");
     browser.press(&[ENTER]);
     browser.tab_to("#resolve-status");
@@ -102,7 +143,7 @@ fn without_scripts_an_operation_is_found_by_its_key_and_released() {
     browser.fill("#key", "canary-key");
     browser.fill("[id='scope-x-shop']", "shop-7");
     browser.click("#by-key button");
-    browser.shows(".facts", &operation);
+    browser.shows(".named", &operation);
     browser.click(".action:nth-of-type(3) summary");
     browser.shows(".action:nth-of-type(3)", "Release the key");
     browser.fill("#release-reason", "not in the ledger");

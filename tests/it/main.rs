@@ -32,6 +32,7 @@ mod redaction;
 mod redis;
 mod reload;
 mod sealed;
+mod searches;
 mod stories;
 mod streams;
 mod supervisor;

@@ -165,6 +165,7 @@ fn form(
         details.action.barred[wait.is_some()] open[typed.is_some()] {
             summary {
                 strong { (action.title()) }
+                @if let Some(wait) = wait { span.state { "in " (wait.as_secs() + 1) " s" } }
                 span.dim { (action.explained()) }
             }
             @if let Some(wait) = wait {

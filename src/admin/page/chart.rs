@@ -91,17 +91,16 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
 }
 
 fn column(bar: &Bar<'_>, x: f64, step: f64, scale: f64) -> Markup {
+    /// Something that happened once in a minute of thousands is seen as well.
+    const SEEN: f64 = 1.5;
     let mut y = HEIGHT - BELOW;
-    html! {
-        @for (class, count) in bar.parts() {
-            @if count > 0 {
-                // Something that happened once in a minute of thousands is seen as well.
-                @let height = (count as f64 * scale).max(1.5);
-                @let _ = { y -= height; };
-                rect class=(class) x=(round(x + step * 0.1)) y=(round(y)) width=(round(step * 0.8)) height=(round(height)) {}
-            }
-        }
-    }
+    let mut rect = |(class, count): (&'static str, u64)| {
+        let height = (count as f64 * scale).max(SEEN);
+        y -= height;
+        html! { rect class=(class) x=(round(x + step * 0.1)) y=(round(y)) width=(round(step * 0.8)) height=(round(height)) {} }
+    };
+    let rects: Vec<Markup> = bar.parts().into_iter().filter(|(_, count)| *count > 0).map(&mut rect).collect();
+    html! { @for rect in &rects { (rect) } }
 }
 
 fn round(value: f64) -> f64 {

@@ -156,8 +156,10 @@ pub(super) fn moment(unix_ms: u64, now_unix_ms: u64) -> Markup {
     let time = rest.get(..8).unwrap_or(rest);
     let same_day = unix_ms / DAY_MS == now_unix_ms / DAY_MS;
     html! {
-        time datetime=(full) { @if !same_day { (date) " " } (time) }
-        " " span.dim { (distance(unix_ms, now_unix_ms)) }
+        span.moment {
+            time datetime=(full) { @if !same_day { (date) " " } (time) }
+            " " span.dim { (distance(unix_ms, now_unix_ms)) }
+        }
     }
 }
 

@@ -160,7 +160,7 @@ fn form(admin: &Admin, asked: &Asked) -> Markup {
     html! {
         form.panel method="get" action="/operations" role="search" aria-label="Operations" {
             div.row {
-                div.field.wide {
+                div.field.full {
                     label for="text" { @if searchable { "Reference, order or other field, scope" } @else { "Reference" } }
                     input #text name="text" type="search" value=(asked.get("text")) autocomplete="off" spellcheck="false";
                 }

@@ -15,7 +15,7 @@ pub(super) fn operations(caption: &str, operations: &[OperationView], now_unix_m
                 @for operation in operations {
                     tr role="row" {
                         (first(operation))
-                        td role="cell" data-label="State" { span { (state(&operation.state)) @if let Some(status) = operation.status { " " (status) } } }
+                        td role="cell" data-label="State" { span.standing { (state(&operation.state)) @if let Some(status) = operation.status { " " (status) } } }
                         td role="cell" data-label="Route" { (operation.route) }
                         td role="cell" data-label="Opened" { span { (moment_of(&operation.opened_at, now_unix_ms)) } }
                         td role="cell" data-label="Duplicates" { (operation.duplicates.map_or("–".to_owned(), number)) }

@@ -1,0 +1,99 @@
+//! What the admin API tells by the read model, and what it says of itself.
+
+use crate::admin::{cli, lose};
+use crate::harness::{Gateway, ROUTES, Request, Upstream, until};
+
+const LOG: &str = "[log]\nenabled = true";
+
+/// What the API answers, once it has told of so many operations.
+fn told(gateway: &Gateway, target: &str, operations: usize) -> serde_json::Value {
+    let ask = || gateway.ask("GET", target).json();
+    until("the read model to know them", || ask()["operations"].as_array().is_some_and(|all| all.len() >= operations));
+    ask()
+}
+
+#[test]
+fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginning() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, ROUTES);
+    for key in ["a", "b", "c"] {
+        assert_eq!(Request::pay(key, "{}").send(gateway.port).status, 201);
+    }
+    let lost = lose(&gateway, "k");
+    let all = told(&gateway, "/v1/operations?route=payments", 4);
+    assert_eq!((&all["source"], &all["operations"][0]["operation"]), (&"read_model".into(), &lost.as_str().into()));
+    assert!(all["lag_ms"].is_u64(), "how far behind it is: {all}");
+    let (mut seen, mut cursor) = (Vec::new(), String::new());
+    loop {
+        let page = gateway.ask("GET", &format!("/v1/operations?route=payments&limit=3{cursor}")).json();
+        seen.extend(page["operations"].as_array().unwrap().iter().map(|one| one["operation"].clone()));
+        let Some(next) = page["cursor"].as_str() else { break };
+        cursor = format!("&cursor={next}");
+    }
+    let wanted: Vec<_> = all["operations"].as_array().unwrap().iter().map(|one| one["operation"].clone()).collect();
+    assert_eq!(seen, wanted);
+    for (query, count) in [("status=201", 3), ("route=nowhere", 0), ("state=uncertain&source=read_model", 1), ("text=nothing", 0)]
+    {
+        assert_eq!(
+            gateway.ask("GET", &format!("/v1/operations?{query}")).json()["operations"].as_array().unwrap().len(),
+            count,
+            "{query}"
+        );
+    }
+    assert_eq!(gateway.ask("GET", "/v1/operations?state=uncertain").json()["source"], "store", "as it is now");
+
+    assert_eq!(cli(&gateway, &["resolve", &lost, "--status", "201", "--reason", "seen"]).0, 0);
+    let timeline = || gateway.ask("GET", &format!("/v1/operations/{lost}/timeline")).json();
+    until("the decision to be told", || timeline()["moments"].as_array().unwrap().len() == 3);
+    let timeline = timeline();
+    let kinds: Vec<_> = timeline["moments"].as_array().unwrap().iter().map(|moment| moment["kind"].as_str().unwrap()).collect();
+    assert_eq!(kinds, ["claimed", "uncertain", "resolved"]);
+    let decided = &timeline["moments"][2];
+    assert_eq!((&decided["operator"], &decided["reason"], &decided["status"]), (&"loopback".into(), &"seen".into(), &201.into()));
+
+    let hours = gateway.ask("GET", "/v1/statistics").json();
+    let sum = |name: &str| hours["hours"].as_array().unwrap().iter().map(|hour| hour[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("executed"), sum("uncertain"), sum("decided")), (3, 1, 1), "{hours}");
+    let overview = gateway.ask("GET", "/v1/overview").json();
+    assert_eq!((&overview["hour"]["executed"], &overview["uncertain"]), (&3.into(), &0.into()), "{overview}");
+    for (target, problem) in [
+        ("/v1/operations?status=many", "request-invalid"),
+        ("/v1/operations?amount=7", "request-invalid"),
+        ("/v1/operations?route=payments&cursor=nowhere", "request-invalid"),
+        ("/v1/statistics?from=2020-01-01T00:00:00Z", "request-invalid"),
+        ("/v1/operations/op_0000000000000000000000000000000000000000/timeline", "operation-unknown"),
+    ] {
+        assert_eq!(gateway.ask("GET", target).problem(), problem, "{target}");
+    }
+}
+
+#[test]
+fn without_the_log_the_store_is_listed_and_the_rest_says_what_to_turn_on() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let lost = lose(&gateway, "k");
+    assert_eq!(gateway.ask("GET", "/v1/operations").json()["operations"][0]["operation"], lost);
+    for target in ["/v1/operations?route=payments", "/v1/overview", "/v1/statistics", &format!("/v1/operations/{lost}/timeline")]
+    {
+        let refused = gateway.ask("GET", target);
+        assert_eq!((refused.status, refused.problem().as_str()), (501, "read-model-off"), "{target}");
+        assert!(refused.text().contains("[log]"), "{}", refused.text());
+    }
+}
+
+#[test]
+fn the_openapi_document_tells_the_methods_that_paths_take() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let document = gateway.ask("GET", "/v1/openapi.json").json();
+    for (path, methods) in document["paths"].as_object().unwrap() {
+        let target = path.replace("{operation}", "op_0000000000000000000000000000000000000000");
+        let refused = gateway.ask("DELETE", &target);
+        assert_eq!(refused.status, 405, "{path}");
+        let mut taken: Vec<String> =
+            refused.get("allow").unwrap().split(',').map(|method| method.trim().to_lowercase()).collect();
+        taken.retain(|method| method != "head");
+        taken.sort();
+        assert_eq!(taken, methods.as_object().unwrap().keys().cloned().collect::<Vec<_>>(), "{path}");
+    }
+}
