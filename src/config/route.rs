@@ -21,6 +21,7 @@ mod uncertain;
 
 pub(super) use identity::key_place;
 pub use scope::KeysPlace;
+pub(super) use uncertain::read_headers;
 
 /// The name of the route that is used when the file has none.
 pub const IMPLICIT_ROUTE: &str = "default";

@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod access_log;
 mod admin;
 mod bodies;
 mod cache;
@@ -36,4 +37,5 @@ mod streams;
 mod supervisor;
 mod tls;
 mod tokens;
+mod traces;
 mod vendors;
