@@ -1,6 +1,6 @@
 //! The configuration is read again while requests are answered: what is under way ends as it began.
 
-use crate::harness::{Connection, Gateway, ROUTES, Request, Upstream, until};
+use crate::harness::{Connection, Gateway, ROUTES, RedisServer, Request, Upstream, free_port, until};
 
 const REFUNDS: &str = "[[routes]]\nname = \"refunds\"\npath = \"/v1/refunds\"\n";
 
@@ -164,4 +164,18 @@ fn limits_and_tokens_follow_a_reload_by_the_admin_api_which_takes_an_operator() 
     assert_eq!(gateway.ask("POST", "/v1/reload").status, 401);
     assert_eq!((ask("letmesee"), ask("letmein")), (403, 200));
     until("who asked to be logged", || gateway.logs().contains("by=\"on-call\""));
+}
+
+#[test]
+fn before_the_store_has_agreed_to_the_first_configuration_no_other_is_taken() {
+    let (upstream, port) = (Upstream::start(), free_port());
+    let gateway = Gateway::spawn(upstream.port, &format!("redis://127.0.0.1:{port}"), "", ROUTES);
+    until("the admin port", || std::net::TcpStream::connect(("127.0.0.1", gateway.admin)).is_ok());
+    is_refused(&gateway, &format!("{ROUTES}{REFUNDS}"), &["not told yet"]);
+    let _redis = RedisServer::with(port, &[]);
+    until("the gateway to be ready", || gateway.is_ready());
+    assert!(!refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed());
+    reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
+    assert_eq!(refund("r").send(gateway.port).status, 201);
+    assert!(refund("r").send(gateway.port).replayed());
 }

@@ -352,6 +352,11 @@ fn requests_are_told_to_whom_the_file_says() {
     assert_eq!((log.format, log.path.to_str()), (AccessLogFormat::Combined, Some("-")));
     let tracing = config.tracing.as_ref().unwrap();
     assert_eq!((tracing.sample_ratio, tracing.path.as_str(), tracing.headers.len()), (0.25, "/v1/traces", 1));
+    let told = config.describe();
+    assert!(
+        told.contains("requests  logged to -\n") && told.contains("traces    told to https://c/v1/traces, 0.25 of"),
+        "{told}"
+    );
     let secrets = config.resolve_secrets(|name| (name == "B").then(|| "c4n4ry".to_owned())).unwrap();
     assert_eq!(secrets.tracing_headers["b"], "c4n4ry");
     assert!(!format!("{config:?}{secrets:?}").contains("c4n4ry"));
