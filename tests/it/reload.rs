@@ -34,19 +34,20 @@ fn is_refused(gateway: &Gateway, config: &str, why: &[&str]) {
 #[test]
 fn a_new_route_works_after_sighup_on_connections_that_were_there() {
     let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.port);
+    let long = "[upstream]\nidle_timeout = \"60s\"\n";
+    let gateway = Gateway::with(upstream.port, long, ROUTES);
     let mut connection = Connection::open(gateway.port);
     assert_eq!(connection.exchange(&Request::pay("k", "{}")).status, 201);
     assert!(!connection.exchange(&refund("r")).replayed() && !connection.exchange(&refund("r")).replayed());
     let began = gateway.metric("onceward_config_in_force_since_timestamp_seconds");
     assert!(began > 1_700_000_000.0, "{began}");
 
-    reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
+    reload(&gateway, &format!("{long}{ROUTES}{REFUNDS}"), "applied");
     assert!(gateway.metric("onceward_config_in_force_since_timestamp_seconds") >= began);
     assert_eq!(connection.exchange(&refund("r")).status, 201);
     assert!(connection.exchange(&refund("r")).replayed());
     assert!(connection.exchange(&Request::pay("k", "{}")).replayed(), "what was answered stays answered");
-    assert_eq!(upstream.executed(), 4);
+    assert_eq!((upstream.executed(), upstream.connections()), (4, 1), "the connection to the upstream stays too");
     assert!(gateway.logs().contains("the configuration was read again and is in force"));
 }
 
