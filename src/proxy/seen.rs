@@ -1,6 +1,6 @@
 //! What was seen of a request at the connection: from its head to the last byte of its answer, or to whoever left before.
 
-use http::{HeaderMap, Request, StatusCode};
+use http::{HeaderMap, Method, Request, StatusCode};
 
 use super::fields::{FORWARDED_FOR, Peer};
 use super::guarded::Verdict;
@@ -19,11 +19,12 @@ impl Seen {
     pub fn begin<B>(observers: &Observers, request: &mut Request<B>, peer: &Peer, verdict: &Verdict) -> Seen {
         let trail = observers.begin(|| {
             let client = client_address(peer, request.headers());
-            match verdict.refused() {
-                // What stands in its place is the guard's own.
-                Some(_) => Arrival::unreadable(client, request.version()),
-                None => Arrival::new(client, request.method(), request.uri(), request.version()),
+            // What stands in the place of what the guard refused is its own; others of the connection came before.
+            let stand_in = *request.method() == Method::TRACE && verdict.refused().is_some();
+            if stand_in {
+                return Arrival::unreadable(client, request.version());
             }
+            Arrival::new(client, request.method(), request.uri(), request.version())
         });
         if let Some(trail) = &trail {
             request.extensions_mut().insert(trail.clone());

@@ -65,7 +65,11 @@ impl Arrival {
         if path.len() > PATH_BYTES_MAX {
             path = path.get(..PATH_BYTES_MAX).unwrap_or("-");
         }
-        let path = percent_encoding::utf8_percent_encode(path, percent_encoding::CONTROLS).to_string();
+        let path = match path {
+            // CONNECT has none.
+            "" => "-".to_owned(),
+            path => percent_encoding::utf8_percent_encode(path, percent_encoding::CONTROLS).to_string(),
+        };
         Arrival { client, method: method.as_str().chars().take(METHOD_BYTES_MAX).collect(), path, version }
     }
 
