@@ -51,6 +51,7 @@ mod identities;
 mod keys;
 mod read_model;
 mod reload;
+mod telling;
 
 use current::Current;
 use identities::Pending;
@@ -113,6 +114,7 @@ impl Gateway {
         let doors = prepared.doors();
 
         let server = Server::new(listener, doors.terms.clone(), gate.meter().connections.clone()).with_identity(identity.clone());
+        let server = server.with_observers(doors.observers.clone());
         let (listen, admin_address) = (server.address()?, lasting.admin_address);
         gate.meter().reloads.began(lasting.clock.unix_ms());
         let in_force = Mutex::new(prepared.begin());
@@ -156,10 +158,13 @@ impl Gateway {
             Ok(read) => in_force.replace(read, lasting, doors).await,
             Err(error) => Err(error),
         };
-        let meter = &in_force.gate.meter().reloads;
+        let meter = in_force.gate.meter().reloads.clone();
         match &replaced {
             Ok(()) => meter.applied(lasting.clock.unix_ms()),
-            Err(_) => meter.refused(),
+            Err(_) => {
+                meter.refused();
+                in_force.reopen(doors);
+            }
         }
         replaced
     }
@@ -193,7 +198,7 @@ impl Running {
             (in_force.gate.clone(), in_force.config.drain_timeout)
         };
         let settled = end(&gate, serving, drained, drain_timeout).await;
-        self.in_force.lock().await.rest();
+        self.in_force.lock().await.rest(&self.doors).await;
         drop(keeper);
         kept.close().await;
         operators.abort();

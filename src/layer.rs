@@ -36,7 +36,7 @@ use std::collections::HashMap;
 use std::convert::Infallible;
 use std::future::Future;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -53,19 +53,21 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Observation, Payload, Problem, Settings, Stream,
-    identify, reconcile, wants_protection,
+    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Payload, Problem, Settings, Stream, identify,
+    reconcile, wants_protection,
 };
 use crate::proxy::{Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
 use crate::route::{PatternError, Route, Routes};
 use crate::store::memory::Memory;
-use crate::telemetry::{Answer, Meter, RouteMeter};
+use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
 mod published;
+mod watched;
 
 use published::Published;
+use watched::Watched;
 
 /// Lays the gate around a service. Cheap to clone.
 #[derive(Clone)]
@@ -234,7 +236,8 @@ impl Front {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        let trace = trace_parent(request.headers_mut(), self.gate.entropy());
+        let trail = Trail::of(request.extensions());
+        let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail);
         let guarded = match self.routes.position(request.method(), request.uri().path()) {
             Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
@@ -376,6 +379,7 @@ impl Front {
         S::Error: Into<BoxError>,
         B: Body<Data = Bytes>,
     {
+        let mut step = Trail::step(request.extensions().get(), Work::Forward);
         let idempotent = request.method().is_idempotent();
         let movement = (!request.body().is_end_stream()).then(Movement::begin);
         let request = request.map(|body| {
@@ -404,8 +408,14 @@ impl Front {
             () = silent => Err(ForwardError::TimedOut),
         };
         match sent {
-            Ok(response) => Ok(Answered { response: response.map(AnswerBody::stream), answer: Answer::Passed }),
-            Err(error) => Err(error.unprotected(idempotent)),
+            Ok(response) => {
+                step.answered(response.status().as_u16());
+                Ok(Answered { response: response.map(AnswerBody::stream), answer: Answer::Passed })
+            }
+            Err(error) => {
+                step.result("failed");
+                Err(error.unprotected(idempotent))
+            }
         }
     }
 
@@ -414,13 +424,18 @@ impl Front {
         &self,
         result: Result<Answered<RB>, Problem>,
         guarded: Option<&Guarded>,
-        trace: &TraceParent,
+        Followed(trace, trail): &Followed,
     ) -> Response<OnceBody<RB>> {
         let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
         let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
+        let note = |answer: Answer| {
+            meter.count(answer);
+            let route = guarded.map(|guarded| &guarded.route.policy.route);
+            trail.iter().for_each(|trail| trail.answered(route, answer.name()));
+        };
         match result {
             Ok(Answered { response, answer }) => {
-                meter.count(answer);
+                note(answer);
                 tracing::debug!(
                     request_id = trace.trace_id(),
                     route,
@@ -441,7 +456,7 @@ impl Front {
                     }
                 });
                 let (response, answer) = self.rejections.render(&problem, shape);
-                meter.count(answer);
+                note(answer);
                 if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
                     meter.count_held();
                 }
@@ -454,24 +469,11 @@ impl Front {
     }
 }
 
+/// A request's place in a trace, and its trail where somebody wants to know of it.
+struct Followed(TraceParent, Option<Trail>);
+
 /// A body's copy: up to how many bytes, and for whom.
 type Copying = (usize, Box<dyn FnOnce(Option<Bytes>) + Send>);
-
-/// The watcher of a request in shadow mode, once its body has told whom to watch.
-#[derive(Clone, Default)]
-struct Watched(Arc<Mutex<Option<Observation>>>);
-
-impl Watched {
-    fn put(&self, observation: Option<Observation>) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = observation;
-    }
-
-    fn ended(&self, outcome: Outcome) {
-        if let Some(observation) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
-            observation.ended(outcome);
-        }
-    }
-}
 
 /// What enforcing would have answered to a request that it can't identify.
 fn would_refuse(problem: &Problem) -> &'static str {

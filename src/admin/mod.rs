@@ -23,6 +23,7 @@ mod auth;
 mod change;
 pub mod client;
 mod log;
+mod log_level;
 mod lookup;
 mod model;
 mod openapi;
@@ -34,6 +35,7 @@ mod view;
 
 use auth::Operator;
 pub use auth::{Access, Token};
+pub use log_level::LogLevelView;
 pub use page::{NoRandomness, Sessions};
 use problem::{Refusal, every_refusal_is_a_document};
 pub use reload::{ReloadAsked, Reloads};
@@ -103,6 +105,7 @@ fn api() -> Vec<Served> {
         ("/v1/statistics", get(model::statistics), Guarded),
         ("/v1/overview", get(model::overview), Guarded),
         ("/v1/log/verify", get(log::verify_log), Guarded),
+        ("/v1/log-level", get(log_level::show).put(log_level::change), Guarded),
         ("/v1/reload", post(reload::reload), Guarded),
     ]
 }

@@ -35,6 +35,8 @@ use super::problem::{Kind, TYPE_PREFIX};
         super::model::overview,
         super::log::verify_log,
         super::reload::reload,
+        super::log_level::show,
+        super::log_level::change,
     ),
     components(schemas(ProblemDocument))
 )]
@@ -86,6 +88,8 @@ refusals! {
     Told: Unauthorized, RequestInvalid, OperationUnknown, ReadModelOff, ReadModelUnavailable;
     Changed: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired, OperationUnknown, OperationMoved,
         InFlight, OperationSettled, OperationNotCompleted, OutcomeUncertain, BodyTooLarge, StoreUnavailable;
+    LogLevel: Unauthorized, LogLevelUnavailable;
+    LogLevelChanged: Unauthorized, Forbidden, RequestInvalid, LogLevelRefused, LogLevelUnavailable;
     Reloaded: Unauthorized, Forbidden, ReloadRefused, ReloadUnavailable;
 }
 

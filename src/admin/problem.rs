@@ -12,6 +12,7 @@ use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
 use crate::query::QueryError;
 use crate::store::StoreError;
+use crate::telemetry::FilterError;
 
 /// What a problem's type begins with.
 pub(super) const TYPE_PREFIX: &str = "urn:onceward:problem:";
@@ -70,6 +71,9 @@ pub(super) enum Refusal {
     /// The configuration was not read.
     #[error("{0}")]
     ReloadUnavailable(&'static str),
+    /// What is logged was not changed.
+    #[error(transparent)]
+    LogLevel(#[from] FilterError),
     /// There is no read model to ask.
     #[error("this needs the read model: set enabled = true under [log], and leave [read_model] enabled")]
     ReadModelOff,
@@ -106,6 +110,8 @@ impl Refusal {
             Refusal::VersionInvalid => Kind::IfMatchInvalid,
             Refusal::ReloadRefused(_) => Kind::ReloadRefused,
             Refusal::ReloadUnavailable(_) => Kind::ReloadUnavailable,
+            Refusal::LogLevel(FilterError::NotLogging) => Kind::LogLevelUnavailable,
+            Refusal::LogLevel(FilterError::TooLong | FilterError::Unclear { .. }) => Kind::LogLevelRefused,
             Refusal::ReadModelOff => Kind::ReadModelOff,
             Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
             Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
@@ -150,6 +156,8 @@ pub(super) enum Kind {
     OutcomeUncertain,
     ReloadRefused,
     ReloadUnavailable,
+    LogLevelRefused,
+    LogLevelUnavailable,
     ReadModelOff,
     ReadModelUnavailable,
     StoreUnavailable,
@@ -158,7 +166,7 @@ pub(super) enum Kind {
 impl Kind {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Kind; 22] = [
+    pub(super) const ALL: [Kind; 24] = [
         Kind::Unauthorized,
         Kind::Forbidden,
         Kind::NotFound,
@@ -178,6 +186,8 @@ impl Kind {
         Kind::OutcomeUncertain,
         Kind::ReloadRefused,
         Kind::ReloadUnavailable,
+        Kind::LogLevelRefused,
+        Kind::LogLevelUnavailable,
         Kind::ReadModelOff,
         Kind::ReadModelUnavailable,
         Kind::StoreUnavailable,
@@ -229,6 +239,8 @@ impl Kind {
                 (StatusCode::CONFLICT, "reload-refused", "the configuration can't be taken; nothing has changed")
             }
             Kind::ReloadUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "reload-unavailable", "it was not read; ask again"),
+            Kind::LogLevelRefused => (StatusCode::BAD_REQUEST, "log-level-refused", "that is no filter"),
+            Kind::LogLevelUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "log-level-unavailable", "the process logs nothing"),
             Kind::ReadModelOff => (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` and `[read_model]` enabled"),
             Kind::ReadModelUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "read-model-unavailable", "it can't be read; ask again")

@@ -14,12 +14,14 @@ use tower_layer::Layer;
 use super::current::Current;
 use super::keys::{Keyrings, keyrings};
 use super::read_model::Following;
+use super::telling::{Telling, observing};
 use super::*;
 use crate::admin::{Reloads, Sessions};
 use crate::config::Faults;
 use crate::gate::{AgreeError, agree};
 use crate::layer::Once;
 use crate::proxy::Terms;
+use crate::telemetry::{Observers, Observing};
 
 /// What clients are answered by.
 type Answerer = Once<Forward<Incoming>>;
@@ -75,6 +77,7 @@ pub(super) struct Doors {
     pub clients: Current<Answerer>,
     pub operators: Current<Router>,
     pub terms: Terms,
+    pub observers: Observers,
 }
 
 /// A configuration in force, and what it keeps running.
@@ -84,6 +87,7 @@ pub(super) struct InForce {
     secrets: Secrets,
     upstreams: Vec<Arc<Upstream<Incoming>>>,
     keyrings: Keyrings,
+    telling: Telling,
     tasks: Vec<AbortOnDropHandle<()>>,
 }
 
@@ -94,6 +98,8 @@ pub(super) struct Prepared {
     secrets: Secrets,
     upstreams: Vec<Arc<Upstream<Incoming>>>,
     keyrings: Keyrings,
+    observing: Option<Observing>,
+    telling: Telling,
     layer: OncewardLayer,
     forward: Forward<Incoming>,
     operators: Router,
@@ -118,6 +124,7 @@ impl Prepared {
         let layer = OncewardLayer::new(gate.clone(), layer_settings(&config, keyrings.by_route.clone()))?;
         let policies: HashMap<String, Policy> =
             config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
+        let (observing, telling) = observing(&config, &secrets, gate.meter()).await?;
         let fallback = fallback()?;
         let operators = router(Admin {
             gate: gate.clone(),
@@ -131,12 +138,28 @@ impl Prepared {
             read_model: lasting.following.as_ref().map(|following| following.model.clone()),
         });
         let forward = Forward::new(upstreams.iter().cloned());
-        Ok(Prepared { gate, config, secrets, upstreams, keyrings, layer, forward, operators, policies, fallback })
+        Ok(Prepared {
+            gate,
+            config,
+            secrets,
+            upstreams,
+            keyrings,
+            observing,
+            telling,
+            layer,
+            forward,
+            operators,
+            policies,
+            fallback,
+        })
     }
 
     /// The doors that the first configuration is found behind.
     pub fn doors(&self) -> Doors {
+        let observers = Observers::default();
+        observers.replace(self.observing.clone());
         Doors {
+            observers,
             clients: Current::new(self.layer.layer(self.forward.clone())),
             operators: Current::new(self.operators.clone()),
             terms: Terms::new(server_limits(&self.config), rejections(&self.config)),
@@ -145,11 +168,11 @@ impl Prepared {
 
     /// Begins with what it keeps running.
     pub fn begin(self) -> InForce {
-        let Prepared { gate, config, secrets, upstreams, keyrings, layer, forward, policies, fallback, .. } = self;
+        let Prepared { gate, config, secrets, upstreams, keyrings, telling, layer, forward, policies, fallback, .. } = self;
         let sweeper = tokio::spawn(sweep(gate.clone(), policies, fallback));
         let reconciler = tokio::spawn(async move { layer.reconcile(forward).await });
         let tasks = vec![AbortOnDropHandle::new(sweeper), AbortOnDropHandle::new(reconciler)];
-        InForce { gate, config, secrets, upstreams, keyrings, tasks }
+        InForce { gate, config, secrets, upstreams, keyrings, telling, tasks }
     }
 }
 
@@ -182,14 +205,22 @@ impl InForce {
             identity.renew(renewal);
         }
         doors.terms.replace(server_limits(&prepared.config), rejections(&prepared.config));
+        doors.observers.replace(prepared.observing.clone());
         doors.operators.replace(prepared.operators.clone());
         doors.clients.replace(prepared.layer.layer(prepared.forward.clone()));
         *self = prepared.begin();
         Ok(())
     }
 
+    /// Another configuration was not taken; but files that were moved away are let go.
+    pub fn reopen(&mut self, doors: &Doors) {
+        self.telling.reopen(&self.config, &doors.observers, self.gate.meter());
+    }
+
     /// Ends what it keeps running.
-    pub fn rest(&mut self) {
+    pub async fn rest(&mut self, doors: &Doors) {
+        doors.observers.replace(None);
+        self.telling.end().await;
         self.tasks.clear();
         self.keyrings = Keyrings::default();
     }

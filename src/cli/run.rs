@@ -89,7 +89,12 @@ async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Resu
             asked = gateway.reload_asked() => Some(asked),
         };
         supervisor.reloading();
-        reload(&gateway, args, asked).await;
+        tokio::select! {
+            biased;
+            // A store that doesn't answer must not keep the process from ending.
+            () = signals.end() => break None,
+            () = reload(&gateway, args, asked) => {}
+        }
         if ready {
             supervisor.ready();
         } else {
@@ -140,6 +145,14 @@ impl Signals {
             interrupt: signal(SignalKind::interrupt())?,
             hangup: signal(SignalKind::hangup())?,
         })
+    }
+
+    /// Waits until the process is to end.
+    async fn end(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
     }
 
     /// What the next one asks for.

@@ -8,8 +8,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::{HeaderMap, HeaderValue};
 
-use super::Route;
-use super::encryption::KeySource;
+use super::Config;
 use super::fault::{Fault, Faults};
 use super::read::Table;
 use super::secret::Secret;
@@ -70,6 +69,8 @@ pub struct Secrets {
     pub hash_secrets: Vec<Secret>,
     /// Fields of probes, by the route's name.
     pub probe_headers: HashMap<String, HeaderMap>,
+    /// Fields for the collector of traces.
+    pub tracing_headers: HeaderMap,
 }
 
 const TOKEN_EXPECTED: &str =
@@ -158,6 +159,14 @@ impl SecretPlace {
         };
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
+
+    /// Reads it as the value of a header field.
+    fn read_field(&self, env: impl Fn(&str) -> Option<String>) -> Result<HeaderValue, String> {
+        let text = self.read(env)?;
+        let mut value = HeaderValue::try_from(text).map_err(|_| "expected a field's value: visible characters".to_owned())?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
 }
 
 fn word(text: &str) -> Option<String> {
@@ -166,15 +175,9 @@ fn word(text: &str) -> Option<String> {
 
 impl Secrets {
     /// Reads all secrets. `env` looks up an environment variable.
-    pub(super) fn resolve(
-        tokens: &[TokenSource],
-        keys: &[KeySource],
-        hashing: &[SecretPlace],
-        routes: &[Route],
-        env: impl Fn(&str) -> Option<String>,
-    ) -> Result<Secrets, Faults> {
+    pub(super) fn resolve(config: &Config, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
         let (mut secrets, mut faults) = (Secrets::default(), Faults::default());
-        for (index, source) in tokens.iter().enumerate() {
+        for (index, source) in config.admin_tokens.iter().enumerate() {
             let resolved = source.resolve(&env).and_then(|token| {
                 let same = secrets.admin_tokens.iter().find(|other| other.secret == token.secret);
                 same.map_or(Ok(token), |other| {
@@ -188,7 +191,7 @@ impl Secrets {
                 }
             }
         }
-        for (index, key) in keys.iter().enumerate() {
+        for (index, key) in config.encryption_keys.iter().enumerate() {
             let sound = |text: &String| BASE64.decode(text).is_ok_and(|bytes| bytes.len() == ENCRYPTION_KEY_BYTES);
             let read = key.place.read(&env).map(|text| text.trim().to_owned());
             match read.and_then(|text| if sound(&text) { Ok(text) } else { Err("expected 32 bytes in base64".to_owned()) }) {
@@ -196,7 +199,7 @@ impl Secrets {
                 Err(text) => faults.0.push(Fault::elsewhere(format!("encryption.keys[{index}]"), text)),
             }
         }
-        for (index, place) in hashing.iter().enumerate() {
+        for (index, place) in config.hash_secrets.iter().enumerate() {
             let told = match place.read(&env) {
                 Ok(text) if text.len() < HASH_SECRET_BYTES_MIN => {
                     Err(format!("expected a secret of at least {HASH_SECRET_BYTES_MIN} bytes"))
@@ -211,18 +214,20 @@ impl Secrets {
                 Err(text) => faults.0.push(Fault::elsewhere(format!("hashing.secrets[{index}]"), text)),
             }
         }
-        for (index, route) in routes.iter().enumerate() {
+        for (index, route) in config.routes.iter().enumerate() {
             for (name, place) in &route.probe_headers {
-                let value = place.read(&env).and_then(|text| {
-                    HeaderValue::try_from(text).map_err(|_| "expected a field's value: visible characters".to_owned())
-                });
-                match value {
-                    Ok(mut value) => {
-                        value.set_sensitive(true);
+                match place.read_field(&env) {
+                    Ok(value) => {
                         secrets.probe_headers.entry(route.name.clone()).or_default().append(name, value);
                     }
                     Err(text) => faults.0.push(Fault::elsewhere(format!("routes[{index}].probe.headers.{name}"), text)),
                 }
+            }
+        }
+        for (name, place) in config.tracing.iter().flat_map(|tracing| &tracing.secret_headers) {
+            match place.read_field(&env) {
+                Ok(value) => _ = secrets.tracing_headers.append(name, value),
+                Err(text) => faults.0.push(Fault::elsewhere(format!("tracing.headers.{name}"), text)),
             }
         }
         if faults.0.is_empty() { Ok(secrets) } else { Err(faults) }

@@ -31,6 +31,12 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
         OnFailure::FailOpen => "fail_open",
     };
     writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.url, duration_text(config.store.timeout))?;
+    if let Some(log) = &config.access_log {
+        writeln!(text, "requests  logged to {}", log.path.display())?;
+    }
+    if let Some(tracing) = &config.tracing {
+        writeln!(text, "traces    told to {}{}, {} of those that begin here", tracing.url, tracing.path, tracing.sample_ratio)?;
+    }
     writeln!(text, "routes    (the first match wins; what matches none passes through)")?;
     for (index, route) in config.routes.iter().enumerate() {
         write_route(text, index + 1, route)?;

@@ -23,6 +23,7 @@ mod fault;
 mod hashing;
 mod limits;
 mod log;
+mod observers;
 mod profiles;
 mod read;
 mod route;
@@ -35,6 +36,7 @@ pub use admin::{AdminToken, Role, SecretPlace, Secrets, TokenSource};
 pub use encryption::KeySource;
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
+pub use observers::{AccessLogConfig, AccessLogFormat, TracingConfig};
 pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, KeysPlace, Route};
 pub use secret::Secret;
 pub use store::{Ack, Durability, StoreConfig, StoreUrl};
@@ -73,6 +75,10 @@ pub struct Config {
     pub limits: Limits,
     /// How long the event log keeps entries; `None`: it is off.
     pub log_keep: Option<Duration>,
+    /// One line for each request; `None`: it is off.
+    pub access_log: Option<AccessLogConfig>,
+    /// Where spans are told; `None`: nowhere. Secret fields are read by [`Config::resolve_secrets`].
+    pub tracing: Option<TracingConfig>,
     /// What seals results at rest; none: nothing does. The keys themselves are read by [`Config::resolve_secrets`].
     pub encryption_keys: Vec<KeySource>,
     /// What keys, scopes and callers are hashed under; none: plainly. They are read by [`Config::resolve_secrets`].
@@ -139,7 +145,7 @@ impl Config {
     /// # Errors
     /// All that are missing, empty or not readable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
-        Secrets::resolve(&self.admin_tokens, &self.encryption_keys, &self.hash_secrets, &self.routes, env)
+        Secrets::resolve(self, env)
     }
 
     /// What is configured, for people: `onceward check` prints it. Passwords are masked.
@@ -167,6 +173,8 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let store = StoreConfig::read(store_table, flags.store.as_deref());
     let limits = Limits::read(root.table("limits", "a table: [limits]"));
     let log_keep = log::read(root.table("log", "a table: [log]"));
+    let access_log = observers::read_access_log(root.table("access_log", "a table: [access_log]"));
+    let tracing = observers::read_tracing(root.table("tracing", "a table: [tracing]"));
     let admin_tokens = admin::read_tokens(root.table("admin_auth", "a table: [admin_auth]"));
     check_addresses(report, listen.as_ref(), admin.as_ref(), admin_tokens.as_deref());
 
@@ -200,6 +208,8 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         store: store?,
         limits: limits?,
         log_keep: log_keep?,
+        access_log: access_log?,
+        tracing: tracing?,
         admin_tokens: admin_tokens?,
         accept_new_identities: false,
         routes,

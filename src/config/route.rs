@@ -21,6 +21,7 @@ mod uncertain;
 
 pub(super) use identity::key_place;
 pub use scope::KeysPlace;
+pub(super) use uncertain::read_headers;
 
 /// The name of the route that is used when the file has none.
 pub const IMPLICIT_ROUTE: &str = "default";
@@ -242,6 +243,7 @@ fn read_policy(
     };
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
+    let explain = table.get("explain").and_then(|value| value.boolean());
     let times = times?;
     Some(Policy {
         route: Arc::from(name),
@@ -267,6 +269,7 @@ fn read_policy(
         on_failure: on_failure?,
         stripe_should_retry: stripe_should_retry?,
         errors: errors?,
+        explain: explain?,
     })
 }
 

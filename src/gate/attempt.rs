@@ -22,7 +22,7 @@ use super::{Answered, Gate, Guarded, IDEMPOTENT_REPLAYED, replay};
 use crate::engine::{Admission, Outcome, Policy, Verdict, admit, redacted};
 use crate::key::Slot;
 use crate::record::{Cause, Held, Reply, ReplyBody};
-use crate::telemetry::{Answer, Timer};
+use crate::telemetry::{Answer, Timer, Trail, Work};
 
 /// How an attempt's outcome is told to its client.
 struct Executed<B> {
@@ -47,6 +47,8 @@ pub(super) struct Attempt<S, B> {
     pub request: Request<Payload<B>>,
     pub service: S,
     pub hold: Hold,
+    /// Who wants to know of it.
+    pub trail: Option<Trail>,
 }
 
 impl<S, B> Attempt<S, B> {
@@ -74,13 +76,14 @@ impl<S, B> Attempt<S, B> {
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
-        let Attempt { gate, guarded, claimed, request, service, hold } = self;
+        let Attempt { gate, guarded, claimed, request, service, hold, trail } = self;
         if !claimed.rule.allows() {
             return Executed { outcome: Outcome::NeverSent, body: None, too_late: true };
         }
         let policy = &guarded.route.policy;
         request.extensions_mut().insert(claimed.rule.clone());
         let timer = Timer::start();
+        let mut step = Trail::step(trail.as_ref(), Work::Forward);
         let until = Instant::now() + guarded.response_timeout;
         let mut work = pin!(gate.forward(policy, request, hold, service));
         let executed = tokio::select! {
@@ -90,6 +93,11 @@ impl<S, B> Attempt<S, B> {
             () = gate.abandoned.cancelled() => Executed::failed(Outcome::InDoubt(Cause::Stopped)),
         };
         timer.stop(&guarded.meter.upstream);
+        match &executed.outcome {
+            Outcome::Answered(reply) => step.answered(reply.status.as_u16()),
+            Outcome::NeverSent => step.result("unreachable"),
+            Outcome::InDoubt(_) => step.result("in_doubt"),
+        }
         executed
     }
 
@@ -102,7 +110,10 @@ impl<S, B> Attempt<S, B> {
             self.claimed.counted.take().into_iter().for_each(Counted::for_good);
         }
         let whole = take_first_answer(&mut outcome, policy);
-        match self.gate.settle(&slot, &self.claimed.claim, &outcome, policy).await {
+        let step = Trail::step(self.trail.as_ref(), Work::Settle);
+        let settled = self.gate.settle(&slot, &self.claimed.claim, &outcome, policy).await;
+        drop(step);
+        match settled {
             Settled::Written => {}
             Settled::Stale(current) => {
                 self.gate.meter.lost_leases.inc();

@@ -21,10 +21,10 @@ use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::event::Context;
 use crate::key::Slot;
-use crate::record::{Fence, Held, Reply, State, Version};
+use crate::record::{Extras, Fence, Held, Reply, SpanId, State, Version};
 
 use crate::store::{StoreError, Swap, Watch};
-use crate::telemetry::{StoreCall, Timer};
+use crate::telemetry::{StoreCall, Timer, Trail, Work};
 
 /// A claim that stands, with what an attempt needs to use it.
 pub(super) struct Claimed {
@@ -41,7 +41,9 @@ pub(super) struct Claimed {
 struct First {
     /// The key, where it is kept so that the upstream can be asked in the background.
     kept: Option<Bytes>,
+    extras: Extras,
     context: Context,
+    trail: Option<Trail>,
 }
 
 /// What a request may do.
@@ -91,16 +93,19 @@ impl Gate {
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
-        let context = Context {
-            scope: Some(self.settings.hashing.scope_mark(&whose)),
-            request_bytes: Some(asker.body.len() as u64),
-            ..Context::default()
-        };
+        let scope = self.settings.hashing.scope_mark(&whose);
+        let trail = Trail::of(&asker.parts.extensions);
+        if let Some(trail) = &trail {
+            trail.identified(slot.to_string(), scope.clone());
+        }
+        let context = Context { scope: Some(scope), request_bytes: Some(asker.body.len() as u64), ..Context::default() };
         let kept = match &policy.on_uncertain {
             OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, asker.parts, asker.body)?.into()),
             _ => None,
         };
-        let first = First { kept, context };
+        let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
+        let extras = Extras { leaves: self.leaves(policy, asker.parts, asker.body), span };
+        let first = First { kept, extras, context, trail };
         let mut waiting: Option<Waiting> = None;
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
@@ -162,10 +167,19 @@ impl Gate {
                         Some(waiting) => waiting,
                         none => none.insert(self.begin_to_wait(policy, &slot)?),
                     };
+                    let _step = Trail::step(first.trail.as_ref(), Work::Wait);
                     Box::pin(self.wait(waiting, policy, &slot, &asked)).await?
                 }
             };
             admission = admit(held.as_ref(), &asked, policy);
+            if let (Admission::Replay(_), Some(trail), Some(held)) = (&admission, &first.trail, &held)
+                && let Some(SpanId { trace, span }) = held.record.extras.span
+            {
+                trail.links(trace, span);
+            }
+            if admission == Admission::Refuse(Refusal::KeyReused) {
+                return Err(self.key_reused(policy, slot, &asked, held.as_ref(), (asker.parts, asker.body)));
+            }
             doubted = held.filter(|_| admission == Admission::Probe);
         }
         Err(Problem::of_refusal(Refusal::in_flight(policy), slot))
@@ -205,13 +219,21 @@ impl Gate {
         }
         let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = first.kept.clone();
+        next.record.extras = first.extras.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
         let own = Unconfirmed::new(self, guarded, slot, claim);
         let timer = Timer::start();
+        let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
         let swapped = self.write(slot, over.version(), &own.claim.record, next.lifetime, first.context.clone()).await;
         timer.stop(self.meter.store(StoreCall::Claim));
+        step.result(match &swapped {
+            Ok(Swap::Stored) => "stored",
+            Ok(Swap::Stale(_)) => "stale",
+            Err(_) => "failed",
+        });
+        drop(step);
         let rule = || Arc::new(SendRule::new(self.clock.clone(), from_ms, policy.lease));
         match swapped {
             Ok(Swap::Stored) => Ok(Tried::Stands(own.known(), rule())),

@@ -22,7 +22,7 @@ use crate::key::{Hashing, Slot};
 use crate::record::{Reply, ReplyBody};
 use crate::route::Route;
 use crate::store::Store;
-use crate::telemetry::{Answer, Meter, RouteMeter};
+use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
 mod agree;
@@ -31,6 +31,7 @@ mod attempt;
 mod budget;
 mod carry;
 mod claim;
+mod explain;
 mod identify;
 mod lease;
 mod lookup;
@@ -53,6 +54,7 @@ use ask::Asker;
 use attempt::Attempt;
 pub use budget::{Budget, Hold};
 use carry::Carried;
+pub use explain::Explanation;
 pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
 pub use lookup::{LookupError, scope_names};
@@ -231,11 +233,12 @@ impl Gate {
             }
         };
         let slot = claimed.slot;
+        let trail = Trail::of(&parts.extensions);
         if let Some(carried) = carried {
             carried.apply(&mut parts, &mut body);
         }
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
-        let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold };
+        let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold, trail };
         match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
@@ -258,6 +261,8 @@ impl Gate {
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
     {
+        let mut step = Trail::step(parts.extensions.get(), Work::Forward);
+        step.result("failed");
         let idempotent = parts.method.is_idempotent();
         let request = Request::from_parts(*parts, Payload::whole(body, None));
         let sent = async {
@@ -265,7 +270,10 @@ impl Gate {
             service.call(request).await
         };
         match tokio::time::timeout(guarded.response_timeout, sent).await {
-            Ok(Ok(response)) => Ok(Answered { response: response.map(AnswerBody::stream), answer }),
+            Ok(Ok(response)) => {
+                step.answered(response.status().as_u16());
+                Ok(Answered { response: response.map(AnswerBody::stream), answer })
+            }
             Ok(Err(error)) => Err(ForwardError::of(error.into()).unprotected(idempotent)),
             Err(_) => Err(ForwardError::TimedOut.unprotected(idempotent)),
         }

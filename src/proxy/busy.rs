@@ -13,6 +13,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
 
 use super::guarded::Verdict;
+use super::seen::Seen;
 
 /// Bytes of an answer that are handed to an HTTP/2 connection at once: a frame's default size (RFC 9113, section 6.5.2).
 /// They leave the gateway's accounts with that, taken or not.
@@ -77,6 +78,7 @@ impl Drop for Busy {
 pub(super) struct BusyBody<B> {
     body: B,
     busy: Busy,
+    seen: Seen,
     /// On HTTP/2: whoever asks for a frame has room for it. (HTTP/1.1 shows by its socket whether anything is taken.)
     in_pieces: bool,
     /// Of a frame: what is not yet handed out.
@@ -84,12 +86,12 @@ pub(super) struct BusyBody<B> {
 }
 
 impl<B: Body> BusyBody<B> {
-    pub fn new(body: B, busy: Busy) -> BusyBody<B> {
+    pub fn new(body: B, busy: Busy, seen: Seen) -> BusyBody<B> {
         let in_pieces = busy.quiet.framed.load(Ordering::Acquire);
         if in_pieces && !body.is_end_stream() {
             busy.handed_out();
         }
-        BusyBody { body, busy, in_pieces, rest: Bytes::new() }
+        BusyBody { body, busy, seen, in_pieces, rest: Bytes::new() }
     }
 }
 
@@ -100,7 +102,11 @@ impl<B: Body<Data = Bytes> + Unpin> Body for BusyBody<B> {
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         if !this.in_pieces {
-            return Pin::new(&mut this.body).poll_frame(cx);
+            let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
+            if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
+                this.seen.handed_out(data.len());
+            }
+            return Poll::Ready(frame);
         }
         this.busy.taken();
         if this.rest.is_empty() {
@@ -113,6 +119,7 @@ impl<B: Body<Data = Bytes> + Unpin> Body for BusyBody<B> {
             }
         }
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
+        this.seen.handed_out(piece.len());
         this.busy.handed_out();
         Poll::Ready(Some(Ok(Frame::data(piece))))
     }

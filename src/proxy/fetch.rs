@@ -1,11 +1,11 @@
-//! Getting a small document, such as a set of keys, in the way that requests are forwarded.
+//! Getting a small document, such as a set of keys, or posting one, in the way that requests are forwarded.
 
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::ACCEPT;
+use http::header::{ACCEPT, CONTENT_TYPE};
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Request, StatusCode, Uri};
+use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use tower_service::Service;
@@ -48,6 +48,36 @@ pub async fn fetch(from: &Forward<Incoming>, path: &PathAndQuery, limit: usize, 
         }
         let body = Limited::new(response.into_body(), limit).collect().await.map_err(|_| FetchError::Body { limit })?;
         Ok(body.to_bytes())
+    };
+    tokio::time::timeout(within, asking).await.unwrap_or(Err(FetchError::TimedOut))
+}
+
+/// Answers of a server that was posted something, as far as they are read.
+const ANSWER_BYTES_MAX: usize = 64 << 10;
+
+/// Posts a JSON document, with these fields, in at most `within`.
+///
+/// # Errors
+/// See [`FetchError`].
+pub async fn post(
+    to: &Forward<Incoming>,
+    path: &PathAndQuery,
+    headers: &HeaderMap,
+    body: Bytes,
+    within: Duration,
+) -> Result<(), FetchError> {
+    let mut request = Request::new(Payload::whole(body, None));
+    *request.method_mut() = Method::POST;
+    *request.uri_mut() = Uri::from(path.clone());
+    *request.headers_mut() = headers.clone();
+    request.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    let asking = async {
+        let response = to.clone().call(request).await?;
+        let status = response.status();
+        // Read to its end, so that the connection can be used again.
+        let rest = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
+        rest.map_err(|_| FetchError::Body { limit: ANSWER_BYTES_MAX })?;
+        if status.is_success() { Ok(()) } else { Err(FetchError::Status(status)) }
     };
     tokio::time::timeout(within, asking).await.unwrap_or(Err(FetchError::TimedOut))
 }

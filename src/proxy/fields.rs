@@ -13,6 +13,7 @@ use http::header::{
 use http::{HeaderMap, Version};
 
 use crate::entropy::Entropy;
+use crate::telemetry::Trail;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -36,7 +37,7 @@ impl Peer {
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
 const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
-const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
 const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
@@ -173,15 +174,35 @@ impl TraceParent {
     pub fn trace_id(&self) -> &str {
         self.0.to_str().ok().and_then(|text| text.get(3..35)).unwrap_or("-")
     }
+
+    /// Tells a request's trail of it; returns the span of forwarding, where spans are told.
+    fn told_to(&self, trail: &Trail, continued: bool, own: u64) -> Option<[u8; 8]> {
+        let text = self.0.to_str().ok()?;
+        let trace = u128::from_str_radix(text.get(3..35)?, 16).ok()?.to_be_bytes();
+        let span = u64::from_str_radix(text.get(36..52)?, 16).ok()?.to_be_bytes();
+        let flags = u8::from_str_radix(text.get(53..55)?, 16).ok()?;
+        trail.in_trace(trace, continued.then_some((span, flags & 1 == 1)), own)
+    }
 }
 
-/// Continues the trace that a request belongs to, or begins one.
-pub fn trace_parent(headers: &mut HeaderMap, entropy: &Entropy) -> TraceParent {
-    if let Some(value) = headers.get(TRACEPARENT)
-        && is_trace_parent(value.as_bytes())
+/// Continues the trace that a request belongs to, or begins one. Where spans are told, the upstream sees the one in which the
+/// request is forwarded as its parent.
+pub fn trace_parent(headers: &mut HeaderMap, entropy: &Entropy, trail: Option<&Trail>) -> TraceParent {
+    let continued = headers.get(TRACEPARENT).filter(|value| is_trace_parent(value.as_bytes())).cloned();
+    let trace = match &continued {
+        Some(value) => TraceParent(value.clone()),
+        None => begin_trace(headers, entropy),
+    };
+    if let Some(trail) = trail
+        && let Some(span) = trace.told_to(trail, continued.is_some(), entropy.next())
+        && let Ok(value) = HeaderValue::try_from(format!("00-{}-{:016x}-01", trace.trace_id(), u64::from_be_bytes(span)))
     {
-        return TraceParent(value.clone());
+        headers.insert(TRACEPARENT, value);
     }
+    trace
+}
+
+fn begin_trace(headers: &mut HeaderMap, entropy: &Entropy) -> TraceParent {
     let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
     write_hex(&mut text[3..19], entropy.next());
     write_hex(&mut text[19..35], entropy.next());

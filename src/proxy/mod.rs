@@ -10,12 +10,13 @@ mod guard;
 mod guarded;
 mod pool;
 mod reject;
+mod seen;
 mod server;
 mod socket;
 mod wire;
 
 pub use body::{Silence, discard, read_whole};
-pub use fetch::{FetchError, fetch};
+pub use fetch::{FetchError, fetch, post};
 pub use fields::{Peer, TraceParent, from_upstream, to_upstream, trace_parent};
 pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
 pub use guard::{Scan, Scanner};

@@ -35,8 +35,10 @@ use super::fields::{self, Peer};
 use super::guard::is_host;
 use super::guarded::{Guarded, Verdict};
 use super::reject::{Rejections, Shape};
+use super::seen::Seen;
 use super::socket::Socket;
 use crate::gate::{AnswerBody, BoxError, ClientSubject, Problem};
+use crate::telemetry::Observers;
 use crate::tls::Identity;
 
 /// What a listener allows.
@@ -87,6 +89,7 @@ pub struct Server {
     listener: TcpListener,
     terms: Terms,
     identity: Option<Arc<Identity>>,
+    observers: Observers,
     gauge: Gauge,
 }
 
@@ -114,12 +117,17 @@ impl Terms {
 impl Server {
     /// Serves on a bound listener.
     pub fn new(listener: TcpListener, terms: Terms, gauge: Gauge) -> Server {
-        Server { listener, terms, identity: None, gauge }
+        Server { listener, terms, identity: None, observers: Observers::default(), gauge }
     }
 
     /// The same, by TLS.
     pub fn with_identity(self, identity: Option<Arc<Identity>>) -> Server {
         Server { identity, ..self }
+    }
+
+    /// The same, with its requests told to these.
+    pub fn with_observers(self, observers: Observers) -> Server {
+        Server { observers, ..self }
     }
 
     /// Where it listens.
@@ -149,7 +157,14 @@ impl Server {
             let (limits, rejections) = self.terms.current();
             let most = if limits.trusts(address.ip()) { usize::MAX } else { limits.connections_per_peer };
             let Some(peer) = peers.enter(address.ip(), most) else { continue };
-            let arrived = Arrived { stream, address: address.ip(), limits, rejections, identity: self.identity.clone() };
+            let arrived = Arrived {
+                stream,
+                address: address.ip(),
+                limits,
+                rejections,
+                identity: self.identity.clone(),
+                observers: self.observers.clone(),
+            };
             let (service, watcher) = (service.clone(), graceful.watcher());
             self.gauge.inc();
             let gauge = self.gauge.clone();
@@ -174,6 +189,7 @@ struct Arrived {
     limits: ServerLimits,
     rejections: Rejections,
     identity: Option<Arc<Identity>>,
+    observers: Observers,
 }
 
 impl Arrived {
@@ -185,7 +201,7 @@ impl Arrived {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        let Arrived { stream, address, limits, rejections, identity } = self;
+        let Arrived { stream, address, limits, rejections, identity, observers } = self;
         let secure = identity.is_some();
         let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else { return };
         let subject = socket.client_subject().map(ClientSubject);
@@ -204,6 +220,7 @@ impl Arrived {
             if let Some(subject) = &subject {
                 request.extensions_mut().insert(subject.clone());
             }
+            let mut seen = Seen::begin(&observers, &mut request, &peer, &verdict);
             let checked = check(&request, &verdict);
             let (mut service, rejections) = (service.clone(), rejections.clone());
             async move {
@@ -222,7 +239,8 @@ impl Arrived {
                     verdict.tunnel.store(true, Ordering::Release);
                 }
                 fields::to_client(response.headers_mut());
-                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy)))
+                seen.answering(response.status());
+                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy, seen)))
             }
         });
         let mut builder = auto::Builder::new(TokioExecutor::new());

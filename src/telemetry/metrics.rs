@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-use super::{BreakerMeter, ReloadMeter};
+use super::{BreakerMeter, ReloadMeter, TellingMeter};
 
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,6 +191,10 @@ pub struct Meter {
     pub breakers: BreakerMeter,
     /// The configurations that were read.
     pub reloads: ReloadMeter,
+    /// Lines of the access log.
+    pub access_log: TellingMeter,
+    /// Spans of traces.
+    pub spans: TellingMeter,
 }
 
 /// The metrics of one route, found once at the start.
@@ -254,6 +258,8 @@ impl Meter {
             cache: CacheMeter::default(),
             breakers: BreakerMeter::default(),
             reloads: ReloadMeter::default(),
+            access_log: TellingMeter::default(),
+            spans: TellingMeter::default(),
         };
         let calls: Family<CallLabel, Histogram, fn() -> Histogram> = Family::new_with_constructor(buckets as fn() -> Histogram);
         meter.claim = calls.get_or_create(&CallLabel { call: "claim" }).clone();
@@ -285,6 +291,8 @@ impl Meter {
         register_cache(&mut registry, &m.cache);
         m.breakers.register(&mut registry);
         m.reloads.register(&mut registry);
+        m.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
+        m.spans.register(&mut registry, "trace_spans", "Spans of traces");
         meter.registry = Arc::new(registry);
         meter
     }

@@ -1,11 +1,17 @@
-//! What the process says of itself: metrics and logs. No key, credential or body ever comes in here.
+//! What the process says of itself: metrics, logs and traces. No key, credential or body ever comes in here.
 
+mod access;
 mod breakers;
 mod logs;
 mod metrics;
 mod reloads;
+mod spans;
+mod trail;
 
+pub use access::{AccessFormat, AccessLog, AccessLogEnd, TellingMeter};
 pub use breakers::{BreakerMeter, BreakerState};
-pub use logs::{LogFormat, init as init_logs};
+pub use logs::{FilterError, LogFormat, init as init_logs, log_filter, set_log_filter};
 pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
 pub use reloads::ReloadMeter;
+pub use spans::{Span, SpanQueue, Tracer, export_request};
+pub use trail::{Arrival, Observers, Observing, Step, Trail, Work};

@@ -5,6 +5,7 @@
 
 mod harness;
 
+mod access_log;
 mod admin;
 mod bodies;
 mod browsing;
@@ -14,6 +15,7 @@ mod demo;
 mod deploy;
 mod dockerfile;
 mod doubt;
+mod explain;
 mod faults;
 mod fleets;
 mod frames;
@@ -38,4 +40,5 @@ mod streams;
 mod supervisor;
 mod tls;
 mod tokens;
+mod traces;
 mod vendors;

@@ -1,6 +1,6 @@
 //! The configuration is read again while requests are answered: what is under way ends as it began.
 
-use crate::harness::{Connection, Gateway, ROUTES, Request, Upstream, until};
+use crate::harness::{Connection, Gateway, ROUTES, RedisServer, Request, Upstream, free_port, until};
 
 const REFUNDS: &str = "[[routes]]\nname = \"refunds\"\npath = \"/v1/refunds\"\n";
 
@@ -34,19 +34,20 @@ fn is_refused(gateway: &Gateway, config: &str, why: &[&str]) {
 #[test]
 fn a_new_route_works_after_sighup_on_connections_that_were_there() {
     let upstream = Upstream::start();
-    let gateway = Gateway::start(upstream.port);
+    let long = "[upstream]\nidle_timeout = \"60s\"\n";
+    let gateway = Gateway::with(upstream.port, long, ROUTES);
     let mut connection = Connection::open(gateway.port);
     assert_eq!(connection.exchange(&Request::pay("k", "{}")).status, 201);
     assert!(!connection.exchange(&refund("r")).replayed() && !connection.exchange(&refund("r")).replayed());
     let began = gateway.metric("onceward_config_in_force_since_timestamp_seconds");
     assert!(began > 1_700_000_000.0, "{began}");
 
-    reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
+    reload(&gateway, &format!("{long}{ROUTES}{REFUNDS}"), "applied");
     assert!(gateway.metric("onceward_config_in_force_since_timestamp_seconds") >= began);
     assert_eq!(connection.exchange(&refund("r")).status, 201);
     assert!(connection.exchange(&refund("r")).replayed());
     assert!(connection.exchange(&Request::pay("k", "{}")).replayed(), "what was answered stays answered");
-    assert_eq!(upstream.executed(), 4);
+    assert_eq!((upstream.executed(), upstream.connections()), (4, 1), "the connection to the upstream stays too");
     assert!(gateway.logs().contains("the configuration was read again and is in force"));
 }
 
@@ -164,4 +165,18 @@ fn limits_and_tokens_follow_a_reload_by_the_admin_api_which_takes_an_operator() 
     assert_eq!(gateway.ask("POST", "/v1/reload").status, 401);
     assert_eq!((ask("letmesee"), ask("letmein")), (403, 200));
     until("who asked to be logged", || gateway.logs().contains("by=\"on-call\""));
+}
+
+#[test]
+fn before_the_store_has_agreed_to_the_first_configuration_no_other_is_taken() {
+    let (upstream, port) = (Upstream::start(), free_port());
+    let gateway = Gateway::spawn(upstream.port, &format!("redis://127.0.0.1:{port}"), "", ROUTES);
+    until("the admin port", || std::net::TcpStream::connect(("127.0.0.1", gateway.admin)).is_ok());
+    is_refused(&gateway, &format!("{ROUTES}{REFUNDS}"), &["not told yet"]);
+    let _redis = RedisServer::with(port, &[]);
+    until("the gateway to be ready", || gateway.is_ready());
+    assert!(!refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed());
+    reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
+    assert_eq!(refund("r").send(gateway.port).status, 201);
+    assert!(refund("r").send(gateway.port).replayed());
 }

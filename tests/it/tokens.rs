@@ -216,3 +216,19 @@ fn in_shadow_mode_a_bad_token_is_counted_and_refuses_nobody() {
 fn hex(text: &str) -> String {
     text.bytes().map(|byte| format!("{byte:02x}")).collect()
 }
+
+#[test]
+fn keys_that_are_known_stay_known_over_a_reload_though_their_server_is_silent() {
+    let (upstream, server) = (Upstream::start(), Upstream::start());
+    let issuer = Issuer::new("a");
+    server.answer_questions(&format!("status 200, hex {}", hex(&Issuer::jwks(&[&issuer]))));
+    let gateway = gateway(&upstream, &format!("http://127.0.0.1:{}/keys", server.port), "");
+    let charge = || pay("k", &issuer.token("shop-1", 60)).send(gateway.port);
+    until("the keys to be known", || charge().status == 201);
+    server.answer_questions("drop");
+    let config = std::fs::read_to_string(gateway.config()).unwrap();
+    std::fs::write(gateway.config(), format!("{config}\n[[routes]]\npath = \"/v1/refunds\"\n")).unwrap();
+    assert_eq!(gateway.ask("POST", "/v1/reload").status, 200);
+    assert!(charge().replayed());
+    assert!(is_refused(&pay("k", &Issuer::new("b").token("shop-1", 60)).send(gateway.port)));
+}

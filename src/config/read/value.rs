@@ -105,6 +105,23 @@ impl<'a> Value<'a> {
         number
     }
 
+    /// A part of a whole.
+    pub fn ratio(&self) -> Option<f64> {
+        let ratio = match self.inner {
+            DeValue::Integer(integer) => integer.as_str().parse::<f64>().ok(),
+            DeValue::Float(float) => float.as_str().parse::<f64>().ok(),
+            _ => {
+                self.mistyped("a number from 0 to 1");
+                return None;
+            }
+        };
+        let ratio = ratio.filter(|ratio| (0.0..=1.0).contains(ratio));
+        if ratio.is_none() {
+            self.fault("expected a number from 0 to 1");
+        }
+        ratio
+    }
+
     /// A duration, none included.
     pub fn duration_or_zero(&self) -> Option<Duration> {
         let duration = self.parsed("a duration such as \"30s\"", |text| humantime::parse_duration(text.trim()).ok())?;

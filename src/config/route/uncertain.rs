@@ -78,7 +78,8 @@ fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) ->
         Some(Some(status))
     });
     let given = table.get("headers").is_some();
-    let headers = if given { read_headers(&table.table("headers", HEADERS_EXPECTED), secret) } else { Some(HeaderMap::new()) };
+    let headers =
+        if given { read_headers(&table.table("headers", HEADERS_EXPECTED), "a probe", secret) } else { Some(HeaderMap::new()) };
     let statuses = match (&found, &absent) {
         (Some(found), Some(absent)) => match StatusRules::new(found, absent, &[]) {
             Ok(statuses) => Some(statuses),
@@ -124,13 +125,17 @@ fn read_statuses(table: &Table<'_>, name: &'static str, default: &str) -> Option
 }
 
 /// Fields that say who asks. Their values stand here, or are read from where they are kept.
-fn read_headers(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<HeaderMap> {
+pub(in crate::config) fn read_headers(
+    table: &Table<'_>,
+    whose: &str,
+    secret: &mut Vec<(HeaderName, SecretPlace)>,
+) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     let mut sound = true;
     for (name, value) in table.values() {
         let Some(name) = super::header(&name).filter(|name| name != http::header::HOST) else {
             value.conceal();
-            value.fault(format!("{name:?} is not the name of a header field that a probe can have"));
+            value.fault(format!("{name:?} is not the name of a header field that {whose} can have"));
             sound = false;
             continue;
         };
@@ -146,7 +151,7 @@ fn read_headers(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) 
             continue;
         }
         let place = value.table("a text, or a table such as { env = \"PROBE_TOKEN\" }").and_then(|table| {
-            let place = SecretPlace::read_from(&table, "a probe's field");
+            let place = SecretPlace::read_from(&table, &format!("a field for {whose}"));
             table.finish();
             place
         });

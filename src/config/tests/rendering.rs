@@ -82,6 +82,8 @@ const LEAKS: &[&str] = &[
     "[admin_auth]\ntokens = [\"c4n4ry\"]",
     "[admin_auth]\ntokens = { a = \"c4n4ry\" }",
     "hashing = { secrets = [\"c4n4ry\"] }",
+    "[tracing]\nheaders = { Authorization = \"c4n4ry\" }\nsample_ratio = 2",
+    "[tracing]\notlp_endpoint = \"http://me:c4n4ry@collector\"",
     "[hashing]\nsecrets = \"c4n4ry\"",
     "[hashing]\nsecrets = [{ secret = \"c4n4ry\" }]",
     "[[routes]]\npath = \"/p\"\nprobe = { headers = { Authorization = \"Bearer c4n4ry\" } }",

@@ -340,3 +340,25 @@ fn hashing_secrets_are_long_and_differ() {
     );
     assert!(refusal(&long, &long).contains("hashing.secrets[1]: the same secret a second time"));
 }
+
+#[test]
+fn requests_are_told_to_whom_the_file_says() {
+    let off = load("").unwrap();
+    assert!(off.access_log.is_none() && off.tracing.is_none());
+    let text = "[access_log]\nformat = \"combined\"\n[tracing]\notlp_endpoint = \"https://c\"\nsample_ratio = 0.25\n\
+                headers = { A = \"x\", B = { env = \"B\" } }";
+    let config = load(text).unwrap();
+    let log = config.access_log.as_ref().unwrap();
+    assert_eq!((log.format, log.path.to_str()), (AccessLogFormat::Combined, Some("-")));
+    let tracing = config.tracing.as_ref().unwrap();
+    assert_eq!((tracing.sample_ratio, tracing.path.as_str(), tracing.headers.len()), (0.25, "/v1/traces", 1));
+    let told = config.describe();
+    assert!(
+        told.contains("requests  logged to -\n") && told.contains("traces    told to https://c/v1/traces, 0.25 of"),
+        "{told}"
+    );
+    let secrets = config.resolve_secrets(|name| (name == "B").then(|| "c4n4ry".to_owned())).unwrap();
+    assert_eq!(secrets.tracing_headers["b"], "c4n4ry");
+    assert!(!format!("{config:?}{secrets:?}").contains("c4n4ry"));
+    assert!(config.resolve_secrets(|_| None).unwrap_err().to_string().contains("tracing.headers.b: the environment variable B"));
+}

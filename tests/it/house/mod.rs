@@ -27,7 +27,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         &["key", "clock", "entropy", "telemetry", "record", "engine", "store", "route", "gate", "config", "proxy", "token"],
     ),
     ("query", &["event", "key", "store"]),
-    ("admin", &["gate", "store", "event", "query", "engine", "record", "key", "clock", "config"]),
+    ("admin", &["gate", "store", "event", "query", "engine", "record", "key", "clock", "config", "telemetry"]),
     ("cli", &["config", "admin", "app", "demo", "telemetry", "clock"]),
     ("demo", &["app", "config", "entropy"]),
     (

@@ -1,0 +1,24 @@
+//! The watcher of a request in shadow mode, once its body has told whom to watch.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::engine::Outcome;
+use crate::gate::Observation;
+
+/// Shared by the body, which tells whom to watch, and the request, which tells how it ended.
+#[derive(Clone, Default)]
+pub(super) struct Watched(Arc<Mutex<Option<Observation>>>);
+
+impl Watched {
+    /// The body is whole: this is watched, if there is room.
+    pub fn put(&self, observation: Option<Observation>) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = observation;
+    }
+
+    /// The request has ended so.
+    pub fn ended(&self, outcome: Outcome) {
+        if let Some(observation) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
+            observation.ended(outcome);
+        }
+    }
+}

@@ -1,0 +1,319 @@
+//! The access log: one line for each request, as JSON or in the combined format of web servers.
+//!
+//! Danger: a disk that hangs must not hold a payment. So lines go through a bounded queue to a thread of their own; one that finds
+//! no room is dropped and counted. And whoever reads the log must not take what a client sent for a line: see [`super::Arrival`].
+
+use std::fs::OpenOptions;
+use std::io::{self, BufWriter, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::thread::JoinHandle;
+use std::time::{Duration, UNIX_EPOCH};
+
+use http::Version;
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::registry::Registry;
+use serde_json::json;
+
+/// Lines that wait to be written, at most: some megabytes, and a second or so of a very busy gateway.
+const LINES_MAX: usize = 8192;
+
+/// Who may read a new file: its owner writes it, and a group ships it.
+const FILE_MODE: u32 = 0o640;
+
+/// How lines look.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AccessFormat {
+    /// One JSON object a line.
+    Json,
+    /// The combined format of web servers, without what clients say of themselves, and with what is Onceward's own at the end.
+    Combined,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// What became of lines, or of spans.
+#[derive(Debug, Clone)]
+pub struct TellingMeter {
+    all: Family<ResultLabel, Counter>,
+    /// Told.
+    pub told: Counter,
+    /// There was no room, or nobody took it.
+    pub dropped: Counter,
+}
+
+impl Default for TellingMeter {
+    fn default() -> TellingMeter {
+        let all: Family<ResultLabel, Counter> = Family::default();
+        let of = |result| all.get_or_create(&ResultLabel { result }).clone();
+        TellingMeter { told: of("told"), dropped: of("dropped"), all }
+    }
+}
+
+impl TellingMeter {
+    pub(super) fn register(&self, registry: &mut Registry, name: &str, help: &str) {
+        registry.register(name, help, self.all.clone());
+    }
+}
+
+/// Where lines go. Cheap to clone. They are written until this is gone, and then [`AccessLogEnd`] tells.
+#[derive(Clone)]
+pub struct AccessLog {
+    lines: SyncSender<Line>,
+    meter: TellingMeter,
+}
+
+/// The thread that writes.
+pub struct AccessLogEnd(JoinHandle<()>);
+
+impl AccessLogEnd {
+    /// Whether all lines are written, after the log is gone.
+    pub fn is_reached(&self) -> bool {
+        self.0.is_finished()
+    }
+}
+
+/// One request, answered.
+pub(super) struct Line {
+    pub unix_ns: u64,
+    pub client: String,
+    pub method: String,
+    pub path: String,
+    pub version: Version,
+    pub status: Option<u16>,
+    pub bytes: u64,
+    pub total: Duration,
+    pub upstream: Option<Duration>,
+    pub waited: Option<Duration>,
+    pub route: Option<Arc<str>>,
+    pub outcome: &'static str,
+    pub operation: Option<String>,
+    pub scope: Option<String>,
+    pub trace: Option<String>,
+}
+
+impl AccessLog {
+    /// Opens a file, to be continued where it ends; `-` is standard output.
+    ///
+    /// # Errors
+    /// The file can't be opened, or there can be no thread.
+    pub fn open(format: AccessFormat, path: &Path, meter: TellingMeter) -> io::Result<(AccessLog, AccessLogEnd)> {
+        let out: Box<dyn Write + Send> = if path == Path::new("-") {
+            Box::new(io::stdout())
+        } else {
+            Box::new(OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?)
+        };
+        let (lines, queue) = sync_channel(LINES_MAX);
+        let counted = meter.clone();
+        let writer = std::thread::Builder::new().name("access-log".to_owned());
+        let thread = writer.spawn(move || write_all(&queue, BufWriter::new(out), format, &counted))?;
+        Ok((AccessLog { lines, meter }, AccessLogEnd(thread)))
+    }
+
+    pub(super) fn write(&self, line: Line) {
+        if self.lines.try_send(line).is_err() {
+            self.meter.dropped.inc();
+        }
+    }
+}
+
+/// Writes what comes, and flushes when nothing more waits.
+fn write_all(queue: &Receiver<Line>, mut out: impl Write, format: AccessFormat, meter: &TellingMeter) {
+    let mut failing = false;
+    while let Ok(first) = queue.recv() {
+        let (mut next, mut lines) = (Some(first), 0);
+        let mut written = Ok(());
+        while let Some(line) = next {
+            lines += 1;
+            written = written.and_then(|()| writeln!(out, "{}", line.text(format)));
+            next = queue.try_recv().ok();
+        }
+        match written.and_then(|()| out.flush()) {
+            Ok(()) => {
+                meter.told.inc_by(lines);
+                failing = false;
+            }
+            Err(error) => {
+                meter.dropped.inc_by(lines);
+                // Said once: a full disk has no room for a line about every line.
+                if !std::mem::replace(&mut failing, true) {
+                    tracing::error!(%error, "the access log can't be written: its lines are dropped and counted");
+                }
+            }
+        }
+    }
+}
+
+impl Line {
+    fn text(&self, format: AccessFormat) -> String {
+        match format {
+            AccessFormat::Json => self.json(),
+            AccessFormat::Combined => self.combined(),
+        }
+    }
+
+    fn json(&self) -> String {
+        let millis = |duration: Duration| (duration.as_secs_f64() * 1e6).round() / 1e3;
+        let mut line = json!({
+            "time": humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_nanos(self.unix_ns)).to_string(),
+            "client": self.client,
+            "method": self.method,
+            "path": self.path,
+            "protocol": protocol(self.version),
+            "status": self.status,
+            "bytes": self.bytes,
+            "duration_ms": millis(self.total),
+            "route": self.route.as_deref(),
+            "outcome": self.outcome,
+        });
+        let more = [("upstream_ms", self.upstream), ("waited_ms", self.waited)];
+        for (name, duration) in more {
+            if let Some(duration) = duration {
+                line[name] = json!(millis(duration));
+            }
+        }
+        for (name, text) in [("operation", &self.operation), ("scope", &self.scope), ("trace", &self.trace)] {
+            if let Some(text) = text {
+                line[name] = json!(text);
+            }
+        }
+        line.to_string()
+    }
+
+    /// Referer and User-Agent are left out: they are the client's, and may hold queries.
+    fn combined(&self) -> String {
+        let or_none = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
+        let seconds = |duration: Option<Duration>| duration.map_or("-".to_owned(), |it| format!("{:.3}", it.as_secs_f64()));
+        format!(
+            "{} - - [{}] \"{} {} {}\" {} {} \"-\" \"-\" {} {} {} {} {} {} {}",
+            self.client,
+            common_time(self.unix_ns),
+            escaped(&self.method),
+            escaped(&self.path),
+            protocol(self.version),
+            self.status.map_or("-".to_owned(), |status| status.to_string()),
+            self.bytes,
+            seconds(Some(self.total)),
+            seconds(self.upstream),
+            escaped(&or_none(self.route.as_deref())).replace(' ', "\\x20"),
+            self.outcome,
+            or_none(self.operation.as_deref()),
+            or_none(self.scope.as_deref()),
+            or_none(self.trace.as_deref()),
+        )
+    }
+}
+
+fn protocol(version: Version) -> &'static str {
+    match version {
+        Version::HTTP_10 => "HTTP/1.0",
+        Version::HTTP_2 => "HTTP/2.0",
+        _ => "HTTP/1.1",
+    }
+}
+
+/// What would end a quoted text, or the line, as web servers escape it.
+fn escaped(text: &str) -> String {
+    let mut out = String::with_capacity(text.len());
+    for c in text.chars() {
+        match c {
+            '"' | '\\' => out.push_str(&format!("\\x{:02X}", u32::from(c))),
+            c if c.is_control() => out.push_str(&format!("\\x{:02X}", u32::from(c))),
+            c => out.push(c),
+        }
+    }
+    out
+}
+
+/// A time such as `25/Nov/2026:06:03:12 +0000`.
+fn common_time(unix_ns: u64) -> String {
+    // "Wed, 25 Nov 2026 06:03:12 GMT"
+    let text = httpdate::fmt_http_date(UNIX_EPOCH + Duration::from_nanos(unix_ns));
+    let words: Vec<&str> = text.split(' ').collect();
+    match words[..] {
+        [_, day, month, year, time, _] => format!("{day}/{month}/{year}:{time} +0000"),
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line() -> Line {
+        Line {
+            unix_ns: 1_764_050_592_123_000_000,
+            client: "203.0.113.9".into(),
+            method: "POST".into(),
+            path: "/v1/a\"b\\c".into(),
+            version: Version::HTTP_11,
+            status: Some(201),
+            bytes: 17,
+            total: Duration::from_micros(12_345),
+            upstream: Some(Duration::from_millis(10)),
+            waited: None,
+            route: Some("the payments".into()),
+            outcome: "executed",
+            operation: Some("op_1".into()),
+            scope: Some("ab".into()),
+            trace: Some("7a".into()),
+        }
+    }
+
+    #[test]
+    fn a_line_says_what_became_of_a_request_in_both_formats() {
+        let json: serde_json::Value = serde_json::from_str(&line().text(AccessFormat::Json)).unwrap();
+        assert_eq!(json["time"], "2025-11-25T06:03:12.123Z");
+        assert_eq!(
+            (&json["path"], &json["duration_ms"], &json["upstream_ms"]),
+            (&json!("/v1/a\"b\\c"), &json!(12.345), &json!(10.0))
+        );
+        assert!(json.get("waited_ms").is_none());
+        assert_eq!(
+            line().text(AccessFormat::Combined),
+            "203.0.113.9 - - [25/Nov/2025:06:03:12 +0000] \"POST /v1/a\\x22b\\x5Cc HTTP/1.1\" 201 17 \"-\" \"-\" \
+             0.012 0.010 the\\x20payments executed op_1 ab 7a"
+        );
+        let left = Line { status: None, route: None, upstream: None, operation: None, scope: None, trace: None, ..line() };
+        assert!(left.text(AccessFormat::Combined).ends_with("HTTP/1.1\" - 17 \"-\" \"-\" 0.012 - - executed - - -"));
+    }
+
+    #[test]
+    fn lines_without_room_are_dropped_and_counted_and_nobody_waits() {
+        let (lines, queue) = sync_channel(2);
+        let log = AccessLog { lines, meter: TellingMeter::default() };
+        (0..5).for_each(|_| log.write(line()));
+        assert_eq!((log.meter.dropped.get(), log.meter.told.get()), (3, 0));
+        let meter = log.meter.clone();
+        drop(log);
+        let mut out = Vec::new();
+        write_all(&queue, &mut out, AccessFormat::Combined, &meter);
+        assert_eq!((String::from_utf8(out).unwrap().lines().count(), meter.told.get()), (2, 2));
+    }
+
+    #[test]
+    fn lines_that_can_not_be_written_are_counted() {
+        struct Full;
+        impl Write for Full {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(io::ErrorKind::StorageFull.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let (lines, queue) = sync_channel(2);
+        let meter = TellingMeter::default();
+        lines.send(line()).unwrap();
+        drop(lines);
+        write_all(&queue, Full, AccessFormat::Json, &meter);
+        assert_eq!((meter.dropped.get(), meter.told.get()), (1, 0));
+    }
+}

@@ -1,0 +1,246 @@
+//! Spans on their way to a collector of OpenTelemetry: a bounded queue, and OTLP's JSON form.
+//!
+//! Written by hand: what is told is a handful of spans of one shape, and OTLP over HTTP takes JSON. The crates for it bring a second
+//! HTTP client and protobuf to send the same bytes.
+
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout_at};
+
+use super::access::TellingMeter;
+
+/// Requests whose spans wait to be sent, at most: some megabytes.
+const REQUESTS_MAX: usize = 2048;
+/// Spans in one message, about; and how long the first of them waits for others.
+const BATCH_SPANS: usize = 512;
+const BATCH_WAIT: Duration = Duration::from_secs(1);
+
+/// Whose work a span is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Kind {
+    Internal = 1,
+    Server = 2,
+    Client = 3,
+}
+
+/// The ids of a request's spans: made from one random number, and distinct within their trace.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Ids {
+    pub trace: [u8; 16],
+    pub parent: Option<[u8; 8]>,
+    own: u64,
+}
+
+impl Ids {
+    pub fn new(trace: [u8; 16], parent: Option<[u8; 8]>, own: u64) -> Ids {
+        Ids { trace, parent, own }
+    }
+
+    /// The span of the request itself.
+    pub fn own(&self) -> [u8; 8] {
+        self.at(0)
+    }
+
+    /// The span of forwarding it.
+    pub fn forward(&self) -> [u8; 8] {
+        self.at(1)
+    }
+
+    /// The span of its nth step.
+    pub fn nth(&self, number: u64) -> [u8; 8] {
+        self.at(number + 2)
+    }
+
+    fn at(&self, number: u64) -> [u8; 8] {
+        // Steps of an odd number never meet; all zeros is no id.
+        const STRIDE: u64 = 0x9e37_79b9_7f4a_7c15;
+        self.own.wrapping_add(number.wrapping_mul(STRIDE)).max(1).to_be_bytes()
+    }
+}
+
+/// A span that ended.
+#[derive(Debug, Clone)]
+pub struct Span {
+    trace: [u8; 16],
+    id: [u8; 8],
+    parent: Option<[u8; 8]>,
+    name: String,
+    kind: Kind,
+    from_unix_ns: u64,
+    to_unix_ns: u64,
+    attributes: Vec<(&'static str, Value)>,
+    pub(super) link: Option<([u8; 16], [u8; 8])>,
+    pub(super) failed: bool,
+}
+
+impl Span {
+    pub(super) fn new(trace: [u8; 16], id: [u8; 8], parent: Option<[u8; 8]>, name: String, kind: Kind) -> Span {
+        let (from_unix_ns, to_unix_ns) = (0, 0);
+        Span { trace, id, parent, name, kind, from_unix_ns, to_unix_ns, attributes: Vec::new(), link: None, failed: false }
+    }
+
+    pub(super) fn lasted(&mut self, base_unix_ns: u64, from: Duration, to: Duration) {
+        let at = |after: Duration| base_unix_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        (self.from_unix_ns, self.to_unix_ns) = (at(from), at(to));
+    }
+
+    pub(super) fn text(&mut self, name: &'static str, value: &str) {
+        self.attributes.push((name, json!({ "stringValue": value })));
+    }
+
+    pub(super) fn number(&mut self, name: &'static str, value: i64) {
+        self.attributes.push((name, json!({ "intValue": value.to_string() })));
+    }
+
+    fn json(&self) -> Value {
+        let attributes: Vec<Value> = self.attributes.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+        let mut span = json!({
+            "traceId": hex(&self.trace),
+            "spanId": hex(&self.id),
+            "name": self.name,
+            "kind": self.kind as u8,
+            "startTimeUnixNano": self.from_unix_ns.to_string(),
+            "endTimeUnixNano": self.to_unix_ns.to_string(),
+            "attributes": attributes,
+        });
+        if let Some(parent) = &self.parent {
+            span["parentSpanId"] = json!(hex(parent));
+        }
+        if let Some((trace, of)) = &self.link {
+            span["links"] = json!([{ "traceId": hex(trace), "spanId": hex(of) }]);
+        }
+        if self.failed {
+            // STATUS_CODE_ERROR
+            span["status"] = json!({ "code": 2 });
+        }
+        span
+    }
+}
+
+/// Hexadecimal digits, as traces write ids.
+pub(super) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Where spans go. Cheap to clone. They are sent until this is gone.
+#[derive(Clone)]
+pub struct Tracer {
+    queue: mpsc::Sender<Vec<Span>>,
+    /// Of new traces, those are told whose id's lower half is below this.
+    threshold: u64,
+    meter: TellingMeter,
+}
+
+/// Where they come out.
+pub struct SpanQueue(mpsc::Receiver<Vec<Span>>);
+
+impl Tracer {
+    /// Tells this part of the traces that begin here, from 0 to 1; of others, those that whoever began them wants told.
+    pub fn new(sample_ratio: f64, meter: TellingMeter) -> (Tracer, SpanQueue) {
+        let (queue, spans) = mpsc::channel(REQUESTS_MAX);
+        // A ratio of 1 saturates, and is everything.
+        let threshold = (sample_ratio.clamp(0.0, 1.0) * u64::MAX as f64) as u64;
+        (Tracer { queue, threshold, meter }, SpanQueue(spans))
+    }
+
+    pub(super) fn samples(&self, trace: &[u8; 16]) -> bool {
+        let low = trace[8..].iter().fold(0_u64, |low, byte| low << 8 | u64::from(*byte));
+        self.threshold == u64::MAX || low < self.threshold
+    }
+
+    pub(super) fn tell(&self, spans: Vec<Span>) {
+        let count = spans.len() as u64;
+        if self.queue.try_send(spans).is_err() {
+            self.meter.dropped.inc_by(count);
+        }
+    }
+}
+
+impl SpanQueue {
+    /// The next batch; `None` when there will be none any more.
+    pub async fn next(&mut self) -> Option<Vec<Span>> {
+        let mut batch = self.0.recv().await?;
+        let until = Instant::now() + BATCH_WAIT;
+        while batch.len() < BATCH_SPANS {
+            match timeout_at(until, self.0.recv()).await {
+                Ok(Some(more)) => batch.extend(more),
+                Ok(None) | Err(_) => break,
+            }
+        }
+        Some(batch)
+    }
+}
+
+/// A message of OTLP over HTTP in its JSON form (opentelemetry-proto, ExportTraceServiceRequest).
+pub fn export_request(spans: &[Span]) -> Vec<u8> {
+    let text = |value: &str| json!({ "stringValue": value });
+    let spans: Vec<Value> = spans.iter().map(Span::json).collect();
+    let message = json!({ "resourceSpans": [{
+        "resource": { "attributes": [{ "key": "service.name", "value": text("onceward") }] },
+        "scopeSpans": [{ "scope": { "name": "onceward", "version": env!("CARGO_PKG_VERSION") }, "spans": spans }],
+    }] });
+    message.to_string().into_bytes()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_of_new_traces_is_told_and_the_queue_is_bounded() {
+        let traces = (0..1000_u64).map(|n| {
+            let mut trace = [7; 16];
+            trace[8..].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
+            trace
+        });
+        let told = |ratio: f64| {
+            let tracer = Tracer::new(ratio, TellingMeter::default()).0;
+            traces.clone().filter(|trace| tracer.samples(trace)).count()
+        };
+        assert_eq!((told(0.0), told(1.0)), (0, 1000));
+        assert!((150..250).contains(&told(0.2)), "{}", told(0.2));
+        let (tracer, queue) = Tracer::new(1.0, TellingMeter::default());
+        let span = Span::new([1; 16], [2; 8], None, "POST payments".into(), Kind::Server);
+        (0..REQUESTS_MAX + 3).for_each(|_| tracer.tell(vec![span.clone(), span.clone()]));
+        assert_eq!(tracer.meter.dropped.get(), 6);
+        drop(queue);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_waits_is_sent_together_also_after_the_end() {
+        let (tracer, mut queue) = Tracer::new(1.0, TellingMeter::default());
+        let span = Span::new([1; 16], [2; 8], None, "forward".into(), Kind::Client);
+        (0..3).for_each(|_| tracer.tell(vec![span.clone()]));
+        assert_eq!(queue.next().await.map(|batch| batch.len()), Some(3));
+        tracer.tell(vec![span]);
+        drop(tracer);
+        assert_eq!(queue.next().await.map(|batch| batch.len()), Some(1));
+        assert!(queue.next().await.is_none());
+    }
+
+    #[test]
+    fn a_message_is_what_the_protocol_says() {
+        let ids = Ids::new([0xab; 16], Some([0xcd; 8]), 5);
+        let mut span = Span::new(ids.trace, ids.own(), ids.parent, "POST payments".into(), Kind::Server);
+        span.lasted(1_000, Duration::ZERO, Duration::from_nanos(7));
+        span.text("onceward.outcome", "replayed");
+        span.number("http.response.status_code", 201);
+        span.link = Some(([1; 16], [2; 8]));
+        let message: Value = serde_json::from_slice(&export_request(&[span])).unwrap();
+        let told = &message["resourceSpans"][0]["scopeSpans"][0]["spans"][0];
+        let expected = json!({
+            "traceId": "ab".repeat(16), "spanId": "0000000000000005", "parentSpanId": "cd".repeat(8),
+            "name": "POST payments", "kind": 2, "startTimeUnixNano": "1000", "endTimeUnixNano": "1007",
+            "attributes": [
+                { "key": "onceward.outcome", "value": { "stringValue": "replayed" } },
+                { "key": "http.response.status_code", "value": { "intValue": "201" } },
+            ],
+            "links": [{ "traceId": "01".repeat(16), "spanId": "02".repeat(8) }],
+        });
+        assert_eq!(*told, expected);
+        let own = [ids.own(), ids.forward(), ids.nth(0), ids.nth(1)];
+        assert!((0..4).all(|n| !own[n + 1..].contains(&own[n])));
+    }
+}
