@@ -16,12 +16,12 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
+use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
-use tower_layer::Layer;
 
-use crate::admin::{Access, Admin, Token, router};
+use crate::admin::{Access, Admin, ReloadAsked, Reloads, Token, router};
 use crate::clock::Clock;
 use crate::config::{
     Ack, Config, Durability, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
@@ -46,14 +46,16 @@ use crate::telemetry::Meter;
 use crate::tls::Identity;
 use crate::token::Keyring;
 
-mod keys;
-
-use keys::keyrings;
-
+mod current;
 mod identities;
+mod keys;
+mod reload;
 
+use current::Current;
 use identities::Pending;
 pub use identities::identity_changes;
+pub use reload::ReloadError;
+use reload::{Doors, InForce, Lasting, Prepared};
 
 /// A gateway that serves.
 pub struct Gateway {
@@ -61,9 +63,18 @@ pub struct Gateway {
     pub listen: SocketAddr,
     /// Where operators connect.
     pub admin: SocketAddr,
+    running: Arc<Running>,
+    asked: mpsc::Receiver<ReloadAsked>,
     stop: CancellationToken,
     served: JoinHandle<bool>,
     pending: Option<Pending>,
+}
+
+/// What runs, under the configuration of the moment.
+struct Running {
+    lasting: Lasting,
+    doors: Doors,
+    in_force: Mutex<InForce>,
 }
 
 impl Gateway {
@@ -85,66 +96,63 @@ impl Gateway {
 
         let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
         let admin = TcpListener::bind(config.admin).await.with_context(|| format!("can't listen on {} (admin)", config.admin))?;
-        let admin_address = admin.local_addr()?;
-        let access = access(&secrets, admin_address)?;
-
-        let rejections = Rejections { base_url: config.problem_base_url.clone() };
-        let keyrings = keyrings(&config).await?;
-        let settings = layer_settings(&config, &rejections, keyrings.by_route.clone());
-        let layer = OncewardLayer::new(gate.clone(), settings)?;
-        let forward: Forward<Incoming> = Forward::new(upstreams(&config).await?);
+        let (reloads, asked) = Reloads::channel();
         let identity = config.tls.clone().map(Identity::load).transpose()?;
-        let keeper = identity.clone().map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
-        let server = Server::new(listener, server_limits(&config), rejections, gate.meter().connections.clone());
-        let server = server.with_identity(identity);
-        let listen = server.address()?;
+        let lasting =
+            Lasting { clock, draining: Arc::default(), admin_address: admin.local_addr()?, reloads, identity: identity.clone() };
+        let prepared = Prepared::new((config, secrets), gate.clone(), &lasting, None).await?;
+        let doors = prepared.doors();
 
-        let policies: HashMap<String, Policy> =
-            config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
-        let fallback = fallback()?;
-        let draining = Arc::new(AtomicBool::new(false));
-        let sweeper = tokio::spawn(sweep(gate.clone(), policies.clone(), fallback.clone()));
-        let reconciler = tokio::spawn({
-            let (layer, forward) = (layer.clone(), forward.clone());
-            async move { layer.reconcile(forward).await }
-        });
-        let operators = Admin { gate: gate.clone(), policies, fallback, access, draining: draining.clone(), clock };
-        let admin_task = tokio::spawn(serve_admin(admin, router(operators)));
-
-        let (stop, drained) = (CancellationToken::new(), CancellationToken::new());
-        let serving = tokio::spawn({
-            let (stop, drained) = (stop.clone(), drained.clone());
-            let service = layer.layer(forward);
-            async move { server.run(service, stop.cancelled_owned(), drained.cancelled_owned()).await }
-        });
-        let served = tokio::spawn({
-            let stop = stop.clone();
-            let drain_timeout = config.drain_timeout;
-            async move {
-                stop.cancelled().await;
-                draining.store(true, Ordering::Release);
-                tracing::info!("stopping: no new connections, waiting for what is under way");
-                let settled = end(&gate, serving, drained, drain_timeout).await;
-                sweeper.abort();
-                drop((keeper, keyrings));
-                reconciler.abort();
-                kept.close().await;
-                admin_task.abort();
-                settled
-            }
-        });
-        Ok(Gateway { listen, admin: admin_address, stop, served, pending })
+        let server = Server::new(listener, doors.terms.clone(), gate.meter().connections.clone()).with_identity(identity.clone());
+        let (listen, admin_address) = (server.address()?, lasting.admin_address);
+        gate.meter().reloads.began(lasting.clock.unix_ms());
+        let in_force = Mutex::new(prepared.begin());
+        let running = Arc::new(Running { lasting, doors, in_force });
+        let stop = CancellationToken::new();
+        let served = tokio::spawn(running.clone().serve(server, admin, kept, stop.clone()));
+        Ok(Gateway { listen, admin: admin_address, running, asked, stop, served, pending })
     }
 
     /// Waits until the store has agreed on what identities are made of, which it has unless it could not be asked at the start.
     ///
     /// # Errors
     /// It keeps other identities: a reason to end.
-    pub async fn agreed(&mut self) -> Result<()> {
-        let Some(Pending { disagreement, .. }) = &mut self.pending else { return Ok(()) };
-        let told = disagreement.await;
-        self.pending = None;
-        told.map_or(Ok(()), |error| Err(error.into()))
+    pub fn agreed(&mut self) -> impl Future<Output = Result<()>> + use<> {
+        let pending = self.pending.take();
+        async move {
+            let Some(Pending { disagreement, asking }) = pending else { return Ok(()) };
+            let told = disagreement.await;
+            drop(asking);
+            told.map_or(Ok(()), |error| Err(error.into()))
+        }
+    }
+
+    /// The next reload that an operator asks for; without anybody who can ask, none.
+    pub async fn reload_asked(&mut self) -> ReloadAsked {
+        match self.asked.recv().await {
+            Some(asked) => asked,
+            None => std::future::pending().await,
+        }
+    }
+
+    /// Puts another configuration in force, if one was read and can be: for new requests at once, and without a connection
+    /// being dropped. Requests under way end under what they began with.
+    ///
+    /// # Errors
+    /// It was not taken, and nothing has changed.
+    pub async fn reload(&self, read: Result<(Config, Secrets), ReloadError>) -> Result<(), ReloadError> {
+        let Running { lasting, doors, in_force } = &*self.running;
+        let mut in_force = in_force.lock().await;
+        let replaced = match read {
+            Ok(read) => in_force.replace(read, lasting, doors).await,
+            Err(error) => Err(error),
+        };
+        let meter = &in_force.gate.meter().reloads;
+        match &replaced {
+            Ok(()) => meter.applied(lasting.clock.unix_ms()),
+            Err(_) => meter.refused(),
+        }
+        replaced
     }
 
     /// Begins to stop: not ready, no new connections, what is under way is settled.
@@ -155,6 +163,32 @@ impl Gateway {
     /// Waits for the end; `true` where everything that was under way is settled.
     pub async fn ended(self) -> bool {
         self.served.await.unwrap_or(false)
+    }
+}
+
+impl Running {
+    /// Serves until it is stopped, and then ends in order.
+    async fn serve(self: Arc<Self>, server: Server, admin: TcpListener, kept: Kept, stop: CancellationToken) -> bool {
+        let keeper = self.lasting.identity.clone().map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
+        let operators = tokio::spawn(serve_admin(admin, self.doors.operators.clone()));
+        let drained = CancellationToken::new();
+        let serving = tokio::spawn({
+            let (stop, drained, service) = (stop.clone(), drained.clone(), self.doors.clients.clone());
+            async move { server.run(service, stop.cancelled_owned(), drained.cancelled_owned()).await }
+        });
+        stop.cancelled().await;
+        self.lasting.draining.store(true, Ordering::Release);
+        tracing::info!("stopping: no new connections, waiting for what is under way");
+        let (gate, drain_timeout) = {
+            let in_force = self.in_force.lock().await;
+            (in_force.gate.clone(), in_force.config.drain_timeout)
+        };
+        let settled = end(&gate, serving, drained, drain_timeout).await;
+        self.in_force.lock().await.rest();
+        drop(keeper);
+        kept.close().await;
+        operators.abort();
+        settled
     }
 }
 
@@ -319,7 +353,11 @@ fn server_limits(config: &Config) -> ServerLimits {
     }
 }
 
-fn layer_settings(config: &Config, rejections: &Rejections, keyrings: HashMap<String, Arc<Keyring>>) -> LayerSettings {
+fn rejections(config: &Config) -> Rejections {
+    Rejections { base_url: config.problem_base_url.clone() }
+}
+
+fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> LayerSettings {
     let route = |configured: &ConfiguredRoute| {
         let upstream = config.upstream_of(configured);
         let index = config.upstreams.iter().position(|other| other.name == upstream.name).map_or(0, |at| at + 1);
@@ -334,19 +372,22 @@ fn layer_settings(config: &Config, rejections: &Rejections, keyrings: HashMap<St
     LayerSettings {
         routes: config.routes.iter().map(route).collect(),
         keyrings,
-        rejections: rejections.clone(),
+        rejections: rejections(config),
         publish_policy: config.publish_policy,
         body_timeout: config.limits.body_timeout,
         silence: config.upstream.response_timeout,
     }
 }
 
-/// The upstreams, the default one first.
-async fn upstreams(config: &Config) -> Result<Vec<Upstream<Incoming>>> {
+/// The upstreams, the default one first. Those that were set up in the same way `before` keep their connections.
+async fn upstreams(config: &Config, before: &[Arc<Upstream<Incoming>>]) -> Result<Vec<Arc<Upstream<Incoming>>>> {
     let mut all = Vec::new();
     for configured in std::iter::once(&config.upstream).chain(&config.upstreams) {
         let settings = upstream_settings(configured).await?;
-        all.push(Upstream::new(settings).with_context(|| format!("upstream {}", configured.name))?);
+        all.push(match before.iter().find(|upstream| *upstream.settings() == settings) {
+            Some(same) => same.clone(),
+            None => Arc::new(Upstream::new(settings).with_context(|| format!("upstream {}", configured.name))?),
+        });
     }
     Ok(all)
 }
@@ -397,7 +438,7 @@ fn fallback() -> Result<Policy> {
     Ok(routes.swap_remove(0).policy)
 }
 
-async fn serve_admin(listener: TcpListener, router: axum::Router) {
+async fn serve_admin(listener: TcpListener, router: Current<axum::Router>) {
     /// Whoever says nothing for this long is not an operator.
     const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
     loop {

@@ -93,6 +93,12 @@ impl Clock {
     }
 }
 
+/// Microseconds of the monotonic clock, by which a service manager tells one reload from another.
+pub fn monotonic_us() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1000
+}
+
 fn millis(time: rustix::time::Timespec) -> u64 {
     u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }

@@ -1,7 +1,7 @@
 //! TLS: rustls with ring. Whom to trust, and who this server is.
 
 use std::path::PathBuf;
-use std::sync::{Arc, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -103,10 +103,16 @@ pub enum IdentityError {
 
 /// Who this server is, as its files say now.
 #[derive(Debug)]
-pub struct Identity {
+pub struct Identity(RwLock<Current>);
+
+#[derive(Debug)]
+struct Current {
     files: IdentityFiles,
-    current: RwLock<Arc<ServerConfig>>,
+    config: Arc<ServerConfig>,
 }
+
+/// Files that were read, and can be used.
+pub struct Renewal(Current);
 
 /// How often the files are looked at: a certificate that was renewed is in use before anybody misses it.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
@@ -120,27 +126,46 @@ impl Identity {
     /// # Errors
     /// See [`IdentityError`].
     pub fn load(files: IdentityFiles) -> Result<Arc<Identity>, IdentityError> {
-        let current = RwLock::new(Arc::new(read(&files)?));
-        Ok(Arc::new(Identity { files, current }))
+        Ok(Arc::new(Identity(RwLock::new(Identity::prepare(files)?.0))))
+    }
+
+    /// Reads files, perhaps others than before, to be used by [`Identity::renew`].
+    ///
+    /// # Errors
+    /// See [`IdentityError`].
+    pub fn prepare(files: IdentityFiles) -> Result<Renewal, IdentityError> {
+        let config = Arc::new(read(&files)?);
+        Ok(Renewal(Current { files, config }))
+    }
+
+    /// New connections are greeted with what was read.
+    pub fn renew(&self, Renewal(current): Renewal) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = current;
     }
 
     /// What new connections are greeted with.
     pub fn current(&self) -> Arc<ServerConfig> {
-        self.current.read().unwrap_or_else(PoisonError::into_inner).clone()
+        self.open().config.clone()
+    }
+
+    fn open(&self) -> RwLockReadGuard<'_, Current> {
+        self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Reads the files again whenever they change, for ever. Files that say nothing of use leave things as they are.
     pub async fn keep(self: Arc<Self>) {
-        let mut seen = self.contents().await;
+        let files = self.open().files.clone();
+        let mut seen = contents(&files).await;
         loop {
             tokio::time::sleep(RELOAD_EVERY).await;
-            let contents = self.contents().await;
+            let files = self.open().files.clone();
+            let contents = contents(&files).await;
             if contents == seen {
                 continue;
             }
-            match read(&self.files) {
-                Ok(config) => {
-                    *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(config);
+            match Identity::prepare(files) {
+                Ok(renewal) => {
+                    self.renew(renewal);
                     seen = contents;
                     tracing::info!("new connections get the new certificate");
                 }
@@ -149,14 +174,14 @@ impl Identity {
             }
         }
     }
+}
 
-    async fn contents(&self) -> Vec<Option<Vec<u8>>> {
-        let mut contents = Vec::new();
-        for file in [Some(&self.files.cert), Some(&self.files.key), self.files.client_ca.as_ref()].into_iter().flatten() {
-            contents.push(tokio::fs::read(file).await.ok());
-        }
-        contents
+async fn contents(files: &IdentityFiles) -> Vec<Option<Vec<u8>>> {
+    let mut contents = Vec::new();
+    for file in [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten() {
+        contents.push(tokio::fs::read(file).await.ok());
     }
+    contents
 }
 
 fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {

@@ -22,9 +22,11 @@ mod auth;
 pub mod client;
 mod log;
 mod operations;
+mod reload;
 mod view;
 
 pub use auth::{Access, Token};
+pub use reload::{ReloadAsked, Reloads};
 pub use view::{BreakView, Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
 /// What the admin port serves from.
@@ -41,6 +43,8 @@ pub struct Admin {
     pub draining: Arc<AtomicBool>,
     /// For the times that people see.
     pub clock: Clock,
+    /// Where reloads are asked for.
+    pub reloads: Reloads,
 }
 
 impl Admin {
@@ -60,6 +64,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/operations/{operation}/retry", post(operations::retry))
         .route("/v1/operations/{operation}/expire", post(operations::expire))
         .route("/v1/log/verify", get(log::verify_log))
+        .route("/v1/reload", post(reload::reload))
         .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard));
     Router::new()
         .route("/healthz", get(|| async { "ok\n" }))

@@ -24,7 +24,7 @@ pub(super) struct Agreed {
 /// A comparison that waits for its store.
 pub(super) struct Pending {
     pub disagreement: oneshot::Receiver<AgreeError>,
-    _asking: AbortOnDropHandle<()>,
+    pub asking: AbortOnDropHandle<()>,
 }
 
 /// What identities are made of by a configuration.
@@ -65,7 +65,7 @@ pub(super) async fn agreed(store: Arc<dyn Store>, configured: Identities, accept
             }
         }
     });
-    let pending = Pending { disagreement, _asking: AbortOnDropHandle::new(asking) };
+    let pending = Pending { disagreement, asking: AbortOnDropHandle::new(asking) };
     Ok(Agreed { store: latched, pending: Some(pending) })
 }
 

@@ -22,32 +22,39 @@ const FETCH_MAX: Duration = Duration::from_secs(10);
 /// Servers of keys are asked rarely.
 const IDLE_MAX: Duration = Duration::from_secs(4);
 
-/// The keys by the route's name, and the tasks that read them again.
+/// The keys by the route's name.
 #[derive(Default)]
 pub(super) struct Keyrings {
     pub by_route: HashMap<String, Arc<Keyring>>,
-    _keepers: Vec<AbortOnDropHandle<()>>,
+    kept: Vec<Arc<Kept>>,
 }
 
-/// Reads all keys that are in files, and begins to ask for the others.
+/// Keys, and the task that reads them again.
+struct Kept {
+    place: KeysPlace,
+    keyring: Arc<Keyring>,
+    _keeper: AbortOnDropHandle<()>,
+}
+
+/// Reads all keys that are in files, and begins to ask for the others. Those of places that were named `before` are taken over
+/// as they are: a server's keys are there at once, and its tokens are not refused until it is asked again.
 ///
 /// # Errors
 /// A file that can't be read or has no usable key, a server that nobody could vouch for.
-pub(super) async fn keyrings(config: &Config) -> Result<Keyrings> {
+pub(super) async fn keyrings(config: &Config, before: &Keyrings) -> Result<Keyrings> {
     let mut keyrings = Keyrings::default();
-    let mut known: Vec<(&KeysPlace, Arc<Keyring>)> = Vec::new();
     for route in &config.routes {
         let Some(place) = &route.jwks else { continue };
-        let keyring = match known.iter().find(|(other, _)| *other == place) {
-            Some((_, keyring)) => keyring.clone(),
+        let known = keyrings.kept.iter().chain(&before.kept).find(|kept| kept.place == *place).cloned();
+        let kept = match known {
+            Some(kept) => kept,
             None => {
                 let (keyring, keeper) = open(place).await?;
-                keyrings._keepers.push(keeper);
-                known.push((place, keyring.clone()));
-                keyring
+                Arc::new(Kept { place: place.clone(), keyring, _keeper: keeper })
             }
         };
-        keyrings.by_route.insert(route.name.clone(), keyring);
+        keyrings.by_route.insert(route.name.clone(), kept.keyring.clone());
+        keyrings.kept.push(kept);
     }
     Ok(keyrings)
 }
@@ -75,7 +82,8 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                     None => None,
                 },
             };
-            let server: Forward<Incoming> = Forward::new([Upstream::new(settings).with_context(|| format!("jwks {url}"))?]);
+            let server: Forward<Incoming> =
+                Forward::new([Arc::new(Upstream::new(settings).with_context(|| format!("jwks {url}"))?)]);
             let (keyring, path) = (Keyring::new(None), path.clone());
             let ask = move || {
                 let (server, path) = (server.clone(), path.clone());

@@ -2,11 +2,12 @@
 
 use std::process::ExitCode;
 
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::RunArgs;
 use super::supervisor::Supervisor;
-use crate::app::Gateway;
+use crate::admin::ReloadAsked;
+use crate::app::{Gateway, ReloadError};
 use crate::config::{Config, Overrides, Secrets};
 use crate::telemetry::init_logs;
 
@@ -16,24 +17,30 @@ pub(super) fn run(args: &RunArgs) -> ExitCode {
     init_logs(args.log_format);
     let (config, secrets) = match load(args) {
         Ok(loaded) => loaded,
-        Err(code) => return code,
+        Err(ReloadError::Faulty(faults)) => {
+            eprint!("{faults}");
+            return ExitCode::from(2);
+        }
+        Err(error) => return super::fail(&error, 2),
     };
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&format!("can't start: {error}"), 1),
     };
-    match runtime.block_on(serve(config, secrets)) {
+    match runtime.block_on(serve(config, secrets, args)) {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::FAILURE,
         Err(error) => super::fail(&format!("{error:#}"), 1),
     }
 }
 
-fn load(args: &RunArgs) -> Result<(Config, Secrets), ExitCode> {
+/// Reads the configuration and the secrets that it names: at the start, and whenever it is told to.
+fn load(args: &RunArgs) -> Result<(Config, Secrets), ReloadError> {
     let file = match &args.config {
         Some(path) => {
             let name = path.display().to_string();
-            let text = std::fs::read_to_string(path).map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
+            let read = std::fs::read_to_string(path);
+            let text = read.map_err(|error| ReloadError::Unreadable { file: name.clone(), why: error.to_string() })?;
             Some((name, text))
         }
         None => None,
@@ -44,45 +51,104 @@ fn load(args: &RunArgs) -> Result<(Config, Secrets), ExitCode> {
         admin: args.admin.clone(),
         store: args.store.clone(),
     };
-    let faulty = |faults: crate::config::Faults| {
-        eprint!("{faults}");
-        ExitCode::from(2)
-    };
     let file = file.as_ref().map(|(name, text)| (name.as_str(), text.as_str()));
-    let mut config = Config::load(file, overrides).map_err(faulty)?;
+    let mut config = Config::load(file, overrides)?;
     config.accept_new_identities = args.accept_new_identities;
-    let secrets = config.resolve_secrets(|name| std::env::var(name).ok()).map_err(faulty)?;
+    let secrets = config.resolve_secrets(|name| std::env::var(name).ok())?;
     for warning in &config.warnings {
         tracing::warn!("{warning}");
     }
     Ok((config, secrets))
 }
 
-async fn serve(config: Config, secrets: Secrets) -> anyhow::Result<bool> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
+async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Result<bool> {
+    let mut signals = Signals::catch()?;
     let upstream = config.upstream.url.to_string();
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
     let mut gateway = Gateway::start(config, secrets).await?;
     tracing::info!(listen = %gateway.listen, admin = %gateway.admin, upstream, "serving");
     supervisor.waiting();
     let _signs = supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
-    let disagreed = async {
-        match gateway.agreed().await {
-            Ok(()) => {
-                supervisor.ready();
-                std::future::pending().await
-            }
-            Err(error) => error,
+    let mut agreed = std::pin::pin!(gateway.agreed());
+    let mut ready = false;
+    let error = loop {
+        let asked = tokio::select! {
+            biased;
+            told = signals.next() => match told {
+                Told::End => break None,
+                Told::Reload => None,
+            },
+            agreed = &mut agreed, if !ready => match agreed {
+                Ok(()) => {
+                    ready = true;
+                    supervisor.ready();
+                    continue;
+                }
+                Err(error) => break Some(error),
+            },
+            asked = gateway.reload_asked() => Some(asked),
+        };
+        supervisor.reloading();
+        reload(&gateway, args, asked).await;
+        if ready {
+            supervisor.ready();
+        } else {
+            supervisor.waiting();
         }
-    };
-    let error = tokio::select! {
-        _ = terminate.recv() => None,
-        _ = interrupt.recv() => None,
-        error = disagreed => Some(error),
     };
     supervisor.stopping();
     gateway.stop();
     let settled = gateway.ended().await;
     error.map_or(Ok(settled), Err)
+}
+
+/// Reads the configuration again, and says what became of it: to who asked, if it was not a signal, and in the log.
+async fn reload(gateway: &Gateway, args: &RunArgs, asked: Option<ReloadAsked>) {
+    let by = asked.as_ref().map_or("SIGHUP", |asked| &asked.operator).to_owned();
+    let result = gateway.reload(load(args)).await.map_err(|error| error.sentences());
+    match &result {
+        Ok(()) => tracing::info!(by, "the configuration was read again and is in force"),
+        Err(faults) => {
+            for fault in faults {
+                tracing::error!(by, "the configuration that was read is not taken, and the one in force stays: {fault}");
+            }
+        }
+    }
+    if let Some(asked) = asked {
+        asked.answer(result);
+    }
+}
+
+/// What a signal asks for.
+enum Told {
+    End,
+    Reload,
+}
+
+/// The signals that the process acts on.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    /// From now on: what comes before would end the process.
+    fn catch() -> std::io::Result<Signals> {
+        Ok(Signals {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+            hangup: signal(SignalKind::hangup())?,
+        })
+    }
+
+    /// What the next one asks for.
+    async fn next(&mut self) -> Told {
+        tokio::select! {
+            biased;
+            _ = self.terminate.recv() => Told::End,
+            _ = self.interrupt.recv() => Told::End,
+            _ = self.hangup.recv() => Told::Reload,
+        }
+    }
 }

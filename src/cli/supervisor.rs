@@ -13,6 +13,8 @@ use std::time::Duration;
 use tokio::time::{MissedTickBehavior, interval};
 use tokio_util::task::AbortOnDropHandle;
 
+use crate::clock::monotonic_us;
+
 /// Shortest time between signs of life, whatever is asked for: more only costs.
 const SIGN_MIN: Duration = Duration::from_millis(10);
 
@@ -41,6 +43,11 @@ impl Supervisor {
     /// Requests are served.
     pub fn ready(&self) {
         self.tell("READY=1\nSTATUS=serving");
+    }
+
+    /// The configuration is read again. The time is what systemd tells one reload from another by.
+    pub fn reloading(&self) {
+        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", monotonic_us()));
     }
 
     /// The end has begun.

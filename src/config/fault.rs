@@ -73,6 +73,14 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
+    /// The fault in one line: where, which key, what.
+    pub fn sentence(&self) -> String {
+        let place = self.excerpt.as_ref().map(|Excerpt { file, line, column, .. }| format!("{file}:{line}:{column}: "));
+        let key = if self.key.is_empty() { String::new() } else { format!("{}: ", self.key) };
+        let help = self.help.as_ref().map(|help| format!(" ({help})"));
+        format!("{}{key}{}{}", place.unwrap_or_default(), self.text, help.unwrap_or_default())
+    }
+
     /// A fault that stands in no file.
     pub(super) fn elsewhere(key: impl Into<String>, text: impl Into<String>) -> Fault {
         Fault { key: key.into(), text: text.into(), help: None, excerpt: None }

@@ -7,12 +7,14 @@ use prometheus_client::metrics::gauge::Gauge;
 
 /// Room for bodies, in bytes. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Budget(Arc<Room>);
+pub struct Budget {
+    room: Arc<Room>,
+    limit: usize,
+}
 
 #[derive(Debug)]
 struct Room {
     used: AtomicUsize,
-    limit: usize,
     gauge: Gauge,
 }
 
@@ -26,7 +28,12 @@ pub struct Hold {
 impl Budget {
     /// A budget of `limit` bytes.
     pub fn new(limit: usize, gauge: Gauge) -> Budget {
-        Budget(Arc::new(Room { used: AtomicUsize::new(0), limit, gauge }))
+        Budget { room: Arc::new(Room { used: AtomicUsize::new(0), gauge }), limit }
+    }
+
+    /// The same with another limit: what is held counts.
+    pub(super) fn limited_to(&self, limit: usize) -> Budget {
+        Budget { room: self.room.clone(), limit }
     }
 
     /// An empty hold, to grow as bytes come in.
@@ -38,10 +45,10 @@ impl Budget {
 impl Hold {
     /// Takes more room; `false`, with nothing taken, where there is none.
     pub fn grow(&mut self, bytes: usize) -> bool {
-        let room = &self.budget.0;
+        let Budget { room, limit } = &self.budget;
         let taken = room
             .used
-            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(bytes).filter(|sum| *sum <= room.limit));
+            .fetch_update(Ordering::Relaxed, Ordering::Relaxed, |used| used.checked_add(bytes).filter(|sum| sum <= limit));
         if taken.is_err() {
             return false;
         }
@@ -54,17 +61,17 @@ impl Hold {
 impl Hold {
     /// Takes room even where there is none; others then wait for it.
     pub fn overdraw(&mut self, bytes: usize) {
-        self.budget.0.used.fetch_add(bytes, Ordering::Relaxed);
+        self.budget.room.used.fetch_add(bytes, Ordering::Relaxed);
         self.bytes += bytes;
-        self.budget.0.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
+        self.budget.room.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 }
 
 impl Drop for Hold {
     fn drop(&mut self) {
         if self.bytes > 0 {
-            self.budget.0.used.fetch_sub(self.bytes, Ordering::Relaxed);
-            self.budget.0.gauge.dec_by(i64::try_from(self.bytes).unwrap_or(i64::MAX));
+            self.budget.room.used.fetch_sub(self.bytes, Ordering::Relaxed);
+            self.budget.room.gauge.dec_by(i64::try_from(self.bytes).unwrap_or(i64::MAX));
         }
     }
 }

@@ -7,7 +7,6 @@ use bytes::Bytes;
 use http::{Request, Response};
 use http_body::Body;
 use prometheus_client::metrics::gauge::Gauge;
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::{Instant, sleep_until, timeout_at};
 use tower_service::Service;
 
@@ -16,6 +15,7 @@ use super::carry::key_for_upstream;
 use super::identify::Identified;
 use super::lease::SendRule;
 use super::payload::{BoxError, Payload};
+use super::places::Place;
 use super::quota::Counted;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
@@ -32,7 +32,7 @@ pub(super) struct Claimed {
     pub asked: Asked,
     pub claim: Claim,
     pub rule: Arc<SendRule>,
-    pub permit: OwnedSemaphorePermit,
+    pub permit: Place,
     /// That it is one more operation of its scope.
     pub counted: Option<Counted>,
 }
@@ -78,7 +78,7 @@ impl Gate {
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
         identified: Identified,
-        permit: OwnedSemaphorePermit,
+        permit: Place,
         asker: &mut Asker<'_, S>,
     ) -> Result<Entry, Problem>
     where
@@ -172,10 +172,10 @@ impl Gate {
     }
 
     /// A place among those who use the upstream: the request's own, or a new one after it has waited.
-    fn place(&self, permit: &mut Option<OwnedSemaphorePermit>) -> Result<OwnedSemaphorePermit, Problem> {
+    fn place(&self, permit: &mut Option<Place>) -> Result<Place, Problem> {
         match permit.take() {
             Some(permit) => Ok(permit),
-            None => self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded),
+            None => self.in_flight.take().ok_or(Problem::Overloaded),
         }
     }
 
@@ -301,9 +301,9 @@ impl Gate {
 
     /// A claim that may still arrive is released, in the background and for as long as it takes.
     fn give_up(self: &Arc<Self>, slot: Slot, own: Claim, guarded: &Arc<Guarded>) {
-        match self.giving_up.clone().try_acquire_owned() {
-            Ok(place) => self.settle_in_background(slot, own, None, Outcome::NeverSent, guarded.clone(), place),
-            Err(_) => tracing::warn!(operation = %slot, "too many claims to give up at once: this one may end uncertain"),
+        match self.giving_up.take() {
+            Some(place) => self.settle_in_background(slot, own, None, Outcome::NeverSent, guarded.clone(), place),
+            None => tracing::warn!(operation = %slot, "too many claims to give up at once: this one may end uncertain"),
         }
     }
 
@@ -334,7 +334,7 @@ impl Gate {
     }
 
     fn begin_to_wait(&self, policy: &Policy, slot: &Slot) -> Result<Waiting, Problem> {
-        let permit = self.waiters.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
+        let permit = self.waiters.take().ok_or(Problem::Overloaded)?;
         let watch = self.store.watch(slot);
         if watch.peers() > self.settings.waiters_per_key {
             return Err(Problem::Overloaded);
@@ -380,7 +380,7 @@ struct Waiting {
     watch: Watch,
     until: Instant,
     gauge: Gauge,
-    _permit: OwnedSemaphorePermit,
+    _permit: Place,
 }
 
 impl Waiting {

@@ -11,7 +11,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -36,6 +35,7 @@ mod identify;
 mod lease;
 mod operator;
 mod payload;
+mod places;
 mod problem;
 mod quota;
 mod reconcile;
@@ -56,6 +56,7 @@ pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
 pub use operator::OperatorError;
 pub use payload::{AnswerBody, BoxError, Payload};
+use places::Places;
 pub use problem::{ForwardError, Malformation, Problem};
 use quota::Quota;
 pub use reconcile::reconcile;
@@ -124,17 +125,17 @@ pub struct Guarded {
 pub struct Gate {
     store: Arc<dyn Store>,
     clock: Clock,
-    entropy: Entropy,
+    entropy: Arc<Entropy>,
     meter: Meter,
     settings: Settings,
     budget: Budget,
-    in_flight: Arc<Semaphore>,
-    waiters: Arc<Semaphore>,
+    in_flight: Places,
+    waiters: Places,
     /// Requests in shadow mode that are watched; they take no place from those that are protected.
-    watched: Arc<Semaphore>,
-    giving_up: Arc<Semaphore>,
+    watched: Places,
+    giving_up: Places,
     quota: Arc<Quota>,
-    closed: AtomicBool,
+    closed: Arc<AtomicBool>,
     tasks: TaskTracker,
     abandoned: CancellationToken,
 }
@@ -152,18 +153,39 @@ impl Gate {
     pub fn new(store: Arc<dyn Store>, clock: Clock, entropy: Entropy, meter: Meter, settings: Settings) -> Arc<Gate> {
         Arc::new(Gate {
             budget: Budget::new(settings.buffered_bytes, meter.buffered_bytes.clone()),
-            in_flight: Arc::new(Semaphore::new(settings.in_flight)),
-            waiters: Arc::new(Semaphore::new(settings.waiters)),
-            watched: Arc::new(Semaphore::new(settings.in_flight)),
-            giving_up: Arc::new(Semaphore::new(GIVING_UP_MAX)),
+            in_flight: Places::new(settings.in_flight),
+            waiters: Places::new(settings.waiters),
+            watched: Places::new(settings.in_flight),
+            giving_up: Places::new(GIVING_UP_MAX),
             quota: Quota::new(settings.records_per_scope),
-            closed: AtomicBool::new(false),
+            closed: Arc::default(),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),
             store,
             clock,
-            entropy,
+            entropy: Arc::new(entropy),
             meter,
+            settings,
+        })
+    }
+
+    /// The same gate under other settings, for the requests to come. What is under way goes on under its own, and counts here:
+    /// the two share their tasks, places, buffered bytes and counts, and end together.
+    pub fn under(&self, settings: Settings) -> Arc<Gate> {
+        Arc::new(Gate {
+            store: self.store.clone(),
+            clock: self.clock.clone(),
+            entropy: self.entropy.clone(),
+            meter: self.meter.clone(),
+            budget: self.budget.limited_to(settings.buffered_bytes),
+            in_flight: self.in_flight.limited_to(settings.in_flight),
+            waiters: self.waiters.limited_to(settings.waiters),
+            watched: self.watched.limited_to(settings.in_flight),
+            giving_up: self.giving_up.clone(),
+            quota: self.quota.limited_to(settings.records_per_scope),
+            closed: self.closed.clone(),
+            tasks: self.tasks.clone(),
+            abandoned: self.abandoned.clone(),
             settings,
         })
     }
@@ -196,7 +218,7 @@ impl Gate {
             return Err(Problem::Overloaded);
         }
         let carried = policy.upstream_key.as_ref().map(|wanted| Carried::new(policy, wanted, &parts, &body)).transpose()?;
-        let permit = self.in_flight.clone().try_acquire_owned().map_err(|_| Problem::Overloaded)?;
+        let permit = self.in_flight.take().ok_or(Problem::Overloaded)?;
         let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold };
         let claimed = match self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await? {
             claim::Entry::Run(claimed) => claimed,

@@ -25,7 +25,7 @@ const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 pub(super) struct Quota {
     /// Per scope and retention; 0: unlimited.
     max: u64,
-    counters: Mutex<Counters>,
+    counters: Arc<Mutex<Counters>>,
 }
 
 /// A route, and whose key it is.
@@ -57,7 +57,12 @@ pub(super) struct Counted {
 impl Quota {
     /// A quota of `max` new operations per scope and retention; 0 for none.
     pub fn new(max: usize) -> Arc<Quota> {
-        Arc::new(Quota { max: max as u64, counters: Mutex::default() })
+        Arc::new(Quota { max: max as u64, counters: Arc::default() })
+    }
+
+    /// The same with another limit: what was begun counts. What was begun without a limit does not.
+    pub fn limited_to(&self, max: usize) -> Arc<Quota> {
+        Arc::new(Quota { max: max as u64, counters: self.counters.clone() })
     }
 
     /// Whether there is room for one more; or else when to come back.

@@ -10,13 +10,13 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use http::{Request, Response};
 use http_body::Body;
-use tokio::sync::OwnedSemaphorePermit;
 use tower_service::Service;
 
 use super::ask::Asker;
 use super::claim::{Claimed, Entry, Unconfirmed};
 use super::identify::Identified;
 use super::payload::{BoxError, Payload};
+use super::places::Place;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, OnFailure, Policy, Refusal, admit};
 use crate::key::{Caller, Slot};
@@ -29,7 +29,7 @@ impl Gate {
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
         identified: Identified,
-        permit: OwnedSemaphorePermit,
+        permit: Place,
         asker: &mut Asker<'_, S>,
     ) -> Result<Entry, Problem>
     where

@@ -18,7 +18,7 @@ impl Gate {
     /// Begins to watch a request. Nothing here is awaited by the request itself.
     pub fn observe(self: &Arc<Self>, guarded: &Arc<Guarded>, identified: Identified) -> Option<Observation> {
         // Watching must not pile up behind a slow store, so it has a place only while there is one.
-        let permit = self.watched.clone().try_acquire_owned().ok()?;
+        let permit = self.watched.take()?;
         let (outcome, answered) = oneshot::channel();
         let (gate, watched) = (self.clone(), guarded.clone());
         self.tasks.spawn(async move {

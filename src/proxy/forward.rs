@@ -31,7 +31,7 @@ use crate::gate::{BoxError, ForwardError, Payload, SendRule};
 use crate::tls::{self, TrustError};
 
 /// Where an upstream is and how it is spoken to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamSettings {
     /// `http` or `https`.
     pub scheme: Scheme,
@@ -71,7 +71,7 @@ pub struct Upstream<B> {
 pub struct Target(pub usize);
 
 /// The service that forwards. Cheap to clone.
-pub struct Forward<B>(Arc<[Upstream<B>]>);
+pub struct Forward<B>(Arc<[Arc<Upstream<B>>]>);
 
 impl<B> Clone for Forward<B> {
     fn clone(&self) -> Forward<B> {
@@ -85,7 +85,7 @@ where
     B::Error: Into<BoxError>,
 {
     /// Forwards to these upstreams.
-    pub fn new(upstreams: impl IntoIterator<Item = Upstream<B>>) -> Forward<B> {
+    pub fn new(upstreams: impl IntoIterator<Item = Arc<Upstream<B>>>) -> Forward<B> {
         Forward(upstreams.into_iter().collect())
     }
 }
@@ -132,6 +132,11 @@ where
             None
         };
         Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), settings })
+    }
+
+    /// How it was set up.
+    pub fn settings(&self) -> &UpstreamSettings {
+        &self.settings
     }
 
     /// Forwards a request, which is changed where it lies and taken when it is sent.

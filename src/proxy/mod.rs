@@ -20,4 +20,4 @@ pub use fields::{Peer, TraceParent, from_upstream, to_upstream, trace_parent};
 pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
 pub use guard::{Scan, Scanner};
 pub use reject::{Rejections, Shape};
-pub use server::{Server, ServerLimits};
+pub use server::{Server, ServerLimits, Terms};

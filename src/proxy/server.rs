@@ -6,7 +6,7 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -85,16 +85,36 @@ const BUFFER_MIN: usize = 8192;
 /// A listener in front of a service.
 pub struct Server {
     listener: TcpListener,
-    limits: ServerLimits,
-    rejections: Rejections,
+    terms: Terms,
     identity: Option<Arc<Identity>>,
     gauge: Gauge,
 }
 
+/// What new connections are served under: limits, and how refusals are told. Exchanged while the listener serves; a connection
+/// keeps those that it began with. Cheap to clone.
+#[derive(Clone)]
+pub struct Terms(Arc<RwLock<(ServerLimits, Rejections)>>);
+
+impl Terms {
+    /// What the first connections are served under. How many connections there are at once stays as it is here.
+    pub fn new(limits: ServerLimits, rejections: Rejections) -> Terms {
+        Terms(Arc::new(RwLock::new((limits, rejections))))
+    }
+
+    /// Others, for the connections to come.
+    pub fn replace(&self, limits: ServerLimits, rejections: Rejections) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (limits, rejections);
+    }
+
+    fn current(&self) -> (ServerLimits, Rejections) {
+        self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
 impl Server {
     /// Serves on a bound listener.
-    pub fn new(listener: TcpListener, limits: ServerLimits, rejections: Rejections, gauge: Gauge) -> Server {
-        Server { listener, limits, rejections, identity: None, gauge }
+    pub fn new(listener: TcpListener, terms: Terms, gauge: Gauge) -> Server {
+        Server { listener, terms, identity: None, gauge }
     }
 
     /// The same, by TLS.
@@ -116,7 +136,7 @@ impl Server {
         RB::Error: Into<BoxError>,
     {
         let graceful = GracefulShutdown::new();
-        let places = Arc::new(Semaphore::new(self.limits.connections));
+        let places = Arc::new(Semaphore::new(self.terms.current().0.connections));
         let peers = Peers::default();
         let mut stop = std::pin::pin!(stop);
         loop {
@@ -126,16 +146,10 @@ impl Server {
                 accepted = accept(&self.listener, &places) => accepted,
             };
             let Some((stream, address, place)) = accepted else { continue };
-            let trusted = self.limits.trusts(address.ip());
-            let most = if trusted { usize::MAX } else { self.limits.connections_per_peer };
+            let (limits, rejections) = self.terms.current();
+            let most = if limits.trusts(address.ip()) { usize::MAX } else { limits.connections_per_peer };
             let Some(peer) = peers.enter(address.ip(), most) else { continue };
-            let arrived = Arrived {
-                stream,
-                address: address.ip(),
-                limits: self.limits.clone(),
-                rejections: self.rejections.clone(),
-                identity: self.identity.clone(),
-            };
+            let arrived = Arrived { stream, address: address.ip(), limits, rejections, identity: self.identity.clone() };
             let (service, watcher) = (service.clone(), graceful.watcher());
             self.gauge.inc();
             let gauge = self.gauge.clone();

@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-use super::BreakerMeter;
+use super::{BreakerMeter, ReloadMeter};
 
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -189,6 +189,8 @@ pub struct Meter {
     pub cache: CacheMeter,
     /// Whether calls to the store's servers are spared.
     pub breakers: BreakerMeter,
+    /// The configurations that were read.
+    pub reloads: ReloadMeter,
 }
 
 /// The metrics of one route, found once at the start.
@@ -251,6 +253,7 @@ impl Meter {
             unsettled_in_background: Gauge::default(),
             cache: CacheMeter::default(),
             breakers: BreakerMeter::default(),
+            reloads: ReloadMeter::default(),
         };
         let calls: Family<CallLabel, Histogram, fn() -> Histogram> = Family::new_with_constructor(buckets as fn() -> Histogram);
         meter.claim = calls.get_or_create(&CallLabel { call: "claim" }).clone();
@@ -281,6 +284,7 @@ impl Meter {
         registry.register("unsettled_in_background", "Results that are still being stored", m.unsettled_in_background.clone());
         register_cache(&mut registry, &m.cache);
         m.breakers.register(&mut registry);
+        m.reloads.register(&mut registry);
         meter.registry = Arc::new(registry);
         meter
     }

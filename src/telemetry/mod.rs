@@ -3,7 +3,9 @@
 mod breakers;
 mod logs;
 mod metrics;
+mod reloads;
 
 pub use breakers::{BreakerMeter, BreakerState};
 pub use logs::{LogFormat, init as init_logs};
 pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
+pub use reloads::ReloadMeter;

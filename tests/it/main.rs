@@ -28,6 +28,7 @@ mod published;
 mod quota;
 mod redaction;
 mod redis;
+mod reload;
 mod sealed;
 mod stories;
 mod streams;

@@ -63,6 +63,10 @@ fn it_is_told_when_requests_are_served_and_when_the_end_begins() {
     manager.hears("READY=1");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201, "no waiting: it said so");
 
+    gateway.signal("HUP");
+    until("the reload to be told", || manager.heard().is_some_and(|told| told.starts_with("RELOADING=1\nMONOTONIC_USEC=")));
+    manager.hears("READY=1");
+
     let running = Request::pay("held", "{}").act("hold").send_aside(gateway.port);
     upstream.reached(2);
     gateway.signal("TERM");

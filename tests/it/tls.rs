@@ -252,6 +252,29 @@ fn a_renewed_certificate_is_used_and_a_broken_one_is_not() {
 }
 
 #[test]
+fn a_reload_reads_the_certificate_that_it_names_and_keeps_the_old_one_where_it_cannot_be_used() {
+    let (old, new, upstream) = (Authority::new(), Authority::new(), Upstream::start());
+    let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    old.write(HERE, first.path());
+    let gateway = listening_by_tls(&upstream, first.path(), "");
+    let shown = |by: &Authority| by_tls(gateway.port, &by.client(&[], None), &Request::pay("k", "{}")).is_ok();
+    let reload = |cert: &Path| {
+        std::fs::write(gateway.config(), format!("[tls]\ncert = {cert:?}\nkey = {:?}\n", cert.with_file_name("key.pem")))
+            .unwrap();
+        gateway.ask("POST", "/v1/reload")
+    };
+    let nowhere = reload(Path::new("/nowhere/cert.pem"));
+    assert!(nowhere.status == 409 && nowhere.text().contains("can't read /nowhere/cert.pem"), "{nowhere:?}");
+    assert!(shown(&old));
+    new.write(HERE, second.path());
+    assert_eq!(reload(&second.path().join("cert.pem")).status, 200);
+    assert!(shown(&new) && !shown(&old));
+    std::fs::write(gateway.config(), "").unwrap();
+    let without = gateway.ask("POST", "/v1/reload");
+    assert!(without.status == 409 && without.text().contains("tls can't be changed without a restart"), "{without:?}");
+}
+
+#[test]
 fn without_a_certificate_of_its_own_a_client_gets_nowhere() {
     let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     authority.write(HERE, dir.path());

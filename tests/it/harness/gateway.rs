@@ -1,6 +1,7 @@
 //! A gateway process.
 
 use std::io::Read;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -10,6 +11,7 @@ use super::{Answer, Request, free_port, until};
 pub struct Gateway {
     pub port: u16,
     pub admin: u16,
+    config: PathBuf,
     child: Child,
     logs: Arc<Mutex<String>>,
     _dir: Option<tempfile::TempDir>,
@@ -73,18 +75,19 @@ impl Gateway {
         command.env("ONCEWARD_LOG", "onceward=debug").env("ADMIN_TOKEN", "letmein").env("READ_TOKEN", "letmesee");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         adjust(&mut command);
+        let path = config.path().to_owned();
         let mut child = command.spawn().unwrap();
         let logs = Arc::new(Mutex::new(String::new()));
         let (mut stderr, sink) = (child.stderr.take().unwrap(), logs.clone());
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
-            // The file is needed until the process has read it, which is before it writes or ends.
+            // The process may read the file again for as long as it lives.
             let _config = config;
             while let Ok(n @ 1..) = stderr.read(&mut chunk) {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..n]));
             }
         });
-        Gateway { port, admin, child, logs, _dir: None }
+        Gateway { port, admin, config: path, child, logs, _dir: None }
     }
 
     pub fn is_ready(&self) -> bool {
@@ -109,6 +112,11 @@ impl Gateway {
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(done.success());
+    }
+
+    /// Its configuration file.
+    pub fn config(&self) -> &Path {
+        &self.config
     }
 
     /// Its process id.

@@ -27,7 +27,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         &["key", "clock", "entropy", "telemetry", "record", "engine", "store", "route", "gate", "config", "proxy", "token"],
     ),
     ("admin", &["gate", "store", "event", "engine", "record", "key", "clock", "config"]),
-    ("cli", &["config", "admin", "app", "demo", "telemetry"]),
+    ("cli", &["config", "admin", "app", "demo", "telemetry", "clock"]),
     ("demo", &["app", "config", "entropy"]),
     (
         "app",

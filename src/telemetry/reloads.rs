@@ -1,0 +1,58 @@
+//! How often the configuration was read again, and when it was last taken.
+
+use prometheus_client::encoding::EncodeLabelSet;
+use prometheus_client::metrics::counter::Counter;
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::Gauge;
+use prometheus_client::registry::{Registry, Unit};
+
+#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
+struct ResultLabel {
+    result: &'static str,
+}
+
+/// The configurations of a process: the one it began with, and those that it was told to read.
+#[derive(Debug, Clone)]
+pub struct ReloadMeter {
+    applied: Counter,
+    refused: Counter,
+    all: Family<ResultLabel, Counter>,
+    /// When the one in force was taken, in seconds since 1970.
+    in_force_since: Gauge,
+}
+
+impl Default for ReloadMeter {
+    fn default() -> ReloadMeter {
+        let all: Family<ResultLabel, Counter> = Family::default();
+        let of = |result| all.get_or_create(&ResultLabel { result }).clone();
+        ReloadMeter { applied: of("applied"), refused: of("refused"), all, in_force_since: Gauge::default() }
+    }
+}
+
+impl ReloadMeter {
+    /// The first configuration is in force.
+    pub fn began(&self, unix_ms: u64) {
+        self.in_force_since.set(i64::try_from(unix_ms / 1000).unwrap_or(i64::MAX));
+    }
+
+    /// Another one was taken.
+    pub fn applied(&self, unix_ms: u64) {
+        self.applied.inc();
+        self.began(unix_ms);
+    }
+
+    /// Another one was not taken.
+    pub fn refused(&self) {
+        self.refused.inc();
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("config_reloads", "Configurations that were read while the process ran", self.all.clone());
+        registry.register_with_unit(
+            "config_in_force_since_timestamp",
+            "When the configuration in force was taken, since 1970",
+            Unit::Seconds,
+            self.in_force_since.clone(),
+        );
+    }
+}
