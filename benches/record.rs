@@ -8,7 +8,7 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use onceward::key::{BodyHash, Caller, fingerprint};
-use onceward::record::{Fence, Record, Reply, ReplyBody, Settler, State, Version, decode, encode};
+use onceward::record::{Extras, Fence, Record, Reply, ReplyBody, Settler, State, Version, decode, encode};
 
 const BODY_BYTES: usize = 300;
 const FIELDS: [(&str, &str); 8] = [
@@ -34,6 +34,7 @@ fn completed() -> Record {
         caller: Some(Caller::of_field("authorization", b"Bearer secret")),
         opened_unix_ms: 1_750_000_000_000,
         kept: None,
+        extras: Extras::default(),
         state: State::Completed {
             reply: Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(body) }),
             by: Settler::Upstream,

@@ -15,7 +15,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use onceward::clock::Clock;
 use onceward::key::{Caller, Fingerprint, Scope, Slot, Space};
-use onceward::record::{Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
+use onceward::record::{Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
 use onceward::store::embedded::{Embedded, Options};
 use onceward::store::{Store, Swap};
 use tokio::time::Instant;
@@ -38,6 +38,7 @@ fn record(n: u64, version: u64, state: State) -> Record {
         caller: Some(Caller::nobody()),
         opened_unix_ms: 0,
         kept: None,
+        extras: Extras::default(),
         state,
     }
 }

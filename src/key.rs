@@ -11,11 +11,13 @@ use sha2::{Digest, Sha256};
 
 mod canonical;
 mod hashing;
+mod leaves;
 mod member;
 mod multipart;
 
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear, hash_json};
 pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, Named, SecretError};
+pub use leaves::{Anatomy, LEAF_POINTER_BYTES_MAX, LEAVES_MAX, Leaves, Salt};
 pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 

@@ -58,8 +58,28 @@ pub struct Record {
     /// While an outcome is owed, and only where stores seal it: the key as the upstream knows it, so that it can be asked
     /// without waiting for a duplicate.
     pub kept: Option<Bytes>,
+    /// What else is kept, that no rule asks for.
+    pub extras: Extras,
     /// Where the operation stands.
     pub state: State,
+}
+
+/// What is kept of an operation's first request for people. Gone with the caller and the fingerprint, and from tombstones.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Extras {
+    /// Digests of what the request is made of ([`crate::key::Leaves`]).
+    pub leaves: Option<Bytes>,
+    /// The span of a trace in which the attempt runs, or ran.
+    pub span: Option<SpanId>,
+}
+
+/// A span, and the trace that it belongs to (W3C Trace Context).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct SpanId {
+    /// The trace's id.
+    pub trace: [u8; 16],
+    /// The span's own.
+    pub span: [u8; 8],
 }
 
 /// Where an operation stands.
@@ -171,6 +191,11 @@ pub struct Held {
 }
 
 impl Record {
+    /// The small tombstone that outlives a result.
+    pub fn tombstone(&self) -> Record {
+        Record { route: self.route.clone(), kept: None, extras: Extras::default(), state: State::Expired, ..*self }
+    }
+
     /// Whether both were written by the same call: version, fence and state are what a call writes.
     pub fn is_same_write(&self, other: &Record) -> bool {
         let state = |record: &Record| std::mem::discriminant(&record.state);

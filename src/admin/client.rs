@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use super::{Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
+use super::{Listed, LogLevelView, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
 /// Longest wait for the admin port, and largest answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -71,6 +71,16 @@ impl Client {
             path.push_str(&format!("?cursor={cursor}"));
         }
         self.json(Method::GET, &path, None::<&()>, None).await
+    }
+
+    /// What the process logs.
+    pub async fn log_level(&self) -> Result<LogLevelView, ClientError> {
+        self.json(Method::GET, "/v1/log-level", None::<&()>, None).await
+    }
+
+    /// Changes what the process logs.
+    pub async fn set_log_level(&self, wanted: &LogLevelView) -> Result<LogLevelView, ClientError> {
+        self.json(Method::PUT, "/v1/log-level", Some(wanted), None).await
     }
 
     /// One operation.

@@ -21,11 +21,13 @@ use crate::gate::Gate;
 mod auth;
 pub mod client;
 mod log;
+mod log_level;
 mod operations;
 mod reload;
 mod view;
 
 pub use auth::{Access, Token};
+pub use log_level::LogLevelView;
 pub use reload::{ReloadAsked, Reloads};
 pub use view::{BreakView, Listed, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
 
@@ -64,6 +66,7 @@ pub fn router(admin: Admin) -> Router {
         .route("/v1/operations/{operation}/retry", post(operations::retry))
         .route("/v1/operations/{operation}/expire", post(operations::expire))
         .route("/v1/log/verify", get(log::verify_log))
+        .route("/v1/log-level", get(log_level::show).put(log_level::change))
         .route("/v1/reload", post(reload::reload))
         .route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard));
     Router::new()

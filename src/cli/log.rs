@@ -1,14 +1,35 @@
-//! `onceward log`: the event log, over the admin port of a running gateway.
+//! `onceward log`: the event log, and what is logged, over the admin port of a running gateway.
 
 use std::process::ExitCode;
 
 use super::{LogArgs, LogVerb};
+use crate::admin::LogLevelView;
 use crate::admin::client::{Client, ClientError};
 
 pub(super) fn log(args: LogArgs) -> ExitCode {
-    let LogVerb::Verify = args.verb;
     let client = Client::new(&args.admin.admin, args.admin.token);
-    match super::block_on(verify(&client)) {
+    match args.verb {
+        LogVerb::Verify => verified(&client),
+        LogVerb::Level { filter } => level(&client, filter),
+    }
+}
+
+fn level(client: &Client, filter: Option<String>) -> ExitCode {
+    let asked = async {
+        match filter {
+            Some(filter) => client.set_log_level(&LogLevelView { filter }).await,
+            None => client.log_level().await,
+        }
+    };
+    match super::block_on(asked) {
+        Ok(Ok(view)) => super::say(&view.filter),
+        Ok(Err(error)) => super::fail(&error, 1),
+        Err(error) => super::fail(&error, 1),
+    }
+}
+
+fn verified(client: &Client) -> ExitCode {
+    match super::block_on(verify(client)) {
         Ok(Ok((entries, 0))) => super::say(&format!("{entries} entries, each as it was written")),
         Ok(Ok((entries, breaks))) => {
             super::fail(&format!("{entries} entries, and the log is not what was written in {breaks} places"), 1)

@@ -50,7 +50,7 @@ enum Command {
     Doctor(DoctorArgs),
     /// Look up and settle operations, over the admin port of a running gateway.
     Operations(OperationsArgs),
-    /// Verify the event log, over the admin port of a running gateway.
+    /// Verify the event log, or change what is logged, over the admin port of a running gateway.
     Log(LogArgs),
     /// Ask a running gateway whether it is alive (exit 0) or not (exit 1); for containers.
     Health(HealthArgs),
@@ -153,6 +153,11 @@ enum LogVerb {
     /// Recompute the links between the entries of the event log: exit 0 if each is as it was written, 1 if one was changed,
     /// put in or taken out.
     Verify,
+    /// Show what the process logs, or change it until it ends.
+    Level {
+        /// Levels by target, such as `info,onceward::store=debug`.
+        filter: Option<String>,
+    },
 }
 
 #[derive(Debug, Args)]

@@ -242,6 +242,7 @@ fn read_policy(
     };
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
+    let explain = table.get("explain").and_then(|value| value.boolean());
     let times = times?;
     Some(Policy {
         route: Arc::from(name),
@@ -267,6 +268,7 @@ fn read_policy(
         on_failure: on_failure?,
         stripe_should_retry: stripe_should_retry?,
         errors: errors?,
+        explain: explain?,
     })
 }
 

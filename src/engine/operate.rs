@@ -85,7 +85,7 @@ fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
     let ends_ms = held.written_ms.saturating_add(millis(policy.retention + policy.tombstone));
     let left = Duration::from_millis(ends_ms.saturating_sub(held.now_ms));
     Next {
-        record: Record { version: held.record.version.next(), fence, kept: None, state: State::Expired, ..held.record.clone() },
+        record: Record { version: held.record.version.next(), fence, ..held.record.tombstone() },
         // Not less than a marker, where the policy was changed meanwhile to a time that is over already.
         lifetime: Lifetime { keep: left.max(policy.marker_retention()), due: None, tombstone: None },
     }

@@ -58,6 +58,8 @@ pub struct Policy {
     pub stripe_should_retry: bool,
     /// In whose words refusals are told.
     pub errors: Dialect,
+    /// Whether records keep digests of what a request is made of, so that its caller can be told where another one differs.
+    pub explain: bool,
 }
 
 /// Whether a route protects.

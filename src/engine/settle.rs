@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use super::admit::{Asked, Over};
 use super::policy::{Policy, Verdict};
-use crate::record::{Cause, Fence, Lifetime, Record, Reply, Settler, State, Version};
+use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, State, Version};
 
 /// How an attempt ended. Three things can have happened; a timeout is not a failure.
 #[derive(Debug, Clone, PartialEq)]
@@ -83,6 +83,7 @@ pub fn claim(asked: &Asked, over: Over, fresh: Version, now_unix_ms: u64, policy
             caller: Some(asked.caller),
             opened_unix_ms,
             kept: None,
+            extras: Extras::default(),
             state: State::InFlight { doubt_since_ms },
         },
         lifetime: Lifetime {
@@ -192,7 +193,16 @@ fn marker(claim: &Claim, version: Version, policy: &Policy) -> Next {
 
 pub(super) fn released(fence: Fence, version: Version, record: &Record, policy: &Policy) -> Next {
     Next {
-        record: Record { version, fence, fingerprint: None, caller: None, kept: None, state: State::Released, ..record.clone() },
+        record: Record {
+            version,
+            fence,
+            fingerprint: None,
+            caller: None,
+            kept: None,
+            extras: Extras::default(),
+            state: State::Released,
+            ..record.clone()
+        },
         lifetime: Lifetime { keep: policy.marker_retention(), due: None, tombstone: None },
     }
 }

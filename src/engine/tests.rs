@@ -10,7 +10,7 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::*;
 use crate::key::{BodyHash, Caller, Fingerprint, KeySyntax, fingerprint};
-use crate::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Settler, State, Version};
+use crate::record::{Cause, Extras, Fence, Held, Record, Reply, ReplyBody, Settler, State, Version};
 
 mod exact;
 
@@ -55,6 +55,7 @@ pub(crate) fn policy() -> Policy {
         on_failure: OnFailure::FailClosed,
         stripe_should_retry: false,
         errors: Dialect::Problem,
+        explain: false,
     }
 }
 
@@ -88,6 +89,7 @@ fn record(state: State, fence: Fence) -> Record {
         caller: (!marker).then(alice),
         opened_unix_ms: 5,
         kept: None,
+        extras: Extras::default(),
         state,
     }
 }

@@ -21,7 +21,7 @@ use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::event::Context;
 use crate::key::Slot;
-use crate::record::{Fence, Held, Reply, State, Version};
+use crate::record::{Extras, Fence, Held, Reply, State, Version};
 
 use crate::store::{StoreError, Swap, Watch};
 use crate::telemetry::{StoreCall, Timer};
@@ -41,6 +41,7 @@ pub(super) struct Claimed {
 struct First {
     /// The key, where it is kept so that the upstream can be asked in the background.
     kept: Option<Bytes>,
+    extras: Extras,
     context: Context,
 }
 
@@ -100,7 +101,8 @@ impl Gate {
             OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, asker.parts, asker.body)?.into()),
             _ => None,
         };
-        let first = First { kept, context };
+        let extras = Extras { leaves: self.leaves(policy, asker.parts, asker.body), span: None };
+        let first = First { kept, extras, context };
         let mut waiting: Option<Waiting> = None;
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
@@ -166,6 +168,9 @@ impl Gate {
                 }
             };
             admission = admit(held.as_ref(), &asked, policy);
+            if admission == Admission::Refuse(Refusal::KeyReused) {
+                return Err(self.key_reused(policy, slot, &asked, held.as_ref(), (asker.parts, asker.body)));
+            }
             doubted = held.filter(|_| admission == Admission::Probe);
         }
         Err(Problem::of_refusal(Refusal::in_flight(policy), slot))
@@ -205,6 +210,7 @@ impl Gate {
         }
         let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = first.kept.clone();
+        next.record.extras = first.extras.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };

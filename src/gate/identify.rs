@@ -131,7 +131,7 @@ fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = 
     headers.get_all(name).iter().map(HeaderValue::as_bytes)
 }
 
-fn body_hash<'p>(rule: &'p FingerprintRule, headers: &'p HeaderMap) -> BodyHash<'p> {
+pub(super) fn body_hash<'p>(rule: &'p FingerprintRule, headers: &'p HeaderMap) -> BodyHash<'p> {
     match rule {
         FingerprintRule::Json(ignore) => match content_type(headers).and_then(form_boundary) {
             Some(boundary) => BodyHash::Form { boundary },

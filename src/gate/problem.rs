@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::explain::Explanation;
 use super::payload::BoxError;
 use crate::engine::Refusal;
 use crate::key::{KeyError, Slot};
@@ -41,6 +42,8 @@ pub enum Problem {
     KeyReused {
         /// The operation.
         slot: Slot,
+        /// What is said of the first request, where that had the same caller and the route explains.
+        explained: Option<Box<Explanation>>,
     },
     /// The first request is still running.
     #[error("the first request with this key is still being processed")]
@@ -232,7 +235,7 @@ impl Problem {
     /// The operation that this is about, if it is known.
     pub fn operation(&self) -> Option<Slot> {
         match self {
-            Problem::KeyReused { slot }
+            Problem::KeyReused { slot, .. }
             | Problem::InFlight { slot, .. }
             | Problem::ResponseNotStored { slot, .. }
             | Problem::ResultExpired { slot }
@@ -246,7 +249,7 @@ impl Problem {
     /// The problem of a refused duplicate.
     pub(super) fn of_refusal(refusal: Refusal, slot: Slot) -> Problem {
         match refusal {
-            Refusal::KeyReused => Problem::KeyReused { slot },
+            Refusal::KeyReused => Problem::KeyReused { slot, explained: None },
             Refusal::InFlight { retry_after } => Problem::InFlight { slot, retry_after },
             Refusal::OutcomeUncertain { retry_after } => {
                 Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after }

@@ -56,6 +56,21 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// The document without the members that `ignore` points to.
+    pub(super) fn without(mut self, ignore: &[Pointer]) -> Document<'a> {
+        for pointer in ignore {
+            self.0.remove(pointer.tokens());
+        }
+        self
+    }
+
+    /// Every value that has none inside, by its pointer as RFC 6901 writes it; `None` where there are more than `max`.
+    pub(super) fn leaves(&self, max: usize) -> Option<Vec<(String, Leaf<'_, 'a>)>> {
+        let mut leaves = Vec::new();
+        self.0.gather(String::new(), max, &mut leaves)?;
+        Some(leaves)
+    }
+
     /// Adds the value that a pointer leads to; `false`, with nothing added, where it is missing or `null`.
     pub fn hash_member(&self, hasher: &mut PartHasher, pointer: &Pointer) -> bool {
         match self.0.find(pointer.tokens()) {
@@ -72,13 +87,21 @@ impl<'a> Document<'a> {
 ///
 /// Returns `false`, with nothing added, where the document has no unambiguous value.
 pub fn hash_json(hasher: &mut PartHasher, body: &[u8], ignore: &[Pointer]) -> bool {
-    let Ok(Document(mut value)) = Document::parse(body) else { return false };
-    for pointer in ignore {
-        value.remove(pointer.tokens());
-    }
+    let Ok(document) = Document::parse(body) else { return false };
+    let Document(value) = document.without(ignore);
     hasher.part(b"json");
     Out::write(hasher, &value);
     true
+}
+
+/// A value that has none inside.
+pub(super) struct Leaf<'d, 'a>(&'d Value<'a>);
+
+impl Leaf<'_, '_> {
+    /// Adds the value.
+    pub fn hash(&self, hasher: &mut PartHasher) {
+        Out::write(hasher, self.0);
+    }
 }
 
 /// A document's value. Numbers stay text.
@@ -102,6 +125,24 @@ impl<'a> Value<'a> {
             }
             Value::Array(items) => items.get(first.parse::<usize>().ok()?)?.find(rest),
             _ => None,
+        }
+    }
+
+    fn gather<'d>(&'d self, at: String, max: usize, leaves: &mut Vec<(String, Leaf<'d, 'a>)>) -> Option<()> {
+        match self {
+            // Blanked: left out of the comparison.
+            Value::Literal("") => Some(()),
+            Value::Array(items) if !items.is_empty() => {
+                items.iter().enumerate().try_for_each(|(place, item)| item.gather(format!("{at}/{place}"), max, leaves))
+            }
+            Value::Object(members) if !members.is_empty() => members.iter().try_for_each(|(name, member)| {
+                let name = name.replace('~', "~0").replace('/', "~1");
+                member.gather(format!("{at}/{name}"), max, leaves)
+            }),
+            _ => {
+                leaves.push((at, Leaf(self)));
+                (leaves.len() <= max).then_some(())
+            }
         }
     }
 

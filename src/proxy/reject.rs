@@ -106,7 +106,7 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             ),
             RETRY_SOON,
         ),
-        Problem::KeyReused { slot } => of(
+        Problem::KeyReused { slot, .. } => of(
             doc(
                 shape.mismatch_status,
                 "key-reused",
@@ -382,6 +382,14 @@ fn problem_document(problem: &Problem, document: &Document, kind: &str, detail: 
     }
     if let Problem::ResponseNotStored { status, .. } = problem {
         body["original_status"] = json!(status);
+    }
+    if let Problem::KeyReused { explained: Some(explained), .. } = problem {
+        let opened = std::time::UNIX_EPOCH + Duration::from_millis(explained.opened_unix_ms);
+        body["original_state"] = json!(explained.state);
+        body["original_opened_at"] = json!(humantime::format_rfc3339_millis(opened).to_string());
+        if let Some(differing) = &explained.differing {
+            body["differing"] = json!(differing);
+        }
     }
     body
 }

@@ -9,14 +9,19 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{Cause, Fence, Record, Reply, ReplyBody, Settler, State, Version};
+use super::{Cause, Extras, Fence, Record, Reply, ReplyBody, Settler, SpanId, State, Version};
 use crate::key::{Caller, Fingerprint};
 
 /// Bytes of the head: version (8), fence (8), state (1).
 pub const HEAD_BYTES: usize = 17;
 
-/// The format that is written.
+/// The format of a record without extras: written wherever there are none, so that older versions read it.
 const FORMAT: u8 = 1;
+/// The format of one with extras: each has a tag and a length, and whoever doesn't know a tag passes it over.
+const FORMAT_WITH_EXTRAS: u8 = 2;
+
+const EXTRA_LEAVES: u8 = 1;
+const EXTRA_SPAN: u8 = 2;
 
 const IN_FLIGHT: u8 = 1;
 const UNCERTAIN: u8 = 2;
@@ -85,12 +90,17 @@ pub fn encode(record: &Record) -> Encoded {
         State::Expired => EXPIRED,
     };
     let mut out = BytesMut::with_capacity(160 + reply_size(&record.state));
-    out.put_u8(FORMAT);
+    let extras = encode_extras(&record.extras);
+    let format = if extras.is_empty() { FORMAT } else { FORMAT_WITH_EXTRAS };
+    out.put_u8(format);
     out.put_u32(0);
     put_text(&mut out, record.route.as_bytes());
     put_option(&mut out, record.fingerprint.as_ref().map(|f| f.as_bytes().as_slice()));
     put_option(&mut out, record.caller.as_ref().map(|c| c.as_bytes().as_slice()));
     out.put_u64(record.opened_unix_ms);
+    if !extras.is_empty() {
+        put_text(&mut out, &extras);
+    }
     match &record.state {
         State::InFlight { doubt_since_ms } => put_time(&mut out, *doubt_since_ms),
         State::Uncertain { cause, since_ms, retry } => {
@@ -120,7 +130,7 @@ pub fn encode(record: &Record) -> Encoded {
     if let Some(kept) = &record.kept {
         put_text(&mut out, kept);
     }
-    let sum = checksum(&head, out.get(5..).unwrap_or_default()).to_be_bytes();
+    let sum = checksum(&head, format, out.get(5..).unwrap_or_default()).to_be_bytes();
     out[1..5].copy_from_slice(&sum);
     Encoded { head, payload: out.freeze() }
 }
@@ -136,8 +146,12 @@ fn reply_size(state: &State) -> usize {
     fields + body
 }
 
-fn checksum(head: &[u8], content: &[u8]) -> u32 {
+/// Covers the format too, or damage to that byte could make one format of another; the first format was written without.
+fn checksum(head: &[u8], format: u8, content: &[u8]) -> u32 {
     let mut crc = crc32fast::Hasher::new();
+    if format != FORMAT {
+        crc.update(&[format]);
+    }
     crc.update(head);
     crc.update(content);
     crc.finalize()
@@ -146,6 +160,19 @@ fn checksum(head: &[u8], content: &[u8]) -> u32 {
 fn put_text(out: &mut BytesMut, text: &[u8]) {
     out.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
     out.put_slice(text);
+}
+
+fn encode_extras(extras: &Extras) -> BytesMut {
+    let mut out = BytesMut::new();
+    if let Some(leaves) = &extras.leaves {
+        out.put_u8(EXTRA_LEAVES);
+        put_text(&mut out, leaves);
+    }
+    if let Some(SpanId { trace, span }) = &extras.span {
+        out.put_u8(EXTRA_SPAN);
+        put_text(&mut out, &[&trace[..], span].concat());
+    }
+    out
 }
 
 fn put_option(out: &mut BytesMut, bytes: Option<&[u8]>) {
@@ -202,17 +229,18 @@ pub fn decode_reply(text: Bytes) -> Result<Reply, CodecError> {
 /// Reads a record of any format that was ever written. The body shares the payload's memory.
 pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
     let mut rest = Reader(payload);
-    match rest.u8()? {
-        FORMAT => {}
-        other => return Err(CodecError::Format(other)),
+    let format = rest.u8()?;
+    if ![FORMAT, FORMAT_WITH_EXTRAS].contains(&format) {
+        return Err(CodecError::Format(format));
     }
-    if rest.u32()? != checksum(head, &rest.0) {
+    if rest.u32()? != checksum(head, format, &rest.0) {
         return Err(CodecError::Checksum);
     }
     let route = rest.string()?;
     let fingerprint = rest.option()?.map(Fingerprint::from_bytes);
     let caller = rest.option()?.map(Caller::from_bytes);
     let opened_unix_ms = rest.u64()?;
+    let extras = if format == FORMAT { Extras::default() } else { Reader(rest.text()?).extras()? };
     let state = match head[16] {
         IN_FLIGHT => State::InFlight { doubt_since_ms: rest.time()? },
         UNCERTAIN => {
@@ -245,7 +273,23 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     if !rest.0.is_empty() {
         return Err(CodecError::Malformed);
     }
-    Ok(Record { version: head_version(head), fence: head_fence(head), route, fingerprint, caller, opened_unix_ms, kept, state })
+    Ok(Record {
+        version: head_version(head),
+        fence: head_fence(head),
+        route,
+        fingerprint,
+        caller,
+        opened_unix_ms,
+        kept,
+        extras,
+        state,
+    })
+}
+
+fn span(content: &[u8]) -> Result<SpanId, CodecError> {
+    let malformed = |_| CodecError::Malformed;
+    let (trace, span) = content.split_at_checked(16).ok_or(CodecError::Malformed)?;
+    Ok(SpanId { trace: trace.try_into().map_err(malformed)?, span: span.try_into().map_err(malformed)? })
 }
 
 struct Reader(Bytes);
@@ -301,6 +345,19 @@ impl Reader {
             }
             _ => Err(CodecError::Malformed),
         }
+    }
+
+    fn extras(&mut self) -> Result<Extras, CodecError> {
+        let mut extras = Extras::default();
+        while !self.0.is_empty() {
+            let (tag, content) = (self.u8()?, self.text()?);
+            match tag {
+                EXTRA_LEAVES => extras.leaves = Some(content),
+                EXTRA_SPAN => extras.span = Some(span(&content)?),
+                _ => {}
+            }
+        }
+        Ok(extras)
     }
 
     fn reply(&mut self) -> Result<Reply, CodecError> {

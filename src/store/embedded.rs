@@ -168,11 +168,7 @@ impl Store for Embedded {
         event: &[u8],
     ) -> Result<Swap, StoreError> {
         let tombstone = match (&next.state, lifetime.tombstone) {
-            (State::Completed { .. }, Some(keep)) => {
-                let route = next.route.clone();
-                let expired = Record { route, kept: None, state: State::Expired, ..*next };
-                Some(Parcel::new(&encode(&expired), None, keep))
-            }
+            (State::Completed { .. }, Some(keep)) => Some(Parcel::new(&encode(&next.tombstone()), None, keep)),
             _ => None,
         };
         let encoded = encode(next);

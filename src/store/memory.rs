@@ -206,7 +206,7 @@ impl Shelf {
     fn write(&mut self, slot: &Slot, next: &Record, lifetime: Lifetime, now_ms: u64) {
         if let (State::Completed { .. }, Some(keep)) = (&next.state, lifetime.tombstone) {
             self.remove_tombstone(slot);
-            let record = Record { state: State::Expired, ..next.clone() };
+            let record = next.tombstone();
             let ends_ms = after(now_ms, keep);
             self.tombstones.insert(*slot, Kept { record, written_ms: now_ms, due_ms: 0, ends_ms });
             self.tombstone_ends.insert((ends_ms, *slot));

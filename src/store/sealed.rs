@@ -15,7 +15,9 @@ use ring::rand::{SecureRandom, SystemRandom};
 
 use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
-use crate::record::{CodecError, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply};
+use crate::record::{
+    CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply,
+};
 
 /// Bytes of a key.
 pub const KEY_BYTES: usize = 32;
@@ -108,19 +110,25 @@ impl Sealed {
         }
         // Without it an operation is only not asked for in the background.
         held.record.kept = held.record.kept.and_then(|kept| self.open(slot, KEPT, &kept).ok());
+        // Without them a refusal only explains less.
+        let leaves = &mut held.record.extras.leaves;
+        *leaves = leaves.take().and_then(|leaves| self.open(slot, LEAVES, &leaves).ok());
         Ok(Some(held))
     }
 
     /// The record as it is stored; `None` where nothing in it is to be sealed.
     fn closed(&self, slot: &Slot, record: &Record) -> Result<Option<Record>, StoreError> {
         let kept = record.kept.as_ref().map(|kept| self.seal(slot, KEPT, kept)).transpose()?;
+        let leaves = record.extras.leaves.as_ref().map(|leaves| self.seal(slot, LEAVES, leaves)).transpose()?;
+        let extras = Extras { leaves, ..record.extras.clone() };
         match &record.state {
             State::Completed { reply, by } => {
                 let body = ReplyBody::Sealed(self.seal(slot, REPLY, &encode_reply(reply))?);
                 let reply = Arc::new(Reply { status: reply.status, headers: HeaderMap::new(), body });
-                Ok(Some(Record { state: State::Completed { reply, by: *by }, kept, ..record.clone() }))
+                Ok(Some(Record { state: State::Completed { reply, by: *by }, kept, extras, ..record.clone() }))
             }
-            _ => Ok(kept.map(|kept| Record { kept: Some(kept), ..record.clone() })),
+            _ if kept.is_some() || extras.leaves.is_some() => Ok(Some(Record { kept, extras, ..record.clone() })),
+            _ => Ok(None),
         }
     }
 }
@@ -128,6 +136,7 @@ impl Sealed {
 /// What is sealed, authenticated with it: neither may stand in the other's place.
 const REPLY: &[u8] = b"reply";
 const KEPT: &[u8] = b"kept";
+const LEAVES: &[u8] = b"leaves";
 
 #[async_trait]
 impl Store for Sealed {
@@ -239,6 +248,27 @@ mod tests {
         };
         assert_eq!(read(vec![key("b", 2), key("a", 1)]).await, record.kept);
         assert_eq!(read(vec![key("b", 2)]).await, None);
+    }
+
+    #[tokio::test]
+    async fn what_a_request_was_made_of_is_sealed_too_and_lost_with_its_sealing_key() {
+        let (inner, mine, theirs) = (memory(), slot(Space::Enforced, 1), slot(Space::Enforced, 2));
+        let extras = Extras { leaves: Some(Bytes::from_static(b"salt and /amount")), span: None };
+        for (version, record) in [(1, claim(1, 1)), (2, completed(2))] {
+            let record = Record { extras: extras.clone(), ..record };
+            let expected = (version > 1).then_some(Version(version - 1));
+            let store = sealed(&inner, vec![key("a", 1)]);
+            assert_eq!(store.swap(&mine, expected, &record, LIFE).await.unwrap(), Swap::Stored);
+            let raw = inner.load(&mine).await.unwrap().unwrap().record;
+            assert!(!raw.extras.leaves.as_ref().unwrap().windows(7).any(|part| part == b"/amount"));
+            assert_eq!(store.load(&mine).await.unwrap().unwrap().record, record);
+            if version == 1 {
+                let other = sealed(&inner, vec![key("b", 2)]).load(&mine).await.unwrap().unwrap();
+                assert_eq!(other.record, claim(1, 1), "only less is explained");
+                inner.swap(&theirs, None, &raw, LIFE).await.unwrap();
+                assert_eq!(store.load(&theirs).await.unwrap().unwrap().record.extras, Extras::default());
+            }
+        }
     }
 
     #[tokio::test]

@@ -13,7 +13,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{Listing, Swap};
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
-use crate::record::{Cause, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
+use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
 
 mod log;
 mod stage;
@@ -40,6 +40,7 @@ fn record(version: u64, fence: u64, state: State) -> Record {
         caller: Some(Caller::of_field("authorization", b"Bearer alice")),
         opened_unix_ms: 1_799_999_999_999,
         kept: None,
+        extras: Extras::default(),
         state,
     }
 }

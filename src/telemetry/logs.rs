@@ -1,16 +1,19 @@
-//! Logs to standard error, plain or JSON, filtered by `ONCEWARD_LOG` (tracing's directive syntax; default `info`).
+//! Logs to standard error, plain or JSON, filtered by `ONCEWARD_LOG` (tracing's directive syntax; default `info`), and by what
+//! an operator puts in its place while the process runs.
 //!
 //! Danger: a library that logs what it reads would log keys and credentials. So of the libraries inside nothing below
 //! `info` is logged, whatever the filter says: h2 shows the targets of malformed requests on `debug`.
 
 use std::io::IsTerminal;
+use std::sync::OnceLock;
 
 use clap::ValueEnum;
 use tracing::{Metadata, level_filters::LevelFilter};
 use tracing_subscriber::filter::filter_fn;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
-use tracing_subscriber::{EnvFilter, Layer, fmt, registry};
+use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -19,6 +22,31 @@ pub enum LogFormat {
     Plain,
     /// One JSON object a line.
     Json,
+}
+
+/// Longest filter that is taken at run time, in bytes: each part is compared with every line.
+const FILTER_BYTES_MAX: usize = 1024;
+
+const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
+
+/// What lines are filtered by. Logging is the process's, and so is this.
+static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
+
+/// A filter that is not put in place.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum FilterError {
+    /// The process doesn't log.
+    #[error("this process does not log")]
+    NotLogging,
+    /// It is too long.
+    #[error("a filter has at most {FILTER_BYTES_MAX} bytes")]
+    TooLong,
+    /// A part of it says nothing.
+    #[error("expected levels ({}) by target, such as \"info,onceward::store=debug\"; found {part:?}", LEVELS.join(", "))]
+    Unclear {
+        /// The part.
+        part: String,
+    },
 }
 
 /// Starts logging. Call it once; a second call changes nothing.
@@ -30,11 +58,70 @@ pub fn init(format: LogFormat) {
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // An error here means that a subscriber is already set, as in tests.
-    let _ = registry().with(lines).with(filter).with(filter_fn(tells_no_secret)).try_init();
+    let (filter, handle) = reload::Layer::new(filter);
+    if registry().with(filter).with(lines).with(filter_fn(tells_no_secret)).try_init().is_ok() {
+        let _ = FILTER.set(handle);
+    }
+}
+
+/// What lines are filtered by now; `None` where the process doesn't log.
+pub fn log_filter() -> Option<String> {
+    FILTER.get()?.with_current(ToString::to_string).ok()
+}
+
+/// Filters lines by something else from now on, until the process ends.
+///
+/// # Errors
+/// The filter says nothing that can be followed. A word that is no level is refused, though tracing takes it for a target:
+/// it is a slip more often, and would silence all the rest.
+pub fn set_log_filter(text: &str) -> Result<(), FilterError> {
+    let filter = parse(text)?;
+    let handle = FILTER.get().ok_or(FilterError::NotLogging)?;
+    handle.reload(filter).map_err(|_| FilterError::NotLogging)
+}
+
+fn parse(text: &str) -> Result<EnvFilter, FilterError> {
+    if text.len() > FILTER_BYTES_MAX {
+        return Err(FilterError::TooLong);
+    }
+    let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
+    let is_target = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b));
+    let is_clear = |part: &str| match part.split_once('=') {
+        Some((target, level)) => is_target(target) && is_level(level),
+        None => is_level(part),
+    };
+    let unclear = |part: &str| FilterError::Unclear { part: part.to_owned() };
+    match text.split(',').find(|part| !is_clear(part)) {
+        Some(part) => Err(unclear(part)),
+        None => EnvFilter::builder().parse(text).map_err(|_| unclear(text)),
+    }
 }
 
 /// Whether a line is of this crate, or of a level on which libraries show nothing of what they carry.
 fn tells_no_secret(line: &Metadata<'_>) -> bool {
     let own = line.target().strip_prefix(env!("CARGO_CRATE_NAME"));
     own.is_some_and(|rest| rest.is_empty() || rest.starts_with("::")) || *line.level() <= LevelFilter::INFO
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_filter_is_levels_by_target_and_a_slip_is_none() {
+        for sound in ["info", "WARN", "off", "info,onceward::store=debug", "onceward=trace,h2=error"] {
+            assert!(parse(sound).is_ok(), "{sound}");
+        }
+        for slip in
+            ["", "inof", "info,", "info,onceward", "onceward=loud", "=debug", "info, debug", "[span{key=x}]=debug", "a\nb=info"]
+        {
+            assert!(matches!(parse(slip), Err(FilterError::Unclear { .. })), "{slip}");
+        }
+        assert_eq!(parse(&"onceward=info,".repeat(100)).unwrap_err(), FilterError::TooLong);
+    }
+
+    #[test]
+    fn a_process_that_does_not_log_says_so() {
+        assert_eq!((log_filter(), set_log_filter("info")), (None, Err(FilterError::NotLogging)));
+    }
 }

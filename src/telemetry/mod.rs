@@ -6,6 +6,6 @@ mod metrics;
 mod reloads;
 
 pub use breakers::{BreakerMeter, BreakerState};
-pub use logs::{LogFormat, init as init_logs};
+pub use logs::{FilterError, LogFormat, init as init_logs, log_filter, set_log_filter};
 pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
 pub use reloads::ReloadMeter;

@@ -1,5 +1,7 @@
 //! What the log says, and what it must never say.
 
+use std::process::Command;
+
 use crate::harness::{Authority, Connection, Gateway, Origin, RedisServer, Request, Streams, Upstream, until};
 
 const ROUTES: &str = r#"
@@ -70,4 +72,37 @@ fn no_secret_reaches_the_log_whatever_is_logged() {
         let told: Vec<_> = logs.lines().filter(|line| line.contains("canary")).collect();
         assert!(told.is_empty(), "{}", told.join("\n"));
     }
+}
+
+#[test]
+fn what_is_logged_is_changed_while_the_process_runs_by_who_may() {
+    let upstream = Upstream::start();
+    let tokens = "[admin_auth]\ntokens = [{ name = \"on-call\", role = \"operate\", env = \"ADMIN_TOKEN\" }, { name = \"grafana\", role = \"read\", env = \"READ_TOKEN\" }]";
+    let gateway =
+        Gateway::launch(&format!("http://127.0.0.1:{}", upstream.port), "memory:", tokens, crate::harness::ROUTES, |command| {
+            command.env("ONCEWARD_LOG", "warn");
+        });
+    until("the gateway to be ready", || gateway.is_ready());
+    let level = |token: &str, filter: &[&str]| {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
+        command.args(["log", "level"]).args(filter).env("ONCEWARD_ADMIN_TOKEN", token);
+        let out = command.args(["--admin", &format!("127.0.0.1:{}", gateway.admin)]).output().unwrap();
+        (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).trim().to_owned())
+    };
+    assert_eq!(level("letmesee", &[]), (0, "warn".to_owned()));
+    let refused = Request::pay("", "{}");
+    assert_eq!(refused.send(gateway.port).problem(), "key-invalid");
+    assert_eq!(level("letmesee", &["info"]).0, 1, "who may only look changes nothing");
+    let (code, said) = level("letmein", &["inof"]);
+    assert!(code == 1 && said.contains("found \"inof\""), "{said}");
+    assert_eq!(level("letmesee", &[]), (0, "warn".to_owned()));
+    assert!(!gateway.logs().contains("refused"), "{}", gateway.logs());
+
+    let (code, said) = level("letmein", &["warn,onceward::layer=info"]);
+    assert!(code == 0 && said.contains("onceward::layer=info"), "{said}");
+    assert_eq!(refused.send(gateway.port).problem(), "key-invalid");
+    until("the next refusal to be logged", || gateway.logs().contains("refused"));
+    let logs = gateway.logs();
+    assert!(logs.contains("what is logged was changed") && logs.contains("operator=\"on-call\""), "{logs}");
+    assert!(!logs.contains("serving"), "{logs}");
 }

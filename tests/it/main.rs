@@ -13,6 +13,7 @@ mod demo;
 mod deploy;
 mod dockerfile;
 mod doubt;
+mod explain;
 mod faults;
 mod fleets;
 mod frames;

@@ -10,7 +10,7 @@ use onceward::engine::{
     Policy, ScopeRule, StatusRules,
 };
 use onceward::key::{Caller, Fingerprint, KeySyntax};
-use onceward::record::{self, Cause, Fence, Record, Reply, ReplyBody, Settler};
+use onceward::record::{self, Cause, Extras, Fence, Record, Reply, ReplyBody, Settler};
 
 use crate::rules::{LEASE, UNCERTAIN_AFTER};
 use crate::state::{AGE_MAX, Answer, Entry, FOREVER, Held, Next, Outcome, Stand, Ticks, Version, Who};
@@ -86,6 +86,7 @@ impl Bridge {
             caller: entry.who.map(|who| self.callers[who as usize]),
             opened_unix_ms: 0,
             kept: None,
+            extras: Extras::default(),
             state,
         }
     }
@@ -179,5 +180,6 @@ pub fn policy() -> Policy {
         on_failure: OnFailure::FailClosed,
         stripe_should_retry: false,
         errors: Dialect::Problem,
+        explain: false,
     }
 }

@@ -19,6 +19,7 @@ fn base(state: State) -> Record {
         caller: Some(Caller::from_bytes([0xca; 32])),
         opened_unix_ms: 1_764_000_000_123,
         kept: None,
+        extras: Extras::default(),
         state,
     }
 }
@@ -37,6 +38,7 @@ fn reply(body: ReplyBody) -> Arc<Reply> {
 fn golden() -> Vec<(&'static str, Record)> {
     let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms, retry: false });
     let whole = ReplyBody::Whole(Bytes::from_static(b"{\"id\":\"pay_1\",\"amount\":9007199254740993}"));
+    let more = ReplyBody::Whole(Bytes::from_static(b"{}"));
     let marker = Record { fingerprint: None, caller: None, ..base(State::Released) };
     vec![
         ("in-flight", base(State::InFlight { doubt_since_ms: None })),
@@ -51,11 +53,22 @@ fn golden() -> Vec<(&'static str, Record)> {
         ("completed-not-stored", base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream })),
         ("released", marker),
         ("expired", base(State::Expired)),
+        ("in-flight-with-extras", Record { extras: extras(), ..base(State::InFlight { doubt_since_ms: None }) }),
+        (
+            "completed-with-extras",
+            Record { extras: extras(), ..base(State::Completed { reply: reply(more), by: Settler::Probe }) },
+        ),
     ]
 }
 
+fn extras() -> Extras {
+    let span = SpanId { trace: [0x7a; 16], span: [0x5a; 8] };
+    Extras { leaves: Some(Bytes::from_static(b"salt, pointers and digests")), span: Some(span) }
+}
+
 fn golden_path(name: &str) -> PathBuf {
-    [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/records", &format!("v1-{name}.bin")].iter().collect()
+    let format = if name.ends_with("-with-extras") { FORMAT_WITH_EXTRAS } else { FORMAT };
+    [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/records", &format!("v{format}-{name}.bin")].iter().collect()
 }
 
 /// A golden file: the head, then the payload.
@@ -68,10 +81,10 @@ fn join(encoded: &Encoded) -> Vec<u8> {
 }
 
 /// Puts the right checksum on changed content, so that only the decoder's own checks stand in its way.
-fn forge(head: [u8; HEAD_BYTES], content: &[u8]) -> Result<Record, CodecError> {
+fn forge(head: [u8; HEAD_BYTES], format: u8, content: &[u8]) -> Result<Record, CodecError> {
     let mut payload = BytesMut::new();
-    payload.put_u8(FORMAT);
-    payload.put_u32(checksum(&head, content));
+    payload.put_u8(format);
+    payload.put_u32(checksum(&head, format, content));
     payload.put_slice(content);
     decode(&head, payload.freeze())
 }
@@ -88,6 +101,7 @@ fn what_was_ever_written_is_read_for_ever() {
         assert_eq!(record.fingerprint, expected.fingerprint, "{name}");
         assert_eq!(record.caller, expected.caller, "{name}");
         assert_eq!(record.opened_unix_ms, expected.opened_unix_ms, "{name}");
+        assert_eq!(record.extras, expected.extras, "{name}");
         assert_eq!(record.state, expected.state, "{name}");
     }
     let files = std::fs::read_dir(golden_path("x").parent().unwrap()).unwrap();
@@ -104,6 +118,24 @@ fn the_newest_format_is_written_to_the_byte() {
             std::fs::write(golden_path(name), &written).unwrap();
         }
         assert!(written == std::fs::read(golden_path(name)).unwrap(), "{name}");
+    }
+}
+
+#[test]
+fn an_extra_that_is_not_known_is_passed_over_and_a_damaged_one_is_an_error() {
+    let Encoded { head, payload } = encode(&Record { extras: extras(), ..base(State::Released) });
+    let content = &payload[PREFIX_BYTES..];
+    // Route, fingerprint, caller and time come before the extras, which are the last thing here.
+    let begin = 4 + "payments".len() + 33 + 33 + 8;
+    let with = |extras: &[u8]| {
+        let length = u32::try_from(extras.len()).unwrap().to_be_bytes();
+        forge(head, FORMAT_WITH_EXTRAS, &[&content[..begin], &length, extras].concat())
+    };
+    let known = &content[begin + 4..];
+    assert_eq!(with(known).unwrap().extras, extras());
+    assert_eq!(with(&[&[9, 0, 0, 0, 2, 1, 1], known].concat()).unwrap().extras, extras());
+    for damaged in [&[1][..], &[1, 0, 0, 0, 9, 1], &[2, 0, 0, 0, 1, 7], &[2, 0, 0, 0, 23]] {
+        assert_eq!(with(damaged), Err(CodecError::Malformed), "{damaged:?}");
     }
 }
 
@@ -150,7 +182,7 @@ fn content_cut_short_is_an_error_though_its_checksum_is_right() {
         };
         let content = &payload[PREFIX_BYTES..];
         for length in 0..content.len() - body {
-            assert_eq!(forge(head, &content[..length]), Err(CodecError::Malformed), "{name} cut to {length}");
+            assert_eq!(forge(head, payload[0], &content[..length]), Err(CodecError::Malformed), "{name} cut to {length}");
         }
     }
 }
@@ -169,6 +201,16 @@ fn a_flipped_bit_is_an_error() {
 }
 
 #[test]
+fn a_record_that_seems_to_have_another_format_is_an_error() {
+    for (name, record) in golden() {
+        let Encoded { head, payload } = encode(&record);
+        let mut other = payload.to_vec();
+        other[0] = FORMAT + FORMAT_WITH_EXTRAS - other[0];
+        assert_eq!(decode(&head, other.into()), Err(CodecError::Checksum), "{name}");
+    }
+}
+
+#[test]
 fn another_records_head_is_an_error() {
     let one = encode(&base(State::Released));
     let other = encode(&Record { fence: Fence(7), ..base(State::Released) });
@@ -178,7 +220,7 @@ fn another_records_head_is_an_error() {
 #[test]
 fn an_unknown_format_is_named() {
     let Encoded { head, payload } = encode(&base(State::Released));
-    for format in (0..=u8::MAX).filter(|format| *format != FORMAT) {
+    for format in (0..=u8::MAX).filter(|format| ![FORMAT, FORMAT_WITH_EXTRAS].contains(format)) {
         let mut bytes = payload.to_vec();
         bytes[0] = format;
         assert_eq!(decode(&head, bytes.into()), Err(CodecError::Format(format)));
@@ -193,7 +235,7 @@ fn bytes_left_over_are_an_error() {
         }
         let Encoded { head, payload } = encode(&record);
         let longer = [&payload[PREFIX_BYTES..], b"\0"].concat();
-        assert_eq!(forge(head, &longer), Err(CodecError::Malformed), "{name}");
+        assert_eq!(forge(head, payload[0], &longer), Err(CodecError::Malformed), "{name}");
     }
 }
 
@@ -202,7 +244,7 @@ fn an_unknown_state_is_an_error() {
     let Encoded { mut head, payload } = encode(&base(State::Released));
     for state in [0, 6, 255] {
         head[16] = state;
-        assert_eq!(forge(head, &payload[PREFIX_BYTES..]), Err(CodecError::Malformed), "{state}");
+        assert_eq!(forge(head, FORMAT, &payload[PREFIX_BYTES..]), Err(CodecError::Malformed), "{state}");
     }
 }
 
@@ -217,7 +259,7 @@ fn forged_counts_reserve_no_memory() {
         for forged in [u32::MAX, i32::MAX as u32, 1 << 30] {
             let mut content = content.to_vec();
             content[at..at + 4].copy_from_slice(&forged.to_be_bytes());
-            _ = forge(head, &content);
+            _ = forge(head, FORMAT, &content);
         }
     }
     let count_at = 4 + "payments".len() + 33 + 33 + 8 + 1 + 2;
@@ -225,7 +267,7 @@ fn forged_counts_reserve_no_memory() {
         let mut content = content.to_vec();
         assert_eq!(content[count_at..count_at + 4], 5_u32.to_be_bytes());
         content[count_at..count_at + 4].copy_from_slice(&forged.to_be_bytes());
-        assert_eq!(forge(head, &content), Err(CodecError::Malformed));
+        assert_eq!(forge(head, FORMAT, &content), Err(CodecError::Malformed));
     }
 }
 
@@ -272,10 +314,18 @@ fn kept_states() -> impl Strategy<Value = (State, Option<Bytes>)> {
     })
 }
 
+fn some_extras() -> impl Strategy<Value = Extras> {
+    let span = prop::option::of(any::<([u8; 16], [u8; 8])>());
+    (prop::option::of(prop::collection::vec(any::<u8>(), 0..99)), span).prop_map(|(leaves, span)| Extras {
+        leaves: leaves.map(Bytes::from),
+        span: span.map(|(trace, span)| SpanId { trace, span }),
+    })
+}
+
 fn records() -> impl Strategy<Value = Record> {
     let hash = || prop::option::of(any::<[u8; 32]>());
-    (any::<u64>(), any::<u64>(), ".{0,40}", hash(), hash(), any::<u64>(), kept_states()).prop_map(
-        |(version, fence, route, fingerprint, caller, opened_unix_ms, (state, kept))| Record {
+    (any::<u64>(), any::<u64>(), ".{0,40}", hash(), hash(), any::<u64>(), some_extras(), kept_states()).prop_map(
+        |(version, fence, route, fingerprint, caller, opened_unix_ms, extras, (state, kept))| Record {
             version: Version(version),
             fence: Fence(fence),
             route: route.into(),
@@ -283,6 +333,7 @@ fn records() -> impl Strategy<Value = Record> {
             caller: caller.map(Caller::from_bytes),
             opened_unix_ms,
             kept,
+            extras,
             state,
         },
     )
@@ -300,6 +351,6 @@ proptest! {
         let mut head = head;
         head[16] = state;
         prop_assert!(decode(&head, content.clone().into()).is_err());
-        _ = forge(head, &content);
+        _ = forge(head, FORMAT, &content);
     }
 }

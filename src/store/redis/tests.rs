@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 use self::server::{PATIENCE, Server, options, store, until};
 use super::{ConnectError, Redis, layout};
 use crate::key::{Caller, Fingerprint, Slot, Space};
-use crate::record::{Fence, Lifetime, Record, State, Version, encode, head_in_flight};
+use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, head_in_flight};
 use crate::store::suite::{Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
 
@@ -37,6 +37,7 @@ fn claim(version: u64, fence: u64) -> Record {
         caller: Some(Caller::nobody()),
         opened_unix_ms: 1_799_999_999_999,
         kept: None,
+        extras: Extras::default(),
         state: State::InFlight { doubt_since_ms: None },
     }
 }

@@ -115,7 +115,7 @@ impl Redis {
             (None, Some(tombstone_ms)) => {
                 let now_ms = self.now_ms(partition).await?;
                 let value = layout::stamped(head, now_ms, payload);
-                let expired = encode(&Record { state: State::Expired, ..(*next).clone() });
+                let expired = encode(&next.tombstone());
                 let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
                 run(&[expected, &keep, &member, &value, event, b"", &tombstone_ms, &tombstone]).await
             }

@@ -26,7 +26,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         "layer",
         &["key", "clock", "entropy", "telemetry", "record", "engine", "store", "route", "gate", "config", "proxy", "token"],
     ),
-    ("admin", &["gate", "store", "event", "engine", "record", "key", "clock", "config"]),
+    ("admin", &["gate", "store", "event", "engine", "record", "key", "clock", "config", "telemetry"]),
     ("cli", &["config", "admin", "app", "demo", "telemetry", "clock"]),
     ("demo", &["app", "config", "entropy"]),
     (

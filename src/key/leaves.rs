@@ -1,0 +1,209 @@
+//! What a request was made of, leaf by leaf, as digests: so that one that is refused can be told where it differs from the first.
+//!
+//! Danger: an amount is guessed in no time by whoever has its digest. So digests never leave the store; each record has a salt
+//! of its own, so that equal values of two records don't look alike; and what leaves is only where two requests differ, to
+//! somebody who sent the first one as well.
+
+use std::collections::BTreeMap;
+
+use bytes::{Buf, BufMut, Bytes, BytesMut};
+
+use super::{BodyHash, Document, PartHasher};
+
+/// Leaves that are kept of one request, at most: a request with more is a list or a file, where a pointer helps nobody.
+pub const LEAVES_MAX: usize = 64;
+/// Longest pointer that is kept, in bytes.
+pub const LEAF_POINTER_BYTES_MAX: usize = 128;
+
+/// Bytes of a digest: two values that differ have the same with a chance of 2^-64 at worst, and then only go unnamed.
+const DIGEST_BYTES: usize = 16;
+
+/// Random bytes that a record's digests are made with.
+pub type Salt = [u8; 16];
+
+/// A request's leaves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Leaves {
+    salt: Salt,
+    /// By JSON pointer; and of what is no JSON by `method`, `path`, `query` and `body`, which are no pointers.
+    digests: BTreeMap<String, [u8; DIGEST_BYTES]>,
+}
+
+/// What a request is made of.
+#[derive(Debug, Clone, Copy)]
+pub struct Anatomy<'a> {
+    /// The method.
+    pub method: &'a str,
+    /// The path, as received.
+    pub path: &'a str,
+    /// The query, as received.
+    pub query: Option<&'a str>,
+    /// The body.
+    pub body: &'a [u8],
+    /// How the body enters the fingerprint: what doesn't is no leaf.
+    pub how: BodyHash<'a>,
+}
+
+impl Leaves {
+    /// The leaves of a request; `None` where there are too many, or one too deep, or where parts of a form would have to be told
+    /// from each other.
+    pub fn of(request: &Anatomy<'_>, salt: Salt) -> Option<Leaves> {
+        let mut leaves = Leaves { salt, digests: BTreeMap::new() };
+        leaves.add("method", request.method.as_bytes());
+        leaves.add("path", request.path.as_bytes());
+        if let Some(query) = request.query {
+            leaves.add("query", query.as_bytes());
+        }
+        match request.how {
+            BodyHash::None => {}
+            BodyHash::Form { .. } => return None,
+            BodyHash::Json { is_json: true, ignore } => match Document::parse(request.body) {
+                Ok(document) => {
+                    for (pointer, leaf) in document.without(ignore).leaves(LEAVES_MAX)? {
+                        (pointer.len() <= LEAF_POINTER_BYTES_MAX).then_some(())?;
+                        let mut hasher = leaves.hasher();
+                        leaf.hash(&mut hasher);
+                        leaves.digests.insert(pointer, shortened(hasher));
+                    }
+                }
+                Err(_) => leaves.add("body", request.body),
+            },
+            BodyHash::Json { is_json: false, .. } | BodyHash::Raw => leaves.add("body", request.body),
+        }
+        Some(leaves)
+    }
+
+    /// Where another request differs, sorted; `None` where its leaves can't be told.
+    pub fn differing(&self, other: &Anatomy<'_>) -> Option<Vec<String>> {
+        let other = Leaves::of(other, self.salt)?;
+        // Of two bodies of which one has no value to look into, only this can be said.
+        if self.digests.contains_key("body") != other.digests.contains_key("body") {
+            return Some(vec!["body".to_owned()]);
+        }
+        let mut differing: Vec<String> =
+            self.digests.iter().filter(|(at, digest)| other.digests.get(*at) != Some(digest)).map(|(at, _)| at.clone()).collect();
+        differing.extend(other.digests.into_keys().filter(|at| !self.digests.contains_key(at)));
+        differing.sort();
+        Some(differing)
+    }
+
+    /// As it is stored: the salt; then of each leaf the length of its pointer, the pointer and the digest.
+    pub fn encode(&self) -> Bytes {
+        let mut out = BytesMut::with_capacity(self.salt.len() + self.digests.len() * (DIGEST_BYTES + 24));
+        out.put_slice(&self.salt);
+        for (pointer, digest) in &self.digests {
+            out.put_u8(u8::try_from(pointer.len()).unwrap_or(u8::MAX));
+            out.put_slice(pointer.as_bytes());
+            out.put_slice(digest);
+        }
+        out.freeze()
+    }
+
+    /// Reads what [`Leaves::encode`] wrote; `None` where it is something else.
+    pub fn decode(mut stored: &[u8]) -> Option<Leaves> {
+        let (salt, rest) = stored.split_first_chunk::<16>()?;
+        stored = rest;
+        let mut digests = BTreeMap::new();
+        while stored.has_remaining() {
+            let length = usize::from(stored.get_u8());
+            let (pointer, rest) = stored.split_at_checked(length)?;
+            let (digest, rest) = rest.split_first_chunk::<DIGEST_BYTES>()?;
+            digests.insert(std::str::from_utf8(pointer).ok()?.to_owned(), *digest);
+            stored = rest;
+        }
+        Some(Leaves { salt: *salt, digests })
+    }
+
+    fn add(&mut self, name: &str, value: &[u8]) {
+        let mut hasher = self.hasher();
+        hasher.part(value);
+        self.digests.insert(name.to_owned(), shortened(hasher));
+    }
+
+    fn hasher(&self) -> PartHasher {
+        let mut hasher = PartHasher::new("leaf");
+        hasher.part(&self.salt);
+        hasher
+    }
+}
+
+fn shortened(hasher: PartHasher) -> [u8; DIGEST_BYTES] {
+    let mut digest = [0; DIGEST_BYTES];
+    digest.copy_from_slice(&hasher.finish()[..DIGEST_BYTES]);
+    digest
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Pointer;
+
+    const SALT: Salt = [7; 16];
+
+    fn anatomy<'a>(body: &'a str, ignore: &'a [Pointer]) -> Anatomy<'a> {
+        let how = BodyHash::Json { is_json: true, ignore };
+        Anatomy { method: "POST", path: "/v1/payments", query: None, body: body.as_bytes(), how }
+    }
+
+    fn differing(first: &str, second: &str) -> Vec<String> {
+        let stored = Leaves::of(&anatomy(first, &[]), SALT).unwrap().encode();
+        Leaves::decode(&stored).unwrap().differing(&anatomy(second, &[])).unwrap()
+    }
+
+    #[test]
+    fn what_differs_is_named_by_its_pointer() {
+        for (first, second, at) in [
+            (r#"{"amount":1}"#, r#"{ "amount": 1.0 }"#, vec![]),
+            (r#"{"amount":1,"to":"a"}"#, r#"{"to":"b","amount":1}"#, vec!["/to"]),
+            (r#"{"a":{"b":[1,2]},"c~/d":1}"#, r#"{"a":{"b":[1,3,4]},"c~/d":2}"#, vec!["/a/b/1", "/a/b/2", "/c~0~1d"]),
+            (r#"{"a":1}"#, r#"{"a":{}}"#, vec!["/a"]),
+            (r#"{"a":null}"#, r#"{}"#, vec!["", "/a"]),
+            (r#"{"a":"1"}"#, r#"{"a":1}"#, vec!["/a"]),
+            ("9007199254740993", "9007199254740992", vec![""]),
+            (r#"{"a":1}"#, "a=1", vec!["body"]),
+            ("a=1", "a=2", vec!["body"]),
+        ] {
+            assert_eq!(differing(first, second), at, "{first} {second}");
+        }
+    }
+
+    #[test]
+    fn method_path_and_query_are_told_and_what_is_ignored_is_not() {
+        let ignore = [Pointer::parse("/sent_at").unwrap(), Pointer::parse("/items/0").unwrap()];
+        let (first, second) = (r#"{"sent_at":1,"items":[1,5]}"#, r#"{"sent_at":2,"items":[2,5]}"#);
+        let leaves = Leaves::of(&anatomy(first, &ignore), SALT).unwrap();
+        assert_eq!(leaves.differing(&anatomy(second, &ignore)), Some(vec![]));
+        let elsewhere = Anatomy { method: "PATCH", path: "/v1/refunds", query: Some("a=1"), ..anatomy(first, &ignore) };
+        assert_eq!(leaves.differing(&elsewhere).unwrap(), ["method", "path", "query"]);
+        let unread = Anatomy { how: BodyHash::None, ..anatomy("x", &[]) };
+        assert_eq!(Leaves::of(&unread, SALT).unwrap().differing(&Anatomy { body: b"y", ..unread }), Some(vec![]));
+    }
+
+    #[test]
+    fn too_many_leaves_too_long_pointers_and_forms_are_not_kept() {
+        let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
+        assert!(Leaves::of(&anatomy(&list(LEAVES_MAX), &[]), SALT).is_some());
+        assert_eq!(Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &[]), SALT), None);
+        let member = |length: usize| format!("{{\"{}\":1}}", "m".repeat(length));
+        assert!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX - 1), &[]), SALT).is_some());
+        assert_eq!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX), &[]), SALT), None);
+        let form = Anatomy { how: BodyHash::Form { boundary: "b" }, ..anatomy("x", &[]) };
+        assert_eq!(Leaves::of(&form, SALT), None);
+    }
+
+    #[test]
+    fn digests_say_nothing_of_values_and_two_records_of_one_value_look_different() {
+        let body = r#"{"card":"4242424242424242"}"#;
+        let stored = Leaves::of(&anatomy(body, &[]), SALT).unwrap().encode();
+        assert!(!String::from_utf8_lossy(&stored).contains("4242"));
+        assert_ne!(stored[16..], Leaves::of(&anatomy(body, &[]), [8; 16]).unwrap().encode()[16..]);
+    }
+
+    #[test]
+    fn what_is_damaged_is_not_read() {
+        let stored = Leaves::of(&anatomy(r#"{"a":1}"#, &[]), SALT).unwrap().encode();
+        assert_eq!(Leaves::decode(&stored[..10]), None);
+        assert_eq!(Leaves::decode(&stored[..stored.len() - 1]), None);
+        assert_eq!(Leaves::decode(&[&stored[..], &[1, 0xff]].concat()), None);
+    }
+}
