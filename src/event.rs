@@ -5,11 +5,16 @@
 //!
 //! Events are JSON, because others read them too. Members are added, never changed or taken away.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
 use crate::record::{Lifetime, Record, ReplyBody, Settler, State};
+
+mod observation;
+
+pub use observation::{Difference, Observation, Seen};
 
 /// Longest reason of an operator that is kept, in bytes: longer ones are cut, or an event would be too long to be read.
 pub const REASON_BYTES_MAX: usize = 1024;
@@ -77,9 +82,19 @@ pub struct Context {
     /// The scope's hash, shortened: operations of one tenant have the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub scope: Option<String>,
+    /// The trace that the request belongs to: 32 hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub trace: Option<String>,
     /// Bytes of the request's body.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub request_bytes: Option<u64>,
+    /// From sending the request to the end of its response, in ms.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upstream_ms: Option<u64>,
+    /// Members of the request's or the response's body that the route's configuration names, by their name there. Those of the
+    /// request are told with the claim, those of the response with the completion.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub fields: BTreeMap<String, String>,
     /// Who decided, of an operator's decision.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub operator: Option<String>,

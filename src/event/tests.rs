@@ -173,14 +173,17 @@ async fn the_wire_form_is_what_readers_were_promised() {
     let record = play.held().await.unwrap().record;
     let context = Context {
         scope: Some("00112233".into()),
+        trace: Some("4bf92f3577b34da6a3ce929d0e0e4736".into()),
         request_bytes: Some(2),
+        upstream_ms: Some(41),
+        fields: [("order".to_owned(), "o-17".to_owned())].into(),
         operator: Some("on-call".into()),
         reason: Some("seen".into()),
     };
     let lifetime = Lifetime { due: Some(Duration::from_secs(30)), ..LIFE };
     let event = Event::of(&record, lifetime, context);
     let text = String::from_utf8(event.encode()).unwrap();
-    let expected = r#"{"kind":"claimed","version":"3000","fence":"2000","route":"payments","opened_ms":5,"keep_ms":60000,"lease_ms":30000,"scope":"00112233","request_bytes":2,"operator":"on-call","reason":"seen"}"#;
+    let expected = r#"{"kind":"claimed","version":"3000","fence":"2000","route":"payments","opened_ms":5,"keep_ms":60000,"lease_ms":30000,"scope":"00112233","trace":"4bf92f3577b34da6a3ce929d0e0e4736","request_bytes":2,"upstream_ms":41,"fields":{"order":"o-17"},"operator":"on-call","reason":"seen"}"#;
     assert_eq!(text, expected);
     assert_eq!(Event::decode(text.as_bytes()).unwrap(), event);
     let newer = text.replace("{\"kind\"", "{\"later\":[1],\"kind\"");
@@ -195,4 +198,27 @@ async fn a_long_reason_is_cut_between_characters() {
     let context = Context { reason: Some("\u{e9}".repeat(4000)), ..Context::default() };
     let reason = Event::of(&record, LIFE, context).context.reason.unwrap();
     assert!(reason.len() == REASON_BYTES_MAX && reason.chars().all(|c| c == '\u{e9}'), "{}", reason.len());
+}
+
+#[test]
+fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over() {
+    let seen = |kind| Observation {
+        kind,
+        at_ms: 7,
+        operation: "op_00112233445566778899aabbccddeeff00112233".into(),
+        route: "payments".into(),
+        scope: None,
+        status: Some(422),
+        waited_ms: None,
+        problem: Some("key-reused".into()),
+        differing: vec![Difference { pointer: "/amount".into() }],
+        trace: None,
+    };
+    let batch = [seen(Seen::Refused), seen(Seen::WouldReplay)];
+    let text = String::from_utf8(Observation::encode(&batch)).unwrap();
+    let first = r#"[{"kind":"refused","at_ms":7,"operation":"op_00112233445566778899aabbccddeeff00112233","route":"payments","status":422,"problem":"key-reused","differing":[{"pointer":"/amount"}]},{"kind":"would_replay""#;
+    assert!(text.starts_with(first), "{text}");
+    let newer = text.replace("\"would_replay\"", "\"astonished\"").replacen("\"at_ms\"", "\"later\":[],\"at_ms\"", 1);
+    assert_eq!(Observation::decode(newer.as_bytes()).unwrap(), [seen(Seen::Refused)]);
+    assert!(Observation::decode(b"{}").is_err());
 }

@@ -37,7 +37,7 @@ impl Gate {
                             "a reader of the event log was not heard of for as long as entries are kept: it is waited for no more"
                         );
                     }
-                    if trimmed.entries == 0 {
+                    if trimmed.entries + trimmed.batches == 0 {
                         return;
                     }
                 }

@@ -29,6 +29,13 @@ pub const LINK_BYTES: usize = 40;
 /// Bytes of an operation's name in an entry: the space and the slot's hash.
 pub const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 
+/// Bytes of observations that are kept, with [`OBSERVED_ENTRY_BYTES`] for each batch: some 300,000 of them. They share the
+/// store with the records, and must not take the room that those need.
+pub const OBSERVED_BYTES_MAX: usize = 64 << 20;
+
+/// What a batch takes beside its bytes.
+pub const OBSERVED_ENTRY_BYTES: usize = 64;
+
 /// An entry's place within its partition. Later ones are greater.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EntryId {
@@ -189,6 +196,8 @@ pub struct Ends {
 pub struct Trimmed {
     /// How many entries are gone; if any, there may be more to trim.
     pub entries: usize,
+    /// How many batches of observations are gone, likewise.
+    pub batches: usize,
     /// Readers that were not heard of for too long, and are waited for no more.
     pub forgotten: Vec<String>,
 }
@@ -213,6 +222,13 @@ pub trait Log: Send + Sync {
     /// Takes away some entries that are older than that, from the beginnings on, though none that a reader has still to read. A
     /// reader that was not heard of for as long is forgotten.
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError>;
+
+    /// Appends a batch of observations: opaque bytes that may be lost, in an order of their own. The oldest go when there are
+    /// more than [`OBSERVED_BYTES_MAX`], read or not; and [`Log::trim`] takes away those that are too old.
+    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError>;
+
+    /// Up to `limit` batches of observations behind one, in order.
+    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError>;
 
     /// What is kept beside the log, of every partition that ever had an entry, by partition.
     async fn ends(&self) -> Result<Vec<Ends>, StoreError>;

@@ -481,6 +481,8 @@ macro_rules! stories {
             the_log_is_read_on_from_where_one_was_and_in_order
             the_chain_verifies_in_pieces_too
             the_log_is_trimmed_by_age_and_not_past_a_reader
+            observations_are_read_in_order_and_trimmed_by_age
+            observations_take_no_more_than_their_room
             a_partition_that_is_not_there_is_empty
         }
     };

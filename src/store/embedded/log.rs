@@ -9,11 +9,13 @@ use bytes::Bytes;
 use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
 
 use super::Embedded;
+use super::tables::META;
 use super::writer::{Answer, Job};
 use crate::key::Slot;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, Position, Trimmed, member, slot_of_member,
+    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed,
+    member, slot_of_member,
 };
 
 /// Bytes of an entry's id: so that the log is in the order of ids.
@@ -29,6 +31,11 @@ const EVENTS: TableDefinition<&[u8; ID_BYTES], &[u8]> = TableDefinition::new("ev
 const MARKS: TableDefinition<&str, &[u8; MARK_BYTES]> = TableDefinition::new("event_marks");
 /// Reader -> how far it has read, and when it was heard of.
 const READERS: TableDefinition<&str, &[u8; READER_BYTES]> = TableDefinition::new("event_readers");
+
+/// Id -> a batch of observations.
+const OBSERVED: TableDefinition<&[u8; ID_BYTES], &[u8]> = TableDefinition::new("observations");
+/// In [`META`]: what they take, in bytes.
+const OBSERVED_BYTES: &str = "observed_bytes";
 
 /// The last entry.
 const LAST: &str = "last";
@@ -46,6 +53,7 @@ pub(super) fn prepare(txn: &WriteTransaction) -> Result<(), redb::Error> {
     txn.open_table(EVENTS)?;
     txn.open_table(MARKS)?;
     txn.open_table(READERS)?;
+    txn.open_table(OBSERVED)?;
     Ok(())
 }
 
@@ -62,6 +70,48 @@ pub(super) fn append(txn: &WriteTransaction, slot: &Slot, event: &[u8], now_ms: 
     Ok(())
 }
 
+/// Appends a batch of observations, and takes away the oldest if there are too many.
+pub(super) fn observe(txn: &WriteTransaction, batch: &[u8], now_ms: u64) -> Result<(), redb::Error> {
+    {
+        let (mut observed, mut meta) = (txn.open_table(OBSERVED)?, txn.open_table(META)?);
+        let last = observed.last()?.map(|(id, _)| id_of(id.value())).unwrap_or_default();
+        observed.insert(&id_bytes(EntryId::behind(last, now_ms)), batch)?;
+        let bytes = observed_bytes(&meta)?.saturating_add(weight(batch));
+        meta.insert(OBSERVED_BYTES, bytes)?;
+    }
+    drop_observed(txn, |bytes, _| bytes > OBSERVED_BYTES_MAX as u64)?;
+    Ok(())
+}
+
+fn observed_bytes(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, redb::Error> {
+    Ok(meta.get(OBSERVED_BYTES)?.map_or(0, |bytes| bytes.value()))
+}
+
+/// Takes away the first batches while they are to go. Returns how many went.
+fn drop_observed(txn: &WriteTransaction, goes: impl Fn(u64, EntryId) -> bool) -> Result<usize, redb::Error> {
+    let (mut observed, mut meta) = (txn.open_table(OBSERVED)?, txn.open_table(META)?);
+    let (mut bytes, mut gone) = (observed_bytes(&meta)?, Vec::new());
+    for entry in observed.iter()?.take(TRIMMED_PER_CALL) {
+        let (id, batch) = entry?;
+        if !goes(bytes, id_of(id.value())) {
+            break;
+        }
+        gone.push(*id.value());
+        bytes = bytes.saturating_sub(weight(batch.value()));
+    }
+    for id in &gone {
+        observed.remove(id)?;
+    }
+    if !gone.is_empty() {
+        meta.insert(OBSERVED_BYTES, bytes)?;
+    }
+    Ok(gone.len())
+}
+
+fn weight(batch: &[u8]) -> u64 {
+    (batch.len() + OBSERVED_ENTRY_BYTES) as u64
+}
+
 /// Says how far a reader has read.
 pub(super) fn mark_read(txn: &WriteTransaction, reader: &str, read: EntryId, now_ms: u64) -> Result<(), redb::Error> {
     let mut value = [0; READER_BYTES];
@@ -74,6 +124,7 @@ pub(super) fn mark_read(txn: &WriteTransaction, reader: &str, read: EntryId, now
 /// See [`Log::trim`].
 pub(super) fn trim(txn: &WriteTransaction, older_than: Duration, now_ms: u64) -> Result<Trimmed, redb::Error> {
     let since = now_ms.saturating_sub(u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX));
+    let batches = drop_observed(txn, |_, id| id.ms < since)?;
     let (slowest, forgotten) = forget_silent(&mut txn.open_table(READERS)?, since)?;
     let (mut events, mut marks) = (txn.open_table(EVENTS)?, txn.open_table(MARKS)?);
     let mut gone = Vec::new();
@@ -92,7 +143,7 @@ pub(super) fn trim(txn: &WriteTransaction, older_than: Duration, now_ms: u64) ->
     if let Some((id, Some(link))) = gone.last() {
         marks.insert(TRIMMED, &mark_bytes(Mark { id: *id, link: *link }))?;
     }
-    Ok(Trimmed { entries: gone.len(), forgotten })
+    Ok(Trimmed { entries: gone.len(), batches, forgotten })
 }
 
 /// Forgets readers that were not heard of since then; returns how far the slowest other one is.
@@ -116,8 +167,13 @@ fn forget_silent(
     Ok((slowest, forgotten))
 }
 
-fn behind(txn: &ReadTransaction, from: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, redb::Error> {
-    let events = txn.open_table(EVENTS)?;
+fn behind(
+    txn: &ReadTransaction,
+    table: TableDefinition<'_, &'static [u8; ID_BYTES], &'static [u8]>,
+    from: EntryId,
+    limit: usize,
+) -> Result<Vec<(EntryId, Bytes)>, redb::Error> {
+    let events = txn.open_table(table)?;
     let from = id_bytes(from);
     let range = ReadableTable::range::<&[u8; ID_BYTES]>(&events, (Bound::Excluded(&from), Bound::Unbounded))?;
     let found = range.take(limit).map(|entry| {
@@ -176,7 +232,7 @@ impl Log for Embedded {
         if partition != PARTITION {
             return Ok(Vec::new());
         }
-        let found = Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, from, limit))).await?;
+        let found = Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, EVENTS, from, limit))).await?;
         Ok(found.into_iter().map(|(id, value)| entry(id, value)).collect())
     }
 
@@ -197,6 +253,14 @@ impl Log for Embedded {
             Answer::Trimmed(trimmed) => Ok(trimmed),
             _ => Ok(Trimmed::default()),
         }
+    }
+
+    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
+        self.ask(Job::Observe { batch: batch.to_vec() }).await.map(drop)
+    }
+
+    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+        Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, OBSERVED, after, limit))).await
     }
 
     async fn ends(&self) -> Result<Vec<Ends>, StoreError> {

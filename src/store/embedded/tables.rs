@@ -298,6 +298,11 @@ impl<'txn> Tables<'txn> {
         log::mark_read(self.txn, reader, read, self.now_ms)
     }
 
+    /// See [`crate::store::Log::observe`].
+    pub(super) fn observe(&self, batch: &[u8]) -> Result<(), redb::Error> {
+        log::observe(self.txn, batch, self.now_ms)
+    }
+
     /// See [`crate::store::Log::trim`].
     pub(super) fn trim(&self, older_than: Duration) -> Result<Trimmed, redb::Error> {
         log::trim(self.txn, older_than, self.now_ms)

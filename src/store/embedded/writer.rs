@@ -49,6 +49,8 @@ pub(super) enum Job {
     Agree { expected: Option<String>, next: String },
     /// Keep how far a reader of the log has read.
     MarkRead { reader: String, read: EntryId },
+    /// Append a batch of observations.
+    Observe { batch: Vec<u8> },
     /// Take away old entries of the log.
     Trim { older_than: Duration },
     /// Say whether claims would be accepted.
@@ -400,6 +402,7 @@ impl Job {
     fn size(&self) -> usize {
         match self {
             Job::Swap(exchange) => exchange.record.size() + exchange.event.len(),
+            Job::Observe { batch } => batch.len(),
             Job::Renew { .. } | Job::Agree { .. } | Job::MarkRead { .. } | Job::Trim { .. } | Job::Ping | Job::Close => 0,
         }
     }
@@ -426,6 +429,12 @@ impl Job {
             },
             Job::MarkRead { reader, read } => {
                 tables.mark_read(reader, *read)?;
+                Ok(Made::written(Answer::Well))
+            }
+            // Of no use to anybody who would have to do without room for claims.
+            Job::Observe { .. } if !has_room => Ok(Made::refused(no_room())),
+            Job::Observe { batch } => {
+                tables.observe(batch)?;
                 Ok(Made::written(Answer::Well))
             }
             Job::Trim { older_than } => Ok(match tables.trim(*older_than)? {

@@ -4,11 +4,14 @@ use std::collections::{BTreeMap, VecDeque};
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 
 use super::Memory;
 use crate::key::Slot;
 use crate::store::StoreError;
-use crate::store::log::{Ends, Entry, EntryId, Link, Log, Mark, Position, Trimmed, member};
+use crate::store::log::{
+    Ends, Entry, EntryId, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed, member,
+};
 
 /// Entries kept at most, read or not: some 100 MB with the longest events, and more than any test or trial writes.
 const ENTRIES_MAX: usize = 100_000;
@@ -26,6 +29,38 @@ pub(super) struct Journal {
     last: Option<Mark>,
     trimmed: Option<Mark>,
     readers: BTreeMap<String, Reader>,
+    observed: Observed,
+}
+
+/// Batches of observations.
+#[derive(Default)]
+struct Observed {
+    batches: VecDeque<(EntryId, Bytes)>,
+    last: EntryId,
+    bytes: usize,
+}
+
+impl Observed {
+    fn append(&mut self, batch: &[u8], now_ms: u64) {
+        self.last = EntryId::behind(self.last, now_ms);
+        self.bytes += batch.len() + OBSERVED_ENTRY_BYTES;
+        self.batches.push_back((self.last, Bytes::copy_from_slice(batch)));
+        while self.bytes > OBSERVED_BYTES_MAX {
+            self.drop_first();
+        }
+    }
+
+    fn drop_first(&mut self) {
+        if let Some((_, batch)) = self.batches.pop_front() {
+            self.bytes -= batch.len() + OBSERVED_ENTRY_BYTES;
+        }
+    }
+
+    fn trim(&mut self, since: u64) -> usize {
+        let gone = self.batches.partition_point(|(id, _)| id.ms < since);
+        (0..gone).for_each(|_| self.drop_first());
+        gone
+    }
 }
 
 struct Reader {
@@ -63,7 +98,7 @@ impl Journal {
     fn trim(&mut self, older_than: Duration, now_ms: u64) -> Trimmed {
         let span = u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX);
         let since = now_ms.saturating_sub(span);
-        let mut trimmed = Trimmed::default();
+        let mut trimmed = Trimmed { batches: self.observed.trim(since), ..Trimmed::default() };
         self.readers.retain(|name, reader| {
             let heard = reader.heard_ms >= since;
             if !heard {
@@ -106,6 +141,19 @@ impl Log for Memory {
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
         let (mut shelf, now_ms) = self.open();
         Ok(shelf.journal.trim(older_than, now_ms))
+    }
+
+    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
+        let (mut shelf, now_ms) = self.open();
+        shelf.journal.observed.append(batch, now_ms);
+        Ok(())
+    }
+
+    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+        let (shelf, _) = self.open();
+        let batches = &shelf.journal.observed.batches;
+        let start = batches.partition_point(|(id, _)| *id <= after);
+        Ok(batches.range(start..).take(limit).cloned().collect())
     }
 
     async fn ends(&self) -> Result<Vec<Ends>, StoreError> {

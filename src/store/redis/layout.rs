@@ -80,6 +80,19 @@ pub(super) fn readers_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"readers")
 }
 
+/// The key of observations, a stream: one for the whole store.
+pub(super) fn observations_key() -> Vec<u8> {
+    in_partition(OBSERVATIONS_PARTITION, b"observations")
+}
+
+/// The key of what they take, in bytes.
+pub(super) fn observed_bytes_key() -> Vec<u8> {
+    in_partition(OBSERVATIONS_PARTITION, b"observed_bytes")
+}
+
+/// The partition under whose tag those lie.
+pub(super) const OBSERVATIONS_PARTITION: u16 = 0;
+
 fn in_partition(partition: u16, what: &[u8]) -> Vec<u8> {
     let mut name = tagged(partition);
     name.extend_from_slice(what);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use async_trait::async_trait;
+use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Value;
 
@@ -11,7 +12,10 @@ use super::servers::Group;
 use super::{Redis, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
-use crate::store::log::{Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, Position, Trimmed, slot_of_member};
+use crate::store::log::{
+    Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed,
+    slot_of_member,
+};
 
 /// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
 const TRIMMED_PER_PARTITION: usize = 200;
@@ -39,6 +43,17 @@ impl Redis {
             }
         }
         Ok(entries)
+    }
+
+    /// Appends a batch of observations, if there is one, and takes away old ones. Returns how many went.
+    async fn observed(&self, batch: &[u8], keep_ms: &[u8]) -> Result<usize, StoreError> {
+        let keys = [layout::observations_key(), layout::observed_bytes_key()];
+        let (most, beside) = (OBSERVED_BYTES_MAX.to_string(), OBSERVED_ENTRY_BYTES.to_string());
+        let count = TRIMMED_PER_PARTITION.to_string();
+        let args: [&[u8]; 5] = [batch, most.as_bytes(), beside.as_bytes(), keep_ms, count.as_bytes()];
+        let partition = layout::OBSERVATIONS_PARTITION;
+        let answer = self.run(partition, &self.scripts.observe, (&keys, &args), None, self.deadline()).await?;
+        redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
     async fn ends_at(&self, group: &Group) -> Result<Vec<Ends>, StoreError> {
@@ -106,8 +121,8 @@ impl Log for Redis {
     }
 
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
-        let mut trimmed = Trimmed::default();
         let span = millis(older_than);
+        let mut trimmed = Trimmed { batches: self.observed(b"", &span).await?, ..Trimmed::default() };
         let most = TRIMMED_PER_PARTITION.to_string();
         for Ends { partition, .. } in self.ends().await? {
             let keys = [layout::events_key(partition), layout::readers_key(partition), layout::trimmed_key(partition)];
@@ -120,6 +135,22 @@ impl Log for Redis {
         trimmed.forgotten.sort();
         trimmed.forgotten.dedup();
         Ok(trimmed)
+    }
+
+    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
+        self.observed(batch, b"").await.map(drop)
+    }
+
+    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+        let mut read = redis::cmd("XREAD");
+        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(layout::observations_key()).arg(after.to_string());
+        let answer = self.command(layout::OBSERVATIONS_PARTITION, &read).await?;
+        let found = streams_of(answer)?.into_iter().flat_map(|(_, found)| found);
+        let batch = |value| {
+            let (id, fields) = fields_of(value)?;
+            Ok((id, field(&fields, b"b").unwrap_or_default().to_vec().into()))
+        };
+        found.map(batch).collect()
     }
 
     async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
@@ -158,14 +189,20 @@ fn pair(value: Value) -> Result<(Value, Value), StoreError> {
 
 /// An entry of a stream: its id, and fields by name.
 fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
+    let (id, fields) = fields_of(value)?;
+    let Some(slot) = field(&fields, b"m").and_then(slot_of_member) else { return Ok(Entry::unreadable(partition, id)) };
+    let event = field(&fields, b"e").unwrap_or_default().to_vec().into();
+    Ok(Entry { partition, id, slot, event, link: field(&fields, b"l").and_then(Link::from_bytes) })
+}
+
+fn fields_of(value: Value) -> Result<(EntryId, Vec<Vec<u8>>), StoreError> {
     let (id, fields) = pair(value)?;
     let id: String = redis::from_redis_value(id).map_err(|_| unexpected())?;
-    let fields: Vec<Vec<u8>> = redis::from_redis_value(fields).map_err(|_| unexpected())?;
-    let field = |name: &[u8]| fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_slice());
-    let id = id.parse().map_err(|_| unexpected())?;
-    let Some(slot) = field(b"m").and_then(slot_of_member) else { return Ok(Entry::unreadable(partition, id)) };
-    let event = field(b"e").unwrap_or_default().to_vec().into();
-    Ok(Entry { partition, id, slot, event, link: field(b"l").and_then(Link::from_bytes) })
+    Ok((id.parse().map_err(|_| unexpected())?, redis::from_redis_value(fields).map_err(|_| unexpected())?))
+}
+
+fn field<'f>(fields: &'f [Vec<u8>], name: &[u8]) -> Option<&'f [u8]> {
+    fields.chunks_exact(2).find(|pair| pair[0] == name).map(|pair| pair[1].as_slice())
 }
 
 /// A link and an id, as they are kept beside the log.

@@ -159,6 +159,7 @@ struct Scripts {
     forget: Script,
     agree: Script,
     trim: Script,
+    observe: Script,
 }
 
 struct Script {
@@ -192,6 +193,7 @@ impl Redis {
                 forget: Script::new(include_str!("forget.lua")),
                 agree: Script::new(include_str!("agree.lua")),
                 trim: Script::new(include_str!("trim.lua")),
+                observe: Script::new(include_str!("observe.lua")),
             },
             time: ServerTime::new(),
             epochs: Epochs::new(wanted.clone(), options.quiet),

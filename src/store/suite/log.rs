@@ -2,11 +2,13 @@
 
 use std::time::Duration;
 
+use bytes::Bytes;
+
 use super::{HERE, LONG, SHORT, Stage, claim, completed, keep, lease};
 use crate::key::Slot;
 use crate::record::{Lifetime, Record, Version};
 use crate::store::Swap;
-use crate::store::log::{Entry, EntryId, Position, verify};
+use crate::store::log::{Entry, EntryId, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, verify};
 
 /// Longer than any log of a story.
 const ALL: usize = 100_000;
@@ -136,4 +138,37 @@ pub(crate) async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage
 
 pub(crate) async fn a_partition_that_is_not_there_is_empty(stage: Stage) {
     assert_eq!(stage.store.log().read_partition(255, EntryId::default(), 10).await.unwrap(), []);
+}
+
+pub(crate) async fn observations_are_read_in_order_and_trimmed_by_age(stage: Stage) {
+    let log = stage.store.log();
+    assert_eq!(log.observations(EntryId::default(), 10).await.unwrap(), []);
+    for batch in ["one", "two", "three"] {
+        log.observe(batch.as_bytes()).await.unwrap();
+    }
+    let first = log.observations(EntryId::default(), 2).await.unwrap();
+    assert_eq!(batches(&first), ["one", "two"]);
+    let rest = log.observations(first[1].0, 10).await.unwrap();
+    assert_eq!(batches(&rest), ["three"]);
+    assert!(first[0].0 < first[1].0 && first[1].0 < rest[0].0);
+    assert_eq!(log.trim(LONG).await.unwrap().batches, 0, "nothing is that old");
+    stage.time.pass(Duration::from_secs(1)).await;
+    log.observe(b"four").await.unwrap();
+    assert_eq!(log.trim(Duration::from_millis(500)).await.unwrap().batches, 3);
+    assert_eq!(batches(&log.observations(EntryId::default(), 10).await.unwrap()), ["four"]);
+    assert!(logged(&stage).await.is_empty(), "they are no events");
+}
+
+pub(crate) async fn observations_take_no_more_than_their_room(stage: Stage) {
+    const BATCH: usize = OBSERVED_BYTES_MAX / 8 - OBSERVED_ENTRY_BYTES;
+    let log = stage.store.log();
+    for n in 0..10 {
+        log.observe(&vec![n; BATCH]).await.unwrap();
+    }
+    let left = log.observations(EntryId::default(), 100).await.unwrap();
+    assert_eq!(left.iter().map(|(_, batch)| batch[0]).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 9], "the oldest went");
+}
+
+fn batches(found: &[(EntryId, Bytes)]) -> Vec<&str> {
+    found.iter().map(|(_, batch)| std::str::from_utf8(batch).unwrap()).collect()
 }
