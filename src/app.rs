@@ -185,6 +185,9 @@ impl Running {
     async fn serve(self: Arc<Self>, server: Server, admin: TcpListener, kept: Kept, stop: CancellationToken) -> bool {
         let keeper = self.lasting.identity.clone().map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
         let operators = tokio::spawn(serve_admin(admin, self.doors.operators.clone()));
+        let gate = self.in_force.lock().await.gate.clone();
+        // All gates that follow share what was observed.
+        let telling = AbortOnDropHandle::new(tokio::spawn(async move { gate.tell_observations().await }));
         let drained = CancellationToken::new();
         let serving = tokio::spawn({
             let (stop, drained, service) = (stop.clone(), drained.clone(), self.doors.clients.clone());
@@ -199,7 +202,7 @@ impl Running {
         };
         let settled = end(&gate, serving, drained, drain_timeout).await;
         self.in_force.lock().await.rest(&self.doors).await;
-        drop(keeper);
+        drop((keeper, telling));
         kept.close().await;
         operators.abort();
         settled

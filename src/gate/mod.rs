@@ -35,6 +35,7 @@ mod explain;
 mod identify;
 mod lease;
 mod lookup;
+mod observe;
 mod operator;
 mod payload;
 mod places;
@@ -58,6 +59,7 @@ pub use explain::Explanation;
 pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
 pub use lookup::{LookupError, scope_names};
+use observe::Observed;
 pub use operator::OperatorError;
 pub use payload::{AnswerBody, BoxError, Payload};
 use places::Places;
@@ -139,6 +141,7 @@ pub struct Gate {
     watched: Places,
     giving_up: Places,
     quota: Arc<Quota>,
+    observed: Arc<Observed>,
     closed: Arc<AtomicBool>,
     tasks: TaskTracker,
     abandoned: CancellationToken,
@@ -162,6 +165,7 @@ impl Gate {
             watched: Places::new(settings.in_flight),
             giving_up: Places::new(GIVING_UP_MAX),
             quota: Quota::new(settings.records_per_scope),
+            observed: Observed::new(),
             closed: Arc::default(),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),
@@ -187,6 +191,7 @@ impl Gate {
             watched: self.watched.limited_to(settings.in_flight),
             giving_up: self.giving_up.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
+            observed: self.observed.clone(),
             closed: self.closed.clone(),
             tasks: self.tasks.clone(),
             abandoned: self.abandoned.clone(),
@@ -224,7 +229,10 @@ impl Gate {
         let carried = policy.upstream_key.as_ref().map(|wanted| Carried::new(policy, wanted, &parts, &body)).transpose()?;
         let permit = self.in_flight.take().ok_or(Problem::Overloaded)?;
         let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold };
-        let claimed = match self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await? {
+        let whose = identified.whose;
+        let admitted = self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await;
+        self.note_duplicate(policy, &whose, &admitted);
+        let claimed = match admitted? {
             claim::Entry::Run(claimed) => claimed,
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
             claim::Entry::Unprotected => {

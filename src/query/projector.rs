@@ -17,6 +17,9 @@ pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
 /// Entries that are read and applied at once: enough that the transaction costs little, and some tens of milliseconds.
 const BATCH: usize = 4096;
 
+/// Batches of observations that are read and applied at once; each has some hundred.
+const OBSERVED_BATCH: usize = 16;
+
 /// Between two looks at a log that had nothing new. Somebody who watches the page waits no longer than that.
 const PERIOD: Duration = Duration::from_millis(300);
 
@@ -113,10 +116,22 @@ impl Projector {
             // All that was told before it was asked is in, or else what is older than the oldest of this batch.
             freshness.as_of_ms = if idle { Some(before_ms) } else { freshness.as_of_ms.max(reached_ms) };
         });
+        let observed = self.observe().await?;
         let now_ms = (self.now)();
         let turned = self.blocking(move |model| model.turn(now_ms)).await?;
         let retired = idle && self.retire(now_ms).await?;
-        Ok(!idle || turned || retired)
+        Ok(!idle || observed || turned || retired)
+    }
+
+    /// Applies what was observed of duplicates. Returns whether there may be more.
+    async fn observe(&self) -> Result<bool, Fault> {
+        let after = self.blocking(|model| model.observations_read()).await?;
+        let batches = self.store.log().observations(after, OBSERVED_BATCH).await?;
+        if batches.is_empty() {
+            return Ok(false);
+        }
+        self.blocking(move |model| model.apply_observations(&batches)).await?;
+        Ok(true)
     }
 
     async fn apply(&self, entries: Vec<Entry>) -> Result<(), Fault> {

@@ -183,6 +183,8 @@ pub struct Meter {
     pub store_errors: Counter,
     /// Stored records that could not be read.
     pub corrupt_records: Counter,
+    /// Observations of duplicates that were not told.
+    pub observations_lost: Counter,
     /// Results that could not be stored yet and are retried in the background.
     pub unsettled_in_background: Gauge,
     /// Completed records kept in the process.
@@ -254,6 +256,7 @@ impl Meter {
             lost_leases: Counter::default(),
             store_errors: Counter::default(),
             corrupt_records: Counter::default(),
+            observations_lost: Counter::default(),
             unsettled_in_background: Gauge::default(),
             cache: CacheMeter::default(),
             breakers: BreakerMeter::default(),
@@ -286,6 +289,7 @@ impl Meter {
         registry.register("uncertain_outcomes", "Operations that became uncertain", m.uncertain.clone());
         registry.register("lost_leases", "Attempts that lost their lease while they ran", m.lost_leases.clone());
         registry.register("store_errors", "Store calls that failed", m.store_errors.clone());
+        registry.register("observations_lost", "Observations of duplicates that were not told", m.observations_lost.clone());
         registry.register("corrupt_records", "Stored records that could not be read", m.corrupt_records.clone());
         registry.register("unsettled_in_background", "Results that are still being stored", m.unsettled_in_background.clone());
         register_cache(&mut registry, &m.cache);

@@ -68,6 +68,32 @@ fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginn
 }
 
 #[test]
+fn duplicates_are_counted_and_told_with_where_they_differed_and_never_with_what_stood_there() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, &format!("{ROUTES}explain = true\n"));
+    let pay = |body: &str| Request::pay("k", body).send(gateway.port);
+    assert_eq!(pay(r#"{"amount":4200,"card":"canary-1"}"#).status, 201);
+    for _ in 0..3 {
+        assert!(pay(r#"{"amount":4200,"card":"canary-1"}"#).replayed());
+    }
+    assert_eq!(pay(r#"{"amount":9900,"card":"canary-2"}"#).status, 422);
+    let operation = told(&gateway, "/v1/operations?route=payments", 1)["operations"][0]["operation"].as_str().unwrap().to_owned();
+    let timeline = || gateway.ask("GET", &format!("/v1/operations/{operation}/timeline")).json();
+    until("the duplicates to be told", || timeline()["moments"].as_array().unwrap().len() == 6);
+    let told = timeline();
+    let refused = told["moments"].as_array().unwrap().iter().find(|moment| moment["kind"] == "refused").unwrap();
+    assert_eq!((&refused["problem"], &refused["status"]), (&"key-reused".into(), &422.into()));
+    let pointers: Vec<_> = refused["differing"].as_array().unwrap().iter().map(|one| one["pointer"].as_str().unwrap()).collect();
+    assert_eq!(pointers, ["/amount", "/card"], "{refused}");
+    assert!(!told.to_string().contains("canary"), "{told}");
+    let overview = gateway.ask("GET", "/v1/overview").json();
+    assert_eq!((&overview["hour"]["duplicates_prevented"], &overview["hour"]["conflicts"]), (&3.into(), &1.into()), "{overview}");
+    let page = gateway.ask("GET", &format!("/operations/{operation}")).text();
+    assert!(page.contains("<code>/amount</code>") && page.contains("got the stored answer 201, 3 times"), "{page}");
+    assert_eq!(gateway.metric("onceward_observations_lost_total"), 0.0);
+}
+
+#[test]
 fn without_the_log_the_store_is_listed_and_the_rest_says_what_to_turn_on() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
