@@ -41,6 +41,22 @@ impl Gate {
         if identified.others.is_empty() {
             return self.admit(guarded, identified, permit, asker).await;
         }
+        Box::pin(self.admit_where_it_lies(guarded, identified, permit, asker)).await
+    }
+
+    async fn admit_where_it_lies<S, B, RB>(
+        self: &Arc<Self>,
+        guarded: &Arc<Guarded>,
+        identified: Identified,
+        permit: Place,
+        asker: &mut Asker<'_, S>,
+    ) -> Result<Entry, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Unpin,
+        RB::Error: Into<BoxError>,
+    {
         let policy = &guarded.route.policy;
         let identified = match self.where_it_lies(policy, identified).await {
             Ok(identified) => identified,

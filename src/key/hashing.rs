@@ -73,7 +73,8 @@ impl Hashing {
             hmac::sign(secret, &parts.finish())
         });
         let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
-        hash.iter().take(8).map(|byte| format!("{byte:02x}")).collect()
+        let first = hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
+        format!("{first:016x}")
     }
 
     /// A value for each secret, by which it is known again, in hexadecimal.

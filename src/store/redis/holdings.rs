@@ -17,11 +17,12 @@ use crate::record::{Encoded, Fence, Lifetime, Version, head_fence, head_in_fligh
 /// server that syncs its file every second loses two at most.
 pub(super) const RECENT: Duration = Duration::from_secs(3);
 
-/// Bytes held at most. Some 20,000 operations; beyond, the oldest go first.
-const BYTES_MAX: usize = 16 << 20;
+/// Bytes held at most: some 4,000 operations, more than 1,000 a second for as long as they are held. Beyond, the oldest go
+/// first. It is what writing them again may take, too: a few tenths of a second, in which new operations wait.
+const BYTES_MAX: usize = 4 << 20;
 
-/// What an entry takes beside its payload.
-const ENTRY_BYTES: usize = 200;
+/// What an entry takes beside its payload: itself, its places in the table and in the queue, and what those have to spare.
+const ENTRY_BYTES: usize = 400;
 
 /// A later change has a version so little further: versions of other operations in the slot are random.
 const LATER_MAX: u64 = 16;
@@ -43,10 +44,10 @@ pub(super) struct Holdings(Mutex<Inner>);
 #[derive(Default)]
 struct Inner {
     /// While their lease runs, which renewals extend. As many as requests are under way: their own limit bounds them.
-    claims: HashMap<Slot, Holding>,
+    claims: HashMap<Slot, Box<Holding>>,
     /// How many claims there may be until those whose lease is over are looked for.
     claims_until_swept: usize,
-    settled: HashMap<Slot, Holding>,
+    settled: HashMap<Slot, Box<Holding>>,
     /// The settled ones in the order in which they end.
     ends: VecDeque<(Instant, Slot, Version)>,
     /// Of the settled ones.
@@ -89,7 +90,7 @@ impl Holdings {
         let now = Instant::now();
         let in_flight = head_in_flight(&encoded.head);
         let span = if in_flight { lifetime.due.unwrap_or(RECENT) } else { RECENT };
-        let holding = Holding { encoded, lifetime, event: event.into(), until: now + span };
+        let holding = Box::new(Holding { encoded, lifetime, event: event.into(), until: now + span });
         let mut inner = self.lock();
         inner.forget(slot);
         if in_flight {
@@ -118,7 +119,7 @@ impl Holdings {
     /// Whether this very record is held.
     pub(super) fn holds(&self, slot: &Slot, is_it: impl Fn(&Holding) -> bool) -> bool {
         let inner = self.lock();
-        inner.claims.get(slot).or_else(|| inner.settled.get(slot)).is_some_and(is_it)
+        inner.claims.get(slot).or_else(|| inner.settled.get(slot)).is_some_and(|holding| is_it(holding))
     }
 
     /// What is held of some partitions.
@@ -127,7 +128,7 @@ impl Holdings {
         let inner = self.lock();
         let all = inner.claims.iter().chain(&inner.settled);
         let standing = all.filter(|(slot, holding)| holding.until > now && partitions.contains(&slot.partition()));
-        standing.map(|(slot, holding)| (*slot, holding.clone())).collect()
+        standing.map(|(slot, holding)| (*slot, Holding::clone(holding))).collect()
     }
 
     fn lock(&self) -> MutexGuard<'_, Inner> {
@@ -207,7 +208,7 @@ mod tests {
     async fn what_is_held_has_a_bound_and_claims_are_not_crowded_out() {
         let holdings = Holdings::default();
         keep(&holdings, 0, &claim(1, 1), LEASE);
-        let large = Encoded { payload: vec![0; 1 << 20].into(), ..encode(&completed(2)) };
+        let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
         for n in 1..=40 {
             holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP, b"");
         }

@@ -113,7 +113,10 @@ impl Links {
         let answer = async {
             match ask {
                 Ask::One(command) => command.query_async::<Value>(&mut link.connection).await,
-                Ask::Many(pipeline) => link.connection.send_packed_commands(pipeline, 0, pipeline.len()).await.map(Value::Array),
+                // Boxed: commands alone, of which a request needs two, must not carry what a pipeline takes.
+                Ask::Many(pipeline) => {
+                    Box::pin(link.connection.send_packed_commands(pipeline, 0, pipeline.len())).await.map(Value::Array)
+                }
             }
         };
         match timeout_at(deadline, answer).await {
@@ -153,7 +156,7 @@ impl Links {
             return Ok(link.clone());
         }
         let mut states = self.states.clone();
-        let settled = timeout_at(deadline, states.wait_for(|state| !matches!(state, State::Connecting))).await;
+        let settled = Box::pin(timeout_at(deadline, states.wait_for(|state| !matches!(state, State::Connecting)))).await;
         match settled.ok().and_then(Result::ok).as_deref() {
             Some(State::Up(link)) => Ok(link.clone()),
             Some(State::Down(reason)) => Err(StoreError::NotApplied(reason.clone())),

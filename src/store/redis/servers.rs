@@ -64,7 +64,7 @@ impl Servers {
     ) -> Result<Value, Failure> {
         match self {
             Servers::One(links) => ask_whole(links, ask, under, deadline).await,
-            Servers::Cluster(cluster) => cluster.call(partition, ask, under, deadline).await,
+            Servers::Cluster(cluster) => Box::pin(cluster.call(partition, ask, under, deadline)).await,
         }
     }
 

@@ -36,7 +36,7 @@ impl Redis {
         loop {
             let standing = self.epochs.standing(partition, deadline).await?;
             if standing.quiet_until.is_some_and(|until| Instant::now() < until) {
-                return self.known_only(change).await;
+                return Box::pin(self.known_only(change)).await;
             }
             match self.swap_script(change, Some(&standing), deadline).await? {
                 Written::Swapped(swap) => return Ok(swap),
@@ -59,14 +59,22 @@ impl Redis {
     /// Writes what is no claim. A record that this process wrote and the store has no more was lost with others: it is
     /// written again first.
     pub(super) async fn change(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
-        let (partition, deadline) = (change.slot.partition(), self.deadline());
+        let deadline = self.deadline();
         let swapped = self.swapped(self.swap_script(change, None, deadline).await?)?;
         let own = |expected| self.holdings.holds(change.slot, |holding| holding.version() == expected);
-        if swapped == Swap::Stale(None) && change.expected.is_some_and(own) && self.is_forgotten(partition).await? {
-            self.epochs.standing(partition, deadline).await?;
-            return self.swapped(self.swap_script(change, None, deadline).await?);
+        if swapped == Swap::Stale(None) && change.expected.is_some_and(own) {
+            return Box::pin(self.change_of_forgotten(change, deadline)).await;
         }
         Ok(swapped)
+    }
+
+    async fn change_of_forgotten(&self, change: &Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
+        let partition = change.slot.partition();
+        if !self.is_forgotten(partition).await? {
+            return Ok(Swap::Stale(None));
+        }
+        self.epochs.standing(partition, deadline).await?;
+        self.swapped(self.swap_script(change, None, deadline).await?)
     }
 
     fn swapped(&self, written: Written) -> Result<Swap, StoreError> {
