@@ -6,7 +6,6 @@
 use std::fmt;
 use std::sync::LazyLock;
 
-use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 mod canonical;
@@ -14,12 +13,15 @@ mod hashing;
 mod leaves;
 mod member;
 mod multipart;
+mod reading;
 
-pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear, hash_json};
+use canonical::hash_json;
+pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
 pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, Named, SecretError};
 pub use leaves::{Anatomy, LEAF_POINTER_BYTES_MAX, LEAVES_MAX, Leaves, Salt};
 pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
+pub use reading::Reading;
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
@@ -299,37 +301,38 @@ pub enum BodyHash<'a> {
 }
 
 /// Fingerprints a request. Path and query are taken as received; the media type is not part of it.
-pub fn fingerprint(method: &str, path: &str, query: Option<&str>, body: &Bytes, how: BodyHash<'_>) -> Fingerprint {
+pub fn fingerprint<'b>(
+    method: &str,
+    path: &str,
+    query: Option<&str>,
+    body: impl Into<Reading<'b>>,
+    how: BodyHash<'_>,
+) -> Fingerprint {
     let mut hasher = PartHasher::new("fingerprint:1");
     hasher.part(method.as_bytes()).part(path.as_bytes());
     match query {
         Some(query) => hasher.part(b"?").part(query.as_bytes()),
         None => hasher.part(b""),
     };
-    hash_body(&mut hasher, body, how);
+    hash_body(&mut hasher, body.into(), how);
     Fingerprint(hasher.finish())
 }
 
 /// Adds a body to a hash, in the way the route asks for.
-pub fn hash_body(hasher: &mut PartHasher, body: &Bytes, how: BodyHash<'_>) {
-    match how {
+pub fn hash_body(hasher: &mut PartHasher, body: Reading<'_>, how: BodyHash<'_>) {
+    let bytes = body.bytes();
+    let by_value = match how {
         BodyHash::None => {
             hasher.part(b"none");
+            return;
         }
-        BodyHash::Json { is_json: true, ignore } => {
-            // Falls back to the bytes: a document without one clear value is only equal to itself.
-            if !hash_json(hasher, body, ignore) {
-                hasher.part(b"raw").part(body);
-            }
-        }
-        BodyHash::Form { boundary } => {
-            if !multipart::hash_form(hasher, body, boundary) {
-                hasher.part(b"raw").part(body);
-            }
-        }
-        BodyHash::Raw | BodyHash::Json { is_json: false, .. } => {
-            hasher.part(b"raw").part(body);
-        }
+        BodyHash::Json { is_json: true, ignore } => hash_json(hasher, body, ignore),
+        BodyHash::Form { boundary } => multipart::hash_form(hasher, bytes, boundary),
+        BodyHash::Raw | BodyHash::Json { is_json: false, .. } => false,
+    };
+    // What has no one clear value is only equal to itself.
+    if !by_value {
+        hasher.part(b"raw").part(bytes);
     }
 }
 

@@ -345,10 +345,13 @@ impl Front {
             if unfingerprinted {
                 policy.fingerprint = FingerprintRule::WithoutBody;
             }
-            match identify(&policy, &gate.settings().hashing, &seen, &bytes.unwrap_or_default()) {
-                Ok(Some(identified)) => place.put(gate.observe(&route, identified)),
+            match identify(&policy, &gate.settings().hashing, &seen, bytes.as_ref().unwrap_or(&Bytes::new())) {
+                Ok(Some(identified)) => place.put(gate.observe(&route, identified, seen, bytes)),
                 Ok(None) => route.meter.count_shadow("pass"),
-                Err(problem) => route.meter.count_shadow(would_refuse(&problem)),
+                Err(problem) => {
+                    route.meter.count_shadow(would_refuse(&problem));
+                    gate.note_unidentified(&policy, &seen, &problem);
+                }
             }
         };
         let limit = self.gate.settings().request_body;

@@ -78,5 +78,10 @@ fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Res
         route.profile,
         key_place(&route.policy.key),
         duration_text(route.policy.retention)
-    )
+    )?;
+    let fields: Vec<&str> = route.policy.fields.iter().map(|field| field.name.as_str()).collect();
+    if !fields.is_empty() {
+        writeln!(text, "     fields {}", fields.join(", "))?;
+    }
+    Ok(())
 }

@@ -186,6 +186,8 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         response_timeout,
         store_timeout: (store.as_ref().map(|store| store.timeout), timeout_place),
         on_failure: store.as_ref().map(|store| store.on_failure),
+        log: log_keep.map(|keep| keep.is_some()),
+        encrypted: encryption_keys.as_ref().is_some_and(|keys| !keys.is_empty()),
         client_ca: identity.as_ref().map(|tls| tls.as_ref().is_some_and(|files| files.client_ca.is_some())),
     };
     let routes = route::read_all(&root, &around);

@@ -13,6 +13,7 @@ use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
 use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 use crate::key::Pointer;
 
+mod fields;
 mod identity;
 mod path;
 mod scope;
@@ -73,6 +74,10 @@ pub(super) struct Surroundings<'a> {
     /// The store's timeout, and where it stands.
     pub store_timeout: (Option<Duration>, Place),
     pub on_failure: Option<OnFailure>,
+    /// Whether changes are told to the event log; `None` where that is faulty.
+    pub log: Option<bool>,
+    /// Whether results are sealed.
+    pub encrypted: bool,
     /// Whether clients show certificates; `None` where that is faulty.
     pub client_ca: Option<bool>,
 }
@@ -233,6 +238,7 @@ fn read_policy(
     let redact = table.get("redact").and_then(|value| {
         value.list_of("a list of JSON pointers such as [\"/card/number\"]", identity::POINTER_EXPECTED, Pointer::parse)
     });
+    let fields = fields::read(table, redact.as_deref().unwrap_or_default(), around);
     let on_failure = match table.get("on_failure") {
         Some(value) => value.choice(&ON_FAILURE, &[]).inspect(|chosen| {
             if *chosen == OnFailure::FailOpen {
@@ -270,6 +276,7 @@ fn read_policy(
         stripe_should_retry: stripe_should_retry?,
         errors: errors?,
         explain: explain?,
+        fields: fields?,
     })
 }
 

@@ -2,6 +2,7 @@
 //! record; `settle` says what an attempt's outcome makes of the record.
 
 mod admit;
+mod chosen;
 mod doubt;
 mod identities;
 mod operate;
@@ -10,6 +11,7 @@ mod redact;
 mod settle;
 
 pub use admit::{Admission, Asked, Over, Refusal, admit};
+pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use doubt::{Believed, Finding, Probe, believe, believe_unasked};
 pub use identities::{Change, Compared, Identities};
 pub use operate::{Decision, Denied, decide, expire};

@@ -6,6 +6,7 @@ use std::time::Duration;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 use super::admit::Refusal;
+use super::chosen::ChosenField;
 use super::doubt::Probe;
 use crate::key::{KeySyntax, Pointer};
 
@@ -58,6 +59,8 @@ pub struct Policy {
     pub stripe_should_retry: bool,
     /// In whose words refusals are told.
     pub errors: Dialect,
+    /// Members of bodies that are told to the event log.
+    pub fields: Vec<ChosenField>,
     /// Whether records keep digests of what a request is made of, so that its caller can be told where another one differs.
     pub explain: bool,
 }

@@ -55,6 +55,7 @@ pub(crate) fn policy() -> Policy {
         on_failure: OnFailure::FailClosed,
         stripe_should_retry: false,
         errors: Dialect::Problem,
+        fields: Vec::new(),
         explain: false,
     }
 }

@@ -34,7 +34,7 @@ pub struct Observation {
     pub kind: Seen,
     /// When, in ms since 1970 by the gateway's clock.
     pub at_ms: u64,
-    /// The operation's public reference.
+    /// The operation's public reference; empty where a request of a shadow route could not be told to be one.
     pub operation: String,
     /// The route.
     pub route: String,

@@ -1,6 +1,7 @@
 //! Asking the upstream what became of an uncertain operation, when a duplicate of it arrives.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, HeaderValue};
@@ -13,6 +14,7 @@ use tower_service::Service;
 use super::attempt::Read;
 use super::budget::Hold;
 use super::payload::{BoxError, Payload};
+use super::tell::trace_of;
 use super::{Gate, Guarded, Problem, carry};
 use crate::engine::{Admission, Asked, Believed, CallerRule, Finding, Policy, Probe, ScopeRule, believe};
 use crate::event::Context;
@@ -29,6 +31,8 @@ pub(super) struct Asker<'r, S> {
     pub body: &'r Bytes,
     pub service: &'r mut S,
     pub hold: &'r mut Hold,
+    /// How long the duplicate waited for the first request.
+    pub waited: Option<Duration>,
 }
 
 /// What asking came to.
@@ -68,22 +72,23 @@ impl Gate {
         *request.extensions_mut() = asker.parts.extensions.clone();
         let asking = self.put_question(policy, probe, request, asker.service, asker.hold);
         let finding = tokio::time::timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
-        self.conclude(slot, held, finding, asked, policy).await
+        let told = Context { trace: trace_of(&asker.parts.headers).filter(|_| self.tells()), ..Context::default() };
+        self.conclude((slot, asked), held, finding, policy, &told).await
     }
 
     /// What a finding makes of the record, written.
     async fn conclude(
         &self,
-        slot: &Slot,
+        (slot, asked): (&Slot, &Asked),
         held: &Held,
         finding: Finding,
-        asked: &Asked,
         policy: &Policy,
+        told: &Context,
     ) -> Result<Told, Problem> {
         self.count(&finding);
         match believe(held, finding, asked.fence, policy) {
             Believed::Write(next) => {
-                let swapped = self.write(slot, Some(held.record.version), &next.record, next.lifetime, Context::default()).await;
+                let swapped = self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, told).await;
                 match (swapped.map_err(|error| self.store_failed(slot, &error))?, next.record.state) {
                     (Swap::Stored, State::Completed { reply, .. }) => {
                         tracing::info!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream knows the operation: its answer is the result");

@@ -84,7 +84,8 @@ impl<S, B> Attempt<S, B> {
         request.extensions_mut().insert(claimed.rule.clone());
         let timer = Timer::start();
         let mut step = Trail::step(trail.as_ref(), Work::Forward);
-        let until = Instant::now() + guarded.response_timeout;
+        let began = Instant::now();
+        let until = began + guarded.response_timeout;
         let mut work = pin!(gate.forward(policy, request, hold, service));
         let executed = tokio::select! {
             biased;
@@ -93,6 +94,7 @@ impl<S, B> Attempt<S, B> {
             () = gate.abandoned.cancelled() => Executed::failed(Outcome::InDoubt(Cause::Stopped)),
         };
         timer.stop(&guarded.meter.upstream);
+        claimed.told.upstream_ms = upstream_ms(&executed.outcome, began.elapsed());
         match &executed.outcome {
             Outcome::Answered(reply) => step.answered(reply.status.as_u16()),
             Outcome::NeverSent => step.result("unreachable"),
@@ -111,7 +113,7 @@ impl<S, B> Attempt<S, B> {
         }
         let whole = take_first_answer(&mut outcome, policy);
         let step = Trail::step(self.trail.as_ref(), Work::Settle);
-        let settled = self.gate.settle(&slot, &self.claimed.claim, &outcome, policy).await;
+        let settled = self.gate.settle(&slot, &self.claimed.claim, &outcome, policy, &self.claimed.told).await;
         drop(step);
         match settled {
             Settled::Written => {}
@@ -121,10 +123,10 @@ impl<S, B> Attempt<S, B> {
                 return answer_as_duplicate(slot, current.as_ref(), &self.claimed.asked, policy, self.hold);
             }
             Settled::Unconfirmed => {
-                let Attempt { gate, guarded, claimed: Claimed { claim, permit, .. }, hold, .. } = *self;
+                let Attempt { gate, guarded, claimed: Claimed { claim, permit, told, .. }, hold, .. } = *self;
                 let current = Some(claim.record.clone());
                 let problem = uncertain(slot, Some(502), &guarded.route.policy);
-                gate.settle_in_background(slot, claim, current, outcome, guarded, (permit, hold));
+                gate.settle_in_background(slot, claim, current, (outcome, told), guarded, (permit, hold));
                 return Err(problem);
             }
         }
@@ -288,6 +290,12 @@ impl Gate {
             }
         }
     }
+}
+
+/// How long the upstream took, where it was asked at all.
+fn upstream_ms(outcome: &Outcome, took: Duration) -> Option<u64> {
+    let asked = !matches!(outcome, Outcome::NeverSent);
+    asked.then(|| u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
 }
 
 /// The fields that only the first client gets, taken out of what is stored.

@@ -1,9 +1,11 @@
 //! Getting in: claim the operation, or be told what its record says; wait where the route waits.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
 use prometheus_client::metrics::gauge::Gauge;
@@ -17,12 +19,12 @@ use super::lease::SendRule;
 use super::payload::{BoxError, Payload};
 use super::places::Place;
 use super::quota::Counted;
+use super::tell::trace_of;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Extras, Fence, Held, Reply, SpanId, State, Version};
-
 use crate::store::{StoreError, Swap, Watch};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
 
@@ -35,6 +37,8 @@ pub(super) struct Claimed {
     pub permit: Place,
     /// That it is one more operation of its scope.
     pub counted: Option<Counted>,
+    /// What the event log is told with its outcome.
+    pub told: Context,
 }
 
 /// What a claim has beside what it is for.
@@ -44,6 +48,13 @@ struct First {
     extras: Extras,
     context: Context,
     trail: Option<Trail>,
+}
+
+impl First {
+    /// What is told again with the outcome. Whose it is and the request's fields were told with the claim.
+    fn told_later(self) -> Context {
+        Context { scope: None, fields: BTreeMap::new(), ..self.context }
+    }
 }
 
 /// What a request may do.
@@ -90,22 +101,10 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
+        let first = self.first(policy, &identified, asker.parts, asker.body)?;
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
-        let scope = self.settings.hashing.scope_mark(&whose);
-        let trail = Trail::of(&asker.parts.extensions);
-        if let Some(trail) = &trail {
-            trail.identified(slot.to_string(), scope.clone());
-        }
-        let context = Context { scope: Some(scope), request_bytes: Some(asker.body.len() as u64), ..Context::default() };
-        let kept = match &policy.on_uncertain {
-            OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, asker.parts, asker.body)?.into()),
-            _ => None,
-        };
-        let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
-        let extras = Extras { leaves: self.leaves(policy, asker.parts, asker.body), span };
-        let first = First { kept, extras, context, trail };
         let mut waiting: Option<Waiting> = None;
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
@@ -121,7 +120,8 @@ impl Gate {
                     match self.try_claim(guarded, (&slot, &whose), &asked, over, &first).await? {
                         Tried::Stands(claim, rule) => {
                             let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
-                            return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted }));
+                            let told = first.told_later();
+                            return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted, told }));
                         }
                         Tried::Held(held) => held,
                         Tried::GivenUp(held) => {
@@ -168,7 +168,10 @@ impl Gate {
                         none => none.insert(self.begin_to_wait(policy, &slot)?),
                     };
                     let _step = Trail::step(first.trail.as_ref(), Work::Wait);
-                    Box::pin(self.wait(waiting, policy, &slot, &asked)).await?
+                    let began = Instant::now();
+                    let found = Box::pin(self.wait(waiting, policy, &slot, &asked)).await;
+                    *asker.waited.get_or_insert_default() += began.elapsed();
+                    found?
                 }
             };
             admission = admit(held.as_ref(), &asked, policy);
@@ -183,6 +186,28 @@ impl Gate {
             doubted = held.filter(|_| admission == Admission::Probe);
         }
         Err(Problem::of_refusal(Refusal::in_flight(policy), slot))
+    }
+
+    /// What a claim has beside what it is for.
+    fn first(&self, policy: &Policy, identified: &Identified, parts: &Parts, body: &Bytes) -> Result<First, Problem> {
+        let trail = Trail::of(&parts.extensions);
+        let mut context = Context::default();
+        if trail.is_some() || self.tells() {
+            let scope = self.settings.hashing.scope_mark(&identified.whose);
+            if let Some(trail) = &trail {
+                trail.identified(identified.slot.to_string(), scope.clone());
+            }
+            let fields = identified.fields.clone();
+            let request_bytes = Some(body.len() as u64);
+            context = Context { scope: Some(scope), trace: trace_of(&parts.headers), request_bytes, fields, ..context };
+        }
+        let kept = match &policy.on_uncertain {
+            OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, parts, body)?.into()),
+            _ => None,
+        };
+        let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
+        let extras = Extras { leaves: self.leaves(policy, parts, body), span };
+        Ok(First { kept, extras, context, trail })
     }
 
     /// A place among those who use the upstream: the request's own, or a new one after it has waited.
@@ -226,7 +251,7 @@ impl Gate {
         let own = Unconfirmed::new(self, guarded, slot, claim);
         let timer = Timer::start();
         let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
-        let swapped = self.write(slot, over.version(), &own.claim.record, next.lifetime, first.context.clone()).await;
+        let swapped = self.write(slot, over.version(), (&own.claim.record, next.lifetime), policy, &first.context).await;
         timer.stop(self.meter.store(StoreCall::Claim));
         step.result(match &swapped {
             Ok(Swap::Stored) => "stored",
@@ -324,7 +349,10 @@ impl Gate {
     /// A claim that may still arrive is released, in the background and for as long as it takes.
     fn give_up(self: &Arc<Self>, slot: Slot, own: Claim, guarded: &Arc<Guarded>) {
         match self.giving_up.take() {
-            Some(place) => self.settle_in_background(slot, own, None, Outcome::NeverSent, guarded.clone(), place),
+            Some(place) => {
+                let told = (Outcome::NeverSent, Context::default());
+                self.settle_in_background(slot, own, None, told, guarded.clone(), place);
+            }
             None => tracing::warn!(operation = %slot, "too many claims to give up at once: this one may end uncertain"),
         }
     }
@@ -333,7 +361,8 @@ impl Gate {
     pub(super) async fn mark_overdue(&self, slot: &Slot, policy: &Policy) -> Result<Option<Held>, StoreError> {
         let Some(held) = self.store.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
-        match self.write(slot, Some(held.record.version), &next.record, next.lifetime, Context::default()).await? {
+        let told = Context::default();
+        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, &told).await? {
             Swap::Stored => {
                 self.meter.uncertain.inc();
                 tracing::warn!(route = %held.record.route, operation = %slot, "a lease ended without an outcome: the operation is uncertain");

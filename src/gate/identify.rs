@@ -1,5 +1,7 @@
 //! Which operation a request belongs to: key, scope, caller and fingerprint, by the route's policy.
 
+use std::collections::BTreeMap;
+
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
@@ -11,9 +13,9 @@ use percent_encoding::percent_decode_str;
 use super::problem::{KeyFault, Problem};
 use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
-use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule};
+use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule, Side, any_chosen, chosen};
 use crate::key::{
-    BodyHash, Caller, Document, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Scope, Slot, Space, Unclear,
+    BodyHash, Caller, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Reading, Scope, Slot, Space, Unclear,
     fingerprint, form_boundary, hash_body,
 };
 
@@ -30,17 +32,20 @@ pub struct Identified {
     pub whose: [u8; 32],
     /// Slot and caller under the secrets that don't write, where there are any: an earlier one, or the next.
     pub others: Vec<(Slot, Caller)>,
+    /// The route's chosen fields that the request has.
+    pub fields: BTreeMap<String, String>,
 }
 
 /// Identifies a request; `None` where the route doesn't require a key and there is none.
 pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
+    let body = Reading::new(body);
     let sent = match &policy.key.source {
         KeySource::Sent { header, body: pointer } => {
             if pointer.is_some() {
                 readable(policy, &parts.headers)?;
             }
             // Without a key there is nothing to ask whose it is.
-            let Some(key) = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)? else { return Ok(None) };
+            let Some(key) = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, &body)? else { return Ok(None) };
             Some(key)
         }
         KeySource::Derived(_) => None,
@@ -53,23 +58,36 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes)
     let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
     let derived = match &policy.key.source {
         // Made without secrets: the upstream may know it, and must know it again when they are rotated.
-        KeySource::Derived(wanted) => derived_key(wanted, whose, parts, body, how)?,
+        KeySource::Derived(wanted) => derived_key(wanted, whose, parts, &body, how)?,
         KeySource::Sent { .. } => Vec::new(),
     };
     let key = sent.as_ref().map_or(derived.as_slice(), |key| key.as_str().as_bytes());
-    let fingerprint = fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
     let space = if is_shadow(policy) { Space::Shadow } else { Space::Enforced };
+    // Of what is only watched nothing is told.
+    let fields = match (space, any_chosen(&policy.fields, Side::Request)) {
+        (Space::Enforced, true) => body.document().map(|found| chosen(&policy.fields, Side::Request, found)).unwrap_or_default(),
+        _ => BTreeMap::new(),
+    };
+    let fingerprint = fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
     let variant: &[u8] = if is_per_fingerprint(policy) { fingerprint.as_bytes() } else { b"" };
     let named = Named { space, route: &policy.route, scope: &scope, key, variant };
     let (slot, hashed) = hashing.identity(&named, caller);
-    Ok(Some(Identified { slot, caller: hashed, fingerprint, whose: *whose, others: hashing.other_identities(&named, caller) }))
+    let others = hashing.other_identities(&named, caller);
+    Ok(Some(Identified { slot, caller: hashed, fingerprint, whose: *whose, others, fields }))
+}
+
+/// Whose operation a request would be, as far as that can be told of one that is not identified.
+pub(super) fn whose(policy: &Policy, parts: &Parts) -> Option<[u8; 32]> {
+    let scope = scope(&policy.scope, &parts.headers, &parts.extensions).ok()?;
+    let caller = caller(&policy.caller, &scope, &parts.headers);
+    Some(if policy.scope == ScopeRule::Shared { *caller.as_bytes() } else { *scope.as_bytes() })
 }
 
 /// The key in plain text, of a request that was identified: as sent, or the digest that a derived one is.
 pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<String, Problem> {
     match &policy.key.source {
         KeySource::Sent { header, body: pointer } => {
-            let key = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, body)?;
+            let key = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, &Reading::new(body))?;
             key.map(|key| key.as_str().to_owned())
                 .ok_or_else(|| Problem::KeyMissing { what: describe(header.as_ref(), pointer.as_ref()) })
         }
@@ -77,7 +95,7 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
             let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
             let caller = caller(&policy.caller, &scope, &parts.headers);
             let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
-            let key = derived_key(wanted, whose, parts, body, body_hash(&policy.fingerprint, &parts.headers))?;
+            let key = derived_key(wanted, whose, parts, &Reading::new(body), body_hash(&policy.fingerprint, &parts.headers))?;
             Ok(URL_SAFE_NO_PAD.encode(key))
         }
     }
@@ -182,7 +200,7 @@ fn sent_key(
     header: Option<&HeaderName>,
     pointer: Option<&Pointer>,
     parts: &Parts,
-    body: &Bytes,
+    body: &Reading<'_>,
 ) -> Result<Option<Key>, Problem> {
     let in_header = header.map(|name| header_key(rule, name, &parts.headers)).transpose()?.flatten();
     let in_body = pointer.map(|pointer| body_key(rule, pointer, body)).transpose()?.flatten();
@@ -212,8 +230,8 @@ fn header_key(rule: &KeyRule, name: &HeaderName, headers: &HeaderMap) -> Result<
     Key::parse(value.as_bytes(), rule.syntax, rule.max_length).map(Some).map_err(invalid)
 }
 
-fn body_key(rule: &KeyRule, pointer: &Pointer, body: &Bytes) -> Result<Option<Key>, Problem> {
-    let document = match Document::parse(body) {
+fn body_key(rule: &KeyRule, pointer: &Pointer, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
+    let document = match body.document() {
         Ok(document) => document,
         Err(Unclear::NotJson) => return Ok(None),
         Err(Unclear::Ambiguous) => return Err(invalid(KeyFault::AmbiguousBody)),
@@ -225,11 +243,16 @@ fn body_key(rule: &KeyRule, pointer: &Pointer, body: &Bytes) -> Result<Option<Ke
     }
 }
 
-fn derived_key(wanted: &[KeyPart], whose: &[u8; 32], parts: &Parts, body: &Bytes, how: BodyHash<'_>) -> Result<Vec<u8>, Problem> {
+fn derived_key(
+    wanted: &[KeyPart],
+    whose: &[u8; 32],
+    parts: &Parts,
+    body: &Reading<'_>,
+    how: BodyHash<'_>,
+) -> Result<Vec<u8>, Problem> {
     let missing = |what: String| Problem::KeyMissing { what };
     let mut hasher = PartHasher::new("key:derived");
     hasher.part(whose);
-    let mut document = None;
     for part in wanted {
         match part {
             KeyPart::Path => {
@@ -250,8 +273,7 @@ fn derived_key(wanted: &[KeyPart], whose: &[u8; 32], parts: &Parts, body: &Bytes
             }
             KeyPart::Body(pointer) => {
                 let name = format!("the body member /{}", pointer.tokens().join("/"));
-                let document = document.get_or_insert_with(|| Document::parse(body));
-                let document = match document {
+                let document = match body.document() {
                     Ok(document) => document,
                     Err(Unclear::NotJson) => return Err(missing(name)),
                     Err(Unclear::Ambiguous) => return Err(invalid(KeyFault::AmbiguousBody)),
@@ -263,7 +285,7 @@ fn derived_key(wanted: &[KeyPart], whose: &[u8; 32], parts: &Parts, body: &Bytes
             }
             KeyPart::BodyHash => {
                 hasher.part(b"body_hash");
-                hash_body(&mut hasher, body, how);
+                hash_body(&mut hasher, Reading::new(body.bytes()), how);
             }
         }
     }

@@ -228,10 +228,11 @@ impl Gate {
         }
         let carried = policy.upstream_key.as_ref().map(|wanted| Carried::new(policy, wanted, &parts, &body)).transpose()?;
         let permit = self.in_flight.take().ok_or(Problem::Overloaded)?;
-        let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold };
+        let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold, waited: None };
         let whose = identified.whose;
         let admitted = self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await;
-        self.note_duplicate(policy, &whose, &admitted);
+        let waited = asker.waited;
+        self.note_duplicate(policy, (&whose, &parts.headers), &admitted, waited);
         let claimed = match admitted? {
             claim::Entry::Run(claimed) => claimed,
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),

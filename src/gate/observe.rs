@@ -5,13 +5,16 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use http::HeaderMap;
+use http::request::Parts;
 use tokio::sync::mpsc;
 
 use super::claim::Entry;
+use super::identify::whose;
+use super::tell::trace_of;
 use super::{Gate, Problem};
 use crate::engine::Policy;
 use crate::event::{Difference, Observation, Seen};
-use crate::key::Slot;
 
 /// Observations that wait to be told: a second of a storm of retries. What comes on top is lost.
 const WAITING_MAX: usize = 8192;
@@ -37,32 +40,69 @@ impl Observed {
 }
 
 impl Gate {
-    /// Notes what became of a request that did not run.
-    pub(super) fn note_duplicate(&self, policy: &Policy, whose: &[u8; 32], admitted: &Result<Entry, Problem>) {
-        if self.settings.log_keep.is_none() {
+    /// Notes what became of a request that did not run. `waited`: how long it was held.
+    pub(super) fn note_duplicate(
+        &self,
+        policy: &Policy,
+        (whose, headers): (&[u8; 32], &HeaderMap),
+        admitted: &Result<Entry, Problem>,
+        waited: Option<Duration>,
+    ) {
+        if !self.tells() {
             return;
         }
         let (kind, slot, status, problem) = match admitted {
-            Ok(Entry::Replay(slot, reply)) => (Seen::Replayed, *slot, reply.status.as_u16(), None),
+            Ok(Entry::Replay(slot, reply)) => {
+                let kind = if waited.is_some() { Seen::Waited } else { Seen::Replayed };
+                (kind, *slot, reply.status.as_u16(), None)
+            }
             Ok(_) => return,
-            Err(problem) => match refusal(problem, policy) {
-                Some((slot, status, name)) => (Seen::Refused, slot, status, Some(name.to_owned())),
-                None => return,
+            Err(problem) => match (problem.operation(), refusal(problem, policy)) {
+                (Some(slot), Some((status, name))) => (Seen::Refused, slot, status, Some(name.to_owned())),
+                _ => return,
             },
         };
-        let observation = Observation {
-            kind,
-            at_ms: self.clock.unix_ms(),
+        let seen = Observation {
             operation: slot.to_string(),
-            route: policy.route.to_string(),
-            scope: Some(self.settings.hashing.scope_mark(whose)),
             status: Some(status),
-            waited_ms: None,
+            waited_ms: waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
             problem,
             differing: admitted.as_ref().err().map(differing).unwrap_or_default(),
-            trace: None,
+            ..self.sighting(kind, policy, Some(whose), headers)
         };
-        if self.observed.seen.try_send(observation).is_err() {
+        self.note(seen);
+    }
+
+    /// Notes that a request of what is only watched would have been refused, because it can't be told which operation it is.
+    pub fn note_unidentified(&self, policy: &Policy, parts: &Parts, problem: &Problem) {
+        if !self.tells() {
+            return;
+        }
+        let Some((status, name)) = refusal(problem, policy) else { return };
+        let whose = whose(policy, parts);
+        let seen = self.sighting(Seen::WouldRefuse, policy, whose.as_ref(), &parts.headers);
+        self.note(Observation { status: Some(status), problem: Some(name.to_owned()), ..seen });
+    }
+
+    /// What is known of any request: on which route it came, when, whose it is and in which trace.
+    pub(super) fn sighting(&self, kind: Seen, policy: &Policy, whose: Option<&[u8; 32]>, headers: &HeaderMap) -> Observation {
+        Observation {
+            kind,
+            at_ms: self.clock.unix_ms(),
+            operation: String::new(),
+            route: policy.route.to_string(),
+            scope: whose.map(|whose| self.settings.hashing.scope_mark(whose)),
+            status: None,
+            waited_ms: None,
+            problem: None,
+            differing: Vec::new(),
+            trace: trace_of(headers),
+        }
+    }
+
+    /// Notes what was seen, if there is room.
+    pub(super) fn note(&self, seen: Observation) {
+        if self.observed.seen.try_send(seen).is_err() {
             self.meter.observations_lost.inc();
         }
     }
@@ -85,21 +125,26 @@ impl Gate {
     }
 }
 
-/// The refusal of a duplicate: its operation, its status and the problem's short name. `None`: it was none.
-fn refusal(problem: &Problem, policy: &Policy) -> Option<(Slot, u16, &'static str)> {
-    let name = match problem {
-        Problem::KeyReused { slot, .. } => return Some((*slot, policy.mismatch_status.as_u16(), "key-reused")),
-        Problem::InFlight { .. } => "in-flight",
-        Problem::OutcomeUncertain { status: None, .. } => "outcome-uncertain",
-        Problem::ResponseNotStored { .. } => "response-not-stored",
-        Problem::ResultExpired { .. } => "result-expired",
+/// The refusal of a duplicate, or of one that can't be told to be one: its status and the problem's short name. `None`: it was
+/// none, and says more of the gateway than of the request.
+pub(super) fn refusal(problem: &Problem, policy: &Policy) -> Option<(u16, &'static str)> {
+    Some(match problem {
+        Problem::KeyReused { .. } => (policy.mismatch_status.as_u16(), "key-reused"),
+        Problem::InFlight { .. } => (409, "in-flight"),
+        Problem::OutcomeUncertain { status: None, .. } => (409, "outcome-uncertain"),
+        Problem::ResponseNotStored { .. } => (409, "response-not-stored"),
+        Problem::ResultExpired { .. } => (409, "result-expired"),
+        Problem::KeyMissing { .. } => (400, "key-missing"),
+        Problem::KeyInvalid { .. } => (400, "key-invalid"),
+        Problem::ScopeMissing { .. } => (400, "scope-missing"),
+        Problem::ScopeInvalid { .. } => (401, "scope-invalid"),
+        Problem::UnsupportedEncoding => (415, "unsupported-encoding"),
         _ => return None,
-    };
-    Some((problem.operation()?, 409, name))
+    })
 }
 
 /// Where it differed, as far as that is told.
-fn differing(problem: &Problem) -> Vec<Difference> {
+pub(super) fn differing(problem: &Problem) -> Vec<Difference> {
     let Problem::KeyReused { explained: Some(explained), .. } = problem else { return Vec::new() };
     let places = explained.differing.iter().flatten();
     places.map(|pointer| Difference { pointer: pointer.clone() }).collect()

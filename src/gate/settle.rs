@@ -31,11 +31,11 @@ pub(super) enum Settled {
 }
 
 impl Gate {
-    /// Writes an outcome, trying for at most min(lease, 10 s).
-    pub(super) async fn settle(&self, slot: &Slot, claim: &Claim, outcome: &Outcome, policy: &Policy) -> Settled {
+    /// Writes an outcome, trying for at most min(lease, 10 s). `told` is what the event log is told beside it.
+    pub(super) async fn settle(&self, slot: &Slot, claim: &Claim, outcome: &Outcome, policy: &Policy, told: &Context) -> Settled {
         let timer = Timer::start();
         let until = Instant::now() + policy.lease.min(SETTLE_MAX);
-        let settled = timeout_at(until, self.settle_until_done(slot, claim, Some(&claim.record), outcome, policy)).await;
+        let settled = timeout_at(until, self.settle_until_done(slot, claim, Some(&claim.record), (outcome, told), policy)).await;
         timer.stop(self.meter.store(StoreCall::Settle));
         settled.unwrap_or(Settled::Unconfirmed)
     }
@@ -46,7 +46,7 @@ impl Gate {
         slot: Slot,
         claim: Claim,
         current: Option<Record>,
-        outcome: Outcome,
+        (outcome, told): (Outcome, Context),
         guarded: Arc<Guarded>,
         keep: impl Send + 'static,
     ) {
@@ -57,7 +57,7 @@ impl Gate {
             let policy = &guarded.route.policy;
             tokio::select! {
                 biased;
-                _ = gate.settle_until_done(&slot, &claim, current.as_ref(), &outcome, policy) => {}
+                _ = gate.settle_until_done(&slot, &claim, current.as_ref(), (&outcome, &told), policy) => {}
                 () = gate.abandoned.cancelled() => {}
             }
             gate.meter.unsettled_in_background.dec();
@@ -69,7 +69,7 @@ impl Gate {
         slot: &Slot,
         claim: &Claim,
         known: Option<&Record>,
-        outcome: &Outcome,
+        (outcome, told): (&Outcome, &Context),
         policy: &Policy,
     ) -> Settled {
         // What stands there instead of the known record, where a write met something else.
@@ -86,7 +86,7 @@ impl Gate {
                 Settlement::Stale => return Settled::Stale(self.store.load(slot).await.ok().flatten()),
             };
             let expected = current.map(|record| record.version);
-            match self.write(slot, expected, &next.record, next.lifetime, Context::default()).await {
+            match self.write(slot, expected, (&next.record, next.lifetime), policy, told).await {
                 Ok(Swap::Stored) => {
                     if matches!(next.record.state, State::Uncertain { .. }) {
                         self.meter.uncertain.inc();

@@ -2,46 +2,114 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use http::request::Parts;
 use tokio::sync::oneshot;
 
 use super::identify::Identified;
+use super::observe::{differing, refusal};
 use super::settle::Settled;
-use super::{Gate, Guarded};
-use crate::engine::{Admission, Asked, Claim, Outcome, Over, Refusal, admit, claim};
-use crate::record::{Fence, Version};
+use super::{Gate, Guarded, Problem};
+use crate::engine::{Admission, Asked, Claim, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim};
+use crate::event::{self, Context, Seen};
+use crate::key::Slot;
+use crate::record::{Cause, Extras, Fence, Held, Version};
 use crate::store::Swap;
 
 /// A watched request, from the end of its body to the head of its answer.
 pub struct Observation(oneshot::Sender<Outcome>);
 
+/// A watched request whose operation was there before.
+struct Duplicate<'w> {
+    slot: Slot,
+    asked: &'w Asked,
+    held: Option<&'w Held>,
+    /// The request, where it may be told in which places it differs from the first one.
+    request: Option<&'w (Parts, Bytes)>,
+}
+
 impl Gate {
-    /// Begins to watch a request. Nothing here is awaited by the request itself.
-    pub fn observe(self: &Arc<Self>, guarded: &Arc<Guarded>, identified: Identified) -> Option<Observation> {
+    /// Begins to watch a request. Nothing here is awaited by the request itself. `body`: `None` where it was too large.
+    pub fn observe(
+        self: &Arc<Self>,
+        guarded: &Arc<Guarded>,
+        identified: Identified,
+        parts: Parts,
+        body: Option<Bytes>,
+    ) -> Option<Observation> {
         // Watching must not pile up behind a slow store, so it has a place only while there is one.
         let permit = self.watched.take()?;
         let (outcome, answered) = oneshot::channel();
         let (gate, watched) = (self.clone(), guarded.clone());
+        let sighting = self
+            .tells()
+            .then(|| self.sighting(Seen::WouldReplay, &guarded.route.policy, Some(&identified.whose), &parts.headers));
+        let request = body.filter(|_| guarded.route.policy.explain).map(|body| (parts, body));
         self.tasks.spawn(async move {
             let _permit = permit;
             let policy = &watched.route.policy;
             let Ok(identified) = gate.where_it_lies(policy, identified).await else {
                 return watched.meter.count_shadow("unknown");
             };
+            let slot = identified.slot;
             let asked =
                 Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence: Fence(gate.entropy.next()) };
-            let next = claim(&asked, Over::Nothing, Version(gate.entropy.next()), gate.clock.unix_ms(), policy);
+            let mut next = claim(&asked, Over::Nothing, Version(gate.entropy.next()), gate.clock.unix_ms(), policy);
+            let leaves = request.as_ref().and_then(|(parts, body)| gate.leaves(policy, parts, body));
+            next.record.extras = Extras { leaves, span: None };
             let own = Claim { fence: asked.fence, record: next.record };
-            match gate.store.swap(&identified.slot, None, &own.record, next.lifetime).await {
+            match gate.store.swap(&slot, None, &own.record, next.lifetime).await {
                 Ok(Swap::Stored) => {
                     watched.meter.count_shadow("execute");
-                    let outcome = answered.await.unwrap_or(Outcome::InDoubt(crate::record::Cause::Broken));
-                    let _: Settled = gate.settle(&identified.slot, &own, &outcome, policy).await;
+                    drop(request);
+                    let outcome = answered.await.unwrap_or(Outcome::InDoubt(Cause::Broken));
+                    let _: Settled = gate.settle(&slot, &own, &outcome, policy, &Context::default()).await;
                 }
-                Ok(Swap::Stale(held)) => watched.meter.count_shadow(would(&admit(held.as_ref(), &asked, policy))),
+                Ok(Swap::Stale(held)) => {
+                    let admission = admit(held.as_ref(), &asked, policy);
+                    watched.meter.count_shadow(would(&admission));
+                    if let Some(sighting) = sighting {
+                        let duplicate = Duplicate { slot, asked: &asked, held: held.as_ref(), request: request.as_ref() };
+                        gate.note_watched(policy, sighting, &duplicate, &admission);
+                    }
+                }
                 Err(_) => watched.meter.count_shadow("unknown"),
             }
         });
         Some(Observation(outcome))
+    }
+
+    /// Notes what enforcing would have done with a duplicate. One that it would have run, or asked the upstream about, is none.
+    fn note_watched(&self, policy: &Policy, sighting: event::Observation, duplicate: &Duplicate<'_>, admission: &Admission) {
+        let Duplicate { slot, asked, held, request } = *duplicate;
+        let operation = slot.to_string();
+        let refused = match (admission, request) {
+            (Admission::Replay(reply), _) => {
+                return self.note(event::Observation { operation, status: Some(reply.status.as_u16()), ..sighting });
+            }
+            // A watched record never keeps a body, so this is what would have been replayed.
+            (Admission::Refuse(Refusal::ResponseNotStored { status }), _) => {
+                return self.note(event::Observation { operation, status: Some(*status), ..sighting });
+            }
+            (Admission::Wait, _) => return self.note(event::Observation { operation, ..sighting }),
+            (Admission::Refuse(Refusal::KeyReused), Some((parts, body))) => {
+                self.key_reused(policy, slot, asked, held, (parts, body))
+            }
+            (Admission::Refuse(refusal), _) => Problem::of_refusal(*refusal, slot),
+            (Admission::MarkUncertain, _) if matches!(policy.on_uncertain, OnUncertain::Hold) => {
+                Problem::of_refusal(Refusal::uncertain(None), slot)
+            }
+            (Admission::Run | Admission::Claim(_) | Admission::Probe | Admission::MarkUncertain, _) => return,
+        };
+        let Some((status, name)) = refusal(&refused, policy) else { return };
+        self.note(event::Observation {
+            kind: Seen::WouldRefuse,
+            operation,
+            status: Some(status),
+            problem: Some(name.to_owned()),
+            differing: differing(&refused),
+            ..sighting
+        });
     }
 }
 

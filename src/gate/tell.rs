@@ -2,10 +2,13 @@
 
 use std::time::Duration;
 
+use http::HeaderMap;
+
 use super::Gate;
+use crate::engine::{Policy, Side, any_chosen, chosen};
 use crate::event::{Context, Event};
-use crate::key::{Slot, Space};
-use crate::record::{Lifetime, Record, Version};
+use crate::key::{Document, Slot, Space};
+use crate::record::{Lifetime, Record, ReplyBody, State, Version};
 use crate::store::{StoreError, Swap};
 
 /// Calls to trim in one round: what is left over waits for the next, so that a long log is not taken away at one stroke.
@@ -17,13 +20,22 @@ impl Gate {
         &self,
         slot: &Slot,
         expected: Option<Version>,
-        next: &Record,
-        lifetime: Lifetime,
-        context: Context,
+        (next, lifetime): (&Record, Lifetime),
+        policy: &Policy,
+        context: &Context,
     ) -> Result<Swap, StoreError> {
-        let told = self.settings.log_keep.is_some() && slot.space == Space::Enforced;
-        let event = if told { Event::of(next, lifetime, context).encode() } else { Vec::new() };
+        let mut event = Vec::new();
+        if self.tells() && slot.space == Space::Enforced {
+            let mut context = context.clone();
+            tell_result(&mut context, next, policy);
+            event = Event::of(next, lifetime, context).encode();
+        }
         self.store.write(slot, expected, next, lifetime, &event).await
+    }
+
+    /// Whether anything is told.
+    pub(super) fn tells(&self) -> bool {
+        self.settings.log_keep.is_some()
     }
 
     /// Takes away what the log has kept for long enough.
@@ -48,4 +60,21 @@ impl Gate {
             }
         }
     }
+}
+
+/// Adds the chosen fields of a result, whoever found it. They are those of what is stored: what is redacted is not told.
+fn tell_result(context: &mut Context, next: &Record, policy: &Policy) {
+    let State::Completed { reply, .. } = &next.state else { return };
+    let ReplyBody::Whole(body) = &reply.body else { return };
+    if any_chosen(&policy.fields, Side::Response)
+        && let Ok(document) = Document::parse(body)
+    {
+        context.fields.extend(chosen(&policy.fields, Side::Response, &document));
+    }
+}
+
+/// The trace that a request belongs to: the layer sees to it that the field is there, and well-formed.
+pub(super) fn trace_of(headers: &HeaderMap) -> Option<String> {
+    let trace = headers.get("traceparent")?.to_str().ok()?.get(3..35)?;
+    trace.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| trace.to_owned())
 }

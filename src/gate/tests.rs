@@ -273,7 +273,8 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
         Record { version: held.next(), fence: Fence(99), state: State::InFlight { doubt_since_ms: None }, ..before.clone() };
     let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };
     let slot = identified_slot(&scene);
-    scene.gate.settle_in_background(slot, own, None, crate::engine::Outcome::NeverSent, scene.guarded.clone(), ());
+    let outcome = (crate::engine::Outcome::NeverSent, crate::event::Context::default());
+    scene.gate.settle_in_background(slot, own, None, outcome, scene.guarded.clone(), ());
     scene.settle().await;
     let lifetime = Lifetime { keep: Duration::from_secs(60), due: Some(Duration::from_secs(30)), tombstone: None };
     let late = scene.store.inner.swap(&slot, Some(held), &claim, lifetime).await.unwrap();

@@ -8,7 +8,7 @@ use std::borrow::Cow;
 
 use memchr::memchr2;
 
-use super::{PartHasher, Pointer};
+use super::{PartHasher, Pointer, Reading};
 
 /// Levels of nesting that are compared by value; deeper documents are compared as bytes. `serde_json`'s own bound.
 pub const JSON_DEPTH_MAX: usize = 128;
@@ -56,6 +56,18 @@ impl<'a> Document<'a> {
         }
     }
 
+    /// The text of the string, number or boolean that a pointer leads to, if it has at most `max` bytes. Of a number its plain
+    /// decimal form: 1e2, 100 and 100.0 are one.
+    pub fn scalar(&self, pointer: &Pointer, max: usize) -> Option<Cow<'_, str>> {
+        let text = match self.0.find(pointer.tokens())? {
+            Value::Text(text) => Cow::Borrowed(text.as_ref()),
+            Value::Literal(word @ ("true" | "false")) => Cow::Borrowed(*word),
+            Value::Number(number) => Cow::Owned(number.plain(max)?),
+            Value::Literal(_) | Value::Array(_) | Value::Object(_) => return None,
+        };
+        (text.len() <= max).then_some(text)
+    }
+
     /// The document without the members that `ignore` points to.
     pub(super) fn without(mut self, ignore: &[Pointer]) -> Document<'a> {
         for pointer in ignore {
@@ -86,8 +98,8 @@ impl<'a> Document<'a> {
 /// Adds the value of a JSON document to a hash, without the members that `ignore` points to.
 ///
 /// Returns `false`, with nothing added, where the document has no unambiguous value.
-pub fn hash_json(hasher: &mut PartHasher, body: &[u8], ignore: &[Pointer]) -> bool {
-    let Ok(document) = Document::parse(body) else { return false };
+pub(super) fn hash_json(hasher: &mut PartHasher, body: Reading<'_>, ignore: &[Pointer]) -> bool {
+    let Ok(document) = body.into_document() else { return false };
     let Document(value) = document.without(ignore);
     hasher.part(b"json");
     Out::write(hasher, &value);
@@ -177,6 +189,27 @@ struct Number<'a> {
     /// The digits in up to two pieces (before and after the point), to be read one after the other.
     digits: [&'a str; 2],
     exponent: i64,
+}
+
+impl Number<'_> {
+    /// Its decimal form without an exponent, if that has at most about `max` bytes: exponents cost no memory.
+    fn plain(&self, max: usize) -> Option<String> {
+        if self.digits.iter().map(|digits| digits.len()).sum::<usize>() > max {
+            return None;
+        }
+        let digits = self.digits.concat();
+        if digits.is_empty() {
+            return Some("0".to_owned());
+        }
+        let point = isize::try_from(self.exponent).ok().filter(|point| point.unsigned_abs() <= max)?;
+        let sign = if self.negative { "-" } else { "" };
+        let (length, zeros) = (digits.len(), |count: usize| "0".repeat(count));
+        Some(match usize::try_from(point) {
+            Err(_) | Ok(0) => format!("{sign}0.{}{digits}", zeros(point.unsigned_abs())),
+            Ok(point) if point < length => format!("{sign}{}.{}", &digits[..point], &digits[point..]),
+            Ok(point) => format!("{sign}{digits}{}", zeros(point - length)),
+        })
+    }
 }
 
 /// Reads text that `serde_json` accepted. Every method returns `None` where a value has no canonical form.

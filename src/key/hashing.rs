@@ -73,8 +73,8 @@ impl Hashing {
             hmac::sign(secret, &parts.finish())
         });
         let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
-        let first = hash.first_chunk().map_or(0, |first| u64::from_be_bytes(*first));
-        format!("{first:016x}")
+        let beginning = hash.iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+        format!("{beginning:016x}")
     }
 
     /// A value for each secret, by which it is known again, in hexadecimal.

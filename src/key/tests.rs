@@ -1,5 +1,6 @@
 //! Keys, scopes and fingerprints: what is equal, what is not, and what is refused at the door.
 
+use bytes::Bytes;
 use proptest::prelude::*;
 
 use super::*;
@@ -201,6 +202,47 @@ fn pointers_are_unescaped() {
     assert_eq!(Pointer::parse("/a~1b/m~0n").unwrap().tokens(), ["a/b", "m~n"]);
     assert!(Pointer::parse("a").is_none());
     assert!(Pointer::parse("/a~2").is_none());
+}
+
+#[test]
+fn texts_numbers_and_booleans_have_a_text_and_nothing_else_has() {
+    const MAX: usize = 8;
+    let at = Pointer::parse("/a").unwrap();
+    for (value, text) in [
+        (r#""o-17""#, Some("o-17")),
+        (r#""\u00e9""#, Some("\u{e9}")),
+        (r#""123456789""#, None),
+        ("true", Some("true")),
+        ("1999", Some("1999")),
+        ("12.50", Some("12.5")),
+        ("-0.05", Some("-0.05")),
+        ("1e2", Some("100")),
+        ("125e-1", Some("12.5")),
+        ("1e-3", Some("0.001")),
+        ("0.0", Some("0")),
+        ("123456789", None),
+        ("1e9", None),
+        ("1e-9", None),
+        ("1e9223372036854775806", None),
+        ("null", None),
+        ("[1]", None),
+        ("{}", None),
+    ] {
+        let body = format!(r#"{{"a":{value}}}"#);
+        let document = Document::parse(body.as_bytes()).unwrap();
+        assert_eq!(document.scalar(&at, MAX).as_deref(), text, "{value}");
+    }
+    assert_eq!(Document::parse(b"[]").unwrap().scalar(&at, MAX), None);
+}
+
+#[test]
+fn a_body_that_was_looked_into_has_the_fingerprint_of_one_that_was_not() {
+    let body = Bytes::from_static(br#"{"a":1,"b":[2]}"#);
+    let ignore = [Pointer::parse("/a").unwrap()];
+    let how = BodyHash::Json { is_json: true, ignore: &ignore };
+    let reading = Reading::new(&body);
+    assert!(reading.document().is_ok());
+    assert_eq!(fingerprint("POST", "/", None, reading, how), fingerprint("POST", "/", None, &body, how));
 }
 
 fn any_json() -> impl Strategy<Value = serde_json::Value> {

@@ -40,5 +40,6 @@ mod streams;
 mod supervisor;
 mod tls;
 mod tokens;
+mod told;
 mod traces;
 mod vendors;

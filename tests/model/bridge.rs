@@ -180,6 +180,7 @@ pub fn policy() -> Policy {
         on_failure: OnFailure::FailClosed,
         stripe_should_retry: false,
         errors: Dialect::Problem,
+        fields: Vec::new(),
         explain: false,
     }
 }

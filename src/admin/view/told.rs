@@ -1,5 +1,7 @@
 //! What the read model tells, as JSON: an operation's timeline, statistics, the overview.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
@@ -62,6 +64,9 @@ pub struct MomentView {
     /// Why the duplicate was refused: the end of the problem's type.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
+    /// The route's chosen fields that this told: with a claim those of the request, with a result those of the result.
+    #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
+    pub fields: BTreeMap<String, String>,
     /// Where the duplicate differed from the first request.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub differing: Vec<DifferenceView>,

@@ -362,3 +362,22 @@ fn requests_are_told_to_whom_the_file_says() {
     assert!(!format!("{config:?}{secrets:?}").contains("c4n4ry"));
     assert!(config.resolve_secrets(|_| None).unwrap_err().to_string().contains("tracing.headers.b: the environment variable B"));
 }
+
+#[test]
+fn chosen_fields_are_read_where_there_is_a_log_to_tell_them_to() {
+    let fields = "[[routes]]\npath = \"/p\"\nfields = { order = \"request:/order/id\", payment = \"response:/id\" }\n";
+    let config = load(&format!("[log]\nenabled = true\n{fields}")).unwrap();
+    let read: Vec<_> =
+        config.routes[0].policy.fields.iter().map(|at| (at.name.as_str(), at.side, at.pointer.to_string())).collect();
+    let expected = [("order", Side::Request, "/order/id".to_owned()), ("payment", Side::Response, "/id".to_owned())];
+    assert_eq!((read.as_slice(), config.warnings.len()), (&expected[..], 0));
+    assert!(config.describe().contains("fields order, payment"), "{}", config.describe());
+
+    let sealed = "[encryption]\nkeys = [{ id = \"a\", env = \"A\" }]\n";
+    let warned = load(&format!("[log]\nenabled = true\n{sealed}{fields}")).unwrap().warnings;
+    assert!(warned[0].starts_with("routes[0].fields: stand in the event log in plain text"), "{warned:?}");
+
+    let unlogged = load(fields).unwrap();
+    assert!(unlogged.routes[0].policy.fields.is_empty());
+    assert!(unlogged.warnings[0].starts_with("routes[0].fields: told to nobody"), "{:?}", unlogged.warnings);
+}

@@ -183,6 +183,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         on_failure: OnFailure::FailClosed,
         stripe_should_retry: false,
         errors: Dialect::Problem,
+        fields: Vec::new(),
         explain: false,
     }
 }
