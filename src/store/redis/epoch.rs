@@ -139,10 +139,11 @@ impl Epochs {
         table.get(usize::from(partition)).copied().unwrap_or_default()
     }
 
-    fn set(&self, partition: u16, known: Known) {
+    /// Changes what is known of a partition in one piece: requests raise doubts while the keeper finds out.
+    fn change(&self, partition: u16, change: impl FnOnce(&mut Known)) {
         let mut table = self.table.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(entry) = table.get_mut(usize::from(partition)) {
-            *entry = known;
+        if let Some(known) = table.get_mut(usize::from(partition)) {
+            change(known);
         }
     }
 
@@ -185,17 +186,16 @@ impl Epochs {
         let look = self.looks.fetch_add(1, Ordering::AcqRel) + 1;
         if let Err(error) = done {
             *self.failure.write().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-            partitions.iter().for_each(|partition| self.set(*partition, Known { failed: look, ..self.known(*partition) }));
+            partitions.iter().for_each(|partition| self.change(*partition, |known| known.failed = look));
         }
         self.looked.notify_waiters();
     }
 
     /// A partition's server is not what this standing says.
     pub(super) fn doubt(&self, partition: u16, standing: &Standing) {
-        let known = self.known(partition);
-        if known.standing.as_ref() == Some(standing) {
-            self.set(partition, Known { standing: None, ..known });
-        }
+        self.change(partition, |known| {
+            known.standing.take_if(|stands| stands == standing);
+        });
         self.wanted.notify_one();
     }
 }
@@ -277,8 +277,10 @@ impl Redis {
             let epoch = epoch.ok_or_else(unexpected)?;
             let quiet_until = self.quiet_until(met_again.contains(partition), &epoch, now_ms);
             let standing = Standing { generation, epoch, quiet_until };
-            let known = self.epochs.known(*partition);
-            self.epochs.set(*partition, Known { standing: Some(standing), last: Some(epoch), ..known });
+            self.epochs.change(*partition, |known| {
+                known.standing = Some(standing);
+                known.last = Some(epoch);
+            });
         }
         Ok(())
     }
