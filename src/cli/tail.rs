@@ -6,6 +6,8 @@ use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+
 use crate::admin::EventView;
 use crate::admin::client::{Client, ClientError};
 
@@ -33,6 +35,9 @@ pub(super) fn tail(client: &Client, since: Option<Duration>, json: bool) -> Exit
 async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended {
     let mut cursor = None;
     loop {
+        if reader_is_gone() {
+            return std::io::Error::from(ErrorKind::BrokenPipe).into();
+        }
         let piece = match client.tail(cursor.as_deref(), since.as_deref(), WAIT_S).await {
             Ok(piece) => piece,
             Err(error) => return error.into(),
@@ -44,6 +49,14 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
         }
         (cursor, since) = (Some(piece.cursor), None);
     }
+}
+
+/// Whether nobody reads what is printed any more. Printing tells, too, but there may be nothing to print for days.
+fn reader_is_gone() -> bool {
+    let stdout = std::io::stdout();
+    let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+    let looked = poll(&mut watched, Some(&Timespec::default()));
+    looked.is_ok() && watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
 }
 
 fn print(event: &EventView, json: bool) -> std::io::Result<()> {
