@@ -12,7 +12,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use super::{Listed, LogLevelView, OperationView, ReleaseRequest, ResolveRequest, VerifiedView};
+use super::{Listed, LogLevelView, LoggedView, OperationView, ReleaseRequest, ReportView, ResolveRequest, VerifiedView};
 
 /// Longest wait for the admin port, and largest answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -74,23 +74,25 @@ impl Client {
 
     /// A page of operations.
     pub async fn list(&self, state: Option<&str>, limit: usize, cursor: Option<&str>) -> Result<Listed, ClientError> {
-        let mut path = format!("/v1/operations?limit={limit}");
-        for (name, value) in [("state", state), ("cursor", cursor)] {
-            if let Some(value) = value {
-                let value = percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC);
-                path.push_str(&format!("&{name}={value}"));
-            }
-        }
+        let limit = limit.to_string();
+        let path = with_query("/v1/operations", [("limit", Some(&*limit)), ("state", state), ("cursor", cursor)]);
         self.json(Method::GET, &path, None::<&()>, None).await
+    }
+
+    /// What enforcing would have done on shadow routes, since a time (RFC 3339).
+    pub async fn report(&self, since: &str) -> Result<ReportView, ClientError> {
+        self.json(Method::GET, &with_query("/v1/report", [("since", Some(since))]), None::<&()>, None).await
     }
 
     /// Verifies a piece of the event log, from a cursor on.
     pub async fn verify_log(&self, cursor: Option<&str>) -> Result<VerifiedView, ClientError> {
-        let mut path = "/v1/log/verify".to_owned();
-        if let Some(cursor) = cursor {
-            let cursor = percent_encoding::utf8_percent_encode(cursor, percent_encoding::NON_ALPHANUMERIC);
-            path.push_str(&format!("?cursor={cursor}"));
-        }
+        self.json(Method::GET, &with_query("/v1/log/verify", [("cursor", cursor)]), None::<&()>, None).await
+    }
+
+    /// A piece of the event log: behind a cursor, or since a time (RFC 3339), or from now on. It is waited for so long, in seconds.
+    pub async fn tail(&self, after: Option<&str>, since: Option<&str>, wait_s: u64) -> Result<LoggedView, ClientError> {
+        let wait = wait_s.to_string();
+        let path = with_query("/v1/log", [("after", after), ("since", since), ("wait", Some(&*wait))]);
         self.json(Method::GET, &path, None::<&()>, None).await
     }
 
@@ -181,6 +183,15 @@ impl Client {
         let detail = detail.unwrap_or_else(|| String::from_utf8_lossy(&body).trim().to_owned());
         Err(ClientError::Refused { status, detail })
     }
+}
+
+/// A path with those parameters that have a value.
+fn with_query<const N: usize>(path: &str, parameters: [(&str, Option<&str>); N]) -> String {
+    let stated = parameters.into_iter().filter_map(|(name, value)| Some((name, value?)));
+    let written = stated.map(|(name, value)| {
+        format!("{name}={}", percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC))
+    });
+    format!("{path}?{}", written.collect::<Vec<_>>().join("&"))
 }
 
 fn path(operation: &str, verb: &str) -> String {

@@ -31,6 +31,7 @@ mod operations;
 mod page;
 mod problem;
 mod reload;
+mod tail;
 mod view;
 
 use auth::Operator;
@@ -40,8 +41,9 @@ pub use page::{NoRandomness, Sessions};
 use problem::{Refusal, every_refusal_is_a_document};
 pub use reload::{ReloadAsked, Reloads};
 pub use view::{
-    BreakView, DifferenceView, HourView, LatencyView, Listed, MinuteView, MomentView, OperationView, OverviewView,
-    ReleaseRequest, ResolveRequest, StatisticsView, TallyView, TimelineView, VerifiedView,
+    BreakView, DifferenceView, EventView, HourView, LatencyView, Listed, LoggedView, MinuteView, MomentView, OperationView,
+    OverviewView, ReleaseRequest, ReportRowView, ReportView, ResolveRequest, StatisticsView, TallyView, TimelineView,
+    VerifiedView,
 };
 
 /// What the admin port serves from.
@@ -104,6 +106,8 @@ fn api() -> Vec<Served> {
         ("/v1/operations/{operation}/expire", post(operations::expire), Guarded),
         ("/v1/statistics", get(model::statistics), Guarded),
         ("/v1/overview", get(model::overview), Guarded),
+        ("/v1/report", get(model::report), Guarded),
+        ("/v1/log", get(tail::tail), Guarded),
         ("/v1/log/verify", get(log::verify_log), Guarded),
         ("/v1/log-level", get(log_level::show).put(log_level::change), Guarded),
         ("/v1/reload", post(reload::reload), Guarded),

@@ -8,7 +8,8 @@ use serde::Deserialize;
 
 use super::Admin;
 use super::problem::Refusal;
-use super::view::{OperationView, OverviewView, StatisticsView, TimelineView};
+use super::view::{OperationView, OverviewView, ReportView, StatisticsView, TimelineView};
+use crate::engine::Mode;
 use crate::gate::OperatorError;
 use crate::key::Slot;
 use crate::query::{Filter, QueryError, ReadModel};
@@ -135,6 +136,27 @@ pub(super) async fn statistics(
 )]
 pub(super) async fn overview(State(admin): State<Arc<Admin>>) -> Result<Json<OverviewView>, Refusal> {
     Ok(Json((&ask(&admin, ReadModel::overview).await?).into()))
+}
+
+#[derive(Debug, Deserialize)]
+pub(super) struct Since {
+    since: Option<String>,
+}
+
+/// What enforcing would have done on shadow routes, by route, client and reason.
+#[utoipa::path(
+    get, path = "/v1/report", tag = "read model",
+    params(("since" = Option<String>, Query, description = "From the hour in which this is (RFC 3339); otherwise 24 h before now")),
+    responses((status = 200, body = ReportView, description = "The report"), super::openapi::Asked),
+)]
+pub(super) async fn report(State(admin): State<Arc<Admin>>, Query(asked): Query<Since>) -> Result<Json<ReportView>, Refusal> {
+    let since_ms = asked.since.as_deref().map(moment).transpose()?;
+    let report = ask(&admin, move |model, now_ms| model.report(since_ms.unwrap_or(now_ms.saturating_sub(24 * HOUR_MS))));
+    let report = report.await?;
+    let watched = admin.policies.iter().filter(|(_, policy)| policy.mode == Mode::Shadow);
+    let mut shadow_routes: Vec<String> = watched.map(|(name, _)| name.clone()).collect();
+    shadow_routes.sort();
+    Ok(Json(ReportView::new(report, shadow_routes, lag_ms(&admin))))
 }
 
 #[cfg(test)]

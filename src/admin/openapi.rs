@@ -33,6 +33,8 @@ use super::problem::{Kind, TYPE_PREFIX};
         super::model::timeline,
         super::model::statistics,
         super::model::overview,
+        super::model::report,
+        super::tail::tail,
         super::log::verify_log,
         super::reload::reload,
         super::log_level::show,
@@ -85,6 +87,7 @@ refusals! {
     Found: Unauthorized, RequestInvalid, OperationUnknown, StoreUnavailable;
     LookedUp: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown, BodyTooLarge, StoreUnavailable;
     Asked: Unauthorized, RequestInvalid, ReadModelOff, ReadModelUnavailable;
+    Tailed: Unauthorized, RequestInvalid, LogOff, StoreUnavailable;
     Told: Unauthorized, RequestInvalid, OperationUnknown, ReadModelOff, ReadModelUnavailable;
     Changed: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired, OperationUnknown, OperationMoved,
         InFlight, OperationSettled, OperationNotCompleted, OutcomeUncertain, BodyTooLarge, StoreUnavailable;

@@ -74,6 +74,9 @@ pub(super) enum Refusal {
     /// What is logged was not changed.
     #[error(transparent)]
     LogLevel(#[from] FilterError),
+    /// There is no event log to read.
+    #[error("the event log is off: set enabled = true under [log]")]
+    LogOff,
     /// There is no read model to ask.
     #[error("this needs the read model: set enabled = true under [log], and leave [read_model] enabled")]
     ReadModelOff,
@@ -112,6 +115,7 @@ impl Refusal {
             Refusal::ReloadUnavailable(_) => Kind::ReloadUnavailable,
             Refusal::LogLevel(FilterError::NotLogging) => Kind::LogLevelUnavailable,
             Refusal::LogLevel(FilterError::TooLong | FilterError::Unclear { .. }) => Kind::LogLevelRefused,
+            Refusal::LogOff => Kind::LogOff,
             Refusal::ReadModelOff => Kind::ReadModelOff,
             Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
             Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
@@ -158,6 +162,7 @@ pub(super) enum Kind {
     ReloadUnavailable,
     LogLevelRefused,
     LogLevelUnavailable,
+    LogOff,
     ReadModelOff,
     ReadModelUnavailable,
     StoreUnavailable,
@@ -166,7 +171,7 @@ pub(super) enum Kind {
 impl Kind {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Kind; 24] = [
+    pub(super) const ALL: [Kind; 25] = [
         Kind::Unauthorized,
         Kind::Forbidden,
         Kind::NotFound,
@@ -188,6 +193,7 @@ impl Kind {
         Kind::ReloadUnavailable,
         Kind::LogLevelRefused,
         Kind::LogLevelUnavailable,
+        Kind::LogOff,
         Kind::ReadModelOff,
         Kind::ReadModelUnavailable,
         Kind::StoreUnavailable,
@@ -241,6 +247,7 @@ impl Kind {
             Kind::ReloadUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "reload-unavailable", "it was not read; ask again"),
             Kind::LogLevelRefused => (StatusCode::BAD_REQUEST, "log-level-refused", "that is no filter"),
             Kind::LogLevelUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "log-level-unavailable", "the process logs nothing"),
+            Kind::LogOff => (StatusCode::NOT_IMPLEMENTED, "log-off", "it needs `[log]` enabled"),
             Kind::ReadModelOff => (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` and `[read_model]` enabled"),
             Kind::ReadModelUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "read-model-unavailable", "it can't be read; ask again")

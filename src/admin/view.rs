@@ -5,8 +5,12 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod logged;
+mod report;
 mod told;
 
+pub use logged::{EventView, LoggedView};
+pub use report::{ReportRowView, ReportView};
 pub use told::{
     DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, StatisticsView, TallyView, TimelineView,
 };

@@ -10,6 +10,7 @@ pub(super) fn log(args: LogArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
     match args.verb {
         LogVerb::Verify => verified(&client),
+        LogVerb::Tail { since, json } => super::tail::tail(&client, since, json),
         LogVerb::Level { filter } => level(&client, filter),
     }
 }

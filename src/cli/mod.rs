@@ -3,10 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::{Duration, UNIX_EPOCH};
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
+use crate::clock::Clock;
 use crate::telemetry::LogFormat;
 
 mod check;
@@ -15,8 +17,10 @@ mod doctor;
 mod log;
 mod man;
 mod operations;
+mod report;
 mod run;
 mod supervisor;
+mod tail;
 
 /// Forwards every payment request once and replays its answer to every duplicate.
 #[derive(Debug, Parser)]
@@ -50,7 +54,10 @@ enum Command {
     Doctor(DoctorArgs),
     /// Look up and settle operations, over the admin port of a running gateway.
     Operations(OperationsArgs),
-    /// Verify the event log, or change what is logged, over the admin port of a running gateway.
+    /// Tell what enforcing would have replayed and refused on routes in shadow mode, by route and client, over the admin port of a
+    /// running gateway that has an event log.
+    Report(ReportArgs),
+    /// Follow or verify the event log, or change what is logged, over the admin port of a running gateway.
     Log(LogArgs),
     /// Ask a running gateway whether it is alive (exit 0) or not (exit 1); for containers.
     Health(HealthArgs),
@@ -141,6 +148,18 @@ struct HealthArgs {
 }
 
 #[derive(Debug, Args)]
+struct ReportArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    /// How far back, such as 90m, 24h or 7d; hours are counted whole.
+    #[arg(long, value_name = "DURATION", default_value = "24h", value_parser = humantime::parse_duration)]
+    since: Duration,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    json: bool,
+}
+
+#[derive(Debug, Args)]
 struct LogArgs {
     #[command(flatten)]
     admin: AdminArgs,
@@ -153,6 +172,15 @@ enum LogVerb {
     /// Recompute the links between the entries of the event log: exit 0 if each is as it was written, 1 if one was changed,
     /// put in or taken out.
     Verify,
+    /// Print each change of an operation as the event log is told of it, from now on, until it is interrupted.
+    Tail {
+        /// Begin with what was told so long ago, such as 90m, 24h or 7d.
+        #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]
+        since: Option<Duration>,
+        /// Print JSON, one object a line.
+        #[arg(long)]
+        json: bool,
+    },
     /// Show what the process logs, or change it until it ends.
     Level {
         /// Levels by target, such as `info,onceward::store=debug`.
@@ -235,6 +263,7 @@ pub fn main() -> ExitCode {
         Command::Check(args) => check::check(&args.config, args.upstream),
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Operations(args) => operations::operations(args),
+        Command::Report(args) => report::report(args),
         Command::Log(args) => log::log(args),
         Command::Health(args) => operations::health(&args.admin, args.ready),
         Command::Completions { shell } => {
@@ -249,6 +278,17 @@ pub fn main() -> ExitCode {
 fn say(text: &str) -> ExitCode {
     let _ = writeln!(std::io::stdout(), "{text}");
     ExitCode::SUCCESS
+}
+
+/// The moment that was so long ago, as the admin port reads it (RFC 3339).
+fn since(ago: Duration) -> String {
+    let now = Duration::from_millis(Clock::system().unix_ms());
+    humantime::format_rfc3339_millis(UNIX_EPOCH + now.saturating_sub(ago)).to_string()
+}
+
+/// A text without what a terminal would take for a command: it may come from whoever can write to the store.
+fn printable(text: &str) -> String {
+    text.replace(char::is_control, "\u{fffd}")
 }
 
 /// Prints an error as every command does.

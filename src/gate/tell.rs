@@ -34,7 +34,7 @@ impl Gate {
     }
 
     /// Whether anything is told.
-    pub(super) fn tells(&self) -> bool {
+    pub fn tells(&self) -> bool {
         self.settings.log_keep.is_some()
     }
 

@@ -26,7 +26,6 @@ mod upkeep;
 
 pub use apply::Applied;
 pub use counts::{LATENCY_BOUNDS_MS, Latency, Tally};
-pub use observe::{Difference, Observation, ObservationKind};
 pub use operation::{NoState, Operation, State};
 pub use overview::{HourRow, MinuteRow, Overview};
 pub use projector::{Now, Projector};

@@ -4,70 +4,17 @@ use std::collections::HashMap;
 
 use bytes::Bytes;
 use rusqlite::{Transaction, params};
-use serde::{Deserialize, Serialize};
 
 use super::apply::Names;
 use super::counts::{Counts, HOUR_MS, Tally};
+use super::report::{REFUSE, REPLAY};
 use super::{QueryError, ReadModel, stored, unstored};
+use crate::event::{Observation, Seen};
 use crate::key::Slot;
 use crate::store::log::{EntryId, member};
 
 /// Observations of one operation that are kept with it: a client that retries for days must not fill the disk. All are counted.
 const KEPT_PER_OPERATION: u64 = 200;
-
-/// What was done with a duplicate, or would have been.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum ObservationKind {
-    /// It got the stored answer.
-    Replayed,
-    /// It got it after waiting for it.
-    Waited,
-    /// It was refused.
-    Refused,
-    /// On a route that is only watched: it would have got the stored answer.
-    WouldReplay,
-    /// On a route that is only watched: it would have been refused.
-    WouldRefuse,
-}
-
-/// Where a refused duplicate differed from the first request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Difference {
-    /// The JSON pointer.
-    pub pointer: String,
-}
-
-/// Something that happened to an operation without changing its record.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Observation {
-    /// What.
-    pub kind: ObservationKind,
-    /// When, in ms since 1970 by the gateway's clock.
-    pub at_ms: u64,
-    /// The operation's reference.
-    pub operation: String,
-    /// The route.
-    pub route: String,
-    /// Whose it is: the scope's hash, shortened.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub scope: Option<String>,
-    /// The status of the answer.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<u16>,
-    /// How long it waited.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub waited_ms: Option<u64>,
-    /// Why it was refused: the problem's short name.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub problem: Option<String>,
-    /// Where it differed.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub differing: Vec<Difference>,
-    /// The request's trace.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub trace: Option<String>,
-}
 
 /// Names under which it is kept how far observations were read.
 const READ_MS: &str = "observed_ms";
@@ -89,12 +36,9 @@ impl ReadModel {
                     continue;
                 }
                 read = Some(*id);
-                let each: Vec<serde_json::Value> = serde_json::from_slice(batch).unwrap_or_default();
-                for (nth, told) in each.into_iter().enumerate() {
-                    if let Ok(observation) = serde_json::from_value(told) {
-                        observed += 1;
-                        noted.note(*id, nth, &observation)?;
-                    }
+                for (nth, observation) in Observation::decode(batch).unwrap_or_default().iter().enumerate() {
+                    observed += 1;
+                    noted.note(*id, nth, observation)?;
                 }
             }
             noted.write()?;
@@ -135,15 +79,15 @@ impl Noted<'_> {
         let route = self.routes.number(self.transaction, &observation.route)?;
         let problem = observation.problem.as_deref();
         let count: fn(&mut Tally) -> &mut u64 = match (observation.kind, problem) {
-            (ObservationKind::Replayed, _) => |tally| &mut tally.replayed,
-            (ObservationKind::Waited, _) => |tally| &mut tally.waited,
-            (ObservationKind::Refused, Some("key-reused")) => |tally| &mut tally.conflicts,
-            (ObservationKind::Refused, Some("in-flight" | "outcome-uncertain" | "response-not-stored" | "result-expired")) => {
+            (Seen::Replayed, _) => |tally| &mut tally.replayed,
+            (Seen::Waited, _) => |tally| &mut tally.waited,
+            (Seen::Refused, Some("key-reused")) => |tally| &mut tally.conflicts,
+            (Seen::Refused, Some("in-flight" | "outcome-uncertain" | "response-not-stored" | "result-expired")) => {
                 |tally| &mut tally.held
             }
-            (ObservationKind::Refused, _) => |tally| &mut tally.refused,
-            (ObservationKind::WouldReplay, _) => return self.shadow(route, "replay", observation),
-            (ObservationKind::WouldRefuse, _) => return self.shadow(route, "refuse", observation),
+            (Seen::Refused, _) => |tally| &mut tally.refused,
+            (Seen::WouldReplay, _) => return self.shadow(route, REPLAY, observation),
+            (Seen::WouldRefuse, _) => return self.shadow(route, REFUSE, observation),
         };
         self.counts.count(route, observation.at_ms, |tally| *count(tally) += 1);
         let Ok(slot) = Slot::from_reference(&observation.operation) else { return Ok(()) };

@@ -8,6 +8,10 @@ use super::{QueryError, ReadModel, stored, unstored};
 /// Rows of a report, at most: those with the most requests. One per route, client and reason.
 const ROWS_MAX: i64 = 10_000;
 
+/// The words of what would have been done, in the file.
+pub(super) const REPLAY: &str = "replay";
+pub(super) const REFUSE: &str = "refuse";
+
 /// What enforcing would have done.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Report {
@@ -17,6 +21,10 @@ pub struct Report {
     pub rows: Vec<ReportRow>,
     /// Whether there are more rows.
     pub cut: bool,
+    /// Requests that would have got the stored answer, also those of rows that are cut.
+    pub replayed: u64,
+    /// Requests that would have been refused, likewise.
+    pub refused: u64,
 }
 
 /// What enforcing would have done with requests of one client on one route.
@@ -51,7 +59,7 @@ impl ReadModel {
                 Ok(ReportRow {
                     route: row.get(0)?,
                     scope: filled(row.get(1)?),
-                    refused: row.get::<_, String>(2)? == "refuse",
+                    refused: row.get::<_, String>(2)? == REFUSE,
                     problem: filled(row.get(3)?),
                     requests: unstored(row.get(4)?),
                 })
@@ -59,7 +67,13 @@ impl ReadModel {
             let mut rows = rows.collect::<Result<Vec<_>, _>>()?;
             let cut = rows.len() as i64 > ROWS_MAX;
             rows.truncate(ROWS_MAX as usize);
-            Ok(Report { since_ms: since_ms / HOUR_MS * HOUR_MS, rows, cut })
+            let total = |would: &str| -> Result<u64, QueryError> {
+                let mut sum = connection
+                    .prepare_cached("SELECT coalesce(sum(count), 0) FROM shadows WHERE hour >= ?1 AND would = ?2")?;
+                Ok(sum.query_row(params![stored(since_ms / HOUR_MS), would], |row| row.get(0)).map(unstored)?)
+            };
+            let (replayed, refused) = (total(REPLAY)?, total(REFUSE)?);
+            Ok(Report { since_ms: since_ms / HOUR_MS * HOUR_MS, rows, cut, replayed, refused })
         })
     }
 }

@@ -6,6 +6,7 @@ use crate::event::{Context, Event, Kind};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::store::log::{Entry, EntryId};
 
+mod observing;
 mod searching;
 
 /// When the stories begin.

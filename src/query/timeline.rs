@@ -3,8 +3,8 @@
 use rusqlite::{Connection, OptionalExtension};
 
 use super::operation::{COLUMNS, fields, read};
-use super::{Observation, Operation, QueryError, ReadModel, unstored};
-use crate::event::Event;
+use super::{Operation, QueryError, ReadModel, unstored};
+use crate::event::{Event, Observation};
 use crate::key::Slot;
 use crate::store::log::member;
 

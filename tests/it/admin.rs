@@ -257,6 +257,10 @@ fn with_tokens_nobody_comes_in_without_one() {
         assert_eq!(ask("POST", release, token), 401, "{token:?}");
     }
     assert_eq!(ask("GET", "/v1/operations", Some("letmesee")), 200);
+    for target in ["/v1/report", "/v1/log"] {
+        // Who may read gets as far as to hear that there is no event log.
+        assert_eq!((ask("GET", target, None), ask("GET", target, Some("letmesee"))), (401, 501), "{target}");
+    }
     assert_eq!(ask("POST", release, Some("letmesee")), 403);
     assert_eq!(ask("POST", release, Some("letmein")), 404);
     for target in ["//v1/operations", "/%2e%2e/v1/operations", "/healthz/../v1/operations"] {

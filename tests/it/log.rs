@@ -1,8 +1,14 @@
 //! The event log of real gateways, and somebody who changes it.
 
-use std::process::Command;
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 
-use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream};
+use serde_json::Value;
+
+use crate::admin::{cli, lose};
+use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
 const LOG: &str = "[log]\nenabled = true\n";
 
@@ -59,4 +65,157 @@ fn without_the_log_nothing_is_written_for_it() {
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     assert_eq!(redis.cli(&["keys", "onceward:*:events"]).trim(), "");
     assert_eq!(redis.cli(&["keys", "onceward:*:chain"]).trim(), "");
+}
+
+/// A process that follows the log; killed when dropped.
+struct Tail {
+    child: Child,
+    lines: Arc<Mutex<Vec<String>>>,
+}
+
+impl Tail {
+    fn command(gateway: &Gateway, words: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
+        command.args(["log", "tail", "--admin", &format!("127.0.0.1:{}", gateway.admin)]).args(words);
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
+        command
+    }
+
+    fn start(gateway: &Gateway, words: &[&str]) -> Tail {
+        let mut child = Tail::command(gateway, words).spawn().unwrap();
+        let lines = Arc::new(Mutex::new(Vec::new()));
+        let (stdout, sink) = (BufReader::new(child.stdout.take().unwrap()), lines.clone());
+        std::thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line)));
+        Tail { child, lines }
+    }
+
+    fn lines(&self) -> Vec<String> {
+        self.lines.lock().unwrap().clone()
+    }
+
+    /// How it ended, and what it complained of.
+    fn end(&mut self) -> (ExitStatus, String) {
+        until("the tail to end", || self.child.try_wait().unwrap().is_some());
+        let status = self.child.wait().unwrap();
+        let mut said = String::new();
+        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+        (status, said)
+    }
+}
+
+impl Drop for Tail {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn what_happens_to_payments_is_printed_as_it_happens() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, ROUTES);
+    let before = lose(&gateway, "before");
+    let mut tail = Tail::start(&gateway, &[]);
+    let mut n = 0;
+    until("it to have begun", || {
+        n += 1;
+        Request::pay(&format!("k{n}"), "{}").send(gateway.port);
+        !tail.lines().is_empty()
+    });
+    assert_eq!(Request::pay("after", "{}").send(gateway.port).status, 201);
+    let lost = lose(&gateway, "k");
+    assert_eq!(cli(&gateway, &["resolve", &lost, "--status", "402", "--reason", "ticket 4711"]).0, 0);
+    let of = |operation: &str| -> Vec<Vec<String>> {
+        let lines = tail.lines().into_iter().filter(|line| line.contains(operation));
+        lines.map(|line| line.split("  ").map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()).collect()
+    };
+    until("the decision to be printed", || of(&lost).len() == 3);
+    let told: Vec<Vec<String>> = of(&lost).into_iter().map(|words| words[2..].to_vec()).collect();
+    assert_eq!(told[0], ["claimed", "payments"]);
+    assert!(told[1][..2] == ["uncertain", "payments"] && told[1][2].contains("broke"), "{told:?}");
+    assert_eq!(told[2], ["resolved", "payments", "status 402", "by loopback: ticket 4711"]);
+    let printed = tail.lines().iter().rfind(|line| line.contains("  completed  payments  status 201")).cloned().unwrap();
+    let paid = printed.split("  ").nth(1).unwrap();
+    assert!(paid.starts_with("op_") && of(paid).iter().map(|words| words[2].as_str()).eq(["claimed", "completed"]), "{printed}");
+    assert!(of(&before).is_empty(), "it begins at the end");
+
+    assert!(Command::new("kill").args(["-INT", &tail.child.id().to_string()]).status().unwrap().success());
+    assert_eq!(tail.end().1, "");
+    let mut since = Tail::start(&gateway, &["--since", "1h", "--json"]);
+    until("all to be printed", || since.lines().len() >= tail.lines().len() + 2);
+    let first: Value = serde_json::from_str(&since.lines()[0]).unwrap();
+    assert_eq!((&first["operation"], &first["kind"], &first["route"]), (&before.into(), &"claimed".into(), &"payments".into()));
+    drop(gateway);
+    let (status, said) = since.end();
+    assert!(status.code() == Some(1) && said.contains("can't be reached"), "{said}");
+}
+
+#[test]
+fn a_tail_whose_reader_goes_away_ends_quietly_though_nothing_happens() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, ROUTES);
+    Request::pay("k", "{}").send(gateway.port);
+    let mut tail = Tail { child: Tail::command(&gateway, &["--since", "1h"]).spawn().unwrap(), lines: Arc::default() };
+    let mut stdout = BufReader::new(tail.child.stdout.take().unwrap());
+    stdout.read_line(&mut String::new()).unwrap();
+    drop(stdout);
+    let (status, said) = tail.end();
+    assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+}
+
+/// Reads the log to its end, in small pieces: what it tells of each operation, and the last cursor.
+fn walk(gateway: &Gateway, start: &str) -> (BTreeMap<String, Vec<String>>, String) {
+    let mut told: BTreeMap<String, Vec<String>> = BTreeMap::new();
+    let mut from = start.to_owned();
+    for _ in 0..100 {
+        let piece = gateway.ask("GET", &format!("/v1/log?limit=7&{from}")).json();
+        let cursor = piece["cursor"].as_str().unwrap();
+        let events = piece["events"].as_array().unwrap();
+        assert!(events.len() <= 7, "{piece}");
+        for event in events {
+            let kind = event["kind"].as_str().unwrap().to_owned();
+            told.entry(event["operation"].as_str().unwrap().to_owned()).or_default().push(kind);
+        }
+        if events.is_empty() {
+            return (told, cursor.to_owned());
+        }
+        from = format!("after={cursor}");
+    }
+    panic!("it never ends: {told:?}");
+}
+
+#[test]
+fn the_log_is_read_piece_by_piece_across_all_partitions_and_waited_for() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
+    let (told, beginning) = walk(&gateway, "");
+    assert!(told.is_empty());
+    for n in 0..20 {
+        assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
+    }
+    let (told, cursor) = walk(&gateway, &format!("after={beginning}"));
+    assert!(told.len() == 20 && told.values().all(|kinds| kinds == &["claimed", "completed"]), "{told:?}");
+    assert_eq!(walk(&gateway, "since=2020-01-01T00:00:00Z").0, told);
+    for start in ["", "since=2100-01-01T00:00:00Z"] {
+        assert!(walk(&gateway, start).0.is_empty(), "{start}");
+    }
+    let next = std::thread::scope(|scope| {
+        let waiting = scope.spawn(|| gateway.ask("GET", &format!("/v1/log?wait=5&after={cursor}")).json());
+        Request::pay("k", "{}").send(gateway.port);
+        waiting.join().unwrap()
+    });
+    assert_eq!(next["events"][0]["kind"], "claimed", "{next}");
+    for target in ["/v1/log?after=nowhere!", "/v1/log?since=yesterday", "/v1/log?after=&since=2026-11-25T03:00:00Z"] {
+        assert_eq!(gateway.ask("GET", target).problem(), "request-invalid", "{target}");
+    }
+}
+
+#[test]
+fn a_log_that_is_off_is_not_waited_for() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let (status, said) = Tail::start(&gateway, &[]).end();
+    assert!(status.code() == Some(1) && said.contains("the event log is off: set enabled = true under [log]"), "{said}");
+    let refused = gateway.ask("GET", "/v1/log?wait=5");
+    assert_eq!((refused.status, refused.problem().as_str()), (501, "log-off"));
 }

@@ -33,6 +33,7 @@ mod quota;
 mod redaction;
 mod redis;
 mod reload;
+mod report;
 mod sealed;
 mod searches;
 mod stories;

@@ -1,0 +1,179 @@
+//! `GET /v1/log`: the event log, piece by piece and as it grows.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Json;
+use axum::extract::{Query, State};
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
+use serde::Deserialize;
+use tokio::sync::Semaphore;
+
+use super::Admin;
+use super::model::moment;
+use super::problem::Refusal;
+use super::view::{EventView, LoggedView};
+use crate::key::PARTITIONS;
+use crate::store::StoreError;
+use crate::store::log::{EntryId, Log, Position};
+
+/// Events of one answer, where nothing is asked for, and at most: an answer of a megabyte.
+const EVENTS: usize = 100;
+const EVENTS_MAX: usize = 1000;
+
+/// Longest wait for an event, in seconds: about half of what clients and proxies give an answer.
+const WAIT_S_MAX: u64 = 5;
+
+/// Between two looks at a log that had nothing new. Who reads along does not notice it, and a look is one command to each server.
+const PERIOD: Duration = Duration::from_millis(250);
+
+/// Requests that look again while they wait: together a small share of what the store does in a second. More of them look once at
+/// the beginning of their wait.
+const WATCHING_MAX: usize = 16;
+
+/// Longest cursor, in bytes: twice what the last entries of all partitions make.
+const CURSOR_BYTES_MAX: usize = 16 << 10;
+
+static WATCHING: Semaphore = Semaphore::const_new(WATCHING_MAX);
+
+#[derive(Debug, Deserialize)]
+pub(super) struct TailQuery {
+    after: Option<String>,
+    since: Option<String>,
+    limit: Option<usize>,
+    wait: Option<u64>,
+}
+
+/// A piece of the event log: what was written behind a cursor, since a time, or from now on.
+#[utoipa::path(
+    get, path = "/v1/log", tag = "event log",
+    params(
+        ("after" = Option<String>, Query, description = "The `cursor` of the piece before; without it and `since`, from now on"),
+        ("since" = Option<String>, Query, description = "Instead: from this time on, by the store's clock (RFC 3339)"),
+        ("limit" = Option<usize>, Query, description = "At most so many events: 1 to 1000, otherwise 100"),
+        ("wait" = Option<u64>, Query, description = "Seconds to wait for an event if there is none yet: 0 to 5, otherwise 0"),
+    ),
+    responses((status = 200, body = LoggedView, description = "The events: the end is reached where there are none, also with fewer than `limit` there may be more"), super::openapi::Tailed),
+)]
+pub(super) async fn tail(State(admin): State<Arc<Admin>>, Query(asked): Query<TailQuery>) -> Result<Json<LoggedView>, Refusal> {
+    if !admin.gate.tells() {
+        return Err(Refusal::LogOff);
+    }
+    let log = admin.gate.store().log();
+    let from = match (asked.after, asked.since) {
+        (Some(cursor), None) => read_cursor(&cursor)?,
+        (None, Some(since)) => before(moment(&since)?),
+        (None, None) => Position(log.ends().await?.iter().map(|ends| (ends.partition, ends.last.id)).collect()),
+        (Some(_), Some(_)) => return Err(Refusal::Invalid("after says where to go on: leave since away".to_owned())),
+    };
+    let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
+    let mut piece = read(log, &from, limit).await?;
+    let wait = Duration::from_secs(asked.wait.unwrap_or(0).min(WAIT_S_MAX));
+    if piece.0.is_empty() && !wait.is_zero() {
+        // Given up at the end of the wait, wherever it is: what was read and not answered is read again from the cursor.
+        piece = tokio::time::timeout(wait, watch(log, &from, limit)).await.unwrap_or(Ok(piece))?;
+    }
+    let (events, position) = piece;
+    Ok(Json(LoggedView { events, cursor: write_cursor(&position) }))
+}
+
+/// Events, and how far they go.
+type Piece = (Vec<EventView>, Position);
+
+/// Reads what is behind a position, at most `limit` of it.
+async fn read(log: &dyn Log, from: &Position, limit: usize) -> Result<Piece, StoreError> {
+    let mut entries = log.read(from, limit).await?;
+    // A store may give one of each partition. Their ids begin with the time, and ascend within each partition.
+    entries.sort_by_key(|entry| (entry.id, entry.partition));
+    entries.truncate(limit);
+    let mut position = from.clone();
+    entries.iter().for_each(|entry| position.advance(entry));
+    Ok((entries.iter().map(EventView::from).collect(), position))
+}
+
+/// Looks until there is something.
+async fn watch(log: &dyn Log, from: &Position, limit: usize) -> Result<Piece, StoreError> {
+    let Ok(_watching) = WATCHING.acquire().await else { return std::future::pending().await };
+    loop {
+        tokio::time::sleep(PERIOD).await;
+        let piece = read(log, from, limit).await?;
+        if !piece.0.is_empty() {
+            return Ok(piece);
+        }
+    }
+}
+
+/// The place before all entries of a millisecond, in every partition.
+fn before(ms: u64) -> Position {
+    let last = ms.checked_sub(1).map_or(EntryId::default(), |ms| EntryId { ms, seq: u64::MAX });
+    Position((0..PARTITIONS).map(|partition| (partition, last)).collect::<BTreeMap<_, _>>())
+}
+
+fn write_cursor(position: &Position) -> String {
+    URL_SAFE_NO_PAD.encode(position.to_string())
+}
+
+fn read_cursor(cursor: &str) -> Result<Position, Refusal> {
+    let none = || Refusal::Invalid("after is the cursor that the piece before came with".to_owned());
+    if cursor.len() > CURSOR_BYTES_MAX {
+        return Err(none());
+    }
+    let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(none)?;
+    text.parse().map_err(|_| none())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::{SLOT_BYTES, Slot, Space};
+    use crate::record::Lifetime;
+    use crate::store::Store;
+    use crate::store::log::Entry;
+    use crate::store::memory::Memory;
+    use crate::store::suite::{claim, slot};
+
+    #[test]
+    fn the_cursor_of_all_partitions_is_read_again_and_fits() {
+        let position = Position((0..PARTITIONS).map(|n| (n, EntryId { ms: 9_999_999_999_999, seq: 9999 })).collect());
+        let cursor = write_cursor(&position);
+        assert!(cursor.len() < CURSOR_BYTES_MAX / 2 && cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
+        assert_eq!(read_cursor(&cursor).unwrap(), position);
+        assert_eq!(read_cursor("").unwrap(), Position::default(), "of a log without an entry");
+        for none in ["nowhere!", &URL_SAFE_NO_PAD.encode("7:now"), &"A".repeat(CURSOR_BYTES_MAX + 1)] {
+            assert!(read_cursor(none).is_err(), "{none}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_piece_has_no_more_than_was_asked_for_and_the_next_goes_on_behind_it() {
+        let store = Memory::new(Arc::new(|| 1000));
+        let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
+        for n in 1..=5 {
+            store.write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, br#"{"kind":"claimed"}"#).await.unwrap();
+        }
+        let (first, position) = read(store.log(), &before(1000), 3).await.unwrap();
+        let (second, position) = read(store.log(), &position, 3).await.unwrap();
+        let operations: Vec<String> = first.iter().chain(&second).map(|event| event.operation.clone()).collect();
+        assert_eq!(operations, (1..=5).map(|n| slot(Space::Enforced, n).to_string()).collect::<Vec<_>>());
+        assert_eq!(first.len(), 3);
+        assert!(read(store.log(), &position, 3).await.unwrap().0.is_empty());
+        assert!(read(store.log(), &before(1001), 3).await.unwrap().0.is_empty());
+    }
+
+    #[test]
+    fn an_entry_is_told_by_its_own_place_whatever_stands_in_it() {
+        let slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
+        let told = |event: &'static [u8]| {
+            let id = EntryId { ms: 1000, seq: 2 };
+            EventView::from(&Entry { partition: 9, id, slot, event: event.into(), link: None })
+        };
+        let event = told(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
+        assert_eq!((event.operation, event.entry.as_str()), (slot.to_string(), "9:1000-2"));
+        assert_eq!((event.moment.kind.as_str(), event.moment.at.as_str()), ("of a later version", "1970-01-01T00:00:01.000Z"));
+        for unreadable in [&b"\xff"[..], b"", b"[]"] {
+            assert_eq!(told(unreadable).moment.kind, "unreadable");
+        }
+    }
+}

@@ -1,0 +1,65 @@
+//! Observations: what became of duplicates, and what enforcing would have made of requests that are only watched.
+
+use serde_json::{Value, json};
+
+use super::*;
+
+const HOUR_MS: u64 = 3_600_000;
+
+/// A batch behind those before it.
+fn batch(seq: u64, seen: &Value) -> (EntryId, bytes::Bytes) {
+    (EntryId { ms: T0, seq }, serde_json::to_vec(seen).unwrap().into())
+}
+
+fn watched(kind: &str, at_ms: u64, scope: &str, problem: Option<&str>) -> Value {
+    let mut seen = json!({"kind": kind, "at_ms": at_ms, "operation": "", "route": "payments", "scope": scope});
+    if let Some(problem) = problem {
+        seen["problem"] = problem.into();
+    }
+    seen
+}
+
+#[test]
+fn what_this_version_cannot_read_is_passed_over_and_a_batch_that_comes_again_counts_once() {
+    let model = ReadModel::in_memory().unwrap();
+    let mut told = Told::default();
+    told.tell(1, T0, &event(Kind::Claimed, T0));
+    model.apply(&told.0).unwrap();
+    let replayed = json!({"kind": "replayed", "at_ms": T0, "operation": slot(1).to_string(), "route": "payments", "status": 201});
+    let seen = json!([{"kind": "from a later version"}, replayed, "no observation", replayed]);
+    let batches = [batch(0, &seen), batch(1, &json!("no batch"))];
+    assert_eq!(model.apply_observations(&batches).unwrap(), 2);
+    assert_eq!(model.apply_observations(&batches).unwrap(), 0);
+    assert_eq!(model.overview(T0).unwrap().hour.replayed, 2);
+    let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();
+    assert_eq!((timeline.moments.len(), timeline.operation.duplicates), (3, 2));
+}
+
+#[test]
+fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up() {
+    let model = ReadModel::in_memory().unwrap();
+    let seen = json!([
+        watched("would_replay", T0 - HOUR_MS, "alice", None),
+        watched("would_replay", T0, "alice", None),
+        watched("would_refuse", T0, "bob", Some("key-reused")),
+        watched("would_refuse", T0 + HOUR_MS, "bob", Some("key-reused")),
+        watched("would_refuse", T0 + HOUR_MS, "bob", Some("key-missing")),
+        watched("would_replay", T0 + HOUR_MS, "bob", None),
+    ]);
+    model.apply_observations(&[batch(0, &seen)]).unwrap();
+    // From the hour on in which the minute lies.
+    let report = model.report(T0 / HOUR_MS * HOUR_MS + 60_000).unwrap();
+    let row = |scope: &str, problem: Option<&str>, requests| ReportRow {
+        route: "payments".into(),
+        scope: Some(scope.into()),
+        refused: problem.is_some(),
+        problem: problem.map(str::to_owned),
+        requests,
+    };
+    let once = [row("alice", None, 1), row("bob", Some("key-missing"), 1), row("bob", None, 1)];
+    assert_eq!((&report.rows[0], &report.rows[1..]), (&row("bob", Some("key-reused"), 2), &once[..]));
+    assert_eq!((report.replayed, report.refused, report.cut), (2, 3, false));
+    assert_eq!(report.since_ms, T0 / HOUR_MS * HOUR_MS);
+    let model = ReadModel::in_memory().unwrap();
+    assert!(model.report(0).unwrap().rows.is_empty());
+}

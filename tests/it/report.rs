@@ -1,0 +1,91 @@
+//! What a shadow route's requests would have met, told before anything is enforced.
+
+use std::process::Command;
+
+use serde_json::{Value, json};
+
+use crate::harness::{Gateway, ROUTES, Request, Upstream, until};
+
+const LOG: &str = "[log]\nenabled = true";
+
+const WATCHED: &str = r#"
+[[routes]]
+name = "payments"
+path = "/v1/payments"
+mode = "shadow"
+scope = { header = "X-Tenant" }
+on_in_flight = "wait"
+"#;
+
+fn report(gateway: &Gateway, words: &[&str]) -> (i32, String) {
+    let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
+        .arg("report")
+        .args(words)
+        .args(["--admin", &format!("127.0.0.1:{}", gateway.admin)])
+        .output()
+        .unwrap();
+    (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+}
+
+fn told(gateway: &Gateway) -> Value {
+    let (code, text) = report(gateway, &["--since", "90m", "--json"]);
+    assert_eq!(code, 0, "{text}");
+    serde_json::from_str(&text).unwrap()
+}
+
+#[test]
+fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, WATCHED);
+    let (code, said) = report(&gateway, &[]);
+    assert!(code == 0 && said.contains(": nothing.") && said.contains("In shadow mode: payments."), "{said}");
+
+    let pay = |tenant: &str, body: &str| Request::pay("k", body).field("X-Tenant", tenant).send(gateway.port).status;
+    for tenant in ["alice", "bob"] {
+        assert_eq!(pay(tenant, r#"{"amount":4200}"#), 201);
+    }
+    until("both first requests to be watched", || {
+        gateway.metric("onceward_shadow_total{route=\"payments\",would=\"execute\"}") == 2.0
+    });
+    for _ in 0..3 {
+        assert_eq!(pay("alice", r#"{"amount":4200}"#), 201);
+    }
+    assert_eq!(pay("bob", r#"{"amount":4200}"#), 201);
+    for _ in 0..2 {
+        assert_eq!(pay("bob", r#"{"amount":9900}"#), 201);
+    }
+    assert_eq!(upstream.executed(), 8, "watching refuses nothing");
+
+    until("all duplicates to be told", || told(&gateway)["would_refuse"] == 2 && told(&gateway)["would_replay"] == 4);
+    let told = told(&gateway);
+    let rows = told["rows"].as_array().unwrap();
+    let scopes: Vec<&str> = rows.iter().map(|row| row["scope"].as_str().unwrap()).collect();
+    let row = |scope: &str, would: &str, requests: u64| json!({"route": "payments", "scope": scope, "would": would, "requests": requests});
+    let mut refused = row(scopes[1], "refuse", 2);
+    refused["problem"] = "key-reused".into();
+    assert_eq!(told["rows"], json!([row(scopes[0], "replay", 3), refused, row(scopes[1], "replay", 1)]), "{told}");
+    assert_ne!(scopes[0], scopes[1]);
+    assert_eq!((&told["cut"], &told["shadow_routes"]), (&false.into(), &json!(["payments"])));
+    assert!(told["lag_ms"].is_u64() && told["since"].as_str().unwrap().ends_with(":00:00.000Z"), "{told}");
+
+    let (code, text) = report(&gateway, &["--since", "90m"]);
+    assert!(code == 0 && text.contains("ROUTE     CLIENT            WOULD   WHY         REQUESTS"), "{text}");
+    assert!(text.contains(&format!("payments  {}  refuse  key-reused         2", scopes[1])), "{text}");
+    assert!(text.contains("In all 4 would have got the stored answer, and 2 would have been refused."), "{text}");
+    assert!(!text.contains("alice") && !text.contains("bob"), "clients are told by a hash: {text}");
+    assert_eq!(report(&gateway, &["--since", "yesterday"]).0, 2);
+    assert_eq!(gateway.ask("GET", "/v1/report?since=yesterday").problem(), "request-invalid");
+    let later = gateway.ask("GET", "/v1/report?since=2100-01-01T00:00:00Z").json();
+    assert_eq!((&later["rows"], &later["would_replay"]), (&json!([]), &0.into()));
+}
+
+#[test]
+fn where_nothing_can_be_reported_it_is_said_why() {
+    let upstream = Upstream::start();
+    let (told, silent) = (Gateway::with(upstream.port, LOG, ROUTES), Gateway::start(upstream.port));
+    let (code, said) = report(&told, &[]);
+    assert!(code == 0 && said.contains("No route is in shadow mode"), "{said}");
+    let (code, said) = report(&silent, &[]);
+    assert!(code == 1 && said.contains("set enabled = true under [log]"), "{said}");
+    assert_eq!(silent.ask("GET", "/v1/report").problem(), "read-model-off");
+}
