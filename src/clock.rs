@@ -1,4 +1,4 @@
-//! Time, passed in: the one room that reads clocks.
+//! Time, passed in: the one room that reads clocks. And how a time is written.
 //!
 //! Danger: a clock that stands still while the process is stopped would let a gateway send a payment on a claim
 //! that is long over. So spans are measured by a clock that runs on through a stop of the process or a suspended machine.
@@ -6,6 +6,16 @@
 use std::fmt;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, UNIX_EPOCH};
+
+/// The last millisecond that RFC 3339 can write: it gives years four digits.
+const LAST_MS: u64 = 253_402_300_799_999;
+
+/// A time, in ms since 1970, as RFC 3339 writes it, in UTC. What is later than the year 9999 is written as its end: times are
+/// read from stores, and whoever can write there must not be able to stop what shows them.
+pub fn rfc3339(unix_ms: u64) -> String {
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS))).to_string()
+}
 
 /// The clocks of this process. Cheap to clone.
 #[derive(Debug, Clone)]
@@ -113,5 +123,17 @@ impl Manual {
     /// Sets the wall clock alone, as an operator or a time server does.
     pub fn set_unix_ms(&self, ms: u64) {
         self.unix_ms.store(ms, Ordering::SeqCst);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_time_can_be_written_also_one_that_somebody_made_up() {
+        assert_eq!(rfc3339(1_795_575_600_001), "2026-11-25T03:00:00.001Z");
+        assert_eq!(rfc3339(LAST_MS), "9999-12-31T23:59:59.999Z");
+        assert_eq!(rfc3339(u64::MAX), rfc3339(LAST_MS));
     }
 }

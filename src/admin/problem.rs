@@ -78,7 +78,7 @@ pub(super) enum Refusal {
     #[error("the event log is off: set enabled = true under [log]")]
     LogOff,
     /// There is no read model to ask.
-    #[error("this needs the read model: set enabled = true under [log], and leave [read_model] enabled")]
+    #[error("this needs the read model: set enabled = true under [log], and start the gateway again")]
     ReadModelOff,
     /// The read model does not answer.
     #[error(transparent)]
@@ -248,7 +248,7 @@ impl Kind {
             Kind::LogLevelRefused => (StatusCode::BAD_REQUEST, "log-level-refused", "that is no filter"),
             Kind::LogLevelUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "log-level-unavailable", "the process logs nothing"),
             Kind::LogOff => (StatusCode::NOT_IMPLEMENTED, "log-off", "it needs `[log]` enabled"),
-            Kind::ReadModelOff => (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` and `[read_model]` enabled"),
+            Kind::ReadModelOff => (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` enabled since the start"),
             Kind::ReadModelUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "read-model-unavailable", "it can't be read; ask again")
             }

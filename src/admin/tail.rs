@@ -172,6 +172,9 @@ mod tests {
         let event = told(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
         assert_eq!((event.operation, event.entry.as_str()), (slot.to_string(), "9:1000-2"));
         assert_eq!((event.moment.kind.as_str(), event.moment.at.as_str()), ("of a later version", "1970-01-01T00:00:01.000Z"));
+        let forged = EntryId { ms: u64::MAX, seq: 0 };
+        let event = EventView::from(&Entry { partition: 9, id: forged, slot, event: Default::default(), link: None });
+        assert_eq!(event.moment.at, "9999-12-31T23:59:59.999Z");
         for unreadable in [&b"\xff"[..], b"", b"[]"] {
             assert_eq!(told(unreadable).moment.kind, "unreadable");
         }

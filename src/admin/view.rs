@@ -15,6 +15,7 @@ pub use told::{
     DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, StatisticsView, TallyView, TimelineView,
 };
 
+use crate::clock::rfc3339;
 use crate::key::Slot;
 use crate::record::{Held, ReplyBody, Settler, State};
 
@@ -119,8 +120,8 @@ impl OperationView {
             state: record.state.name().to_owned(),
             route: record.route.to_string(),
             version: record.version.0.to_string(),
-            opened_at: timestamp(record.opened_unix_ms),
-            changed_at: timestamp(held.written_ms),
+            opened_at: rfc3339(record.opened_unix_ms),
+            changed_at: rfc3339(held.written_ms),
             lease_ends_at: None,
             cause: None,
             retry: None,
@@ -134,7 +135,7 @@ impl OperationView {
             trace: None,
         };
         match &record.state {
-            State::InFlight { .. } => view.lease_ends_at = Some(timestamp(held.due_ms)),
+            State::InFlight { .. } => view.lease_ends_at = Some(rfc3339(held.due_ms)),
             State::Uncertain { cause, retry, .. } => {
                 view.cause = Some(cause.describe());
                 view.retry = retry.then_some(true);
@@ -155,11 +156,6 @@ impl OperationView {
         }
         view
     }
-}
-
-fn timestamp(unix_ms: u64) -> String {
-    let time = std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms);
-    humantime::format_rfc3339_millis(time).to_string()
 }
 
 /// A piece of the event log that was verified.

@@ -3,12 +3,12 @@
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
-use crate::clock::Clock;
+use crate::clock::{Clock, rfc3339};
 use crate::telemetry::LogFormat;
 
 mod check;
@@ -282,8 +282,8 @@ fn say(text: &str) -> ExitCode {
 
 /// The moment that was so long ago, as the admin port reads it (RFC 3339).
 fn since(ago: Duration) -> String {
-    let now = Duration::from_millis(Clock::system().unix_ms());
-    humantime::format_rfc3339_millis(UNIX_EPOCH + now.saturating_sub(ago)).to_string()
+    let ago_ms = u64::try_from(ago.as_millis()).unwrap_or(u64::MAX);
+    rfc3339(Clock::system().unix_ms().saturating_sub(ago_ms))
 }
 
 /// A text without what a terminal would take for a command: it may come from whoever can write to the store.

@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::dialect::{self, Said};
+use crate::clock::rfc3339;
 use crate::engine::Dialect;
 use crate::gate::{AnswerBody, Problem};
 use crate::key::Slot;
@@ -384,9 +385,8 @@ fn problem_document(problem: &Problem, document: &Document, kind: &str, detail: 
         body["original_status"] = json!(status);
     }
     if let Problem::KeyReused { explained: Some(explained), .. } = problem {
-        let opened = std::time::UNIX_EPOCH + Duration::from_millis(explained.opened_unix_ms);
         body["original_state"] = json!(explained.state);
-        body["original_opened_at"] = json!(humantime::format_rfc3339_millis(opened).to_string());
+        body["original_opened_at"] = json!(rfc3339(explained.opened_unix_ms));
         if let Some(differing) = &explained.differing {
             body["differing"] = json!(differing);
         }

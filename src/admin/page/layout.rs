@@ -5,6 +5,7 @@ use maud::{DOCTYPE, Markup, PreEscaped, html};
 
 use super::assets;
 use super::visitor::{PROOF_FIELD, Visitor};
+use crate::clock::rfc3339;
 
 /// What htmx may do: nothing that the page's policy would have to allow it.
 const HTMX: &str = r#"{"includeIndicatorStyles":false,"allowEval":false,"allowScriptTags":false,"selfRequestsOnly":true,"historyEnabled":false,"timeout":5000}"#;
@@ -170,11 +171,6 @@ pub(super) fn moment_of(text: &str, now_unix_ms: u64) -> Markup {
         Some(unix_ms) => moment(unix_ms, now_unix_ms),
         None => html! { (text) },
     }
-}
-
-/// A moment as RFC 3339 writes it, in UTC.
-pub(super) fn rfc3339(unix_ms: u64) -> String {
-    humantime::format_rfc3339_millis(std::time::UNIX_EPOCH + std::time::Duration::from_millis(unix_ms)).to_string()
 }
 
 /// How far a moment is from now, in words.

@@ -3,7 +3,8 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{MomentView, timestamp};
+use super::MomentView;
+use crate::clock::rfc3339;
 use crate::store::log::Entry;
 
 /// What an entry is told to be that is no event.
@@ -47,7 +48,7 @@ impl From<&Entry> for EventView {
         // Whatever the event says: these are the log's to tell.
         view.operation = entry.slot.to_string();
         view.entry = format!("{}:{}", entry.partition, entry.id);
-        view.moment.at = timestamp(entry.id.ms);
+        view.moment.at = rfc3339(entry.id.ms);
         view
     }
 }

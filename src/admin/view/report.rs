@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::timestamp;
+use crate::clock::rfc3339;
 use crate::query::{Report, ReportRow};
 
 /// What enforcing would have done on routes in shadow mode.
@@ -47,7 +47,7 @@ impl ReportView {
     /// A report, so far behind, of a gateway with these routes in shadow mode.
     pub fn new(report: Report, shadow_routes: Vec<String>, lag_ms: Option<u64>) -> ReportView {
         ReportView {
-            since: timestamp(report.since_ms),
+            since: rfc3339(report.since_ms),
             would_replay: report.replayed,
             would_refuse: report.refused,
             rows: report.rows.into_iter().map(ReportRowView::from).collect(),

@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::{OperationView, timestamp};
+use super::OperationView;
+use crate::clock::rfc3339;
 use crate::query::{HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline, What};
 
 /// An operation from its beginning to now, as far as the event log tells.
@@ -200,7 +201,7 @@ impl MomentView {
             What::Observed(observation) => serde_json::to_value(observation),
         };
         let view: MomentView = serde_json::from_value(told.ok()?).ok()?;
-        Some(MomentView { at: timestamp(moment.at_ms), ..view })
+        Some(MomentView { at: rfc3339(moment.at_ms), ..view })
     }
 }
 
@@ -212,9 +213,9 @@ impl From<&Operation> for OperationView {
             state: operation.state.name().to_owned(),
             route: operation.route.clone(),
             version: operation.version.to_string(),
-            opened_at: timestamp(operation.opened_ms),
-            changed_at: timestamp(operation.changed_ms),
-            lease_ends_at: operation.lease_ends_ms.map(timestamp),
+            opened_at: rfc3339(operation.opened_ms),
+            changed_at: rfc3339(operation.changed_ms),
+            lease_ends_at: operation.lease_ends_ms.map(rfc3339),
             cause: operation.cause.clone().filter(|_| operation.state == State::Uncertain),
             retry: (operation.state == State::Uncertain && word(&operation.last) == "retried").then_some(true),
             status: operation.status.filter(|_| is_result),
@@ -244,13 +245,13 @@ fn settler(kind: &str) -> &'static str {
 
 impl From<&HourRow> for HourView {
     fn from(row: &HourRow) -> HourView {
-        HourView { start: timestamp(row.start_ms), route: row.route.clone(), tally: (&row.tally).into() }
+        HourView { start: rfc3339(row.start_ms), route: row.route.clone(), tally: (&row.tally).into() }
     }
 }
 
 impl From<&MinuteRow> for MinuteView {
     fn from(row: &MinuteRow) -> MinuteView {
-        MinuteView { start: timestamp(row.start_ms), tally: (&row.tally).into() }
+        MinuteView { start: rfc3339(row.start_ms), tally: (&row.tally).into() }
     }
 }
 
@@ -261,7 +262,7 @@ impl From<&Overview> for OverviewView {
             day: (&overview.day).into(),
             in_flight: overview.in_flight,
             uncertain: overview.uncertain,
-            oldest_uncertain_at: overview.oldest_uncertain_ms.map(timestamp),
+            oldest_uncertain_at: overview.oldest_uncertain_ms.map(rfc3339),
             minutes: overview.series.iter().map(MinuteView::from).collect(),
             lag_ms: overview.freshness.lag_ms(overview.now_ms),
         }

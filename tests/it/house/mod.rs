@@ -21,7 +21,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("route", &["engine"]),
     ("gate", &["key", "record", "event", "engine", "store", "clock", "entropy", "route", "telemetry", "token"]),
     ("config", &["key", "engine", "tls"]),
-    ("proxy", &["gate", "key", "engine", "record", "entropy", "telemetry", "tls"]),
+    ("proxy", &["gate", "key", "engine", "record", "clock", "entropy", "telemetry", "tls"]),
     (
         "layer",
         &["key", "clock", "entropy", "telemetry", "record", "engine", "store", "route", "gate", "config", "proxy", "token"],
