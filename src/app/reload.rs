@@ -239,6 +239,7 @@ fn needs_restart((before, old): (&Config, &Secrets), (now, new): (&Config, &Secr
         ("store.ack", was.ack != is.ack),
         ("store.durability", was.durability != is.durability),
         ("store.local_cache", was.local_cache != is.local_cache),
+        ("read_model", before.read_model != now.read_model),
         ("limits.connections", before.limits.connections != now.limits.connections),
         ("encryption.keys", old.encryption_keys != new.encryption_keys),
     ];

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::route::key_place;
-use super::{Config, Route, Upstream};
+use super::{Config, Route, StoreUrl, Upstream};
 use crate::engine::{Mode, OnFailure};
 
 /// What is configured, for people. Passwords are masked.
@@ -31,6 +31,9 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
         OnFailure::FailOpen => "fail_open",
     };
     writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.url, duration_text(config.store.timeout))?;
+    if let Some(keep) = config.log_keep {
+        writeln!(text, "log       of every change, kept for {}; {}", duration_text(keep), read_model_text(config))?;
+    }
     if let Some(log) = &config.access_log {
         writeln!(text, "requests  logged to {}", log.path.display())?;
     }
@@ -42,6 +45,19 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
         write_route(text, index + 1, route)?;
     }
     Ok(())
+}
+
+/// Where the log can be searched.
+fn read_model_text(config: &Config) -> String {
+    let Some(model) = &config.read_model else { return "no read model".to_owned() };
+    let place = match (&model.path, &config.store.url) {
+        (Some(path), _) => path.display().to_string(),
+        (None, StoreUrl::File(_)) => "the store's folder".to_owned(),
+        (None, StoreUrl::Memory) => "memory".to_owned(),
+        (None, _) => "$STATE_DIRECTORY, or else memory".to_owned(),
+    };
+    let by = if model.project { "" } else { ", kept up to date by onceward projector" };
+    format!("read model in {place}{by}")
 }
 
 /// A duration as the file would write it, in units that mean the same everywhere: no months.

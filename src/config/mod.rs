@@ -26,6 +26,7 @@ mod log;
 mod observers;
 mod profiles;
 mod read;
+mod read_model;
 mod route;
 mod secret;
 mod store;
@@ -37,6 +38,7 @@ pub use encryption::KeySource;
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
 pub use observers::{AccessLogConfig, AccessLogFormat, TracingConfig};
+pub use read_model::ReadModelConfig;
 pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, KeysPlace, Route};
 pub use secret::Secret;
 pub use store::{Ack, Durability, StoreConfig, StoreUrl};
@@ -75,6 +77,8 @@ pub struct Config {
     pub limits: Limits,
     /// How long the event log keeps entries; `None`: it is off.
     pub log_keep: Option<Duration>,
+    /// Where the log, if it is on, is laid out for searches; `None`: nowhere.
+    pub read_model: Option<ReadModelConfig>,
     /// One line for each request; `None`: it is off.
     pub access_log: Option<AccessLogConfig>,
     /// Where spans are told; `None`: nowhere. Secret fields are read by [`Config::resolve_secrets`].
@@ -173,6 +177,11 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let store = StoreConfig::read(store_table, flags.store.as_deref());
     let limits = Limits::read(root.table("limits", "a table: [limits]"));
     let log_keep = log::read(root.table("log", "a table: [log]"));
+    let read_model = read_model::read(
+        root.table("read_model", "a table: [read_model]"),
+        store.as_ref().map(|store| &store.url),
+        log_keep.map(|keep| keep.is_some()),
+    );
     let access_log = observers::read_access_log(root.table("access_log", "a table: [access_log]"));
     let tracing = observers::read_tracing(root.table("tracing", "a table: [tracing]"));
     let admin_tokens = admin::read_tokens(root.table("admin_auth", "a table: [admin_auth]"));
@@ -210,6 +219,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         store: store?,
         limits: limits?,
         log_keep: log_keep?,
+        read_model: read_model?,
         access_log: access_log?,
         tracing: tracing?,
         admin_tokens: admin_tokens?,

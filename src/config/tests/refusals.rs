@@ -179,6 +179,13 @@ fn what_contradicts_itself_is_refused() {
         ("[limits]\nin_flight = -1", "limits.in_flight", "from 1 to"),
         ("[limits]\nin_flight = 1.5", "limits.in_flight", "found a float"),
         ("limits = 1", "limits", "found an integer"),
+        ("[read_model]\npath = \"\"", "read_model.path", "a file's name"),
+        ("[read_model]\nproject = false", "read_model.project", "no other process can read this store"),
+        (
+            "[store]\nurl = \"redis://localhost\"\n[read_model]\nproject = false",
+            "read_model.project",
+            "set path to the file that both open",
+        ),
         ("[admin_auth]\ntokens = [{ role = \"read\", env = \"A\" }]", "admin_auth.tokens[0].name", "needs a name"),
         ("[admin_auth]\ntokens = [{ name = \"a\", env = \"A\" }]", "admin_auth.tokens[0].role", "needs a role"),
         ("[admin_auth]\ntokens = [{ name = \"a\", role = \"read\" }]", "admin_auth.tokens[0].env", "named by env"),

@@ -381,3 +381,27 @@ fn chosen_fields_are_read_where_there_is_a_log_to_tell_them_to() {
     assert!(unlogged.routes[0].policy.fields.is_empty());
     assert!(unlogged.warnings[0].starts_with("routes[0].fields: told to nobody"), "{:?}", unlogged.warnings);
 }
+
+#[test]
+fn the_read_model_is_there_with_the_log_unless_it_is_switched_off() {
+    let redis = "[store]\nurl = \"redis://localhost\"\n[log]\nenabled = true\n";
+    let by_itself = load(redis).unwrap();
+    assert_eq!(by_itself.read_model, Some(ReadModelConfig { path: None, project: true }));
+    assert!(
+        by_itself
+            .describe()
+            .contains("log       of every change, kept for 30d; read model in $STATE_DIRECTORY, or else memory\n")
+    );
+
+    let apart = load(&format!("{redis}[read_model]\npath = \"/data/model.sqlite\"\nproject = false")).unwrap();
+    assert_eq!(apart.read_model, Some(ReadModelConfig { path: Some("/data/model.sqlite".into()), project: false }));
+    assert!(apart.describe().contains("read model in /data/model.sqlite, kept up to date by onceward projector\n"));
+
+    let off = load(&format!("{redis}[read_model]\nenabled = false")).unwrap();
+    assert_eq!(off.read_model, None);
+    assert!(off.describe().contains("; no read model\n"), "{}", off.describe());
+
+    let unlogged = load("[read_model]\npath = \"a.sqlite\"").unwrap();
+    assert!(unlogged.warnings[0].starts_with("read_model.path: not used: the event log is off"), "{:?}", unlogged.warnings);
+    assert!(!unlogged.describe().contains("read model"));
+}

@@ -1,0 +1,41 @@
+//! `[read_model]`: whether the event log is laid out for searches, where, and who keeps that up to date.
+
+use std::path::PathBuf;
+
+use super::read::Table;
+use super::store::StoreUrl;
+use super::upstream::file_name;
+
+/// A read model, where there is one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReadModelConfig {
+    /// The file; `None`: beside an embedded store, or where the service manager says, or else in memory.
+    pub path: Option<PathBuf>,
+    /// Whether the gateway brings it up to date; otherwise `onceward projector` does.
+    pub project: bool,
+}
+
+/// Reads `[read_model]`; `None` inside where it is switched off.
+pub(super) fn read(table: Table<'_>, store: Option<&StoreUrl>, log: Option<bool>) -> Option<Option<ReadModelConfig>> {
+    let enabled = table.get("enabled").and_then(|value| value.boolean());
+    let path = table.get("path").map_or(Some(None), |value| value.parsed("a file's name", file_name).map(Some));
+    let project = table.get("project").and_then(|value| value.boolean());
+    if project == Some(false) {
+        let place = table.place_of("project");
+        match store {
+            Some(StoreUrl::Memory | StoreUrl::File(_)) => {
+                table.report.note(&place, "no other process can read this store: leave it true, or keep the store in Redis");
+            }
+            _ if path == Some(None) => {
+                table.report.note(&place, "another process keeps the read model: set path to the file that both open");
+            }
+            _ => {}
+        }
+    }
+    if log == Some(false) && path.as_ref().is_some_and(Option::is_some) {
+        table.report.warn(&table.path_of("path"), "not used: the event log is off ([log] enabled = true)");
+    }
+    table.finish();
+    let config = ReadModelConfig { path: path?, project: project? };
+    Some(enabled?.then_some(config))
+}
