@@ -7,6 +7,7 @@ use serde::Deserialize;
 
 use super::counts::Counts;
 use super::fold::{Before, Folded};
+use super::freshness::{Generation, Known};
 use super::operation::State;
 use super::{QueryError, ReadModel, schema, stored, unstored};
 use crate::event::Event;
@@ -50,28 +51,24 @@ struct Further {
 }
 
 impl ReadModel {
-    /// Applies entries of the log, in order within each partition. Those that were applied before are passed over.
+    /// Applies entries of the log, in order within each partition, that were read for this generation. Those that were applied
+    /// before are passed over.
     ///
     /// # Errors
-    /// Nothing was applied, and all of it may be again.
-    pub fn apply(&self, entries: &[Entry]) -> Result<Applied, QueryError> {
-        let applied = self.writing(|transaction| {
+    /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied): they lie behind entries
+    /// then that it no longer has.
+    pub fn apply(&self, generation: Generation, entries: &[Entry]) -> Result<Applied, QueryError> {
+        let (applied, known) = self.writing(|transaction| {
+            generation.check(transaction)?;
             let mut batch = Batch::begin(transaction)?;
             for entry in entries {
                 batch.apply(entry)?;
             }
-            batch.end()
+            let applied = batch.end()?;
+            Ok((applied, Known::count(transaction, applied.entries)?))
         })?;
-        self.tell_freshness(|freshness| freshness.entries += applied.entries as u64);
+        self.know(known);
         Ok(applied)
-    }
-
-    /// How far the log was applied.
-    ///
-    /// # Errors
-    /// It can't be read.
-    pub fn position(&self) -> Result<Position, QueryError> {
-        self.reading(position)
     }
 
     /// What the log knows its projector by: the same for as long as the file is there.
@@ -83,7 +80,7 @@ impl ReadModel {
     }
 }
 
-fn position(connection: &rusqlite::Connection) -> Result<Position, QueryError> {
+pub(super) fn position(connection: &rusqlite::Connection) -> Result<Position, QueryError> {
     let mut select = connection.prepare_cached("SELECT partition, ms, seq FROM positions")?;
     let found =
         select.query_map([], |row| Ok((row.get(0)?, EntryId { ms: unstored(row.get(1)?), seq: unstored(row.get(2)?) })))?;

@@ -14,6 +14,7 @@ use rusqlite::{Connection, ErrorCode};
 mod apply;
 mod counts;
 mod fold;
+mod freshness;
 mod observe;
 mod operation;
 mod overview;
@@ -26,6 +27,7 @@ mod upkeep;
 
 pub use apply::Applied;
 pub use counts::{LATENCY_BOUNDS_MS, Latency, Tally};
+pub use freshness::{Freshness, Generation, Reached};
 pub use operation::{NoState, Operation, State};
 pub use overview::{HourRow, MinuteRow, Overview};
 pub use projector::{Now, Projector};
@@ -48,6 +50,9 @@ pub enum QueryError {
     /// The file is in use, by another process that rebuilds it, for example.
     #[error("the read model is in use: ask again in a moment")]
     Busy,
+    /// It was emptied since this was read for it.
+    #[error("the read model was emptied meanwhile; it is being built anew from the event log: ask again later")]
+    Emptied,
     /// The folder or file can't be used.
     #[error("{path} can't be used for the read model: {source}")]
     File {
@@ -71,22 +76,6 @@ impl From<rusqlite::Error> for QueryError {
     }
 }
 
-/// How far the read model is behind.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Freshness {
-    /// It holds all that was told until then, in ms since 1970; `None`: nobody has looked yet.
-    pub as_of_ms: Option<u64>,
-    /// Entries of the log that this process has applied.
-    pub entries: u64,
-}
-
-impl Freshness {
-    /// How long ago that was, in ms; `None`: nobody knows.
-    pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
-        self.as_of_ms.map(|as_of| now_ms.saturating_sub(as_of))
-    }
-}
-
 /// A read model. Its methods block for the disk.
 pub struct ReadModel {
     /// `None`: in memory.
@@ -98,7 +87,8 @@ pub struct ReadModel {
     next_reader: AtomicUsize,
     /// Somebody met damage.
     damaged: AtomicBool,
-    freshness: Mutex<Freshness>,
+    /// What is known of the file without reading it.
+    known: Mutex<freshness::Known>,
 }
 
 impl ReadModel {
@@ -115,7 +105,7 @@ impl ReadModel {
             }
             opened => opened?,
         };
-        Ok(ReadModel::over(Some(path.to_owned()), writer))
+        ReadModel::over(Some(path.to_owned()), writer)
     }
 
     /// One that is gone with the process.
@@ -125,35 +115,29 @@ impl ReadModel {
     pub fn in_memory() -> Result<ReadModel, QueryError> {
         let mut connection = Connection::open_in_memory()?;
         schema::prepare(&mut connection)?;
-        Ok(ReadModel::over(None, connection))
+        ReadModel::over(None, connection)
     }
 
-    fn over(path: Option<PathBuf>, writer: Connection) -> ReadModel {
-        ReadModel {
+    fn over(path: Option<PathBuf>, writer: Connection) -> Result<ReadModel, QueryError> {
+        let known = freshness::Known::read(&writer)?;
+        Ok(ReadModel {
             path,
             writer: Mutex::new(writer),
             readers: Default::default(),
             next_reader: AtomicUsize::new(0),
             damaged: AtomicBool::new(false),
-            freshness: Mutex::default(),
-        }
+            known: Mutex::new(known),
+        })
     }
 
-    /// How far it is behind.
-    pub fn freshness(&self) -> Freshness {
-        *lock(&self.freshness)
-    }
-
-    fn tell_freshness(&self, change: impl FnOnce(&mut Freshness)) {
-        change(&mut lock(&self.freshness));
-    }
-
-    /// Throws everything away but its name as a reader: it is at the beginning of the log then.
+    /// Throws everything away but its name as a reader: it is at the beginning of the log then. Who follows the log for it, in
+    /// whatever process, notices and begins anew.
     ///
     /// # Errors
     /// It can't be written.
     pub fn clear(&self) -> Result<(), QueryError> {
-        self.writing(schema::clear)
+        self.writing(schema::clear)?;
+        self.refresh()
     }
 
     /// Sets a damaged file aside for a new one.
@@ -169,6 +153,7 @@ impl ReadModel {
         *writer = Connection::open_in_memory()?;
         schema::set_aside(path)?;
         *writer = schema::open(path)?;
+        self.know(freshness::Known::read(&writer)?);
         self.damaged.store(false, Ordering::Release);
         Ok(())
     }

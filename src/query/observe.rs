@@ -7,6 +7,7 @@ use rusqlite::{Transaction, params};
 
 use super::apply::Names;
 use super::counts::{Counts, HOUR_MS, Tally};
+use super::freshness::Generation;
 use super::report::{REFUSE, REPLAY};
 use super::{QueryError, ReadModel, stored, unstored};
 use crate::event::{Observation, Seen};
@@ -21,13 +22,14 @@ const READ_MS: &str = "observed_ms";
 const READ_SEQ: &str = "observed_seq";
 
 impl ReadModel {
-    /// Applies batches of observations, in order. Those that were applied before are passed over, and so is what can't be read.
-    /// Returns how many observations there were.
+    /// Applies batches of observations, in order, that were read for this generation. Those that were applied before are passed
+    /// over, and so is what can't be read. Returns how many observations there were.
     ///
     /// # Errors
-    /// Nothing was applied, and all of it may be again.
-    pub fn apply_observations(&self, batches: &[(EntryId, Bytes)]) -> Result<usize, QueryError> {
+    /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied).
+    pub fn apply_observations(&self, generation: Generation, batches: &[(EntryId, Bytes)]) -> Result<usize, QueryError> {
         self.writing(|transaction| {
+            generation.check(transaction)?;
             let mut read = read_to(transaction)?;
             let mut noted = Noted { transaction, routes: Names::default(), counts: Counts::default(), shadows: HashMap::new() };
             let mut observed = 0;
@@ -49,17 +51,10 @@ impl ReadModel {
             Ok(observed)
         })
     }
-
-    /// How far observations were applied.
-    ///
-    /// # Errors
-    /// It can't be read.
-    pub fn observations_read(&self) -> Result<EntryId, QueryError> {
-        self.reading(|connection| Ok(read_to(connection)?.unwrap_or_default()))
-    }
 }
 
-fn read_to(connection: &rusqlite::Connection) -> Result<Option<EntryId>, QueryError> {
+/// How far observations were applied.
+pub(super) fn read_to(connection: &rusqlite::Connection) -> Result<Option<EntryId>, QueryError> {
     let (ms, seq) = (super::apply::meta(connection, READ_MS)?, super::apply::meta(connection, READ_SEQ)?);
     Ok(ms.zip(seq).map(|(ms, seq)| EntryId { ms: unstored(ms), seq: unstored(seq) }))
 }

@@ -1,5 +1,6 @@
 //! The projector: follows the event log of a store and keeps a read model up to date, for as long as it is let.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -7,7 +8,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
 use super::upkeep::RETIRE_PERIOD;
-use super::{QueryError, ReadModel};
+use super::{Generation, QueryError, Reached, ReadModel};
 use crate::store::log::{Ends, Entry, Position};
 use crate::store::{Store, StoreError};
 
@@ -62,7 +63,7 @@ impl Projector {
         let mut backoff = BACKOFF;
         loop {
             match self.round().await {
-                Ok(true) => backoff = BACKOFF,
+                Ok(true) | Err(Fault::Query(QueryError::Emptied)) => backoff = BACKOFF,
                 Ok(false) => {
                     backoff = BACKOFF;
                     sleep(PERIOD).await;
@@ -84,7 +85,10 @@ impl Projector {
     /// What kept it from it, in words. What was applied stays.
     pub async fn catch_up(&mut self, mut progress: impl FnMut(u64)) -> Result<(), String> {
         loop {
-            let more = self.round().await.map_err(|fault| fault.to_string())?;
+            let more = match self.round().await {
+                Err(Fault::Query(QueryError::Emptied)) => true,
+                round => round.map_err(|fault| fault.to_string())?,
+            };
             progress(self.model.freshness().entries);
             if !more {
                 return Ok(());
@@ -99,71 +103,68 @@ impl Projector {
             self.marked = None;
         }
         let before_ms = (self.now)();
-        let position = self.blocking(|model| model.position()).await?;
-        if self.has_gap(&position).await? {
-            tracing::warn!("the event log was trimmed beyond what the read model had read: it is built anew");
-            self.blocking(|model| model.clear()).await?;
-            return Ok(true);
+        let Reached { generation, position, observed } = self.blocking(ReadModel::reached).await?;
+        if self.marked.is_none_or(|marked| marked.elapsed() >= MARK_PERIOD) {
+            if self.is_another_log(&position).await? {
+                self.blocking(ReadModel::clear).await?;
+                return Ok(true);
+            }
+            self.mark(&position).await?;
         }
-        self.mark(&position).await?;
         let entries = self.store.log().read(&position, BATCH).await?;
-        let idle = entries.is_empty();
-        let reached_ms = entries.iter().map(|entry| entry.id.ms).min();
-        if !idle {
-            self.apply(entries).await?;
+        let batches = self.store.log().observations(observed, OBSERVED_BATCH).await?;
+        let idle = entries.is_empty() && batches.is_empty();
+        // All that was told before it was asked is in, or else what is older than the oldest of what comes now.
+        let oldest_ms = entries.iter().map(|entry| entry.id.ms).chain(batches.first().map(|(id, _)| id.ms)).min();
+        if !entries.is_empty() {
+            self.apply(generation, entries).await?;
         }
-        self.model.tell_freshness(|freshness| {
-            // All that was told before it was asked is in, or else what is older than the oldest of this batch.
-            freshness.as_of_ms = if idle { Some(before_ms) } else { freshness.as_of_ms.max(reached_ms) };
-        });
-        let observed = self.observe().await?;
+        if !batches.is_empty() {
+            self.blocking(move |model| model.apply_observations(generation, &batches)).await?;
+        }
+        self.blocking(move |model| model.told_until(generation, oldest_ms.unwrap_or(before_ms))).await?;
         let now_ms = (self.now)();
         let turned = self.blocking(move |model| model.turn(now_ms)).await?;
         let retired = idle && self.retire(now_ms).await?;
-        Ok(!idle || observed || turned || retired)
+        Ok(!idle || turned || retired)
     }
 
-    /// Applies what was observed of duplicates. Returns whether there may be more.
-    async fn observe(&self) -> Result<bool, Fault> {
-        let after = self.blocking(|model| model.observations_read()).await?;
-        let batches = self.store.log().observations(after, OBSERVED_BATCH).await?;
-        if batches.is_empty() {
-            return Ok(false);
-        }
-        self.blocking(move |model| model.apply_observations(&batches)).await?;
-        Ok(true)
-    }
-
-    async fn apply(&self, entries: Vec<Entry>) -> Result<(), Fault> {
-        let applied = self.blocking(move |model| model.apply(&entries)).await?;
+    async fn apply(&self, generation: Generation, entries: Vec<Entry>) -> Result<(), Fault> {
+        let applied = self.blocking(move |model| model.apply(generation, &entries)).await?;
         if applied.unknown > 0 {
             tracing::warn!(entries = applied.unknown, "entries of the event log that this version can't read were passed over");
         }
         Ok(())
     }
 
-    /// Says now and then how far the log was read, so that it isn't trimmed further.
+    /// Says how far the log was read, so that it isn't trimmed further.
     async fn mark(&mut self, position: &Position) -> Result<(), Fault> {
-        if self.marked.is_some_and(|marked| marked.elapsed() < MARK_PERIOD) {
-            return Ok(());
-        }
         let reader = self.blocking(|model| model.reader_name()).await?;
         self.store.log().mark_read(&reader, position).await?;
         self.marked = Some(Instant::now());
         Ok(())
     }
 
-    /// Whether entries were trimmed that it had still to read, since it was away for longer than they are kept. What it has may
-    /// be long over then, without its knowing.
-    async fn has_gap(&self, position: &Position) -> Result<bool, StoreError> {
-        if self.marked.is_some() || position.0.is_empty() {
+    /// Whether the log can't be continued from here, which is said. Either entries were trimmed that had still to be read, after
+    /// an absence for longer than they are kept: what the model has may be long over then, without its knowing. Or the log ends
+    /// before what was read of it, since its store lost what it had: what comes next would be passed over.
+    async fn is_another_log(&self, position: &Position) -> Result<bool, StoreError> {
+        if position.0.is_empty() {
             return Ok(false);
         }
-        let missed = |end: &Ends| {
-            let read = position.0.get(&end.partition);
-            read.zip(end.trimmed).is_some_and(|(read, trimmed)| trimmed.id > *read)
-        };
-        Ok(self.store.log().ends().await?.iter().any(missed))
+        let ends: HashMap<u16, Ends> = self.store.log().ends().await?.into_iter().map(|ends| (ends.partition, ends)).collect();
+        for (partition, read) in &position.0 {
+            let ends = ends.get(partition);
+            if ends.is_none_or(|ends| ends.last.id < *read) {
+                tracing::warn!("the event log ends before what the read model has read of it: it is built anew");
+                return Ok(true);
+            }
+            if ends.and_then(|ends| ends.trimmed).is_some_and(|trimmed| trimmed.id > *read) {
+                tracing::warn!("the event log was trimmed beyond what the read model had read: it is built anew");
+                return Ok(true);
+            }
+        }
+        Ok(false)
     }
 
     async fn retire(&mut self, now_ms: u64) -> Result<bool, Fault> {

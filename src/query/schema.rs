@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 use super::QueryError;
 
 /// The layout. Change it with whatever is below: a file with another is emptied and built anew.
-pub(super) const LAYOUT: i64 = 1;
+pub(super) const LAYOUT: i64 = 2;
 
 /// How long a connection waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
@@ -170,6 +170,7 @@ fn lay_out(transaction: &Transaction<'_>) -> Result<(), QueryError> {
     transaction.execute_batch(TABLES)?;
     transaction.execute_batch(&super::counts::table())?;
     transaction.execute("INSERT INTO meta VALUES ('reader', 'read-model-' || lower(hex(randomblob(8))))", [])?;
+    transaction.execute("INSERT INTO meta VALUES (?1, random())", [super::freshness::GENERATION])?;
     transaction.pragma_update(None, "user_version", LAYOUT)?;
     Ok(())
 }

@@ -1,11 +1,16 @@
 //! Stories of the read model.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
+use std::sync::Arc;
+use std::time::Duration;
+
 use super::*;
 use crate::event::{Context, Event, Kind};
 use crate::key::{SLOT_BYTES, Slot, Space};
-use crate::store::log::{Entry, EntryId};
+use crate::record::Lifetime;
+use crate::store::log::{Entry, EntryId, Position};
 
+mod following;
 mod observing;
 mod searching;
 
@@ -37,6 +42,11 @@ fn event(kind: Kind, opened_ms: u64) -> Event {
         cause: (kind == Kind::Uncertain).then(|| "the connection broke".into()),
         context: Context::default(),
     }
+}
+
+/// Applies what was told to a model that nobody empties.
+fn applied(model: &ReadModel, told: &Told) {
+    model.apply(model.reached().unwrap().generation, &told.0).unwrap();
 }
 
 /// A log with one partition that entries are appended to by hand.

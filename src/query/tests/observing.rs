@@ -24,12 +24,13 @@ fn what_this_version_cannot_read_is_passed_over_and_a_batch_that_comes_again_cou
     let model = ReadModel::in_memory().unwrap();
     let mut told = Told::default();
     told.tell(1, T0, &event(Kind::Claimed, T0));
-    model.apply(&told.0).unwrap();
+    applied(&model, &told);
     let replayed = json!({"kind": "replayed", "at_ms": T0, "operation": slot(1).to_string(), "route": "payments", "status": 201});
     let seen = json!([{"kind": "from a later version"}, replayed, "no observation", replayed]);
     let batches = [batch(0, &seen), batch(1, &json!("no batch"))];
-    assert_eq!(model.apply_observations(&batches).unwrap(), 2);
-    assert_eq!(model.apply_observations(&batches).unwrap(), 0);
+    let generation = model.reached().unwrap().generation;
+    assert_eq!(model.apply_observations(generation, &batches).unwrap(), 2);
+    assert_eq!(model.apply_observations(generation, &batches).unwrap(), 0);
     assert_eq!(model.overview(T0).unwrap().hour.replayed, 2);
     let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();
     assert_eq!((timeline.moments.len(), timeline.operation.duplicates), (3, 2));
@@ -46,7 +47,7 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
         watched("would_refuse", T0 + HOUR_MS, "bob", Some("key-missing")),
         watched("would_replay", T0 + HOUR_MS, "bob", None),
     ]);
-    model.apply_observations(&[batch(0, &seen)]).unwrap();
+    model.apply_observations(model.reached().unwrap().generation, &[batch(0, &seen)]).unwrap();
     // From the hour on in which the minute lies.
     let report = model.report(T0 / HOUR_MS * HOUR_MS + 60_000).unwrap();
     let row = |scope: &str, problem: Option<&str>, requests| ReportRow {

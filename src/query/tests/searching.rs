@@ -34,7 +34,7 @@ fn told() -> ReadModel {
         }
     }
     told.0.extend(ends.0);
-    model.apply(&told.0).unwrap();
+    applied(&model, &told);
     model
 }
 

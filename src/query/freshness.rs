@@ -1,0 +1,156 @@
+//! How far the file is, and which building of it: whoever follows the log for it, and whoever shows what it says, goes by that.
+
+use std::time::Duration;
+
+use rusqlite::{Connection, Transaction};
+use tokio::time::Instant;
+
+use super::apply::{meta, position, set_meta};
+use super::observe::read_to;
+use super::{QueryError, ReadModel, lock, stored, unstored};
+use crate::store::log::{EntryId, Position};
+
+/// Names under which it is kept.
+pub(super) const GENERATION: &str = "generation";
+const AS_OF_MS: &str = "as_of_ms";
+const ENTRIES: &str = "entries";
+
+/// Between two words to the file of how far it is while nothing happens: other processes show how old it is by that.
+const TELL_PERIOD: Duration = Duration::from_secs(1);
+
+/// How far the read model is behind.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Freshness {
+    /// It holds all that was told until then, in ms since 1970; `None`: nothing is known of that yet.
+    pub as_of_ms: Option<u64>,
+    /// Entries of the log that it was built of.
+    pub entries: u64,
+}
+
+impl Freshness {
+    /// How long ago that was, in ms; `None`: nobody knows.
+    pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
+        self.as_of_ms.map(|as_of| now_ms.saturating_sub(as_of))
+    }
+}
+
+/// Which building of the file: another one after each emptying.
+///
+/// Danger: what was read from the log for one must not be applied to the next. Its position would be moved past entries that the
+/// emptied file no longer has, and they would be missing for ever.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Generation(i64);
+
+impl Generation {
+    fn read(connection: &Connection) -> Result<Generation, QueryError> {
+        Ok(Generation(meta(connection, GENERATION)?.unwrap_or_default()))
+    }
+
+    /// Whether the file is still of this generation.
+    pub(super) fn check(self, transaction: &Transaction<'_>) -> Result<(), QueryError> {
+        if Generation::read(transaction)? == self { Ok(()) } else { Err(QueryError::Emptied) }
+    }
+}
+
+/// Where the file is.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Reached {
+    /// Which building it is.
+    pub generation: Generation,
+    /// How far the log was applied to it.
+    pub position: Position,
+    /// How far observations were.
+    pub observed: EntryId,
+}
+
+/// What a process knows of the file without reading it.
+pub(super) struct Known {
+    generation: Generation,
+    freshness: Freshness,
+    /// When the file was last told how far it is.
+    told: Option<Instant>,
+}
+
+impl Known {
+    pub fn read(connection: &Connection) -> Result<Known, QueryError> {
+        let freshness = Freshness {
+            as_of_ms: meta(connection, AS_OF_MS)?.map(unstored),
+            entries: meta(connection, ENTRIES)?.map_or(0, unstored),
+        };
+        Ok(Known { generation: Generation::read(connection)?, freshness, told: None })
+    }
+
+    /// Counts entries that were applied.
+    pub fn count(transaction: &Transaction<'_>, entries: usize) -> Result<Known, QueryError> {
+        let mut known = Known::read(transaction)?;
+        known.freshness.entries += entries as u64;
+        set_meta(transaction, ENTRIES, stored(known.freshness.entries))?;
+        Ok(known)
+    }
+}
+
+impl ReadModel {
+    /// How far it is behind: as this process last learned, by following the log or by [`ReadModel::refresh`].
+    pub fn freshness(&self) -> Freshness {
+        lock(&self.known).freshness
+    }
+
+    /// Learns from the file how far it is: where another process follows the log for it.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn refresh(&self) -> Result<(), QueryError> {
+        self.know(self.reading(Known::read)?);
+        Ok(())
+    }
+
+    /// Where the file is.
+    ///
+    /// # Errors
+    /// It can't be read.
+    pub fn reached(&self) -> Result<Reached, QueryError> {
+        let (known, reached) = self.reading(|connection| {
+            let known = Known::read(connection)?;
+            let observed = read_to(connection)?.unwrap_or_default();
+            let reached = Reached { generation: known.generation, position: position(connection)?, observed };
+            Ok((known, reached))
+        })?;
+        self.know(known);
+        Ok(reached)
+    }
+
+    /// Notes that the file, if it is still of this generation, holds all that was told until then (ms since 1970). The file itself
+    /// learns of it now and then.
+    ///
+    /// # Errors
+    /// The file can't be written; this process knows it nevertheless.
+    pub fn told_until(&self, generation: Generation, as_of_ms: u64) -> Result<(), QueryError> {
+        {
+            let mut known = lock(&self.known);
+            if known.generation != generation {
+                return Ok(());
+            }
+            known.freshness.as_of_ms = known.freshness.as_of_ms.max(Some(as_of_ms));
+            if known.told.is_some_and(|told| told.elapsed() < TELL_PERIOD) {
+                return Ok(());
+            }
+            known.told = Some(Instant::now());
+        }
+        self.writing(|transaction| {
+            generation.check(transaction)?;
+            let told = meta(transaction, AS_OF_MS)?.map_or(0, unstored);
+            set_meta(transaction, AS_OF_MS, stored(told.max(as_of_ms)))
+        })
+    }
+
+    /// Takes over what the file says. What is known of the same building and later stays: the file is told not every time.
+    pub(super) fn know(&self, read: Known) {
+        let mut known = lock(&self.known);
+        if known.generation != read.generation {
+            *known = read;
+            return;
+        }
+        known.freshness.as_of_ms = known.freshness.as_of_ms.max(read.freshness.as_of_ms);
+        known.freshness.entries = known.freshness.entries.max(read.freshness.entries);
+    }
+}
