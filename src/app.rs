@@ -56,6 +56,7 @@ mod telling;
 use current::Current;
 use identities::Pending;
 pub use identities::identity_changes;
+pub use read_model::{Freshness, Projection};
 pub use reload::ReloadError;
 use reload::{Doors, InForce, Lasting, Prepared};
 

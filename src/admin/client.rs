@@ -12,7 +12,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
-use super::{Listed, LogLevelView, LoggedView, OperationView, ReleaseRequest, ReportView, ResolveRequest, VerifiedView};
+use super::{
+    Listed, LogLevelView, LoggedView, OperationView, ProjectionView, ReleaseRequest, ReportView, ResolveRequest, VerifiedView,
+};
 
 /// Longest wait for the admin port, and largest answer.
 const TIMEOUT: Duration = Duration::from_secs(10);
@@ -82,6 +84,16 @@ impl Client {
     /// What enforcing would have done on shadow routes, since a time (RFC 3339).
     pub async fn report(&self, since: &str) -> Result<ReportView, ClientError> {
         self.json(Method::GET, &with_query("/v1/report", [("since", Some(since))]), None::<&()>, None).await
+    }
+
+    /// How far the read model is.
+    pub async fn projection(&self) -> Result<ProjectionView, ClientError> {
+        self.json(Method::GET, "/v1/projection", None::<&()>, None).await
+    }
+
+    /// Empties the read model, which is built anew then.
+    pub async fn rebuild_projection(&self) -> Result<ProjectionView, ClientError> {
+        self.json(Method::POST, "/v1/projection/rebuild", None::<&()>, None).await
     }
 
     /// Verifies a piece of the event log, from a cursor on.

@@ -6,6 +6,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
@@ -30,6 +31,7 @@ mod openapi;
 mod operations;
 mod page;
 mod problem;
+mod projection;
 mod reload;
 mod tail;
 mod view;
@@ -39,6 +41,7 @@ pub use auth::{Access, Token};
 pub use log_level::LogLevelView;
 pub use page::{NoRandomness, Sessions};
 use problem::{Refusal, every_refusal_is_a_document};
+pub use projection::ProjectionView;
 pub use reload::{ReloadAsked, Reloads};
 pub use view::{
     BreakView, DifferenceView, EventView, HourView, LatencyView, Listed, LoggedView, MinuteView, MomentView, OperationView,
@@ -107,6 +110,8 @@ fn api() -> Vec<Served> {
         ("/v1/statistics", get(model::statistics), Guarded),
         ("/v1/overview", get(model::overview), Guarded),
         ("/v1/report", get(model::report), Guarded),
+        ("/v1/projection", get(projection::show), Guarded),
+        ("/v1/projection/rebuild", post(projection::rebuild), Guarded),
         ("/v1/log", get(tail::tail), Guarded),
         ("/v1/log/verify", get(log::verify_log), Guarded),
         ("/v1/log-level", get(log_level::show).put(log_level::change), Guarded),
@@ -168,6 +173,11 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
 #[utoipa::path(get, path = "/metrics", tag = "process", responses((status = 200, description = "OpenMetrics 1.0")))]
 async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     const OPEN_METRICS: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    if let Some(model) = &admin.read_model {
+        let freshness = model.freshness();
+        let lag = freshness.lag_ms(admin.clock.unix_ms()).map(Duration::from_millis);
+        admin.gate.meter().projection.set(lag, freshness.entries);
+    }
     match admin.gate.meter().encode() {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),

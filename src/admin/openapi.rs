@@ -34,6 +34,8 @@ use super::problem::{Kind, TYPE_PREFIX};
         super::model::statistics,
         super::model::overview,
         super::model::report,
+        super::projection::show,
+        super::projection::rebuild,
         super::tail::tail,
         super::log::verify_log,
         super::reload::reload,
@@ -87,6 +89,8 @@ refusals! {
     Found: Unauthorized, RequestInvalid, OperationUnknown, StoreUnavailable;
     LookedUp: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown, BodyTooLarge, StoreUnavailable;
     Asked: Unauthorized, RequestInvalid, ReadModelOff, ReadModelUnavailable;
+    Projection: Unauthorized, ReadModelOff;
+    Rebuilt: Unauthorized, Forbidden, ReadModelOff, ReadModelUnavailable;
     Tailed: Unauthorized, RequestInvalid, LogOff, StoreUnavailable;
     Told: Unauthorized, RequestInvalid, OperationUnknown, ReadModelOff, ReadModelUnavailable;
     Changed: Unauthorized, Forbidden, RequestInvalid, IfMatchInvalid, IfMatchRequired, OperationUnknown, OperationMoved,

@@ -78,7 +78,9 @@ pub(super) enum Refusal {
     #[error("the event log is off: set enabled = true under [log]")]
     LogOff,
     /// There is no read model to ask.
-    #[error("this needs the read model: set enabled = true under [log], and start the gateway again")]
+    #[error(
+        "this needs the read model: set enabled = true under [log], leave it so under [read_model], and start the gateway again"
+    )]
     ReadModelOff,
     /// The read model does not answer.
     #[error(transparent)]
@@ -248,7 +250,9 @@ impl Kind {
             Kind::LogLevelRefused => (StatusCode::BAD_REQUEST, "log-level-refused", "that is no filter"),
             Kind::LogLevelUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "log-level-unavailable", "the process logs nothing"),
             Kind::LogOff => (StatusCode::NOT_IMPLEMENTED, "log-off", "it needs `[log]` enabled"),
-            Kind::ReadModelOff => (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` enabled since the start"),
+            Kind::ReadModelOff => {
+                (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` and `[read_model]` enabled since the start")
+            }
             Kind::ReadModelUnavailable => {
                 (StatusCode::SERVICE_UNAVAILABLE, "read-model-unavailable", "it can't be read; ask again")
             }

@@ -1,38 +1,108 @@
-//! Keeps the read model up to date beside the gateway, where there is an event log to read.
+//! Keeps the read model up to date where there is an event log to read: beside the gateway, or in a process of its own.
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
+use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
+use super::{open_store, sealed};
 use crate::clock::Clock;
-use crate::config::{Config, StoreUrl};
+use crate::config::{Config, ReadModelConfig, Secrets, StoreUrl};
+pub use crate::query::Freshness;
 use crate::query::{Projector, ReadModel};
 use crate::store::Store;
+use crate::telemetry::Meter;
 
 /// The file's name, in whatever folder it lies.
 const FILE: &str = "read-model.sqlite";
+
+/// How often a gateway looks how far another process has brought the file.
+const LOOK_PERIOD: Duration = Duration::from_secs(1);
 
 /// A read model that follows a store's log for as long as this is held.
 pub(super) struct Following {
     /// What is asked.
     pub model: Arc<ReadModel>,
-    _projector: AbortOnDropHandle<()>,
+    _task: AbortOnDropHandle<()>,
 }
 
-/// Opens the read model and begins to follow; `None` where the log is off.
+/// Opens the read model and begins to follow, or to look how far who follows is; `None` where there is none, or no log.
 pub(super) async fn follow(config: &Config, store: Arc<dyn Store>, clock: &Clock) -> Result<Option<Following>> {
-    let Some(keep) = config.log_keep else { return Ok(None) };
-    let place = place(&config.store.url, std::env::var_os("STATE_DIRECTORY").map(PathBuf::from));
+    let (Some(keep), Some(wanted)) = (config.log_keep, &config.read_model) else { return Ok(None) };
+    let model = open(configured_place(config, wanted)).await?;
+    let task = if wanted.project {
+        tokio::spawn(projector(model.clone(), store, keep, clock.clone()).follow())
+    } else {
+        tokio::spawn(look(model.clone()))
+    };
+    Ok(Some(Following { model, _task: AbortOnDropHandle::new(task) }))
+}
+
+/// A read model that a process without a gateway keeps up to date.
+pub struct Projection(Following);
+
+impl Projection {
+    /// Opens the configured store and read model, and begins to follow; `rebuild`: from the beginning of the log.
+    ///
+    /// # Errors
+    /// There is no log, no file, or a store that no other process can read; or one of them can't be opened.
+    pub async fn start(config: &Config, secrets: &Secrets, rebuild: bool) -> Result<Projection> {
+        let Some(keep) = config.log_keep else { bail!("the event log is off: set enabled = true under [log]") };
+        let Some(wanted) = &config.read_model else {
+            bail!("the read model is switched off: set enabled = true under [read_model]")
+        };
+        if matches!(config.store.url, StoreUrl::Memory | StoreUrl::File(_)) {
+            bail!("the store {} can't be read by another process: its gateway keeps the read model itself", config.store.url);
+        }
+        let Some(place) = configured_place(config, wanted) else {
+            bail!("nobody else could read what is built in memory: set path under [read_model]")
+        };
+        let clock = Clock::system();
+        let store = sealed(open_store(config, &clock, &Meter::new()).await?.store, secrets)?;
+        let model = open(Some(place)).await?;
+        if rebuild {
+            let emptied = model.clone();
+            tokio::task::spawn_blocking(move || emptied.clear()).await??;
+        }
+        let task = tokio::spawn(projector(model.clone(), store, keep, clock).follow());
+        Ok(Projection(Following { model, _task: AbortOnDropHandle::new(task) }))
+    }
+
+    /// How far it is.
+    pub fn freshness(&self) -> Freshness {
+        self.0.model.freshness()
+    }
+}
+
+async fn open(place: Option<PathBuf>) -> Result<Arc<ReadModel>> {
     let opened = tokio::task::spawn_blocking(move || match &place {
         Some(file) => ReadModel::open(file),
         None => ReadModel::in_memory(),
     });
-    let model = Arc::new(opened.await?.context("the read model can't be opened")?);
-    let now = clock.clone();
-    let projector = Projector::new(model.clone(), store, keep, Arc::new(move || now.unix_ms()));
-    Ok(Some(Following { model, _projector: AbortOnDropHandle::new(tokio::spawn(projector.follow())) }))
+    Ok(Arc::new(opened.await?.context("the read model can't be opened")?))
+}
+
+fn projector(model: Arc<ReadModel>, store: Arc<dyn Store>, keep: Duration, clock: Clock) -> Projector {
+    Projector::new(model, store, keep, Arc::new(move || clock.unix_ms()))
+}
+
+/// Looks again and again how far the file is. A look that fails is followed by another: the lag that is shown grows meanwhile.
+async fn look(model: Arc<ReadModel>) {
+    loop {
+        let looked = model.clone();
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || looked.refresh()).await {
+            tracing::warn!(%error, "how far the read model is can't be seen");
+        }
+        sleep(LOOK_PERIOD).await;
+    }
+}
+
+fn configured_place(config: &Config, wanted: &ReadModelConfig) -> Option<PathBuf> {
+    let state = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
+    wanted.path.clone().or_else(|| place(&config.store.url, state()))
 }
 
 /// Where the file is: beside an embedded store; for one that is elsewhere in the folder that a service manager gives (the first, where

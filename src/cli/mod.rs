@@ -17,6 +17,8 @@ mod doctor;
 mod log;
 mod man;
 mod operations;
+mod projection;
+mod projector;
 mod report;
 mod run;
 mod supervisor;
@@ -57,6 +59,11 @@ enum Command {
     /// Tell what enforcing would have replayed and refused on routes in shadow mode, by route and client, over the admin port of a
     /// running gateway that has an event log.
     Report(ReportArgs),
+    /// Look how far the read model is, or have it built anew from the event log, over the admin port of a running gateway.
+    Projection(ProjectionArgs),
+    /// Keep the read model up to date in a process of its own, for gateways on this machine whose [read_model] has
+    /// project = false.
+    Projector(ProjectorArgs),
     /// Follow or verify the event log, or change what is logged, over the admin port of a running gateway.
     Log(LogArgs),
     /// Ask a running gateway whether it is alive (exit 0) or not (exit 1); for containers.
@@ -157,6 +164,47 @@ struct ReportArgs {
     /// Print JSON instead of text.
     #[arg(long)]
     json: bool,
+}
+
+#[derive(Debug, Args)]
+struct ProjectionArgs {
+    #[command(flatten)]
+    admin: AdminArgs,
+    #[command(subcommand)]
+    verb: ProjectionVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum ProjectionVerb {
+    /// Tell how far it is.
+    Status {
+        /// Print JSON instead of text.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Empty it and build it anew, and wait until that is done. Payments are not concerned; searches and statistics miss
+    /// what was not applied yet.
+    Rebuild {
+        /// Don't wait.
+        #[arg(long)]
+        no_wait: bool,
+    },
+}
+
+#[derive(Debug, Args)]
+struct ProjectorArgs {
+    /// The configuration file of the gateways.
+    #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
+    config: PathBuf,
+    /// The store, instead of the file's.
+    #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
+    store: Option<String>,
+    /// Empty the read model first, and build it anew from the event log.
+    #[arg(long)]
+    rebuild: bool,
+    /// How log lines look. What is logged is set by ONCEWARD_LOG.
+    #[arg(long, env = "ONCEWARD_LOG_FORMAT", value_enum, default_value = "plain")]
+    log_format: LogFormat,
 }
 
 #[derive(Debug, Args)]
@@ -264,6 +312,8 @@ pub fn main() -> ExitCode {
         Command::Doctor(args) => doctor::doctor(&args),
         Command::Operations(args) => operations::operations(args),
         Command::Report(args) => report::report(args),
+        Command::Projection(args) => projection::projection(args),
+        Command::Projector(args) => projector::run(&args),
         Command::Log(args) => log::log(args),
         Command::Health(args) => operations::health(&args.admin, args.ready),
         Command::Completions { shell } => {

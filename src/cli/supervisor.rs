@@ -45,6 +45,11 @@ impl Supervisor {
         self.tell("READY=1\nSTATUS=serving");
     }
 
+    /// The event log is followed.
+    pub fn following(&self) {
+        self.tell("READY=1\nSTATUS=following the event log");
+    }
+
     /// The configuration is read again. The time is what systemd tells one reload from another by.
     pub fn reloading(&self) {
         self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", monotonic_us()));

@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-use super::{BreakerMeter, ReloadMeter, TellingMeter};
+use super::{BreakerMeter, ProjectionMeter, ReloadMeter, TellingMeter};
 
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -193,6 +193,8 @@ pub struct Meter {
     pub breakers: BreakerMeter,
     /// The configurations that were read.
     pub reloads: ReloadMeter,
+    /// How far the read model is behind.
+    pub projection: ProjectionMeter,
     /// Lines of the access log.
     pub access_log: TellingMeter,
     /// Spans of traces.
@@ -261,6 +263,7 @@ impl Meter {
             cache: CacheMeter::default(),
             breakers: BreakerMeter::default(),
             reloads: ReloadMeter::default(),
+            projection: ProjectionMeter::default(),
             access_log: TellingMeter::default(),
             spans: TellingMeter::default(),
         };
@@ -295,6 +298,7 @@ impl Meter {
         register_cache(&mut registry, &m.cache);
         m.breakers.register(&mut registry);
         m.reloads.register(&mut registry);
+        m.projection.register(&mut registry);
         m.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
         m.spans.register(&mut registry, "trace_spans", "Spans of traces");
         meter.registry = Arc::new(registry);

@@ -28,6 +28,7 @@ mod log;
 mod logs;
 mod metrics;
 mod page;
+mod projection;
 mod published;
 mod quota;
 mod redaction;

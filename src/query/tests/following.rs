@@ -79,7 +79,8 @@ async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_bo
     let file = folder.path().join("model.sqlite");
     let (mine, others) = (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
     let log = Followed::at(T0);
-    (log.claimed(1).await, log.claimed(2).await);
+    log.claimed(1).await;
+    log.claimed(2).await;
     let mut projector = log.projector(&mine);
     projector.catch_up(|_| {}).await.unwrap();
     assert_eq!(others.freshness(), Freshness::default(), "nobody has told it");

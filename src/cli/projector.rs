@@ -1,0 +1,91 @@
+//! `onceward projector`.
+
+use std::process::ExitCode;
+use std::time::Duration;
+
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::time::{Instant, sleep_until};
+
+use super::ProjectorArgs;
+use super::supervisor::Supervisor;
+use crate::app::Projection;
+use crate::clock::Clock;
+use crate::config::{Config, Overrides, Secrets};
+use crate::telemetry::init_logs;
+
+/// Between two words of how far it is, while it is behind.
+const WORD_PERIOD: Duration = Duration::from_secs(5);
+
+/// Before the first: an empty log is read by then.
+const BEGINNING: Duration = Duration::from_secs(1);
+
+/// Behind by more than this is worth a word.
+const BEHIND: Duration = Duration::from_secs(10);
+
+/// Follows the event log until SIGTERM or SIGINT. What was under way is done again by the next one: nothing is lost.
+pub(super) fn run(args: &ProjectorArgs) -> ExitCode {
+    init_logs(args.log_format);
+    let (config, secrets) = match load(args) {
+        Ok(loaded) => loaded,
+        Err(code) => return code,
+    };
+    match super::block_on(follow(&config, &secrets, args.rebuild)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => super::fail(&format!("{error:#}"), 1),
+        Err(error) => super::fail(&error, 1),
+    }
+}
+
+fn load(args: &ProjectorArgs) -> Result<(Config, Secrets), ExitCode> {
+    let name = args.config.display().to_string();
+    let text = std::fs::read_to_string(&args.config).map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
+    // Requests go nowhere from here, and a file that leaves the upstream to a flag is none the worse.
+    let overrides = |upstream: Option<&str>| Overrides {
+        upstream: upstream.map(str::to_owned),
+        store: args.store.clone(),
+        ..Overrides::default()
+    };
+    let config = Config::load(Some((&name, &text)), overrides(None))
+        .or_else(|_| Config::load(Some((&name, &text)), overrides(Some("http://localhost"))));
+    let loaded = config.and_then(|config| {
+        let secrets = config.resolve_secrets(|name| std::env::var(name).ok())?;
+        Ok((config, secrets))
+    });
+    loaded.map_err(|faults| {
+        eprint!("{faults}");
+        ExitCode::from(2)
+    })
+}
+
+async fn follow(config: &Config, secrets: &Secrets, rebuild: bool) -> anyhow::Result<()> {
+    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
+    let projection = Projection::start(config, secrets, rebuild).await?;
+    tracing::info!(store = %config.store.url, "following the event log");
+    supervisor.following();
+    let _signs = supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
+    let clock = Clock::system();
+    let mut up_to_date = false;
+    let mut word = Instant::now() + BEGINNING;
+    loop {
+        tokio::select! {
+            biased;
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            () = sleep_until(word) => {}
+        }
+        word = Instant::now() + WORD_PERIOD;
+        let freshness = projection.freshness();
+        let lag = freshness.lag_ms(clock.unix_ms()).map(Duration::from_millis);
+        let now_up_to_date = lag.is_some_and(|lag| lag < BEHIND);
+        if now_up_to_date && !up_to_date {
+            tracing::info!(entries = freshness.entries, "the read model is up to date");
+        } else if !now_up_to_date {
+            let behind = lag.map_or("by nobody knows how much".to_owned(), |lag| humantime::format_duration(lag).to_string());
+            tracing::info!(entries = freshness.entries, behind, "the read model is behind the event log");
+        }
+        up_to_date = now_up_to_date;
+    }
+    supervisor.stopping();
+    Ok(())
+}
