@@ -25,6 +25,9 @@ const QUESTIONS: u64 = 200;
 /// Operations on a page.
 const PAGE: usize = 50;
 
+/// The scope of the large tenant.
+const LARGE: &str = "1a49e00000000000";
+
 /// When the day of the operations begins, and how long it is.
 const T0: u64 = 1_800_000_000_000;
 const DAY_MS: u64 = 24 * 3600 * 1000;
@@ -46,8 +49,9 @@ fn slot(n: u64) -> Slot {
     Slot::from_hash(Space::Enforced, hash)
 }
 
+/// A third is of one large tenant, the rest of 5000.
 fn scope(n: u64) -> String {
-    format!("{:016x}", mixed(n % 5000))
+    if n.is_multiple_of(3) { LARGE.to_owned() } else { format!("{:016x}", mixed(n % 5000)) }
 }
 
 fn route(n: u64) -> String {
@@ -181,6 +185,10 @@ fn questions(model: &ReadModel, operations: u64) {
     ask("status and route", |n| search(Filter { status: Some(402), route: Some(route(n)), ..none() }));
     ask("scope", |n| search(Filter { scope: Some(scope(any(n))), ..none() }));
     ask("scope and state", |n| search(Filter { scope: Some(scope(any(n))), state: Some(State::Uncertain), ..none() }));
+    let large = |filter: Filter| search(Filter { scope: Some(LARGE.to_owned()), ..filter });
+    ask("the large scope", |_| large(none()));
+    ask("the large scope and state", |_| large(Filter { state: Some(State::Uncertain), ..none() }));
+    ask("the large scope and status", |_| large(Filter { status: Some(402), ..none() }));
     let field = |name: &str, value: String| Filter { field: Some((name.into(), value)), ..none() };
     ask("field order", |n| search(field("order", format!("order-{}", any(n)))));
     ask("field currency (a third)", |_| search(field("currency", "EUR".into())));

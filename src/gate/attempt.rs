@@ -14,6 +14,7 @@ use tower_service::Service;
 
 use super::budget::Hold;
 use super::claim::Claimed;
+use super::lease::SendRule;
 use super::payload::{AnswerBody, BoxError, Payload};
 use super::problem::{ForwardError, Problem};
 use super::quota::Counted;
@@ -90,8 +91,8 @@ impl<S, B> Attempt<S, B> {
         let executed = tokio::select! {
             biased;
             executed = &mut work => executed,
-            () = gate.keep_lease(claimed, policy, until) => Executed::failed(Outcome::InDoubt(Cause::TimedOut)),
-            () = gate.abandoned.cancelled() => Executed::failed(Outcome::InDoubt(Cause::Stopped)),
+            () = gate.keep_lease(claimed, policy, until) => given_up(&claimed.rule, Cause::TimedOut),
+            () = gate.abandoned.cancelled() => given_up(&claimed.rule, Cause::Stopped),
         };
         timer.stop(&guarded.meter.upstream);
         claimed.told.upstream_ms = upstream_ms(&executed.outcome, began.elapsed());
@@ -290,6 +291,11 @@ impl Gate {
             }
         }
     }
+}
+
+/// An attempt that is waited for no longer. Nothing polls it any more: what was withheld until then is never sent.
+fn given_up<RB>(rule: &SendRule, cause: Cause) -> Executed<RB> {
+    Executed::failed(if rule.is_withheld() { Outcome::NeverSent } else { Outcome::InDoubt(cause) })
 }
 
 /// How long the upstream took, where it was asked at all.

@@ -194,8 +194,17 @@ where
             let fresh = pooled.is_none();
             let connected = match pooled {
                 Some(connected) => connected,
-                // Boxed: connecting is rare, and its state would be carried by every request.
-                None => Box::pin(self.connect()).await?,
+                None => {
+                    if let Some(rule) = &rule {
+                        rule.withhold();
+                    }
+                    // Boxed: connecting is rare, and its state would be carried by every request.
+                    let connected = Box::pin(self.connect()).await?;
+                    if let Some(rule) = &rule {
+                        rule.hand_over();
+                    }
+                    connected
+                }
             };
             let mut connection = match connected {
                 Connected::Own(connection) => connection,

@@ -19,6 +19,9 @@ pub const PAGE_MAX: usize = 1000;
 /// Names of chosen fields that a free text is looked up under.
 const FIELD_NAMES_MAX: i64 = 64;
 
+/// What more operations have in common is no good way to few of them: a currency, say, or the one large tenant.
+const COMMON: i64 = 1000;
+
 /// Which operations are wanted: those for which all holds that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
@@ -206,15 +209,21 @@ fn walks(connection: &Connection, filter: &Filter, now_ms: u64) -> Result<Vec<Wa
             found => found,
         },
     };
+    let kinds = route.is_some() || filter.state.is_some() || filter.status.is_some();
+    let others = kinds || filter.scope.is_some();
+    let mut rest = filter.clone();
     let walks = match (&filter.text, &filter.field, &filter.scope) {
         (Some(text), _, _) => by_text(connection, text)?,
-        (None, Some((name, value)), _) => vec![Walk::along_field(name, value)],
-        (None, None, Some(_)) => vec![Walk::along("operations_by_scope")],
-        (None, None, None) => return Ok(by_kind(filter, route, now_ms)),
+        (None, Some((name, value)), _) if !others || !is_common_value(connection, name, value)? => {
+            rest.field = None;
+            vec![Walk::along_field(name, value)]
+        }
+        (None, _, Some(scope)) if !kinds || !is_common_scope(connection, scope)? => vec![Walk::along("operations_by_scope")],
+        (None, ..) => return Ok(by_kind(filter, route, now_ms)),
     };
     let narrowed = |walk: Walk| match filter.state {
-        Some(state) => narrow(walk, filter, route).in_state(state, now_ms),
-        None => narrow(walk, filter, route),
+        Some(state) => narrow(walk, &rest, route).in_state(state, now_ms),
+        None => narrow(walk, &rest, route),
     };
     Ok(walks.into_iter().map(narrowed).collect())
 }
@@ -276,13 +285,25 @@ fn narrow(mut walk: Walk, filter: &Filter, route: Option<i64>) -> Walk {
     if let Some(until) = filter.until_ms {
         walk = walk.with(&format!("{began} < ?"), [Value::from(stored(until))]);
     }
-    if filter.text.is_some()
-        && let Some((name, value)) = &filter.field
-    {
+    if let Some((name, value)) = &filter.field {
         let has = "EXISTS (SELECT 1 FROM fields g WHERE g.operation = o.id AND g.name = ? AND g.value = ?)";
         walk = walk.with(has, [Value::from(name.clone()), Value::from(value.clone())]);
     }
     walk
+}
+
+/// Whether many operations have this value in a chosen field.
+fn is_common_value(connection: &Connection, name: &str, value: &str) -> Result<bool, QueryError> {
+    let mut select = connection
+        .prepare_cached("SELECT 1 FROM fields INDEXED BY fields_by_value WHERE name = ?1 AND value = ?2 LIMIT 1 OFFSET ?3")?;
+    Ok(select.exists(rusqlite::params![name, value, COMMON])?)
+}
+
+/// Whether many operations are of this scope.
+fn is_common_scope(connection: &Connection, scope: &str) -> Result<bool, QueryError> {
+    let mut select = connection
+        .prepare_cached("SELECT 1 FROM operations INDEXED BY operations_by_scope WHERE scope = ?1 LIMIT 1 OFFSET ?2")?;
+    Ok(select.exists(rusqlite::params![scope, COMMON])?)
 }
 
 fn route_number(connection: &Connection, name: &str) -> Result<Option<i64>, QueryError> {

@@ -19,6 +19,24 @@ fn an_unreachable_upstream_releases_the_key() {
 }
 
 #[test]
+fn a_request_whose_connection_is_not_made_in_time_was_not_sent() {
+    // Takes connections, and never says a word of TLS.
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let url = format!("https://127.0.0.1:{}", silent.local_addr().unwrap().port());
+    let mut gateway =
+        Gateway::to(&url, "drain_timeout = \"1s\"\n[upstream]\nresponse_timeout = \"500ms\"\nconnect_timeout = \"60s\"\n");
+    let pay = Request::pay("k", "{}");
+    for _ in 0..2 {
+        let refused = pay.send(gateway.port);
+        assert_eq!((refused.status, refused.problem().as_str()), (502, "upstream-unreachable"), "{}", refused.text());
+    }
+    assert_eq!(gateway.metric("onceward_uncertain_outcomes_total"), 0.0);
+    assert_eq!(gateway.ask("GET", "/v1/operations?state=uncertain").json()["operations"].as_array().unwrap().len(), 0);
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
+
+#[test]
 fn an_answer_that_is_lost_after_the_charge_is_never_charged_again() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);

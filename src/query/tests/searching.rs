@@ -64,3 +64,41 @@ fn operations_are_found_by_whatever_is_known_of_them() {
     let text = Filter { text: Some("EUR".into()), state: Some(State::Released), ..Filter::default() };
     assert_eq!(by(text), references([4]));
 }
+
+#[test]
+fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
+    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
+    for n in 1..=1200 {
+        let mut claimed = event(Kind::Claimed, T0 + n);
+        let odd = n % 400 == 7;
+        claimed.context.scope = Some(if odd { "tenant" } else { "large" }.into());
+        if odd {
+            claimed.route = "refunds".into();
+        }
+        let mut json = serde_json::to_value(&claimed).unwrap();
+        json["fields"] = serde_json::json!({ "currency": if n == 7 { "USD" } else { "EUR" } });
+        told.tell_json(n, T0 + n, &json);
+        if odd {
+            let mut ended = event(Kind::Completed, T0 + n);
+            (ended.route, ended.context.scope) = (claimed.route, claimed.context.scope);
+            told.tell(n, T0 + n, &ended);
+        }
+    }
+    applied(&model, &told);
+    let with = |filter: Filter| {
+        let field = Some(("currency".to_owned(), "EUR".to_owned()));
+        found(&model, &Filter { field, ..filter }, T0 + 2000)
+    };
+    let wanted = references([807, 407]);
+    assert_eq!(with(Filter { scope: Some("tenant".into()), ..Filter::default() }), wanted);
+    assert_eq!(with(Filter { state: Some(State::Completed), ..Filter::default() }), wanted);
+    assert_eq!(with(Filter { route: Some("refunds".into()), ..Filter::default() }), wanted);
+    assert_eq!(with(Filter { status: Some(201), ..Filter::default() }), wanted);
+    assert_eq!(with(Filter { status: Some(201), until_ms: Some(T0 + 500), ..Filter::default() }), references([407]));
+    assert_eq!(with(Filter { text: Some("tenant".into()), ..Filter::default() }), wanted);
+    assert_eq!(with(Filter { from_ms: Some(T0 + 1200), ..Filter::default() }), references([1200]));
+    let large = |filter: Filter| with(Filter { scope: Some("large".into()), ..filter });
+    assert_eq!(large(Filter { state: Some(State::Completed), ..Filter::default() }), references([]));
+    let newest = Filter { state: Some(State::InFlight), from_ms: Some(T0 + 1199), ..Filter::default() };
+    assert_eq!(large(newest), references([1200, 1199]));
+}

@@ -108,16 +108,32 @@ impl Browser {
 
     #[track_caller]
     pub fn click(&self, css: &str) {
-        let element = self.find(css).unwrap_or_else(|| panic!("there is no {css} on {}:\n{}", self.path(), self.text("body")));
-        self.command("POST", &format!("/element/{element}/click"), &json!({}));
+        self.act_on(css, |element| self.try_command("POST", &format!("/element/{element}/click"), &json!({})));
     }
 
     /// Types into a field.
     #[track_caller]
     pub fn fill(&self, css: &str, text: &str) {
-        let element = self.find(css).unwrap_or_else(|| panic!("there is no {css} on {}", self.path()));
-        self.command("POST", &format!("/element/{element}/clear"), &json!({}));
-        self.command("POST", &format!("/element/{element}/value"), &json!({ "text": text }));
+        self.act_on(css, |element| {
+            self.try_command("POST", &format!("/element/{element}/clear"), &json!({}))?;
+            self.try_command("POST", &format!("/element/{element}/value"), &json!({ "text": text }))
+        });
+    }
+
+    /// Does something with the first element, which the page may fetch anew between finding it and that: then with the next.
+    #[track_caller]
+    fn act_on(&self, css: &str, act: impl Fn(&str) -> Result<Value, Value>) {
+        let mut why = Value::Null;
+        let acted = within_patience(|| match self.find(css).map(|element| act(&element)) {
+            Some(Ok(_)) => true,
+            Some(Err(error)) if error["error"] == "stale element reference" => {
+                why = error;
+                false
+            }
+            Some(Err(error)) => panic!("{css} on {}: {error}", self.path()),
+            None => false,
+        });
+        assert!(acted, "there is no {css} to act on at {}: {why}\n{}", self.path(), self.text("body"));
     }
 
     /// Presses keys one after the other, wherever the focus is.
