@@ -161,7 +161,8 @@ impl Stage {
         let dearer = Order { amount: 9900, ..mine.clone() };
         let first = pay(listen, "my-key", &mine);
         say(format_args!("\nStill running: the gateway on {listen}, its admin port on {admin}, the API on {api}."));
-        say("Paste these into another terminal, in this order:\n");
+        say(format_args!("See in a browser what happened to each order: http://{admin}/"));
+        say("Or paste these into another terminal, in this order:\n");
         say(format_args!("# A first payment: sent to the API, charged.\n{first}\n"));
         say(format_args!("# Its retry: the stored answer, with Idempotent-Replayed: true.\n{first}\n"));
         say(format_args!("# The same key for another payment: 422, and nothing is sent.\n{}\n", pay(listen, "my-key", &dearer)));
