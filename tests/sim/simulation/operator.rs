@@ -1,11 +1,12 @@
 //! An operator who looks at uncertain operations, asks the upstream, and decides.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use onceward::engine::Decision;
 use onceward::event::Context;
 use onceward::record::State;
-use tokio::time::sleep;
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::history::What;
 use super::world::World;
@@ -23,11 +24,13 @@ impl World {
 
     async fn decide(&self, key: usize, place: usize) {
         let (gateway, slot) = (self.gateway(place), &self.slots[key]);
+        let asked = Instant::now();
         let Ok(Some(held)) = gateway.gate.store().load(slot).await else { return };
         let State::Uncertain { since_ms, .. } = held.record.state else { return };
         let Some(owner) = self.asker_of(held.record.caller, held.record.fingerprint) else { return };
         let policy = &self.plan.policy;
-        let rested = held.now_ms.saturating_sub(since_ms.unwrap_or(held.written_ms)) >= policy.uncertain_after.as_millis() as u64;
+        let rests = Duration::from_millis(held.now_ms.saturating_sub(since_ms.unwrap_or(held.written_ms)));
+        let rested = rests >= policy.uncertain_after;
         // Looked up after the rest: before, the request may still be in a queue.
         let executed = self.known(key, None).is_some();
         let (what, decision) = match self.dice.below(3) {
@@ -53,7 +56,17 @@ impl World {
         if rested {
             sleep(self.dice.span(0, 3000)).await;
         }
-        let decided = gateway.gate.settle_by_hand(slot, decision, seen, policy, Context::default()).await;
+        let deciding = gateway.gate.settle_by_hand(slot, decision, seen, policy, Context::default());
+        let decided = if rested {
+            deciding.await
+        } else {
+            tokio::select! {
+                biased;
+                // What was looked up before the rest was over must not be decided behind it.
+                () = sleep_until(asked + (policy.uncertain_after - rests)) => return,
+                decided = deciding => decided,
+            }
+        };
         self.note(Some(place), Some(key), What::Decided { what, done: decided.is_ok() });
     }
 
