@@ -19,6 +19,9 @@ pub use observation::{Difference, Observation, Seen};
 /// Longest reason of an operator that is kept, in bytes: longer ones are cut, or an event would be too long to be read.
 pub const REASON_BYTES_MAX: usize = 1024;
 
+/// Room for an event without long fields: growing to it step by step takes a third of the time that writing it does.
+const USUAL_BYTES: usize = 384;
+
 /// What happened to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -155,8 +158,10 @@ impl Event {
 
     /// As it is appended.
     pub fn encode(&self) -> Vec<u8> {
+        let mut encoded = Vec::with_capacity(USUAL_BYTES);
         // Numbers, texts and a closed set of words: there is nothing that can't be written.
-        serde_json::to_vec(self).unwrap_or_default()
+        serde_json::to_writer(&mut encoded, self).unwrap_or_default();
+        encoded
     }
 
     /// Reads one. Members that this version doesn't know are passed over.

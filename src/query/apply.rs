@@ -1,9 +1,8 @@
 //! Applying the log: entries and how far they go in one transaction, so that nothing is applied twice or left out.
 
-use std::collections::{BTreeMap, HashMap, HashSet};
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{OptionalExtension, Transaction, params};
-use serde::Deserialize;
 
 use super::counts::Counts;
 use super::fold::{Before, Folded};
@@ -39,15 +38,6 @@ impl Names {
         self.0.insert(name.to_owned(), number);
         Ok(number)
     }
-}
-
-/// What an event says beside what its type knows.
-#[derive(Default, Deserialize)]
-#[serde(default)]
-struct Further {
-    upstream_ms: Option<u64>,
-    trace: Option<String>,
-    fields: BTreeMap<String, String>,
 }
 
 impl ReadModel {
@@ -126,11 +116,10 @@ impl<'t> Batch<'t> {
             self.applied.unknown += 1;
             return Ok(());
         };
-        let further: Further = serde_json::from_slice(&entry.event).unwrap_or_default();
         let route = self.routes.number(self.transaction, &event.route)?;
         self.counts.count(route, entry.id.ms, |tally| {
             tally.changed(&event);
-            if let Some(ms) = further.upstream_ms {
+            if let Some(ms) = event.context.upstream_ms {
                 tally.took(ms);
             }
         });
@@ -144,8 +133,7 @@ impl<'t> Batch<'t> {
                 }
             },
         };
-        let mut folded = Folded::after(before, entry.id.ms, route, event);
-        folded.know(further.upstream_ms, further.trace, further.fields);
+        let folded = Folded::after(before, entry.id.ms, route, event);
         self.keep(folded.id, entry)?;
         self.operations.insert(entry.slot, folded);
         Ok(())

@@ -1,6 +1,7 @@
 //! Folding events into an operation's row: read once for a batch, changed in memory, written once.
 
 use std::collections::BTreeMap;
+use std::mem;
 
 use rusqlite::{OptionalExtension, Transaction, params};
 
@@ -86,7 +87,7 @@ impl Folded {
     }
 
     /// What an event makes of it. All that says where it stands is [`Summary`]'s.
-    pub fn after(before: Before, at_ms: u64, route: i64, event: Event) -> Folded {
+    pub fn after(before: Before, at_ms: u64, route: i64, mut event: Event) -> Folded {
         let (id, before) = match before {
             Before::Known(before) => (before.id, Some(before)),
             Before::Unknown(id) => (id, None),
@@ -100,9 +101,11 @@ impl Folded {
             // Its beginning was trimmed.
             (None, _) => at_ms.min(event.opened_ms),
         };
-        let context = event.context.clone();
-        let scope = before.as_ref().and_then(|before| before.scope.clone());
-        let summary = Summary { scope: context.scope.or(scope), changed_ms: at_ms, last: event };
+        let told = mem::take(&mut event.context);
+        let mut fields = same.map(|same| same.fields.clone()).unwrap_or_default();
+        fields.extend(told.fields);
+        let scope = told.scope.or_else(|| before.as_ref().and_then(|before| before.scope.clone()));
+        let summary = Summary { scope, changed_ms: at_ms, last: event };
         let ends_ms = summary.ends_ms();
         Folded {
             id,
@@ -120,21 +123,14 @@ impl Folded {
             lease_ends_ms: summary.lease_ends_ms(),
             ends_ms,
             gone_ms: summary.tombstone_ends_ms().unwrap_or(0).max(ends_ms),
-            request_bytes: context.request_bytes.or(same.and_then(|same| same.request_bytes)),
+            request_bytes: told.request_bytes.or(same.and_then(|same| same.request_bytes)),
             response_bytes: summary.last.response_bytes,
-            upstream_ms: same.and_then(|same| same.upstream_ms),
-            trace: same.and_then(|same| same.trace.clone()),
-            fields: same.map(|same| same.fields.clone()).unwrap_or_default(),
+            upstream_ms: told.upstream_ms.or(same.and_then(|same| same.upstream_ms)),
+            trace: told.trace.or_else(|| same.and_then(|same| same.trace.clone())),
+            fields,
             cause: summary.last.cause,
             scope: summary.scope,
         }
-    }
-
-    /// What the gateway knew beside the record.
-    pub fn know(&mut self, upstream_ms: Option<u64>, trace: Option<String>, fields: BTreeMap<String, String>) {
-        self.upstream_ms = upstream_ms.or(self.upstream_ms);
-        self.trace = trace.or(self.trace.take());
-        self.fields.extend(fields);
     }
 
     /// Writes it, if it changed; returns the route and state that it is counted under from then on.

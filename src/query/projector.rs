@@ -1,6 +1,6 @@
 //! The projector: follows the event log of a store and keeps a read model up to date, for as long as it is let.
 
-use std::collections::HashMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 
 use super::upkeep::RETIRE_PERIOD;
 use super::{Generation, QueryError, Reached, ReadModel};
+use crate::key::PARTITIONS;
 use crate::store::log::{Ends, Entry, Position};
 use crate::store::{Store, StoreError};
 
@@ -21,7 +22,12 @@ const BATCH: usize = 4096;
 /// Batches of observations that are read and applied at once; each has some hundred.
 const OBSERVED_BATCH: usize = 16;
 
-/// Between two looks at a log that had nothing new. Somebody who watches the page waits no longer than that.
+/// Entries of one partition behind which there may be more: a store that has many gives each its share of a batch.
+const FULL: usize = BATCH / PARTITIONS as usize;
+
+/// Between two looks at a log that seemed to have no more. A look costs the store a reading of every partition, and the file a
+/// transaction, however little there is: so what comes meanwhile is applied together. Somebody who watches the page waits no
+/// longer than that.
 const PERIOD: Duration = Duration::from_millis(300);
 
 /// Between two words to the log of how far it was read. Trimming waits for them, which is in no hurry.
@@ -40,6 +46,15 @@ enum Fault {
     Query(#[from] QueryError),
     #[error("the thread that works on the read model ended")]
     Ended,
+}
+
+/// What may be left to do after a round.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Left {
+    Nothing,
+    /// What came during the round.
+    Little,
+    Much,
 }
 
 /// Follows a log. There may be several for one file: what one has applied, the others pass over.
@@ -63,8 +78,8 @@ impl Projector {
         let mut backoff = BACKOFF;
         loop {
             match self.round().await {
-                Ok(true) | Err(Fault::Query(QueryError::Emptied)) => backoff = BACKOFF,
-                Ok(false) => {
+                Ok(Left::Much) | Err(Fault::Query(QueryError::Emptied)) => backoff = BACKOFF,
+                Ok(Left::Nothing | Left::Little) => {
                     backoff = BACKOFF;
                     sleep(PERIOD).await;
                 }
@@ -85,19 +100,19 @@ impl Projector {
     /// What kept it from it, in words. What was applied stays.
     pub async fn catch_up(&mut self, mut progress: impl FnMut(u64)) -> Result<(), String> {
         loop {
-            let more = match self.round().await {
-                Err(Fault::Query(QueryError::Emptied)) => true,
+            let left = match self.round().await {
+                Err(Fault::Query(QueryError::Emptied)) => Left::Much,
                 round => round.map_err(|fault| fault.to_string())?,
             };
             progress(self.model.freshness().entries);
-            if !more {
+            if left == Left::Nothing {
                 return Ok(());
             }
         }
     }
 
-    /// Reads once and applies it. Returns whether there may be more.
-    async fn round(&mut self) -> Result<bool, Fault> {
+    /// Reads once and applies it. Returns what may be left to do.
+    async fn round(&mut self) -> Result<Left, Fault> {
         if self.model.is_damaged() {
             self.blocking(|model| model.replace()).await?;
             self.marked = None;
@@ -107,26 +122,31 @@ impl Projector {
         if self.marked.is_none_or(|marked| marked.elapsed() >= MARK_PERIOD) {
             if self.is_another_log(&position).await? {
                 self.blocking(ReadModel::clear).await?;
-                return Ok(true);
+                return Ok(Left::Much);
             }
             self.mark(&position).await?;
         }
         let entries = self.store.log().read(&position, BATCH).await?;
         let batches = self.store.log().observations(observed, OBSERVED_BATCH).await?;
         let idle = entries.is_empty() && batches.is_empty();
-        // All that was told before it was asked is in, or else what is older than the oldest of what comes now.
-        let oldest_ms = entries.iter().map(|entry| entry.id.ms).chain(batches.first().map(|(id, _)| id.ms)).min();
+        let full_ms = batches.get(OBSERVED_BATCH - 1).map(|(id, _)| id.ms);
+        let more_ms = reached(&entries).into_iter().chain(full_ms).min();
         if !entries.is_empty() {
             self.apply(generation, entries).await?;
         }
         if !batches.is_empty() {
             self.blocking(move |model| model.apply_observations(generation, &batches)).await?;
         }
-        self.blocking(move |model| model.told_until(generation, oldest_ms.unwrap_or(before_ms))).await?;
+        // All that was told before it was asked is in, or else what is no younger than the last of where there is more.
+        self.blocking(move |model| model.told_until(generation, more_ms.unwrap_or(before_ms))).await?;
         let now_ms = (self.now)();
         let turned = self.blocking(move |model| model.turn(now_ms)).await?;
         let retired = idle && self.retire(now_ms).await?;
-        Ok(!idle || turned || retired)
+        Ok(match (more_ms.is_some() || turned || retired, idle) {
+            (true, _) => Left::Much,
+            (false, false) => Left::Little,
+            (false, true) => Left::Nothing,
+        })
     }
 
     async fn apply(&self, generation: Generation, entries: Vec<Entry>) -> Result<(), Fault> {
@@ -185,5 +205,63 @@ impl Projector {
     ) -> Result<T, Fault> {
         let model = self.model.clone();
         Ok(spawn_blocking(move || work(&model)).await.map_err(|_| Fault::Ended)??)
+    }
+}
+
+/// Up to when all is in that was told, where some partition may have more: in ms, by the store's clock.
+fn reached(entries: &[Entry]) -> Option<u64> {
+    let mut partitions: BTreeMap<u16, (usize, u64)> = BTreeMap::new();
+    for entry in entries {
+        let (count, last_ms) = partitions.entry(entry.partition).or_default();
+        *count += 1;
+        *last_ms = entry.id.ms;
+    }
+    partitions.into_values().filter(|(count, _)| *count >= FULL).map(|(_, last_ms)| last_ms).min()
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use std::sync::atomic::{AtomicU64, Ordering};
+
+    use super::*;
+    use crate::engine::tests::policy;
+    use crate::engine::{Asked, Over, claim};
+    use crate::event::{Context, Event};
+    use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
+    use crate::record::{Fence, Version};
+    use crate::store::memory::Memory;
+
+    const BEGAN_MS: u64 = 1_800_000_000_000;
+
+    async fn begin(store: &dyn Store, n: usize) {
+        let caller = Caller::of_field("authorization", b"alice");
+        let asked = Asked { caller, fingerprint: Fingerprint::from_bytes([7; 32]), fence: Fence(n as u64) };
+        let next = claim(&asked, Over::Nothing, Version(n as u64), BEGAN_MS, &policy());
+        let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
+        let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");
+        store.write(&slot, None, &next.record, next.lifetime, &event).await.unwrap();
+    }
+
+    #[tokio::test]
+    async fn few_entries_wait_for_more_and_a_full_partition_is_read_on_at_once() {
+        let clock = Arc::new(AtomicU64::new(BEGAN_MS));
+        let (stores, models) = (clock.clone(), clock.clone());
+        let store: Arc<dyn Store> = Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
+        let model = Arc::new(ReadModel::in_memory().unwrap());
+        let now: Now = Arc::new(move || models.load(Ordering::SeqCst));
+        let mut projector = Projector::new(model.clone(), store.clone(), Duration::from_secs(3600), now);
+        begin(&*store, 0).await;
+        let later = clock.fetch_add(70, Ordering::SeqCst) + 70;
+        assert_eq!(projector.round().await.unwrap(), Left::Little);
+        assert_eq!(model.freshness(), super::super::Freshness { as_of_ms: Some(later), entries: 1 });
+        for n in 1..=FULL {
+            begin(&*store, n).await;
+        }
+        clock.fetch_add(70, Ordering::SeqCst);
+        assert_eq!(projector.round().await.unwrap(), Left::Much);
+        let known = model.freshness();
+        assert_eq!((known.entries, known.as_of_ms), (1 + FULL as u64, Some(later)), "there may be younger ones");
     }
 }

@@ -1,7 +1,7 @@
 //! The event log: what the changes of records say of themselves, appended in the same atomic step as the record.
 //!
 //! It lies in partitions. Within one, entries are in the order in which they were written, all of an operation's are in the
-//! same one, and each carries a link: a digest over the link before it and the entry itself. So an entry that is changed,
+//! same one, and each carries a link: a digest over the link before it and a digest of the entry itself. So an entry that is changed,
 //! taken out or put in is found ([`verify`]), and so is an end that was cut off, because the last link is kept beside the log.
 //!
 //! Danger: the links are no signatures. Who may write to the store can make all of them anew; a link that was noted
@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY};
+use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::StoreError;
 use crate::key::{SLOT_BYTES, Slot, Space};
@@ -25,6 +25,10 @@ pub use verify::{Break, Cursor, Fault, Progress, verify};
 
 /// Bytes of a link: SHA-1 in hexadecimal digits, which is what a script can make within a Redis server.
 pub const LINK_BYTES: usize = 40;
+
+/// Bytes of an entry's digest. With a link they are the most that SHA-1 takes in one block, and two entries with one digest
+/// are about as hard to find as two with one SHA-1.
+pub const DIGEST_BYTES: usize = 15;
 
 /// Bytes of an operation's name in an entry: the space and the slot's hash.
 pub const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
@@ -79,14 +83,13 @@ pub struct Link([u8; LINK_BYTES]);
 impl Link {
     /// The link of an entry, from the one before it (`None`: there is none).
     pub fn of(before: Option<Link>, member: &[u8; MEMBER_BYTES], event: &[u8]) -> Link {
-        let mut digest = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
+        let mut chained = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
         if let Some(before) = &before {
-            digest.update(&before.0);
+            chained.update(&before.0);
         }
-        digest.update(member);
-        digest.update(event);
+        chained.update(&digest(member, event));
         let mut link = [0; LINK_BYTES];
-        for (byte, digits) in digest.finish().as_ref().iter().zip(link.chunks_exact_mut(2)) {
+        for (byte, digits) in chained.finish().as_ref().iter().zip(link.chunks_exact_mut(2)) {
             digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
         }
         Link(link)
@@ -232,6 +235,16 @@ pub trait Log: Send + Sync {
 
     /// What is kept beside the log, of every partition that ever had an entry, by partition.
     async fn ends(&self) -> Result<Vec<Ends>, StoreError>;
+}
+
+/// What a link is made of beside the one before it: the beginning of SHA-256 over an entry.
+pub(super) fn digest(member: &[u8; MEMBER_BYTES], event: &[u8]) -> [u8; DIGEST_BYTES] {
+    let mut entry = Context::new(&SHA256);
+    entry.update(member);
+    entry.update(event);
+    let mut digest = [0; DIGEST_BYTES];
+    digest.iter_mut().zip(entry.finish().as_ref()).for_each(|(to, byte)| *to = *byte);
+    digest
 }
 
 /// A slot as entries name it.

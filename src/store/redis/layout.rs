@@ -65,12 +65,12 @@ pub(super) fn events_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"events")
 }
 
-/// The key of the last entry of a partition's log: its link, and its id.
+/// The key of the last entry of a partition's log, a hash: its link (`l`) and its id (`i`).
 pub(super) fn chain_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"chain")
 }
 
-/// The key of the last entry that was trimmed from a partition's log: its link, and its id.
+/// The key of the last entry that was trimmed from a partition's log, a hash like that of the last.
 pub(super) fn trimmed_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"trimmed")
 }

@@ -13,8 +13,7 @@ use super::{Redis, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed,
-    slot_of_member,
+    Ends, Entry, EntryId, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed, slot_of_member,
 };
 
 /// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
@@ -59,14 +58,16 @@ impl Redis {
     async fn ends_at(&self, group: &Group) -> Result<Vec<Ends>, StoreError> {
         let mut reading = redis::pipe();
         for partition in &group.partitions {
-            reading.cmd("MGET").arg(layout::chain_key(*partition)).arg(layout::trimmed_key(*partition));
+            for key in [layout::chain_key(*partition), layout::trimmed_key(*partition)] {
+                reading.cmd("HMGET").arg(key).arg("l").arg("i");
+            }
         }
+        let mut answers = self.pipeline_to(group, &reading).await?.into_iter();
         let mut ends = Vec::new();
-        for (partition, answer) in group.partitions.iter().zip(self.pipeline_to(group, &reading).await?) {
-            let (last, trimmed): (Option<Vec<u8>>, Option<Vec<u8>>) =
-                redis::from_redis_value(answer).map_err(|_| unexpected())?;
-            if let Some(last) = last.as_deref().and_then(mark) {
-                ends.push(Ends { partition: *partition, trimmed: trimmed.as_deref().and_then(mark), last });
+        for partition in &group.partitions {
+            let (last, trimmed) = answers.next().zip(answers.next()).ok_or_else(unexpected)?;
+            if let Some(last) = mark(last)? {
+                ends.push(Ends { partition: *partition, trimmed: mark(trimmed)?, last });
             }
         }
         Ok(ends)
@@ -206,7 +207,8 @@ fn field<'f>(fields: &'f [Vec<u8>], name: &[u8]) -> Option<&'f [u8]> {
 }
 
 /// A link and an id, as they are kept beside the log.
-fn mark(value: &[u8]) -> Option<Mark> {
-    let (link, id) = value.split_at_checked(LINK_BYTES)?;
-    Some(Mark { link: Link::from_bytes(link)?, id: std::str::from_utf8(id).ok()?.parse().ok()? })
+fn mark(value: Value) -> Result<Option<Mark>, StoreError> {
+    let (link, id): (Option<Vec<u8>>, Option<String>) = redis::from_redis_value(value).map_err(|_| unexpected())?;
+    let link = link.as_deref().and_then(Link::from_bytes);
+    Ok(link.zip(id.and_then(|id| id.parse().ok())).map(|(link, id)| Mark { link, id }))
 }

@@ -8,7 +8,7 @@ use super::link::Failure;
 use super::{Redis, held, layout, millis, time_ms, unexpected};
 use crate::key::Slot;
 use crate::record::{Encoded, Lifetime, Record, State, Version, encode};
-use crate::store::{Store, StoreError, Swap};
+use crate::store::{Store, StoreError, Swap, log};
 
 /// A change that is to be written.
 pub(super) struct Change<'a> {
@@ -109,23 +109,27 @@ impl Redis {
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
         let (keep, member) = (millis(lifetime.keep), layout::member(slot));
         let under = claims.map(|standing| standing.generation);
+        let digest = if event.is_empty() { None } else { Some(log::digest(&member, event)) };
+        let digest: &[u8] = digest.as_ref().map_or(b"", |digest| digest);
         let run = async |args: &[&[u8]]| self.run(partition, &self.scripts.swap, (&keys, args), under, deadline).await;
         let answer = match (lifetime.due, tombstone_ms) {
             (Some(due), _) => {
                 let due = millis(due);
-                let args: [&[u8]; 8] = [expected, &keep, &member, head, event, &due, payload, claims.map_or(b"", |s| &s.epoch)];
-                run(args.get(..if claims.is_some() { 8 } else { 7 }).unwrap_or(&args)).await
+                let epoch = claims.map_or(&b""[..], |standing| &standing.epoch);
+                let args: [&[u8]; 9] = [expected, &keep, &member, head, event, digest, &due, payload, epoch];
+                run(args.get(..if claims.is_some() { 9 } else { 8 }).unwrap_or(&args)).await
             }
             (None, None) => {
                 let value = layout::stamped(head, self.now_ms(partition).await?, payload);
-                run(&[expected, &keep, &member, &value, event]).await
+                let args: [&[u8]; 6] = [expected, &keep, &member, &value, event, digest];
+                run(args.get(..if event.is_empty() { 5 } else { 6 }).unwrap_or(&args)).await
             }
             (None, Some(tombstone_ms)) => {
                 let now_ms = self.now_ms(partition).await?;
                 let value = layout::stamped(head, now_ms, payload);
                 let expired = encode(&next.tombstone());
                 let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
-                run(&[expected, &keep, &member, &value, event, b"", &tombstone_ms, &tombstone]).await
+                run(&[expected, &keep, &member, &value, event, digest, b"", &tombstone_ms, &tombstone]).await
             }
         };
         match answer {
