@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::hint::black_box;
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Bytes;
 use onceward::event::{Context, Event, Kind, Observation, Seen};
@@ -16,6 +16,7 @@ use onceward::record::{Fence, Lifetime, Record, Version};
 use onceward::store::Store;
 use onceward::store::log::{Entry, EntryId};
 use onceward::store::memory::Memory;
+use tokio::time::Instant;
 
 const OPERATIONS: u64 = 1_000_000;
 /// Entries in one transaction, as the projector takes them.
