@@ -8,9 +8,9 @@ use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{open_store, sealed};
+use super::open_store;
 use crate::clock::Clock;
-use crate::config::{Config, ReadModelConfig, Secrets, StoreUrl};
+use crate::config::{Config, ReadModelConfig, StoreUrl};
 pub use crate::query::Freshness;
 use crate::query::{Projector, ReadModel};
 use crate::store::Store;
@@ -45,11 +45,12 @@ pub(super) async fn follow(config: &Config, store: Arc<dyn Store>, clock: &Clock
 pub struct Projection(Following);
 
 impl Projection {
-    /// Opens the configured store and read model, and begins to follow; `rebuild`: from the beginning of the log.
+    /// Opens the configured store and read model, and begins to follow; `rebuild`: from the beginning of the log. It reads no
+    /// records, and needs no secret beside the store's own.
     ///
     /// # Errors
     /// There is no log, no file, or a store that no other process can read; or one of them can't be opened.
-    pub async fn start(config: &Config, secrets: &Secrets, rebuild: bool) -> Result<Projection> {
+    pub async fn start(config: &Config, rebuild: bool) -> Result<Projection> {
         let Some(keep) = config.log_keep else { bail!("the event log is off: set enabled = true under [log]") };
         let Some(wanted) = &config.read_model else {
             bail!("the read model is switched off: set enabled = true under [read_model]")
@@ -61,7 +62,7 @@ impl Projection {
             bail!("nobody else could read what is built in memory: set path under [read_model]")
         };
         let clock = Clock::system();
-        let store = sealed(open_store(config, &clock, &Meter::new()).await?.store, secrets)?;
+        let store = open_store(config, &clock, &Meter::new()).await?.store;
         let model = open(Some(place)).await?;
         if rebuild {
             let emptied = model.clone();

@@ -10,7 +10,7 @@ use super::ProjectorArgs;
 use super::supervisor::Supervisor;
 use crate::app::Projection;
 use crate::clock::Clock;
-use crate::config::{Config, Overrides, Secrets};
+use crate::config::{Config, Overrides};
 use crate::telemetry::init_logs;
 
 /// Between two words of how far it is, while it is behind.
@@ -25,18 +25,18 @@ const BEHIND: Duration = Duration::from_secs(10);
 /// Follows the event log until SIGTERM or SIGINT. What was under way is done again by the next one: nothing is lost.
 pub(super) fn run(args: &ProjectorArgs) -> ExitCode {
     init_logs(args.log_format);
-    let (config, secrets) = match load(args) {
-        Ok(loaded) => loaded,
+    let config = match load(args) {
+        Ok(config) => config,
         Err(code) => return code,
     };
-    match super::block_on(follow(&config, &secrets, args.rebuild)) {
+    match super::block_on(follow(&config, args.rebuild)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => super::fail(&format!("{error:#}"), 1),
         Err(error) => super::fail(&error, 1),
     }
 }
 
-fn load(args: &ProjectorArgs) -> Result<(Config, Secrets), ExitCode> {
+fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
     let name = args.config.display().to_string();
     let text = std::fs::read_to_string(&args.config).map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
     // Requests go nowhere from here, and a file that leaves the upstream to a flag is none the worse.
@@ -47,20 +47,16 @@ fn load(args: &ProjectorArgs) -> Result<(Config, Secrets), ExitCode> {
     };
     let config = Config::load(Some((&name, &text)), overrides(None))
         .or_else(|_| Config::load(Some((&name, &text)), overrides(Some("http://localhost"))));
-    let loaded = config.and_then(|config| {
-        let secrets = config.resolve_secrets(|name| std::env::var(name).ok())?;
-        Ok((config, secrets))
-    });
-    loaded.map_err(|faults| {
+    config.map_err(|faults| {
         eprint!("{faults}");
         ExitCode::from(2)
     })
 }
 
-async fn follow(config: &Config, secrets: &Secrets, rebuild: bool) -> anyhow::Result<()> {
+async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
-    let projection = Projection::start(config, secrets, rebuild).await?;
+    let projection = Projection::start(config, rebuild).await?;
     tracing::info!(store = %config.store.url, "following the event log");
     supervisor.following();
     let _signs = supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
