@@ -60,7 +60,7 @@ pub(super) fn epoch_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"epoch")
 }
 
-/// The key of a partition's event log, a stream.
+/// The key of a partition's event log, a stream. Each entry has one field: its name is the link, its value member and event.
 pub(super) fn events_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"events")
 }

@@ -13,7 +13,8 @@ use super::{Redis, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed, slot_of_member,
+    Ends, Entry, EntryId, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed,
+    slot_of_member,
 };
 
 /// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
@@ -188,12 +189,16 @@ fn pair(value: Value) -> Result<(Value, Value), StoreError> {
     Ok((first, second))
 }
 
-/// An entry of a stream: its id, and fields by name.
+/// An entry of a stream: its id, and one field, which has the link for a name and holds member and event.
 fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
     let (id, fields) = fields_of(value)?;
-    let Some(slot) = field(&fields, b"m").and_then(slot_of_member) else { return Ok(Entry::unreadable(partition, id)) };
-    let event = field(&fields, b"e").unwrap_or_default().to_vec().into();
-    Ok(Entry { partition, id, slot, event, link: field(&fields, b"l").and_then(Link::from_bytes) })
+    let read = || {
+        let [link, told] = <[Vec<u8>; 2]>::try_from(fields).ok()?;
+        let mut event = Bytes::from(told);
+        let member = (event.len() >= MEMBER_BYTES).then(|| event.split_to(MEMBER_BYTES))?;
+        Some(Entry { partition, id, slot: slot_of_member(&member)?, event, link: Link::from_bytes(&link) })
+    };
+    Ok(read().unwrap_or_else(|| Entry::unreadable(partition, id)))
 }
 
 fn fields_of(value: Value) -> Result<(EntryId, Vec<Vec<u8>>), StoreError> {

@@ -4,7 +4,7 @@
 -- KEYS: the record, the partition's due index, of a claim the partition's epoch, and the tombstone where the lifetime names
 -- one; behind them, where there is an event, the partition's log and the last entry of its chain.
 -- ARGV: 1 expected version (8 bytes, empty: nothing may be there), 2 ms to keep, 3 the slot's member in the index,
--- 4 the value, or of a record that falls due only its head, 5 the event (empty: none), 6 the digest of event and member,
+-- 4 the value, or of a record that falls due only its head, 5 member and event (empty: none), 6 the digest of that,
 -- 7 ms until due (absent or empty: never), 8 the payload of a record that falls due, or ms to keep a tombstone, 9 of a
 -- claim the epoch that it goes by (absent: none), else the tombstone.
 --
@@ -59,7 +59,7 @@ if ARGV[5] ~= '' then
   -- are, and answers a number: joined they would be one more text, and SET answers a table.
   local link = call('HGET', KEYS[named + 2], 'l') or ''
   link = redis.sha1hex(link .. ARGV[6])
-  local id = call('XADD', KEYS[named + 1], '*', 'm', ARGV[3], 'e', ARGV[5], 'l', link)
+  local id = call('XADD', KEYS[named + 1], '*', link, ARGV[5])
   call('HSET', KEYS[named + 2], 'l', link, 'i', id)
 end
 if state ~= 1 then call('PUBLISH', KEYS[1], '') end

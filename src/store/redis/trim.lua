@@ -24,9 +24,7 @@ if slow_seq ~= math.huge then to = to .. '-' .. string.format('%.0f', slow_seq) 
 local old = redis.call('XRANGE', KEYS[1], '-', to, 'COUNT', ARGV[2])
 if #old == 0 then return { 0, forgotten } end
 local last = old[#old]
-for n = 1, #last[2], 2 do
-  if last[2][n] == 'l' then redis.call('HSET', KEYS[3], 'l', last[2][n + 1], 'i', last[1]) end
-end
+redis.call('HSET', KEYS[3], 'l', last[2][1], 'i', last[1])
 -- MINID is younger than the oldest servers.
 redis.call('XTRIM', KEYS[1], 'MAXLEN', redis.call('XLEN', KEYS[1]) - #old)
 return { #old, forgotten }
