@@ -53,7 +53,7 @@ fn an_entry_that_is_taken_out_of_redis_or_written_anew_is_found() {
     assert!(said.contains("in 1 places"), "{said}");
 
     redis.cli(&["del", second]);
-    redis.cli(&["xadd", second, "*", &"0".repeat(40), &("0".repeat(33) + "{}")]);
+    redis.cli(&["xadd", second, "*", &"0".repeat(40), &("0".repeat(48) + "{}")]);
     let (code, said) = verify(&gateway);
     assert!(code == 1 && said.contains(&format!("partition {},", partition(second))), "{said}");
 }

@@ -13,8 +13,8 @@ use super::{Redis, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed,
-    slot_of_member,
+    DIGEST_BYTES, Ends, Entry, EntryId, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position,
+    Trimmed, slot_of_member,
 };
 
 /// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
@@ -189,14 +189,15 @@ fn pair(value: Value) -> Result<(Value, Value), StoreError> {
     Ok((first, second))
 }
 
-/// An entry of a stream: its id, and one field, which has the link for a name and holds member and event.
+/// An entry of a stream: its id, and one field, which has the link for a name and holds digest, member and event. The digest is
+/// there for the script alone: whoever verifies makes it anew.
 fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
     let (id, fields) = fields_of(value)?;
     let read = || {
         let [link, told] = <[Vec<u8>; 2]>::try_from(fields).ok()?;
         let mut event = Bytes::from(told);
-        let member = (event.len() >= MEMBER_BYTES).then(|| event.split_to(MEMBER_BYTES))?;
-        Some(Entry { partition, id, slot: slot_of_member(&member)?, event, link: Link::from_bytes(&link) })
+        let member = (event.len() >= DIGEST_BYTES + MEMBER_BYTES).then(|| event.split_to(DIGEST_BYTES + MEMBER_BYTES))?;
+        Some(Entry { partition, id, slot: slot_of_member(&member[DIGEST_BYTES..])?, event, link: Link::from_bytes(&link) })
     };
     Ok(read().unwrap_or_else(|| Entry::unreadable(partition, id)))
 }

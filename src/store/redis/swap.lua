@@ -4,9 +4,9 @@
 -- KEYS: the record, the partition's due index, of a claim the partition's epoch, and the tombstone where the lifetime names
 -- one; behind them, where there is an event, the partition's log and the last entry of its chain.
 -- ARGV: 1 expected version (8 bytes, empty: nothing may be there), 2 ms to keep, 3 the slot's member in the index,
--- 4 the value, or of a record that falls due only its head, 5 member and event (empty: none), 6 the digest of that,
--- 7 ms until due (absent or empty: never), 8 the payload of a record that falls due, or ms to keep a tombstone, 9 of a
--- claim the epoch that it goes by (absent: none), else the tombstone.
+-- 4 the value, or of a record that falls due only its head, 5 digest, member and event (empty: none), 6 ms
+-- until due (absent or empty: never), 7 the payload of a record that falls due, or ms to keep a tombstone, 8 of a claim the
+-- epoch that it goes by (absent: none), else the tombstone.
 --
 -- The value is head (version 8, fence 8, state 1), written (ms, 8), due (ms, 8, 0 never), payload. What falls due is
 -- stamped here, by this server's clock; all else comes whole, since asking the time and joining texts are what costs
@@ -38,27 +38,27 @@ elseif ARGV[1] ~= '' then
   return false
 end
 -- Claims alone can run what ran before: on a server that forgot, they name an epoch that it hasn't.
-if state == 1 and ARGV[9] and call('GET', KEYS[3]) ~= ARGV[9] then return 0 end
+if state == 1 and ARGV[8] and call('GET', KEYS[3]) ~= ARGV[8] then return 0 end
 local answer = 1
-if ARGV[7] and ARGV[7] ~= '' then
+if ARGV[6] and ARGV[6] ~= '' then
   local time = call('TIME')
   local now = time[1] * 1000 + math.floor(time[2] / 1000)
-  local due = now + ARGV[7]
-  call('SET', KEYS[1], ARGV[4] .. struct.pack('>I8I8', now, due) .. ARGV[8], 'PX', ARGV[2])
+  local due = now + ARGV[6]
+  call('SET', KEYS[1], ARGV[4] .. struct.pack('>I8I8', now, due) .. ARGV[7], 'PX', ARGV[2])
   call('ZADD', KEYS[2], due, ARGV[3])
   answer = now
 else
   call('SET', KEYS[1], ARGV[4], 'PX', ARGV[2])
   -- Only what was unsettled can be in the index.
   if current and before <= 2 then call('ZREM', KEYS[2], ARGV[3]) end
-  if grave then call('SET', grave, ARGV[9], 'PX', ARGV[8]) end
+  if grave then call('SET', grave, ARGV[8], 'PX', ARGV[7]) end
 end
 if ARGV[5] ~= '' then
   -- The gateway has made a digest of the event: Lua walks byte by byte through every text that it makes, and its SHA-1 is
   -- slow. Link and digest are 55 bytes, which SHA-1 takes in one block without padding. A hash takes link and id as they
   -- are, and answers a number: joined they would be one more text, and SET answers a table.
   local link = call('HGET', KEYS[named + 2], 'l') or ''
-  link = redis.sha1hex(link .. ARGV[6])
+  link = redis.sha1hex(link .. string.sub(ARGV[5], 1, 15))
   local id = call('XADD', KEYS[named + 1], '*', link, ARGV[5])
   call('HSET', KEYS[named + 2], 'l', link, 'i', id)
 end

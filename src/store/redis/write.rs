@@ -109,28 +109,25 @@ impl Redis {
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
         let (keep, member) = (millis(lifetime.keep), layout::member(slot));
         let under = claims.map(|standing| standing.generation);
-        let told = if event.is_empty() { Vec::new() } else { [&member[..], event].concat() };
-        let digest = if event.is_empty() { None } else { Some(log::digest(&member, event)) };
-        let digest: &[u8] = digest.as_ref().map_or(b"", |digest| digest);
+        let told = if event.is_empty() { Vec::new() } else { [&log::digest(&member, event)[..], &member, event].concat() };
         let run = async |args: &[&[u8]]| self.run(partition, &self.scripts.swap, (&keys, args), under, deadline).await;
         let answer = match (lifetime.due, tombstone_ms) {
             (Some(due), _) => {
                 let due = millis(due);
                 let epoch = claims.map_or(&b""[..], |standing| &standing.epoch);
-                let args: [&[u8]; 9] = [expected, &keep, &member, head, &told, digest, &due, payload, epoch];
-                run(args.get(..if claims.is_some() { 9 } else { 8 }).unwrap_or(&args)).await
+                let args: [&[u8]; 8] = [expected, &keep, &member, head, &told, &due, payload, epoch];
+                run(args.get(..if claims.is_some() { 8 } else { 7 }).unwrap_or(&args)).await
             }
             (None, None) => {
                 let value = layout::stamped(head, self.now_ms(partition).await?, payload);
-                let args: [&[u8]; 6] = [expected, &keep, &member, &value, &told, digest];
-                run(args.get(..if event.is_empty() { 5 } else { 6 }).unwrap_or(&args)).await
+                run(&[expected, &keep, &member, &value, &told]).await
             }
             (None, Some(tombstone_ms)) => {
                 let now_ms = self.now_ms(partition).await?;
                 let value = layout::stamped(head, now_ms, payload);
                 let expired = encode(&next.tombstone());
                 let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
-                run(&[expected, &keep, &member, &value, &told, digest, b"", &tombstone_ms, &tombstone]).await
+                run(&[expected, &keep, &member, &value, &told, b"", &tombstone_ms, &tombstone]).await
             }
         };
         match answer {

@@ -3,7 +3,7 @@
 use redis::aio::MultiplexedConnection;
 
 use super::*;
-use crate::store::log::{Entry, EntryId, Fault, verify};
+use crate::store::log::{DIGEST_BYTES, Entry, EntryId, Fault, verify};
 
 async fn told(store: &Redis, n: u64) {
     let swapped = store.write(&HERE(n), None, &claim(n, n), LEASE, b"{\"kind\":\"claimed\"}").await.unwrap();
@@ -45,7 +45,7 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
     let member = layout::member(&HERE(1));
     let mut add = redis::cmd("XADD");
     add.arg(&key).arg(EntryId { ms: ids[5].ms + 60_000, seq: 0 }.to_string());
-    add.arg(&[b'0'; 40]).arg([&member[..], b"{}"].concat());
+    add.arg(&[b'0'; 40]).arg([&[0; DIGEST_BYTES][..], &member, b"{}"].concat());
     add.exec_async(&mut admin).await.unwrap();
     assert_eq!(found().await.len(), 4, "one is put in");
 }
@@ -55,7 +55,7 @@ async fn written_anew(admin: &mut MultiplexedConnection, key: &[u8], entries: &[
     redis::cmd("DEL").arg(key).exec_async(admin).await.unwrap();
     for Entry { id, slot, event, link, .. } in entries {
         let mut add = redis::cmd("XADD");
-        let told = [&layout::member(slot)[..], event].concat();
+        let told = [&[0; DIGEST_BYTES][..], &layout::member(slot), event].concat();
         add.arg(key).arg(id.to_string()).arg(link.unwrap().as_bytes()).arg(told).exec_async(admin).await.unwrap();
     }
 }
