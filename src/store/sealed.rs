@@ -204,8 +204,9 @@ mod tests {
 
     use super::*;
     use crate::key::Space;
+    use crate::store::latched::Latched;
     use crate::store::memory::Memory;
-    use crate::store::suite::{claim, completed, slot};
+    use crate::store::suite::{Stage, Time, claim, completed, slot};
 
     const LIFE: Lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
 
@@ -291,5 +292,31 @@ mod tests {
         let raw = inner.load(&mine).await.unwrap().unwrap();
         inner.swap(&theirs, None, &raw.record, LIFE).await.unwrap();
         assert!(matches!(store.load(&theirs).await, Err(StoreError::Corrupt(CodecError::Sealed))));
+    }
+
+    async fn stage() -> Stage {
+        let time = Time::by_hand();
+        Stage::new(sealed(&Arc::new(Memory::new(time.clock())), vec![key("a", 1)]), time)
+    }
+
+    mod as_any_store {
+        crate::store::suite::stories!(super::stage);
+    }
+
+    #[tokio::test]
+    async fn it_answers_when_what_is_under_it_does() {
+        let under = Latched::new(memory());
+        let store = Sealed::new(under.clone(), vec![key("a", 1)]).unwrap();
+        assert!(store.ping().await.is_err());
+        under.open();
+        assert!(store.ping().await.is_ok());
+    }
+
+    #[test]
+    fn a_key_has_a_name_and_shows_nothing_else() {
+        assert_eq!(format!("{:?}", key("a", 1)), "SealingKey { id: \"a\", .. }");
+        let named = |length: usize| SealingKey::new(&"k".repeat(length), &[1; KEY_BYTES]).is_ok();
+        assert!(named(1) && named(KEY_ID_MAX) && !named(0) && !named(KEY_ID_MAX + 1));
+        assert!(SealingKey::new("a", &[1; KEY_BYTES - 1]).is_err() && Sealed::new(memory(), vec![]).is_err());
     }
 }

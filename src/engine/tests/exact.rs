@@ -72,6 +72,22 @@ fn only_an_attempt_from_uncertain_that_did_nothing_gives_its_doubt_back() {
     }
 }
 
+#[test]
+fn a_scope_is_verified_where_somebody_vouches_for_it() {
+    let header = http::HeaderName::from_static("authorization");
+    let token = TokenRule { header: header.clone(), claim: "sub".into(), issuer: None, audience: None };
+    assert!(ScopeRule::Token(Arc::new(token)).is_verified() && ScopeRule::ClientCertificate.is_verified());
+    assert!(!ScopeRule::Shared.is_verified() && !ScopeRule::Headers(vec![header]).is_verified());
+}
+
+#[test]
+fn an_uncertain_outcome_is_retried_where_no_operator_has_to_decide_first() {
+    let retry = |on_uncertain| Policy { on_uncertain, ..policy() }.uncertain_retry_after();
+    assert_eq!(retry(OnUncertain::Hold), None);
+    assert_eq!(retry(OnUncertain::Forward), Some(Refusal::RETRY_AFTER_MAX));
+    assert_eq!(retry(OnUncertain::Probe(Arc::new(probe(None)))), Some(Refusal::RETRY_AFTER_MAX));
+}
+
 fn probe(found_if: Option<&str>) -> Probe {
     let list = |items: &[&str]| items.iter().map(|item| (*item).to_owned()).collect::<Vec<_>>();
     Probe {
