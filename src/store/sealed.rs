@@ -238,17 +238,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_is_kept_is_sealed_too_and_lost_with_its_sealing_key() {
-        let (inner, slot) = (memory(), slot(Space::Enforced, 1));
-        let record = Record { kept: Some(Bytes::from_static(b"client-key")), ..claim(1, 1) };
-        sealed(&inner, vec![key("a", 1)]).swap(&slot, None, &record, LIFE).await.unwrap();
-        let raw = inner.load(&slot).await.unwrap().unwrap().record.kept.unwrap();
-        assert!(!raw.windows(10).any(|part| part == b"client-key"));
-        let read = |keys| {
-            let store = sealed(&inner, keys);
-            async move { store.load(&slot).await.unwrap().unwrap().record.kept }
-        };
-        assert_eq!(read(vec![key("b", 2), key("a", 1)]).await, record.kept);
-        assert_eq!(read(vec![key("b", 2)]).await, None);
+        for record in [claim(1, 1), completed(1)] {
+            let (inner, slot) = (memory(), slot(Space::Enforced, 1));
+            let record = Record { kept: Some(Bytes::from_static(b"client-key")), ..record };
+            sealed(&inner, vec![key("a", 1)]).swap(&slot, None, &record, LIFE).await.unwrap();
+            let raw = inner.load(&slot).await.unwrap().unwrap().record.kept.unwrap();
+            assert!(!raw.windows(10).any(|part| part == b"client-key"));
+            let reader = sealed(&inner, vec![key("b", 2), key("a", 1)]);
+            assert_eq!(reader.load(&slot).await.unwrap().unwrap().record, record);
+            if record.state.is_unsettled() {
+                let without = sealed(&inner, vec![key("b", 2)]).load(&slot).await.unwrap().unwrap();
+                assert_eq!(without.record.kept, None);
+            }
+        }
     }
 
     #[tokio::test]

@@ -5,9 +5,13 @@ use crate::key::Pointer;
 
 const KEPT: Option<Bytes> = Some(Bytes::from_static(b"k"));
 
+fn extras() -> Extras {
+    Extras { leaves: Some(Bytes::from_static(b"leaves")), span: None }
+}
+
 /// An uncertain record of a lost attempt, whose key is kept so that it can be asked for.
 fn doubted() -> Record {
-    Record { kept: KEPT, ..record(uncertain(), OTHER) }
+    Record { kept: KEPT, extras: extras(), ..record(uncertain(), OTHER) }
 }
 
 fn written(settlement: Settlement) -> Record {
@@ -18,8 +22,8 @@ fn written(settlement: Settlement) -> Record {
 }
 
 #[test]
-fn what_is_settled_has_its_own_version_and_keeps_no_key() {
-    let running = Record { kept: KEPT, ..record(in_flight(), OWN) };
+fn what_is_settled_has_its_own_version_and_keeps_no_key_and_a_marker_nothing_at_all() {
+    let running = Record { kept: KEPT, extras: extras(), ..record(in_flight(), OWN) };
     let claim = Claim { fence: OWN, record: running.clone() };
     let settled = |outcome| written(settle(Some(&running), &claim, &outcome, &policy(), Version(99)));
     let done = Record { version: Version(8), kept: None, state: completed(), ..running.clone() };

@@ -1,4 +1,5 @@
-//! Hashes are a storage format: what was written once has to be found, and to be known again, for ever.
+//! Hashes are a storage format: what was written once has to be found, and to be known again, for ever. The values were
+//! computed by a second implementation.
 
 use super::*;
 
@@ -20,6 +21,7 @@ fn an_operation_lies_where_it_always_lay() {
     let slot = Slot::of(Space::Shadow, "payments", &Scope::shared(), b"k", b"");
     assert_eq!(slot.hex(), "a1b646f3e84e365cb2ccad8e5df0646f44b74eec");
     assert_eq!(format!("op_{}", hex(slot.hash())), slot.to_string(), "a reference is the hash in digits");
+    assert_eq!(format!("{slot:?}"), slot.to_string());
     assert_eq!(slot.partition(), u16::from(slot.hash()[0]));
     assert_eq!(Slot::from_hash(Space::Shadow, *slot.hash()), slot);
 }

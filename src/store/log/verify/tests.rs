@@ -183,6 +183,7 @@ async fn it_goes_on_from_a_cursor_and_through_all_partitions() {
         let piece = verify(&log, cursor, 4).await.unwrap();
         assert_eq!(piece.breaks, []);
         pieces.push(piece.entries);
+        assert!(pieces.len() < 10, "it gets nowhere");
         let Some(next) = piece.cursor else { break };
         assert_eq!(next.to_string().parse(), Ok(next));
         cursor = Some(next);
