@@ -130,6 +130,12 @@ mod tests {
         assert!(of_connecting(&broken()).contains("reset by peer"));
         let wrong = (ErrorKind::AuthenticationFailed, "s3cret").into();
         assert_eq!(of_connecting(&wrong), "can't connect: user name or password are wrong");
+        assert_eq!(
+            of_command(&wrong).to_string(),
+            StoreError::MaybeApplied("user name or password are wrong".into()).to_string()
+        );
+        let settings = (ErrorKind::InvalidClientConfig, "s3cret").into();
+        assert_eq!(of_connecting(&settings), "can't connect: the settings of the connection are wrong");
         assert_eq!(of_connecting(&(ErrorKind::RESP3NotSupported, "").into()), "can't connect: the server is older than Redis 6");
         assert_eq!(of_connecting(&(ErrorKind::Parse, "s3cret").into()), "can't connect: the server's answer can't be read");
         assert_eq!(of_connecting(&(ErrorKind::Client, "s3cret").into()), "can't connect: the connection failed");

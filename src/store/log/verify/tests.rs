@@ -176,6 +176,22 @@ async fn what_is_trimmed_while_it_is_looked_at_is_no_break() {
 }
 
 #[tokio::test]
+async fn a_changed_link_counts_though_its_entry_is_trimmed_while_it_is_looked_at() {
+    // What is kept of the last one that was trimmed is what it was when it was written.
+    let trim_two: Change = |entries, ends| {
+        let link = Link::of(entries[0].link, &member(&entries[1].slot), &entries[1].event);
+        ends.trimmed = Some(Mark { id: entries[1].id, link });
+        entries.drain(..2);
+    };
+    let taken_out: Change = |entries, _| entries[1].link = None;
+    assert_eq!(log(7).changed(taken_out).later(1, trim_two).breaks().await, [(3, 2, Fault::Unlinked)]);
+    let another: Change = |entries, _| entries[1].link = Link::from_bytes(&[b'0'; LINK_BYTES]);
+    let both = [(3, 2, Fault::Unlinked), (3, 3, Fault::Unlinked)];
+    assert_eq!(log(7).changed(another).breaks().await, both);
+    assert_eq!(log(7).changed(another).later(1, trim_two).breaks().await, both, "as if it were still there");
+}
+
+#[tokio::test]
 async fn it_goes_on_from_a_cursor_and_through_all_partitions() {
     let log = log(5);
     let (mut cursor, mut pieces) = (None, Vec::new());
