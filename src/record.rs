@@ -241,3 +241,6 @@ impl Cause {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -93,6 +93,13 @@ mod tests {
     }
 
     #[test]
+    fn a_side_has_chosen_fields_or_has_none() {
+        let field = ChosenField { name: "f".into(), side: Side::Response, pointer: Pointer::parse("/a").unwrap() };
+        assert!(any_chosen(std::slice::from_ref(&field), Side::Response));
+        assert!(!any_chosen(&[field], Side::Request) && !any_chosen(&[], Side::Response));
+    }
+
+    #[test]
     fn short_texts_numbers_and_booleans_are_told() {
         for (json, told) in [
             (r#""order 17""#, Some("order 17")),
@@ -123,13 +130,23 @@ mod tests {
         ] {
             assert_eq!(value(card).as_deref(), Some("\u{2026}4242"), "{card}");
         }
+        for (card, end) in [("5500005555555559", "5559"), ("378282246310005", "0005"), ("4012888888881881", "1881")] {
+            assert_eq!(value(&format!("\"{card}\"")), Some(format!("\u{2026}{end}")), "every digit is weighed");
+        }
         assert_eq!(value(r#""4222222222222""#).as_deref(), Some("\u{2026}2222"), "13 digits");
         assert_eq!(value(r#""6304000000000000000""#).as_deref(), Some("\u{2026}0000"), "19 digits");
     }
 
     #[test]
     fn what_is_no_cards_number_stays() {
-        for other in ["4242424242424241", "424242424242", "42424242424242424242", "order-1234567890-a-4242"] {
+        for other in [
+            "4242424242424241",
+            "5500005555555558",
+            "378282246310006",
+            "424242424242",
+            "42424242424242424242",
+            "order-1234567890-a-4242",
+        ] {
             assert_eq!(value(&format!("\"{other}\"")).as_deref(), Some(other));
         }
     }

@@ -281,6 +281,41 @@ mod tests {
     }
 
     #[test]
+    fn every_rule_is_written_in_words_that_stay() {
+        let supersede = |fingerprint| Policy { on_mismatch: OnMismatch::Supersede, fingerprint, ..policy() };
+        let pointers = |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
+        let header = HeaderName::from_static("x-user");
+        let parts = [KeyPart::Path, KeyPart::Query("page".into()), KeyPart::Header(header.clone()), KeyPart::BodyHash];
+        let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0))]].concat();
+        let rule = super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
+        let rows = [
+            (policy(), "the key, no scope"),
+            (Policy { scope: ScopeRule::ClientCertificate, ..policy() }, "the key, scope by the client certificate's subject"),
+            (
+                Policy { scope: ScopeRule::Token(rule.into()), ..policy() },
+                r#"the key, scope by the claim "sub" of the token in x-user"#,
+            ),
+            (supersede(FingerprintRule::Json(vec![])), "the key, no scope, one per fingerprint, bodies by value"),
+            (
+                supersede(FingerprintRule::Json(pointers(&["/a", "/b/0"]))),
+                r#"the key, no scope, one per fingerprint, bodies by value without ["a"], ["b", "0"]"#,
+            ),
+            (supersede(FingerprintRule::Raw), "the key, no scope, one per fingerprint, bodies as bytes"),
+            (supersede(FingerprintRule::WithoutBody), "the key, no scope, one per fingerprint, without bodies"),
+            (
+                derived(parts),
+                "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"] and the caller by \
+                 authorization, no scope, bodies by value",
+            ),
+            (
+                Policy { scope: scoped("payments", "x-account").scope, ..derived(vec![KeyPart::Path]) },
+                "a key derived from path, scope by x-account",
+            ),
+        ];
+        rows.iter().for_each(|(policy, text)| assert_eq!(made_of(policy), *text));
+    }
+
+    #[test]
     fn a_route_is_kept_from_when_it_protects() {
         let watching = Policy { mode: Mode::Shadow, ..scoped("payments", "a") };
         assert_eq!(changes(&of(std::slice::from_ref(&watching), &[]), &of(&[scoped("payments", "b")], &[])), []);

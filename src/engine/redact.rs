@@ -88,6 +88,7 @@ mod tests {
             (&[JSON, ("content-encoding", "gzip")], "", Some("")),
             (&[("content-type", "text/html")], "<p>paid</p>", Some("<p>paid</p>")),
             (&[JSON, ("content-encoding", "gzip")], "\u{1f}", None),
+            (&[("content-type", "text/plain"), ("content-encoding", "gzip")], "\u{1f}", None),
             (&[JSON], r#"{"card":{"number":"42"#, None),
             (&[JSON], r#"{"card":1,"card":{"number":"4242"}}"#, None),
             (&[("content-type", "text/plain")], r#"{"card":1,"card":{"number":"4242"}}"#, None),

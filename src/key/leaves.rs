@@ -158,6 +158,8 @@ mod tests {
             (r#"{"a":{"b":[1,2]},"c~/d":1}"#, r#"{"a":{"b":[1,3,4]},"c~/d":2}"#, vec!["/a/b/1", "/a/b/2", "/c~0~1d"]),
             (r#"{"a":1}"#, r#"{"a":{}}"#, vec!["/a"]),
             (r#"{"a":null}"#, r#"{}"#, vec!["", "/a"]),
+            (r#"{"a":[]}"#, r#"{}"#, vec!["", "/a"]),
+            (r#"{"a":{}}"#, r#"{"b":{}}"#, vec!["/a", "/b"]),
             (r#"{"a":"1"}"#, r#"{"a":1}"#, vec!["/a"]),
             ("9007199254740993", "9007199254740992", vec![""]),
             (r#"{"a":1}"#, "a=1", vec!["body"]),
@@ -184,6 +186,8 @@ mod tests {
         let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
         assert!(Leaves::of(&anatomy(&list(LEAVES_MAX), &[]), SALT).is_some());
         assert_eq!(Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &[]), SALT), None);
+        let ignored = [Pointer::parse("/0").unwrap()];
+        assert!(Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &ignored), SALT).is_some(), "what is ignored is no leaf");
         let member = |length: usize| format!("{{\"{}\":1}}", "m".repeat(length));
         assert!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX - 1), &[]), SALT).is_some());
         assert_eq!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX), &[]), SALT), None);

@@ -291,13 +291,41 @@ mod tests {
             swap("name=\"amount\"", "name=a\"b"),
             swap("name=\"amount\"", "name=\"amount\"x"),
             swap("application/pdf", "application/pdf\r\nContent-Type: text/plain"),
-            swap("application/pdf", &format!("application/pdf\r\nX: {}", "x".repeat(PART_HEAD_MAX))),
+            swap("application/pdf", "application/pdf\r\nX Y: z"),
+            swap("application/pdf", "application/pdf\r\nX: a\0b"),
+            swap("name=\"amount\"", "name=\"amount\"; file name=\"a\""),
+            with_fields(PART_FIELDS_MAX + 1),
+            with_parameters(PARAMETERS_MAX + 1),
+            with_head(8 * 1024 + 1),
             form(&vec![AMOUNT; PARTS_MAX + 1]),
         ] {
             assert_eq!(by_parts(&odd, "b"), as_bytes(&odd), "{odd:?}");
         }
-        let most = form(&vec![AMOUNT; PARTS_MAX]);
-        assert_ne!(by_parts(&most, "b"), as_bytes(&most));
+        let most = [
+            form(&vec![AMOUNT; PARTS_MAX]),
+            with_fields(PART_FIELDS_MAX),
+            with_parameters(PARAMETERS_MAX),
+            with_head(8 * 1024),
+            swap("application/pdf", "application/pdf;\tv=1"),
+        ];
+        most.iter().for_each(|most| assert_ne!(by_parts(most, "b"), as_bytes(most)));
+    }
+
+    /// A form of one part with so many fields besides its disposition.
+    fn with_fields(count: usize) -> String {
+        form(&[(&(0..count).fold(AMOUNT.0.to_owned(), |head, n| format!("{head}\r\nX-{n}: x")), "1")])
+    }
+
+    /// A form of one part with so many parameters of its disposition.
+    fn with_parameters(count: usize) -> String {
+        form(&[(&(1..count).fold(AMOUNT.0.to_owned(), |head, n| format!("{head}; x{n}=x")), "1")])
+    }
+
+    /// A form of one part whose head has so many bytes.
+    fn with_head(bytes: usize) -> String {
+        let head = format!("{}\r\nX: ", AMOUNT.0);
+        let rest = "x".repeat(bytes - head.len());
+        form(&[(&(head + &rest), "1")])
     }
 
     #[test]
@@ -316,6 +344,7 @@ mod tests {
         ] {
             assert_eq!(form_boundary(field), boundary, "{field}");
         }
-        assert_eq!(form_boundary(&format!("multipart/form-data; boundary={}", "x".repeat(71))), None);
+        let long = |length: usize| form_boundary(&format!("multipart/form-data; boundary={}", "x".repeat(length))).is_some();
+        assert!(long(BOUNDARY_MAX) && !long(BOUNDARY_MAX + 1));
     }
 }

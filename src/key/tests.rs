@@ -5,6 +5,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+mod formats;
+
 fn key(value: &[u8]) -> Result<String, KeyError> {
     Key::parse(value, KeySyntax::Lenient, 255).map(|key| key.as_str().to_owned())
 }
@@ -56,6 +58,20 @@ fn the_length_that_counts_is_the_decoded_one() {
 }
 
 #[test]
+fn in_a_body_a_key_is_a_text_of_printable_ascii() {
+    let key = |text: &str| Key::from_body(text, KeySyntax::Lenient, 4).map(|key| key.as_str().to_owned());
+    for taken in ["abcd", "a b", "\"a\"", " ", "~"] {
+        assert_eq!(key(taken).as_deref(), Ok(taken), "taken as it is");
+    }
+    for odd in ["a\tb", "a\n", "\0", "\u{7f}", "\u{e9}"] {
+        assert_eq!(key(odd), Err(KeyError::Character), "{odd:?}");
+    }
+    assert_eq!(key(""), Err(KeyError::Empty));
+    assert_eq!(key("abcde"), Err(KeyError::TooLong { max: 4 }));
+    assert!(matches!(Key::from_body("a.b", KeySyntax::Word, 4), Err(KeyError::Form { .. })));
+}
+
+#[test]
 fn a_route_can_ask_for_a_form() {
     let form = |value: &str, syntax| Key::parse(value.as_bytes(), syntax, 255).is_ok();
     assert!(!form("abc", KeySyntax::Strict));
@@ -79,6 +95,7 @@ fn json_is_compared_by_value() {
         (r#"{"a":1,"b":2}"#, r#"{ "b" : 2 , "a" : 1 }"#),
         (r#"{"a":10}"#, r#"{"a":10.0}"#),
         (r#"{"a":10}"#, r#"{"a":1e1}"#),
+        (r#"{"a":10}"#, r#"{"a":1E+1}"#),
         (r#"{"a":0.001}"#, r#"{"a":1E-3}"#),
         (r#"{"a":120}"#, r#"{"a":1.2e2}"#),
         (r#"{"a":-0.0}"#, r#"{"a":0}"#),
@@ -125,6 +142,36 @@ fn a_document_without_one_clear_value_is_compared_as_bytes() {
     ] {
         assert_eq!(json(&a), json(&a));
         assert_ne!(json(&a), json(&b), "{a}");
+    }
+}
+
+/// Whether a body is compared by value: then white space around it doesn't matter.
+fn is_by_value(body: &str) -> bool {
+    json(body) == json(&format!(" {body} "))
+}
+
+#[test]
+fn nesting_is_compared_by_value_up_to_its_bound() {
+    for (open, close) in [("[", "]"), (r#"{"a":"#, "}")] {
+        let nested = |levels: usize| format!("{}1{}", open.repeat(levels), close.repeat(levels));
+        assert!(is_by_value(&nested(JSON_DEPTH_MAX)), "{open}");
+        assert!(!is_by_value(&nested(JSON_DEPTH_MAX + 1)), "{open}");
+    }
+}
+
+#[test]
+fn a_member_is_hashed_by_its_value_and_one_that_is_missing_is_told() {
+    let hashed = |body: &str, at: &str| {
+        let mut hasher = PartHasher::new("test");
+        let found = Document::parse(body.as_bytes()).unwrap().hash_member(&mut hasher, &Pointer::parse(at).unwrap());
+        (found, hasher.finish())
+    };
+    assert_eq!(hashed(r#"{"a":{"b":1.0}}"#, "/a/b"), hashed(r#"{ "a": [1] }"#, "/a/0"));
+    assert!(hashed(r#"{"a":1}"#, "/a").0);
+    assert_ne!(hashed(r#"{"a":1}"#, "/a"), hashed(r#"{"a":2}"#, "/a"));
+    let nothing = (false, PartHasher::new("test").finish());
+    for body in [r#"{"a":null}"#, "{}", "[1]", "1"] {
+        assert_eq!(hashed(body, "/a"), nothing, "{body}");
     }
 }
 
@@ -202,6 +249,9 @@ fn pointers_are_unescaped() {
     assert_eq!(Pointer::parse("/a~1b/m~0n").unwrap().tokens(), ["a/b", "m~n"]);
     assert!(Pointer::parse("a").is_none());
     assert!(Pointer::parse("/a~2").is_none());
+    for text in ["/a~1b/m~0n", "/~01", "/", "/a//0"] {
+        assert_eq!(Pointer::parse(text).unwrap().to_string(), text, "written as it was read");
+    }
 }
 
 #[test]
@@ -220,6 +270,7 @@ fn texts_numbers_and_booleans_have_a_text_and_nothing_else_has() {
         ("125e-1", Some("12.5")),
         ("1e-3", Some("0.001")),
         ("0.0", Some("0")),
+        ("12345678", Some("12345678")),
         ("123456789", None),
         ("1e9", None),
         ("1e-9", None),

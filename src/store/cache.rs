@@ -182,3 +182,54 @@ fn reply_bytes(reply: &Reply) -> usize {
         ReplyBody::NotStored => fields,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use bytes::Bytes;
+    use http::{HeaderMap, HeaderValue, header};
+
+    use super::*;
+    use crate::record::Record;
+    use crate::store::suite::{claim, completed, slot};
+
+    fn held(record: Record) -> Held {
+        Held { record, written_ms: 1000, due_ms: 0, now_ms: 1000 }
+    }
+
+    #[test]
+    fn so_many_records_are_confirmed_at_once_and_the_next_waits_its_turn() {
+        let (clock, _) = Clock::manual(5000, 1000);
+        let (cache, mut wanted) = LocalCache::new(1 << 20, clock, CacheMeter::default());
+        cache.heard(5000);
+        let mut offered = |n: u64| {
+            cache.offer(&slot(Space::Enforced, n), &held(completed(n)));
+            wanted.try_recv().is_ok()
+        };
+        let most = PENDING_MAX as u64;
+        assert!((0..most).all(&mut offered));
+        assert!(!offered(most));
+        cache.confirm(&slot(Space::Enforced, 0), None);
+        assert!(offered(most));
+    }
+
+    #[test]
+    fn a_record_weighs_what_it_holds() {
+        let weight = |record| Weight.weight(&slot(Space::Enforced, 1), &Entry { held: held(record), ends_ms: 0 });
+        let empty = (OVERHEAD_BYTES + "payments".len()) as u64;
+        assert_eq!(weight(claim(1, 1)), empty);
+        assert_eq!(weight(Record { kept: Some(Bytes::from_static(b"key")), ..claim(1, 1) }), empty + 3);
+        let State::Completed { reply, by } = completed(1).state else { panic!("completed") };
+        let of = |body| {
+            let headers =
+                HeaderMap::from_iter([(header::DATE, HeaderValue::from_static("now")), (header::AGE, HeaderValue::from(17))]);
+            let state = State::Completed { reply: Arc::new(Reply { headers, body, status: reply.status }), by };
+            weight(Record { state, ..completed(1) })
+        };
+        let fields = empty + 2 * FIELD_BYTES as u64 + ("date".len() + 3 + "age".len() + 2) as u64;
+        assert_eq!(of(ReplyBody::NotStored), fields);
+        assert_eq!(of(ReplyBody::Whole(Bytes::from_static(b"paid"))), fields + 4);
+        assert_eq!(of(ReplyBody::Sealed(Bytes::from_static(b"sealed"))), fields + 6);
+    }
+}

@@ -94,7 +94,18 @@ mod tests {
     use super::*;
     use crate::key::Space;
     use crate::store::memory::Memory;
-    use crate::store::suite::{claim, slot};
+    use crate::store::suite::{Stage, Time, claim, slot};
+
+    async fn opened() -> Stage {
+        let time = Time::by_hand();
+        let latched = Latched::new(Arc::new(Memory::new(time.clock())));
+        latched.open();
+        Stage::of_shared(latched, time)
+    }
+
+    mod as_any_store {
+        crate::store::suite::stories!(super::opened);
+    }
 
     #[tokio::test]
     async fn nothing_passes_until_it_is_opened() {

@@ -276,3 +276,52 @@ impl Entry {
         Entry { partition, id, slot, event: Bytes::new(), link: None }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SLOT: fn(Space) -> Slot = |space| Slot::from_hash(space, [0xab; SLOT_BYTES]);
+
+    #[test]
+    fn a_link_is_a_digest_over_the_one_before_it_the_operation_and_the_event() {
+        let member = member(&SLOT(Space::Shadow));
+        let first = Link::of(None, &member, b"claimed");
+        assert_eq!(first.to_string(), "20fd6da6ae49b42e1a10cfd1eadfd4cf179ceab6");
+        let second = Link::of(Some(first), &member, b"completed");
+        assert_eq!(format!("{second:?}"), "d364f96fc71622007b0dea3b87224d5d618310b1");
+        assert_eq!(Link::from_bytes(second.as_bytes()), Some(second));
+        assert_eq!(Link::from_bytes(&second.as_bytes()[1..]), None);
+    }
+
+    #[test]
+    fn a_member_leads_back_to_its_slot_and_an_odd_one_nowhere() {
+        for (space, first) in [(Space::Enforced, 0), (Space::Shadow, 1)] {
+            let member = member(&SLOT(space));
+            assert_eq!((member[0], &member[1..]), (first, &[0xab; SLOT_BYTES][..]));
+            assert_eq!(slot_of_member(&member), Some(SLOT(space)));
+        }
+        assert_eq!([&b""[..], &[0], &[2; MEMBER_BYTES], &[0; MEMBER_BYTES + 1]].map(slot_of_member), [None; 4]);
+    }
+
+    #[test]
+    fn ids_grow_also_where_the_clock_does_not() {
+        let id = |ms, seq| EntryId { ms, seq };
+        assert_eq!(EntryId::behind(id(5, 7), 6), id(6, 0));
+        assert_eq!(EntryId::behind(id(5, 7), 5), id(5, 8));
+        assert_eq!(EntryId::behind(id(5, 7), 4), id(5, 8));
+        assert!(id(5, 8) < id(6, 0));
+    }
+
+    #[test]
+    fn a_position_is_written_and_read_back() {
+        let position = Position(BTreeMap::from([(0, EntryId { ms: 5, seq: 7 }), (255, EntryId { ms: 6, seq: 0 })]));
+        assert_eq!(position.to_string(), "0:5-7,255:6-0");
+        assert_eq!("0:5-7,255:6-0".parse(), Ok(position.clone()));
+        assert_eq!("".parse(), Ok(Position::default()));
+        assert_eq!((position.of(255), position.of(1)), (EntryId { ms: 6, seq: 0 }, EntryId::default()));
+        for odd in ["0", "0:5", "0:5-", "a:5-7", "0:5-7;1:5-7", "65536:1-1"] {
+            assert_eq!(odd.parse::<Position>(), Err(NoPlace), "{odd}");
+        }
+    }
+}

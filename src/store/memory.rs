@@ -266,8 +266,8 @@ mod tests {
     use super::Memory;
     use crate::key::Space;
     use crate::record::Lifetime;
-    use crate::store::Store;
     use crate::store::suite::{self, Stage, Time};
+    use crate::store::{Listing, Store};
 
     async fn stage() -> Stage {
         let time = Time::by_hand();
@@ -291,5 +291,20 @@ mod tests {
         let shelf = memory.shelf.lock().unwrap();
         assert_eq!((shelf.records.len(), shelf.ends.len(), shelf.due.len()), (100, 100, 100));
         assert_eq!((shelf.tombstones.len(), shelf.tombstone_ends.len()), (100, 100));
+    }
+
+    #[tokio::test]
+    async fn what_ends_now_is_gone_though_nothing_has_cleared_it_away() {
+        let time = Time::by_hand();
+        let memory = Memory::new(time.clock());
+        let span = Duration::from_millis(10);
+        for n in 0..20 {
+            let lifetime = Lifetime { keep: span, due: Some(span / 2), tombstone: None };
+            memory.swap(&suite::slot(Space::Enforced, n), None, &suite::claim(n, n), lifetime).await.unwrap();
+        }
+        time.pass(span).await;
+        assert!(memory.list(Listing::All, None, 100).await.unwrap().records.is_empty());
+        assert_eq!(memory.due(100).await.unwrap(), []);
+        assert_eq!(memory.load(&suite::slot(Space::Enforced, 19)).await.unwrap(), None);
     }
 }

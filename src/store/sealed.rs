@@ -204,8 +204,9 @@ mod tests {
 
     use super::*;
     use crate::key::Space;
+    use crate::store::latched::Latched;
     use crate::store::memory::Memory;
-    use crate::store::suite::{claim, completed, slot};
+    use crate::store::suite::{Stage, Time, claim, completed, slot};
 
     const LIFE: Lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
 
@@ -237,17 +238,19 @@ mod tests {
 
     #[tokio::test]
     async fn a_key_that_is_kept_is_sealed_too_and_lost_with_its_sealing_key() {
-        let (inner, slot) = (memory(), slot(Space::Enforced, 1));
-        let record = Record { kept: Some(Bytes::from_static(b"client-key")), ..claim(1, 1) };
-        sealed(&inner, vec![key("a", 1)]).swap(&slot, None, &record, LIFE).await.unwrap();
-        let raw = inner.load(&slot).await.unwrap().unwrap().record.kept.unwrap();
-        assert!(!raw.windows(10).any(|part| part == b"client-key"));
-        let read = |keys| {
-            let store = sealed(&inner, keys);
-            async move { store.load(&slot).await.unwrap().unwrap().record.kept }
-        };
-        assert_eq!(read(vec![key("b", 2), key("a", 1)]).await, record.kept);
-        assert_eq!(read(vec![key("b", 2)]).await, None);
+        for record in [claim(1, 1), completed(1)] {
+            let (inner, slot) = (memory(), slot(Space::Enforced, 1));
+            let record = Record { kept: Some(Bytes::from_static(b"client-key")), ..record };
+            sealed(&inner, vec![key("a", 1)]).swap(&slot, None, &record, LIFE).await.unwrap();
+            let raw = inner.load(&slot).await.unwrap().unwrap().record.kept.unwrap();
+            assert!(!raw.windows(10).any(|part| part == b"client-key"));
+            let reader = sealed(&inner, vec![key("b", 2), key("a", 1)]);
+            assert_eq!(reader.load(&slot).await.unwrap().unwrap().record, record);
+            if record.state.is_unsettled() {
+                let without = sealed(&inner, vec![key("b", 2)]).load(&slot).await.unwrap().unwrap();
+                assert_eq!(without.record.kept, None);
+            }
+        }
     }
 
     #[tokio::test]
@@ -291,5 +294,31 @@ mod tests {
         let raw = inner.load(&mine).await.unwrap().unwrap();
         inner.swap(&theirs, None, &raw.record, LIFE).await.unwrap();
         assert!(matches!(store.load(&theirs).await, Err(StoreError::Corrupt(CodecError::Sealed))));
+    }
+
+    async fn stage() -> Stage {
+        let time = Time::by_hand();
+        Stage::new(sealed(&Arc::new(Memory::new(time.clock())), vec![key("a", 1)]), time)
+    }
+
+    mod as_any_store {
+        crate::store::suite::stories!(super::stage);
+    }
+
+    #[tokio::test]
+    async fn it_answers_when_what_is_under_it_does() {
+        let under = Latched::new(memory());
+        let store = Sealed::new(under.clone(), vec![key("a", 1)]).unwrap();
+        assert!(store.ping().await.is_err());
+        under.open();
+        assert!(store.ping().await.is_ok());
+    }
+
+    #[test]
+    fn a_key_has_a_name_and_shows_nothing_else() {
+        assert_eq!(format!("{:?}", key("a", 1)), "SealingKey { id: \"a\", .. }");
+        let named = |length: usize| SealingKey::new(&"k".repeat(length), &[1; KEY_BYTES]).is_ok();
+        assert!(named(1) && named(KEY_ID_MAX) && !named(0) && !named(KEY_ID_MAX + 1));
+        assert!(SealingKey::new("a", &[1; KEY_BYTES - 1]).is_err() && Sealed::new(memory(), vec![]).is_err());
     }
 }

@@ -145,3 +145,66 @@ impl Drop for Watch {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
+
+#[cfg(test)]
+mod tests {
+    use futures_util::FutureExt;
+
+    use super::*;
+    use crate::key::Space;
+    use crate::store::suite::slot;
+
+    const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
+
+    /// Whether a watcher is to look now.
+    fn looks(watch: &mut Watch) -> bool {
+        watch.changed().now_or_never().is_some()
+    }
+
+    fn changes(hub: &Hub) -> Vec<Slot> {
+        hub.next_changes().now_or_never().unwrap_or_default()
+    }
+
+    #[test]
+    fn where_all_changes_pass_through_here_a_watcher_looks_at_once_and_after_each() {
+        let hub = Hub::local();
+        let mut watch = hub.watch(&HERE(1));
+        assert!(looks(&mut watch) && !looks(&mut watch));
+        hub.notify(&HERE(1));
+        hub.notify(&HERE(1));
+        assert!(looks(&mut watch) && !looks(&mut watch), "one look for all that happened before it");
+        hub.notify(&HERE(2));
+        assert!(!looks(&mut watch));
+        assert_eq!(changes(&hub), [], "nothing is to be subscribed to");
+    }
+
+    #[test]
+    fn where_others_change_records_too_a_watcher_looks_once_its_subscription_stands() {
+        let hub = Hub::remote();
+        let mut first = hub.watch(&HERE(1));
+        assert!(!looks(&mut first));
+        hub.confirm(&HERE(1));
+        assert!(looks(&mut first) && !looks(&mut first));
+        assert!(looks(&mut hub.watch(&HERE(1))), "it stands already");
+        assert_eq!(hub.lost(), [HERE(1)]);
+        let mut later = hub.watch(&HERE(1));
+        assert!(!looks(&mut later), "it has to be made again");
+        hub.confirm(&HERE(1));
+        assert!(looks(&mut later) && looks(&mut first));
+    }
+
+    #[test]
+    fn a_slot_is_subscribed_to_from_its_first_watcher_to_its_last() {
+        let hub = Hub::remote();
+        assert_eq!(changes(&hub), []);
+        let watches = [hub.watch(&HERE(1)), hub.watch(&HERE(1)), hub.watch(&HERE(1))];
+        assert_eq!(watches.each_ref().map(Watch::peers), [1, 2, 3]);
+        assert_eq!(changes(&hub), [HERE(1)], "told once");
+        let [first, second, third] = watches;
+        drop((first, second));
+        assert!(hub.is_watched(&HERE(1)) && changes(&hub).is_empty());
+        drop(third);
+        assert!(!hub.is_watched(&HERE(1)));
+        assert_eq!((changes(&hub), hub.lost()), (vec![HERE(1)], vec![]));
+    }
+}

@@ -5,9 +5,13 @@ use crate::key::Pointer;
 
 const KEPT: Option<Bytes> = Some(Bytes::from_static(b"k"));
 
+fn extras() -> Extras {
+    Extras { leaves: Some(Bytes::from_static(b"leaves")), span: None }
+}
+
 /// An uncertain record of a lost attempt, whose key is kept so that it can be asked for.
 fn doubted() -> Record {
-    Record { kept: KEPT, ..record(uncertain(), OTHER) }
+    Record { kept: KEPT, extras: extras(), ..record(uncertain(), OTHER) }
 }
 
 fn written(settlement: Settlement) -> Record {
@@ -18,8 +22,8 @@ fn written(settlement: Settlement) -> Record {
 }
 
 #[test]
-fn what_is_settled_has_its_own_version_and_keeps_no_key() {
-    let running = Record { kept: KEPT, ..record(in_flight(), OWN) };
+fn what_is_settled_has_its_own_version_and_keeps_no_key_and_a_marker_nothing_at_all() {
+    let running = Record { kept: KEPT, extras: extras(), ..record(in_flight(), OWN) };
     let claim = Claim { fence: OWN, record: running.clone() };
     let settled = |outcome| written(settle(Some(&running), &claim, &outcome, &policy(), Version(99)));
     let done = Record { version: Version(8), kept: None, state: completed(), ..running.clone() };
@@ -70,6 +74,22 @@ fn only_an_attempt_from_uncertain_that_did_nothing_gives_its_doubt_back() {
     for other in [Outcome::Answered(whole(201)), Outcome::InDoubt(Cause::Broken)] {
         assert!(!gives(Some(900), &other) && !gives(None, &other), "{other:?}");
     }
+}
+
+#[test]
+fn a_scope_is_verified_where_somebody_vouches_for_it() {
+    let header = http::HeaderName::from_static("authorization");
+    let token = TokenRule { header: header.clone(), claim: "sub".into(), issuer: None, audience: None };
+    assert!(ScopeRule::Token(Arc::new(token)).is_verified() && ScopeRule::ClientCertificate.is_verified());
+    assert!(!ScopeRule::Shared.is_verified() && !ScopeRule::Headers(vec![header]).is_verified());
+}
+
+#[test]
+fn an_uncertain_outcome_is_retried_where_no_operator_has_to_decide_first() {
+    let retry = |on_uncertain| Policy { on_uncertain, ..policy() }.uncertain_retry_after();
+    assert_eq!(retry(OnUncertain::Hold), None);
+    assert_eq!(retry(OnUncertain::Forward), Some(Refusal::RETRY_AFTER_MAX));
+    assert_eq!(retry(OnUncertain::Probe(Arc::new(probe(None)))), Some(Refusal::RETRY_AFTER_MAX));
 }
 
 fn probe(found_if: Option<&str>) -> Probe {

@@ -154,6 +154,7 @@ fn the_head_is_read_without_decoding() {
         let head = encode(&record).head;
         assert_eq!((head_version(&head), head_fence(&head)), (record.version, record.fence), "{name}");
         assert_eq!(head_in_flight(&head), matches!(record.state, State::InFlight { .. }), "{name}");
+        assert_eq!(head_completed(&head), matches!(record.state, State::Completed { .. }), "{name}");
     }
 }
 
@@ -225,6 +226,17 @@ fn an_unknown_format_is_named() {
         bytes[0] = format;
         assert_eq!(decode(&head, bytes.into()), Err(CodecError::Format(format)));
     }
+}
+
+#[test]
+fn a_reply_alone_is_read_back_and_what_is_left_over_is_an_error() {
+    for body in [ReplyBody::NotStored, ReplyBody::Whole(Bytes::from_static(b"paid")), ReplyBody::Sealed(Bytes::from_static(b"?"))]
+    {
+        let reply = reply(body);
+        assert_eq!(decode_reply(encode_reply(&reply)).as_ref(), Ok(&*reply));
+    }
+    let longer = [&encode_reply(&reply(ReplyBody::NotStored))[..], b"\0"].concat();
+    assert_eq!(decode_reply(longer.into()), Err(CodecError::Malformed));
 }
 
 #[test]

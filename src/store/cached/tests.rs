@@ -10,9 +10,10 @@ use crate::clock::{Clock, Manual};
 use crate::key::Space;
 use crate::record::{Reply, ReplyBody};
 use crate::store::cache::{Confirmed, UNHEARD_MAX};
+use crate::store::latched::Latched;
 use crate::store::memory::Memory;
 use crate::store::sealed::{KEY_BYTES, Sealed, SealingKey};
-use crate::store::suite::{claim, completed, slot};
+use crate::store::suite::{self, claim, completed, slot};
 use crate::telemetry::CacheMeter;
 
 const KEEP: Lifetime = Lifetime { keep: Duration::from_secs(600), due: None, tombstone: None };
@@ -121,9 +122,30 @@ impl Stage {
     async fn kept(&mut self, n: u64) {
         self.under.inner.swap(&HERE(n), None, &completed(n), KEEP).await.unwrap();
         assert!(self.duplicate(n).await.1, "the first duplicate asks the store");
-        assert_eq!(self.wanted.recv().await, Some(HERE(n)));
+        assert_eq!(self.wanted.try_recv(), Ok(HERE(n)));
         self.cache.confirm(&HERE(n), Some(self.found(n)));
     }
+}
+
+/// Whose store never tells of changes: it keeps nothing, and is as good as what is under it.
+async fn untold() -> suite::Stage {
+    let time = suite::Time::by_hand();
+    let (cache, _) = LocalCache::new(1 << 20, Clock::manual(5000, 5000).0, CacheMeter::default());
+    let tracker = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
+    suite::Stage::new(Cached::new(Arc::new(Memory::new(time.clock())), cache, tracker), time)
+}
+
+mod as_any_store {
+    crate::store::suite::stories!(super::untold);
+}
+
+#[tokio::test]
+async fn it_answers_when_what_is_under_it_does() {
+    let under = Latched::new(Arc::new(Memory::new(Arc::new(|| 1000))));
+    let stage = Stage::over(under.clone(), 1 << 20);
+    assert!(stage.store.ping().await.is_err());
+    under.open();
+    assert!(stage.store.ping().await.is_ok());
 }
 
 #[tokio::test]
@@ -136,12 +158,26 @@ async fn a_confirmed_record_is_answered_without_asking_the_store() {
 }
 
 #[tokio::test]
+async fn only_a_claim_over_nothing_is_answered_without_asking_the_store() {
+    let marker = Record { state: State::Released, ..completed(9) };
+    for (expected, next) in [(Some(Version(7)), claim(8, 8)), (None, marker.clone()), (Some(Version(7)), marker)] {
+        let mut stage = Stage::new();
+        stage.kept(1).await;
+        let before = stage.under.claims.load(Ordering::SeqCst);
+        let swapped = stage.store.swap(&HERE(1), expected, &next, KEEP).await.unwrap();
+        assert!(matches!(swapped, Swap::Stale(Some(held)) if held.record == completed(1)), "{next:?}");
+        assert_eq!(stage.under.claims.load(Ordering::SeqCst), before + 1, "{next:?}");
+        assert_eq!(stage.meter.entries.get(), 0, "it may be written over: {next:?}");
+    }
+}
+
+#[tokio::test]
 async fn a_record_is_not_kept_before_the_store_has_confirmed_this_very_version() {
     let mut stage = Stage::new();
     for found in [None, Some(stage.found(2)), Some(Confirmed { version: Version(1), ..stage.found(2) })] {
         stage.under.inner.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
         assert!(stage.duplicate(1).await.1 && stage.duplicate(1).await.1);
-        assert_eq!(stage.wanted.recv().await, Some(HERE(1)), "asked for once, however many ask");
+        assert_eq!(stage.wanted.try_recv(), Ok(HERE(1)), "asked for once, however many ask");
         assert!(stage.wanted.is_empty());
         stage.cache.confirm(&HERE(1), found);
         assert_eq!(stage.meter.entries.get(), 0, "{found:?}");
@@ -155,14 +191,14 @@ async fn what_changes_while_it_is_being_confirmed_is_not_kept() {
         stage.under.inner.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
         stage.hear();
         stage.duplicate(1).await;
-        stage.wanted.recv().await.unwrap();
+        stage.wanted.try_recv().unwrap();
         // Told before the answer to the read is looked at, although the server read first.
         change(&stage.cache);
         stage.cache.confirm(&HERE(1), Some(stage.found(1)));
         stage.hear();
         assert!(stage.duplicate(1).await.1);
         // Out of the way for the next.
-        stage.wanted.recv().await.unwrap();
+        stage.wanted.try_recv().unwrap();
         stage.cache.confirm(&HERE(1), None);
     }
 }
@@ -180,7 +216,9 @@ async fn a_change_drops_the_record_and_a_loss_drops_all() {
     assert!(stage.duplicate(2).await.1);
     stage.hear();
     assert!(stage.duplicate(2).await.1, "what was dropped doesn't come back by itself");
-    assert_eq!((stage.meter.invalidations.get(), stage.meter.losses.get()), (1, 1));
+    stage.cache.lost();
+    stage.cache.lost();
+    assert_eq!((stage.meter.invalidations.get(), stage.meter.losses.get()), (1, 2), "what is lost is not lost again");
 }
 
 #[tokio::test]
@@ -239,7 +277,7 @@ async fn it_never_weighs_more_than_it_may() {
         let record = Record { state: State::Completed { reply, by }, ..completed(n) };
         stage.under.inner.swap(&HERE(n), None, &record, KEEP).await.unwrap();
         stage.duplicate(n).await;
-        stage.wanted.recv().await.unwrap();
+        stage.wanted.try_recv().unwrap();
         stage.cache.confirm(&HERE(n), Some(stage.found(n)));
         assert!(stage.meter.bytes.get() <= ROOM as i64, "{}", stage.meter.bytes.get());
     }

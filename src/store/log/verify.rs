@@ -173,3 +173,6 @@ impl Walk<'_> {
         Ok(self.trimmed().await?.is_some_and(|mark| mark.id >= id))
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -162,3 +162,43 @@ impl Log for Memory {
         Ok(last.map(|last| Ends { partition: PARTITION, trimmed: *trimmed, last }).into_iter().collect())
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Space;
+    use crate::store::suite::slot;
+
+    /// A journal of so many entries, all written at 5 s.
+    fn journal(entries: usize) -> Journal {
+        let mut journal = Journal::default();
+        (0..entries).for_each(|_| journal.append(&slot(Space::Enforced, 1), b"told", 5000));
+        journal
+    }
+
+    #[test]
+    fn no_more_is_kept_than_there_is_room_for() {
+        let mut journal = journal(ENTRIES_MAX);
+        assert_eq!((journal.entries.len(), journal.trimmed), (ENTRIES_MAX, None));
+        journal.append(&slot(Space::Enforced, 1), b"told", 5000);
+        assert_eq!(journal.entries.len(), ENTRIES_MAX);
+        assert_eq!(journal.trimmed.map(|mark| mark.id), Some(EntryId { ms: 5000, seq: 0 }), "the oldest went");
+    }
+
+    #[test]
+    fn one_call_trims_so_many_entries() {
+        let mut journal = journal(TRIMMED_PER_CALL + 1);
+        let trimmed = [(); 3].map(|()| journal.trim(Duration::from_secs(1), 9000).entries);
+        assert_eq!(trimmed, [TRIMMED_PER_CALL, 1, 0]);
+    }
+
+    #[test]
+    fn what_is_just_as_old_as_it_may_be_stays() {
+        let mut journal = journal(1);
+        journal.observed.append(b"seen", 5000);
+        journal.readers.insert("page".into(), Reader { read: EntryId { ms: 9000, seq: 0 }, heard_ms: 5000 });
+        assert_eq!(journal.trim(Duration::from_secs(1), 6000), Trimmed::default());
+        let trimmed = journal.trim(Duration::from_secs(1), 6001);
+        assert_eq!(trimmed, Trimmed { entries: 1, batches: 1, forgotten: vec!["page".into()] });
+    }
+}

@@ -85,3 +85,66 @@ fn of_transport(error: &RedisError) -> String {
         _ => "the connection failed".into(),
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An error that the server answered with.
+    fn answered(line: &str) -> RedisError {
+        let answer = redis::parse_redis_value(format!("-{line}\r\n").as_bytes()).unwrap();
+        answer.extract_error().unwrap_err()
+    }
+
+    fn broken() -> RedisError {
+        std::io::Error::new(std::io::ErrorKind::ConnectionReset, "reset by peer").into()
+    }
+
+    #[test]
+    fn only_what_the_server_refuses_before_it_writes_is_not_applied() {
+        for (code, meaning) in REFUSALS {
+            let told = of_command(&answered(&format!("{code} of s3cret")));
+            let StoreError::NotApplied(told) = told else { panic!("{code}: {told:?}") };
+            assert!(told.contains(code) && told.contains(meaning) && !told.contains("s3cret"), "{told}");
+        }
+        for doubtful in [answered("ERR of s3cret"), answered("WRONGTYPE of s3cret"), broken()] {
+            let told = of_command(&doubtful);
+            let StoreError::MaybeApplied(told) = told else { panic!("{doubtful:?}: {told:?}") };
+            assert!(!told.contains("s3cret"), "{told}");
+        }
+    }
+
+    #[test]
+    fn why_no_connection_came_about_is_told_without_what_was_sent() {
+        for (line, told) in [
+            ("WRONGPASS s3cret", "can't connect: the server answered WRONGPASS: user name or password are wrong"),
+            ("LOADING s3cret", "can't connect: the server answered LOADING: it is still loading its data"),
+            (
+                "ERR max number of clients reached s3cret",
+                "can't connect: the server answered ERR: it has as many connections as its maxclients allows",
+            ),
+            ("ERR unknown command 's3cret'", "can't connect: the server answered ERR"),
+        ] {
+            assert_eq!(of_connecting(&answered(line)), told, "{line}");
+        }
+        assert!(of_connecting(&broken()).contains("reset by peer"));
+        let wrong = (ErrorKind::AuthenticationFailed, "s3cret").into();
+        assert_eq!(of_connecting(&wrong), "can't connect: user name or password are wrong");
+        assert_eq!(
+            of_command(&wrong).to_string(),
+            StoreError::MaybeApplied("user name or password are wrong".into()).to_string()
+        );
+        let settings = (ErrorKind::InvalidClientConfig, "s3cret").into();
+        assert_eq!(of_connecting(&settings), "can't connect: the settings of the connection are wrong");
+        assert_eq!(of_connecting(&(ErrorKind::RESP3NotSupported, "").into()), "can't connect: the server is older than Redis 6");
+        assert_eq!(of_connecting(&(ErrorKind::Parse, "s3cret").into()), "can't connect: the server's answer can't be read");
+        assert_eq!(of_connecting(&(ErrorKind::Client, "s3cret").into()), "can't connect: the connection failed");
+    }
+
+    #[test]
+    fn a_replica_and_a_connection_in_doubt_are_told_from_other_faults() {
+        assert!(is_replica(&answered("READONLY")) && is_replica(&answered("MASTERDOWN")));
+        assert!(!is_replica(&answered("OOM")) && !is_replica(&broken()));
+        assert!(is_transport(&broken()) && !is_transport(&answered("ERR odd")));
+    }
+}

@@ -176,3 +176,64 @@ pub(super) fn read(value: Vec<u8>, now_ms: u64) -> Result<Held, CodecError> {
     let record = decode(head, value)?;
     Ok(Held { record, written_ms: u64::from_be_bytes(*written), due_ms: u64::from_be_bytes(*due), now_ms })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::record::encode;
+    use crate::store::suite::completed;
+
+    fn text(name: Vec<u8>) -> String {
+        String::from_utf8(name).unwrap()
+    }
+
+    #[test]
+    fn names_stay_as_they_are() {
+        let mut hash = [0xab; SLOT_BYTES];
+        hash[0] = 255;
+        let (enforced, shadow) = (Slot::from_hash(Space::Enforced, hash), Slot::from_hash(Space::Shadow, hash));
+        let digits = "ff".to_owned() + &"ab".repeat(SLOT_BYTES - 1);
+        for (name, expected) in [
+            (record_key(&enforced), format!("onceward:{{p255}}:r:{digits}")),
+            (record_key(&shadow), format!("onceward:{{p255}}:s:{digits}")),
+            (tombstone_key(&enforced), format!("onceward:{{p255}}:t:{digits}")),
+            (tombstone_key(&shadow), format!("onceward:{{p255}}:st:{digits}")),
+            (due_key(7), "onceward:{p7}:due".into()),
+            (epoch_key(10), "onceward:{p10}:epoch".into()),
+            (events_key(0), "onceward:{p0}:events".into()),
+            (chain_key(99), "onceward:{p99}:chain".into()),
+            (trimmed_key(100), "onceward:{p100}:trimmed".into()),
+            (readers_key(42), "onceward:{p42}:readers".into()),
+            (observations_key(), "onceward:{p0}:observations".into()),
+            (observed_bytes_key(), "onceward:{p0}:observed_bytes".into()),
+            (identities_key(), "onceward:{p0}:identities".into()),
+            (ping_key(None), "onceward:ping".into()),
+            (ping_key(Some(3)), "onceward:{p3}:ping".into()),
+            (tag(31).into_bytes(), "p31".into()),
+        ] {
+            assert_eq!(text(name), expected);
+        }
+        assert_eq!(slot_of(&record_key(&shadow)), Some(shadow));
+        assert_eq!(slot_of(&tombstone_key(&enforced)), None, "a tombstone is no record");
+    }
+
+    #[test]
+    fn numbers_are_written_as_everybody_does() {
+        for number in [0, 9, 10, 255, 1_800_000_000_000, u64::MAX] {
+            let mut out = b"at ".to_vec();
+            decimal(&mut out, number);
+            assert_eq!(text(out), format!("at {number}"));
+        }
+    }
+
+    #[test]
+    fn a_stamped_value_is_read_back_and_one_cut_short_is_an_error() {
+        let record = completed(7);
+        let encoded = encode(&record);
+        let value = stamped(&encoded.head, 1000, &encoded.payload);
+        assert_eq!(read(value.clone(), 2000), Ok(Held { record, written_ms: 1000, due_ms: 0, now_ms: 2000 }));
+        for length in 0..=STAMPED_BYTES {
+            assert_eq!(read(value[..length].to_vec(), 2000), Err(CodecError::Malformed), "cut to {length}");
+        }
+    }
+}

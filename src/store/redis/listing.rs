@@ -225,3 +225,29 @@ fn bytes(value: &Value) -> Option<&[u8]> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_more_is_read_than_was_asked_for_and_nothing_where_nothing_is() {
+        let counts = [Value::Int(3), Value::Int(0), Value::Nil, Value::Int(-1), Value::Int(5), Value::Int(2)];
+        let partitions = [10, 11, 12, 13, 14, 15];
+        assert_eq!(shares(&partitions, &counts, 100), [(10, 3), (14, 5), (15, 2)]);
+        assert_eq!(shares(&partitions, &counts, 9), [(10, 3), (14, 5), (15, 1)]);
+        assert_eq!(shares(&partitions, &counts, 8), [(10, 3), (14, 5)]);
+        assert_eq!(shares(&partitions, &counts, 2), [(10, 2)]);
+        assert_eq!(shares(&partitions, &counts, 0), []);
+    }
+
+    #[test]
+    fn a_cursor_names_a_place_or_is_none() {
+        assert_eq!((place("0:0"), place("255:17")), (Some((0, 0)), Some((255, 17))));
+        assert_eq!(scan_place("2:18446744073709551615"), Some((2, u64::MAX)));
+        for odd in ["", "1", "1:", ":1", "a:1", "1:a", "1:1:1", "-1:0"] {
+            assert_eq!((place(odd), scan_place(odd)), (None, None), "{odd}");
+        }
+        assert_eq!(place("256:0"), None, "there is no such partition");
+    }
+}

@@ -32,3 +32,23 @@ impl ServerTime {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn what_an_answer_told_is_carried_on_by_the_local_clock() {
+        let time = ServerTime::new();
+        tokio::time::advance(Duration::from_millis(300)).await;
+        assert_eq!(time.now_ms(), None, "nothing was told");
+        time.told(10_000);
+        assert_eq!(time.now_ms(), Some(10_000));
+        tokio::time::advance(Duration::from_millis(250)).await;
+        assert_eq!(time.now_ms(), Some(10_250));
+        time.told(9_000);
+        assert_eq!(time.now_ms(), Some(9_000), "the last answer counts");
+    }
+}
