@@ -94,7 +94,8 @@ fn projector(model: Arc<ReadModel>, store: Arc<dyn Store>, keep: Duration, clock
 async fn look(model: Arc<ReadModel>) {
     loop {
         let looked = model.clone();
-        if let Ok(Err(error)) = tokio::task::spawn_blocking(move || looked.refresh()).await {
+        let look = move || looked.repair().and_then(|_| looked.refresh());
+        if let Ok(Err(error)) = tokio::task::spawn_blocking(look).await {
             tracing::warn!(%error, "how far the read model is can't be seen");
         }
         sleep(LOOK_PERIOD).await;

@@ -56,7 +56,13 @@ fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
 async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
-    let projection = Projection::start(config, rebuild).await?;
+    let projection = tokio::select! {
+        biased;
+        // Told to end while a store or a disk lets it wait.
+        _ = terminate.recv() => return Ok(()),
+        _ = interrupt.recv() => return Ok(()),
+        started = Projection::start(config, rebuild) => started?,
+    };
     tracing::info!(store = %config.store.url, "following the event log");
     supervisor.following();
     let _signs = supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));

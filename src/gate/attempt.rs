@@ -293,9 +293,9 @@ impl Gate {
     }
 }
 
-/// An attempt that is waited for no longer. Nothing polls it any more: what was withheld until then is never sent.
+/// An attempt that is waited for no longer: what was withheld until then is never sent.
 fn given_up<RB>(rule: &SendRule, cause: Cause) -> Executed<RB> {
-    Executed::failed(if rule.is_withheld() { Outcome::NeverSent } else { Outcome::InDoubt(cause) })
+    Executed::failed(if rule.revoke() { Outcome::NeverSent } else { Outcome::InDoubt(cause) })
 }
 
 /// How long the upstream took, where it was asked at all.

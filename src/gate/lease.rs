@@ -1,6 +1,6 @@
 //! The send rule: a claim is a permission to send that ends before its lease does.
 
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Clock;
@@ -15,40 +15,67 @@ pub struct SendRule {
     clock: Clock,
     until_ms: AtomicU64,
     span_ms: u64,
-    withheld: AtomicBool,
+    hands: AtomicU8,
 }
+
+/// In whose hands the request is: a connection's, as far as anybody knows; still who forwards it; nobody's, for good.
+const GIVEN: u8 = 0;
+const WITHHELD: u8 = 1;
+const REVOKED: u8 = 2;
 
 impl SendRule {
     /// A rule for a claim whose command was sent at `from_ms` ([`Clock::boot_ms`]) or later.
     pub fn new(clock: Clock, from_ms: u64, lease: Duration) -> SendRule {
         let span_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX) / 3 * 2;
         let until_ms = AtomicU64::new(from_ms.saturating_add(span_ms));
-        SendRule { clock, until_ms, span_ms, withheld: AtomicBool::new(false) }
+        SendRule { clock, until_ms, span_ms, hands: AtomicU8::new(GIVEN) }
     }
 
     /// Whether a byte may be written now.
     pub fn allows(&self) -> bool {
-        self.clock.boot_ms() < self.until_ms.load(Ordering::Acquire)
+        self.hands.load(Ordering::Acquire) != REVOKED && self.clock.boot_ms() < self.until_ms.load(Ordering::Acquire)
     }
 
-    /// Who forwards says that it still has the request, whole: it waits for a connection. An attempt that is given up then did
-    /// nothing. Who says neither this nor [`SendRule::hand_over`] counts as having sent.
+    /// Who forwards says that it still has the request, whole: it waits for a connection. Who says neither this nor
+    /// [`SendRule::hand_over`] counts as having sent.
     pub fn withhold(&self) {
-        self.withheld.store(true, Ordering::Release);
+        let _ = self.hands.compare_exchange(GIVEN, WITHHELD, Ordering::AcqRel, Ordering::Acquire);
     }
 
-    /// The request is given to a connection now: from here on nobody knows what of it was written.
-    pub fn hand_over(&self) {
-        self.withheld.store(false, Ordering::Release);
+    /// The request is given to a connection now: from here on nobody knows what of it was written. `false`: it must not be any
+    /// more, since the attempt was given up meanwhile.
+    #[must_use]
+    pub fn hand_over(&self) -> bool {
+        self.hands.compare_exchange(WITHHELD, GIVEN, Ordering::AcqRel, Ordering::Acquire) != Err(REVOKED)
     }
 
-    /// Whether who forwards still has the request.
-    pub fn is_withheld(&self) -> bool {
-        self.withheld.load(Ordering::Acquire)
+    /// The attempt is given up. `true`: who forwards still has the request, and never sends it from now on.
+    pub fn revoke(&self) -> bool {
+        self.hands.compare_exchange(WITHHELD, REVOKED, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
     /// A renewal that was sent at `from_ms` is confirmed.
     pub fn renewed(&self, from_ms: u64) {
         self.until_ms.fetch_max(from_ms.saturating_add(self.span_ms), Ordering::AcqRel);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_given_up_while_it_is_withheld_is_never_sent_and_what_was_handed_over_may_have_been() {
+        let rule = || SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
+        let silent = rule();
+        assert!(!silent.revoke() && silent.hand_over() && silent.allows(), "who says nothing counts as having sent");
+        let handed = rule();
+        handed.withhold();
+        assert!(handed.hand_over() && !handed.revoke() && handed.allows());
+        let kept = rule();
+        kept.withhold();
+        assert!(kept.revoke());
+        kept.withhold();
+        assert!(!kept.hand_over() && !kept.allows(), "however late who forwards finds a connection");
     }
 }

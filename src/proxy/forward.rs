@@ -199,13 +199,12 @@ where
                         rule.withhold();
                     }
                     // Boxed: connecting is rare, and its state would be carried by every request.
-                    let connected = Box::pin(self.connect()).await?;
-                    if let Some(rule) = &rule {
-                        rule.hand_over();
-                    }
-                    connected
+                    Box::pin(self.connect()).await?
                 }
             };
+            if rule.as_ref().is_some_and(|rule| !rule.hand_over()) {
+                return Err(ForwardError::TooLate);
+            }
             let mut connection = match connected {
                 Connected::Own(connection) => connection,
                 Connected::Shared(place) => {

@@ -5,6 +5,7 @@
 //! Danger: it lags. What it says was so a moment ago, and how long ago is told with it ([`Freshness`]). So nothing is decided
 //! by it, and no request of a client reads it or waits for it.
 
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
@@ -82,6 +83,8 @@ pub struct ReadModel {
     path: Option<PathBuf>,
     /// The one connection that writes; in memory the only one.
     writer: Mutex<Connection>,
+    /// Which file that is: another process may put a new one in its place.
+    file: Mutex<Option<FileId>>,
     /// Those that read, opened at first use; none in memory.
     readers: [Mutex<Option<Connection>>; READERS],
     next_reader: AtomicUsize,
@@ -120,7 +123,9 @@ impl ReadModel {
 
     fn over(path: Option<PathBuf>, writer: Connection) -> Result<ReadModel, QueryError> {
         let known = freshness::Known::read(&writer)?;
+        let file = path.as_deref().and_then(file_at);
         Ok(ReadModel {
+            file: Mutex::new(file),
             path,
             writer: Mutex::new(writer),
             readers: Default::default(),
@@ -140,22 +145,32 @@ impl ReadModel {
         self.refresh()
     }
 
-    /// Sets a damaged file aside for a new one.
+    /// Sets a damaged file aside for a new one, and goes over to the one that another process has put in its place. Returns
+    /// whether it is another one now.
     ///
     /// # Errors
     /// The folder can't be used.
-    fn replace(&self) -> Result<(), QueryError> {
-        let Some(path) = &self.path else { return self.clear() };
+    pub fn repair(&self) -> Result<bool, QueryError> {
+        let Some(path) = &self.path else {
+            return if self.is_damaged() { self.clear().map(|()| true) } else { Ok(false) };
+        };
+        let is_mine = file_at(path) == *lock(&self.file);
+        if is_mine && !self.is_damaged() {
+            return Ok(false);
+        }
         let mut writer = lock(&self.writer);
         let mut readers: Vec<_> = self.readers.iter().map(lock).collect();
         readers.iter_mut().for_each(|reader| **reader = None);
         // Closed before its file is moved: it would take the new one's log for its own.
         *writer = Connection::open_in_memory()?;
-        schema::set_aside(path)?;
+        if is_mine {
+            schema::set_aside(path)?;
+        }
         *writer = schema::open(path)?;
+        *lock(&self.file) = file_at(path);
         self.know(freshness::Known::read(&writer)?);
         self.damaged.store(false, Ordering::Release);
-        Ok(())
+        Ok(true)
     }
 
     /// Does something in one transaction of the writer.
@@ -209,6 +224,15 @@ impl ReadModel {
     fn is_damaged(&self) -> bool {
         self.damaged.load(Ordering::Acquire)
     }
+}
+
+/// A file, whatever it is called: its device and number.
+type FileId = (u64, u64);
+
+/// The file that is there; `None`: there is none, or it can't be looked at.
+fn file_at(path: &Path) -> Option<FileId> {
+    let found = std::fs::metadata(path).ok()?;
+    Some((found.dev(), found.ino()))
 }
 
 /// Whoever panicked while holding it has rolled its transaction back.

@@ -78,8 +78,8 @@ impl Projector {
         let mut backoff = BACKOFF;
         loop {
             match self.round().await {
-                Ok(Left::Much) | Err(Fault::Query(QueryError::Emptied)) => backoff = BACKOFF,
-                Ok(Left::Nothing | Left::Little) => {
+                Ok(Left::Much) => backoff = BACKOFF,
+                Ok(Left::Nothing | Left::Little) | Err(Fault::Query(QueryError::Emptied)) => {
                     backoff = BACKOFF;
                     sleep(PERIOD).await;
                 }
@@ -113,8 +113,7 @@ impl Projector {
 
     /// Reads once and applies it. Returns what may be left to do.
     async fn round(&mut self) -> Result<Left, Fault> {
-        if self.model.is_damaged() {
-            self.blocking(|model| model.replace()).await?;
+        if self.blocking(ReadModel::repair).await? {
             self.marked = None;
         }
         let before_ms = (self.now)();
@@ -137,8 +136,10 @@ impl Projector {
         if !batches.is_empty() {
             self.blocking(move |model| model.apply_observations(generation, &batches)).await?;
         }
-        // All that was told before it was asked is in, or else what is no younger than the last of where there is more.
-        self.blocking(move |model| model.told_until(generation, more_ms.unwrap_or(before_ms))).await?;
+        // All that was told before it was asked is in, or else what is no younger than the last of where there is more: by the
+        // store's clock, which may be ahead of this one.
+        let as_of_ms = more_ms.map_or(before_ms, |more_ms| more_ms.min(before_ms));
+        self.blocking(move |model| model.told_until(generation, as_of_ms)).await?;
         let now_ms = (self.now)();
         let turned = self.blocking(move |model| model.turn(now_ms)).await?;
         let retired = idle && self.retire(now_ms).await?;

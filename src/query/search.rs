@@ -20,7 +20,7 @@ pub const PAGE_MAX: usize = 1000;
 const FIELD_NAMES_MAX: i64 = 64;
 
 /// What more operations have in common is no good way to few of them: a currency, say, or the one large tenant.
-const COMMON: i64 = 1000;
+const COMMON: i64 = 20_000;
 
 /// Which operations are wanted: those for which all holds that is given.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -209,7 +209,8 @@ fn walks(connection: &Connection, filter: &Filter, now_ms: u64) -> Result<Vec<Wa
             found => found,
         },
     };
-    let kinds = route.is_some() || filter.state.is_some() || filter.status.is_some();
+    // A route alone is no way to few: most have one.
+    let kinds = filter.state.is_some() || filter.status.is_some();
     let others = kinds || filter.scope.is_some();
     let mut rest = filter.clone();
     let walks = match (&filter.text, &filter.field, &filter.scope) {

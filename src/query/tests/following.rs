@@ -116,3 +116,25 @@ async fn a_log_that_was_trimmed_beyond_what_was_read_or_ends_before_it_is_begun_
     Followed::at(T0).projector(&model).catch_up(|_| {}).await.unwrap();
     assert_eq!(known(&model), references([]), "a log that is gone");
 }
+
+#[tokio::test]
+async fn a_file_that_another_process_replaced_is_gone_over_to() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.sqlite");
+    let (mine, others) = (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
+    let log = Followed::at(T0);
+    log.claimed(1).await;
+    assert_eq!(known(&others), references([]), "its readers are open");
+    // As one does that met damage.
+    std::fs::rename(&file, folder.path().join("model.sqlite.damaged")).unwrap();
+    for beside in ["model.sqlite-wal", "model.sqlite-shm"] {
+        std::fs::remove_file(folder.path().join(beside)).unwrap();
+    }
+    let mut projector = log.projector(&mine);
+    projector.catch_up(|_| {}).await.unwrap();
+    assert_eq!(known(&mine), references([1]));
+    assert!(file.exists(), "in a file of that name");
+    assert!(others.repair().unwrap() && !others.repair().unwrap());
+    others.refresh().unwrap();
+    assert_eq!((known(&others), others.freshness().entries), (references([1]), 1));
+}

@@ -65,12 +65,15 @@ fn operations_are_found_by_whatever_is_known_of_them() {
     assert_eq!(by(text), references([4]));
 }
 
+/// More than a search follows one by one.
+const MANY: u64 = 21_000;
+
 #[test]
 fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
     let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
-    for n in 1..=1200 {
+    for n in 1..=MANY {
         let mut claimed = event(Kind::Claimed, T0 + n);
-        let odd = n % 400 == 7;
+        let odd = n % (MANY / 3) == 7;
         claimed.context.scope = Some(if odd { "tenant" } else { "large" }.into());
         if odd {
             claimed.route = "refunds".into();
@@ -87,18 +90,21 @@ fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
     applied(&model, &told);
     let with = |filter: Filter| {
         let field = Some(("currency".to_owned(), "EUR".to_owned()));
-        found(&model, &Filter { field, ..filter }, T0 + 2000)
+        found(&model, &Filter { field, ..filter }, T0 + MANY)
     };
-    let wanted = references([807, 407]);
+    let wanted = references([MANY / 3 * 2 + 7, MANY / 3 + 7]);
     assert_eq!(with(Filter { scope: Some("tenant".into()), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { state: Some(State::Completed), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { route: Some("refunds".into()), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { status: Some(201), ..Filter::default() }), wanted);
-    assert_eq!(with(Filter { status: Some(201), until_ms: Some(T0 + 500), ..Filter::default() }), references([407]));
+    assert_eq!(
+        with(Filter { status: Some(201), until_ms: Some(T0 + MANY / 2), ..Filter::default() }),
+        references([MANY / 3 + 7])
+    );
     assert_eq!(with(Filter { text: Some("tenant".into()), ..Filter::default() }), wanted);
-    assert_eq!(with(Filter { from_ms: Some(T0 + 1200), ..Filter::default() }), references([1200]));
+    assert_eq!(with(Filter { from_ms: Some(T0 + MANY), ..Filter::default() }), references([MANY]));
     let large = |filter: Filter| with(Filter { scope: Some("large".into()), ..filter });
     assert_eq!(large(Filter { state: Some(State::Completed), ..Filter::default() }), references([]));
-    let newest = Filter { state: Some(State::InFlight), from_ms: Some(T0 + 1199), ..Filter::default() };
-    assert_eq!(large(newest), references([1200, 1199]));
+    let newest = Filter { state: Some(State::InFlight), from_ms: Some(T0 + MANY - 1), ..Filter::default() };
+    assert_eq!(large(newest), references([MANY, MANY - 1]));
 }

@@ -32,6 +32,14 @@ pub(super) const IDENTITIES_PARTITION: u16 = 0;
 /// The last byte of the head of a record that is in flight, as the scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
 
+/// The same of one that is completed.
+pub(super) const COMPLETED: u8 = 3;
+
+/// Whether a stored value is a completed record, by its head.
+pub(super) fn is_completed(value: &[u8]) -> bool {
+    value.get(HEAD_BYTES - 1) == Some(&COMPLETED)
+}
+
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Room for the longest name.
@@ -60,7 +68,7 @@ pub(super) fn epoch_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"epoch")
 }
 
-/// The key of a partition's event log, a stream. Each entry has one field: its name is the link, its value member and event.
+/// The key of a partition's event log, a stream. Each entry has one field: its name is the link, its value digest, member and event.
 pub(super) fn events_key(partition: u16) -> Vec<u8> {
     in_partition(partition, b"events")
 }

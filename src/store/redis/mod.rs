@@ -22,6 +22,7 @@ use self::epoch::{Epochs, Generation};
 use self::holdings::Holdings;
 use self::link::{Ask, Failure};
 use self::servers::{Group, Servers, ask_whole};
+use self::settled::Settled;
 pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
 pub use self::tracker::track;
@@ -44,6 +45,7 @@ mod listing;
 mod log;
 mod sentinel;
 mod servers;
+mod settled;
 mod subscriber;
 mod survey;
 mod time;
@@ -146,6 +148,7 @@ pub struct Redis {
     time: ServerTime,
     epochs: Epochs,
     holdings: Holdings,
+    settled: Settled,
     /// Where the next [`Store::due`] begins, so that no partition starves behind others.
     next_partition: std::sync::atomic::AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
@@ -198,6 +201,7 @@ impl Redis {
             time: ServerTime::new(),
             epochs: Epochs::new(wanted.clone(), options.quiet),
             holdings: Holdings::default(),
+            settled: Settled::default(),
             next_partition: Default::default(),
             _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
             keeper: OnceLock::new(),
@@ -313,6 +317,14 @@ impl Store for Redis {
         // A claim without an answer may be found to stand; and if not, it is given up, which takes its place here.
         if matches!(swapped, Ok(Swap::Stored)) || in_flight && matches!(swapped, Err(StoreError::MaybeApplied(_))) {
             self.holdings.acknowledged(slot, encoded, lifetime, event);
+        }
+        let stands = match &swapped {
+            Ok(Swap::Stored) => Some(&next.state),
+            Ok(Swap::Stale(Some(held))) => Some(&held.record.state),
+            _ => None,
+        };
+        if let Some(State::Completed { .. }) = stands {
+            self.settled.note(slot);
         }
         swapped
     }

@@ -39,6 +39,9 @@ elseif ARGV[1] ~= '' then
 end
 -- Claims alone can run what ran before: on a server that forgot, they name an epoch that it hasn't.
 if state == 1 and ARGV[8] and call('GET', KEYS[3]) ~= ARGV[8] then return 0 end
+local link
+-- Before anything is written: a key of another type must not leave a record without its event.
+if ARGV[5] ~= '' then link = call('HGET', KEYS[named + 2], 'l') or '' end
 local answer = 1
 if ARGV[6] and ARGV[6] ~= '' then
   local time = call('TIME')
@@ -57,7 +60,6 @@ if ARGV[5] ~= '' then
   -- The gateway has made a digest of the event: Lua walks byte by byte through every text that it makes, and its SHA-1 is
   -- slow. Link and digest are 55 bytes, which SHA-1 takes in one block without padding. A hash takes link and id as they
   -- are, and answers a number: joined they would be one more text, and SET answers a table.
-  local link = call('HGET', KEYS[named + 2], 'l') or ''
   link = redis.sha1hex(link .. string.sub(ARGV[5], 1, 15))
   local id = call('XADD', KEYS[named + 1], '*', link, ARGV[5])
   call('HSET', KEYS[named + 2], 'l', link, 'i', id)

@@ -400,3 +400,39 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
         assert!(matches!(&answer, Err(StoreError::NotApplied(text)) if text.contains("certificate")), "{answer:?}");
     }
 }
+
+/// How often the server has run a command.
+async fn ran(server: &Server, command: &str) -> usize {
+    let told: String = redis::cmd("INFO").arg("commandstats").query_async(&mut server.admin().await).await.unwrap();
+    let line = told.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+    let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse().ok());
+    calls.unwrap_or(0)
+}
+
+#[tokio::test]
+async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_script_finds_out_about_the_rest() {
+    let server = Server::start().await;
+    let (store, other) = (server.store(), server.store());
+    assert!(claimed(&store, 1).await);
+    let done = Record { fence: Fence(1), ..completed(2) };
+    assert_eq!(store.swap(&HERE(1), Some(Version(1)), &done, KEEP).await.unwrap(), Swap::Stored);
+    let stands = |swap: Result<Swap, StoreError>| match swap.unwrap() {
+        Swap::Stale(Some(held)) => Some(held.record),
+        other => panic!("{other:?}"),
+    };
+    let again = async |store: &Redis, n| store.swap(&HERE(1), None, &claim(n, n), LEASE).await;
+    let scripts = async || ran(&server, "evalsha").await + ran(&server, "eval").await;
+    let before = scripts().await;
+    assert_eq!(stands(again(&store, 9).await), Some(done.clone()));
+    assert_eq!(scripts().await, before, "who completed it reads");
+    assert_eq!(stands(again(&other, 9).await), Some(done.clone()));
+    assert_eq!(scripts().await, before + 1, "who has not seen it asks the script");
+    assert_eq!(stands(again(&other, 9).await), Some(done));
+    assert_eq!(scripts().await, before + 1, "and then reads");
+
+    let mut admin = server.admin().await;
+    redis::cmd("DEL").arg(layout::record_key(&HERE(1))).exec_async(&mut admin).await.unwrap();
+    assert_eq!(again(&store, 9).await.unwrap(), Swap::Stored, "what is gone is claimed, known or not");
+    assert_eq!(stands(again(&other, 10).await).map(|record| record.version), Some(Version(9)), "in flight");
+    assert_eq!(scripts().await, before + 3, "says the script, which knows how old it is");
+}

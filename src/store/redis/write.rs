@@ -38,10 +38,31 @@ impl Redis {
             if standing.quiet_until.is_some_and(|until| Instant::now() < until) {
                 return Box::pin(self.known_only(change)).await;
             }
+            if change.expected.is_none()
+                && self.settled.knows(change.slot)
+                && let Some(stands) = self.completed(change.slot, &standing, deadline).await?
+            {
+                return Ok(stands);
+            }
             match self.swap_script(change, Some(&standing), deadline).await? {
                 Written::Swapped(swap) => return Ok(swap),
                 Written::OtherEpoch => self.epochs.doubt(partition, &standing),
             }
+        }
+    }
+
+    /// The completed record that stands in a claim's way. Of anything else, and of nothing, the script decides.
+    async fn completed(&self, slot: &Slot, standing: &Standing, deadline: Instant) -> Result<Option<Swap>, StoreError> {
+        let mut get = redis::cmd("GET");
+        get.arg(layout::record_key(slot));
+        match self.confirmed(slot.partition(), get, Some(standing.generation), deadline).await {
+            Ok(Value::BulkString(value)) if layout::is_completed(&value) => self.swap_of(Value::BulkString(value)).map(Some),
+            Ok(_) | Err(Failure::Replaced) => Ok(None),
+            Err(failure) => Err(match StoreError::from(failure) {
+                // It was to be read alone.
+                StoreError::MaybeApplied(why) => StoreError::NotApplied(why),
+                error => error,
+            }),
         }
     }
 
