@@ -12,7 +12,7 @@ use super::auth::Operator;
 use super::model::ask;
 use super::problem::Refusal;
 use crate::clock::rfc3339;
-use crate::query::{Freshness, ReadModel};
+use crate::query::Freshness;
 
 /// How far the read model is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -55,7 +55,7 @@ pub(super) async fn rebuild(
     State(admin): State<Arc<Admin>>,
     Extension(operator): Extension<Operator>,
 ) -> Result<(axum::http::StatusCode, Json<ProjectionView>), Refusal> {
-    let freshness = ask(&admin, |model, _| ReadModel::clear(model).map(|()| model.freshness())).await?;
+    let freshness = ask(&admin, |model, _| model.clear().map(|()| model.freshness())).await?;
     tracing::warn!(operator = operator.0, "the read model was emptied by hand: it is built anew from the event log");
     Ok((axum::http::StatusCode::ACCEPTED, view(&admin, freshness)))
 }

@@ -9,9 +9,9 @@ use super::{ProjectionArgs, ProjectionVerb};
 use crate::admin::ProjectionView;
 use crate::admin::client::{Client, ClientError};
 
-/// Between two looks at a rebuild, and how many of them pass without a word of it.
+/// Between two looks at a rebuild, and between two words of it.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
-const LOOKS_BETWEEN_WORDS: u32 = 8;
+const WORD_PERIOD: Duration = Duration::from_secs(2);
 
 pub(super) fn projection(args: ProjectionArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
@@ -39,18 +39,19 @@ async fn rebuild(client: &Client) -> Result<String, ClientError> {
     let asked = Instant::now();
     client.rebuild_projection().await?;
     let begun = Instant::now();
-    for looked in 1.. {
+    let mut word = begun + WORD_PERIOD;
+    loop {
         sleep(LOOK_PERIOD).await;
         let view = client.projection().await?;
         if view.lag_ms.is_some_and(|lag| Duration::from_millis(lag) < begun.elapsed()) {
             let took = humantime::format_duration(Duration::from_millis(asked.elapsed().as_millis() as u64));
             return Ok(format!("Built anew of {} entries of the event log in {took}.", view.entries));
         }
-        if looked % LOOKS_BETWEEN_WORDS == 0 {
+        if Instant::now() >= word {
             eprintln!("{}", in_words(&view));
+            word += WORD_PERIOD;
         }
     }
-    Ok(String::new())
 }
 
 fn in_words(view: &ProjectionView) -> String {
