@@ -223,7 +223,7 @@ fn drain(operations: u64) {
             for (expected, version, event) in [(None, first, claimed(n, T0)), (Some(first), second, ended(n, T0))] {
                 let next = Record { version, fence: Fence(n + 1), ..record.clone() };
                 let event = serde_json::to_vec(&event).unwrap();
-                store.write(&slot(n), expected, &next, lifetime, &event).await.unwrap();
+                store.write(&slot(n), expected, &next, lifetime, &|| event.clone()).await.unwrap();
             }
         }
         let began = Instant::now();

@@ -204,6 +204,9 @@ impl Running {
         let settled = end(&gate, serving, drained, drain_timeout).await;
         self.in_force.lock().await.rest(&self.doors).await;
         drop((keeper, telling));
+        // A store that is silent must not hold up the end.
+        const OBSERVATIONS_MAX: Duration = Duration::from_secs(1);
+        let _ = tokio::time::timeout(OBSERVATIONS_MAX, gate.tell_waiting()).await;
         kept.close().await;
         operators.abort();
         settled

@@ -443,12 +443,9 @@ impl Slot {
     /// The hash in hexadecimal.
     pub fn hex(&self) -> String {
         const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let mut out = String::with_capacity(SLOT_BYTES * 2);
-        for byte in self.hash {
-            out.push(char::from(DIGITS[usize::from(byte >> 4)]));
-            out.push(char::from(DIGITS[usize::from(byte & 15)]));
-        }
-        out
+        let digits = |byte: u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
+        // Digits are text.
+        String::from_utf8(self.hash.iter().copied().flat_map(digits).collect()).unwrap_or_default()
     }
 }
 

@@ -151,7 +151,10 @@ mod tests {
         let store = Memory::new(Arc::new(|| 1000));
         let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
         for n in 1..=5 {
-            store.write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, br#"{"kind":"claimed"}"#).await.unwrap();
+            store
+                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| br#"{"kind":"claimed"}"#.into())
+                .await
+                .unwrap();
         }
         let (first, position) = read(store.log(), &before(1000), 3).await.unwrap();
         let (second, position) = read(store.log(), &position, 3).await.unwrap();

@@ -1,11 +1,17 @@
 //! Observations: what happened to requests that changed no record. They may be lost.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 
 use super::NoEvent;
+use super::json::{Object, list};
+
+/// Room for one observation of a batch.
+const USUAL_BYTES: usize = 160;
 
 /// What happened to a request.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Seen {
     /// It was answered with the operation's result.
@@ -18,6 +24,19 @@ pub enum Seen {
     WouldReplay,
     /// On a shadow route: enforcing would have refused it.
     WouldRefuse,
+}
+
+impl Seen {
+    /// Its name in a batch.
+    pub fn name(self) -> &'static str {
+        match self {
+            Seen::Replayed => "replayed",
+            Seen::Waited => "waited",
+            Seen::Refused => "refused",
+            Seen::WouldReplay => "would_replay",
+            Seen::WouldRefuse => "would_refuse",
+        }
+    }
 }
 
 /// A place in which a duplicate differs from the first request.
@@ -58,19 +77,96 @@ pub struct Observation {
     pub trace: Option<String>,
 }
 
+/// Requests that have all this in common: a batch is a list of such groups.
+#[derive(Deserialize)]
+struct Group {
+    kind: Seen,
+    route: String,
+    scope: Option<String>,
+    status: Option<u16>,
+    problem: Option<String>,
+    seen: Vec<Request>,
+}
+
+/// What each has of its own.
+#[derive(Deserialize)]
+struct Request {
+    #[serde(default)]
+    operation: String,
+    at_ms: u64,
+    waited_ms: Option<u64>,
+    #[serde(default)]
+    differing: Vec<Difference>,
+    trace: Option<String>,
+}
+
 impl Observation {
-    /// A batch as it is kept: a JSON array.
+    /// A batch as it is kept: a JSON array of groups, each with what its observations have in common.
     pub fn encode(batch: &[Observation]) -> Vec<u8> {
-        // Numbers, texts and a closed set of words: there is nothing that can't be written.
-        serde_json::to_vec(batch).unwrap_or_default()
+        let mut groups = BTreeMap::<_, Vec<&Observation>>::new();
+        for one in batch {
+            let Observation { kind, route, scope, status, problem, .. } = one;
+            groups.entry((*kind, route, scope, *status, problem)).or_default().push(one);
+        }
+        let mut encoded = Vec::with_capacity(batch.len() * USUAL_BYTES);
+        list(&mut encoded, groups, |out, ((kind, route, scope, status, problem), seen)| {
+            let mut group = Object::begin(out);
+            group.text("kind", kind.name());
+            group.text("route", route);
+            group.text_if("scope", scope.as_deref());
+            group.number_if("status", status.map(u64::from));
+            group.text_if("problem", problem.as_deref());
+            list(group.name("seen"), seen, |out, one| one.encode_alone(out));
+            group.end();
+        });
+        encoded
     }
 
-    /// Reads a batch. Those that this version doesn't know, and members that it doesn't, are passed over.
+    /// What it has of its own.
+    fn encode_alone(&self, out: &mut Vec<u8>) {
+        let mut one = Object::begin(out);
+        if !self.operation.is_empty() {
+            one.text("operation", &self.operation);
+        }
+        one.number("at_ms", self.at_ms);
+        one.number_if("waited_ms", self.waited_ms);
+        if !self.differing.is_empty() {
+            list(one.name("differing"), &self.differing, |out, difference| {
+                let mut place = Object::begin(out);
+                place.text("pointer", &difference.pointer);
+                place.end();
+            });
+        }
+        one.text_if("trace", self.trace.as_deref());
+        one.end();
+    }
+
+    /// Reads a batch. Groups that this version doesn't know, and members that it doesn't, are passed over.
     ///
     /// # Errors
     /// It is no batch.
     pub fn decode(batch: &[u8]) -> Result<Vec<Observation>, NoEvent> {
-        let all: Vec<serde_json::Value> = serde_json::from_slice(batch)?;
-        Ok(all.into_iter().filter_map(|one| serde_json::from_value(one).ok()).collect())
+        let groups: Vec<serde_json::Value> = serde_json::from_slice(batch)?;
+        let known = groups.into_iter().filter_map(|group| serde_json::from_value(group).ok());
+        Ok(known.flat_map(Group::observations).collect())
+    }
+}
+
+impl Group {
+    fn observations(self) -> Vec<Observation> {
+        let Group { kind, route, scope, status, problem, seen } = self;
+        let of_group = |Request { operation, at_ms, waited_ms, differing, trace }| Observation {
+            kind,
+            at_ms,
+            operation,
+            route: route.clone(),
+            scope: scope.clone(),
+            status,
+            waited_ms,
+            problem: problem.clone(),
+            differing,
+            trace,
+        };
+        seen.into_iter().map(of_group).collect()
     }
 }

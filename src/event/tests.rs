@@ -18,6 +18,8 @@ use crate::store::log::Position;
 use crate::store::memory::Memory;
 use crate::store::{Store, Swap};
 
+mod written;
+
 fn slot() -> Slot {
     Slot::of(Space::Enforced, "payments", &Scope::shared(), b"k", b"")
 }
@@ -55,9 +57,9 @@ impl Play {
 
     async fn write(&self, expected: Option<Version>, next: &Next) -> bool {
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
-        let swapped = self.store.write(&slot(), expected, &next.record, next.lifetime, &event).await.unwrap();
+        let swapped = self.store.write(&slot(), expected, &next.record, next.lifetime, &|| event.clone()).await.unwrap();
         // Whoever gets no answer says it again.
-        let again = self.store.write(&slot(), expected, &next.record, next.lifetime, &event).await.unwrap();
+        let again = self.store.write(&slot(), expected, &next.record, next.lifetime, &|| event.clone()).await.unwrap();
         assert_eq!(matches!(swapped, Swap::Stored), matches!(again, Swap::Stored));
         swapped == Swap::Stored
     }
@@ -214,11 +216,12 @@ fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over
         differing: vec![Difference { pointer: "/amount".into() }],
         trace: None,
     };
-    let batch = [seen(Seen::Refused), seen(Seen::WouldReplay)];
+    let unknown = Observation { at_ms: 9, operation: String::new(), differing: Vec::new(), ..seen(Seen::Refused) };
+    let batch = [seen(Seen::WouldReplay), seen(Seen::Refused), unknown.clone()];
     let text = String::from_utf8(Observation::encode(&batch)).unwrap();
-    let first = r#"[{"kind":"refused","at_ms":7,"operation":"op_00112233445566778899aabbccddeeff00112233","route":"payments","status":422,"problem":"key-reused","differing":[{"pointer":"/amount"}]},{"kind":"would_replay""#;
+    let first = r#"[{"kind":"refused","route":"payments","status":422,"problem":"key-reused","seen":[{"operation":"op_00112233445566778899aabbccddeeff00112233","at_ms":7,"differing":[{"pointer":"/amount"}]},{"at_ms":9}]},{"kind":"would_replay""#;
     assert!(text.starts_with(first), "{text}");
     let newer = text.replace("\"would_replay\"", "\"astonished\"").replacen("\"at_ms\"", "\"later\":[],\"at_ms\"", 1);
-    assert_eq!(Observation::decode(newer.as_bytes()).unwrap(), [seen(Seen::Refused)]);
+    assert_eq!(Observation::decode(newer.as_bytes()).unwrap(), [seen(Seen::Refused), unknown]);
     assert!(Observation::decode(b"{}").is_err());
 }

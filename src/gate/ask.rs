@@ -72,8 +72,7 @@ impl Gate {
         *request.extensions_mut() = asker.parts.extensions.clone();
         let asking = self.put_question(policy, probe, request, asker.service, asker.hold);
         let finding = tokio::time::timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
-        let told = Context { trace: trace_of(&asker.parts.headers).filter(|_| self.tells()), ..Context::default() };
-        self.conclude((slot, asked), held, finding, policy, &told).await
+        self.conclude((slot, asked), held, finding, policy, &asker.parts.headers).await
     }
 
     /// What a finding makes of the record, written.
@@ -83,11 +82,12 @@ impl Gate {
         held: &Held,
         finding: Finding,
         policy: &Policy,
-        told: &Context,
+        headers: &HeaderMap,
     ) -> Result<Told, Problem> {
         self.count(&finding);
         match believe(held, finding, asked.fence, policy) {
             Believed::Write(next) => {
+                let told = || Context { trace: trace_of(headers), ..Context::default() };
                 let swapped = self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, told).await;
                 match (swapped.map_err(|error| self.store_failed(slot, &error))?, next.record.state) {
                     (Swap::Stored, State::Completed { reply, .. }) => {

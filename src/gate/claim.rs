@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep_until, timeout_at};
@@ -42,18 +42,25 @@ pub(super) struct Claimed {
 }
 
 /// What a claim has beside what it is for.
-struct First {
+struct First<'r> {
     /// The key, where it is kept so that the upstream can be asked in the background.
     kept: Option<Bytes>,
     extras: Extras,
-    context: Context,
     trail: Option<Trail>,
+    fields: BTreeMap<String, String>,
+    headers: &'r HeaderMap,
+    request_bytes: u64,
 }
 
-impl First {
-    /// What is told again with the outcome. Whose it is and the request's fields were told with the claim.
-    fn told_later(self) -> Context {
-        Context { scope: None, fields: BTreeMap::new(), ..self.context }
+impl First<'_> {
+    /// What the event log is told with the claim.
+    fn told(&self, scope: String) -> Context {
+        Context { scope: Some(scope), fields: self.fields.clone(), ..self.told_later() }
+    }
+
+    /// What it is told again with the outcome.
+    fn told_later(&self) -> Context {
+        Context { trace: trace_of(self.headers), request_bytes: Some(self.request_bytes), ..Context::default() }
     }
 }
 
@@ -90,7 +97,7 @@ impl Gate {
     pub(super) async fn admit<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
-        identified: Identified,
+        mut identified: Identified,
         permit: Place,
         asker: &mut Asker<'_, S>,
     ) -> Result<Entry, Problem>
@@ -101,7 +108,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let first = self.first(policy, &identified, asker.parts, asker.body)?;
+        let first = self.first(policy, &mut identified, asker.parts, asker.body)?;
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let mut permit = Some(permit);
@@ -120,7 +127,7 @@ impl Gate {
                     match self.try_claim(guarded, (&slot, &whose), &asked, over, &first).await? {
                         Tried::Stands(claim, rule) => {
                             let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
-                            let told = first.told_later();
+                            let told = if self.tells() { first.told_later() } else { Context::default() };
                             return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted, told }));
                         }
                         Tried::Held(held) => held,
@@ -189,17 +196,16 @@ impl Gate {
     }
 
     /// What a claim has beside what it is for.
-    fn first(&self, policy: &Policy, identified: &Identified, parts: &Parts, body: &Bytes) -> Result<First, Problem> {
+    fn first<'r>(
+        &self,
+        policy: &Policy,
+        identified: &mut Identified,
+        parts: &'r Parts,
+        body: &Bytes,
+    ) -> Result<First<'r>, Problem> {
         let trail = Trail::of(&parts.extensions);
-        let mut context = Context::default();
-        if trail.is_some() || self.tells() {
-            let scope = self.settings.hashing.scope_mark(&identified.whose);
-            if let Some(trail) = &trail {
-                trail.identified(identified.slot.to_string(), scope.clone());
-            }
-            let fields = identified.fields.clone();
-            let request_bytes = Some(body.len() as u64);
-            context = Context { scope: Some(scope), trace: trace_of(&parts.headers), request_bytes, fields, ..context };
+        if let Some(trail) = &trail {
+            trail.identified(identified.slot.to_string(), self.settings.hashing.scope_mark(&identified.whose));
         }
         let kept = match &policy.on_uncertain {
             OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, parts, body)?.into()),
@@ -207,7 +213,8 @@ impl Gate {
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
         let extras = Extras { leaves: self.leaves(policy, parts, body), span };
-        Ok(First { kept, extras, context, trail })
+        let fields = std::mem::take(&mut identified.fields);
+        Ok(First { kept, extras, trail, fields, headers: &parts.headers, request_bytes: body.len() as u64 })
     }
 
     /// A place among those who use the upstream: the request's own, or a new one after it has waited.
@@ -236,7 +243,7 @@ impl Gate {
         (slot, whose): (&Slot, &[u8; 32]),
         asked: &Asked,
         over: Over,
-        first: &First,
+        first: &First<'_>,
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
         if let Err(retry_after) = self.room(policy, whose, over) {
@@ -249,9 +256,10 @@ impl Gate {
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
         let own = Unconfirmed::new(self, guarded, slot, claim);
+        let told = || first.told(self.settings.hashing.scope_mark(whose));
         let timer = Timer::start();
         let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
-        let swapped = self.write(slot, over.version(), (&own.claim.record, next.lifetime), policy, &first.context).await;
+        let swapped = self.write(slot, over.version(), (&own.claim.record, next.lifetime), policy, told).await;
         timer.stop(self.meter.store(StoreCall::Claim));
         step.result(match &swapped {
             Ok(Swap::Stored) => "stored",
@@ -361,8 +369,7 @@ impl Gate {
     pub(super) async fn mark_overdue(&self, slot: &Slot, policy: &Policy) -> Result<Option<Held>, StoreError> {
         let Some(held) = self.store.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
-        let told = Context::default();
-        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, &told).await? {
+        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, Context::default).await? {
             Swap::Stored => {
                 self.meter.uncertain.inc();
                 tracing::warn!(route = %held.record.route, operation = %slot, "a lease ended without an outcome: the operation is uncertain");

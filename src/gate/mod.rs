@@ -165,7 +165,7 @@ impl Gate {
             watched: Places::new(settings.in_flight),
             giving_up: Places::new(GIVING_UP_MAX),
             quota: Quota::new(settings.records_per_scope),
-            observed: Observed::new(),
+            observed: Arc::default(),
             closed: Arc::default(),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),

@@ -2,40 +2,71 @@
 //!
 //! It may be lost, and is counted then: no request waits for it, and a duplicate writes nothing itself.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use http::HeaderMap;
 use http::request::Parts;
-use tokio::sync::mpsc;
+use tokio::sync::Notify;
+use tokio::time::timeout;
 
 use super::claim::Entry;
 use super::identify::whose;
-use super::tell::trace_of;
+use super::tell::{TRACE_DIGITS, trace_digits};
 use super::{Gate, Problem};
 use crate::engine::Policy;
 use crate::event::{Difference, Observation, Seen};
+use crate::key::Slot;
 
-/// Observations that wait to be told: a second of a storm of retries. What comes on top is lost.
+/// Observations that wait to be told: a fraction of a second of a storm of retries, 2 MB. What comes on top is lost.
 const WAITING_MAX: usize = 8192;
 
-/// Observations in one batch.
-const BATCH: usize = 256;
+/// Observations in one batch, some 130 KB at most times: a larger one would keep the store from other calls.
+const BATCH: usize = 1024;
 
-/// Between two batches that were not full: what comes meanwhile is told together.
+/// How long the first of a batch waits for more.
 const PAUSE: Duration = Duration::from_millis(500);
 
+/// One request, as it is noted while it is answered: without a text of its own, of which an [`Observation`] has five.
+pub(super) struct Sighting {
+    pub kind: Seen,
+    pub at_ms: u64,
+    pub slot: Option<Slot>,
+    pub route: Arc<str>,
+    pub whose: Option<[u8; 32]>,
+    pub status: Option<u16>,
+    pub waited: Option<Duration>,
+    pub problem: Option<&'static str>,
+    pub differing: Vec<Difference>,
+    pub trace: Option<[u8; TRACE_DIGITS]>,
+}
+
 /// What waits to be told.
+#[derive(Default)]
 pub(super) struct Observed {
-    seen: mpsc::Sender<Observation>,
-    told: Mutex<Option<mpsc::Receiver<Observation>>>,
+    waiting: Mutex<Vec<Sighting>>,
+    /// There is a whole batch.
+    full: Notify,
 }
 
 impl Observed {
-    /// Nothing yet.
-    pub fn new() -> Arc<Observed> {
-        let (seen, told) = mpsc::channel(WAITING_MAX);
-        Arc::new(Observed { seen, told: Mutex::new(Some(told)) })
+    /// Notes what was seen; `false` where there is no room.
+    fn note(&self, seen: Sighting) -> bool {
+        let mut waiting = self.waiting();
+        if waiting.len() >= WAITING_MAX {
+            return false;
+        }
+        waiting.push(seen);
+        if waiting.len() == BATCH {
+            drop(waiting);
+            self.full.notify_one();
+        }
+        true
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Vec<Sighting>> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -58,19 +89,18 @@ impl Gate {
             }
             Ok(_) => return,
             Err(problem) => match (problem.operation(), refusal(problem, policy)) {
-                (Some(slot), Some((status, name))) => (Seen::Refused, slot, status, Some(name.to_owned())),
+                (Some(slot), Some((status, name))) => (Seen::Refused, slot, status, Some(name)),
                 _ => return,
             },
         };
-        let seen = Observation {
-            operation: slot.to_string(),
+        self.note(Sighting {
+            slot: Some(slot),
             status: Some(status),
-            waited_ms: waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
+            waited,
             problem,
             differing: admitted.as_ref().err().map(differing).unwrap_or_default(),
             ..self.sighting(kind, policy, Some(whose), headers)
-        };
-        self.note(seen);
+        });
     }
 
     /// Notes that a request of what is only watched would have been refused, because it can't be told which operation it is.
@@ -81,47 +111,72 @@ impl Gate {
         let Some((status, name)) = refusal(problem, policy) else { return };
         let whose = whose(policy, parts);
         let seen = self.sighting(Seen::WouldRefuse, policy, whose.as_ref(), &parts.headers);
-        self.note(Observation { status: Some(status), problem: Some(name.to_owned()), ..seen });
+        self.note(Sighting { status: Some(status), problem: Some(name), ..seen });
     }
 
     /// What is known of any request: on which route it came, when, whose it is and in which trace.
-    pub(super) fn sighting(&self, kind: Seen, policy: &Policy, whose: Option<&[u8; 32]>, headers: &HeaderMap) -> Observation {
-        Observation {
+    pub(super) fn sighting(&self, kind: Seen, policy: &Policy, whose: Option<&[u8; 32]>, headers: &HeaderMap) -> Sighting {
+        Sighting {
             kind,
             at_ms: self.clock.unix_ms(),
-            operation: String::new(),
-            route: policy.route.to_string(),
-            scope: whose.map(|whose| self.settings.hashing.scope_mark(whose)),
+            slot: None,
+            route: policy.route.clone(),
+            whose: whose.copied(),
             status: None,
-            waited_ms: None,
+            waited: None,
             problem: None,
             differing: Vec::new(),
-            trace: trace_of(headers),
+            trace: trace_digits(headers),
         }
     }
 
     /// Notes what was seen, if there is room.
-    pub(super) fn note(&self, seen: Observation) {
-        if self.observed.seen.try_send(seen).is_err() {
+    pub(super) fn note(&self, seen: Sighting) {
+        if !self.observed.note(seen) {
             self.meter.observations_lost.inc();
         }
     }
 
-    /// Tells what was observed, for as long as it is let. A second call has nothing to tell.
+    /// Tells what was observed, for as long as it is let.
     pub async fn tell_observations(&self) {
-        let told = self.observed.told.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(mut told) = told else { return };
-        let mut batch = Vec::with_capacity(BATCH);
-        while told.recv_many(&mut batch, BATCH).await > 0 {
-            if let Err(error) = self.store.log().observe(&Observation::encode(&batch)).await {
+        loop {
+            // Where the time is over, there may be some all the same.
+            let _: Result<(), _> = timeout(PAUSE, self.observed.full.notified()).await;
+            self.tell_waiting().await;
+        }
+    }
+
+    /// Tells what waits to be told.
+    pub async fn tell_waiting(&self) {
+        let waiting = std::mem::take(&mut *self.observed.waiting());
+        for batch in waiting.chunks(BATCH) {
+            if let Err(error) = self.store.log().observe(&Observation::encode(&self.observations(batch))).await {
                 tracing::debug!(%error, "observations are lost");
                 self.meter.observations_lost.inc_by(batch.len() as u64);
             }
-            if batch.len() < BATCH {
-                tokio::time::sleep(PAUSE).await;
-            }
-            batch.clear();
         }
+    }
+
+    /// Sightings as others read them.
+    fn observations(&self, batch: &[Sighting]) -> Vec<Observation> {
+        // Under a secret a mark takes longer than all the rest, and most of a batch are often of a few scopes.
+        let mut marks = HashMap::new();
+        let mut observation = |seen: &Sighting| {
+            let mark = |whose| marks.entry(whose).or_insert_with_key(|whose| self.settings.hashing.scope_mark(whose)).clone();
+            Observation {
+                kind: seen.kind,
+                at_ms: seen.at_ms,
+                operation: seen.slot.map(|slot| slot.to_string()).unwrap_or_default(),
+                route: seen.route.to_string(),
+                scope: seen.whose.map(mark),
+                status: seen.status,
+                waited_ms: seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
+                problem: seen.problem.map(str::to_owned),
+                differing: seen.differing.clone(),
+                trace: seen.trace.map(|digits| String::from_utf8_lossy(&digits).into_owned()),
+            }
+        };
+        batch.iter().map(&mut observation).collect()
     }
 }
 

@@ -40,7 +40,7 @@ impl Gate {
             return Err(OperatorError::Moved);
         }
         let next = decide(&held, decision, Fence(self.entropy.next()), policy)?;
-        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, &by).await? {
+        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, || by.clone()).await? {
             Swap::Stored => Ok(Held { record: next.record, written_ms: held.now_ms, due_ms: 0, now_ms: held.now_ms }),
             Swap::Stale(_) => Err(OperatorError::Moved),
         }

@@ -150,7 +150,7 @@ impl Gate {
         let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.count(&finding);
         let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else { return };
-        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, &Context::default()).await {
+        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, Context::default).await {
             Ok(Swap::Stored) => {
                 tracing::info!(route = %policy.route, operation = %slot, state = next.record.state.name(), "the upstream told what became of an uncertain operation");
             }

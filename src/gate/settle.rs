@@ -86,7 +86,7 @@ impl Gate {
                 Settlement::Stale => return Settled::Stale(self.store.load(slot).await.ok().flatten()),
             };
             let expected = current.map(|record| record.version);
-            match self.write(slot, expected, (&next.record, next.lifetime), policy, told).await {
+            match self.write(slot, expected, (&next.record, next.lifetime), policy, || told.clone()).await {
                 Ok(Swap::Stored) => {
                     if matches!(next.record.state, State::Uncertain { .. }) {
                         self.meter.uncertain.inc();

@@ -7,11 +7,11 @@ use http::request::Parts;
 use tokio::sync::oneshot;
 
 use super::identify::Identified;
-use super::observe::{differing, refusal};
+use super::observe::{Sighting, differing, refusal};
 use super::settle::Settled;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim};
-use crate::event::{self, Context, Seen};
+use crate::event::{Context, Seen};
 use crate::key::Slot;
 use crate::record::{Cause, Extras, Fence, Held, Version};
 use crate::store::Swap;
@@ -80,18 +80,18 @@ impl Gate {
     }
 
     /// Notes what enforcing would have done with a duplicate. One that it would have run, or asked the upstream about, is none.
-    fn note_watched(&self, policy: &Policy, sighting: event::Observation, duplicate: &Duplicate<'_>, admission: &Admission) {
+    fn note_watched(&self, policy: &Policy, sighting: Sighting, duplicate: &Duplicate<'_>, admission: &Admission) {
         let Duplicate { slot, asked, held, request } = *duplicate;
-        let operation = slot.to_string();
+        let sighting = Sighting { slot: Some(slot), ..sighting };
         let refused = match (admission, request) {
             (Admission::Replay(reply), _) => {
-                return self.note(event::Observation { operation, status: Some(reply.status.as_u16()), ..sighting });
+                return self.note(Sighting { status: Some(reply.status.as_u16()), ..sighting });
             }
             // A watched record never keeps a body, so this is what would have been replayed.
             (Admission::Refuse(Refusal::ResponseNotStored { status }), _) => {
-                return self.note(event::Observation { operation, status: Some(*status), ..sighting });
+                return self.note(Sighting { status: Some(*status), ..sighting });
             }
-            (Admission::Wait, _) => return self.note(event::Observation { operation, ..sighting }),
+            (Admission::Wait, _) => return self.note(sighting),
             (Admission::Refuse(Refusal::KeyReused), Some((parts, body))) => {
                 self.key_reused(policy, slot, asked, held, (parts, body))
             }
@@ -102,11 +102,10 @@ impl Gate {
             (Admission::Run | Admission::Claim(_) | Admission::Probe | Admission::MarkUncertain, _) => return,
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
-        self.note(event::Observation {
+        self.note(Sighting {
             kind: Seen::WouldRefuse,
-            operation,
             status: Some(status),
-            problem: Some(name.to_owned()),
+            problem: Some(name),
             differing: differing(&refused),
             ..sighting
         });

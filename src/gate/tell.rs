@@ -2,35 +2,38 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
+use http::{HeaderMap, HeaderName};
 
 use super::Gate;
 use crate::engine::{Policy, Side, any_chosen, chosen};
 use crate::event::{Context, Event};
 use crate::key::{Document, Slot, Space};
 use crate::record::{Lifetime, Record, ReplyBody, State, Version};
-use crate::store::{StoreError, Swap};
+use crate::store::{NOTHING, Says, StoreError, Swap};
 
 /// Calls to trim in one round: what is left over waits for the next, so that a long log is not taken away at one stroke.
 const TRIMS_PER_ROUND: usize = 100;
 
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+
 impl Gate {
-    /// Writes a record, and the event that tells of it. Of what is only watched nothing is told.
+    /// Writes a record, and the event that tells of it; `told` is asked for what that says beside the record. Of what is only
+    /// watched nothing is told.
     pub(super) async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         (next, lifetime): (&Record, Lifetime),
         policy: &Policy,
-        context: &Context,
+        told: impl Fn() -> Context + Send + Sync,
     ) -> Result<Swap, StoreError> {
-        let mut event = Vec::new();
-        if self.tells() && slot.space == Space::Enforced {
-            let mut context = context.clone();
+        let says = || {
+            let mut context = told();
             tell_result(&mut context, next, policy);
-            event = Event::of(next, lifetime, context).encode();
-        }
-        self.store.write(slot, expected, next, lifetime, &event).await
+            Event::of(next, lifetime, context).encode()
+        };
+        let says: Says<'_> = if self.tells() && slot.space == Space::Enforced { &says } else { NOTHING };
+        self.store.write(slot, expected, next, lifetime, says).await
     }
 
     /// Whether anything is told.
@@ -73,8 +76,16 @@ fn tell_result(context: &mut Context, next: &Record, policy: &Policy) {
     }
 }
 
+/// Digits of a trace's id (Trace Context, section 3.2.2.3).
+pub(super) const TRACE_DIGITS: usize = 32;
+
 /// The trace that a request belongs to: the layer sees to it that the field is there, and well-formed.
+pub(super) fn trace_digits(headers: &HeaderMap) -> Option<[u8; TRACE_DIGITS]> {
+    let trace = headers.get(TRACEPARENT)?.as_bytes().get(3..3 + TRACE_DIGITS)?;
+    trace.iter().all(u8::is_ascii_hexdigit).then(|| trace.try_into().ok())?
+}
+
+/// The same as a text.
 pub(super) fn trace_of(headers: &HeaderMap) -> Option<String> {
-    let trace = headers.get("traceparent")?.to_str().ok()?.get(3..35)?;
-    trace.bytes().all(|byte| byte.is_ascii_hexdigit()).then(|| trace.to_owned())
+    trace_digits(headers).map(|digits| String::from_utf8_lossy(&digits).into_owned())
 }

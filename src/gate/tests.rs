@@ -16,7 +16,7 @@ use crate::engine::{KeyRule, KeySource, Policy};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
-use crate::store::{Listing, Log, Page, StoreError, Swap, Watch};
+use crate::store::{Listing, Log, Page, Says, StoreError, Swap, Watch};
 
 mod rotation;
 
@@ -59,7 +59,7 @@ impl Faulty {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut answers = vec![];
         for (slot, expected, record, lifetime, event) in late {
-            answers.push(self.inner.write(&slot, expected, &record, lifetime, &event).await.unwrap());
+            answers.push(self.inner.write(&slot, expected, &record, lifetime, &|| event.clone()).await.unwrap());
         }
         answers
     }
@@ -77,22 +77,22 @@ impl Store for Faulty {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
-            None => self.inner.write(slot, expected, next, lifetime, event).await,
+            None => self.inner.write(slot, expected, next, lifetime, says).await,
             Some(Fault::AnswerLost) => {
-                self.inner.write(slot, expected, next, lifetime, event).await?;
+                self.inner.write(slot, expected, next, lifetime, says).await?;
                 Err(unknown())
             }
             Some(Fault::Lost) => Err(unknown()),
             Some(Fault::Late) => {
-                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, event.to_vec()));
+                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, says()));
                 Err(unknown())
             }
             Some(Fault::Silent) => {
-                self.inner.write(slot, expected, next, lifetime, event).await?;
+                self.inner.write(slot, expected, next, lifetime, says).await?;
                 std::future::pending().await
             }
             Some(Fault::Refused) => Err(StoreError::NotApplied("no connection".into())),

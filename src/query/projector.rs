@@ -242,7 +242,7 @@ mod tests {
         let next = claim(&asked, Over::Nothing, Version(n as u64), BEGAN_MS, &policy());
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");
-        store.write(&slot, None, &next.record, next.lifetime, &event).await.unwrap();
+        store.write(&slot, None, &next.record, next.lifetime, &|| event.clone()).await.unwrap();
     }
 
     #[tokio::test]

@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::LocalCache;
-use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
@@ -38,17 +38,17 @@ impl Store for Cached {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
             // What this process writes over, it must not answer with until it is told.
             self.cache.changed(slot);
-            return self.inner.write(slot, expected, next, lifetime, event).await;
+            return self.inner.write(slot, expected, next, lifetime, says).await;
         }
         if let Some(held) = self.cache.get(slot) {
             return Ok(Swap::Stale(Some(held)));
         }
-        let swapped = self.inner.write(slot, expected, next, lifetime, event).await?;
+        let swapped = self.inner.write(slot, expected, next, lifetime, says).await?;
         if let Swap::Stale(Some(held)) = &swapped {
             self.cache.offer(slot, held);
         }

@@ -15,7 +15,7 @@ use self::disk::{Folder, Opener, Writes};
 use self::shelf::{Shelf, StoreTime};
 use self::tables::Parcel;
 use self::writer::{Answer, Exchange, Job, Order, Writer};
-use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 
@@ -165,7 +165,7 @@ impl Store for Embedded {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         let tombstone = match (&next.state, lifetime.tombstone) {
             (State::Completed { .. }, Some(keep)) => Some(Parcel::new(&encode(&next.tombstone()), None, keep)),
@@ -180,7 +180,7 @@ impl Store for Embedded {
             heeds_tombstone: lifetime.tombstone.is_some(),
             record: Parcel::new(&encoded, lifetime.due, lifetime.keep),
             tombstone,
-            event: event.to_vec(),
+            event: says(),
         };
         match self.ask(Job::Swap(Box::new(exchange))).await? {
             Answer::Stale(raw) => Ok(Swap::Stale(raw.map(|raw| raw.held()).transpose()?)),

@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
 
@@ -43,9 +43,9 @@ impl Store for Latched {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
-        self.opened()?.write(slot, expected, next, lifetime, event).await
+        self.opened()?.write(slot, expected, next, lifetime, says).await
     }
 
     fn log(&self) -> &dyn Log {

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::log::Journal;
-use super::{Hub, Listing, Log, Page, Store, StoreError, Swap, Watch, is_listed};
+use super::{Hub, Listing, Log, Page, Says, Store, StoreError, Swap, Watch, is_listed};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
@@ -73,7 +73,7 @@ impl Store for Memory {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         let (mut shelf, now_ms) = self.open();
         shelf.sweep(now_ms);
@@ -90,7 +90,7 @@ impl Store for Memory {
             return Ok(Swap::Stale(Some(tombstone.held(now_ms))));
         }
         shelf.write(slot, next, lifetime, now_ms);
-        shelf.journal.append(slot, event, now_ms);
+        shelf.journal.append(slot, &says(), now_ms);
         drop(shelf);
         self.hub.notify(slot);
         Ok(Swap::Stored)

@@ -67,6 +67,13 @@ pub enum StoreError {
     Corrupt(#[from] CodecError),
 }
 
+/// What a change says of itself to the [log](Log); it is asked for that only where it may be appended. Most claims of duplicates
+/// say nothing, and making what they would say takes longer than anything else of them that is the gateway's own.
+pub type Says<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
+
+/// What a change says that is not to be told.
+pub const NOTHING: Says<'static> = &Vec::new;
+
 /// A keeper of records. Every method is safe to cancel; a cancelled write counts as [`StoreError::MaybeApplied`].
 #[async_trait]
 pub trait Store: Send + Sync + 'static {
@@ -76,20 +83,20 @@ pub trait Store: Send + Sync + 'static {
     /// Re-entrant: where the slot already holds a record of `next`'s version, fence and state, it was this very call
     /// that wrote it, and the answer is `Stored`.
     ///
-    /// In the same atomic step `event` is appended to the [log](Store::log): once, however often the call is repeated, and not
-    /// at all where the answer is `Stale`, or where it is empty.
+    /// In the same atomic step what the change says is appended to the [log](Store::log): once, however often the call is
+    /// repeated, and not at all where the answer is `Stale`, or where it says nothing.
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError>;
 
     /// Writes without an event.
     async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
-        self.write(slot, expected, next, lifetime, b"").await
+        self.write(slot, expected, next, lifetime, NOTHING).await
     }
 
     /// The event log.

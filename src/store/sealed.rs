@@ -13,7 +13,7 @@ use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{Listing, Log, Page, Store, StoreError, Swap, Watch};
+use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{
     CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply,
@@ -146,10 +146,10 @@ impl Store for Sealed {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         let closed = self.closed(slot, next)?;
-        let swapped = self.inner.write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, event).await?;
+        let swapped = self.inner.write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, says).await?;
         match swapped {
             Swap::Stored => Ok(Swap::Stored),
             Swap::Stale(held) => Ok(Swap::Stale(self.opened(slot, held)?)),

@@ -58,10 +58,10 @@ impl Store for Way {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         self.turns.of(self.who).await;
-        self.inner.write(slot, expected, next, lifetime, event).await
+        self.inner.write(slot, expected, next, lifetime, says).await
     }
 
     fn log(&self) -> &dyn Log {

@@ -31,7 +31,7 @@ impl Followed {
     async fn claimed(&self, n: u64) {
         let event = serde_json::to_vec(&event(Kind::Claimed, self.now_ms.load(Ordering::SeqCst))).unwrap();
         let lifetime = Lifetime { keep: HOUR * 100, due: Some(HOUR), tombstone: None };
-        let written = self.store.write(&slot(n), None::<Version>, &claim(n, n), lifetime, &event).await.unwrap();
+        let written = self.store.write(&slot(n), None::<Version>, &claim(n, n), lifetime, &|| event.clone()).await.unwrap();
         assert_eq!(written, Swap::Stored);
     }
 

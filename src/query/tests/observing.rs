@@ -12,7 +12,7 @@ fn batch(seq: u64, seen: &Value) -> (EntryId, bytes::Bytes) {
 }
 
 fn watched(kind: &str, at_ms: u64, scope: &str, problem: Option<&str>) -> Value {
-    let mut seen = json!({"kind": kind, "at_ms": at_ms, "operation": "", "route": "payments", "scope": scope});
+    let mut seen = json!({"kind": kind, "route": "payments", "scope": scope, "seen": [{"at_ms": at_ms}]});
     if let Some(problem) = problem {
         seen["problem"] = problem.into();
     }
@@ -25,8 +25,9 @@ fn what_this_version_cannot_read_is_passed_over_and_a_batch_that_comes_again_cou
     let mut told = Told::default();
     told.tell(1, T0, &event(Kind::Claimed, T0));
     applied(&model, &told);
-    let replayed = json!({"kind": "replayed", "at_ms": T0, "operation": slot(1).to_string(), "route": "payments", "status": 201});
-    let seen = json!([{"kind": "from a later version"}, replayed, "no observation", replayed]);
+    let one = json!({"operation": slot(1).to_string(), "at_ms": T0});
+    let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [one]});
+    let seen = json!([{"kind": "from a later version"}, replayed, "no group", replayed]);
     let batches = [batch(0, &seen), batch(1, &json!("no batch"))];
     let generation = model.reached().unwrap().generation;
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 2);

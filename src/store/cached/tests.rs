@@ -34,10 +34,10 @@ impl Store for Counting {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         self.claims.fetch_add(1, Ordering::SeqCst);
-        self.inner.write(slot, expected, next, lifetime, event).await
+        self.inner.write(slot, expected, next, lifetime, says).await
     }
     fn log(&self) -> &dyn Log {
         self.inner.log()

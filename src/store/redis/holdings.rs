@@ -83,14 +83,14 @@ pub(super) fn is_later(version: Version, than: Version) -> bool {
 
 impl Holdings {
     /// A write was acknowledged. Shadow records decide nothing and are not held.
-    pub(super) fn acknowledged(&self, slot: &Slot, encoded: Encoded, lifetime: Lifetime, event: &[u8]) {
+    pub(super) fn acknowledged(&self, slot: &Slot, encoded: Encoded, lifetime: Lifetime, event: Box<[u8]>) {
         if slot.space != Space::Enforced {
             return;
         }
         let now = Instant::now();
         let in_flight = head_in_flight(&encoded.head);
         let span = if in_flight { lifetime.due.unwrap_or(RECENT) } else { RECENT };
-        let holding = Box::new(Holding { encoded, lifetime, event: event.into(), until: now + span });
+        let holding = Box::new(Holding { encoded, lifetime, event, until: now + span });
         let mut inner = self.lock();
         inner.forget(slot);
         if in_flight {
@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn keep(holdings: &Holdings, n: u64, record: &Record, lifetime: Lifetime) {
-        holdings.acknowledged(&slot(Space::Enforced, n), encode(record), lifetime, b"");
+        holdings.acknowledged(&slot(Space::Enforced, n), encode(record), lifetime, Box::default());
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,7 +210,7 @@ mod tests {
         keep(&holdings, 0, &claim(1, 1), LEASE);
         let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
         for n in 1..=40 {
-            holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP, b"");
+            holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP, Box::default());
         }
         let inner = holdings.lock();
         assert!(inner.bytes <= BYTES_MAX && inner.settled.len() == 15, "{} in {} bytes", inner.settled.len(), inner.bytes);
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn shadow_records_are_not_held() {
         let holdings = Holdings::default();
-        holdings.acknowledged(&slot(Space::Shadow, 1), encode(&claim(1, 1)), LEASE, b"");
+        holdings.acknowledged(&slot(Space::Shadow, 1), encode(&claim(1, 1)), LEASE, Box::default());
         assert!(holdings.lock().claims.is_empty());
         assert!(matches!(claim(1, 1).state, State::InFlight { .. }));
     }

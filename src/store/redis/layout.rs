@@ -98,6 +98,11 @@ pub(super) fn observed_bytes_key() -> Vec<u8> {
     in_partition(OBSERVATIONS_PARTITION, b"observed_bytes")
 }
 
+/// The key of what each of their batches takes, in bytes: a list in the order of the stream.
+pub(super) fn observed_sizes_key() -> Vec<u8> {
+    in_partition(OBSERVATIONS_PARTITION, b"observed_sizes")
+}
+
 /// The partition under whose tag those lie.
 pub(super) const OBSERVATIONS_PARTITION: u16 = 0;
 
@@ -214,6 +219,7 @@ mod tests {
             (readers_key(42), "onceward:{p42}:readers".into()),
             (observations_key(), "onceward:{p0}:observations".into()),
             (observed_bytes_key(), "onceward:{p0}:observed_bytes".into()),
+            (observed_sizes_key(), "onceward:{p0}:observed_sizes".into()),
             (identities_key(), "onceward:{p0}:identities".into()),
             (ping_key(None), "onceward:ping".into()),
             (ping_key(Some(3)), "onceward:{p3}:ping".into()),

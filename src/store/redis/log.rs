@@ -9,7 +9,7 @@ use futures_util::future::try_join_all;
 use redis::Value;
 
 use super::servers::Group;
-use super::{Redis, layout, millis, unexpected};
+use super::{Redis, array, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
@@ -45,14 +45,14 @@ impl Redis {
         Ok(entries)
     }
 
-    /// Appends a batch of observations, if there is one, and takes away old ones. Returns how many went.
-    async fn observed(&self, batch: &[u8], keep_ms: &[u8]) -> Result<usize, StoreError> {
-        let keys = [layout::observations_key(), layout::observed_bytes_key()];
-        let (most, beside) = (OBSERVED_BYTES_MAX.to_string(), OBSERVED_ENTRY_BYTES.to_string());
-        let count = TRIMMED_PER_PARTITION.to_string();
-        let args: [&[u8]; 5] = [batch, most.as_bytes(), beside.as_bytes(), keep_ms, count.as_bytes()];
-        let partition = layout::OBSERVATIONS_PARTITION;
-        let answer = self.run(partition, &self.scripts.observe, (&keys, &args), None, self.deadline()).await?;
+    /// Takes away the oldest observations where there are too many, and those older than `keep_ms`, if that isn't empty. Returns
+    /// how many batches went.
+    async fn forget_observed(&self, keep_ms: &[u8]) -> Result<usize, StoreError> {
+        let keys = [layout::observations_key(), layout::observed_bytes_key(), layout::observed_sizes_key()];
+        let (most, count) = (OBSERVED_BYTES_MAX.to_string(), TRIMMED_PER_PARTITION.to_string());
+        let args: [&[u8]; 3] = [most.as_bytes(), keep_ms, count.as_bytes()];
+        let script = &self.scripts.forget_observed;
+        let answer = self.run(layout::OBSERVATIONS_PARTITION, script, (&keys, &args), None, self.deadline()).await?;
         redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
@@ -124,7 +124,7 @@ impl Log for Redis {
 
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
         let span = millis(older_than);
-        let mut trimmed = Trimmed { batches: self.observed(b"", &span).await?, ..Trimmed::default() };
+        let mut trimmed = Trimmed { batches: self.forget_observed(&span).await?, ..Trimmed::default() };
         let most = TRIMMED_PER_PARTITION.to_string();
         for Ends { partition, .. } in self.ends().await? {
             let keys = [layout::events_key(partition), layout::readers_key(partition), layout::trimmed_key(partition)];
@@ -140,7 +140,20 @@ impl Log for Redis {
     }
 
     async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
-        self.observed(batch, b"").await.map(drop)
+        let bytes = batch.len() + OBSERVED_ENTRY_BYTES;
+        // By commands: a script would have it copied twice.
+        let mut appending = redis::pipe();
+        appending.cmd("MULTI");
+        appending.cmd("XADD").arg(layout::observations_key()).arg("*").arg("b").arg(batch);
+        appending.cmd("RPUSH").arg(layout::observed_sizes_key()).arg(bytes);
+        appending.cmd("INCRBY").arg(layout::observed_bytes_key()).arg(bytes);
+        appending.cmd("EXEC");
+        let done = array(self.pipeline(layout::OBSERVATIONS_PARTITION, &appending).await?.pop().ok_or_else(unexpected)?)?;
+        match done.last() {
+            Some(Value::Int(held)) if usize::try_from(*held).is_ok_and(|held| held <= OBSERVED_BYTES_MAX) => Ok(()),
+            Some(Value::Int(_)) => self.forget_observed(b"").await.map(drop),
+            _ => Err(unexpected()),
+        }
     }
 
     async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {

@@ -27,7 +27,7 @@ pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
 pub use self::tracker::track;
 use self::write::Change;
-use super::{Hub, Listing, Log, Page, Store, StoreError, Swap, Watch};
+use super::{Hub, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::telemetry::BreakerMeter;
@@ -162,7 +162,7 @@ struct Scripts {
     forget: Script,
     agree: Script,
     trim: Script,
-    observe: Script,
+    forget_observed: Script,
 }
 
 struct Script {
@@ -196,7 +196,7 @@ impl Redis {
                 forget: Script::new(include_str!("forget.lua")),
                 agree: Script::new(include_str!("agree.lua")),
                 trim: Script::new(include_str!("trim.lua")),
-                observe: Script::new(include_str!("observe.lua")),
+                forget_observed: Script::new(include_str!("forget_observed.lua")),
             },
             time: ServerTime::new(),
             epochs: Epochs::new(wanted.clone(), options.quiet),
@@ -308,15 +308,23 @@ impl Store for Redis {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        event: &[u8],
+        says: Says<'_>,
     ) -> Result<Swap, StoreError> {
-        let encoded = encode(next);
-        let change = Change { slot, expected, next, encoded: &encoded, lifetime, event };
+        let deadline = self.deadline();
         let in_flight = matches!(next.state, State::InFlight { .. });
-        let swapped = if in_flight { self.claim(&change).await } else { self.change(&change).await };
+        if in_flight
+            && expected.is_none()
+            && self.settled.knows(slot)
+            && let Some(stands) = self.completed(slot, deadline).await?
+        {
+            return Ok(Swap::Stale(Some(stands)));
+        }
+        let (encoded, event) = (encode(next), says());
+        let change = Change { slot, expected, next, encoded: &encoded, lifetime, event: &event };
+        let swapped = if in_flight { self.claim(&change, deadline).await } else { self.change(&change, deadline).await };
         // A claim without an answer may be found to stand; and if not, it is given up, which takes its place here.
         if matches!(swapped, Ok(Swap::Stored)) || in_flight && matches!(swapped, Err(StoreError::MaybeApplied(_))) {
-            self.holdings.acknowledged(slot, encoded, lifetime, event);
+            self.holdings.acknowledged(slot, encoded, lifetime, event.into());
         }
         let stands = match &swapped {
             Ok(Swap::Stored) => Some(&next.state),

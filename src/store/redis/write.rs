@@ -7,7 +7,7 @@ use super::epoch::Standing;
 use super::link::Failure;
 use super::{Redis, held, layout, millis, time_ms, unexpected};
 use crate::key::Slot;
-use crate::record::{Encoded, Lifetime, Record, State, Version, encode};
+use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode};
 use crate::store::{Store, StoreError, Swap, log};
 
 /// A change that is to be written.
@@ -31,18 +31,12 @@ pub(super) enum Written {
 
 impl Redis {
     /// Claims: only under the epoch that the partition is known to have, and not while new operations are refused.
-    pub(super) async fn claim(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
-        let (partition, deadline) = (change.slot.partition(), self.deadline());
+    pub(super) async fn claim(&self, change: &Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
+        let partition = change.slot.partition();
         loop {
             let standing = self.epochs.standing(partition, deadline).await?;
             if standing.quiet_until.is_some_and(|until| Instant::now() < until) {
                 return Box::pin(self.known_only(change)).await;
-            }
-            if change.expected.is_none()
-                && self.settled.knows(change.slot)
-                && let Some(stands) = self.completed(change.slot, &standing, deadline).await?
-            {
-                return Ok(stands);
             }
             match self.swap_script(change, Some(&standing), deadline).await? {
                 Written::Swapped(swap) => return Ok(swap),
@@ -52,11 +46,12 @@ impl Redis {
     }
 
     /// The completed record that stands in a claim's way. Of anything else, and of nothing, the script decides.
-    async fn completed(&self, slot: &Slot, standing: &Standing, deadline: Instant) -> Result<Option<Swap>, StoreError> {
+    pub(super) async fn completed(&self, slot: &Slot, deadline: Instant) -> Result<Option<Held>, StoreError> {
+        let standing = self.epochs.standing(slot.partition(), deadline).await?;
         let mut get = redis::cmd("GET");
         get.arg(layout::record_key(slot));
         match self.confirmed(slot.partition(), get, Some(standing.generation), deadline).await {
-            Ok(Value::BulkString(value)) if layout::is_completed(&value) => self.swap_of(Value::BulkString(value)).map(Some),
+            Ok(Value::BulkString(value)) if layout::is_completed(&value) => self.settled_one(Value::BulkString(value)),
             Ok(_) | Err(Failure::Replaced) => Ok(None),
             Err(failure) => Err(match StoreError::from(failure) {
                 // It was to be read alone.
@@ -79,8 +74,7 @@ impl Redis {
 
     /// Writes what is no claim. A record that this process wrote and the store has no more was lost with others: it is
     /// written again first.
-    pub(super) async fn change(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
-        let deadline = self.deadline();
+    pub(super) async fn change(&self, change: &Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
         let swapped = self.swapped(self.swap_script(change, None, deadline).await?)?;
         let own = |expected| self.holdings.holds(change.slot, |holding| holding.version() == expected);
         if swapped == Swap::Stale(None) && change.expected.is_some_and(own) {
@@ -157,6 +151,13 @@ impl Redis {
         }
     }
 
+    /// A settled record, which comes without the time.
+    fn settled_one(&self, value: Value) -> Result<Option<Held>, StoreError> {
+        let mut held = held(value, 0)?;
+        held.iter_mut().for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
+        Ok(held)
+    }
+
     /// What the swap script answered.
     fn swap_of(&self, answer: Value) -> Result<Swap, StoreError> {
         match answer {
@@ -167,12 +168,7 @@ impl Redis {
                 Ok(Swap::Stored)
             }
             Value::Nil => Ok(Swap::Stale(None)),
-            // Settled: without the time.
-            Value::BulkString(_) => {
-                let mut held = held(answer, 0)?;
-                held.iter_mut().for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
-                Ok(Swap::Stale(held))
-            }
+            Value::BulkString(_) => self.settled_one(answer).map(Swap::Stale),
             Value::Array(parts) => {
                 let mut parts = parts.into_iter();
                 let value = parts.next().ok_or_else(unexpected)?;

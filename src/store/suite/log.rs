@@ -14,7 +14,7 @@ use crate::store::log::{Entry, EntryId, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES
 const ALL: usize = 100_000;
 
 async fn told(stage: &Stage, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime, event: &str) -> bool {
-    stage.store.write(slot, expected.map(Version), next, lifetime, event.as_bytes()).await.unwrap() == Swap::Stored
+    stage.store.write(slot, expected.map(Version), next, lifetime, &|| event.into()).await.unwrap() == Swap::Stored
 }
 
 async fn logged(stage: &Stage) -> Vec<Entry> {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
-use onceward::store::{Listing, Log, Page, Store, StoreError, Swap, Watch};
+use onceward::store::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -205,7 +205,7 @@ impl Store for Link {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        _event: &[u8],
+        _says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         self.process.runs().await;
         let (key, gateway) = (self.world.key_of(slot), self.process.gateway);

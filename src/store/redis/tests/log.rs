@@ -6,7 +6,7 @@ use super::*;
 use crate::store::log::{DIGEST_BYTES, Entry, EntryId, Fault, verify};
 
 async fn told(store: &Redis, n: u64) {
-    let swapped = store.write(&HERE(n), None, &claim(n, n), LEASE, b"{\"kind\":\"claimed\"}").await.unwrap();
+    let swapped = store.write(&HERE(n), None, &claim(n, n), LEASE, &|| b"{\"kind\":\"claimed\"}".into()).await.unwrap();
     assert_eq!(swapped, Swap::Stored);
 }
 
