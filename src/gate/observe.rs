@@ -2,7 +2,7 @@
 //!
 //! It may be lost, and is counted then: no request waits for it, and a duplicate writes nothing itself.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -13,7 +13,7 @@ use tokio::time::timeout;
 
 use super::claim::Entry;
 use super::identify::whose;
-use super::tell::{TRACE_DIGITS, trace_digits};
+use super::tell::{TRACE_DIGITS, trace_digits, trace_text};
 use super::{Gate, Problem};
 use crate::engine::Policy;
 use crate::event::{Difference, Observation, Seen};
@@ -63,6 +63,14 @@ impl Observed {
             self.full.notify_one();
         }
         true
+    }
+
+    /// What waits, which is then in other hands.
+    fn take(&self) -> Vec<Sighting> {
+        let mut waiting = self.waiting();
+        // Where there were some, there are going to be more; growing to them step by step takes as long as noting them.
+        let room = if waiting.is_empty() { 0 } else { BATCH };
+        std::mem::replace(&mut *waiting, Vec::with_capacity(room))
     }
 
     fn waiting(&self) -> MutexGuard<'_, Vec<Sighting>> {
@@ -148,7 +156,7 @@ impl Gate {
 
     /// Tells what waits to be told.
     pub async fn tell_waiting(&self) {
-        let waiting = std::mem::take(&mut *self.observed.waiting());
+        let waiting = self.observed.take();
         for batch in waiting.chunks(BATCH) {
             if let Err(error) = self.store.log().observe(&Observation::encode(&self.observations(batch))).await {
                 tracing::debug!(%error, "observations are lost");
@@ -160,7 +168,7 @@ impl Gate {
     /// Sightings as others read them.
     fn observations(&self, batch: &[Sighting]) -> Vec<Observation> {
         // Under a secret a mark takes longer than all the rest, and most of a batch are often of a few scopes.
-        let mut marks = HashMap::new();
+        let mut marks = BTreeMap::new();
         let mut observation = |seen: &Sighting| {
             let mark = |whose| marks.entry(whose).or_insert_with_key(|whose| self.settings.hashing.scope_mark(whose)).clone();
             Observation {
@@ -173,7 +181,7 @@ impl Gate {
                 waited_ms: seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
                 problem: seen.problem.map(str::to_owned),
                 differing: seen.differing.clone(),
-                trace: seen.trace.map(|digits| String::from_utf8_lossy(&digits).into_owned()),
+                trace: seen.trace.as_ref().map(trace_text),
             }
         };
         batch.iter().map(&mut observation).collect()

@@ -87,5 +87,10 @@ pub(super) fn trace_digits(headers: &HeaderMap) -> Option<[u8; TRACE_DIGITS]> {
 
 /// The same as a text.
 pub(super) fn trace_of(headers: &HeaderMap) -> Option<String> {
-    trace_digits(headers).map(|digits| String::from_utf8_lossy(&digits).into_owned())
+    trace_digits(headers).as_ref().map(trace_text)
+}
+
+/// Digits as a text.
+pub(super) fn trace_text(digits: &[u8; TRACE_DIGITS]) -> String {
+    String::from_utf8(digits.to_vec()).unwrap_or_default()
 }

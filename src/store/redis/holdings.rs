@@ -33,7 +33,7 @@ pub(super) struct Holding {
     pub encoded: Encoded,
     pub lifetime: Lifetime,
     /// What was appended to the event log with it.
-    pub event: Box<[u8]>,
+    pub event: Vec<u8>,
     until: Instant,
 }
 
@@ -72,7 +72,7 @@ impl Holding {
     }
 
     fn weight(&self) -> usize {
-        ENTRY_BYTES + self.encoded.payload.len() + self.event.len()
+        ENTRY_BYTES + self.encoded.payload.len() + self.event.capacity()
     }
 }
 
@@ -83,7 +83,7 @@ pub(super) fn is_later(version: Version, than: Version) -> bool {
 
 impl Holdings {
     /// A write was acknowledged. Shadow records decide nothing and are not held.
-    pub(super) fn acknowledged(&self, slot: &Slot, encoded: Encoded, lifetime: Lifetime, event: Box<[u8]>) {
+    pub(super) fn acknowledged(&self, slot: &Slot, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) {
         if slot.space != Space::Enforced {
             return;
         }
@@ -185,7 +185,7 @@ mod tests {
     }
 
     fn keep(holdings: &Holdings, n: u64, record: &Record, lifetime: Lifetime) {
-        holdings.acknowledged(&slot(Space::Enforced, n), encode(record), lifetime, Box::default());
+        holdings.acknowledged(&slot(Space::Enforced, n), encode(record), lifetime, Vec::new());
     }
 
     #[tokio::test(start_paused = true)]
@@ -210,7 +210,7 @@ mod tests {
         keep(&holdings, 0, &claim(1, 1), LEASE);
         let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
         for n in 1..=40 {
-            holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP, Box::default());
+            holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP, Vec::new());
         }
         let inner = holdings.lock();
         assert!(inner.bytes <= BYTES_MAX && inner.settled.len() == 15, "{} in {} bytes", inner.settled.len(), inner.bytes);
@@ -233,7 +233,7 @@ mod tests {
 
     #[test]
     fn only_a_later_change_of_the_same_record_follows() {
-        let held = Holding { encoded: encode(&completed(1)), lifetime: KEEP, event: Box::default(), until: Instant::now() };
+        let held = Holding { encoded: encode(&completed(1)), lifetime: KEEP, event: Vec::new(), until: Instant::now() };
         let version = held.version();
         let before = |n: u64| Version(version.0.wrapping_sub(n));
         assert!(held.follows(before(1)) && held.follows(before(2)));
@@ -243,7 +243,7 @@ mod tests {
     #[test]
     fn shadow_records_are_not_held() {
         let holdings = Holdings::default();
-        holdings.acknowledged(&slot(Space::Shadow, 1), encode(&claim(1, 1)), LEASE, Box::default());
+        holdings.acknowledged(&slot(Space::Shadow, 1), encode(&claim(1, 1)), LEASE, Vec::new());
         assert!(holdings.lock().claims.is_empty());
         assert!(matches!(claim(1, 1).state, State::InFlight { .. }));
     }

@@ -324,7 +324,7 @@ impl Store for Redis {
         let swapped = if in_flight { self.claim(&change, deadline).await } else { self.change(&change, deadline).await };
         // A claim without an answer may be found to stand; and if not, it is given up, which takes its place here.
         if matches!(swapped, Ok(Swap::Stored)) || in_flight && matches!(swapped, Err(StoreError::MaybeApplied(_))) {
-            self.holdings.acknowledged(slot, encoded, lifetime, event.into());
+            self.holdings.acknowledged(slot, encoded, lifetime, event);
         }
         let stands = match &swapped {
             Ok(Swap::Stored) => Some(&next.state),
