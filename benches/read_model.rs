@@ -133,6 +133,8 @@ fn fill(model: &ReadModel, operations: u64) -> Duration {
 fn observe(model: &ReadModel, operations: u64) {
     let generation = model.reached().unwrap().generation;
     let seen = |n: u64| Observation {
+        until_ms: None,
+        times: None,
         kind: Seen::Replayed,
         at_ms: T0 + DAY_MS - mixed(n) % 3_600_000,
         operation: slot(mixed(n) % operations).to_string(),

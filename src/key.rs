@@ -410,7 +410,7 @@ impl Slot {
     }
 
     /// A slot from its stored hash.
-    pub fn from_hash(space: Space, hash: [u8; SLOT_BYTES]) -> Slot {
+    pub const fn from_hash(space: Space, hash: [u8; SLOT_BYTES]) -> Slot {
         Slot { space, hash }
     }
 

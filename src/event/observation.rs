@@ -10,6 +10,9 @@ use super::json::{Object, list};
 /// Room for one observation of a batch.
 const USUAL_BYTES: usize = 160;
 
+/// As many requests as one observation tells of at most: what counts them stays a number also where somebody wrote nonsense.
+const TIMES_MAX: u64 = u32::MAX as u64;
+
 /// What happened to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -40,19 +43,25 @@ impl Seen {
 }
 
 /// A place in which a duplicate differs from the first request.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Difference {
     /// A JSON pointer into the request's body.
     pub pointer: String,
 }
 
-/// One request, as it was seen by its gateway.
+/// A request, as it was seen by its gateway: or several that were alike in all that is said here.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// What happened.
     pub kind: Seen,
-    /// When, in ms since 1970 by the gateway's clock.
+    /// When, in ms since 1970 by the gateway's clock; of several, the first.
     pub at_ms: u64,
+    /// When the last of several came.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub until_ms: Option<u64>,
+    /// How many they are; `None`: one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub times: Option<u64>,
     /// The operation's public reference; empty where a request of a shadow route could not be told to be one.
     pub operation: String,
     /// The route.
@@ -63,7 +72,7 @@ pub struct Observation {
     /// The status of the answer; of a shadow route's request the one that enforcing would have given, where that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<u16>,
-    /// How long it waited, in ms.
+    /// How long it waited, in ms; of several, the longest.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub waited_ms: Option<u64>,
     /// Why it was refused: the short name of the problem's type.
@@ -72,7 +81,7 @@ pub struct Observation {
     /// Where it differs from the first request, if that is known.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub differing: Vec<Difference>,
-    /// The trace that the request belongs to: 32 hexadecimal digits.
+    /// The trace that the request belongs to: 32 hexadecimal digits. Of several, the first one's.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub trace: Option<String>,
 }
@@ -94,6 +103,8 @@ struct Request {
     #[serde(default)]
     operation: String,
     at_ms: u64,
+    until_ms: Option<u64>,
+    times: Option<u64>,
     waited_ms: Option<u64>,
     #[serde(default)]
     differing: Vec<Difference>,
@@ -101,6 +112,23 @@ struct Request {
 }
 
 impl Observation {
+    /// How many requests it tells of.
+    pub fn requests(&self) -> u64 {
+        self.times.unwrap_or(1).clamp(1, TIMES_MAX)
+    }
+
+    /// When the last of them came, in ms since 1970.
+    pub fn last_ms(&self) -> u64 {
+        self.until_ms.unwrap_or(self.at_ms).max(self.at_ms)
+    }
+
+    /// One more of them came.
+    pub fn again(&mut self, at_ms: u64, waited_ms: Option<u64>) {
+        self.times = Some(self.requests().saturating_add(1));
+        (self.at_ms, self.until_ms) = (self.at_ms.min(at_ms), Some(self.last_ms().max(at_ms)));
+        self.waited_ms = self.waited_ms.max(waited_ms);
+    }
+
     /// A batch as it is kept: a JSON array of groups, each with what its observations have in common.
     pub fn encode(batch: &[Observation]) -> Vec<u8> {
         let mut groups = BTreeMap::<_, Vec<&Observation>>::new();
@@ -129,6 +157,8 @@ impl Observation {
             one.text("operation", &self.operation);
         }
         one.number("at_ms", self.at_ms);
+        one.number_if("until_ms", self.until_ms);
+        one.number_if("times", self.times);
         one.number_if("waited_ms", self.waited_ms);
         if !self.differing.is_empty() {
             list(one.name("differing"), &self.differing, |out, difference| {
@@ -155,9 +185,11 @@ impl Observation {
 impl Group {
     fn observations(self) -> Vec<Observation> {
         let Group { kind, route, scope, status, problem, seen } = self;
-        let of_group = |Request { operation, at_ms, waited_ms, differing, trace }| Observation {
+        let of_group = |Request { operation, at_ms, until_ms, times, waited_ms, differing, trace }| Observation {
             kind,
             at_ms,
+            until_ms,
+            times,
             operation,
             route: route.clone(),
             scope: scope.clone(),

@@ -207,6 +207,8 @@ fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over
     let seen = |kind| Observation {
         kind,
         at_ms: 7,
+        until_ms: None,
+        times: None,
         operation: "op_00112233445566778899aabbccddeeff00112233".into(),
         route: "payments".into(),
         scope: None,

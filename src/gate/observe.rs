@@ -165,26 +165,37 @@ impl Gate {
         }
     }
 
-    /// Sightings as others read them.
+    /// Sightings as others read them. Those of a storm are alike but for when they came, and told as one.
     fn observations(&self, batch: &[Sighting]) -> Vec<Observation> {
-        // Under a secret a mark takes longer than all the rest, and most of a batch are often of a few scopes.
+        // Under a secret a mark takes longer than all the rest, and those of a batch are often of a few scopes.
         let mut marks = BTreeMap::new();
-        let mut observation = |seen: &Sighting| {
-            let mark = |whose| marks.entry(whose).or_insert_with_key(|whose| self.settings.hashing.scope_mark(whose)).clone();
-            Observation {
+        let mut mark = |whose| marks.entry(whose).or_insert_with_key(|whose| self.settings.hashing.scope_mark(whose)).clone();
+        let mut told: Vec<Observation> = Vec::new();
+        let mut places = BTreeMap::new();
+        for seen in batch {
+            let waited_ms = seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+            let alike = (seen.slot, seen.kind, &seen.route, seen.whose, seen.status, seen.problem, &seen.differing);
+            if let Some(first) = places.get(&alike).and_then(|place: &usize| told.get_mut(*place)) {
+                first.again(seen.at_ms, waited_ms);
+                continue;
+            }
+            places.insert(alike, told.len());
+            told.push(Observation {
                 kind: seen.kind,
                 at_ms: seen.at_ms,
+                until_ms: None,
+                times: None,
                 operation: seen.slot.map(|slot| slot.to_string()).unwrap_or_default(),
                 route: seen.route.to_string(),
-                scope: seen.whose.map(mark),
+                scope: seen.whose.map(&mut mark),
                 status: seen.status,
-                waited_ms: seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX)),
+                waited_ms,
                 problem: seen.problem.map(str::to_owned),
                 differing: seen.differing.clone(),
                 trace: seen.trace.as_ref().map(trace_text),
-            }
-        };
-        batch.iter().map(&mut observation).collect()
+            });
+        }
+        told
     }
 }
 

@@ -27,7 +27,7 @@ impl ReadModel {
     ///
     /// # Errors
     /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied).
-    pub fn apply_observations(&self, generation: Generation, batches: &[(EntryId, Bytes)]) -> Result<usize, QueryError> {
+    pub fn apply_observations(&self, generation: Generation, batches: &[(EntryId, Bytes)]) -> Result<u64, QueryError> {
         self.writing(|transaction| {
             generation.check(transaction)?;
             let mut read = read_to(transaction)?;
@@ -39,7 +39,7 @@ impl ReadModel {
                 }
                 read = Some(*id);
                 for (nth, observation) in Observation::decode(batch).unwrap_or_default().iter().enumerate() {
-                    observed += 1;
+                    observed += observation.requests();
                     noted.note(*id, nth, observation)?;
                 }
             }
@@ -84,7 +84,7 @@ impl Noted<'_> {
             (Seen::WouldReplay, _) => return self.shadow(route, REPLAY, observation),
             (Seen::WouldRefuse, _) => return self.shadow(route, REFUSE, observation),
         };
-        self.counts.count(route, observation.at_ms, |tally| *count(tally) += 1);
+        self.counts.count(route, observation.at_ms, |tally| *count(tally) += observation.requests());
         let Ok(slot) = Slot::from_reference(&observation.operation) else { return Ok(()) };
         self.keep(&member(&slot), id, nth, observation)
     }
@@ -92,18 +92,20 @@ impl Noted<'_> {
     fn shadow(&mut self, route: i64, would: &'static str, observation: &Observation) -> Result<(), QueryError> {
         let scope = observation.scope.clone().unwrap_or_default();
         let problem = observation.problem.clone().unwrap_or_default();
-        *self.shadows.entry((observation.at_ms / HOUR_MS, route, scope, would, problem)).or_default() += 1;
+        *self.shadows.entry((observation.at_ms / HOUR_MS, route, scope, would, problem)).or_default() +=
+            stored(observation.requests());
         Ok(())
     }
 
     /// Counts it with its operation, and keeps it for the timeline unless there are many.
     fn keep(&self, slot: &[u8], id: EntryId, nth: usize, observation: &Observation) -> Result<(), QueryError> {
         let mut count = self.transaction.prepare_cached(
-            "INSERT INTO duplicates (slot, count, last_ms) VALUES (?1, 1, ?2) \
-             ON CONFLICT DO UPDATE SET count = count + 1, last_ms = max(last_ms, excluded.last_ms) RETURNING count",
+            "INSERT INTO duplicates (slot, count, last_ms) VALUES (?1, ?3, ?2) \
+             ON CONFLICT DO UPDATE SET count = count + excluded.count, last_ms = max(last_ms, excluded.last_ms) RETURNING count",
         )?;
-        let seen: i64 = count.query_row(params![slot, stored(observation.at_ms)], |row| row.get(0))?;
-        if unstored(seen) > KEPT_PER_OPERATION {
+        let seen: i64 =
+            count.query_row(params![slot, stored(observation.last_ms()), stored(observation.requests())], |row| row.get(0))?;
+        if unstored(seen).saturating_sub(observation.requests()) >= KEPT_PER_OPERATION {
             return Ok(());
         }
         let mut insert = self.transaction.prepare_cached(

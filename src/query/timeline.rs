@@ -54,8 +54,8 @@ impl ReadModel {
             let Some((id, mut operation)) = found else { return Ok(None) };
             operation.fields = fields(connection, id)?;
             let mut moments = changes(connection, id)?;
-            let observed = observations(connection, &slot)?;
-            let cut = moments.len() as i64 == EVENTS_MAX || (observed.len() as u64) < operation.duplicates;
+            let (observed, told) = observations(connection, &slot)?;
+            let cut = moments.len() as i64 == EVENTS_MAX || told < operation.duplicates;
             moments.extend(observed);
             moments.sort_by_key(|moment| moment.at_ms);
             Ok(Some(Timeline { operation, moments, cut }))
@@ -78,15 +78,17 @@ fn changes(connection: &Connection, id: i64) -> Result<Vec<Moment>, QueryError> 
     Ok(moments)
 }
 
-fn observations(connection: &Connection, slot: &[u8]) -> Result<Vec<Moment>, QueryError> {
+/// What was observed, and how many requests that were.
+fn observations(connection: &Connection, slot: &[u8]) -> Result<(Vec<Moment>, u64), QueryError> {
     let mut select =
         connection.prepare_cached("SELECT observation FROM observations WHERE slot = ?1 ORDER BY at_ms, ms, seq, nth")?;
     let rows = select.query_map([slot], |row| row.get::<_, Vec<u8>>(0))?;
-    let mut moments = Vec::new();
+    let (mut moments, mut requests) = (Vec::new(), 0);
     for row in rows {
         if let Ok(observation) = serde_json::from_slice::<Observation>(&row?) {
+            requests += observation.requests();
             moments.push(Moment { at_ms: observation.at_ms, what: What::Observed(observation) });
         }
     }
-    Ok(moments)
+    Ok((moments, requests))
 }

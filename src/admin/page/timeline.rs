@@ -31,8 +31,10 @@ pub(super) fn section(told: &Result<Option<TimelineView>, Refusal>, now_unix_ms:
 /// What differed in duplicates that were refused: places, never values.
 fn differences(told: &TimelineView) -> Markup {
     let mut counts: BTreeMap<&str, u64> = BTreeMap::new();
-    for difference in told.moments.iter().flat_map(|moment| &moment.differing) {
-        *counts.entry(&difference.pointer).or_default() += 1;
+    for moment in &told.moments {
+        for difference in &moment.differing {
+            *counts.entry(&difference.pointer).or_default() += requests(moment);
+        }
     }
     html! {
         @if !counts.is_empty() {
@@ -64,17 +66,22 @@ fn is_same(one: &MomentView, next: &MomentView) -> bool {
 fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
     let Some((first, last)) = run.first().zip(run.last()) else { return html! {} };
     let Told { class, what } = Told::of(first);
-    let count = run.len() as u64;
+    let count: u64 = run.iter().map(requests).sum();
     html! {
         li class=[(!class.is_empty()).then_some(class)] {
             span.what { (what) @if count > 1 { ", " (number(count)) " times" } }
             span.when {
                 (moment_of(&first.at, now_unix_ms))
-                @if count > 1 { " to " (moment_of(&last.at, now_unix_ms)) }
+                @if count > 1 { " to " (moment_of(last.until.as_ref().unwrap_or(&last.at), now_unix_ms)) }
             }
             (details(first))
         }
     }
+}
+
+/// How many requests a moment tells of.
+fn requests(moment: &MomentView) -> u64 {
+    moment.times.unwrap_or(1)
 }
 
 /// How a kind of moment looks, and is said.
@@ -145,6 +152,18 @@ mod tests {
         assert_eq!(text.matches("An attempt began").count(), 2, "{text}");
         assert!(text.contains("got the stored answer, 2 times"), "{text}");
         assert_eq!(text.matches("<code>/amount</code>").count(), 2, "once above, once in its place: {text}");
+    }
+
+    #[test]
+    fn duplicates_that_were_told_as_one_are_counted_and_end_with_the_last() {
+        let many = |times: u64, until: &str| MomentView {
+            times: Some(times),
+            until: Some(until.into()),
+            ..seen("refused", Some("/amount"))
+        };
+        let text = shown(vec![many(40, "2026-11-25T03:07:01.000Z"), many(2, "2026-11-25T03:09:00.000Z")]);
+        assert!(text.contains("refused, 42 times") && text.contains("<code>/amount</code> in 42"), "{text}");
+        assert!(text.contains("03:09"), "{text}");
     }
 
     #[test]

@@ -29,6 +29,12 @@ pub struct MomentView {
     /// When (RFC 3339): of a change by the store's clock, of a duplicate by its gateway's.
     #[serde(default)]
     pub at: String,
+    /// When the last of several duplicates came (RFC 3339) that were answered alike within a moment.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub until: Option<String>,
+    /// How many duplicates that were; absent: one.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub times: Option<u64>,
     /// Of a change `claimed`, `completed`, `uncertain`, `released`, `resolved`, `found`, `retried` or `expired`; of a duplicate
     /// `replayed`, `waited` or `refused`.
     pub kind: String,
@@ -59,7 +65,7 @@ pub struct MomentView {
     /// The trace that the request belongs to.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trace: Option<String>,
-    /// How long the duplicate waited for the answer, in ms.
+    /// How long the duplicate waited for the answer, in ms; of several, the longest.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waited_ms: Option<u64>,
     /// Why the duplicate was refused: the end of the problem's type.
@@ -196,12 +202,12 @@ impl MomentView {
     /// A moment; `None` if it can't be told.
     fn new(moment: &Moment) -> Option<MomentView> {
         // Events and observations have the names that are told, and may have more.
-        let told = match &moment.what {
-            What::Changed(event) => serde_json::to_value(event),
-            What::Observed(observation) => serde_json::to_value(observation),
+        let (told, until) = match &moment.what {
+            What::Changed(event) => (serde_json::to_value(event), None),
+            What::Observed(observation) => (serde_json::to_value(observation), observation.until_ms.map(rfc3339)),
         };
         let view: MomentView = serde_json::from_value(told.ok()?).ok()?;
-        Some(MomentView { at: rfc3339(moment.at_ms), ..view })
+        Some(MomentView { at: rfc3339(moment.at_ms), until, ..view })
     }
 }
 

@@ -60,20 +60,10 @@ fn observations() -> impl Strategy<Value = Observation> {
     let kind = prop::sample::select(vec![Replayed, Waited, Refused, WouldReplay, WouldRefuse]);
     let differing = prop::collection::vec(texts().prop_map(|pointer| Difference { pointer }), 0..3);
     let common = (kind, texts(), maybe(texts()), maybe(any::<u16>()), maybe(texts()));
-    (common, any::<u64>(), texts(), maybe(any::<u64>()), differing, maybe(texts())).prop_map(
-        |((kind, route, scope, status, problem), at_ms, operation, waited_ms, differing, trace)| Observation {
-            kind,
-            at_ms,
-            operation,
-            route,
-            scope,
-            status,
-            waited_ms,
-            problem,
-            differing,
-            trace,
-        },
-    )
+    (common, any::<u64>(), [maybe(any::<u64>()), maybe(any::<u64>()), maybe(any::<u64>())], texts(), differing, maybe(texts()))
+        .prop_map(|((kind, route, scope, status, problem), at_ms, [until_ms, times, waited_ms], operation, differing, trace)| {
+            Observation { kind, at_ms, until_ms, times, operation, route, scope, status, waited_ms, problem, differing, trace }
+        })
 }
 
 proptest! {

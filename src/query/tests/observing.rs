@@ -65,3 +65,21 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
     let model = ReadModel::in_memory().unwrap();
     assert!(model.report(0).unwrap().rows.is_empty());
 }
+
+#[test]
+fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
+    let model = ReadModel::in_memory().unwrap();
+    let mut told = Told::default();
+    told.tell(1, T0, &event(Kind::Claimed, T0));
+    applied(&model, &told);
+    let storm = json!({"operation": slot(1).to_string(), "at_ms": T0, "until_ms": T0 + 400, "times": 150});
+    let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [storm, storm, storm]});
+    let watched = json!({"kind": "would_replay", "route": "payments", "seen": [{"at_ms": T0, "times": 7}]});
+    let generation = model.reached().unwrap().generation;
+    assert_eq!(model.apply_observations(generation, &[batch(0, &json!([replayed, watched]))]).unwrap(), 457);
+    assert_eq!(model.overview(T0).unwrap().hour.replayed, 450);
+    assert_eq!(model.report(T0).unwrap().replayed, 7);
+    let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();
+    assert_eq!(timeline.operation.duplicates, 450);
+    assert_eq!(timeline.moments.len(), 3, "the claim, and two of the storm: the third is beyond what is kept");
+}

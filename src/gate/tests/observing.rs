@@ -1,0 +1,96 @@
+//! What is noted of duplicates, and how it is told.
+
+use super::*;
+use crate::event::{Observation, Seen};
+use crate::gate::observe::Sighting;
+use crate::key::{SLOT_BYTES, Space};
+use crate::store::log::EntryId;
+
+const FIRST: Slot = Slot::from_hash(Space::Enforced, [1; SLOT_BYTES]);
+const SECOND: Slot = Slot::from_hash(Space::Enforced, [2; SLOT_BYTES]);
+
+/// A gate that tells, and its store.
+fn telling() -> (Arc<Gate>, Arc<Faulty>) {
+    let scene = Scene::new(&[]);
+    let settings = Settings { log_keep: Some(Duration::from_secs(60)), ..Settings::default() };
+    (scene.gate.under(settings), scene.store)
+}
+
+/// A duplicate of an operation.
+fn seen(gate: &Gate, slot: Slot, whose: u8) -> Sighting {
+    let policy = crate::engine::tests::policy();
+    let mut headers = http::HeaderMap::new();
+    headers.insert("traceparent", http::HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
+    Sighting { slot: Some(slot), status: Some(201), ..gate.sighting(Seen::Replayed, &policy, Some(&[whose; 32]), &headers) }
+}
+
+/// The batches that the store has.
+async fn told(store: &Faulty) -> Vec<Vec<Observation>> {
+    let batches = store.log().observations(EntryId::default(), 100).await.unwrap();
+    batches.iter().map(|(_, batch)| Observation::decode(batch).unwrap()).collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
+    let (gate, store) = telling();
+    let storm = |at_ms, waited| Sighting { at_ms, waited, ..seen(&gate, FIRST, 1) };
+    let ms = |ms| Some(Duration::from_millis(ms));
+    for one in [storm(10, ms(3)), storm(30, ms(9)), storm(20, None)] {
+        gate.note(one);
+    }
+    let others = [
+        seen(&gate, SECOND, 1),
+        seen(&gate, FIRST, 2),
+        Sighting { status: Some(409), ..seen(&gate, FIRST, 1) },
+        Sighting { kind: Seen::Refused, ..seen(&gate, FIRST, 1) },
+        Sighting { problem: Some("in-flight"), ..seen(&gate, FIRST, 1) },
+        Sighting { route: "refunds".into(), ..seen(&gate, FIRST, 1) },
+    ];
+    let count = others.len();
+    others.into_iter().for_each(|other| gate.note(other));
+    gate.tell_waiting().await;
+    let told = told(&store).await.concat();
+    assert_eq!(told.len(), count + 1, "{told:?}");
+    let storm = told.iter().find(|one| one.times.is_some()).unwrap();
+    assert_eq!((storm.at_ms, storm.until_ms, storm.times, storm.waited_ms), (10, Some(30), Some(3), Some(9)));
+    assert_eq!((storm.operation.as_str(), storm.route.as_str()), (FIRST.to_string().as_str(), "payments"));
+    assert_eq!(storm.trace.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
+    assert_eq!(told.iter().map(Observation::requests).sum::<u64>(), 3 + count as u64);
+    let scopes: std::collections::BTreeSet<_> = told.iter().map(|one| one.scope.clone().unwrap()).collect();
+    assert_eq!(scopes.len(), 2, "each scope has its own mark: {scopes:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_full_batch_is_told_at_once_and_the_rest_after_a_pause() {
+    let (gate, store) = telling();
+    let task = tokio::spawn({
+        let gate = gate.clone();
+        async move { gate.tell_observations().await }
+    });
+    let began = tokio::time::Instant::now();
+    let until_told = async |requests: u64| {
+        while told(&store).await.concat().iter().map(Observation::requests).sum::<u64>() < requests {
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        began.elapsed()
+    };
+    tokio::task::yield_now().await;
+    (0..1024).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+    assert!(until_told(1024).await < Duration::from_millis(10), "a batch is full");
+    gate.note(seen(&gate, FIRST, 1));
+    assert!(until_told(1025).await >= Duration::from_millis(400), "one waits for more");
+    task.abort();
+}
+
+#[tokio::test(start_paused = true)]
+async fn what_has_no_room_is_counted_as_lost() {
+    let (gate, store) = telling();
+    (0..8192).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+    assert_eq!(gate.meter.observations_lost.get(), 0);
+    (0..3).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+    assert_eq!(gate.meter.observations_lost.get(), 3);
+    gate.tell_waiting().await;
+    let batches = told(&store).await;
+    assert_eq!(batches.len(), 8, "a batch is no larger for all that waited");
+    assert_eq!(batches.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
+}
