@@ -1,7 +1,7 @@
 //! The store on a real Redis: the suite, and servers that fail.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -420,11 +420,16 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
         Swap::Stale(Some(held)) => Some(held.record),
         other => panic!("{other:?}"),
     };
-    let again = async |store: &Redis, n| store.swap(&HERE(1), None, &claim(n, n), LEASE).await;
+    let asked = AtomicUsize::new(0);
+    let says = || {
+        asked.fetch_add(1, Ordering::SeqCst);
+        Vec::new()
+    };
+    let again = async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &says).await;
     let scripts = async || ran(&server, "evalsha").await + ran(&server, "eval").await;
     let before = scripts().await;
     assert_eq!(stands(again(&store, 9).await), Some(done.clone()));
-    assert_eq!(scripts().await, before, "who completed it reads");
+    assert_eq!((scripts().await, asked.load(Ordering::SeqCst)), (before, 0), "who completed it reads, and asks for no event");
     assert_eq!(stands(again(&other, 9).await), Some(done.clone()));
     assert_eq!(scripts().await, before + 1, "who has not seen it asks the script");
     assert_eq!(stands(again(&other, 9).await), Some(done));
