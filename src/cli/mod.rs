@@ -120,7 +120,7 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// Exit by itself instead of staying up to be tried.
+    /// Exit by itself instead of staying up to be tried, with a page for the browser and curl lines.
     #[arg(long)]
     once: bool,
 }
