@@ -8,7 +8,7 @@ use super::counts::Counts;
 use super::fold::{Before, Folded};
 use super::freshness::{Generation, Known};
 use super::operation::State;
-use super::{QueryError, ReadModel, schema, stored, unstored};
+use super::{QueryError, ReadModel, lock, schema, stored, unstored};
 use crate::event::Event;
 use crate::key::Slot;
 use crate::store::log::{Entry, EntryId, Position, member};
@@ -48,6 +48,7 @@ impl ReadModel {
     /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied): they lie behind entries
     /// then that it no longer has.
     pub fn apply(&self, generation: Generation, entries: &[Entry]) -> Result<Applied, QueryError> {
+        let _learning = lock(&self.learning);
         let (applied, known) = self.writing(|transaction| {
             generation.check(transaction)?;
             let mut batch = Batch::begin(transaction)?;
