@@ -17,7 +17,7 @@ use super::problem::Refusal;
 use super::view::{EventView, LoggedView};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
-use crate::store::log::{EntryId, Log, Position};
+use crate::store::log::{Entry, EntryId, Log, Position};
 
 /// Events of one answer, where nothing is asked for, and at most: an answer of a megabyte.
 const EVENTS: usize = 100;
@@ -69,38 +69,59 @@ pub(super) async fn tail(State(admin): State<Arc<Admin>>, Query(asked): Query<Ta
         (Some(_), Some(_)) => return Err(Refusal::Invalid("after says where to go on: leave since away".to_owned())),
     };
     let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
-    let mut piece = read(log, &from, limit).await?;
     let wait = Duration::from_secs(asked.wait.unwrap_or(0).min(WAIT_S_MAX));
-    if piece.0.is_empty() && !wait.is_zero() {
+    let mut piece = told(log, &from, read(log, &from, limit).await?).await?;
+    if piece.events.is_empty() && !piece.trimmed && !wait.is_zero() {
         // Given up at the end of the wait, wherever it is: what was read and not answered is read again from the cursor.
-        piece = tokio::time::timeout(wait, watch(log, &from, limit)).await.unwrap_or(Ok(piece))?;
+        if let Ok(entries) = tokio::time::timeout(wait, watch(log, &from, limit)).await {
+            piece = told(log, &from, entries?).await?;
+        }
     }
-    let (events, position) = piece;
-    Ok(Json(LoggedView { events, cursor: write_cursor(&position) }))
+    Ok(Json(piece))
 }
 
-/// Events, and how far they go.
-type Piece = (Vec<EventView>, Position);
-
 /// Reads what is behind a position, at most `limit` of it.
-async fn read(log: &dyn Log, from: &Position, limit: usize) -> Result<Piece, StoreError> {
+async fn read(log: &dyn Log, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
     let mut entries = log.read(from, limit).await?;
     // A store may give one of each partition. Their ids begin with the time, and ascend within each partition.
     entries.sort_by_key(|entry| (entry.id, entry.partition));
     entries.truncate(limit);
+    Ok(entries)
+}
+
+/// A piece of these entries, which were read from a position: how far it goes, and whether something between was trimmed.
+///
+/// Danger: that is looked up behind the reading. Before it, what is trimmed between the two would be left out unsaid; so at worst it
+/// is said of entries that were trimmed when they had just been read.
+async fn told(log: &dyn Log, from: &Position, entries: Vec<Entry>) -> Result<LoggedView, StoreError> {
+    let ends = if entries.is_empty() {
+        log.ends().await?
+    } else {
+        // Busy logs are read often: of the other partitions it is said when something is read of them.
+        log.ends_of(&entries.iter().map(|entry| entry.partition).collect()).await?
+    };
     let mut position = from.clone();
     entries.iter().for_each(|entry| position.advance(entry));
-    Ok((entries.iter().map(EventView::from).collect(), position))
+    let mut trimmed = false;
+    for (partition, end) in ends.iter().filter_map(|ends| Some((ends.partition, ends.trimmed?.id))) {
+        if end > from.of(partition) {
+            trimmed = true;
+            // Said once: the next piece goes on behind it.
+            position.0.insert(partition, position.of(partition).max(end));
+        }
+    }
+    let events = entries.iter().map(EventView::from).collect();
+    Ok(LoggedView { events, cursor: write_cursor(&position), trimmed })
 }
 
 /// Looks until there is something.
-async fn watch(log: &dyn Log, from: &Position, limit: usize) -> Result<Piece, StoreError> {
+async fn watch(log: &dyn Log, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
     let Ok(_watching) = WATCHING.acquire().await else { return std::future::pending().await };
     loop {
         tokio::time::sleep(PERIOD).await;
-        let piece = read(log, from, limit).await?;
-        if !piece.0.is_empty() {
-            return Ok(piece);
+        let entries = read(log, from, limit).await?;
+        if !entries.is_empty() {
+            return Ok(entries);
         }
     }
 }
@@ -126,11 +147,12 @@ fn read_cursor(cursor: &str) -> Result<Position, Refusal> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicU64, Ordering};
+
     use super::*;
     use crate::key::{SLOT_BYTES, Slot, Space};
     use crate::record::Lifetime;
     use crate::store::Store;
-    use crate::store::log::Entry;
     use crate::store::memory::Memory;
     use crate::store::suite::{claim, slot};
 
@@ -156,13 +178,50 @@ mod tests {
                 .await
                 .unwrap();
         }
-        let (first, position) = read(store.log(), &before(1000), 3).await.unwrap();
-        let (second, position) = read(store.log(), &position, 3).await.unwrap();
-        let operations: Vec<String> = first.iter().chain(&second).map(|event| event.operation.clone()).collect();
+        let piece = async |from: &Position| {
+            let piece = told(store.log(), from, read(store.log(), from, 3).await.unwrap()).await.unwrap();
+            let position = read_cursor(&piece.cursor).unwrap();
+            (piece, position)
+        };
+        let (first, position) = piece(&before(1000)).await;
+        let (second, position) = piece(&position).await;
+        let operations: Vec<String> = first.events.iter().chain(&second.events).map(|event| event.operation.clone()).collect();
         assert_eq!(operations, (1..=5).map(|n| slot(Space::Enforced, n).to_string()).collect::<Vec<_>>());
-        assert_eq!(first.len(), 3);
-        assert!(read(store.log(), &position, 3).await.unwrap().0.is_empty());
-        assert!(read(store.log(), &before(1001), 3).await.unwrap().0.is_empty());
+        assert_eq!((first.events.len(), first.trimmed, second.trimmed), (3, false, false));
+        assert!(piece(&position).await.0.events.is_empty());
+        assert!(piece(&before(1001)).await.0.events.is_empty());
+    }
+
+    #[tokio::test]
+    async fn what_was_trimmed_behind_a_cursor_is_said_once() {
+        let clock = Arc::new(AtomicU64::new(1000));
+        let stores = clock.clone();
+        let store = Memory::new(Arc::new(move || stores.load(Ordering::SeqCst)));
+        let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
+        let tell = async |n, ms| {
+            clock.store(ms, Ordering::SeqCst);
+            store.write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, br#"{"kind":"claimed"}"#).await.unwrap();
+        };
+        let piece = async |from: &Position| {
+            let piece = told(store.log(), from, read(store.log(), from, 1).await.unwrap()).await.unwrap();
+            (piece.events.len(), piece.trimmed, read_cursor(&piece.cursor).unwrap())
+        };
+        for (n, ms) in [(1, 1000), (2, 2000), (3, 3000), (4, 9000)] {
+            tell(n, ms).await;
+        }
+        let (_, _, first) = piece(&before(0)).await;
+        let (_, _, third) = piece(&piece(&first).await.2).await;
+        assert_eq!(store.log().trim(Duration::from_secs(5)).await.unwrap().entries, 3);
+        let (events, trimmed, last) = piece(&first).await;
+        assert_eq!((events, trimmed), (1, true), "the second and the third are gone");
+        assert_eq!(piece(&last).await, (0, false, last.clone()), "it was said");
+        assert_eq!(piece(&third).await, (1, false, last.clone()), "all that is gone had been read");
+        tell(5, 10_000).await;
+        clock.store(20_000, Ordering::SeqCst);
+        store.log().trim(Duration::from_secs(5)).await.unwrap();
+        let (events, trimmed, end) = piece(&last).await;
+        assert_eq!((events, trimmed), (0, true), "nothing is left");
+        assert_eq!(piece(&end).await, (0, false, end.clone()), "it was said");
     }
 
     #[test]

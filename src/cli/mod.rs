@@ -120,7 +120,7 @@ struct RunArgs {
 
 #[derive(Debug, Args)]
 struct DemoArgs {
-    /// Exit by itself instead of staying up to be tried.
+    /// Exit by itself instead of staying up to be tried, with a page for the browser and curl lines.
     #[arg(long)]
     once: bool,
 }
@@ -220,7 +220,8 @@ enum LogVerb {
     /// Recompute the links between the entries of the event log: exit 0 if each is as it was written, 1 if one was changed,
     /// put in or taken out.
     Verify,
-    /// Print each change of an operation as the event log is told of it, from now on, until it is interrupted.
+    /// Print each change of an operation as the event log is told of it, from now on, until it is interrupted. A gateway that
+    /// goes away meanwhile is waited for.
     Tail {
         /// Begin with what was told so long ago, such as 90m, 24h or 7d.
         #[arg(long, value_name = "DURATION", value_parser = humantime::parse_duration)]

@@ -1,18 +1,30 @@
 //! `onceward log tail`: prints what the event log is told, as it is told.
 //!
-//! It ends when its reader goes away, by a signal, or with an error; there is nothing to clean up.
+//! It ends when its reader goes away, by a signal, or where the gateway refuses; there is nothing to clean up. A gateway that was
+//! there and is gone, or whose store is, is waited for: who watches a log over night must not find it ended by a restart.
 
 use std::io::{ErrorKind, Write};
 use std::process::ExitCode;
 use std::time::Duration;
 
+use http::StatusCode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use tokio::time::sleep;
 
 use crate::admin::EventView;
 use crate::admin::client::{Client, ClientError};
+use crate::entropy::{Entropy, EntropyError};
 
 /// How long the gateway may wait for the next event before it answers, in seconds.
 const WAIT_S: u64 = 5;
+
+/// Before a request that failed is made again: doubled each time, up to the last, and jittered, since many may wait for the
+/// same gateway.
+const PAUSE: Duration = Duration::from_millis(250);
+const PAUSE_MAX: Duration = Duration::from_secs(5);
+
+/// Between two looks whether somebody reads. Printing tells, too, but there may be nothing to print for days.
+const READER_PERIOD: Duration = Duration::from_millis(250);
 
 /// Why it ended.
 #[derive(Debug, thiserror::Error)]
@@ -21,42 +33,79 @@ enum Ended {
     Gateway(#[from] ClientError),
     #[error("can't print: {0}")]
     Output(#[from] std::io::Error),
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
 }
 
 pub(super) fn tail(client: &Client, since: Option<Duration>, json: bool) -> ExitCode {
-    match super::block_on(follow(client, since.map(super::since), json)) {
+    let ended = async {
+        tokio::select! {
+            ended = follow(client, since.map(super::since), json) => ended,
+            () = reader_leaves() => std::io::Error::from(ErrorKind::BrokenPipe).into(),
+        }
+    };
+    match super::block_on(ended) {
         Ok(Ended::Output(error)) if error.kind() == ErrorKind::BrokenPipe => ExitCode::SUCCESS,
         Ok(ended) => super::fail(&ended, 1),
         Err(error) => super::fail(&error, 1),
     }
 }
 
-/// Follows the log for as long as nothing is in its way.
+/// Follows the log until something ends it that waiting doesn't mend.
 async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended {
-    let mut cursor = None;
+    let entropy = match Entropy::from_system() {
+        Ok(entropy) => entropy,
+        Err(error) => return error.into(),
+    };
+    let (mut cursor, mut pause, mut gap_said) = (None, PAUSE, false);
     loop {
-        if reader_is_gone() {
-            return std::io::Error::from(ErrorKind::BrokenPipe).into();
-        }
         let piece = match client.tail(cursor.as_deref(), since.as_deref(), WAIT_S).await {
             Ok(piece) => piece,
+            // Before the first answer it is the address that is wrong, more likely than not.
+            Err(error) if cursor.is_some() && may_pass(&error) => {
+                if pause == PAUSE {
+                    eprintln!("onceward: {error}; trying again until it answers, to go on behind the last event");
+                }
+                sleep(entropy.jitter(pause)).await;
+                pause = (pause * 2).min(PAUSE_MAX);
+                continue;
+            }
             Err(error) => return error.into(),
         };
+        if piece.trimmed && !gap_said {
+            eprintln!("onceward: some of what was told since then is no longer kept by the event log, and is left out");
+        }
+        // The partitions of an old log come to their gaps one by one: one word is enough until the end is reached.
+        gap_said = (gap_said || piece.trimmed) && !piece.events.is_empty();
         for event in &piece.events {
             if let Err(error) = print(event, json) {
                 return error.into();
             }
         }
-        (cursor, since) = (Some(piece.cursor), None);
+        (cursor, since, pause) = (Some(piece.cursor), None, PAUSE);
     }
 }
 
-/// Whether nobody reads what is printed any more. Printing tells, too, but there may be nothing to print for days.
-fn reader_is_gone() -> bool {
+/// Whether the same request may be answered later: it was not, or the gateway has trouble of its own. What it can't do at all
+/// (501: the log is off) is as final as what it may not.
+fn may_pass(error: &ClientError) -> bool {
+    match error {
+        ClientError::Unreachable { .. } => true,
+        ClientError::Refused { status, .. } => status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED,
+    }
+}
+
+/// Waits until nobody reads what is printed any more.
+async fn reader_leaves() {
     let stdout = std::io::stdout();
-    let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
-    let looked = poll(&mut watched, Some(&Timespec::default()));
-    looked.is_ok() && watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP)
+    loop {
+        let mut watched = [PollFd::new(&stdout, PollFlags::empty())];
+        let looked = poll(&mut watched, Some(&Timespec::default()));
+        if looked.is_ok() && watched[0].revents().intersects(PollFlags::ERR | PollFlags::HUP) {
+            return;
+        }
+        sleep(READER_PERIOD).await;
+    }
 }
 
 fn print(event: &EventView, json: bool) -> std::io::Result<()> {
@@ -87,6 +136,16 @@ fn in_words(event: &EventView) -> String {
 mod tests {
     use super::*;
     use crate::admin::MomentView;
+
+    #[test]
+    fn a_refusal_that_stays_one_ends_it_and_trouble_is_waited_for() {
+        let refused = |status| may_pass(&ClientError::Refused { status, detail: String::new() });
+        use StatusCode as S;
+        assert!([S::INTERNAL_SERVER_ERROR, S::BAD_GATEWAY, S::SERVICE_UNAVAILABLE].into_iter().all(refused));
+        let finally = [S::BAD_REQUEST, S::UNAUTHORIZED, S::FORBIDDEN, S::NOT_FOUND, S::NOT_IMPLEMENTED];
+        assert!(!finally.into_iter().any(refused));
+        assert!(may_pass(&ClientError::Unreachable { address: "a:1".into(), why: "refused".into() }));
+    }
 
     #[test]
     fn an_event_is_one_line_that_no_terminal_takes_for_a_command() {

@@ -40,7 +40,8 @@ pub async fn tell(once: bool) -> Result<()> {
         () = interrupted.wait() => bail!("interrupted before the story was told"),
     };
     if once {
-        say("\n`onceward demo` without --once stays up, and prints curl lines to try it with.");
+        say("\n`onceward demo` without --once stays up to be tried: with a page for the browser that shows what happened to");
+        say("each order, and with curl lines to paste.");
     } else {
         stage.invite().await;
         interrupted.wait().await;

@@ -8,7 +8,7 @@ use super::counts::Counts;
 use super::fold::{Before, Folded};
 use super::freshness::{Generation, Known};
 use super::operation::State;
-use super::{QueryError, ReadModel, schema, stored, unstored};
+use super::{QueryError, ReadModel, lock, schema, stored, unstored};
 use crate::event::Event;
 use crate::key::Slot;
 use crate::store::log::{Entry, EntryId, Position, member};
@@ -48,6 +48,7 @@ impl ReadModel {
     /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied): they lie behind entries
     /// then that it no longer has.
     pub fn apply(&self, generation: Generation, entries: &[Entry]) -> Result<Applied, QueryError> {
+        let _learning = lock(&self.learning);
         let (applied, known) = self.writing(|transaction| {
             generation.check(transaction)?;
             let mut batch = Batch::begin(transaction)?;
@@ -117,12 +118,6 @@ impl<'t> Batch<'t> {
             return Ok(());
         };
         let route = self.routes.number(self.transaction, &event.route)?;
-        self.counts.count(route, entry.id.ms, |tally| {
-            tally.changed(&event);
-            if let Some(ms) = event.context.upstream_ms {
-                tally.took(ms);
-            }
-        });
         let before = match self.operations.remove(&entry.slot) {
             Some(known) => Before::Known(known),
             None => match Folded::load(self.transaction, &member(&entry.slot))? {
@@ -133,19 +128,31 @@ impl<'t> Batch<'t> {
                 }
             },
         };
+        let (kind, upstream_ms) = (event.kind, event.context.upstream_ms);
         let folded = Folded::after(before, entry.id.ms, route, event);
-        self.keep(folded.id, entry)?;
+        if self.keep(&folded, entry)? {
+            self.counts.count(route, entry.id.ms, |tally| {
+                tally.changed(kind);
+                if let Some(ms) = upstream_ms {
+                    tally.took(ms);
+                }
+            });
+        }
         self.operations.insert(entry.slot, folded);
         Ok(())
     }
 
-    /// Keeps the event for the operation's timeline, as it was told.
-    fn keep(&self, operation: i64, entry: &Entry) -> Result<(), QueryError> {
-        let mut insert = self
-            .transaction
-            .prepare_cached("INSERT OR REPLACE INTO events (operation, ms, seq, event) VALUES (?1, ?2, ?3, ?4)")?;
-        insert.execute(params![operation, stored(entry.id.ms), stored(entry.id.seq), &*entry.event])?;
-        Ok(())
+    /// Keeps an event, as it was told, for the timeline of the operation that it has changed. Returns whether it is new. After a
+    /// failover gateways tell again what the server may have lost: that says where the operation stands, and since when, but
+    /// it did not happen twice.
+    fn keep(&self, changed: &Folded, entry: &Entry) -> Result<bool, QueryError> {
+        let mut insert = self.transaction.prepare_cached(
+            "INSERT OR IGNORE INTO events (operation, version, fence, kind, ms, seq, event) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
+        )?;
+        let (version, fence, kind) = changed.change();
+        let id = entry.id;
+        let inserted = insert.execute(params![changed.id, version, fence, kind, stored(id.ms), stored(id.seq), &*entry.event])?;
+        Ok(inserted == 1)
     }
 
     fn end(self) -> Result<Applied, QueryError> {

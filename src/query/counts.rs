@@ -6,7 +6,7 @@ use rusqlite::types::ToSql;
 use rusqlite::{Row, Transaction};
 
 use super::{QueryError, stored, unstored};
-use crate::event::{Event, Kind};
+use crate::event::Kind;
 
 /// Upper bounds of the buckets of a latency, in ms; a last bucket has what is above.
 pub const LATENCY_BOUNDS_MS: [u64; 9] = [10, 25, 50, 100, 250, 500, 1000, 2500, 10_000];
@@ -94,8 +94,8 @@ impl Tally {
     }
 
     /// Counts a change.
-    pub(super) fn changed(&mut self, event: &Event) {
-        let counter = match event.kind {
+    pub(super) fn changed(&mut self, kind: Kind) {
+        let counter = match kind {
             Kind::Claimed => &mut self.attempts,
             Kind::Completed => &mut self.executed,
             Kind::Released => &mut self.released,

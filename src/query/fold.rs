@@ -133,6 +133,11 @@ impl Folded {
         }
     }
 
+    /// What its last change is known by: version, fence and kind.
+    pub fn change(&self) -> (i64, i64, i64) {
+        (self.version, self.fence, kind_number(self.kind))
+    }
+
     /// Writes it, if it changed; returns the route and state that it is counted under from then on.
     pub fn write(&self, transaction: &Transaction<'_>, slot: &[u8]) -> Result<Option<(i64, State)>, QueryError> {
         if !self.changed {

@@ -42,7 +42,7 @@ impl Freshness {
 pub struct Generation(i64);
 
 impl Generation {
-    fn read(connection: &Connection) -> Result<Generation, QueryError> {
+    pub(super) fn read(connection: &Connection) -> Result<Generation, QueryError> {
         Ok(Generation(meta(connection, GENERATION)?.unwrap_or_default()))
     }
 
@@ -67,7 +67,8 @@ pub struct Reached {
 pub(super) struct Known {
     generation: Generation,
     freshness: Freshness,
-    /// When the file was last told how far it is.
+    /// When this process last said until when all is in, and when it last told the file.
+    said: Option<Instant>,
     told: Option<Instant>,
 }
 
@@ -77,7 +78,7 @@ impl Known {
             as_of_ms: meta(connection, AS_OF_MS)?.map(unstored),
             entries: meta(connection, ENTRIES)?.map_or(0, unstored),
         };
-        Ok(Known { generation: Generation::read(connection)?, freshness, told: None })
+        Ok(Known { generation: Generation::read(connection)?, freshness, said: None, told: None })
     }
 
     /// Counts entries that were applied.
@@ -100,7 +101,8 @@ impl ReadModel {
     /// # Errors
     /// It can't be read.
     pub fn refresh(&self) -> Result<(), QueryError> {
-        self.know(self.reading(Known::read)?);
+        let _learning = lock(&self.learning);
+        self.know(self.looking(Known::read)?);
         Ok(())
     }
 
@@ -109,7 +111,8 @@ impl ReadModel {
     /// # Errors
     /// It can't be read.
     pub fn reached(&self) -> Result<Reached, QueryError> {
-        let (known, reached) = self.reading(|connection| {
+        let _learning = lock(&self.learning);
+        let (known, reached) = self.looking(|connection| {
             let known = Known::read(connection)?;
             let observed = read_to(connection)?.unwrap_or_default();
             let reached = Reached { generation: known.generation, position: position(connection)?, observed };
@@ -120,7 +123,8 @@ impl ReadModel {
     }
 
     /// Notes that the file, if it is still of this generation, holds all that was told until then (ms since 1970). The file itself
-    /// learns of it now and then.
+    /// learns of it now and then. The last word counts, not the latest time: that may be of a wall clock that was ahead, and
+    /// what is shown would be young until it comes.
     ///
     /// # Errors
     /// The file can't be written; this process knows it nevertheless.
@@ -130,7 +134,8 @@ impl ReadModel {
             if known.generation != generation {
                 return Ok(());
             }
-            known.freshness.as_of_ms = known.freshness.as_of_ms.max(Some(as_of_ms));
+            known.freshness.as_of_ms = Some(as_of_ms);
+            known.said = Some(Instant::now());
             if known.told.is_some_and(|told| told.elapsed() < TELL_PERIOD) {
                 return Ok(());
             }
@@ -138,19 +143,26 @@ impl ReadModel {
         }
         self.writing(|transaction| {
             generation.check(transaction)?;
-            let told = meta(transaction, AS_OF_MS)?.map_or(0, unstored);
-            set_meta(transaction, AS_OF_MS, stored(told.max(as_of_ms)))
+            set_meta(transaction, AS_OF_MS, stored(as_of_ms))
         })
     }
 
-    /// Takes over what the file says. What is known of the same building and later stays: the file is told not every time.
+    /// Whether what is known is of this generation.
+    pub(super) fn is_known(&self, generation: Generation) -> bool {
+        lock(&self.known).generation == generation
+    }
+
+    /// Takes over what the file says, which was looked at while [learning](ReadModel::learning). What this process has said of
+    /// the same building a moment ago stays: the file is not told every time.
     pub(super) fn know(&self, read: Known) {
         let mut known = lock(&self.known);
         if known.generation != read.generation {
             *known = read;
             return;
         }
-        known.freshness.as_of_ms = known.freshness.as_of_ms.max(read.freshness.as_of_ms);
-        known.freshness.entries = known.freshness.entries.max(read.freshness.entries);
+        known.freshness.entries = read.freshness.entries;
+        if known.said.is_none_or(|said| said.elapsed() >= 2 * TELL_PERIOD) {
+            known.freshness.as_of_ms = read.freshness.as_of_ms;
+        }
     }
 }

@@ -92,6 +92,9 @@ pub struct ReadModel {
     damaged: AtomicBool,
     /// What is known of the file without reading it.
     known: Mutex<freshness::Known>,
+    /// Held from looking at the file until what was seen is known: who looked before another process emptied it must not be
+    /// believed after who looked behind that.
+    learning: Mutex<()>,
 }
 
 impl ReadModel {
@@ -132,6 +135,7 @@ impl ReadModel {
             next_reader: AtomicUsize::new(0),
             damaged: AtomicBool::new(false),
             known: Mutex::new(known),
+            learning: Mutex::default(),
         })
     }
 
@@ -158,6 +162,7 @@ impl ReadModel {
         if is_mine && !self.is_damaged() {
             return Ok(false);
         }
+        let _learning = lock(&self.learning);
         let mut writer = lock(&self.writer);
         let mut readers: Vec<_> = self.readers.iter().map(lock).collect();
         readers.iter_mut().for_each(|reader| **reader = None);
@@ -186,8 +191,17 @@ impl ReadModel {
         self.note_damage(done)
     }
 
-    /// Reads, all of it at one moment of the file.
+    /// Reads, all of it at one moment of the file. Whoever asks then how old that is learns it of the building that was read.
     fn reading<T>(&self, read: impl FnOnce(&Connection) -> Result<T, QueryError>) -> Result<T, QueryError> {
+        let (value, generation) = self.looking(|connection| Ok((read(connection)?, Generation::read(connection)?)))?;
+        if !self.is_known(generation) {
+            self.refresh()?;
+        }
+        Ok(value)
+    }
+
+    /// The same, without learning anything.
+    fn looking<T>(&self, read: impl FnOnce(&Connection) -> Result<T, QueryError>) -> Result<T, QueryError> {
         let Some(path) = &self.path else { return at_one_moment(&lock(&self.writer), read) };
         let done = (|| {
             let mut reader = self.reader();

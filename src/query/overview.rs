@@ -63,7 +63,7 @@ impl ReadModel {
     pub fn overview(&self, now_ms: u64) -> Result<Overview, QueryError> {
         let freshness = self.freshness();
         let last = now_ms / MINUTE_MS;
-        self.reading(|connection| {
+        let mut overview = self.reading(|connection| {
             let first = last.saturating_sub(SERIES_MINUTES - 1);
             let series = minutes(connection, first, last)?;
             let mut hour = Tally::default();
@@ -78,7 +78,10 @@ impl ReadModel {
                 series,
                 freshness,
             })
-        })
+        })?;
+        // As old as it was when the reading began, unless the file that was read turned out to be an emptied one.
+        overview.freshness = std::cmp::min_by_key(freshness, self.freshness(), |known| known.as_of_ms);
+        Ok(overview)
     }
 
     /// What happened from a time to another, by hour and route, the oldest first. Hours are whole ones: the first is the one that

@@ -11,7 +11,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 use super::QueryError;
 
 /// The layout. Change it with whatever is below: a file with another is emptied and built anew.
-pub(super) const LAYOUT: i64 = 2;
+pub(super) const LAYOUT: i64 = 3;
 
 /// How long a connection waits for another process that writes.
 const BUSY: Duration = Duration::from_secs(5);
@@ -73,12 +73,16 @@ CREATE TABLE fields (
 ) WITHOUT ROWID;
 CREATE INDEX fields_by_value ON fields (name, value, began_ms, operation);
 
+-- By what a change is known by: one that is told again after a failover is in it already.
 CREATE TABLE events (
     operation INTEGER NOT NULL,
+    version INTEGER NOT NULL,
+    fence INTEGER NOT NULL,
+    kind INTEGER NOT NULL,
     ms INTEGER NOT NULL,
     seq INTEGER NOT NULL,
     event BLOB NOT NULL,
-    PRIMARY KEY (operation, ms, seq)
+    PRIMARY KEY (operation, version, fence, kind)
 ) WITHOUT ROWID;
 
 -- By slot, because an observation can come before the operation's own events.

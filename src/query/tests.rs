@@ -12,6 +12,7 @@ use crate::store::log::{Entry, EntryId, Position};
 
 mod following;
 mod observing;
+mod repeating;
 mod searching;
 
 /// When the stories begin.

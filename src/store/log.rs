@@ -7,7 +7,7 @@
 //! Danger: the links are no signatures. Who may write to the store can make all of them anew; a link that was noted
 //! elsewhere shows that, too.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
@@ -235,6 +235,11 @@ pub trait Log: Send + Sync {
 
     /// What is kept beside the log, of every partition that ever had an entry, by partition.
     async fn ends(&self) -> Result<Vec<Ends>, StoreError>;
+
+    /// The same of some partitions alone, for what that costs.
+    async fn ends_of(&self, partitions: &BTreeSet<u16>) -> Result<Vec<Ends>, StoreError> {
+        Ok(self.ends().await?.into_iter().filter(|ends| partitions.contains(&ends.partition)).collect())
+    }
 }
 
 /// What a link is made of beside the one before it: the beginning of SHA-256 over an entry.

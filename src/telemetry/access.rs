@@ -3,9 +3,9 @@
 //! Danger: a disk that hangs must not hold a payment. So lines go through a bounded queue to a thread of their own; one that finds
 //! no room is dropped and counted. And whoever reads the log must not take what a client sent for a line: see [`super::Arrival`].
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io::{self, BufWriter, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
@@ -17,6 +17,8 @@ use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
 use prometheus_client::metrics::family::Family;
 use prometheus_client::registry::Registry;
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
+use rustix::io::Errno;
 use serde_json::json;
 
 /// Lines that wait to be written, at most: some megabytes, and a second or so of a very busy gateway.
@@ -105,11 +107,7 @@ impl AccessLog {
     /// # Errors
     /// The file can't be opened, or there can be no thread.
     pub fn open(format: AccessFormat, path: &Path, meter: TellingMeter) -> io::Result<(AccessLog, AccessLogEnd)> {
-        let out: Box<dyn Write + Send> = if path == Path::new("-") {
-            Box::new(io::stdout())
-        } else {
-            Box::new(OpenOptions::new().append(true).create(true).mode(FILE_MODE).open(path)?)
-        };
+        let out: Box<dyn Write + Send> = if path == Path::new("-") { Box::new(io::stdout()) } else { Box::new(open(path)?) };
         let (lines, queue) = sync_channel(LINES_MAX);
         let counted = meter.clone();
         let writer = std::thread::Builder::new().name("access-log".to_owned());
@@ -122,6 +120,23 @@ impl AccessLog {
             self.meter.dropped.inc();
         }
     }
+}
+
+/// Opens a file to be continued. A named pipe is one, too, and opening it would wait for its reader: for ever, and with it the
+/// start or the reload that asked for it. So one that nobody reads is refused. The thread that writes may wait again: a reader
+/// that is slow is as a disk that is.
+fn open(path: &Path) -> io::Result<File> {
+    let mut options = OpenOptions::new();
+    options.append(true).create(true).mode(FILE_MODE).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    let file = options.open(path).map_err(|error| {
+        let is_pipe = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
+        match Errno::from_io_error(&error) {
+            Some(Errno::NXIO) if is_pipe => io::Error::other("it is a named pipe that nobody reads: start its reader first"),
+            _ => error,
+        }
+    })?;
+    fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
+    Ok(file)
 }
 
 /// Writes what comes, and flushes when nothing more waits.

@@ -1,6 +1,7 @@
 //! The access log: one line for each request, whatever becomes of it, and nothing in it that a client must not say.
 
 use std::path::Path;
+use std::process::Command;
 
 use serde_json::Value;
 
@@ -166,6 +167,40 @@ fn a_disk_that_is_full_costs_lines_and_no_request() {
     until("the reason", || gateway.logs().contains("the access log can't be written"));
     gateway.signal("TERM");
     assert!(gateway.wait().success());
+}
+
+#[test]
+fn a_named_pipe_is_written_to_while_it_is_read_and_holds_neither_start_nor_reload_without_a_reader() {
+    let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
+    let (pipe, other) = (dir.path().join("pipe"), dir.path().join("other"));
+    assert!(Command::new("mkfifo").args([&pipe, &other]).status().unwrap().success());
+    let store = format!("file:{}", dir.path().join("data").display());
+    let mut without = Gateway::spawn(upstream.port, &store, &settings("json", &pipe), ROUTES);
+    until("it to give up", || without.has_ended().is_some());
+    assert_eq!(without.wait().code(), Some(1));
+    let said = "it is a named pipe that nobody reads: start its reader first";
+    until("the reason", || without.logs().contains(&format!("can't open the access log {}: {said}", pipe.display())));
+
+    let read = std::thread::spawn({
+        let pipe = pipe.clone();
+        move || std::fs::read_to_string(pipe).unwrap()
+    });
+    // The reader waits for a writer: the gateway is one as soon as it is there.
+    let mut gateway = Gateway::spawn(upstream.port, &store, &settings("json", &pipe), ROUTES);
+    until("the gateway to find its reader", || {
+        if gateway.has_ended().is_some() {
+            gateway = Gateway::spawn(upstream.port, &store, &settings("json", &pipe), ROUTES);
+        }
+        gateway.is_ready()
+    });
+    assert_eq!(Request::pay("a", "{}").send(gateway.port).status, 201);
+    std::fs::write(gateway.config(), format!("{}{ROUTES}", settings("json", &other))).unwrap();
+    let refused = gateway.ask("POST", "/v1/reload");
+    assert!(refused.status == 409 && refused.text().contains(said), "{refused:?}");
+    assert_eq!(Request::pay("b", "{}").send(gateway.port).status, 201);
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+    assert_eq!(read.join().unwrap().lines().count(), 2);
 }
 
 #[test]

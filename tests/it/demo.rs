@@ -28,6 +28,11 @@ fn the_demo_charges_twice_without_the_gateway_and_once_with_it() {
     let [orders, charges, doubled] = totals(&printed, "with Onceward:");
     assert_eq!((charges, doubled), (orders, 0), "{printed}");
     assert!(printed.contains("outcome-uncertain"), "{printed}");
+    let more: Vec<&str> = printed.lines().skip_while(|line| !line.contains("without --once")).collect();
+    assert!(
+        more.iter().any(|line| line.contains("page for the browser")) && more.iter().any(|line| line.contains("curl")),
+        "{printed}"
+    );
 
     let left = std::fs::read_dir(scratch.path()).expect("the directory").count();
     assert_eq!(left, 0, "the demo removes its files");

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
 use serde_json::Value;
@@ -71,35 +71,51 @@ fn without_the_log_nothing_is_written_for_it() {
 struct Tail {
     child: Child,
     lines: Arc<Mutex<Vec<String>>>,
+    said: Arc<Mutex<Vec<String>>>,
+}
+
+/// The lines that come, as they come.
+fn gathered(stream: Option<impl Read + Send + 'static>) -> Arc<Mutex<Vec<String>>> {
+    let lines = Arc::new(Mutex::new(Vec::new()));
+    let sink = lines.clone();
+    let stream = BufReader::new(stream.unwrap());
+    std::thread::spawn(move || stream.lines().map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line)));
+    lines
 }
 
 impl Tail {
-    fn command(gateway: &Gateway, words: &[&str]) -> Command {
+    fn start(gateway: &Gateway, words: &[&str]) -> Tail {
+        let (mut tail, stdout) = Tail::unread(gateway, words);
+        tail.lines = gathered(Some(stdout));
+        tail
+    }
+
+    /// One whose output somebody else reads.
+    fn unread(gateway: &Gateway, words: &[&str]) -> (Tail, ChildStdout) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
         command.args(["log", "tail", "--admin", &format!("127.0.0.1:{}", gateway.admin)]).args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
-        command
-    }
-
-    fn start(gateway: &Gateway, words: &[&str]) -> Tail {
-        let mut child = Tail::command(gateway, words).spawn().unwrap();
-        let lines = Arc::new(Mutex::new(Vec::new()));
-        let (stdout, sink) = (BufReader::new(child.stdout.take().unwrap()), lines.clone());
-        std::thread::spawn(move || stdout.lines().map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line)));
-        Tail { child, lines }
+        let mut child = command.spawn().unwrap();
+        let stdout = child.stdout.take().unwrap();
+        let said = gathered(child.stderr.take());
+        (Tail { child, lines: Arc::default(), said }, stdout)
     }
 
     fn lines(&self) -> Vec<String> {
         self.lines.lock().unwrap().clone()
     }
 
+    /// What it complained of.
+    fn said(&self) -> Vec<String> {
+        self.said.lock().unwrap().clone()
+    }
+
     /// How it ended, and what it complained of.
     fn end(&mut self) -> (ExitStatus, String) {
         until("the tail to end", || self.child.try_wait().unwrap().is_some());
-        let status = self.child.wait().unwrap();
-        let mut said = String::new();
-        self.child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
-        (status, said)
+        // Whoever gathers holds it until the stream has ended.
+        until("all that it said to be read", || Arc::strong_count(&self.said) == 1);
+        (self.child.wait().unwrap(), self.said().join("\n"))
     }
 }
 
@@ -141,13 +157,64 @@ fn what_happens_to_payments_is_printed_as_it_happens() {
 
     assert!(Command::new("kill").args(["-INT", &tail.child.id().to_string()]).status().unwrap().success());
     assert_eq!(tail.end().1, "");
-    let mut since = Tail::start(&gateway, &["--since", "1h", "--json"]);
+    let since = Tail::start(&gateway, &["--since", "1h", "--json"]);
     until("all to be printed", || since.lines().len() >= tail.lines().len() + 2);
     let first: Value = serde_json::from_str(&since.lines()[0]).unwrap();
     assert_eq!((&first["operation"], &first["kind"], &first["route"]), (&before.into(), &"claimed".into(), &"payments".into()));
-    drop(gateway);
-    let (status, said) = since.end();
-    assert!(status.code() == Some(1) && said.contains("can't be reached"), "{said}");
+}
+
+#[test]
+fn a_tail_outlives_its_gateway_and_goes_on_behind_what_it_printed_and_ends_at_a_refusal() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::with(upstream.port, LOG, ROUTES);
+    Request::pay("before", "{}").send(gateway.port);
+    let mut tail = Tail::start(&gateway, &["--since", "1h"]);
+    until("the first to be printed", || tail.lines().len() == 2);
+    gateway.kill();
+    until("it to say that it waits", || !tail.said().is_empty());
+    let mut another = Tail::start(&gateway, &[]);
+    let (status, said) = another.end();
+    assert!(status.code() == Some(1) && said.contains("can't be reached"), "one that was never answered: {said}");
+    gateway.start_again();
+    Request::pay("after", "{}").send(gateway.port);
+    until("the second to be printed", || tail.lines().len() >= 4);
+    let words = |line: &String| line.split("  ").map(str::to_owned).nth(1).unwrap();
+    let operations: Vec<String> = tail.lines().iter().map(words).collect();
+    assert!(operations[0] == operations[1] && operations[1] != operations[2] && operations[2] == operations[3], "{operations:?}");
+
+    gateway.kill();
+    until("it to say so again", || tail.said().len() == 2);
+    std::fs::write(gateway.config(), ROUTES).unwrap();
+    gateway.start_again();
+    let (status, said) = tail.end();
+    let said: Vec<&str> = said.lines().collect();
+    assert!(said[..2].iter().all(|line| line.contains("can't be reached") && line.contains("trying again")), "{said:?}");
+    assert!(status.code() == Some(1) && said.len() == 3 && said[2].contains("the event log is off"), "{said:?}");
+    assert_eq!(tail.lines().len(), 4);
+}
+
+#[test]
+fn a_tail_says_that_what_the_log_no_longer_keeps_is_left_out() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::with(upstream.port, "[log]\nenabled = true\nkeep = \"1s\"\n", ROUTES);
+    Request::pay("before", "{}").send(gateway.port);
+    until("both entries to be trimmed", || {
+        // A start trims at once.
+        gateway.kill();
+        gateway.start_again();
+        let piece = gateway.ask("GET", "/v1/log?since=2020-01-01T00:00:00Z").json();
+        piece["trimmed"] == true && piece["events"] == Value::Array(Vec::new())
+    });
+    Request::pay("after", "{}").send(gateway.port);
+    let tail = Tail::start(&gateway, &["--since", "1h"]);
+    until("what is left to be printed, and a word about the rest", || tail.lines().len() == 2 && !tail.said().is_empty());
+    assert!(tail.said().len() == 1 && tail.said()[0].contains("is no longer kept by the event log"), "{:?}", tail.said());
+    let now = Tail::start(&gateway, &[]);
+    until("it to have begun", || {
+        Request::pay(&format!("k{}", upstream.executed()), "{}").send(gateway.port);
+        !now.lines().is_empty()
+    });
+    assert_eq!(now.said(), Vec::<String>::new());
 }
 
 #[test]
@@ -155,12 +222,27 @@ fn a_tail_whose_reader_goes_away_ends_quietly_though_nothing_happens() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, ROUTES);
     Request::pay("k", "{}").send(gateway.port);
-    let mut tail = Tail { child: Tail::command(&gateway, &["--since", "1h"]).spawn().unwrap(), lines: Arc::default() };
-    let mut stdout = BufReader::new(tail.child.stdout.take().unwrap());
+    let (mut tail, stdout) = Tail::unread(&gateway, &["--since", "1h"]);
+    let mut stdout = BufReader::new(stdout);
     stdout.read_line(&mut String::new()).unwrap();
     drop(stdout);
     let (status, said) = tail.end();
     assert_eq!((status.code(), said.as_str()), (Some(0), ""));
+}
+
+#[test]
+fn a_tail_whose_reader_goes_away_ends_also_while_it_waits_for_its_gateway() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::with(upstream.port, LOG, ROUTES);
+    Request::pay("k", "{}").send(gateway.port);
+    let (mut tail, stdout) = Tail::unread(&gateway, &["--since", "1h"]);
+    let mut stdout = BufReader::new(stdout);
+    stdout.read_line(&mut String::new()).unwrap();
+    gateway.kill();
+    until("it to say that it waits", || !tail.said().is_empty());
+    drop(stdout);
+    let (status, said) = tail.end();
+    assert!(status.code() == Some(0) && said.lines().count() == 1, "{said}");
 }
 
 /// Reads the log to its end, in small pieces: what it tells of each operation, and the last cursor.

@@ -17,6 +17,10 @@ pub struct LoggedView {
     pub events: Vec<EventView>,
     /// Where to go on: `after` of the next request.
     pub cursor: String,
+    /// Whether entries that should have been told here, behind the cursor or the time that was asked for, were trimmed: nobody
+    /// can tell them any more.
+    #[serde(default)]
+    pub trimmed: bool,
 }
 
 /// A change of an operation's record, as the event log tells it.

@@ -89,11 +89,34 @@ async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_bo
     assert!(others.freshness().as_of_ms.is_some());
 
     others.clear().unwrap();
+    let shown = mine.overview(T0).unwrap().freshness;
+    assert_eq!((shown, mine.freshness()), (Freshness::default(), Freshness::default()), "as old as what was read");
     assert_eq!(known(&mine), references([]));
     let mut progress = Vec::new();
     projector.catch_up(|entries| progress.push(entries)).await.unwrap();
     assert_eq!((known(&others), progress.last()), (references([2, 1]), Some(&2)));
     assert_eq!(mine.freshness(), Freshness { as_of_ms: Some(T0), entries: 2 });
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_clock_that_was_ahead_makes_nothing_look_young_once_it_is_set_right() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("model.sqlite");
+    let (mine, others) = (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
+    let log = Followed::at(T0);
+    log.claimed(1).await;
+    let wall = Arc::new(AtomicU64::new(T0 + 3_600_000));
+    let clock = wall.clone();
+    let mut projector =
+        Projector::new(mine.clone(), log.store.clone(), HOUR * 100, Arc::new(move || clock.load(Ordering::SeqCst)));
+    projector.catch_up(|_| {}).await.unwrap();
+    others.refresh().unwrap();
+    assert_eq!(others.freshness().as_of_ms, Some(T0 + 3_600_000));
+    wall.store(T0 + 1000, Ordering::SeqCst);
+    tokio::time::advance(Duration::from_secs(1)).await;
+    projector.catch_up(|_| {}).await.unwrap();
+    others.refresh().unwrap();
+    assert_eq!([mine.freshness().lag_ms(T0 + 5000), others.freshness().lag_ms(T0 + 5000)], [Some(4000); 2]);
 }
 
 #[tokio::test]

@@ -1,6 +1,6 @@
 //! The event log in Redis: a stream for each partition, which the swap script appends to.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -56,16 +56,29 @@ impl Redis {
         redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
-    async fn ends_at(&self, group: &Group) -> Result<Vec<Ends>, StoreError> {
+    async fn ends_where(&self, asked: impl Fn(u16) -> bool) -> Result<Vec<Ends>, StoreError> {
+        self.servers.complete()?;
+        let groups = self.servers.groups();
+        let mut ends = try_join_all(groups.iter().map(|group| self.ends_at(group, &asked))).await?.concat();
+        ends.sort_by_key(|ends| ends.partition);
+        Ok(ends)
+    }
+
+    /// The ends of those of a server's partitions that are asked for.
+    async fn ends_at(&self, group: &Group, asked: impl Fn(u16) -> bool) -> Result<Vec<Ends>, StoreError> {
+        let partitions: Vec<u16> = group.partitions.iter().copied().filter(|partition| asked(*partition)).collect();
+        if partitions.is_empty() {
+            return Ok(Vec::new());
+        }
         let mut reading = redis::pipe();
-        for partition in &group.partitions {
+        for partition in &partitions {
             for key in [layout::chain_key(*partition), layout::trimmed_key(*partition)] {
                 reading.cmd("HMGET").arg(key).arg("l").arg("i");
             }
         }
         let mut answers = self.pipeline_to(group, &reading).await?.into_iter();
         let mut ends = Vec::new();
-        for partition in &group.partitions {
+        for partition in &partitions {
             let (last, trimmed) = answers.next().zip(answers.next()).ok_or_else(unexpected)?;
             if let Some(last) = mark(last)? {
                 ends.push(Ends { partition: *partition, trimmed: mark(trimmed)?, last });
@@ -169,11 +182,11 @@ impl Log for Redis {
     }
 
     async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
-        self.servers.complete()?;
-        let groups = self.servers.groups();
-        let mut ends = try_join_all(groups.iter().map(|group| self.ends_at(group))).await?.concat();
-        ends.sort_by_key(|ends| ends.partition);
-        Ok(ends)
+        self.ends_where(|_| true).await
+    }
+
+    async fn ends_of(&self, partitions: &BTreeSet<u16>) -> Result<Vec<Ends>, StoreError> {
+        self.ends_where(|partition| partitions.contains(&partition)).await
     }
 }
 

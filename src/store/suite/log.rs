@@ -1,5 +1,6 @@
 //! Stories of the event log.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -127,6 +128,11 @@ pub(crate) async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage
     assert_eq!((trimmed.entries, trimmed.forgotten.len()), (1, 0));
     assert!(!logged(&stage).await.contains(&first));
     assert_eq!(breaks(&stage).await, (9, 0), "what is left goes on from what was trimmed");
+    let ends = log.ends_of(&BTreeSet::from([first.partition])).await.unwrap();
+    assert_eq!(ends.iter().map(|ends| ends.trimmed.map(|mark| mark.id)).collect::<Vec<_>>(), [Some(first.id)]);
+    let all = log.ends().await.unwrap();
+    assert_eq!(all.into_iter().filter(|ends| ends.partition == first.partition).collect::<Vec<_>>(), ends);
+    assert_eq!(log.ends_of(&BTreeSet::new()).await.unwrap(), []);
     stage.time.pass(Duration::from_secs(1)).await;
     let mut trimmed = log.trim(Duration::from_millis(500)).await.unwrap();
     assert_eq!(trimmed.forgotten, ["page"], "a reader that is silent for so long is waited for no more");

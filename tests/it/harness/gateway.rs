@@ -1,7 +1,7 @@
 //! A gateway process.
 
 use std::io::Read;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
 
@@ -11,7 +11,8 @@ use super::{Answer, Request, free_port, until};
 pub struct Gateway {
     pub port: u16,
     pub admin: u16,
-    config: PathBuf,
+    config: tempfile::NamedTempFile,
+    command: Command,
     child: Child,
     logs: Arc<Mutex<String>>,
     _dir: Option<tempfile::TempDir>,
@@ -76,19 +77,28 @@ impl Gateway {
         command.env("HASHING_SECRET", "a secret of the stories, of 32 bytes and more");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         adjust(&mut command);
-        let path = config.path().to_owned();
-        let mut child = command.spawn().unwrap();
         let logs = Arc::new(Mutex::new(String::new()));
+        let child = Gateway::begin(&mut command, &logs);
+        Gateway { port, admin, config, command, child, logs, _dir: None }
+    }
+
+    fn begin(command: &mut Command, logs: &Arc<Mutex<String>>) -> Child {
+        let mut child = command.spawn().unwrap();
         let (mut stderr, sink) = (child.stderr.take().unwrap(), logs.clone());
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
-            // The process may read the file again for as long as it lives.
-            let _config = config;
             while let Ok(n @ 1..) = stderr.read(&mut chunk) {
                 sink.lock().unwrap().push_str(&String::from_utf8_lossy(&chunk[..n]));
             }
         });
-        Gateway { port, admin, config: path, child, logs, _dir: None }
+        child
+    }
+
+    /// Starts it again, after it has ended: the same command, and whatever its configuration file says now.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file start gateways again")]
+    pub fn start_again(&mut self) {
+        self.child = Gateway::begin(&mut self.command, &self.logs);
+        until("the gateway to be ready again", || self.is_ready());
     }
 
     pub fn is_ready(&self) -> bool {
@@ -117,7 +127,7 @@ impl Gateway {
 
     /// Its configuration file.
     pub fn config(&self) -> &Path {
-        &self.config
+        self.config.path()
     }
 
     /// Its process id.

@@ -28,7 +28,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ),
     ("query", &["event", "key", "store"]),
     ("admin", &["gate", "store", "event", "query", "engine", "record", "key", "clock", "config", "telemetry"]),
-    ("cli", &["config", "admin", "app", "demo", "telemetry", "clock"]),
+    ("cli", &["config", "admin", "app", "demo", "telemetry", "clock", "entropy"]),
     ("demo", &["app", "config", "entropy"]),
     (
         "app",
