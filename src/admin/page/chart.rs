@@ -74,7 +74,7 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
             li { span.key.lost {} "uncertain or refused " (number(other)) }
         }
         details {
-            summary { "The same as a table" }
+            summary #as-table { "The same as a table" }
             div.scroll tabindex="0" role="region" aria-label="Requests by minute" {
                 table {
                     caption { "Requests with a key, by minute, the newest first; minutes without any are left out" }

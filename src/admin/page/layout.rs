@@ -81,7 +81,8 @@ fn menu(visitor: &Visitor, here: Here) -> Markup {
     }
 }
 
-/// A piece of a page that is fetched anew while somebody looks, and what a screen reader is told when it changes.
+/// A piece of a page that is fetched anew while somebody looks, and what a screen reader is told when it changes. What can have
+/// the focus in it needs an id, or whoever uses a keyboard is thrown to the top of the page each time.
 pub(super) fn live(path: &str, said: &str, content: Markup) -> Markup {
     html! {
         div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-say=(said) { (content) }

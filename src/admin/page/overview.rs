@@ -74,7 +74,7 @@ impl Told {
                     p.empty { "None yet." }
                 } @else {
                     (table::operations("The operations that began last", &self.newest, admin.clock.unix_ms()))
-                    p.more { a href="/operations" { "All operations, and search" } }
+                    p.more { a #all href="/operations" { "All operations, and search" } }
                 }
             }
         }
@@ -93,7 +93,7 @@ fn without(refusal: &Refusal) -> Markup {
                         "page shows traffic, timelines, and finds operations by order, amount or time:"
                     }
                     pre { code { "[log]\nenabled = true" } }
-                    p.dim { "The operations that are in the store now are under " a href="/operations" { "Operations" } "." }
+                    p.dim { "The operations that are in the store now are under " a #listed href="/operations" { "Operations" } "." }
                 }
                 other => { p { (other.to_string()) "." } }
             }
@@ -138,7 +138,7 @@ fn uncertain(waiting: Option<u64>) -> Markup {
         div class=[(count > 0).then_some("warn")] {
             dt { "Uncertain" }
             dd { (number(count)) }
-            dd.note { @if count > 0 { a href="/uncertain" { "waiting for a decision" } } @else { "nothing waits for you" } }
+            dd.note { @if count > 0 { a #waiting href="/uncertain" { "waiting for a decision" } } @else { "nothing waits for you" } }
         }
     }
 }

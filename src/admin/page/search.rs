@@ -142,7 +142,7 @@ fn results(admin: &Admin, asked: &Asked, found: &Listed) -> Markup {
         section.panel.flush aria-label="Results" {
             @if found.operations.is_empty() { p.empty { (none(asked, found)) } }
             @else { (table::operations(caption, &found.operations, admin.clock.unix_ms())) }
-            @if let Some(cursor) = &found.cursor { p.more { a href=(asked.path(cursor)) rel="next" { "Further operations" } } }
+            @if let Some(cursor) = &found.cursor { p.more { a #further href=(asked.path(cursor)) rel="next" { "Further operations" } } }
         }
     }
 }
