@@ -84,7 +84,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    Looked: Unauthorized, RequestInvalid, StoreUnavailable;
+    Looked: Unauthorized, RequestInvalid, LogOff, StoreUnavailable;
     Listing: Unauthorized, RequestInvalid, StateUnknown, StoreUnavailable, ReadModelOff, ReadModelUnavailable;
     Found: Unauthorized, RequestInvalid, OperationUnknown, StoreUnavailable;
     LookedUp: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown, BodyTooLarge, StoreUnavailable;
