@@ -91,6 +91,9 @@ pub(super) enum Refusal {
     /// The decision was not carried out.
     #[error(transparent)]
     Operator(#[from] OperatorError),
+    /// The store was asked, and did not tell.
+    #[error("{}", unread(.0))]
+    Unread(#[from] StoreError),
 }
 
 impl Refusal {
@@ -121,7 +124,8 @@ impl Refusal {
             Refusal::ReadModelOff => Kind::ReadModelOff,
             Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
             Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
-            Refusal::Reference(_) | Refusal::NothingUnderKey => Kind::OperationUnknown,
+            Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Untold => Kind::OperationUnknown,
+            Refusal::Unread(_) => Kind::StoreUnavailable,
             Refusal::Operator(error) => match error {
                 OperatorError::Unknown => Kind::OperationUnknown,
                 OperatorError::Moved => Kind::OperationMoved,
@@ -263,9 +267,11 @@ impl Kind {
     }
 }
 
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Refusal {
-        Refusal::Operator(error.into())
+/// Why the store did not tell what it was asked. Its own words are of writes, and would have people look for one.
+pub(super) fn unread(error: &StoreError) -> String {
+    match error {
+        StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => format!("the store does not answer: {why}"),
+        StoreError::Corrupt(_) => error.to_string(),
     }
 }
 

@@ -14,7 +14,7 @@ use super::uncertain::{Queue, said};
 use super::visitor::Visitor;
 use crate::admin::Admin;
 use crate::admin::model::{ask, search};
-use crate::admin::problem::Refusal;
+use crate::admin::problem::{Refusal, unread};
 use crate::admin::view::{OperationView, OverviewView};
 use crate::query::{Filter, ReadModel};
 use crate::store::StoreError;
@@ -26,8 +26,9 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> R
     let store = Health::ask(&admin).await;
     let told = Told::read(&admin).await;
     let waiting = match &told {
-        Ok(told) => Some(told.overview.uncertain),
-        Err(_) => Queue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
+        Ok(told) if told.overview.uncertain > 0 => Some(told.overview.uncertain),
+        // That nothing waits is said by nobody but the store: the log may be younger than what does.
+        _ => Queue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
     };
     let said = if store.fault.is_some() { "The store does not answer".to_owned() } else { said(waiting.unwrap_or_default()) };
     let figures = figures(&admin, &store, told.as_ref().ok(), waiting);
@@ -159,7 +160,7 @@ impl Health {
     fn figure(&self) -> Markup {
         match &self.fault {
             None => figure("Store", "answers", &format!("in {:.1} ms", self.took.as_secs_f64() * 1000.0), ""),
-            Some(error) => figure("Store", "no answer", &error.to_string(), "bad"),
+            Some(error) => figure("Store", "no answer", &unread(error), "bad"),
         }
     }
 }
