@@ -1,5 +1,6 @@
 //! The operations, as JSON: list, look up, settle by hand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Admin;
@@ -40,7 +41,7 @@ type Sent<T> = Result<Json<T>, JsonRejection>;
         ("text" = Option<String>, Query, description = "A reference, a scope, or the value of any chosen field"),
         ("from" = Option<String>, Query, description = "Begun then or later (RFC 3339)"),
         ("until" = Option<String>, Query, description = "Begun before then"),
-        ("limit" = Option<usize>, Query, description = "At most so many: 1 to 1000, otherwise 100"),
+        ("limit" = Option<usize>, Query, description = "At most so many: 1 to 1000, otherwise 100; of a store in Redis about so many"),
         ("cursor" = Option<String>, Query, description = "Where the page begins: the `cursor` of the one before, with the same parameters"),
         ("source" = Option<String>, Query, description = "`store` or `read_model`"),
     ),
@@ -50,6 +51,10 @@ pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
     Query(mut pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<Listed>, Refusal> {
+    let mut names = BTreeSet::new();
+    if let Some((twice, _)) = pairs.iter().find(|(name, _)| !names.insert(name.clone())) {
+        return Err(Refusal::Invalid(format!("{twice} is there more than once")));
+    }
     let mut take = |name: &str| {
         let at = pairs.iter().position(|(other, _)| other == name)?;
         Some(pairs.remove(at).1)

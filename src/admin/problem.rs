@@ -45,7 +45,7 @@ pub(super) enum Refusal {
     #[error("the body is larger than this path takes")]
     TooLarge,
     /// A state that is none.
-    #[error("state is one of in_flight, uncertain, completed, released, expired")]
+    #[error("state is one of in_flight, uncertain, completed, released, expired; of the read model also gone")]
     StateUnknown,
     /// A route that is none.
     #[error("no route has this name: it has to be as in the configuration")]
@@ -71,6 +71,9 @@ pub(super) enum Refusal {
     /// The configuration was not read.
     #[error("{0}")]
     ReloadUnavailable(&'static str),
+    /// Nothing is told of an operation.
+    #[error("the event log tells nothing of it: it is older than the log, or a moment too young, or there never was one")]
+    Untold,
     /// What is logged was not changed.
     #[error(transparent)]
     LogLevel(#[from] FilterError),
@@ -88,12 +91,12 @@ pub(super) enum Refusal {
     /// Nothing came back from the thread that asked it.
     #[error("the read model did not answer: ask again")]
     Unanswered,
-    /// The decision was not carried out.
-    #[error(transparent)]
-    Operator(#[from] OperatorError),
     /// The store was asked, and did not tell.
     #[error("{}", unread(.0))]
     Unread(#[from] StoreError),
+    /// The decision was not carried out.
+    #[error(transparent)]
+    Operator(#[from] OperatorError),
 }
 
 impl Refusal {
