@@ -102,7 +102,7 @@ pub(super) async fn from_store(
     get, path = "/v1/operations/{operation}", tag = "operations",
     params(("operation" = String, Path, description = "The reference, `op_` and 40 hexadecimal digits")),
     responses(
-        (status = 200, body = OperationView, description = "The operation; its `ETag` is the version that a change names"),
+        (status = 200, body = OperationView, description = "The operation", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
         super::openapi::Found,
     ),
 )]
@@ -117,7 +117,10 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(operation): Path<
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn resolve(
     State(admin): State<Arc<Admin>>,
@@ -140,7 +143,10 @@ pub(super) async fn resolve(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn retry(
     state: State<Arc<Admin>>,
@@ -159,7 +165,10 @@ pub(super) async fn retry(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn release(
     state: State<Arc<Admin>>,
@@ -178,7 +187,10 @@ pub(super) async fn release(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn expire(
     state: State<Arc<Admin>>,
