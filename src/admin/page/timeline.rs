@@ -118,7 +118,7 @@ fn details(moment: &MomentView) -> Markup {
         @if !words.is_empty() { p.dim { (words.join(" · ")) } }
         @if let Some(reason) = &moment.reason { p { "“" (reason) "”" } }
         @if !moment.differing.is_empty() {
-            p { "it differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
+            div.places { "it differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
         }
     }
 }
