@@ -227,7 +227,13 @@ fn a_running_operation_is_left_alone() {
     let (code, said) = cli(&gateway, &["release", &operation]);
     assert!(code == 1 && said.contains("in flight"), "{said}");
     assert_eq!(cli(&gateway, &["show", "op_0000000000000000000000000000000000000000"]).0, 1);
-    assert_eq!(cli(&gateway, &["show", &operation]).0, 0);
+    let (code, shown) = cli(&gateway, &["show", &operation]);
+    let seen = gateway.ask("GET", &format!("/v1/operations/{operation}")).json();
+    assert!(code == 0 && shown.contains("in_flight"), "{shown}");
+    for fact in ["opened_at", "version"] {
+        assert!(shown.contains(seen[fact].as_str().unwrap()), "{fact}: {shown}");
+    }
+    assert_eq!(cli(&gateway, &["list", "--limit", "0"]).0, 2, "none of them would be all that there are");
     upstream.release();
     assert_eq!(first.join().unwrap().status, 201);
 }
