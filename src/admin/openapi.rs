@@ -174,6 +174,14 @@ mod tests {
     }
 
     #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let document = text();
+        let methods = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+        let names: Vec<&str> = methods.map(|method| method["operationId"].as_str().unwrap()).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    }
+
+    #[test]
     fn the_documented_problems_are_those_that_there_are() {
         let document = text();
         let mut told = BTreeSet::new();

@@ -99,7 +99,7 @@ pub(super) async fn from_store(
 
 /// One operation, as it is now: from the store.
 #[utoipa::path(
-    get, path = "/v1/operations/{operation}", tag = "operations",
+    get, path = "/v1/operations/{operation}", operation_id = "show_operation", tag = "operations",
     params(("operation" = String, Path, description = "The reference, `op_` and 40 hexadecimal digits")),
     responses(
         (status = 200, body = OperationView, description = "The operation", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
