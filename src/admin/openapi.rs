@@ -198,7 +198,7 @@ mod tests {
             }
         }
         // What belongs to no path.
-        told.extend([Kind::NotFound, Kind::MethodNotAllowed].map(Kind::name));
+        told.extend([Kind::NotFound, Kind::MethodNotAllowed, Kind::RequestTimeout].map(Kind::name));
         assert_eq!(told, Kind::ALL.map(Kind::name).into());
     }
 }

@@ -44,6 +44,9 @@ pub(super) enum Refusal {
     /// Its body is too large.
     #[error("the body is larger than this path takes")]
     TooLarge,
+    /// It did not come to its end.
+    #[error("this took too long, as a rule because the body did not come: look what was done before you ask again")]
+    TooSlow,
     /// A state that is none.
     #[error("state is one of in_flight, uncertain, completed, released, expired; of the read model also gone")]
     StateUnknown,
@@ -114,6 +117,7 @@ impl Refusal {
             Refusal::Method => Kind::MethodNotAllowed,
             Refusal::Invalid(_) => Kind::RequestInvalid,
             Refusal::TooLarge => Kind::BodyTooLarge,
+            Refusal::TooSlow => Kind::RequestTimeout,
             Refusal::StateUnknown => Kind::StateUnknown,
             Refusal::RouteUnknown => Kind::RouteUnknown,
             Refusal::Lookup(_) => Kind::LookupInvalid,
@@ -156,6 +160,7 @@ pub(super) enum Kind {
     MethodNotAllowed,
     RequestInvalid,
     BodyTooLarge,
+    RequestTimeout,
     StateUnknown,
     RouteUnknown,
     LookupInvalid,
@@ -180,13 +185,14 @@ pub(super) enum Kind {
 impl Kind {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Kind; 25] = [
+    pub(super) const ALL: [Kind; 26] = [
         Kind::Unauthorized,
         Kind::Forbidden,
         Kind::NotFound,
         Kind::MethodNotAllowed,
         Kind::RequestInvalid,
         Kind::BodyTooLarge,
+        Kind::RequestTimeout,
         Kind::StateUnknown,
         Kind::RouteUnknown,
         Kind::LookupInvalid,
@@ -233,6 +239,7 @@ impl Kind {
                 (StatusCode::BAD_REQUEST, "request-invalid", "a parameter, the cursor or the body can't be read")
             }
             Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large"),
+            Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "its body did not come in time"),
             Kind::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown", "no such state"),
             Kind::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown", "no route has this name"),
             Kind::LookupInvalid => (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope"),

@@ -286,6 +286,21 @@ fn a_web_page_can_not_act_in_an_operators_name() {
 }
 
 #[test]
+fn whoever_says_nothing_is_not_waited_for_on_the_admin_port() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, TOKENS, crate::harness::ROUTES);
+    let patience = std::time::Duration::from_secs(20);
+    let idle = ["", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].map(|beginning| {
+        let mut connection = Connection::try_open(gateway.admin, patience).unwrap();
+        connection.write(beginning.as_bytes());
+        (beginning, connection)
+    });
+    for (beginning, mut connection) in idle {
+        assert!(connection.ends(), "it still waits behind {beginning:?}");
+    }
+}
+
+#[test]
 fn the_admin_api_is_not_on_the_public_port() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
