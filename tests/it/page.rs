@@ -252,3 +252,21 @@ fn what_can_not_be_searched_for_is_refused_and_not_left_out() {
     assert!(!page(&gateway, "/operations", None).text().contains("value=\"gone\""), "the store has nothing that is gone");
     assert!(page(&gateway, "/operations?state=uncertain", None).text().contains(&operation));
 }
+
+#[test]
+fn what_was_let_run_is_not_shown_as_if_nobody_had_decided() {
+    let upstream = Upstream::start();
+    let gateway =
+        Gateway::with(upstream.port, "", "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nuncertain_after = \"0s\"\n");
+    let operation = lose(&gateway, "k");
+    let shown = |path: &str| page(&gateway, path, None).text();
+    let path = format!("/operations/{operation}");
+    assert!(shown("/uncertain").contains("resolve, retry, release") && shown(&path).contains("nothing runs"));
+    let form = Form::of(&gateway, &operation);
+    assert_eq!(form.request(&gateway, &format!("{path}/retry"), "reason=r").send(gateway.admin).status, 303);
+    let queue = shown("/uncertain");
+    assert!(queue.contains("decided: the next duplicate runs; until then resolve, release"), "{queue}");
+    let own = shown(&path);
+    assert!(own.contains("It was decided that the next duplicate runs"), "{own}");
+    assert!(!own.contains("nothing runs.") && !own.contains(&format!("{path}/retry")), "{own}");
+}
