@@ -31,6 +31,9 @@ const FRAMING: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
 ];
 
+/// Answers without a body, whatever their fields say (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
+const BODILESS: [StatusCode; 3] = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
+
 /// An operation that is there, and the version that an operator saw.
 pub(super) struct Change {
     slot: Slot,
@@ -105,8 +108,11 @@ fn version(tag: &str) -> Option<Version> {
 pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply, Refusal> {
     let body = BASE64.decode(&request.body_base64);
     let body = body.map_err(|error| Refusal::Invalid(format!("body_base64 is not base64: {error}")))?;
-    let status = StatusCode::from_u16(request.status).ok().filter(|status| status.as_u16() >= 200);
+    let status = StatusCode::from_u16(request.status).ok().filter(|status| (200..=599).contains(&status.as_u16()));
     let status = status.ok_or_else(|| Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned()))?;
+    if BODILESS.contains(&status) && !body.is_empty() {
+        return Err(Refusal::Invalid(format!("an answer with the status {} has no body", status.as_u16())));
+    }
     let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
         let (name, value) = field(name, value).map_err(Refusal::Invalid)?;
@@ -173,6 +179,13 @@ mod tests {
         for name in ["Content-Length", "transfer-encoding", "Connection", "a b"] {
             assert!(stated(0, &request(name)).is_err(), "{name}");
         }
-        assert!(stated(0, &ResolveRequest { status: 101, ..ResolveRequest::default() }).is_err());
+        for status in [0, 101, 199, 600, 999] {
+            assert!(stated(0, &ResolveRequest { status, ..ResolveRequest::default() }).is_err(), "{status}");
+        }
+        for status in [204, 205, 304] {
+            let bare = ResolveRequest { status, ..ResolveRequest::default() };
+            assert!(stated(0, &bare).is_ok(), "{status}");
+            assert!(stated(0, &ResolveRequest { body_base64: BASE64.encode("{}"), ..bare }).is_err(), "{status} with a body");
+        }
     }
 }

@@ -18,7 +18,7 @@ pub struct LogLevelView {
 
 /// What the process logs.
 #[utoipa::path(
-    get, path = "/v1/log-level", tag = "process",
+    get, path = "/v1/log-level", operation_id = "show_log_level", tag = "process",
     responses((status = 200, body = LogLevelView, description = "The filter"), super::openapi::LogLevel),
 )]
 pub(super) async fn show() -> Result<Json<LogLevelView>, Refusal> {
@@ -27,7 +27,7 @@ pub(super) async fn show() -> Result<Json<LogLevelView>, Refusal> {
 
 /// Changes what the process logs, until it ends.
 #[utoipa::path(
-    put, path = "/v1/log-level", tag = "process", request_body = LogLevelView,
+    put, path = "/v1/log-level", operation_id = "change_log_level", tag = "process", request_body = LogLevelView,
     responses((status = 200, body = LogLevelView, description = "The filter as it is now"), super::openapi::LogLevelChanged),
 )]
 pub(super) async fn change(

@@ -33,7 +33,7 @@ pub struct LookupRequest {
 #[utoipa::path(
     post, path = "/v1/operations/lookup", tag = "operations", request_body = LookupRequest,
     responses(
-        (status = 200, body = super::view::OperationView, description = "The operation; its `ETag` is the version that a change names"),
+        (status = 200, body = super::view::OperationView, description = "The operation", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
         super::openapi::LookedUp,
     ),
 )]

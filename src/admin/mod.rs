@@ -9,9 +9,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::extract::State;
+use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
-use axum::middleware;
+use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
 
@@ -124,6 +124,14 @@ fn paths() -> impl Iterator<Item = &'static str> {
     api().into_iter().map(|(path, ..)| path)
 }
 
+/// Longest time for one request, its body included: longer than a reload may take.
+const REQUEST_MAX: Duration = Duration::from_secs(45);
+
+/// Lets go of a request that does not come to its end, so that bodies that never come hold no connections.
+async fn in_time(request: Request, next: Next) -> Response {
+    tokio::time::timeout(REQUEST_MAX, next.run(request)).await.unwrap_or_else(|_| Refusal::TooSlow.into_response())
+}
+
 /// The admin port's router.
 pub fn router(admin: Admin) -> Router {
     let admin = Arc::new(admin);
@@ -140,6 +148,7 @@ pub fn router(admin: Admin) -> Router {
         .merge(page::router(&admin))
         .fallback(|| async { Refusal::NotFound })
         .layer(middleware::from_fn(every_refusal_is_a_document))
+        .layer(middleware::from_fn(in_time))
         .with_state(admin)
 }
 
@@ -181,5 +190,23 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
     match admin.gate.meter().encode() {
         Ok(text) => ([(header::CONTENT_TYPE, OPEN_METRICS)], text).into_response(),
         Err(_) => StatusCode::INTERNAL_SERVER_ERROR.into_response(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::body::{Body, Bytes};
+    use tower::ServiceExt;
+
+    use super::*;
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_never_comes_is_not_waited_for() {
+        let router: Router = Router::new().route("/", post(|_: Bytes| async {})).layer(middleware::from_fn(in_time));
+        let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let began = tokio::time::Instant::now();
+        let answer = router.oneshot(Request::post("/").body(never).unwrap()).await.unwrap();
+        assert_eq!((answer.status(), began.elapsed()), (StatusCode::REQUEST_TIMEOUT, REQUEST_MAX));
+        assert_eq!(answer.headers()["content-type"], "application/problem+json");
     }
 }

@@ -10,7 +10,6 @@ use super::Admin;
 use super::problem::Refusal;
 use super::view::{OperationView, OverviewView, ReportView, StatisticsView, TimelineView};
 use crate::engine::Mode;
-use crate::gate::OperatorError;
 use crate::key::Slot;
 use crate::query::{Filter, QueryError, ReadModel};
 
@@ -42,7 +41,7 @@ pub(super) fn filter<'q>(pairs: impl IntoIterator<Item = (&'q str, &'q str)>) ->
         match name {
             "route" => filter.route = Some(value),
             "state" => filter.state = Some(value.parse().map_err(|_| Refusal::StateUnknown)?),
-            "status" => filter.status = Some(value.parse().map_err(|_| invalid("status is a number such as 201"))?),
+            "status" => filter.status = Some(status(&value)?),
             "scope" => filter.scope = Some(value),
             "text" => filter.text = Some(value),
             "from" => filter.from_ms = Some(moment(&value)?),
@@ -55,6 +54,11 @@ pub(super) fn filter<'q>(pairs: impl IntoIterator<Item = (&'q str, &'q str)>) ->
         }
     }
     Ok(filter)
+}
+
+fn status(text: &str) -> Result<u16, Refusal> {
+    let status = text.parse().ok().filter(|status| (100..=599).contains(status));
+    status.ok_or_else(|| invalid("status is an HTTP status such as 201"))
 }
 
 fn invalid(why: &str) -> Refusal {
@@ -98,10 +102,11 @@ pub(super) async fn timeline(
     Path(operation): Path<String>,
 ) -> Result<Json<TimelineView>, Refusal> {
     let slot = Slot::from_reference(&operation)?;
-    Ok(Json(told(&admin, &slot).await?.ok_or(OperatorError::Unknown)?))
+    Ok(Json(told(&admin, &slot).await?.ok_or(Refusal::Untold)?))
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Span {
     from: Option<String>,
     until: Option<String>,
@@ -139,6 +144,7 @@ pub(super) async fn overview(State(admin): State<Arc<Admin>>) -> Result<Json<Ove
 }
 
 #[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub(super) struct Since {
     since: Option<String>,
 }

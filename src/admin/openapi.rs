@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use axum::Json;
 use serde_json::json;
+use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityRequirement, SecurityScheme};
 use utoipa::openapi::{Content, RefOr, Response, ResponseBuilder};
-use utoipa::{IntoResponses, OpenApi, ToSchema};
+use utoipa::{IntoResponses, Modify, OpenApi, ToSchema};
 
 use super::problem::{Kind, TYPE_PREFIX};
 
@@ -42,9 +43,27 @@ use super::problem::{Kind, TYPE_PREFIX};
         super::log_level::show,
         super::log_level::change,
     ),
-    components(schemas(ProblemDocument))
+    components(schemas(ProblemDocument)),
+    modifiers(&Tokens)
 )]
 struct Document;
+
+/// Says where a token is wanted, so that clients made from the document send it: on every path that can refuse for want of one.
+/// On loopback none is, so it says that it may be left away.
+struct Tokens;
+
+impl Modify for Tokens {
+    fn modify(&self, document: &mut utoipa::openapi::OpenApi) {
+        const NAME: &str = "token";
+        let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
+        document.components.get_or_insert_default().add_security_scheme(NAME, scheme);
+        let paths = document.paths.paths.values_mut();
+        let operations = paths.flat_map(|path| [&mut path.get, &mut path.put, &mut path.post]).flatten();
+        for operation in operations.filter(|operation| operation.responses.responses.contains_key("401")) {
+            operation.security = Some(vec![SecurityRequirement::new(NAME, [""; 0]), SecurityRequirement::default()]);
+        }
+    }
+}
 
 /// Why a request was refused (RFC 9457).
 #[derive(ToSchema)]
@@ -84,7 +103,7 @@ macro_rules! refusals {
 }
 
 refusals! {
-    Looked: Unauthorized, RequestInvalid, StoreUnavailable;
+    Looked: Unauthorized, RequestInvalid, LogOff, StoreUnavailable;
     Listing: Unauthorized, RequestInvalid, StateUnknown, StoreUnavailable, ReadModelOff, ReadModelUnavailable;
     Found: Unauthorized, RequestInvalid, OperationUnknown, StoreUnavailable;
     LookedUp: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown, BodyTooLarge, StoreUnavailable;
@@ -136,6 +155,33 @@ mod tests {
     }
 
     #[test]
+    fn a_client_that_is_made_of_it_sends_the_token_where_one_is_wanted_and_knows_where_versions_are() {
+        let document = text();
+        let (name, scheme) = document["components"]["securitySchemes"].as_object().unwrap().iter().next().unwrap();
+        assert_eq!((&scheme["type"], &scheme["scheme"]), (&"http".into(), &"bearer".into()));
+        let wanted = json!([{ name: [] }, {}]);
+        for (path, methods) in document["paths"].as_object().unwrap() {
+            for method in methods.as_object().unwrap().values() {
+                let refuses = method["responses"].as_object().unwrap().contains_key("401");
+                assert_eq!(refuses.then_some(&wanted), method.get("security"), "{path}");
+                if method["responses"]["200"]["content"]["application/json"]["schema"]["$ref"]
+                    == "#/components/schemas/OperationView"
+                {
+                    assert!(method["responses"]["200"]["headers"]["ETag"].is_object(), "{path}");
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn every_operation_has_a_name_of_its_own() {
+        let document = text();
+        let methods = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
+        let names: Vec<&str> = methods.map(|method| method["operationId"].as_str().unwrap()).collect();
+        assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
+    }
+
+    #[test]
     fn the_documented_problems_are_those_that_there_are() {
         let document = text();
         let mut told = BTreeSet::new();
@@ -152,7 +198,7 @@ mod tests {
             }
         }
         // What belongs to no path.
-        told.extend([Kind::NotFound, Kind::MethodNotAllowed].map(Kind::name));
+        told.extend([Kind::NotFound, Kind::MethodNotAllowed, Kind::RequestTimeout].map(Kind::name));
         assert_eq!(told, Kind::ALL.map(Kind::name).into());
     }
 }

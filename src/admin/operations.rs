@@ -1,5 +1,6 @@
 //! The operations, as JSON: list, look up, settle by hand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 
 use super::Admin;
@@ -40,7 +41,7 @@ type Sent<T> = Result<Json<T>, JsonRejection>;
         ("text" = Option<String>, Query, description = "A reference, a scope, or the value of any chosen field"),
         ("from" = Option<String>, Query, description = "Begun then or later (RFC 3339)"),
         ("until" = Option<String>, Query, description = "Begun before then"),
-        ("limit" = Option<usize>, Query, description = "At most so many: 1 to 1000, otherwise 100"),
+        ("limit" = Option<usize>, Query, description = "At most so many: 1 to 1000, otherwise 100; of a store in Redis about so many"),
         ("cursor" = Option<String>, Query, description = "Where the page begins: the `cursor` of the one before, with the same parameters"),
         ("source" = Option<String>, Query, description = "`store` or `read_model`"),
     ),
@@ -50,6 +51,10 @@ pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
     Query(mut pairs): Query<Vec<(String, String)>>,
 ) -> Result<Json<Listed>, Refusal> {
+    let mut names = BTreeSet::new();
+    if let Some((twice, _)) = pairs.iter().find(|(name, _)| !names.insert(name.clone())) {
+        return Err(Refusal::Invalid(format!("{twice} is there more than once")));
+    }
     let mut take = |name: &str| {
         let at = pairs.iter().position(|(other, _)| other == name)?;
         Some(pairs.remove(at).1)
@@ -94,10 +99,10 @@ pub(super) async fn from_store(
 
 /// One operation, as it is now: from the store.
 #[utoipa::path(
-    get, path = "/v1/operations/{operation}", tag = "operations",
+    get, path = "/v1/operations/{operation}", operation_id = "show_operation", tag = "operations",
     params(("operation" = String, Path, description = "The reference, `op_` and 40 hexadecimal digits")),
     responses(
-        (status = 200, body = OperationView, description = "The operation; its `ETag` is the version that a change names"),
+        (status = 200, body = OperationView, description = "The operation", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
         super::openapi::Found,
     ),
 )]
@@ -112,7 +117,10 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(operation): Path<
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn resolve(
     State(admin): State<Arc<Admin>>,
@@ -135,7 +143,10 @@ pub(super) async fn resolve(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn retry(
     state: State<Arc<Admin>>,
@@ -154,7 +165,10 @@ pub(super) async fn retry(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn release(
     state: State<Arc<Admin>>,
@@ -173,7 +187,10 @@ pub(super) async fn release(
         ("operation" = String, Path, description = "The reference"),
         ("If-Match" = String, Header, description = "The version that was seen, as the operation's `ETag` has it"),
     ),
-    responses((status = 200, body = OperationView, description = "The operation as it is now"), super::openapi::Changed),
+    responses(
+        (status = 200, body = OperationView, description = "The operation as it is now", headers(("ETag" = String, description = "The version, which a change names in `If-Match`"))),
+        super::openapi::Changed,
+    ),
 )]
 pub(super) async fn expire(
     state: State<Arc<Admin>>,

@@ -44,8 +44,11 @@ pub(super) enum Refusal {
     /// Its body is too large.
     #[error("the body is larger than this path takes")]
     TooLarge,
+    /// It did not come to its end.
+    #[error("this took too long, as a rule because the body did not come: look what was done before you ask again")]
+    TooSlow,
     /// A state that is none.
-    #[error("state is one of in_flight, uncertain, completed, released, expired")]
+    #[error("state is one of in_flight, uncertain, completed, released, expired; of the read model also gone")]
     StateUnknown,
     /// A route that is none.
     #[error("no route has this name: it has to be as in the configuration")]
@@ -71,6 +74,9 @@ pub(super) enum Refusal {
     /// The configuration was not read.
     #[error("{0}")]
     ReloadUnavailable(&'static str),
+    /// Nothing is told of an operation.
+    #[error("the event log tells nothing of it: it is older than the log, or a moment too young, or there never was one")]
+    Untold,
     /// What is logged was not changed.
     #[error(transparent)]
     LogLevel(#[from] FilterError),
@@ -88,6 +94,9 @@ pub(super) enum Refusal {
     /// Nothing came back from the thread that asked it.
     #[error("the read model did not answer: ask again")]
     Unanswered,
+    /// The store was asked, and did not tell.
+    #[error("{}", unread(.0))]
+    Unread(#[from] StoreError),
     /// The decision was not carried out.
     #[error(transparent)]
     Operator(#[from] OperatorError),
@@ -108,6 +117,7 @@ impl Refusal {
             Refusal::Method => Kind::MethodNotAllowed,
             Refusal::Invalid(_) => Kind::RequestInvalid,
             Refusal::TooLarge => Kind::BodyTooLarge,
+            Refusal::TooSlow => Kind::RequestTimeout,
             Refusal::StateUnknown => Kind::StateUnknown,
             Refusal::RouteUnknown => Kind::RouteUnknown,
             Refusal::Lookup(_) => Kind::LookupInvalid,
@@ -121,7 +131,8 @@ impl Refusal {
             Refusal::ReadModelOff => Kind::ReadModelOff,
             Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
             Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
-            Refusal::Reference(_) | Refusal::NothingUnderKey => Kind::OperationUnknown,
+            Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Untold => Kind::OperationUnknown,
+            Refusal::Unread(_) => Kind::StoreUnavailable,
             Refusal::Operator(error) => match error {
                 OperatorError::Unknown => Kind::OperationUnknown,
                 OperatorError::Moved => Kind::OperationMoved,
@@ -149,6 +160,7 @@ pub(super) enum Kind {
     MethodNotAllowed,
     RequestInvalid,
     BodyTooLarge,
+    RequestTimeout,
     StateUnknown,
     RouteUnknown,
     LookupInvalid,
@@ -173,13 +185,14 @@ pub(super) enum Kind {
 impl Kind {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Kind; 25] = [
+    pub(super) const ALL: [Kind; 26] = [
         Kind::Unauthorized,
         Kind::Forbidden,
         Kind::NotFound,
         Kind::MethodNotAllowed,
         Kind::RequestInvalid,
         Kind::BodyTooLarge,
+        Kind::RequestTimeout,
         Kind::StateUnknown,
         Kind::RouteUnknown,
         Kind::LookupInvalid,
@@ -226,6 +239,7 @@ impl Kind {
                 (StatusCode::BAD_REQUEST, "request-invalid", "a parameter, the cursor or the body can't be read")
             }
             Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large"),
+            Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "its body did not come in time"),
             Kind::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown", "no such state"),
             Kind::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown", "no route has this name"),
             Kind::LookupInvalid => (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope"),
@@ -263,9 +277,11 @@ impl Kind {
     }
 }
 
-impl From<StoreError> for Refusal {
-    fn from(error: StoreError) -> Refusal {
-        Refusal::Operator(error.into())
+/// Why the store did not tell what it was asked. Its own words are of writes, and would have people look for one.
+pub(super) fn unread(error: &StoreError) -> String {
+    match error {
+        StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => format!("the store does not answer: {why}"),
+        StoreError::Corrupt(_) => error.to_string(),
     }
 }
 

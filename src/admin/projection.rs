@@ -37,7 +37,7 @@ fn view(admin: &Admin, freshness: Freshness) -> Json<ProjectionView> {
 
 /// How far the read model is.
 #[utoipa::path(
-    get, path = "/v1/projection", tag = "read model",
+    get, path = "/v1/projection", operation_id = "show_projection", tag = "read model",
     responses((status = 200, body = ProjectionView, description = "How far it is"), super::openapi::Projection),
 )]
 pub(super) async fn show(State(admin): State<Arc<Admin>>) -> Result<Json<ProjectionView>, Refusal> {

@@ -1,6 +1,7 @@
 //! The command line: what can be asked of the program, and how it answers.
 
 use std::io::Write;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
@@ -256,8 +257,8 @@ enum Verb {
         #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released", "expired"])]
         state: Option<String>,
         /// At most this many.
-        #[arg(long, default_value_t = 100)]
-        limit: usize,
+        #[arg(long, default_value = "100")]
+        limit: NonZeroUsize,
     },
     /// Show one operation, by the reference that a problem's `operation` member gives.
     Show {

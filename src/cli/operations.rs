@@ -22,12 +22,13 @@ pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
 
 pub(super) fn operations(args: OperationsArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
+    let whole = matches!(args.verb, Verb::Show { .. });
     let verb = match prepare(args.verb) {
         Ok(verb) => verb,
         Err(usage) => return super::fail(&usage, 2),
     };
     match super::block_on(carry_out(&client, verb)) {
-        Ok(Ok(views)) => print(&views, args.json),
+        Ok(Ok(views)) => print(&views, args.json, whole),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
@@ -46,7 +47,7 @@ enum Prepared {
 
 fn prepare(verb: Verb) -> Result<Prepared, String> {
     Ok(match verb {
-        Verb::List { state, limit } => Prepared::List(state, limit),
+        Verb::List { state, limit } => Prepared::List(state, limit.get()),
         Verb::Show { operation } => Prepared::Show(operation),
         Verb::Release(change) => Prepared::Decide(Word::Release, change),
         Verb::Retry(change) => Prepared::Decide(Word::Retry, change),
@@ -75,7 +76,7 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
             let mut all = Vec::new();
             let mut cursor = None;
             loop {
-                let page = client.list(state.as_deref(), limit.clamp(1, 1000), cursor.as_deref()).await?;
+                let page = client.list(state.as_deref(), limit.min(1000), cursor.as_deref()).await?;
                 all.extend(page.operations);
                 cursor = page.cursor;
                 if cursor.is_none() || all.len() >= limit {
@@ -108,7 +109,8 @@ async fn seen(client: &Client, change: &ChangeArgs) -> Result<String, ClientErro
     }
 }
 
-fn print(views: &[OperationView], json: bool) -> ExitCode {
+/// Prints them, each on a line; or the `whole` of one, as far as the store tells.
+fn print(views: &[OperationView], json: bool, whole: bool) -> ExitCode {
     if json {
         return match serde_json::to_string_pretty(views) {
             Ok(text) => super::say(&text),
@@ -127,6 +129,9 @@ fn print(views: &[OperationView], json: bool) -> ExitCode {
             _ => view.lease_ends_at.as_ref().map(|end| format!("lease until {end}")).unwrap_or_default(),
         };
         out.push_str(&format!("{}  {:9}  {}  {}  {detail}\n", view.operation, view.state, view.changed_at, view.route));
+        if whole {
+            out.push_str(&format!("opened {}, changed {}, version {}\n", view.opened_at, view.changed_at, view.version));
+        }
     }
     super::say(out.trim_end())
 }

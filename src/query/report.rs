@@ -32,7 +32,7 @@ pub struct Report {
 pub struct ReportRow {
     /// The route.
     pub route: String,
-    /// The client: its scope's hash, shortened; `None`: the route has no scope, or the request had none.
+    /// The client: its scope's hash, shortened, which is one for all where the route has no scope; `None`: the request had none.
     pub scope: Option<String>,
     /// Whether they would have been refused; else they would have got the stored answer.
     pub refused: bool,

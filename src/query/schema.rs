@@ -3,6 +3,7 @@
 //! Names of routes, states and kinds are numbers in it. Searches go newest first by `began_ms`, which an operation keeps as long
 //! as it is the same one, so that a page's cursor stays where it is while states change.
 
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::Duration;
 
@@ -113,6 +114,10 @@ pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
         std::fs::create_dir_all(folder).map_err(|source| QueryError::File { path: path.to_owned(), source })?;
     }
+    // It tells chosen fields and reasons: as the records do, to nobody but who runs the gateway. SQLite gives the files beside it
+    // the same mode.
+    let made = std::fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path);
+    made.map_err(|source| QueryError::File { path: path.to_owned(), source })?;
     let mut connection = Connection::open(path)?;
     connection.busy_timeout(BUSY)?;
     // Readers and the writer don't wait for each other.
@@ -199,4 +204,24 @@ pub(super) fn set_aside(path: &Path) -> Result<(), QueryError> {
     // They belong to the old file and would spoil the new one. Usually there are none.
     unless_absent(std::fs::remove_file(with("-wal")))?;
     unless_absent(std::fs::remove_file(with("-shm")))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
+    use super::*;
+
+    #[test]
+    fn nobody_but_who_runs_the_gateway_may_read_the_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("read-model.sqlite");
+        let _open = open(&path).unwrap();
+        let mut files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        files.sort();
+        assert_eq!(files.len(), 3, "the file, its log and what readers share: {files:?}");
+        for file in files {
+            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+        }
+    }
 }

@@ -263,7 +263,10 @@ fn by_text(connection: &Connection, text: &str) -> Result<Vec<Walk>, QueryError>
     }
     let mut names = connection.prepare_cached("SELECT name FROM field_names ORDER BY name LIMIT ?1")?;
     let names = names.query_map([FIELD_NAMES_MAX], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
-    let mut walks: Vec<Walk> = names.iter().map(|name| Walk::along_field(name, text)).collect();
+    // What is kept of a card's number is written with a sign that no keyboard has.
+    let card = (text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| format!("\u{2026}{text}"));
+    let values = || std::iter::once(text).chain(card.as_deref());
+    let mut walks: Vec<Walk> = names.iter().flat_map(|name| values().map(|value| Walk::along_field(name, value))).collect();
     walks.push(Walk::along("operations_by_scope").with("o.scope = ?", [Value::from(text.to_owned())]));
     Ok(walks)
 }

@@ -227,7 +227,13 @@ fn a_running_operation_is_left_alone() {
     let (code, said) = cli(&gateway, &["release", &operation]);
     assert!(code == 1 && said.contains("in flight"), "{said}");
     assert_eq!(cli(&gateway, &["show", "op_0000000000000000000000000000000000000000"]).0, 1);
-    assert_eq!(cli(&gateway, &["show", &operation]).0, 0);
+    let (code, shown) = cli(&gateway, &["show", &operation]);
+    let seen = gateway.ask("GET", &format!("/v1/operations/{operation}")).json();
+    assert!(code == 0 && shown.contains("in_flight"), "{shown}");
+    for fact in ["opened_at", "version"] {
+        assert!(shown.contains(seen[fact].as_str().unwrap()), "{fact}: {shown}");
+    }
+    assert_eq!(cli(&gateway, &["list", "--limit", "0"]).0, 2, "none of them would be all that there are");
     upstream.release();
     assert_eq!(first.join().unwrap().status, 201);
 }
@@ -277,6 +283,21 @@ fn a_web_page_can_not_act_in_an_operators_name() {
     assert_eq!(ask.clone().host("127.0.0.1").field("Origin", "https://evil.example").send(gateway.admin).status, 401);
     assert_eq!(ask.clone().host("evil.example").send(gateway.admin).status, 401, "a rebound name");
     assert_eq!(ask.host("localhost:1").send(gateway.admin).status, 200);
+}
+
+#[test]
+fn whoever_says_nothing_is_not_waited_for_on_the_admin_port() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, TOKENS, crate::harness::ROUTES);
+    let patience = std::time::Duration::from_secs(20);
+    let idle = ["", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].map(|beginning| {
+        let mut connection = Connection::try_open(gateway.admin, patience).unwrap();
+        connection.write(beginning.as_bytes());
+        (beginning, connection)
+    });
+    for (beginning, mut connection) in idle {
+        assert!(connection.ends(), "it still waits behind {beginning:?}");
+    }
 }
 
 #[test]

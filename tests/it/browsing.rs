@@ -202,3 +202,34 @@ fn a_charge_that_a_crash_left_uncertain_is_on_the_page_and_settled_there() {
     assert_eq!(upstream.executed(), 1);
     nothing_is_wrong(&browser);
 }
+
+#[test]
+fn whoever_uses_a_keyboard_stays_where_they_are_while_the_page_follows() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "[log]\nenabled = true", ROUTES);
+    for n in 0..51 {
+        assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
+    }
+    lose(&gateway, "lost");
+    let browser = Browser::start(gateway.admin);
+    let focused = || browser.script("return document.activeElement.textContent").as_str().unwrap().to_owned();
+    for (path, words) in [
+        ("/", ["waiting for a decision", "The same as a table", "All operations, and search"].as_slice()),
+        ("/operations", &["Further operations"]),
+    ] {
+        browser.open(path);
+        browser.shows("#live table.cards", "op_");
+        for word in words {
+            browser.shows("#live", word);
+            browser.script(&format!(
+                "document.querySelector('#live').dataset.old = '1';
+                 [...document.querySelectorAll('#live a, #live summary')].find((one) => one.textContent === '{word}').focus()"
+            ));
+            assert_eq!(focused(), *word);
+            until("the page to have followed", || {
+                browser.script("return document.querySelector('#live').dataset.old || null").is_null()
+            });
+            assert_eq!(focused(), *word, "on {path}");
+        }
+    }
+}

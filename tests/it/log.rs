@@ -63,6 +63,8 @@ fn without_the_log_nothing_is_written_for_it() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), "", ROUTES);
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+    let (code, said) = verify(&gateway);
+    assert!(code == 1 && said.contains("the event log is off"), "nothing was verified: {said}");
     assert_eq!(redis.cli(&["keys", "onceward:*:events"]).trim(), "");
     assert_eq!(redis.cli(&["keys", "onceward:*:chain"]).trim(), "");
 }

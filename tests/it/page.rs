@@ -1,7 +1,9 @@
 //! The page on the admin port, without a browser: who is shown what, and what is refused.
 
 use crate::admin::{TOKENS, lose};
-use crate::harness::{Answer, Gateway, ROUTES, Request, Upstream};
+use crate::harness::{Answer, Gateway, ROUTES, RedisServer, Request, Upstream, until};
+
+const LOG: &str = "[log]\nenabled = true";
 
 /// A browser's form, as far as HTTP goes: its cookie, and what it was given.
 struct Form {
@@ -188,4 +190,83 @@ fn pages_fit_no_frame_load_nothing_from_elsewhere_and_are_not_kept() {
     assert_eq!(page(&gateway, "/assets/htmx.js", None).status, 404);
     assert_eq!(page(&gateway, "/operations/op_1", None).status, 404);
     assert!(page(&gateway, "/operations/op_1", None).get("content-type").unwrap().starts_with("text/html"));
+}
+
+/// What the page shows of an operation, once the read model has told of it.
+fn told(gateway: &Gateway, operation: &str) -> Answer {
+    let path = format!("/operations/{operation}");
+    until("the timeline", || page(gateway, &path, None).text().contains("An attempt began"));
+    page(gateway, &path, None)
+}
+
+#[test]
+fn an_operation_that_the_store_can_not_tell_of_is_not_called_gone() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
+    let operation = lose(&gateway, "k");
+    assert_eq!(told(&gateway, &operation).status, 200);
+    redis.signal("STOP");
+    let unknown = page(&gateway, &format!("/operations/{operation}"), None);
+    let overview = page(&gateway, "/", None);
+    redis.signal("CONT");
+    assert_eq!(unknown.status, 503, "{}", unknown.text());
+    for text in [unknown.text(), overview.text()] {
+        assert!(!text.contains("its key is new") && !text.contains("the write may have happened"), "{text}");
+        assert!(text.contains("the store does not answer"), "{text}");
+    }
+}
+
+#[test]
+fn a_key_that_a_tombstone_bars_is_not_called_new() {
+    let upstream = Upstream::start();
+    let routes = format!("{ROUTES}retention = \"1s\"\ntombstone = \"1h\"\n");
+    let gateway = Gateway::with(upstream.port, LOG, &routes);
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+    let listed = gateway.ask("GET", "/v1/operations").json();
+    let operation = listed["operations"][0]["operation"].as_str().unwrap().to_owned();
+    told(&gateway, &operation);
+    until("the result to be gone", || Request::pay("k", "{}").send(gateway.port).status == 409);
+    let text = told(&gateway, &operation).text();
+    assert!(text.contains("a tombstone bars its key") && !text.contains("its key is new"), "{text}");
+}
+
+#[test]
+fn what_was_uncertain_before_the_log_was_on_waits_on_the_overview_too() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    lose(&Gateway::on(upstream.port, &redis.url(), "", ROUTES), "k");
+    let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
+    let text = page(&gateway, "/", None).text();
+    assert!(text.contains("waiting for a decision") && !text.contains("nothing waits for you"), "{text}");
+}
+
+#[test]
+fn what_can_not_be_searched_for_is_refused_and_not_left_out() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let operation = lose(&gateway, "k");
+    for query in ["text=A-17", "status=201", "route=payments", "from=2026-11-25T03:00"] {
+        let answer = page(&gateway, &format!("/operations?{query}"), None);
+        assert!(answer.status == 501 && answer.text().contains("this needs the read model"), "{query}: {}", answer.text());
+        assert!(!answer.text().contains(&operation), "{query}");
+    }
+    assert!(!page(&gateway, "/operations", None).text().contains("value=\"gone\""), "the store has nothing that is gone");
+    assert!(page(&gateway, "/operations?state=uncertain", None).text().contains(&operation));
+}
+
+#[test]
+fn what_was_let_run_is_not_shown_as_if_nobody_had_decided() {
+    let upstream = Upstream::start();
+    let gateway =
+        Gateway::with(upstream.port, "", "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nuncertain_after = \"0s\"\n");
+    let operation = lose(&gateway, "k");
+    let shown = |path: &str| page(&gateway, path, None).text();
+    let path = format!("/operations/{operation}");
+    assert!(shown("/uncertain").contains("resolve, retry, release") && shown(&path).contains("nothing runs"));
+    let form = Form::of(&gateway, &operation);
+    assert_eq!(form.request(&gateway, &format!("{path}/retry"), "reason=r").send(gateway.admin).status, 303);
+    let queue = shown("/uncertain");
+    assert!(queue.contains("decided: the next duplicate runs; until then resolve, release"), "{queue}");
+    let own = shown(&path);
+    assert!(own.contains("It was decided that the next duplicate runs"), "{own}");
+    assert!(!own.contains("nothing runs.") && !own.contains(&format!("{path}/retry")), "{own}");
 }

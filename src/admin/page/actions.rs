@@ -106,16 +106,25 @@ pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Dura
         Err(Denied::TooEarly { wait }) => Some((action, Some(wait))),
         Err(Denied::InFlight | Denied::Settled(_) | Denied::NoResult(_)) => None,
     };
-    Action::ALL.into_iter().filter_map(judge).collect()
+    // What is decided already is no choice.
+    let open = |action: &Action| *action != Action::Retry || !is_let_run(held);
+    Action::ALL.into_iter().filter(open).filter_map(judge).collect()
+}
+
+/// Whether somebody has decided that the next duplicate runs, and none has come yet.
+fn is_let_run(held: &Held) -> bool {
+    matches!(held.record.state, State::Uncertain { retry: true, .. })
 }
 
 /// What can be done, in a few words.
 pub(super) fn in_words(held: &Held, policy: &Policy) -> String {
     let possible = possible(held, policy);
     let wait = possible.iter().find_map(|(_, wait)| *wait);
+    let all = || possible.iter().map(|(action, _)| action.segment()).collect::<Vec<_>>().join(", ");
     match wait {
+        _ if is_let_run(held) => format!("decided: the next duplicate runs; until then {}", all()),
         Some(wait) => format!("resolve now; retry or release in {} s", wait.as_secs() + 1),
-        None => possible.iter().map(|(action, _)| action.segment()).collect::<Vec<_>>().join(", "),
+        None => all(),
     }
 }
 
@@ -130,7 +139,9 @@ pub(super) fn forms(visitor: &Visitor, reference: &str, held: &Held, policy: &Po
             } @else if !visitor.may_operate {
                 p.dim { "Your token may look, not change anything. Somebody with the role " code { "operate" } " can: " (in_words(held, policy)) "." }
             } @else {
-                @if matches!(held.record.state, State::Uncertain { .. }) {
+                @if is_let_run(held) {
+                    p { "It was decided that the next duplicate runs. Until one comes, that can be changed." }
+                } @else if matches!(held.record.state, State::Uncertain { .. }) {
                     p { "Look the payment up at the upstream first. Whoever can't tell what happened leaves it as it is: held is safe, nothing runs." }
                 }
                 @for (action, wait) in &possible {

@@ -8,9 +8,11 @@ use crate::admin::view::MinuteView;
 /// The drawing's size, in its own units; it is as wide as the page lets it be.
 const WIDTH: f64 = 960.0;
 const HEIGHT: f64 = 170.0;
-/// Room for the numbers on the left and the times below.
-const LEFT: f64 = 44.0;
-const BELOW: f64 = 22.0;
+/// Room for the numbers on the left, the times below, and the upper half of the topmost number: also for those of a narrow screen,
+/// where they are drawn three times as large.
+const LEFT: f64 = 66.0;
+const BELOW: f64 = 34.0;
+const ABOVE: f64 = 20.0;
 /// Lines across, the one at the bottom not counted.
 const LINES: u64 = 2;
 
@@ -51,7 +53,7 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
     let scale = (HEIGHT - BELOW) / top as f64;
     let step = (WIDTH - LEFT) / bars.len().max(1) as f64;
     html! {
-        svg.chart viewBox=(format!("0 -6 {WIDTH} {HEIGHT}")) role="img" aria-labelledby="chart-title chart-words" {
+        svg.chart viewBox=(format!("0 -{ABOVE} {WIDTH} {}", HEIGHT + ABOVE)) role="img" aria-labelledby="chart-title chart-words" {
             title #chart-title { "Requests with a key, by minute" }
             desc #chart-words {
                 "In the last hour " (number(executed)) " requests were executed, " (number(prevented)) " duplicates were answered without the "
@@ -60,12 +62,12 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
             @for line in 0..=LINES {
                 @let y = HEIGHT - BELOW - (HEIGHT - BELOW) * line as f64 / LINES as f64;
                 line.grid x1=(LEFT) x2=(WIDTH) y1=(y) y2=(y) {}
-                text x=(LEFT - 8.0) y=(y + 4.0) text-anchor="end" { (number(top * line / LINES)) }
+                text x=(LEFT - 8.0) y=(y + 4.0) text-anchor="end" { (short(top * line / LINES)) }
             }
             @for (at, bar) in bars.iter().enumerate() {
                 @let x = LEFT + at as f64 * step;
                 (column(bar, x, step, scale))
-                @if at % 10 == 0 { text x=(round(x)) y=(HEIGHT - 6.0) { (bar.start) } }
+                @if at % 10 == 0 { text x=(round(x)) y=(HEIGHT - 8.0) { (bar.start) } }
             }
         }
         ul.legend aria-hidden="true" {
@@ -74,7 +76,7 @@ pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
             li { span.key.lost {} "uncertain or refused " (number(other)) }
         }
         details {
-            summary { "The same as a table" }
+            summary #as-table { "The same as a table" }
             div.scroll tabindex="0" role="region" aria-label="Requests by minute" {
                 table {
                     caption { "Requests with a key, by minute, the newest first; minutes without any are left out" }
@@ -105,6 +107,15 @@ fn column(bar: &Bar<'_>, x: f64, step: f64, scale: f64) -> Markup {
 
 fn round(value: f64) -> f64 {
     (value * 10.0).round() / 10.0
+}
+
+/// A number of the scale, in so few letters that they fit beside it: thousands and millions are whole there.
+fn short(value: u64) -> String {
+    match value {
+        0..=999 => value.to_string(),
+        1000..=999_999 => format!("{}k", value / 1000),
+        _ => format!("{}M", value / 1_000_000),
+    }
 }
 
 /// The number at the top line: the next one that people count by, and even, so that half of it is one too.
@@ -138,6 +149,13 @@ mod tests {
         assert_eq!(drawn.matches("scope=\"row\"").count(), 2, "a minute without any is left out: {drawn}");
         assert!(drawn.contains(">40</text>") && drawn.contains(">20</text>"), "{drawn}");
         assert!(!drawn.contains("NaN") && !traffic(&[]).into_string().contains("NaN"));
+    }
+
+    #[test]
+    fn the_numbers_of_the_scale_are_short_and_lose_nothing() {
+        for (most, top, half) in [(0, "2", "1"), (900, "1k", "500"), (7000, "10k", "5k"), (3_000_000, "4M", "2M")] {
+            assert_eq!((short(ceiling(most)), short(ceiling(most) / LINES)), (top.into(), half.into()), "{most}");
+        }
     }
 
     #[test]

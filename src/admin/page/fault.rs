@@ -44,7 +44,7 @@ impl Fault {
 
 impl From<crate::store::StoreError> for Fault {
     fn from(error: crate::store::StoreError) -> Fault {
-        Fault::Refused(error.into())
+        Fault::Refused(Refusal::Unread(error))
     }
 }
 

@@ -81,7 +81,8 @@ fn menu(visitor: &Visitor, here: Here) -> Markup {
     }
 }
 
-/// A piece of a page that is fetched anew while somebody looks, and what a screen reader is told when it changes.
+/// A piece of a page that is fetched anew while somebody looks, and what a screen reader is told when it changes. What can have
+/// the focus in it needs an id, or whoever uses a keyboard is thrown to the top of the page each time.
 pub(super) fn live(path: &str, said: &str, content: Markup) -> Markup {
     html! {
         div #live hx-get=(path) hx-trigger="every 3s" hx-select="#live" hx-swap="outerHTML" data-say=(said) { (content) }
@@ -104,7 +105,8 @@ pub(super) fn behind(lag_ms: Option<u64>) -> Markup {
 /// A span of time, in the unit that people would say it in.
 pub(super) fn span(ms: u64) -> String {
     match ms {
-        0..=9_999 => format!("{:.1} s", ms as f64 / 1000.0),
+        0..=99 => format!("{ms} ms"),
+        100..=9_999 => format!("{:.1} s", ms as f64 / 1000.0),
         10_000..=119_999 => format!("{} s", ms / 1000),
         120_000..=7_199_999 => format!("{} min", ms / 60_000),
         7_200_000..=172_799_999 => format!("{} h", ms / 3_600_000),
@@ -216,6 +218,15 @@ mod tests {
         let shown = moment(now - 86_400_000, now).into_string();
         assert!(shown.contains("2025-11-23 16:00:00"), "{shown}");
         assert!(!moment(now - 1000, now).into_string().contains(">2025-"), "today's date is known");
+    }
+
+    #[test]
+    fn a_span_is_told_in_the_unit_that_it_has_something_of() {
+        let spans =
+            [(0, "0 ms"), (3, "3 ms"), (99, "99 ms"), (100, "0.1 s"), (9_949, "9.9 s"), (10_000, "10 s"), (120_000, "2 min")];
+        for (ms, told) in spans {
+            assert_eq!(span(ms), told);
+        }
     }
 
     #[test]

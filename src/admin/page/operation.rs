@@ -51,7 +51,9 @@ pub(super) async fn show(
 ) -> Result<Response, Fault> {
     let (slot, held) = match find(&admin, reference.trim()).await {
         Ok(found) => found,
-        Err(refusal) => return gone(&admin, &visitor, reference.trim()).await?.ok_or(refusal.into()),
+        // Only where the store has said that it has nothing: of one that does not answer nothing is known.
+        Err(Refusal::Operator(OperatorError::Unknown)) => return gone(&admin, &visitor, reference.trim()).await,
+        Err(refusal) => return Err(refusal.into()),
     };
     let done = told.done.as_deref().and_then(Action::parse);
     let notice = html! { @if let Some(done) = done { p.notice.good role="status" { (done.done()) } } };
@@ -150,21 +152,27 @@ async fn page(
     }
 }
 
-/// An operation of which only the log is left.
-async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Option<Response>, Refusal> {
-    let slot = Slot::from_reference(reference)?;
+/// An operation of which the store has no record any more, a tombstone at most.
+async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Response, Fault> {
+    let slot = Slot::from_reference(reference).map_err(Refusal::from)?;
     let told = told(admin, &slot).await;
-    let Ok(Some(TimelineView { operation, .. })) = &told else { return Ok(None) };
+    let Ok(Some(TimelineView { operation, .. })) = &told else { return Err(Refusal::from(OperatorError::Unknown).into()) };
     let now = admin.clock.unix_ms();
+    let (state_now, left) = match admin.gate.store().remains(&slot).await? {
+        Some(_) => {
+            ("expired", "The result is gone, and a tombstone bars its key: duplicates get 409, and nothing runs under it.")
+        }
+        None => ("gone", "The store has nothing under this reference any more: its key is new."),
+    };
     let content = html! {
         div.head {
-            h1 { "Operation " (state("gone")) }
+            h1 { "Operation " (state(state_now)) }
             p.fresh { "from the event log" }
         }
         section.panel aria-label="Facts" {
             p.named { span.ref { (operation.operation) } }
             (table::fields(operation))
-            p.dim { "The store has nothing under this reference any more: its key is new. What happened to it is told by the event log." }
+            p.dim { (left) " What happened to it is told by the event log." }
             dl.facts {
                 div { dt { "Route" } dd { (operation.route) } }
                 div { dt { "Opened" } dd { (moment_of(&operation.opened_at, now)) } }
@@ -173,7 +181,7 @@ async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Optio
         }
         (timeline::section(&told, now))
     };
-    Ok(Some(shown(visitor, Here::Operations, "Operation", content)))
+    Ok(shown(visitor, Here::Operations, "Operation", content))
 }
 
 fn facts(held: &Held, known: Option<&OperationView>) -> Markup {

@@ -14,7 +14,7 @@ use super::uncertain::{Queue, said};
 use super::visitor::Visitor;
 use crate::admin::Admin;
 use crate::admin::model::{ask, search};
-use crate::admin::problem::Refusal;
+use crate::admin::problem::{Refusal, unread};
 use crate::admin::view::{OperationView, OverviewView};
 use crate::query::{Filter, ReadModel};
 use crate::store::StoreError;
@@ -26,8 +26,9 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> R
     let store = Health::ask(&admin).await;
     let told = Told::read(&admin).await;
     let waiting = match &told {
-        Ok(told) => Some(told.overview.uncertain),
-        Err(_) => Queue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
+        Ok(told) if told.overview.uncertain > 0 => Some(told.overview.uncertain),
+        // That nothing waits is said by nobody but the store: the log may be younger than what does.
+        _ => Queue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
     };
     let said = if store.fault.is_some() { "The store does not answer".to_owned() } else { said(waiting.unwrap_or_default()) };
     let figures = figures(&admin, &store, told.as_ref().ok(), waiting);
@@ -74,7 +75,7 @@ impl Told {
                     p.empty { "None yet." }
                 } @else {
                     (table::operations("The operations that began last", &self.newest, admin.clock.unix_ms()))
-                    p.more { a href="/operations" { "All operations, and search" } }
+                    p.more { a #all href="/operations" { "All operations, and search" } }
                 }
             }
         }
@@ -93,7 +94,7 @@ fn without(refusal: &Refusal) -> Markup {
                         "page shows traffic, timelines, and finds operations by order, amount or time:"
                     }
                     pre { code { "[log]\nenabled = true" } }
-                    p.dim { "The operations that are in the store now are under " a href="/operations" { "Operations" } "." }
+                    p.dim { "The operations that are in the store now are under " a #listed href="/operations" { "Operations" } "." }
                 }
                 other => { p { (other.to_string()) "." } }
             }
@@ -138,7 +139,7 @@ fn uncertain(waiting: Option<u64>) -> Markup {
         div class=[(count > 0).then_some("warn")] {
             dt { "Uncertain" }
             dd { (number(count)) }
-            dd.note { @if count > 0 { a href="/uncertain" { "waiting for a decision" } } @else { "nothing waits for you" } }
+            dd.note { @if count > 0 { a #waiting href="/uncertain" { "waiting for a decision" } } @else { "nothing waits for you" } }
         }
     }
 }
@@ -159,7 +160,7 @@ impl Health {
     fn figure(&self) -> Markup {
         match &self.fault {
             None => figure("Store", "answers", &format!("in {:.1} ms", self.took.as_secs_f64() * 1000.0), ""),
-            Some(error) => figure("Store", "no answer", &error.to_string(), "bad"),
+            Some(error) => figure("Store", "no answer", &unread(error), "bad"),
         }
     }
 }

@@ -25,7 +25,8 @@ use crate::key::Slot;
 /// Rows of a page.
 const ROWS: usize = 50;
 
-/// The states that can be asked for.
+/// The states that can be asked for: of the store, and of the read model.
+const STORED: [&str; 5] = ["in_flight", "uncertain", "completed", "released", "expired"];
 const STATES: [&str; 6] = ["in_flight", "uncertain", "completed", "released", "expired", "gone"];
 
 /// What stands before the name of a part of the scope in the form.
@@ -118,6 +119,10 @@ async fn page(admin: &Admin, visitor: &Visitor, asked: &Asked, notice: Markup) -
 async fn list(admin: &Admin, asked: &Asked) -> Result<Listed, Refusal> {
     let cursor = Some(asked.get("cursor")).filter(|cursor| !cursor.is_empty());
     if admin.read_model.is_none() {
+        // All that there is would look like all that was found.
+        if asked.pairs().any(|(name, _)| name != "state") {
+            return Err(Refusal::ReadModelOff);
+        }
         let state = Some(asked.get("state")).filter(|state| !state.is_empty());
         return from_store(admin, state, cursor, ROWS).await;
     }
@@ -142,7 +147,7 @@ fn results(admin: &Admin, asked: &Asked, found: &Listed) -> Markup {
         section.panel.flush aria-label="Results" {
             @if found.operations.is_empty() { p.empty { (none(asked, found)) } }
             @else { (table::operations(caption, &found.operations, admin.clock.unix_ms())) }
-            @if let Some(cursor) = &found.cursor { p.more { a href=(asked.path(cursor)) rel="next" { "Further operations" } } }
+            @if let Some(cursor) = &found.cursor { p.more { a #further href=(asked.path(cursor)) rel="next" { "Further operations" } } }
         }
     }
 }
@@ -157,6 +162,8 @@ fn none(asked: &Asked, found: &Listed) -> &'static str {
 
 fn form(admin: &Admin, asked: &Asked) -> Markup {
     let searchable = admin.read_model.is_some();
+    let states: Vec<_> =
+        if searchable { &STATES[..] } else { &STORED[..] }.iter().map(|name| (*name, state_word(name))).collect();
     html! {
         form.panel method="get" action="/operations" role="search" aria-label="Operations" {
             div.row {
@@ -164,7 +171,7 @@ fn form(admin: &Admin, asked: &Asked) -> Markup {
                     label for="text" { @if searchable { "Reference, order or other field, scope" } @else { "Reference" } }
                     input #text name="text" type="search" value=(asked.get("text")) autocomplete="off" spellcheck="false";
                 }
-                (choice("state", "State", &STATES.map(|name| (name, state_word(name))), asked))
+                (choice("state", "State", &states, asked))
                 @if searchable {
                     @let routes = routes(admin);
                     @let routes: Vec<_> = routes.iter().map(|policy| (&*policy.route, &*policy.route)).collect();

@@ -98,6 +98,7 @@ impl Told {
             "claimed" => ("busy", "An attempt began".to_owned()),
             "completed" => ("good", format!("The upstream answered{status}: that is the result")),
             "uncertain" => ("warn", "The outcome became uncertain".to_owned()),
+            "released" if moment.operator.is_some() => ("", format!("Released by {by}: the key is free")),
             "released" => ("", "Released: nothing was done".to_owned()),
             "resolved" => ("good", format!("Resolved by {by}: duplicates get{status}")),
             "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
@@ -124,7 +125,7 @@ fn details(moment: &MomentView) -> Markup {
         @if !words.is_empty() { p.dim { (words.join(" · ")) } }
         @if let Some(reason) = &moment.reason { p { "“" (reason) "”" } }
         @if !moment.differing.is_empty() {
-            p { "it differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
+            div.places { "it differed in " ul.pointers { @for difference in &moment.differing { li { code { (difference.pointer) } } } } }
         }
     }
 }
@@ -170,6 +171,11 @@ mod tests {
     fn what_an_operator_wrote_is_text() {
         let decided = MomentView { reason: Some("<b>ticket</b>".into()), operator: Some("<i>".into()), ..seen("resolved", None) };
         let text = shown(vec![decided]);
+        for kind in ["released", "retried", "expired"] {
+            let text = shown(vec![MomentView { operator: Some("ann".into()), reason: Some("r".into()), ..seen(kind, None) }]);
+            assert!(text.contains("ann"), "who decided: {text}");
+        }
+        assert!(shown(vec![seen("released", None)]).contains("Released: nothing was done"), "nobody decided that");
         assert!(text.contains("&lt;b&gt;ticket") && text.contains("Resolved by &lt;i&gt;"), "{text}");
     }
 }

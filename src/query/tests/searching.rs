@@ -39,6 +39,21 @@ fn told() -> ReadModel {
 }
 
 #[test]
+fn a_card_is_found_by_the_four_digits_that_are_kept_of_it_as_people_type_them() {
+    let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
+    for (n, field) in [(1, ("card", "\u{2026}4242")), (2, ("order", "4242")), (3, ("card", "\u{2026}1881"))] {
+        let mut json = serde_json::to_value(event(Kind::Claimed, T0 + n)).unwrap();
+        json["fields"] = serde_json::json!({ field.0: field.1 });
+        told.tell_json(n, T0 + n, &json);
+    }
+    applied(&model, &told);
+    let by = |text: &str| found(&model, &Filter { text: Some(text.into()), ..Filter::default() }, T0 + 10);
+    assert_eq!(by("4242"), references([2, 1]));
+    assert_eq!(by("\u{2026}4242"), references([1]));
+    assert_eq!([by("242"), by("42 42"), by("14242")], [references([]), references([]), references([])]);
+}
+
+#[test]
 fn operations_are_found_by_whatever_is_known_of_them() {
     let model = told();
     let now = T0 + 1000;

@@ -168,6 +168,12 @@ impl Connection {
         matches!(self.reader.read(&mut [0; 1]), Ok(0) | Err(_))
     }
 
+    /// Whether the other side closes within the patience that it was opened with, whatever it says before.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file wait for that")]
+    pub fn ends(&mut self) -> bool {
+        self.reader.read_to_end(&mut Vec::new()).is_ok()
+    }
+
     pub fn read_for(&mut self, method: &str) -> Answer {
         self.try_read(method).unwrap_or_else(|| panic!("the connection ended without an answer"))
     }
