@@ -200,7 +200,10 @@ mod tests {
         let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
         let tell = async |n, ms| {
             clock.store(ms, Ordering::SeqCst);
-            store.write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, br#"{"kind":"claimed"}"#).await.unwrap();
+            store
+                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| br#"{"kind":"claimed"}"#.into())
+                .await
+                .unwrap();
         };
         let piece = async |from: &Position| {
             let piece = told(store.log(), from, read(store.log(), from, 1).await.unwrap()).await.unwrap();
