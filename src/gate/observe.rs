@@ -17,7 +17,7 @@ use super::tell::{TRACE_DIGITS, trace_digits, trace_text};
 use super::{Gate, Problem};
 use crate::engine::Policy;
 use crate::event::{Difference, Observation, Seen};
-use crate::key::Slot;
+use crate::key::{Hashing, Slot};
 
 /// Observations that wait to be told: a fraction of a second of a storm of retries, 2 MB. What comes on top is lost.
 const WAITING_MAX: usize = 8192;
@@ -35,6 +35,8 @@ pub(super) struct Sighting {
     pub slot: Option<Slot>,
     pub route: Arc<str>,
     pub whose: Option<[u8; 32]>,
+    /// What that is marked with when it is told: a reload may rotate the secrets meanwhile.
+    pub hashing: Hashing,
     pub status: Option<u16>,
     pub waited: Option<Duration>,
     pub problem: Option<&'static str>,
@@ -130,6 +132,7 @@ impl Gate {
             slot: None,
             route: policy.route.clone(),
             whose: whose.copied(),
+            hashing: self.settings.hashing.clone(),
             status: None,
             waited: None,
             problem: None,
@@ -158,45 +161,45 @@ impl Gate {
     pub async fn tell_waiting(&self) {
         let waiting = self.observed.take();
         for batch in waiting.chunks(BATCH) {
-            if let Err(error) = self.store.log().observe(&Observation::encode(&self.observations(batch))).await {
+            if let Err(error) = self.store.log().observe(&Observation::encode(&observations(batch))).await {
                 tracing::debug!(%error, "observations are lost");
                 self.meter.observations_lost.inc_by(batch.len() as u64);
             }
         }
     }
+}
 
-    /// Sightings as others read them. Those of a storm are alike but for when they came, and told as one.
-    fn observations(&self, batch: &[Sighting]) -> Vec<Observation> {
-        // Under a secret a mark takes longer than all the rest, and those of a batch are often of a few scopes.
-        let mut marks = BTreeMap::new();
-        let mut mark = |whose| marks.entry(whose).or_insert_with_key(|whose| self.settings.hashing.scope_mark(whose)).clone();
-        let mut told: Vec<Observation> = Vec::new();
-        let mut places = BTreeMap::new();
-        for seen in batch {
-            let waited_ms = seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
-            let alike = (seen.slot, seen.kind, &seen.route, seen.whose, seen.status, seen.problem, &seen.differing);
-            if let Some(first) = places.get(&alike).and_then(|place: &usize| told.get_mut(*place)) {
-                first.again(seen.at_ms, waited_ms);
-                continue;
-            }
-            places.insert(alike, told.len());
-            told.push(Observation {
-                kind: seen.kind,
-                at_ms: seen.at_ms,
-                until_ms: None,
-                times: None,
-                operation: seen.slot.map(|slot| slot.to_string()).unwrap_or_default(),
-                route: seen.route.to_string(),
-                scope: seen.whose.map(&mut mark),
-                status: seen.status,
-                waited_ms,
-                problem: seen.problem.map(str::to_owned),
-                differing: seen.differing.clone(),
-                trace: seen.trace.as_ref().map(trace_text),
-            });
+/// Sightings as others read them. Those of a storm are alike but for when they came, and told as one.
+fn observations(batch: &[Sighting]) -> Vec<Observation> {
+    // Under a secret a mark takes longer than all the rest, and those of a batch are often of a few scopes.
+    let mut marks = BTreeMap::new();
+    let mut mark = |seen: &Sighting, whose| marks.entry(whose).or_insert_with_key(|whose| seen.hashing.scope_mark(whose)).clone();
+    let mut told: Vec<Observation> = Vec::new();
+    let mut places = BTreeMap::new();
+    for seen in batch {
+        let waited_ms = seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+        let alike = (seen.slot, seen.kind, &seen.route, seen.whose, seen.status, seen.problem, &seen.differing);
+        if let Some(first) = places.get(&alike).and_then(|place: &usize| told.get_mut(*place)) {
+            first.again(seen.at_ms, waited_ms);
+            continue;
         }
-        told
+        places.insert(alike, told.len());
+        told.push(Observation {
+            kind: seen.kind,
+            at_ms: seen.at_ms,
+            until_ms: None,
+            times: None,
+            operation: seen.slot.map(|slot| slot.to_string()).unwrap_or_default(),
+            route: seen.route.to_string(),
+            scope: seen.whose.map(|whose| mark(seen, whose)),
+            status: seen.status,
+            waited_ms,
+            problem: seen.problem.map(str::to_owned),
+            differing: seen.differing.clone(),
+            trace: seen.trace.as_ref().map(trace_text),
+        });
     }
+    told
 }
 
 /// The refusal of a duplicate, or of one that can't be told to be one: its status and the problem's short name. `None`: it was

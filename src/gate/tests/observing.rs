@@ -94,3 +94,16 @@ async fn what_has_no_room_is_counted_as_lost() {
     assert_eq!(batches.len(), 8, "a batch is no larger for all that waited");
     assert_eq!(batches.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
 }
+
+#[tokio::test(start_paused = true)]
+async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
+    let (gate, store) = telling();
+    let secret: &[u8] = b"canary-secret-of-more-than-32-bytes";
+    let hashing = Hashing::under([secret]).unwrap();
+    let next = gate.under(Settings { hashing: hashing.clone(), log_keep: Some(Duration::from_secs(60)), ..Settings::default() });
+    next.note(seen(&next, FIRST, 1));
+    // As it goes on doing when another configuration is in force.
+    gate.tell_waiting().await;
+    let told = told(&store).await.concat();
+    assert_eq!(told[0].scope, Some(hashing.scope_mark(&[1; 32])));
+}
