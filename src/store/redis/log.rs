@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Value;
 
+use super::link::Failure;
 use super::servers::Group;
 use super::{Redis, array, layout, millis, unexpected};
 use crate::key::PARTITIONS;
@@ -161,12 +162,11 @@ impl Log for Redis {
         appending.cmd("RPUSH").arg(layout::observed_sizes_key()).arg(bytes);
         appending.cmd("INCRBY").arg(layout::observed_bytes_key()).arg(bytes);
         appending.cmd("EXEC");
-        let done = array(self.pipeline(layout::OBSERVATIONS_PARTITION, &appending).await?.pop().ok_or_else(unexpected)?)?;
-        match done.last() {
-            Some(Value::Int(held)) if usize::try_from(*held).is_ok_and(|held| held <= OBSERVED_BYTES_MAX) => Ok(()),
-            Some(Value::Int(_)) => self.forget_observed(b"").await.map(drop),
-            _ => Err(unexpected()),
+        let done = self.pipeline(layout::OBSERVATIONS_PARTITION, &appending).await?.pop().ok_or_else(unexpected)?;
+        if appended(array(done)?)? > OBSERVED_BYTES_MAX {
+            self.forget_observed(b"").await?;
         }
+        Ok(())
     }
 
     async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
@@ -187,6 +187,22 @@ impl Log for Redis {
 
     async fn ends_of(&self, partitions: &BTreeSet<u16>) -> Result<Vec<Ends>, StoreError> {
         self.ends_where(|partition| partitions.contains(&partition)).await
+    }
+}
+
+/// What the batches take after one was appended, by the answers of the transaction. A node of a cluster that is about to get the
+/// partition has those of `ASKING` among them.
+pub(super) fn appended(answers: Vec<Value>) -> Result<usize, StoreError> {
+    let numbers = |answer: Value| match answer {
+        Value::Int(number) => Some(Ok(number)),
+        // What one command of a transaction is refused stands here, and the others are carried out.
+        Value::ServerError(error) => Some(Err(Failure::Answered(error.into()).into())),
+        _ => None,
+    };
+    let numbers = answers.into_iter().filter_map(numbers).collect::<Result<Vec<i64>, StoreError>>()?;
+    match numbers[..] {
+        [_batches, held] => usize::try_from(held).map_err(|_| unexpected()),
+        _ => Err(unexpected()),
     }
 }
 

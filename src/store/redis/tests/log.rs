@@ -1,9 +1,11 @@
 //! The event log over a real server: somebody changes it.
 
+use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::*;
-use crate::store::log::{DIGEST_BYTES, Entry, EntryId, Fault, verify};
+use crate::store::log::{DIGEST_BYTES, Entry, EntryId, Fault, OBSERVED_BYTES_MAX, verify};
+use crate::store::redis::log::appended;
 
 async fn told(store: &Redis, n: u64) {
     let swapped = store.write(&HERE(n), None, &claim(n, n), LEASE, &|| b"{\"kind\":\"claimed\"}".into()).await.unwrap();
@@ -90,4 +92,40 @@ async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_ar
         (entries[1].id, entries[2].id) = (second, third);
     };
     assert_eq!(found(places).await, [unlinked(1), unlinked(2), unlinked(3)]);
+}
+
+#[tokio::test]
+async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away_or_put_some_in() {
+    let server = Server::start().await;
+    let store = server.store();
+    let mut admin = server.admin().await;
+    let log = store.log();
+    let half = vec![b'x'; OBSERVED_BYTES_MAX / 2];
+    let kept = async || {
+        let found = log.observations(EntryId::default(), 10).await.unwrap();
+        found.into_iter().map(|(_, batch)| batch[0]).collect::<Vec<_>>()
+    };
+    log.observe(&half).await.unwrap();
+    redis::cmd("DEL").arg(layout::observations_key()).exec_async(&mut admin).await.unwrap();
+    log.observe(&half).await.unwrap();
+    assert_eq!(kept().await, [b'x'], "there is room");
+
+    let mut foreign = redis::cmd("XADD");
+    foreign.arg(layout::observations_key()).arg("*").arg("b").arg(vec![b'f'; OBSERVED_BYTES_MAX / 2]);
+    foreign.exec_async(&mut admin).await.unwrap();
+    log.observe(b"y").await.unwrap();
+    log.trim(Duration::from_secs(3600)).await.unwrap();
+    assert_eq!(kept().await, [b'f', b'y'], "of the oldest nothing is known");
+}
+
+#[test]
+fn a_batch_is_kept_only_if_all_of_it_was_appended_whatever_a_cluster_says_beside() {
+    let refused = redis::parse_redis_value(b"-WRONGTYPE of s3cret\r\n").unwrap();
+    let (id, one, held) = (Value::BulkString(b"1-0".into()), Value::Int(1), Value::Int(99));
+    let appended = |answers: &[&Value]| appended(answers.iter().map(|answer| (*answer).clone()).collect());
+    assert_eq!(appended(&[&id, &one, &held]).unwrap(), 99);
+    let ok = Value::Okay;
+    assert_eq!(appended(&[&ok, &id, &ok, &one, &ok, &held, &ok]).unwrap(), 99, "each ASKING is answered, too");
+    assert!(matches!(appended(&[&refused, &one, &held]), Err(StoreError::MaybeApplied(_))));
+    assert!(matches!(appended(&[&id]), Err(StoreError::MaybeApplied(_))));
 }
