@@ -188,7 +188,9 @@ impl Running {
         let operators = tokio::spawn(serve_admin(admin, self.doors.operators.clone()));
         let gate = self.in_force.lock().await.gate.clone();
         // All gates that follow share what was observed.
-        let telling = AbortOnDropHandle::new(tokio::spawn(async move { gate.tell_observations().await }));
+        let told = CancellationToken::new();
+        let end_of_telling = told.clone();
+        let telling = AbortOnDropHandle::new(tokio::spawn(async move { gate.tell_observations(&told).await }));
         let drained = CancellationToken::new();
         let serving = tokio::spawn({
             let (stop, drained, service) = (stop.clone(), drained.clone(), self.doors.clients.clone());
@@ -203,10 +205,11 @@ impl Running {
         };
         let settled = end(&gate, serving, drained, drain_timeout).await;
         self.in_force.lock().await.rest(&self.doors).await;
-        drop((keeper, telling));
+        drop(keeper);
+        end_of_telling.cancel();
         // A store that is silent must not hold up the end.
         const OBSERVATIONS_MAX: Duration = Duration::from_secs(1);
-        let _ = tokio::time::timeout(OBSERVATIONS_MAX, gate.tell_waiting()).await;
+        let _ = tokio::time::timeout(OBSERVATIONS_MAX, telling).await;
         kept.close().await;
         operators.abort();
         settled

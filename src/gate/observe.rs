@@ -3,13 +3,16 @@
 //! It may be lost, and is counted then: no request waits for it, and a duplicate writes nothing itself.
 
 use std::collections::BTreeMap;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use futures_util::future::select;
 use http::HeaderMap;
 use http::request::Parts;
 use tokio::sync::Notify;
 use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
 
 use super::claim::Entry;
 use super::identify::whose;
@@ -148,17 +151,22 @@ impl Gate {
         }
     }
 
-    /// Tells what was observed, for as long as it is let.
-    pub async fn tell_observations(&self) {
+    /// Tells what was observed until the `end`, and then once more what waits: by ending it in the middle of a call, what it has
+    /// taken would be lost.
+    pub async fn tell_observations(&self, end: &CancellationToken) {
         loop {
+            let is_last = end.is_cancelled();
             // Where the time is over, there may be some all the same.
-            let _: Result<(), _> = timeout(PAUSE, self.observed.full.notified()).await;
+            let _ = timeout(PAUSE, select(pin!(self.observed.full.notified()), pin!(end.cancelled()))).await;
             self.tell_waiting().await;
+            if is_last {
+                return;
+            }
         }
     }
 
     /// Tells what waits to be told.
-    pub async fn tell_waiting(&self) {
+    pub(super) async fn tell_waiting(&self) {
         let waiting = self.observed.take();
         for batch in waiting.chunks(BATCH) {
             if let Err(error) = self.store.log().observe(&Observation::encode(&observations(batch))).await {

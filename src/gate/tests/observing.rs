@@ -65,7 +65,7 @@ async fn a_full_batch_is_told_at_once_and_the_rest_after_a_pause() {
     let (gate, store) = telling();
     let task = tokio::spawn({
         let gate = gate.clone();
-        async move { gate.tell_observations().await }
+        async move { gate.tell_observations(&CancellationToken::new()).await }
     });
     let began = tokio::time::Instant::now();
     let until_told = async |requests: u64| {
@@ -106,4 +106,15 @@ async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
     gate.tell_waiting().await;
     let told = told(&store).await.concat();
     assert_eq!(told[0].scope, Some(hashing.scope_mark(&[1; 32])));
+}
+
+#[tokio::test(start_paused = true)]
+async fn at_the_end_what_waits_is_told_at_once_and_then_no_more() {
+    let (gate, store) = telling();
+    let end = CancellationToken::new();
+    gate.note(seen(&gate, FIRST, 1));
+    end.cancel();
+    let began = tokio::time::Instant::now();
+    gate.tell_observations(&end).await;
+    assert_eq!((told(&store).await.concat().len(), began.elapsed()), (1, Duration::ZERO));
 }
