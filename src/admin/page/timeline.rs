@@ -64,7 +64,9 @@ fn is_same(one: &MomentView, next: &MomentView) -> bool {
 }
 
 fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
-    let Some((first, last)) = run.first().zip(run.last()) else { return html! {} };
+    // Those that one gateway told as one may end behind those of another that began later; RFC 3339 of one offset sorts by time.
+    let ends = run.iter().map(|moment| moment.until.as_ref().unwrap_or(&moment.at));
+    let Some((first, last)) = run.first().zip(ends.max()) else { return html! {} };
     let Told { class, what } = Told::of(first);
     let count: u64 = run.iter().map(requests).sum();
     html! {
@@ -72,7 +74,7 @@ fn entry(run: &[MomentView], now_unix_ms: u64) -> Markup {
             span.what { (what) @if count > 1 { ", " (number(count)) " times" } }
             span.when {
                 (moment_of(&first.at, now_unix_ms))
-                @if count > 1 { " to " (moment_of(last.until.as_ref().unwrap_or(&last.at), now_unix_ms)) }
+                @if count > 1 { " to " (moment_of(last, now_unix_ms)) }
             }
             (details(first))
         }
@@ -165,6 +167,8 @@ mod tests {
         let text = shown(vec![many(40, "2026-11-25T03:07:01.000Z"), many(2, "2026-11-25T03:09:00.000Z")]);
         assert!(text.contains("refused, 42 times") && text.contains("<code>/amount</code> in 42"), "{text}");
         assert!(text.contains("03:09"), "{text}");
+        let text = shown(vec![many(2, "2026-11-25T03:09:00.000Z"), many(2, "2026-11-25T03:08:00.000Z")]);
+        assert!(text.contains("03:09") && !text.contains("03:08"), "those of two gateways overlap: {text}");
     }
 
     #[test]
