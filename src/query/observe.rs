@@ -15,7 +15,7 @@ use crate::key::Slot;
 use crate::store::log::{EntryId, member};
 
 /// Observations of one operation that are kept with it: a client that retries for days must not fill the disk. All are counted.
-const KEPT_PER_OPERATION: u64 = 200;
+const KEPT_PER_OPERATION: i64 = 200;
 
 /// Names under which it is kept how far observations were read.
 const READ_MS: &str = "observed_ms";
@@ -101,19 +101,25 @@ impl Noted<'_> {
     fn keep(&self, slot: &[u8], id: EntryId, nth: usize, observation: &Observation) -> Result<(), QueryError> {
         let mut count = self.transaction.prepare_cached(
             "INSERT INTO duplicates (slot, count, last_ms) VALUES (?1, ?3, ?2) \
-             ON CONFLICT DO UPDATE SET count = count + excluded.count, last_ms = max(last_ms, excluded.last_ms) RETURNING count",
+             ON CONFLICT DO UPDATE SET count = count + excluded.count, last_ms = max(last_ms, excluded.last_ms)",
         )?;
-        let seen: i64 =
-            count.query_row(params![slot, stored(observation.last_ms()), stored(observation.requests())], |row| row.get(0))?;
-        if unstored(seen).saturating_sub(observation.requests()) >= KEPT_PER_OPERATION {
-            return Ok(());
-        }
+        count.execute(params![slot, stored(observation.last_ms()), stored(observation.requests())])?;
+        // A storm that is told as one takes one place: what else happened to the operation is not to be left out for it.
         let mut insert = self.transaction.prepare_cached(
-            "INSERT OR REPLACE INTO observations (slot, at_ms, ms, seq, nth, observation) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+            "INSERT OR REPLACE INTO observations (slot, at_ms, ms, seq, nth, observation) SELECT ?1, ?2, ?3, ?4, ?5, ?6 \
+             WHERE (SELECT count(*) FROM observations WHERE slot = ?1) < ?7",
         )?;
         // Numbers, texts and a closed set of words: there is nothing that can't be written.
         let text = serde_json::to_vec(observation).unwrap_or_default();
-        insert.execute(params![slot, stored(observation.at_ms), stored(id.ms), stored(id.seq), nth as i64, text])?;
+        insert.execute(params![
+            slot,
+            stored(observation.at_ms),
+            stored(id.ms),
+            stored(id.seq),
+            nth as i64,
+            text,
+            KEPT_PER_OPERATION
+        ])?;
         Ok(())
     }
 

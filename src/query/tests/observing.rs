@@ -81,5 +81,29 @@ fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
     assert_eq!(model.report(T0).unwrap().replayed, 7);
     let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();
     assert_eq!(timeline.operation.duplicates, 450);
-    assert_eq!(timeline.moments.len(), 3, "the claim, and two of the storm: the third is beyond what is kept");
+    assert_eq!((timeline.moments.len(), timeline.cut), (4, false), "the claim, and the storm as it was told");
+}
+
+#[test]
+fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
+    let model = ReadModel::in_memory().unwrap();
+    let mut told = Told::default();
+    told.tell(1, T0, &event(Kind::Claimed, T0));
+    applied(&model, &told);
+    let seen = |at_ms: u64, times: u64| json!({"operation": slot(1).to_string(), "at_ms": at_ms, "times": times});
+    let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [seen(T0 + 10, 100_000)]});
+    let mut later = seen(T0 + 20, 1);
+    later["differing"] = json!([{"pointer": "/amount"}]);
+    let refused = json!({"kind": "refused", "route": "payments", "problem": "key-reused", "seen": [later]});
+    let many = json!({"kind": "replayed", "route": "payments", "seen": vec![seen(T0 + 30, 1); 300]});
+    let generation = model.reached().unwrap().generation;
+    let batches = [batch(0, &json!([replayed, refused])), batch(1, &json!([many]))];
+    assert_eq!(model.apply_observations(generation, &batches).unwrap(), 100_301);
+    let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();
+    let places = timeline.moments.iter().filter_map(|moment| match &moment.what {
+        What::Observed(observation) => observation.differing.first(),
+        What::Changed(_) => None,
+    });
+    assert_eq!(places.map(|place| place.pointer.as_str()).collect::<Vec<_>>(), ["/amount"]);
+    assert_eq!((timeline.moments.len(), timeline.cut, timeline.operation.duplicates), (201, true, 100_301), "and no more");
 }
