@@ -7,6 +7,7 @@ use utoipa::ToSchema;
 
 use super::OperationView;
 use crate::clock::rfc3339;
+use crate::event::Kind;
 use crate::query::{HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline, What};
 
 /// An operation from its beginning to now, as far as the event log tells.
@@ -202,12 +203,17 @@ impl MomentView {
     /// A moment; `None` if it can't be told.
     fn new(moment: &Moment) -> Option<MomentView> {
         // Events and observations have the names that are told, and may have more.
-        let (told, until) = match &moment.what {
-            What::Changed(event) => (serde_json::to_value(event), None),
-            What::Observed(observation) => (serde_json::to_value(observation), observation.until_ms.map(rfc3339)),
+        let told = match &moment.what {
+            What::Changed(event) => serde_json::to_value(event),
+            What::Observed(observation) => serde_json::to_value(observation),
         };
-        let view: MomentView = serde_json::from_value(told.ok()?).ok()?;
-        Some(MomentView { at: rfc3339(moment.at_ms), until, ..view })
+        let mut view: MomentView = serde_json::from_value(told.ok()?).ok()?;
+        view.at = rfc3339(moment.at_ms);
+        if let What::Observed(observation) = &moment.what {
+            view.until = observation.until_ms.map(rfc3339);
+            view.times = observation.times.map(|_| observation.requests());
+        }
+        Some(view)
     }
 }
 
@@ -223,10 +229,10 @@ impl From<&Operation> for OperationView {
             changed_at: rfc3339(operation.changed_ms),
             lease_ends_at: operation.lease_ends_ms.map(rfc3339),
             cause: operation.cause.clone().filter(|_| operation.state == State::Uncertain),
-            retry: (operation.state == State::Uncertain && word(&operation.last) == "retried").then_some(true),
+            retry: (operation.state == State::Uncertain && operation.last == Kind::Retried).then_some(true),
             status: operation.status.filter(|_| is_result),
             body_bytes: operation.response_bytes.and_then(|bytes| bytes.try_into().ok()).filter(|_| is_result),
-            settled_by: is_result.then(|| settler(&word(&operation.last)).to_owned()),
+            settled_by: is_result.then(|| settler(operation.last).to_owned()),
             scope: operation.scope.clone(),
             fields: operation.fields.iter().cloned().collect(),
             duplicates: Some(operation.duplicates),
@@ -236,15 +242,10 @@ impl From<&Operation> for OperationView {
     }
 }
 
-/// A word of a closed set, as it is written down.
-fn word(kind: &impl Serialize) -> String {
-    serde_json::to_value(kind).ok().and_then(|word| word.as_str().map(str::to_owned)).unwrap_or_default()
-}
-
-fn settler(kind: &str) -> &'static str {
+fn settler(kind: Kind) -> &'static str {
     match kind {
-        "resolved" => "operator",
-        "found" => "probe",
+        Kind::Resolved => "operator",
+        Kind::Found => "probe",
         _ => "upstream",
     }
 }
@@ -305,5 +306,21 @@ impl From<&Latency> for LatencyView {
             p99_ms: quantile(0.99),
             max_ms: (latency.count > 0).then_some(latency.max_ms),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::event::Observation;
+
+    #[test]
+    fn how_many_duplicates_a_moment_tells_of_can_be_summed_up_whatever_was_written() {
+        let told = |times: u64| {
+            let batch = format!(r#"[{{"kind":"replayed","route":"payments","seen":[{{"at_ms":1,"times":{times}}}]}}]"#);
+            let observation = Observation::decode(batch.as_bytes()).unwrap().remove(0);
+            MomentView::new(&Moment { at_ms: 1, what: What::Observed(observation) }).unwrap().times
+        };
+        assert_eq!([told(2), told(0), told(u64::MAX)], [Some(2), Some(1), Some(u64::from(u32::MAX))]);
     }
 }
