@@ -22,7 +22,8 @@ use crate::engine::Policy;
 use crate::event::{Difference, Observation, Seen};
 use crate::key::{Hashing, Slot};
 
-/// Observations that wait to be told: a fraction of a second of a storm of retries, 2 MB. What comes on top is lost.
+/// Observations that wait to be told: a fraction of a second of a storm of retries, 2 MB; 40 MB, if all were refused and each says
+/// of as many places as possible that it differed there. As many may be in a teller's hands. What comes on top is lost.
 const WAITING_MAX: usize = 8192;
 
 /// Observations in one batch, some 130 KB at most times: a larger one would keep the store from other calls.
