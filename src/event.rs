@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use self::json::Object;
+use self::json::{Object, texts};
 
 use crate::record::{Lifetime, Record, ReplyBody, Settler, State};
 
@@ -198,8 +198,7 @@ impl Event {
         event.number_if("request_bytes", *request_bytes);
         event.number_if("upstream_ms", *upstream_ms);
         if !fields.is_empty() {
-            // Their names are the configuration's. There is no map of texts that can't be written.
-            serde_json::to_writer(event.name("fields"), fields).unwrap_or_default();
+            texts(event.name("fields"), fields);
         }
         event.text_if("operator", operator.as_deref());
         event.text_if("reason", reason.as_deref());

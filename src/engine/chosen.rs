@@ -57,6 +57,10 @@ pub fn chosen(fields: &[ChosenField], side: Side, document: &Document<'_>) -> BT
 
 /// The last digits of a card's number that a text holds: digits, in groups or not, whose last one checks the others.
 fn card_end(text: &str) -> Option<String> {
+    // Most texts have too few of them, and are looked at no closer.
+    if text.bytes().filter(u8::is_ascii_digit).count() < *CARD_DIGITS.start() {
+        return None;
+    }
     // Letters part numbers; anything else may stand between a number's groups.
     text.split(char::is_alphabetic).find_map(|run| {
         let groups: Vec<&str> = run.split(|c: char| !c.is_ascii_digit()).filter(|group| !group.is_empty()).collect();

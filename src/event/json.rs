@@ -1,6 +1,8 @@
 //! Objects of JSON, written member by member: a few of them with every request, where a serializer for any type takes three
 //! times as long.
 
+use std::collections::BTreeMap;
+
 /// An object that is being written.
 pub(super) struct Object<'o> {
     out: &'o mut Vec<u8>,
@@ -61,6 +63,20 @@ pub(super) fn text(out: &mut Vec<u8>, value: &str) {
         // There is no text that can't be written.
         serde_json::to_writer(out, value).unwrap_or_default();
     }
+}
+
+/// Writes an object of texts, by names that may have to be escaped.
+pub(super) fn texts(out: &mut Vec<u8>, values: &BTreeMap<String, String>) {
+    out.push(b'{');
+    for (n, (name, value)) in values.iter().enumerate() {
+        if n > 0 {
+            out.push(b',');
+        }
+        text(out, name);
+        out.push(b':');
+        text(out, value);
+    }
+    out.push(b'}');
 }
 
 /// Writes a list.

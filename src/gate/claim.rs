@@ -1,6 +1,7 @@
 //! Getting in: claim the operation, or be told what its record says; wait where the route waits.
 
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -8,8 +9,6 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
-use prometheus_client::metrics::gauge::Gauge;
-use tokio::time::{Instant, sleep_until, timeout_at};
 use tower_service::Service;
 
 use super::ask::{Asker, Told};
@@ -20,12 +19,13 @@ use super::payload::{BoxError, Payload};
 use super::places::Place;
 use super::quota::Counted;
 use super::tell::trace_of;
+use super::wait::Waiting;
 use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Extras, Fence, Held, Reply, SpanId, State, Version};
-use crate::store::{StoreError, Swap, Watch};
+use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
 
 /// A claim that stands, with what an attempt needs to use it.
@@ -42,11 +42,11 @@ pub(super) struct Claimed {
 }
 
 /// What a claim has beside what it is for.
-struct First<'r> {
+pub(super) struct First<'r> {
     /// The key, where it is kept so that the upstream can be asked in the background.
     kept: Option<Bytes>,
     extras: Extras,
-    trail: Option<Trail>,
+    pub trail: Option<Trail>,
     fields: BTreeMap<String, String>,
     headers: &'r HeaderMap,
     request_bytes: u64,
@@ -62,6 +62,26 @@ impl First<'_> {
     fn told_later(&self) -> Context {
         Context { trace: trace_of(self.headers), request_bytes: Some(self.request_bytes), ..Context::default() }
     }
+
+    /// The request is answered with what another brought about.
+    fn links_to(&self, held: &Held) {
+        if let (Some(trail), Some(SpanId { trace, span })) = (&self.trail, held.record.extras.span) {
+            trail.links(trace, span);
+        }
+    }
+}
+
+/// A request on its way in.
+pub(super) struct Entrant<'r> {
+    pub guarded: &'r Arc<Guarded>,
+    pub slot: Slot,
+    pub whose: [u8; 32],
+    pub asked: Asked,
+    pub first: First<'r>,
+    /// Among those who use the upstream.
+    pub place: Option<Place>,
+    /// Since it waits for the first request.
+    pub waiting: Option<Waiting>,
 }
 
 /// What a request may do.
@@ -75,9 +95,6 @@ pub(super) enum Entry {
 /// How often a request looks at a record that keeps changing under it before it gives up: a guard against a livelock,
 /// far above what real races need.
 const LOOKS_MAX: usize = 32;
-
-/// Between looks at a record without being told of a change: only a safety net under the subscription.
-const POLL: Duration = Duration::from_secs(2);
 
 /// How long a client should wait before it tries a store that failed.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
@@ -98,7 +115,7 @@ impl Gate {
         self: &Arc<Self>,
         guarded: &Arc<Guarded>,
         mut identified: Identified,
-        permit: Place,
+        place: Place,
         asker: &mut Asker<'_, S>,
     ) -> Result<Entry, Problem>
     where
@@ -110,89 +127,103 @@ impl Gate {
         let policy = &guarded.route.policy;
         let first = self.first(policy, &mut identified, asker.parts, asker.body)?;
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
-        let mut asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
-        let mut permit = Some(permit);
-        let mut waiting: Option<Waiting> = None;
+        let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
+        let mut entrant = Entrant { guarded, slot, whose, asked, first, place: Some(place), waiting: None };
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
         let mut doubted: Option<Held> = None;
         for look in 0..LOOKS_MAX {
             let held = match admission {
-                Admission::Claim(Over::Nothing) if waiting.is_some() => {
-                    // What it waited for is gone. Running now could repeat an operation whose retention just ended.
-                    return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
-                }
-                Admission::Claim(over) => {
-                    let place = self.place(&mut permit)?;
-                    match self.try_claim(guarded, (&slot, &whose), &asked, over, &first).await? {
-                        Tried::Stands(claim, rule) => {
-                            let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
-                            let told = if self.tells() { first.told_later() } else { Context::default() };
-                            return Ok(Entry::Run(Claimed { slot, asked, claim, rule, permit: place, counted, told }));
-                        }
-                        Tried::Held(held) => held,
-                        Tried::GivenUp(held) => {
-                            // What gives the old claim up, in the background, must not release the next one.
-                            asked.fence = Fence(self.entropy.next());
-                            held
-                        }
-                        // Only while nothing was seen: what is known to run, or to be settled, must not run beside it.
-                        Tried::Unknown(_) if look == 0 && policy.on_failure == OnFailure::FailOpen => {
-                            return Ok(Entry::Unprotected);
-                        }
-                        Tried::Unknown(own) => {
-                            own.into_iter().for_each(|own| self.give_up(slot, own, guarded));
-                            return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
-                        }
-                    }
-                }
+                Admission::Claim(over) => match self.claim(&mut entrant, over, look == 0).await? {
+                    ControlFlow::Break(entry) => return Ok(entry),
+                    ControlFlow::Continue(held) => held,
+                },
                 Admission::Run => return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }),
                 Admission::Replay(reply) => return Ok(Entry::Replay(slot, reply)),
                 Admission::Refuse(refusal) => return Err(Problem::of_refusal(refusal, slot)),
                 Admission::MarkUncertain => {
                     Box::pin(self.mark_overdue(&slot, policy)).await.map_err(|error| self.store_failed(&slot, &error))?
                 }
-                Admission::Probe => {
-                    let (Some(held), OnUncertain::Probe(probe)) = (doubted.take(), &policy.on_uncertain) else {
-                        return Err(Problem::of_refusal(Refusal::uncertain(None), slot));
-                    };
-                    // Asking takes a place like any other request to the upstream.
-                    permit = Some(self.place(&mut permit)?);
-                    match Box::pin(self.ask(guarded, probe, (&slot, &asked), &held, asker)).await? {
-                        Told::Result(reply) => return Ok(Entry::Replay(slot, reply)),
-                        Told::Admit(told) => {
-                            admission = told;
-                            continue;
-                        }
-                        Told::Moved(held) => held,
+                Admission::Probe => match Box::pin(self.probe(&mut entrant, doubted.take(), asker)).await? {
+                    Told::Result(reply) => return Ok(Entry::Replay(slot, reply)),
+                    Told::Admit(told) => {
+                        admission = told;
+                        continue;
                     }
-                }
-                Admission::Wait => {
-                    // A duplicate that waits runs nothing; its place belongs to those who do.
-                    permit = None;
-                    let waiting = match &mut waiting {
-                        Some(waiting) => waiting,
-                        none => none.insert(self.begin_to_wait(policy, &slot)?),
-                    };
-                    let _step = Trail::step(first.trail.as_ref(), Work::Wait);
-                    let began = Instant::now();
-                    let found = Box::pin(self.wait(waiting, policy, &slot, &asked)).await;
-                    *asker.waited.get_or_insert_default() += began.elapsed();
-                    found?
-                }
+                    Told::Moved(held) => held,
+                },
+                Admission::Wait => Box::pin(self.wait(&mut entrant, &mut asker.waited)).await?,
             };
-            admission = admit(held.as_ref(), &asked, policy);
-            if let (Admission::Replay(_), Some(trail), Some(held)) = (&admission, &first.trail, &held)
-                && let Some(SpanId { trace, span }) = held.record.extras.span
-            {
-                trail.links(trace, span);
-            }
-            if admission == Admission::Refuse(Refusal::KeyReused) {
-                return Err(self.key_reused(policy, slot, &asked, held.as_ref(), (asker.parts, asker.body)));
+            admission = admit(held.as_ref(), &entrant.asked, policy);
+            match (&admission, &held) {
+                (Admission::Replay(_), Some(held)) => entrant.first.links_to(held),
+                (Admission::Refuse(Refusal::KeyReused), held) => {
+                    return Err(self.key_reused(policy, slot, &entrant.asked, held.as_ref(), (asker.parts, asker.body)));
+                }
+                _ => {}
             }
             doubted = held.filter(|_| admission == Admission::Probe);
         }
         Err(Problem::of_refusal(Refusal::in_flight(policy), slot))
+    }
+
+    /// One try at a claim: the way in, or the record that is in its way. `first_look`: nothing was seen of the operation yet.
+    async fn claim(
+        self: &Arc<Self>,
+        entrant: &mut Entrant<'_>,
+        over: Over,
+        first_look: bool,
+    ) -> Result<ControlFlow<Entry, Option<Held>>, Problem> {
+        let Entrant { guarded, slot, whose, .. } = *entrant;
+        let policy = &guarded.route.policy;
+        if over == Over::Nothing && entrant.waiting.is_some() {
+            // What it waited for is gone. Running now could repeat an operation whose retention just ended.
+            return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
+        }
+        let place = self.place(&mut entrant.place)?;
+        match self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, &entrant.first).await? {
+            Tried::Stands(claim, rule) => {
+                let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
+                let told = if self.tells() { entrant.first.told_later() } else { Context::default() };
+                let claimed = Claimed { slot, asked: entrant.asked, claim, rule, permit: place, counted, told };
+                Ok(ControlFlow::Break(Entry::Run(claimed)))
+            }
+            Tried::Held(held) => Ok(ControlFlow::Continue(held)),
+            Tried::GivenUp(held) => {
+                // What gives the old claim up, in the background, must not release the next one.
+                entrant.asked.fence = Fence(self.entropy.next());
+                Ok(ControlFlow::Continue(held))
+            }
+            // Only while nothing was seen: what is known to run, or to be settled, must not run beside it.
+            Tried::Unknown(_) if first_look && policy.on_failure == OnFailure::FailOpen => {
+                Ok(ControlFlow::Break(Entry::Unprotected))
+            }
+            Tried::Unknown(own) => {
+                own.into_iter().for_each(|own| self.give_up(slot, own, guarded));
+                Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER })
+            }
+        }
+    }
+
+    /// Asks the upstream about an uncertain operation.
+    async fn probe<S, B, RB>(
+        &self,
+        entrant: &mut Entrant<'_>,
+        doubted: Option<Held>,
+        asker: &mut Asker<'_, S>,
+    ) -> Result<Told, Problem>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Unpin,
+        RB::Error: Into<BoxError>,
+    {
+        let (Some(held), OnUncertain::Probe(probe)) = (doubted, &entrant.guarded.route.policy.on_uncertain) else {
+            return Err(Problem::of_refusal(Refusal::uncertain(None), entrant.slot));
+        };
+        // Asking takes a place like any other request to the upstream.
+        entrant.place = Some(self.place(&mut entrant.place)?);
+        self.ask(entrant.guarded, probe, (&entrant.slot, &entrant.asked), &held, asker).await
     }
 
     /// What a claim has beside what it is for.
@@ -223,17 +254,6 @@ impl Gate {
             Some(permit) => Ok(permit),
             None => self.in_flight.take().ok_or(Problem::Overloaded),
         }
-    }
-
-    /// Waits until the record says something else than to wait.
-    async fn wait(&self, waiting: &mut Waiting, policy: &Policy, slot: &Slot, asked: &Asked) -> Result<Option<Held>, Problem> {
-        while waiting.next(self).await {
-            let held = self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
-            if admit(held.as_ref(), asked, policy) != Admission::Wait {
-                return Ok(held);
-            }
-        }
-        Err(Problem::of_refusal(Refusal::in_flight(policy), *slot))
     }
 
     /// One round trip: the claim stands, or the record that is in its way comes back.
@@ -390,17 +410,6 @@ impl Gate {
         tracing::debug!(operation = %slot, %error, "a store call failed");
         Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }
     }
-
-    fn begin_to_wait(&self, policy: &Policy, slot: &Slot) -> Result<Waiting, Problem> {
-        let permit = self.waiters.take().ok_or(Problem::Overloaded)?;
-        let watch = self.store.watch(slot);
-        if watch.peers() > self.settings.waiters_per_key {
-            return Err(Problem::Overloaded);
-        }
-        self.meter.waiters.inc();
-        let gauge = self.meter.waiters.clone();
-        Ok(Waiting { watch, until: Instant::now() + policy.wait_timeout, gauge, _permit: permit })
-    }
 }
 
 /// A claim on its way. A request whose client leaves is dropped in the middle of it, and nobody would then run or settle
@@ -430,31 +439,5 @@ impl Drop for Unconfirmed<'_> {
         if self.open {
             self.gate.give_up(*self.slot, self.claim.clone(), self.guarded);
         }
-    }
-}
-
-/// A duplicate that is held.
-struct Waiting {
-    watch: Watch,
-    until: Instant,
-    gauge: Gauge,
-    _permit: Place,
-}
-
-impl Waiting {
-    /// Waits until the record may have changed; `false` when the time is over.
-    async fn next(&mut self, gate: &Gate) -> bool {
-        let poll = Instant::now() + gate.entropy.jitter(POLL);
-        tokio::select! {
-            biased;
-            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
-            () = sleep_until(poll) => true,
-        }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.gauge.dec();
     }
 }

@@ -49,6 +49,7 @@ mod stream;
 mod sweep;
 mod tell;
 mod vouch;
+mod wait;
 
 pub use agree::{AgreeError, agree};
 use ask::Asker;

@@ -1,0 +1,85 @@
+//! Waiting for the first request, where the route lets its duplicates wait.
+
+use std::time::Duration;
+
+use prometheus_client::metrics::gauge::Gauge;
+use tokio::time::{Instant, sleep_until, timeout_at};
+
+use super::claim::Entrant;
+use super::places::Place;
+use super::{Gate, Problem};
+use crate::engine::{Admission, Asked, Policy, Refusal, admit};
+use crate::key::Slot;
+use crate::record::Held;
+use crate::store::Watch;
+use crate::telemetry::{Trail, Work};
+
+/// Between looks at a record without being told of a change: only a safety net under the subscription.
+const POLL: Duration = Duration::from_secs(2);
+
+impl Gate {
+    /// Waits until the record says something else than to wait, and adds how long that took.
+    pub(super) async fn wait(&self, entrant: &mut Entrant<'_>, waited: &mut Option<Duration>) -> Result<Option<Held>, Problem> {
+        // A duplicate that waits runs nothing; its place belongs to those who do.
+        entrant.place = None;
+        let Entrant { guarded, slot, asked, first, waiting, .. } = entrant;
+        let policy = &guarded.route.policy;
+        let waiting = match waiting {
+            Some(waiting) => waiting,
+            none => none.insert(self.begin_to_wait(policy, slot)?),
+        };
+        let _step = Trail::step(first.trail.as_ref(), Work::Wait);
+        let began = Instant::now();
+        let found = self.changed(waiting, policy, slot, asked).await;
+        *waited.get_or_insert_default() += began.elapsed();
+        found
+    }
+
+    /// The record, once it says something else than to wait.
+    async fn changed(&self, waiting: &mut Waiting, policy: &Policy, slot: &Slot, asked: &Asked) -> Result<Option<Held>, Problem> {
+        while waiting.next(self).await {
+            let held = self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
+            if admit(held.as_ref(), asked, policy) != Admission::Wait {
+                return Ok(held);
+            }
+        }
+        Err(Problem::of_refusal(Refusal::in_flight(policy), *slot))
+    }
+
+    fn begin_to_wait(&self, policy: &Policy, slot: &Slot) -> Result<Waiting, Problem> {
+        let permit = self.waiters.take().ok_or(Problem::Overloaded)?;
+        let watch = self.store.watch(slot);
+        if watch.peers() > self.settings.waiters_per_key {
+            return Err(Problem::Overloaded);
+        }
+        self.meter.waiters.inc();
+        let gauge = self.meter.waiters.clone();
+        Ok(Waiting { watch, until: Instant::now() + policy.wait_timeout, gauge, _permit: permit })
+    }
+}
+
+/// A duplicate that is held.
+pub(super) struct Waiting {
+    watch: Watch,
+    until: Instant,
+    gauge: Gauge,
+    _permit: Place,
+}
+
+impl Waiting {
+    /// Waits until the record may have changed; `false` when the time is over.
+    async fn next(&mut self, gate: &Gate) -> bool {
+        let poll = Instant::now() + gate.entropy.jitter(POLL);
+        tokio::select! {
+            biased;
+            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
+            () = sleep_until(poll) => true,
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
