@@ -2,7 +2,7 @@
 
 use serde_json::{Value, json};
 
-use crate::harness::{Answer, Gateway, RedisServer, Request, Upstream, until};
+use crate::harness::{Answer, Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
 const LOG: &str = "[log]\nenabled = true";
 
@@ -141,4 +141,19 @@ fn of_a_watched_route_it_is_told_what_enforcing_would_have_done_and_to_whom() {
     }
     assert!(!format!("{seen:?}").contains("canary"), "{seen:?}");
     assert_eq!(redis.cli(&["--scan", "--pattern", "*:events"]).trim(), "", "what is watched makes no events");
+}
+
+#[test]
+fn duplicates_of_the_last_moment_before_a_stop_are_told() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    let mut gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
+    let pay = || Request::pay("k", "{}").send(gateway.port);
+    assert_eq!(pay().status, 201);
+    for _ in 0..5 {
+        assert!(pay().replayed());
+    }
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+    let requests = |seen: &Value| seen["times"].as_u64().unwrap_or(1);
+    assert_eq!(observations(&redis).iter().map(requests).sum::<u64>(), 5);
 }
