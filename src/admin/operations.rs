@@ -36,7 +36,7 @@ type Sent<T> = Result<Json<T>, JsonRejection>;
         ("state" = Option<String>, Query, description = "`in_flight`, `uncertain`, `completed`, `released`, `expired`; of the read model also `gone`"),
         ("route" = Option<String>, Query, description = "The route's name"),
         ("status" = Option<u16>, Query, description = "The status of the result"),
-        ("scope" = Option<String>, Query, description = "The scope's hash, as operations show it"),
+        ("scope" = Option<String>, Query, description = "The scope's mark, as operations show it and `POST /v1/scope` tells it; several with commas between them"),
         ("field.NAME" = Option<String>, Query, description = "The value of the chosen field NAME; one of them"),
         ("text" = Option<String>, Query, description = "A reference, a scope, or the value of any chosen field"),
         ("from" = Option<String>, Query, description = "Begun then or later (RFC 3339)"),
