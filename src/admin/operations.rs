@@ -41,7 +41,7 @@ type Sent<T> = Result<Json<T>, JsonRejection>;
         ("text" = Option<String>, Query, description = "A reference, a scope, or the value of any chosen field"),
         ("from" = Option<String>, Query, description = "Begun then or later (RFC 3339)"),
         ("until" = Option<String>, Query, description = "Begun before then"),
-        ("limit" = Option<usize>, Query, description = "At most so many: 1 to 1000, otherwise 100; of a store in Redis about so many"),
+        ("limit" = Option<usize>, Query, description = "At most so many: 1 to 1000, otherwise 100. Only a page without a `cursor` is the last, also where it has fewer"),
         ("cursor" = Option<String>, Query, description = "Where the page begins: the `cursor` of the one before, with the same parameters"),
         ("source" = Option<String>, Query, description = "`store` or `read_model`"),
     ),

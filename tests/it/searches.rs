@@ -65,6 +65,8 @@ fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginn
         ("/v1/report?from=2026-11-25T03:00:00Z", "request-invalid"),
         ("/v1/log/verify?after=1", "request-invalid"),
         ("/v1/operations?route=payments&cursor=nowhere", "request-invalid"),
+        ("/v1/operations?cursor=nowhere", "request-invalid"),
+        ("/v1/operations?state=uncertain&cursor=nowhere", "request-invalid"),
         ("/v1/statistics?from=2020-01-01T00:00:00Z", "request-invalid"),
         ("/v1/operations/op_0000000000000000000000000000000000000000/timeline", "operation-unknown"),
     ] {

@@ -6,6 +6,7 @@ use maud::html;
 
 use super::layout::{Here, document};
 use crate::admin::problem::Refusal;
+use crate::store::{ListError, StoreError};
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -42,9 +43,15 @@ impl Fault {
     }
 }
 
-impl From<crate::store::StoreError> for Fault {
-    fn from(error: crate::store::StoreError) -> Fault {
-        Fault::Refused(Refusal::Unread(error))
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Fault {
+        Fault::Refused(error.into())
+    }
+}
+
+impl From<ListError> for Fault {
+    fn from(error: ListError) -> Fault {
+        Fault::Refused(error.into())
     }
 }
 
