@@ -189,7 +189,9 @@ fn pages_fit_no_frame_load_nothing_from_elsewhere_and_are_not_kept() {
     }
     assert_eq!(page(&gateway, "/assets/htmx.js", None).status, 404);
     assert_eq!(page(&gateway, "/operations/op_1", None).status, 404);
-    assert!(page(&gateway, "/operations/op_1", None).get("content-type").unwrap().starts_with("text/html"));
+    let unknown = page(&gateway, "/operations/op_0000000000000000000000000000000000000000", None);
+    assert!(unknown.get("content-type").unwrap().starts_with("text/html"));
+    assert!(unknown.status == 404 && unknown.text().contains("href=\"/uncertain\""), "it has the menu: {}", unknown.text());
 }
 
 /// What the page shows of an operation, once the read model has told of it.
