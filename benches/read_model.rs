@@ -186,9 +186,9 @@ fn questions(model: &ReadModel, operations: u64) {
     ask("status 402", |_| search(Filter { status: Some(402), ..none() }));
     ask("status 500 (none)", |_| search(Filter { status: Some(500), ..none() }));
     ask("status and route", |n| search(Filter { status: Some(402), route: Some(route(n)), ..none() }));
-    ask("scope", |n| search(Filter { scope: Some(scope(any(n))), ..none() }));
-    ask("scope and state", |n| search(Filter { scope: Some(scope(any(n))), state: Some(State::Uncertain), ..none() }));
-    let large = |filter: Filter| search(Filter { scope: Some(LARGE.to_owned()), ..filter });
+    ask("scope", |n| search(Filter { scopes: vec![scope(any(n))], ..none() }));
+    ask("scope and state", |n| search(Filter { scopes: vec![scope(any(n))], state: Some(State::Uncertain), ..none() }));
+    let large = |filter: Filter| search(Filter { scopes: vec![LARGE.to_owned()], ..filter });
     ask("the large scope", |_| large(none()));
     ask("the large scope and state", |_| large(Filter { state: Some(State::Uncertain), ..none() }));
     ask("the large scope and status", |_| large(Filter { status: Some(402), ..none() }));
@@ -197,7 +197,7 @@ fn questions(model: &ReadModel, operations: u64) {
     ask("field currency (a third)", |_| search(field("currency", "EUR".into())));
     let lost = |filter: Filter| Filter { state: Some(State::Uncertain), ..filter };
     ask("field currency and state", |_| search(lost(field("currency", "EUR".into()))));
-    ask("field currency and scope", |n| search(Filter { scope: Some(scope(any(n))), ..field("currency", "EUR".into()) }));
+    ask("field currency and scope", |n| search(Filter { scopes: vec![scope(any(n))], ..field("currency", "EUR".into()) }));
     let hour = |n: u64| (T0 + mixed(n) % (DAY_MS - 3_600_000), T0 + mixed(n) % (DAY_MS - 3_600_000) + 3_600_000);
     ask("an hour", |n| search(Filter { from_ms: Some(hour(n).0), until_ms: Some(hour(n).1), ..none() }));
     ask("an hour and status", |n| {

@@ -13,8 +13,6 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::uri::Scheme;
 use hyper::body::Incoming;
-use hyper_util::rt::{TokioIo, TokioTimer};
-use hyper_util::service::TowerToHyperService;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -49,11 +47,11 @@ use crate::token::Keyring;
 mod current;
 mod identities;
 mod keys;
+mod operators;
 mod read_model;
 mod reload;
 mod telling;
 
-use current::Current;
 use identities::Pending;
 pub use identities::identity_changes;
 pub use read_model::{Freshness, Projection};
@@ -185,7 +183,7 @@ impl Running {
     /// Serves until it is stopped, and then ends in order.
     async fn serve(self: Arc<Self>, server: Server, admin: TcpListener, kept: Kept, stop: CancellationToken) -> bool {
         let keeper = self.lasting.identity.clone().map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
-        let operators = tokio::spawn(serve_admin(admin, self.doors.operators.clone()));
+        let operators = tokio::spawn(operators::serve(admin, self.doors.operators.clone()));
         let gate = self.in_force.lock().await.gate.clone();
         // All gates that follow share what was observed.
         let told = CancellationToken::new();
@@ -460,24 +458,4 @@ fn fallback() -> Result<Policy> {
         bail!("there is no default route");
     }
     Ok(routes.swap_remove(0).policy)
-}
-
-async fn serve_admin(listener: TcpListener, router: Current<axum::Router>) {
-    /// Whoever says nothing for this long is not an operator.
-    const HEADER_TIMEOUT: Duration = Duration::from_secs(10);
-    loop {
-        let Ok((stream, _)) = listener.accept().await else {
-            tokio::time::sleep(Duration::from_millis(50)).await;
-            continue;
-        };
-        let service = TowerToHyperService::new(router.clone());
-        tokio::spawn(async move {
-            // HTTP/1.1 alone: to tell it from HTTP/2 would mean to wait for the first bytes, without a limit of time.
-            let mut builder = hyper::server::conn::http1::Builder::new();
-            builder.timer(TokioTimer::new()).header_read_timeout(HEADER_TIMEOUT);
-            if let Err(error) = builder.serve_connection(TokioIo::new(stream), service).await {
-                tracing::debug!(error = error.to_string(), "an admin connection ended");
-            }
-        });
-    }
 }

@@ -13,7 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::{
-    Listed, LogLevelView, LoggedView, OperationView, ProjectionView, ReleaseRequest, ReportView, ResolveRequest, VerifiedView,
+    Listed, LogLevelView, LoggedView, OperationView, ProjectionView, ReleaseRequest, ReportView, ResolveRequest, ScopeRequest,
+    ScopeView, VerifiedView,
 };
 
 /// Longest wait for the admin port, and largest answer.
@@ -62,6 +63,17 @@ impl Word {
     }
 }
 
+/// Which operations to list: those for which all holds that is given.
+#[derive(Debug, Clone, Default)]
+pub struct Wanted {
+    /// In this state.
+    pub state: Option<String>,
+    /// On this route.
+    pub route: Option<String>,
+    /// Of the scope with this mark.
+    pub scope: Option<String>,
+}
+
 /// Talks to one admin port.
 pub struct Client {
     address: String,
@@ -75,10 +87,22 @@ impl Client {
     }
 
     /// A page of operations.
-    pub async fn list(&self, state: Option<&str>, limit: usize, cursor: Option<&str>) -> Result<Listed, ClientError> {
+    pub async fn list(&self, wanted: &Wanted, limit: usize, cursor: Option<&str>) -> Result<Listed, ClientError> {
         let limit = limit.to_string();
-        let path = with_query("/v1/operations", [("limit", Some(&*limit)), ("state", state), ("cursor", cursor)]);
-        self.json(Method::GET, &path, None::<&()>, None).await
+        let Wanted { state, route, scope } = wanted;
+        let parameters = [
+            ("limit", Some(&*limit)),
+            ("state", state.as_deref()),
+            ("route", route.as_deref()),
+            ("scope", scope.as_deref()),
+            ("cursor", cursor),
+        ];
+        self.json(Method::GET, &with_query("/v1/operations", parameters), None::<&()>, None).await
+    }
+
+    /// The mark by which a client's operations are found.
+    pub async fn scope(&self, request: &ScopeRequest) -> Result<ScopeView, ClientError> {
+        self.json(Method::POST, "/v1/scope", Some(request), None).await
     }
 
     /// What enforcing would have done on shadow routes, since a time (RFC 3339).

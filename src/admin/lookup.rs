@@ -1,4 +1,5 @@
-//! An operation by its key. Keys stand in bodies, never in URLs, which end up in logs and histories.
+//! An operation by its key, and a client's operations by what it is known by. Both stand in bodies, never in URLs, which end up
+//! in logs and histories.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -7,7 +8,7 @@ use axum::Json;
 use axum::extract::State;
 use axum::extract::rejection::JsonRejection;
 use axum::response::Response;
-use serde::Deserialize;
+use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::operations::shown;
@@ -43,6 +44,44 @@ pub(super) async fn lookup(
 ) -> Result<Response, Refusal> {
     let Json(LookupRequest { route, key, scope }) = sent?;
     find_by_key(&admin, &route, &key, &scope).await.map(shown)
+}
+
+/// Whose operations are wanted.
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ScopeRequest {
+    /// The route's name.
+    pub route: String,
+    /// A value for each name that the route's scope has, as in a lookup. Of a route without a scope: the field by which it tells
+    /// clients apart, such as `authorization`.
+    pub scope: BTreeMap<String, String>,
+}
+
+/// By what a client's operations are found.
+#[derive(Serialize, Deserialize, utoipa::ToSchema)]
+pub struct ScopeView {
+    /// What `scope` of `GET /v1/operations` takes to list them, and what `scope` of each of them is one of: as a rule one mark;
+    /// several, with commas between them, after a rotation of hashing secrets.
+    pub scope: String,
+}
+
+/// By what a client's operations are found: the mark of its scope. What it is known by stands in the body and is hashed here.
+#[utoipa::path(
+    post, path = "/v1/scope", tag = "operations", request_body = ScopeRequest,
+    responses((status = 200, body = ScopeView, description = "The mark"), super::openapi::Scoped),
+)]
+pub(super) async fn scope(
+    State(admin): State<Arc<Admin>>,
+    sent: Result<Json<ScopeRequest>, JsonRejection>,
+) -> Result<Json<ScopeView>, Refusal> {
+    let Json(ScopeRequest { route, scope }) = sent?;
+    Ok(Json(ScopeView { scope: mark_of(&admin, &route, &scope)? }))
+}
+
+/// The mark of a scope, or several with commas between them.
+pub(super) fn mark_of(admin: &Admin, route: &str, said: &BTreeMap<String, String>) -> Result<String, Refusal> {
+    let policy = admin.policies.get(route).ok_or(Refusal::RouteUnknown)?;
+    Ok(admin.gate.marks_of(policy, said)?.join(","))
 }
 
 /// The operation under a key, as it is now.

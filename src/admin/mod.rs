@@ -39,6 +39,7 @@ mod view;
 use auth::Operator;
 pub use auth::{Access, Token};
 pub use log_level::LogLevelView;
+pub use lookup::{ScopeRequest, ScopeView};
 pub use page::{NoRandomness, Sessions};
 use problem::{Refusal, every_refusal_is_a_document};
 pub use projection::ProjectionView;
@@ -101,6 +102,7 @@ fn api() -> Vec<Served> {
         ("/v1/openapi.json", get(openapi::document), Open),
         ("/v1/operations", get(operations::list), Guarded),
         ("/v1/operations/lookup", post(lookup::lookup), Readers),
+        ("/v1/scope", post(lookup::scope), Readers),
         ("/v1/operations/{operation}", get(operations::show), Guarded),
         ("/v1/operations/{operation}/timeline", get(model::timeline), Guarded),
         ("/v1/operations/{operation}/resolve", post(operations::resolve), Guarded),

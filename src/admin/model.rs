@@ -42,7 +42,7 @@ pub(super) fn filter<'q>(pairs: impl IntoIterator<Item = (&'q str, &'q str)>) ->
             "route" => filter.route = Some(value),
             "state" => filter.state = Some(value.parse().map_err(|_| Refusal::StateUnknown)?),
             "status" => filter.status = Some(status(&value)?),
-            "scope" => filter.scope = Some(value),
+            "scope" => filter.scopes = scopes(&value)?,
             "text" => filter.text = Some(value),
             "from" => filter.from_ms = Some(moment(&value)?),
             "until" => filter.until_ms = Some(moment(&value)?),
@@ -54,6 +54,14 @@ pub(super) fn filter<'q>(pairs: impl IntoIterator<Item = (&'q str, &'q str)>) ->
         }
     }
     Ok(filter)
+}
+
+/// Scopes that one search asks for, at most: as many as there are hashing secrets during a rotation, for both readings of a claim.
+const SCOPES_MAX: usize = 16;
+
+fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
+    let scopes: Vec<String> = text.split(',').map(|mark| mark.trim().to_owned()).collect();
+    if scopes.len() <= SCOPES_MAX { Ok(scopes) } else { Err(invalid("a search goes by 16 scopes at most")) }
 }
 
 fn status(text: &str) -> Result<u16, Refusal> {
@@ -179,9 +187,11 @@ mod tests {
             ("field.order", "A-17"),
             ("from", "2026-11-25T03:00:00Z"),
             ("text", "x"),
+            ("scope", "0a,1b"),
         ];
         let filter = filter(asked).unwrap();
         assert_eq!((filter.route.as_deref(), filter.state, filter.status), (Some("payments"), Some(State::Uncertain), Some(201)));
+        assert_eq!(filter.scopes, ["0a", "1b"]);
         assert_eq!(filter.field, Some(("order".to_owned(), "A-17".to_owned())));
         assert_eq!((filter.from_ms, filter.until_ms, filter.text.as_deref()), (Some(1_795_575_600_000), None, Some("x")));
     }
@@ -194,6 +204,7 @@ mod tests {
             vec![("status", "many")],
             vec![("from", "yesterday")],
             vec![("field.a", "1"), ("field.b", "2")],
+            vec![("scope", ",".repeat(SCOPES_MAX).as_str())],
         ] {
             assert!(filter(pairs.clone()).is_err(), "{pairs:?}");
         }

@@ -31,6 +31,7 @@ use super::problem::{Kind, TYPE_PREFIX};
         super::operations::release,
         super::operations::expire,
         super::lookup::lookup,
+        super::lookup::scope,
         super::model::timeline,
         super::model::statistics,
         super::model::overview,
@@ -107,6 +108,7 @@ refusals! {
     Listing: Unauthorized, RequestInvalid, StateUnknown, StoreUnavailable, ReadModelOff, ReadModelUnavailable;
     Found: Unauthorized, RequestInvalid, OperationUnknown, StoreUnavailable;
     LookedUp: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, OperationUnknown, BodyTooLarge, StoreUnavailable;
+    Scoped: Unauthorized, RequestInvalid, LookupInvalid, RouteUnknown, BodyTooLarge;
     Asked: Unauthorized, RequestInvalid, ReadModelOff, ReadModelUnavailable;
     Projection: Unauthorized, ReadModelOff;
     Rebuilt: Unauthorized, Forbidden, ReadModelOff, ReadModelUnavailable;

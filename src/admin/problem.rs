@@ -11,7 +11,7 @@ use crate::engine::Denied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
 use crate::query::QueryError;
-use crate::store::StoreError;
+use crate::store::{ListError, StoreError};
 use crate::telemetry::FilterError;
 
 /// What a problem's type begins with.
@@ -97,6 +97,9 @@ pub(super) enum Refusal {
     /// The store was asked, and did not tell.
     #[error("{}", unread(.0))]
     Unread(#[from] StoreError),
+    /// The store was asked for a page of a listing, and did not give it.
+    #[error("{}", unlisted(.0))]
+    Listed(#[from] ListError),
     /// The decision was not carried out.
     #[error(transparent)]
     Operator(#[from] OperatorError),
@@ -132,7 +135,8 @@ impl Refusal {
             Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
             Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
             Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Untold => Kind::OperationUnknown,
-            Refusal::Unread(_) => Kind::StoreUnavailable,
+            Refusal::Listed(ListError::Cursor) => Kind::RequestInvalid,
+            Refusal::Unread(_) | Refusal::Listed(ListError::Store(_)) => Kind::StoreUnavailable,
             Refusal::Operator(error) => match error {
                 OperatorError::Unknown => Kind::OperationUnknown,
                 OperatorError::Moved => Kind::OperationMoved,
@@ -282,6 +286,14 @@ pub(super) fn unread(error: &StoreError) -> String {
     match error {
         StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => format!("the store does not answer: {why}"),
         StoreError::Corrupt(_) => error.to_string(),
+    }
+}
+
+/// Why there is no page of a listing, in the same way.
+fn unlisted(error: &ListError) -> String {
+    match error {
+        ListError::Store(error) => unread(error),
+        ListError::Cursor => error.to_string(),
     }
 }
 

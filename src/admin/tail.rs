@@ -1,7 +1,7 @@
 //! `GET /v1/log`: the event log, piece by piece and as it grows.
 
 use std::collections::BTreeMap;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use axum::Json;
@@ -10,6 +10,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use serde::Deserialize;
 use tokio::sync::Semaphore;
+use tokio::time::{Instant, sleep_until};
 
 use super::Admin;
 use super::model::moment;
@@ -37,6 +38,27 @@ const WATCHING_MAX: usize = 16;
 const CURSOR_BYTES_MAX: usize = 16 << 10;
 
 static WATCHING: Semaphore = Semaphore::const_new(WATCHING_MAX);
+
+/// From one look to the next, of all requests together: as often as those who may watch look while nothing happens. Who follows
+/// asks again as soon as there is an answer, and on a busy log there is one at once; each look is a reading of every partition.
+const PACE: Duration = Duration::from_millis(16);
+
+static LOOKS: Turns = Turns(Mutex::new(None));
+
+/// Lets one after the other pass, in the order in which they came, [`PACE`] apart.
+struct Turns(Mutex<Option<Instant>>);
+
+impl Turns {
+    async fn mine(&self) {
+        let turn = {
+            let (mut next, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+            let turn = next.map_or(now, |next| next.max(now));
+            *next = Some(turn + PACE);
+            turn
+        };
+        sleep_until(turn).await;
+    }
+}
 
 #[derive(Debug, Deserialize)]
 pub(super) struct TailQuery {
@@ -70,6 +92,7 @@ pub(super) async fn tail(State(admin): State<Arc<Admin>>, Query(asked): Query<Ta
     };
     let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
     let wait = Duration::from_secs(asked.wait.unwrap_or(0).min(WAIT_S_MAX));
+    LOOKS.mine().await;
     let mut piece = told(log, &from, read(log, &from, limit).await?).await?;
     if piece.events.is_empty() && !piece.trimmed && !wait.is_zero() {
         // Given up at the end of the wait, wherever it is: what was read and not answered is read again from the cursor.
@@ -119,6 +142,7 @@ async fn watch(log: &dyn Log, from: &Position, limit: usize) -> Result<Vec<Entry
     let Ok(_watching) = WATCHING.acquire().await else { return std::future::pending().await };
     loop {
         tokio::time::sleep(PERIOD).await;
+        LOOKS.mine().await;
         let entries = read(log, from, limit).await?;
         if !entries.is_empty() {
             return Ok(entries);
@@ -166,6 +190,21 @@ mod tests {
         for none in ["nowhere!", &URL_SAFE_NO_PAD.encode("7:now"), &"A".repeat(CURSOR_BYTES_MAX + 1)] {
             assert!(read_cursor(none).is_err(), "{none}");
         }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn looks_are_a_pace_apart_and_nobody_waits_for_those_that_nobody_took() {
+        let (looks, began) = (Turns(Mutex::new(None)), Instant::now());
+        for n in 0..3 {
+            looks.mine().await;
+            assert!((n * PACE..(n + 1) * PACE).contains(&began.elapsed()), "{n}: {:?}", began.elapsed());
+        }
+        tokio::time::advance(10 * PACE).await;
+        let later = Instant::now();
+        looks.mine().await;
+        assert!(later.elapsed() < PACE);
+        looks.mine().await;
+        assert!(later.elapsed() >= PACE, "what was not taken is not saved");
     }
 
     #[tokio::test]

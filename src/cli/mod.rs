@@ -256,6 +256,16 @@ enum Verb {
         /// Only those in this state.
         #[arg(long, value_parser = ["in_flight", "uncertain", "completed", "released", "expired"])]
         state: Option<String>,
+        /// Only those on this route.
+        #[arg(long, value_name = "NAME")]
+        route: Option<String>,
+        /// Only those of the scope with this mark, as operations, reports and the access log show it.
+        #[arg(long, value_name = "MARK")]
+        scope: Option<String>,
+        /// Only those of the client that this file tells of (`-`: what comes on stdin): a line `name: value` for each name that the
+        /// scope of --route has; where it has none, for the field by which it tells clients apart, such as `authorization`.
+        #[arg(long, value_name = "FILE", requires = "route", conflicts_with = "scope")]
+        client: Option<PathBuf>,
         /// At most this many.
         #[arg(long, default_value = "100")]
         limit: NonZeroUsize,

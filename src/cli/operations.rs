@@ -1,14 +1,15 @@
 //! `onceward operations` and `onceward health`: clients of the admin port.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::process::ExitCode;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{AdminArgs, ChangeArgs, OperationsArgs, Verb};
-use crate::admin::client::{Client, ClientError, Word};
-use crate::admin::{OperationView, ReleaseRequest, ResolveRequest};
+use crate::admin::client::{Client, ClientError, Wanted, Word};
+use crate::admin::{OperationView, ReleaseRequest, ResolveRequest, ScopeRequest};
 
 pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
     let client = Client::new(&admin.admin, admin.token.clone());
@@ -39,7 +40,7 @@ const NO_REASON: &str = "none given on the command line";
 
 /// A verb whose files are read.
 enum Prepared {
-    List(Option<String>, usize),
+    List(Wanted, Option<ScopeRequest>, usize),
     Show(String),
     Resolve(ChangeArgs, ResolveRequest),
     Decide(Word, ChangeArgs),
@@ -47,7 +48,12 @@ enum Prepared {
 
 fn prepare(verb: Verb) -> Result<Prepared, String> {
     Ok(match verb {
-        Verb::List { state, limit } => Prepared::List(state, limit.get()),
+        Verb::List { state, route, scope, client, limit } => {
+            let client = client.map(|file| {
+                Ok::<_, String>(ScopeRequest { route: route.clone().unwrap_or_default(), scope: read_client(&file)? })
+            });
+            Prepared::List(Wanted { state, route, scope }, client.transpose()?, limit.get())
+        }
         Verb::Show { operation } => Prepared::Show(operation),
         Verb::Release(change) => Prepared::Decide(Word::Release, change),
         Verb::Retry(change) => Prepared::Decide(Word::Retry, change),
@@ -57,10 +63,7 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
                 Some(file) => std::fs::read(&file).map_err(|error| format!("can't read {}: {error}", file.display()))?,
                 None => Vec::new(),
             };
-            let field = |text: &String| {
-                let (name, value) = text.split_once(':').ok_or(format!("`{text}` is not a header field: write `Name: value`"))?;
-                Ok::<_, String>((name.trim().to_owned(), value.trim().to_owned()))
-            };
+            let field = |text: &String| named(text).ok_or(format!("`{text}` is not a header field: write `Name: value`"));
             let headers = headers.iter().map(field).collect::<Result<BTreeMap<_, _>, _>>()?;
             let request = ResolveRequest { status, headers, body_base64: BASE64.encode(body), reason: Some(change.reason()) };
             Prepared::Resolve(change, request)
@@ -68,15 +71,34 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
     })
 }
 
+/// The name and the value of a line.
+fn named(line: &str) -> Option<(String, String)> {
+    let (name, value) = line.split_once(':')?;
+    Some((name.trim().to_owned(), value.trim().to_owned()))
+}
+
+/// What a client is known by. In a file, since a command line stands in histories and lists of processes; so it is not repeated in
+/// an error either.
+fn read_client(file: &Path) -> Result<BTreeMap<String, String>, String> {
+    let from = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
+    let read = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let text = read.map_err(|error| format!("can't read {from}: {error}"))?;
+    let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
+    lines.map(|(at, line)| named(line).ok_or(format!("line {} of {from} is not `name: value`", at + 1))).collect()
+}
+
 /// Carries a verb out. A change names the version that whoever decided saw, or else the one that is read here: then it loses
 /// against what another operator does at the same time, and not against what was done before.
 async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>, ClientError> {
     let view = match verb {
-        Prepared::List(state, limit) => {
+        Prepared::List(mut wanted, of, limit) => {
+            if let Some(of) = of {
+                wanted.scope = Some(client.scope(&of).await?.scope);
+            }
             let mut all = Vec::new();
             let mut cursor = None;
             loop {
-                let page = client.list(state.as_deref(), limit.min(1000), cursor.as_deref()).await?;
+                let page = client.list(&wanted, limit.min(1000), cursor.as_deref()).await?;
                 all.extend(page.operations);
                 cursor = page.cursor;
                 if cursor.is_none() || all.len() >= limit {

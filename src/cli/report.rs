@@ -33,8 +33,8 @@ fn in_words(report: &ReportView) -> String {
     }
     let mut text = format!(
         "What enforcing would have done on shadow routes since {since} (hours are counted whole), {known}.\n\
-         A client is the beginning of its scope's hash; where a route has no scope, all are one. Requests that would simply have run \
-         are not listed.\n\n"
+         A client is the beginning of its scope's hash; where a route has no scope, of what its clients are told apart by. Requests that \
+         would simply have run are not listed.\n\n"
     );
     text.push_str(&table(&report.rows));
     text.push_str(&format!(

@@ -133,7 +133,7 @@ pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensio
     }
 }
 
-fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Caller {
+pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Caller {
     match rule {
         CallerRule::Scope => Caller::nobody().with_scope(scope),
         CallerRule::Headers(names) => names

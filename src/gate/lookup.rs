@@ -1,5 +1,5 @@
-//! Finds an operation by what its client knows: the key, and whose it is. Both are hashed here, as a request's are, and kept
-//! nowhere.
+//! Finds an operation by what its client knows: the key, and whose it is; or all that are theirs. Both are hashed here, as a
+//! request's are, and kept nowhere.
 
 use std::collections::BTreeMap;
 
@@ -7,10 +7,10 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
-use super::identify::scope;
+use super::identify::{caller, scope};
 use super::vouch::{Vouched, said_by_certificate, said_by_token};
 use super::{Gate, is_per_fingerprint, is_shadow};
-use crate::engine::{KeyRule, KeySource, Mode, Policy, ScopeRule};
+use crate::engine::{CallerRule, KeyRule, KeySource, Mode, Policy, ScopeRule};
 use crate::key::{Caller, Key, KeyError, Named, Scope, Slot, Space};
 
 /// The name under which the issuer of a token is stated.
@@ -30,6 +30,9 @@ pub enum LookupError {
     /// A part of the scope is missing, or no value that it could have.
     #[error("the scope of this route needs {0}")]
     Scope(String),
+    /// Nothing is said of who a client is where there is no scope.
+    #[error("the route has no scope, and tells clients apart by the first of these that they send: give {0}")]
+    Caller(String),
     /// There are as many records under a key as there were requests.
     #[error("the route keeps a record for each request under a key: search by time or by a field instead")]
     PerRequest,
@@ -49,7 +52,26 @@ pub fn scope_names(policy: &Policy) -> Vec<String> {
     }
 }
 
+/// What has to be known to find all operations of a client: what its scope is made of. Where the route has no scope, the first of
+/// these that its requests have.
+pub fn whose_names(policy: &Policy) -> Vec<String> {
+    match (&policy.scope, &policy.caller) {
+        (ScopeRule::Shared, CallerRule::Headers(names)) => names.iter().map(HeaderName::to_string).collect(),
+        _ => scope_names(policy),
+    }
+}
+
 impl Gate {
+    /// The marks that a client's operations are told under; several after a rotation of hashing secrets, or where two claims look
+    /// alike. `said` has values for [`whose_names`].
+    pub fn marks_of(&self, policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<String>, LookupError> {
+        if policy.mode == Mode::Off {
+            return Err(LookupError::Unprotected);
+        }
+        let hashing = &self.settings.hashing;
+        Ok(whose(policy, said)?.iter().flat_map(|whose| hashing.scope_marks(whose)).collect())
+    }
+
     /// Where the record of a request lies that came with this key, in this scope: under each hashing secret, the one that
     /// writes first. `said` has a value for each of [`scope_names`].
     pub fn slots_of(&self, policy: &Policy, key: &str, said: &BTreeMap<String, String>) -> Result<Vec<Slot>, LookupError> {
@@ -82,6 +104,33 @@ fn key_bytes(rule: &KeyRule, key: &str) -> Result<Vec<u8>, LookupError> {
     }
 }
 
+/// Whose operations are meant, as the event log tells it.
+fn whose(policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<[u8; 32]>, LookupError> {
+    if policy.scope != ScopeRule::Shared {
+        return Ok(scopes(&policy.scope, said)?.iter().map(|scope| *scope.as_bytes()).collect());
+    }
+    let mut headers = HeaderMap::new();
+    if let CallerRule::Headers(names) = &policy.caller {
+        for name in names {
+            let line = HeaderValue::from_str(field(said, name));
+            let line = line.map_err(|_| LookupError::Caller(format!("a field's value for {name}")))?;
+            if !line.is_empty() {
+                headers.append(name, line);
+            }
+        }
+        if headers.is_empty() {
+            return Err(LookupError::Caller(whose_names(policy).join(" or ")));
+        }
+    }
+    Ok(vec![*caller(&policy.caller, &Scope::shared(), &headers).as_bytes()])
+}
+
+/// What was stated for a header field, whose name is the same however it is written.
+fn field<'s>(said: &'s BTreeMap<String, String>, name: &HeaderName) -> &'s str {
+    let mut stated = said.iter().filter(|(stated, _)| stated.eq_ignore_ascii_case(name.as_str()));
+    stated.next().map_or("", |(_, value)| value.trim())
+}
+
 /// The scope that was stated. Of a token two: nothing that is written down says whether its claim is a number or a text.
 fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope>, LookupError> {
     let needed = |what: &str| LookupError::Scope(what.to_owned());
@@ -97,7 +146,8 @@ fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope
         ScopeRule::Headers(names) => {
             let mut headers = HeaderMap::new();
             for name in names {
-                let line = HeaderValue::from_str(value(name.as_str())?);
+                let value = Some(field(said, name)).filter(|value| !value.is_empty());
+                let line = HeaderValue::from_str(value.ok_or_else(|| needed(name.as_str()))?);
                 headers.append(name, line.map_err(|_| needed(&format!("a field's value for {name}")))?);
             }
             let scope = scope(rule, &headers, &Extensions::new()).map_err(|_| needed("its header fields"))?;

@@ -59,7 +59,7 @@ use carry::Carried;
 pub use explain::Explanation;
 pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
-pub use lookup::{LookupError, scope_names};
+pub use lookup::{LookupError, scope_names, whose_names};
 use observe::Observed;
 pub use operator::OperatorError;
 pub use payload::{AnswerBody, BoxError, Payload};

@@ -18,7 +18,7 @@ use crate::engine::{Finding, OnUncertain, Probe, believe_unasked};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Fence, Held, State};
-use crate::store::{Listing, StoreError, Swap};
+use crate::store::{ListError, Listing, Swap};
 
 /// Between two looks at what is unsettled, jittered: several gateways look at the same.
 const PERIOD: Duration = Duration::from_secs(1);
@@ -94,7 +94,7 @@ impl Gate {
         &self,
         routes: &HashMap<Arc<str>, Arc<Guarded>>,
         asked: &mut HashMap<Slot, Asked>,
-    ) -> Result<Vec<(Slot, Arc<Guarded>)>, StoreError> {
+    ) -> Result<Vec<(Slot, Arc<Guarded>)>, ListError> {
         let (mut due, mut seen, mut cursor) = (Vec::new(), HashMap::new(), None::<String>);
         loop {
             let page = self.store.list(Listing::Unsettled, cursor.as_deref(), PAGE).await?;

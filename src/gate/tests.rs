@@ -16,7 +16,7 @@ use crate::engine::{KeyRule, KeySource, Policy};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
-use crate::store::{Listing, Log, Page, Says, StoreError, Swap, Watch};
+use crate::store::{ListError, Listing, Log, Page, Says, StoreError, Swap, Watch};
 
 mod observing;
 mod rotation;
@@ -127,7 +127,7 @@ impl Store for Faulty {
         self.inner.due(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
 

@@ -67,14 +67,15 @@ impl Hashing {
     /// The beginning of a scope's hash, by which operations of one tenant are seen to be: 16 hexadecimal digits. Under the
     /// first secret, where there are any.
     pub fn scope_mark(&self, whose: &[u8; 32]) -> String {
-        let signed = self.0.first().map(|secret| {
-            let mut parts = PartHasher::new("scope:keyed");
-            parts.part(whose);
-            hmac::sign(secret, &parts.finish())
-        });
-        let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
-        let beginning = hash.iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
-        format!("{beginning:016x}")
+        scope_mark(self.0.first(), whose)
+    }
+
+    /// All marks that a scope may have been told under: one under each secret, as what was told before a rotation keeps its own.
+    pub fn scope_marks(&self, whose: &[u8; 32]) -> Vec<String> {
+        if self.0.is_empty() {
+            return vec![scope_mark(None, whose)];
+        }
+        self.0.iter().map(|secret| scope_mark(Some(secret), whose)).collect()
     }
 
     /// A value for each secret, by which it is known again, in hexadecimal.
@@ -83,6 +84,17 @@ impl Hashing {
         let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         self.0.iter().map(|secret| hex(check(secret))).collect()
     }
+}
+
+fn scope_mark(secret: Option<&hmac::Key>, whose: &[u8; 32]) -> String {
+    let signed = secret.map(|secret| {
+        let mut parts = PartHasher::new("scope:keyed");
+        parts.part(whose);
+        hmac::sign(secret, &parts.finish())
+    });
+    let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
+    let beginning = hash.iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
+    format!("{beginning:016x}")
 }
 
 /// What is signed are hashes of length-prefixed parts, so that the rules that make scopes and callers need no secret.
@@ -133,6 +145,13 @@ mod tests {
         assert_eq!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[1; 32]));
         assert_ne!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[2; 32]));
         assert_ne!(keyed.scope_mark(&[1; 32]), plain.scope_mark(&[1; 32]));
+        let (old, rotated) = (keyed.scope_mark(&[1; 32]), Hashing::under([NEW, OLD]).unwrap());
+        assert_eq!(
+            rotated.scope_marks(&[1; 32]),
+            [rotated.scope_mark(&[1; 32]), old],
+            "what was told before a rotation is found"
+        );
+        assert_eq!(plain.scope_marks(&[1; 32]), [plain.scope_mark(&[1; 32])]);
     }
 
     #[test]

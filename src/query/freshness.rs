@@ -25,12 +25,15 @@ pub struct Freshness {
     pub as_of_ms: Option<u64>,
     /// Entries of the log that it was built of.
     pub entries: u64,
+    /// For how long nothing else was known of that, in ms, by a clock that nobody sets.
+    pub unmoved_ms: u64,
 }
 
 impl Freshness {
-    /// How long ago that was, in ms; `None`: nobody knows.
+    /// How long ago that was, in ms; `None`: nobody knows. Not less than nothing else was known: by a wall clock that was set back
+    /// since, it would be fresh until that comes there again.
     pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
-        self.as_of_ms.map(|as_of| now_ms.saturating_sub(as_of))
+        self.as_of_ms.map(|as_of| now_ms.saturating_sub(as_of).max(self.unmoved_ms))
     }
 }
 
@@ -67,6 +70,8 @@ pub struct Reached {
 pub(super) struct Known {
     generation: Generation,
     freshness: Freshness,
+    /// When this process learned until when all is in.
+    learned: Instant,
     /// When this process last said until when all is in, and when it last told the file.
     said: Option<Instant>,
     told: Option<Instant>,
@@ -77,8 +82,10 @@ impl Known {
         let freshness = Freshness {
             as_of_ms: meta(connection, AS_OF_MS)?.map(unstored),
             entries: meta(connection, ENTRIES)?.map_or(0, unstored),
+            unmoved_ms: 0,
         };
-        Ok(Known { generation: Generation::read(connection)?, freshness, said: None, told: None })
+        let generation = Generation::read(connection)?;
+        Ok(Known { generation, freshness, learned: Instant::now(), said: None, told: None })
     }
 
     /// Counts entries that were applied.
@@ -93,7 +100,9 @@ impl Known {
 impl ReadModel {
     /// How far it is behind: as this process last learned, by following the log or by [`ReadModel::refresh`].
     pub fn freshness(&self) -> Freshness {
-        lock(&self.known).freshness
+        let known = lock(&self.known);
+        let unmoved = known.freshness.as_of_ms.map_or(Duration::ZERO, |_| known.learned.elapsed());
+        Freshness { unmoved_ms: u64::try_from(unmoved.as_millis()).unwrap_or(u64::MAX), ..known.freshness }
     }
 
     /// Learns from the file how far it is: where another process follows the log for it.
@@ -135,7 +144,8 @@ impl ReadModel {
                 return Ok(());
             }
             known.freshness.as_of_ms = Some(as_of_ms);
-            known.said = Some(Instant::now());
+            known.learned = Instant::now();
+            known.said = Some(known.learned);
             if known.told.is_some_and(|told| told.elapsed() < TELL_PERIOD) {
                 return Ok(());
             }
@@ -161,8 +171,10 @@ impl ReadModel {
             return;
         }
         known.freshness.entries = read.freshness.entries;
-        if known.said.is_none_or(|said| said.elapsed() >= 2 * TELL_PERIOD) {
+        let heard = known.said.is_none_or(|said| said.elapsed() >= 2 * TELL_PERIOD);
+        if heard && known.freshness.as_of_ms != read.freshness.as_of_ms {
             known.freshness.as_of_ms = read.freshness.as_of_ms;
+            known.learned = read.learned;
         }
     }
 }

@@ -256,7 +256,8 @@ mod tests {
         begin(&*store, 0).await;
         let later = clock.fetch_add(70, Ordering::SeqCst) + 70;
         assert_eq!(projector.round().await.unwrap(), Left::Little);
-        assert_eq!(model.freshness(), super::super::Freshness { as_of_ms: Some(later), entries: 1 });
+        let known = model.freshness();
+        assert_eq!((known.entries, known.as_of_ms), (1, Some(later)));
         for n in 1..=FULL {
             begin(&*store, n).await;
         }

@@ -31,8 +31,8 @@ pub struct Filter {
     pub state: Option<State>,
     /// With a result of this status.
     pub status: Option<u16>,
-    /// Of this scope: its hash, as operations show it.
-    pub scope: Option<String>,
+    /// Of one of these scopes, by their marks as operations show them; of any, where there are none.
+    pub scopes: Vec<String>,
     /// With this value in a chosen field: its name, its value.
     pub field: Option<(String, String)>,
     /// Begun then or later, in ms since 1970.
@@ -100,6 +100,12 @@ impl Walk {
         let from = "fields f INDEXED BY fields_by_value CROSS JOIN operations o ON o.id = f.operation".into();
         let walk = Walk { from, began: "f.began_ms", id: "f.operation", ..Walk::along("") };
         walk.with("f.name = ? AND f.value = ?", [Value::from(name.to_owned()), Value::from(value.to_owned())])
+    }
+
+    /// Of operations of these scopes.
+    fn in_scopes(self, scopes: &[String]) -> Walk {
+        let any = vec!["?"; scopes.len()].join(", ");
+        self.with(&format!("o.scope IN ({any})"), scopes.iter().cloned().map(Value::from))
     }
 
     fn with(mut self, condition: &str, values: impl IntoIterator<Item = Value>) -> Walk {
@@ -211,15 +217,19 @@ fn walks(connection: &Connection, filter: &Filter, now_ms: u64) -> Result<Vec<Wa
     };
     // A route alone is no way to few: most have one.
     let kinds = filter.state.is_some() || filter.status.is_some();
-    let others = kinds || filter.scope.is_some();
+    let others = kinds || !filter.scopes.is_empty();
     let mut rest = filter.clone();
-    let walks = match (&filter.text, &filter.field, &filter.scope) {
+    let walks = match (&filter.text, &filter.field, filter.scopes.as_slice()) {
         (Some(text), _, _) => by_text(connection, text)?,
         (None, Some((name, value)), _) if !others || !is_common_value(connection, name, value)? => {
             rest.field = None;
             vec![Walk::along_field(name, value)]
         }
-        (None, _, Some(scope)) if !kinds || !is_common_scope(connection, scope)? => vec![Walk::along("operations_by_scope")],
+        (None, _, scopes @ [_, ..]) if !kinds || !are_common_scopes(connection, scopes)? => {
+            // One each: along an index, those of one scope alone stand in the order that is wanted.
+            rest.scopes.clear();
+            scopes.iter().map(|scope| Walk::along("operations_by_scope").in_scopes(std::slice::from_ref(scope))).collect()
+        }
         (None, ..) => return Ok(by_kind(filter, route, now_ms)),
     };
     let narrowed = |walk: Walk| match filter.state {
@@ -267,7 +277,7 @@ fn by_text(connection: &Connection, text: &str) -> Result<Vec<Walk>, QueryError>
     let card = (text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| format!("\u{2026}{text}"));
     let values = || std::iter::once(text).chain(card.as_deref());
     let mut walks: Vec<Walk> = names.iter().flat_map(|name| values().map(|value| Walk::along_field(name, value))).collect();
-    walks.push(Walk::along("operations_by_scope").with("o.scope = ?", [Value::from(text.to_owned())]));
+    walks.push(Walk::along("operations_by_scope").in_scopes(&[text.to_owned()]));
     Ok(walks)
 }
 
@@ -279,8 +289,8 @@ fn narrow(mut walk: Walk, filter: &Filter, route: Option<i64>) -> Walk {
     if let Some(status) = filter.status {
         walk = walk.with("o.status = ?", [Value::from(i64::from(status))]);
     }
-    if let Some(scope) = &filter.scope {
-        walk = walk.with("o.scope = ?", [Value::from(scope.clone())]);
+    if !filter.scopes.is_empty() {
+        walk = walk.in_scopes(&filter.scopes);
     }
     let began = walk.began;
     if let Some(from) = filter.from_ms {
@@ -303,11 +313,16 @@ fn is_common_value(connection: &Connection, name: &str, value: &str) -> Result<b
     Ok(select.exists(rusqlite::params![name, value, COMMON])?)
 }
 
-/// Whether many operations are of this scope.
-fn is_common_scope(connection: &Connection, scope: &str) -> Result<bool, QueryError> {
+/// Whether many operations are of one of these scopes.
+fn are_common_scopes(connection: &Connection, scopes: &[String]) -> Result<bool, QueryError> {
     let mut select = connection
         .prepare_cached("SELECT 1 FROM operations INDEXED BY operations_by_scope WHERE scope = ?1 LIMIT 1 OFFSET ?2")?;
-    Ok(select.exists(rusqlite::params![scope, COMMON])?)
+    for scope in scopes {
+        if select.exists(rusqlite::params![scope, COMMON])? {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn route_number(connection: &Connection, name: &str) -> Result<Option<i64>, QueryError> {

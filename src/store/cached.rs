@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::LocalCache;
-use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
@@ -75,7 +75,7 @@ impl Store for Cached {
         self.inner.due(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
 

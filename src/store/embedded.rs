@@ -15,7 +15,7 @@ use self::disk::{Folder, Opener, Writes};
 use self::shelf::{Shelf, StoreTime};
 use self::tables::Parcel;
 use self::writer::{Answer, Exchange, Job, Order, Writer};
-use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 
@@ -211,9 +211,9 @@ impl Store for Embedded {
         self.read(move |shelf| shelf.due(limit)).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         let cursor = cursor.map(str::to_owned);
-        self.read(move |shelf| shelf.list(listing, cursor.as_deref(), limit)).await
+        self.read(move |shelf| Ok(shelf.list(listing, cursor.as_deref(), limit))).await?
     }
 
     fn watch(&self, slot: &Slot) -> Watch {

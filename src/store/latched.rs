@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
 
@@ -68,7 +68,7 @@ impl Store for Latched {
         self.opened()?.due(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         self.opened()?.list(listing, cursor, limit).await
     }
 

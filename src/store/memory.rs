@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::log::Journal;
-use super::{Hub, Listing, Log, Page, Says, Store, StoreError, Swap, Watch, is_listed};
+use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch, is_listed};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
@@ -135,11 +135,11 @@ impl Store for Memory {
         Ok(overdue.map(|(_, slot)| *slot).filter(is_live).take(limit).collect())
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         let after = match cursor.map(Slot::from_reference) {
             None => Bound::Unbounded,
             Some(Ok(slot)) => Bound::Excluded(slot),
-            Some(Err(_)) => return Err(StoreError::NotApplied("that is not the cursor of a listing".into())),
+            Some(Err(_)) => return Err(ListError::Cursor),
         };
         let (shelf, now_ms) = self.open();
         let belongs = |kept: &Kept| kept.ends_ms > now_ms && (listing == Listing::All || kept.due_ms != 0);

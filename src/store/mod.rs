@@ -67,6 +67,17 @@ pub enum StoreError {
     Corrupt(#[from] CodecError),
 }
 
+/// Why there is no page of a listing.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ListError {
+    /// Where it was to go on is no place in one. Asking again changes nothing: begin without a cursor.
+    #[error("that is not the cursor of a listing")]
+    Cursor,
+    /// The store did not tell.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
 /// What a change says of itself to the [log](Log); it is asked for that only where it may be appended. Most claims of duplicates
 /// say nothing, and making what they would say takes longer than anything else of them that is the gateway's own.
 pub type Says<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
@@ -115,8 +126,9 @@ pub trait Store: Send + Sync + 'static {
     /// Up to `limit` slots of unsettled records that are overdue. What it lists that is gone, it forgets.
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
 
-    /// Lists up to about `limit` records from `cursor` on. For people: it may miss what changes meanwhile.
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError>;
+    /// Lists up to `limit` records from `cursor` on. For people: it may miss what changes meanwhile. A page may be short, and
+    /// even empty, before the end: that has no cursor.
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError>;
 
     /// Watches a slot: [`Watch::changed`] returns when the record may have changed, and once at the start.
     fn watch(&self, slot: &Slot) -> Watch;

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{
     CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply,
@@ -177,7 +177,7 @@ impl Store for Sealed {
     }
 
     /// Leaves results sealed: a list needs none of them, and one that can't be opened must not hide the others.
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{Listing, Swap};
+use super::{ListError, Listing, Swap};
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
 
@@ -336,8 +336,8 @@ pub(crate) async fn a_listing_pages_through_everything_once(stage: Stage) {
         stage.stored(&HERE(n), None, &claim(n, n), lease(LONG)).await;
         stage.stored(&HERE(1000 + n), None, &completed(n), keep(LONG)).await;
     }
-    for (listing, expected) in [(Listing::All, 260), (Listing::Unsettled, 130)] {
-        let listed = stage.listed(listing, 25).await;
+    for (listing, expected, limit) in [(Listing::All, 260, 25), (Listing::All, 260, 1), (Listing::Unsettled, 130, 25)] {
+        let listed = stage.listed(listing, limit).await;
         let slots: HashSet<Slot> = listed.iter().map(|(slot, _)| *slot).collect();
         assert_eq!((listed.len(), slots.len()), (expected, expected), "{listing:?}");
         assert!((1..=130).all(|n| slots.contains(&HERE(n))), "{listing:?}");
@@ -356,7 +356,8 @@ pub(crate) async fn an_empty_store_lists_nothing(stage: Stage) {
 
 pub(crate) async fn a_cursor_that_is_none_is_an_error(stage: Stage) {
     for listing in [Listing::All, Listing::Unsettled] {
-        assert!(stage.store.list(listing, Some("no cursor"), 25).await.is_err(), "{listing:?}");
+        let listed = stage.store.list(listing, Some("no cursor"), 25).await;
+        assert!(matches!(listed, Err(ListError::Cursor)), "{listing:?}: {listed:?}");
     }
 }
 

@@ -198,6 +198,24 @@ fn those_who_say_nothing_are_let_go_and_others_are_not_kept_waiting() {
 }
 
 #[test]
+fn admin_connections_are_bounded_and_one_more_is_served_when_one_ends() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let alive = Request::new("GET", "/healthz").host("127.0.0.1");
+    let mut open: Vec<Connection> = (0..128).map(|_| Connection::open(gateway.admin)).collect();
+    for connection in &mut open {
+        assert_eq!(connection.exchange(&alive).status, 200);
+    }
+    let mut more = Connection::try_open(gateway.admin, Duration::from_millis(200)).unwrap();
+    more.write(&alive.bytes());
+    assert!(more.try_read("GET").is_none(), "there is no place for it");
+    let mut next = Connection::open(gateway.admin);
+    next.write(&alive.bytes());
+    drop((open.pop(), open.pop()));
+    assert_eq!(next.read_for("GET").status, 200);
+}
+
+#[test]
 fn connections_per_peer_are_bounded() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "[limits]\nconnections_per_peer = 3", crate::harness::ROUTES);

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Arc, Mutex};
+use std::time::Duration;
 
 use serde_json::Value;
 
@@ -292,6 +293,18 @@ fn the_log_is_read_piece_by_piece_across_all_partitions_and_waited_for() {
     for target in ["/v1/log?after=nowhere!", "/v1/log?since=yesterday", "/v1/log?after=&since=2026-11-25T03:00:00Z"] {
         assert_eq!(gateway.ask("GET", target).problem(), "request-invalid", "{target}");
     }
+}
+
+#[test]
+fn whoever_asks_without_end_spares_the_store() {
+    const ASKED: u32 = 50;
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, ROUTES);
+    let began = tokio::time::Instant::now();
+    for _ in 0..ASKED {
+        assert_eq!(gateway.ask("GET", "/v1/log").status, 200);
+    }
+    assert!(began.elapsed() >= Duration::from_millis(16) * (ASKED - 1), "{:?}", began.elapsed());
 }
 
 #[test]

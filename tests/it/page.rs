@@ -189,7 +189,9 @@ fn pages_fit_no_frame_load_nothing_from_elsewhere_and_are_not_kept() {
     }
     assert_eq!(page(&gateway, "/assets/htmx.js", None).status, 404);
     assert_eq!(page(&gateway, "/operations/op_1", None).status, 404);
-    assert!(page(&gateway, "/operations/op_1", None).get("content-type").unwrap().starts_with("text/html"));
+    let unknown = page(&gateway, "/operations/op_0000000000000000000000000000000000000000", None);
+    assert!(unknown.get("content-type").unwrap().starts_with("text/html"));
+    assert!(unknown.status == 404 && unknown.text().contains("href=\"/uncertain\""), "it has the menu: {}", unknown.text());
 }
 
 /// What the page shows of an operation, once the read model has told of it.
@@ -251,6 +253,31 @@ fn what_can_not_be_searched_for_is_refused_and_not_left_out() {
     }
     assert!(!page(&gateway, "/operations", None).text().contains("value=\"gone\""), "the store has nothing that is gone");
     assert!(page(&gateway, "/operations?state=uncertain", None).text().contains(&operation));
+}
+
+#[test]
+fn a_tenants_operations_are_found_by_its_name_which_is_in_no_address() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, &format!("{ROUTES}scope = {{ header = \"X-Tenant\" }}\n"));
+    for tenant in ["canary tenant", "another"] {
+        assert_eq!(Request::pay("k", "{}").field("X-Tenant", tenant).send(gateway.port).status, 201);
+    }
+    let listed = || gateway.ask("GET", "/v1/operations?route=payments").json()["operations"].as_array().unwrap().clone();
+    until("both to be told", || listed().len() == 2);
+    let references = listed().iter().map(|one| one["operation"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let shown = page(&gateway, "/operations", None);
+    let form = Form { cookie: cookie(&shown), proof: value(&shown.text(), "proof"), version: String::new() };
+    let find = |rest: &str| form.request(&gateway, "/operations/scope", rest).send(gateway.admin);
+    let found = find("route=payments&scope.x-tenant=canary+tenant");
+    let path = found.get("location").unwrap_or_else(|| panic!("{}", found.text())).to_owned();
+    assert!(found.status == 303 && path.starts_with("/operations?scope=") && !path.contains("canary"), "{path}");
+    let text = page(&gateway, &path, Some(&form.cookie)).text();
+    assert!(text.contains(&references[1]) && !text.contains(&references[0]), "{text}");
+    let missing = find("route=payments&scope.x-tenant=");
+    assert!(missing.status == 400 && missing.text().contains("needs x-tenant"), "{}", missing.text());
+    let forged = Form { proof: "0".to_owned(), ..form };
+    assert_eq!(forged.request(&gateway, "/operations/scope", "route=payments&scope.x-tenant=x").send(gateway.admin).status, 403);
+    assert!(!gateway.logs().contains("canary"));
 }
 
 #[test]

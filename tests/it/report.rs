@@ -75,6 +75,9 @@ fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
     assert!(!text.contains("alice") && !text.contains("bob"), "clients are told by a hash: {text}");
     assert_eq!(report(&gateway, &["--since", "yesterday"]).0, 2);
     assert_eq!(gateway.ask("GET", "/v1/report?since=yesterday").problem(), "request-invalid");
+    // A mark that somebody asks about is told of who it may be.
+    let asked = Request::new("POST", "/v1/scope").host("127.0.0.1").json(r#"{"route":"payments","scope":{"x-tenant":"bob"}}"#);
+    assert_eq!(asked.send(gateway.admin).json()["scope"], scopes[1]);
     let later = gateway.ask("GET", "/v1/report?since=2100-01-01T00:00:00Z").json();
     assert_eq!((&later["rows"], &later["would_replay"]), (&json!([]), &0.into()));
 }
@@ -88,4 +91,21 @@ fn where_nothing_can_be_reported_it_is_said_why() {
     let (code, said) = report(&silent, &[]);
     assert!(code == 1 && said.contains("set enabled = true under [log]"), "{said}");
     assert_eq!(silent.ask("GET", "/v1/report").problem(), "read-model-off");
+}
+
+#[test]
+fn clients_of_a_route_without_a_scope_are_told_apart_by_what_they_send() {
+    let upstream = Upstream::start();
+    let gateway =
+        Gateway::with(upstream.port, LOG, "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nmode = \"shadow\"\n");
+    for client in ["alice", "bob"] {
+        let pay = Request::pay(client, "{}").field("Authorization", client);
+        assert_eq!(pay.send(gateway.port).status, 201);
+        until("its first request to be watched", || {
+            assert_eq!(pay.send(gateway.port).status, 201);
+            gateway.metric("onceward_shadow_total{route=\"payments\",would=\"replay\"}")
+                >= if client == "alice" { 1.0 } else { 2.0 }
+        });
+    }
+    until("both to be told", || told(&gateway)["rows"].as_array().unwrap().len() == 2);
 }

@@ -1,7 +1,7 @@
 //! What the admin API tells by the read model, and what it says of itself.
 
 use crate::admin::{cli, lose};
-use crate::harness::{Gateway, ROUTES, Request, Upstream, until};
+use crate::harness::{Answer, Gateway, ROUTES, Request, Upstream, until};
 
 const LOG: &str = "[log]\nenabled = true";
 
@@ -65,11 +65,79 @@ fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginn
         ("/v1/report?from=2026-11-25T03:00:00Z", "request-invalid"),
         ("/v1/log/verify?after=1", "request-invalid"),
         ("/v1/operations?route=payments&cursor=nowhere", "request-invalid"),
+        ("/v1/operations?cursor=nowhere", "request-invalid"),
+        ("/v1/operations?state=uncertain&cursor=nowhere", "request-invalid"),
         ("/v1/statistics?from=2020-01-01T00:00:00Z", "request-invalid"),
         ("/v1/operations/op_0000000000000000000000000000000000000000/timeline", "operation-unknown"),
     ] {
         assert_eq!(gateway.ask("GET", target).problem(), problem, "{target}");
     }
+}
+
+/// Routes that know their clients by two fields of a scope, and by what they send alone.
+const TENANTS: &str = r#"
+[hashing]
+secrets = [{ env = "HASHING_SECRET" }]
+[[routes]]
+name = "payments"
+path = "/v1/payments"
+scope = { headers = ["X-Shop", "X-Till"] }
+[[routes]]
+name = "orders"
+path = "/v1/orders"
+[[routes]]
+name = "open"
+path = "/v1/open"
+mode = "off"
+"#;
+
+#[test]
+fn a_clients_operations_are_found_by_what_it_is_known_by_which_is_in_no_log() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, LOG, TENANTS);
+    for shop in ["canary-shop", "shop-8"] {
+        let pay = Request::pay("k", "{}").field("X-Shop", shop).field("X-Till", "7");
+        assert_eq!(pay.send(gateway.port).status, 201);
+    }
+    let order = Request::new("POST", "/v1/orders").json("{}").field("Idempotency-Key", "k").field("Authorization", "canary-key");
+    assert_eq!(order.send(gateway.port).status, 201);
+    let all = told(&gateway, "/v1/operations?source=read_model", 3);
+    let of = |body: &str| Request::new("POST", "/v1/scope").host("127.0.0.1").json(body).send(gateway.admin);
+    let found = |answer: &Answer| {
+        let mark = answer.json()["scope"].as_str().unwrap_or_else(|| panic!("{}", answer.text())).to_owned();
+        gateway.ask("GET", &format!("/v1/operations?scope={mark}")).json()["operations"].clone()
+    };
+    let payments = found(&of(r#"{"route":"payments","scope":{"x-shop":"canary-shop","X-Till":" 7 "}}"#));
+    assert_eq!(payments, serde_json::json!([all["operations"][2]]));
+    let orders = found(&of(r#"{"route":"orders","scope":{"authorization":"canary-key"}}"#));
+    assert_eq!(orders, serde_json::json!([all["operations"][0]]));
+    assert_eq!(found(&of(r#"{"route":"orders","scope":{"authorization":"canary-2"}}"#)), serde_json::json!([]));
+
+    for (body, status, problem) in [
+        (r#"{"route":"payments","scope":{"x-shop":"canary-shop"}}"#, 400, "lookup-invalid"),
+        (r#"{"route":"orders","scope":{"x-shop":"canary-shop"}}"#, 400, "lookup-invalid"),
+        (r#"{"route":"open","scope":{"authorization":"canary-key"}}"#, 400, "lookup-invalid"),
+        (r#"{"route":"payment","scope":{"x-shop":"canary-shop"}}"#, 404, "route-unknown"),
+        (r#"{"scope":{"x-shop":"canary-shop"}}"#, 400, "request-invalid"),
+    ] {
+        let answer = of(body);
+        assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{body}");
+        assert!(!answer.text().contains("canary"), "{}", answer.text());
+    }
+
+    let file = tempfile::NamedTempFile::new().unwrap();
+    let list = |text: &str| {
+        std::fs::write(file.path(), text).unwrap();
+        cli(&gateway, &["list", "--route", "payments", "--client", file.path().to_str().unwrap()])
+    };
+    let (code, listed) = list("X-Shop: canary-shop\n\nX-Till: 7\n");
+    assert_eq!((code, listed.lines().count()), (0, 1), "{listed}");
+    assert!(listed.contains(payments[0]["operation"].as_str().unwrap()), "{listed}");
+    let (code, said) = list("canary-shop");
+    assert!(code == 2 && said.contains("line 1 of") && !said.contains("canary"), "{said}");
+    let mark = payments[0]["scope"].as_str().unwrap();
+    assert_eq!(cli(&gateway, &["list", "--scope", mark]), (0, listed));
+    assert!(!gateway.logs().contains("canary"));
 }
 
 #[test]

@@ -1,11 +1,15 @@
 //! Why a page can't be shown, or a form was not taken, as a page that says what to do.
 
+use std::sync::Arc;
+
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use maud::html;
 
 use super::layout::{Here, document};
+use super::visitor::Visitor;
 use crate::admin::problem::Refusal;
+use crate::store::{ListError, StoreError};
 
 /// Why there is no page.
 #[derive(Debug, thiserror::Error)]
@@ -42,14 +46,21 @@ impl Fault {
     }
 }
 
-impl From<crate::store::StoreError> for Fault {
-    fn from(error: crate::store::StoreError) -> Fault {
-        Fault::Refused(Refusal::Unread(error))
+impl From<StoreError> for Fault {
+    fn from(error: StoreError) -> Fault {
+        Fault::Refused(error.into())
     }
 }
 
-impl IntoResponse for Fault {
-    fn into_response(self) -> Response {
+impl From<ListError> for Fault {
+    fn from(error: ListError) -> Fault {
+        Fault::Refused(error.into())
+    }
+}
+
+impl Fault {
+    /// The page that says so; with a menu for somebody who is known.
+    pub(super) fn page(&self, visitor: Option<&Visitor>) -> Response {
         let status = self.status();
         let title = status.canonical_reason().unwrap_or("Error");
         let body = html! {
@@ -57,6 +68,16 @@ impl IntoResponse for Fault {
             p.notice role="alert" { (self) "." }
             p { a href="/" { "To the overview" } }
         };
-        (status, document(None, Here::Elsewhere, title, body)).into_response()
+        (status, document(visitor, Here::Elsewhere, title, body)).into_response()
+    }
+}
+
+impl IntoResponse for Fault {
+    /// Nobody knows here who looks: the fault goes along for the [guard](super::visitor::guard), who does.
+    fn into_response(self) -> Response {
+        let fault = Arc::new(self);
+        let mut response = fault.page(None);
+        response.extensions_mut().insert(fault);
+        response
     }
 }

@@ -53,6 +53,7 @@ pub(super) fn router(admin: &Arc<Admin>) -> Router<Arc<Admin>> {
         .route("/uncertain", get(uncertain::show))
         .route("/operations", get(search::show))
         .route("/operations/lookup", post(search::look_up))
+        .route("/operations/scope", post(search::of_client))
         .route("/operations/{operation}", get(operation::show))
         .route("/operations/{operation}/{action}", post(operation::act))
         .route("/sign-out", post(sign_in::sign_out))

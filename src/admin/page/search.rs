@@ -13,13 +13,13 @@ use super::layout::{Here, behind, document, live, proof, shown, state_word};
 use super::table;
 use super::visitor::{Signed, Visitor};
 use crate::admin::Admin;
-use crate::admin::lookup::find_by_key;
+use crate::admin::lookup::{find_by_key, mark_of};
 use crate::admin::model::{filter, lag_ms, search};
 use crate::admin::operations::from_store;
 use crate::admin::problem::Refusal;
 use crate::admin::view::{Listed, OperationView};
 use crate::engine::{Mode, Policy};
-use crate::gate::scope_names;
+use crate::gate::{scope_names, whose_names};
 use crate::key::Slot;
 
 /// Rows of a page.
@@ -84,15 +84,35 @@ pub(super) async fn look_up(
 ) -> Result<Response, Fault> {
     let mut take = |name: &str| form.remove(name).unwrap_or_default();
     let (route, key) = (take("route"), take("key"));
-    let said = form.into_iter().filter_map(|(name, value)| Some((name.strip_prefix(SCOPE_FIELD)?.to_owned(), value)));
-    match find_by_key(&admin, &route, key.trim(), &said.collect()).await {
+    match find_by_key(&admin, &route, key.trim(), &said(form)).await {
         Ok((slot, _)) => Ok(Redirect::to(&format!("/operations/{slot}")).into_response()),
-        Err(refusal) => {
-            let notice = html! { p.notice.bad role="alert" { "Not found: " (refusal.to_string()) "." } };
-            let (_, content) = page(&admin, &visitor, &Asked::default(), notice).await;
-            Ok((refusal.status(), document(Some(&visitor), Here::Operations, "Operations", content)).into_response())
-        }
+        Err(refusal) => not_found(&admin, &visitor, &refusal).await,
     }
+}
+
+/// Leads to the operations of a client, by what it is known by: that was typed into a form, and in the URL is only its mark.
+pub(super) async fn of_client(
+    State(admin): State<Arc<Admin>>,
+    visitor: Visitor,
+    Signed(mut form): Signed<BTreeMap<String, String>>,
+) -> Result<Response, Fault> {
+    let route = form.remove("route").unwrap_or_default();
+    match mark_of(&admin, &route, &said(form)) {
+        Ok(mark) => Ok(Redirect::to(&Asked(vec![("scope".to_owned(), mark)]).path("")).into_response()),
+        Err(refusal) => not_found(&admin, &visitor, &refusal).await,
+    }
+}
+
+/// What a form says of whose operations are meant.
+fn said(form: BTreeMap<String, String>) -> BTreeMap<String, String> {
+    let parts = form.into_iter().filter_map(|(name, value)| Some((name.strip_prefix(SCOPE_FIELD)?.to_owned(), value)));
+    parts.collect()
+}
+
+async fn not_found(admin: &Admin, visitor: &Visitor, refusal: &Refusal) -> Result<Response, Fault> {
+    let notice = html! { p.notice.bad role="alert" { "Not found: " (refusal.to_string()) "." } };
+    let (_, content) = page(admin, visitor, &Asked::default(), notice).await;
+    Ok((refusal.status(), document(Some(visitor), Here::Operations, "Operations", content)).into_response())
 }
 
 async fn page(admin: &Admin, visitor: &Visitor, asked: &Asked, notice: Markup) -> (axum::http::StatusCode, Markup) {
@@ -106,6 +126,7 @@ async fn page(admin: &Admin, visitor: &Visitor, asked: &Asked, notice: Markup) -
         }
         (form(admin, asked))
         (by_key(admin, visitor))
+        @if admin.read_model.is_some() { (by_client(admin, visitor)) }
         @match &found {
             Ok(found) if asked.get("cursor").is_empty() => { (live(&asked.path(""), "", results(admin, asked, found))) }
             Ok(found) => { (results(admin, asked, found)) }
@@ -233,12 +254,6 @@ fn routes(admin: &Admin) -> Vec<&Policy> {
 /// The form for a key: the routes that have one to look up, and all names that their scopes have.
 fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
     let routes = routes(admin);
-    let mut names: BTreeMap<String, Vec<&str>> = BTreeMap::new();
-    for policy in &routes {
-        for name in scope_names(policy) {
-            names.entry(name).or_default().push(&policy.route);
-        }
-    }
     if routes.is_empty() {
         return html! {};
     }
@@ -248,23 +263,70 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
             form method="post" action="/operations/lookup" {
                 (proof(visitor))
                 div.row {
-                    div.field {
-                        label for="key-route" { "Route" }
-                        select #key-route name="route" { @for policy in &routes { option value=(policy.route) { (policy.route) } } }
-                    }
+                    (of_route("key", &routes))
                     div.field.wide {
                         label for="key" { "Key" }
                         input #key name="key" required autocomplete="off" spellcheck="false" aria-describedby="key-hint";
                     }
-                    @for (name, routes) in &names {
-                        div.field {
-                            label for=(format!("scope-{name}")) { (name) span.hint { " (scope of " (routes.join(", ")) ")" } }
-                            input id=(format!("scope-{name}")) name=(format!("{SCOPE_FIELD}{name}")) autocomplete="off" spellcheck="false";
-                        }
-                    }
+                    (parts("scope", "scope of", &routes, scope_names))
                     div.buttons { button type="submit" { "Find" } }
                 }
                 p.hint #key-hint { "It is hashed here, as the gateway does, and stored nowhere. It stands in no address and no log." }
+            }
+        }
+    }
+}
+
+/// The form for what a client is known by: a tenant's name, an API key.
+fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
+    let routes = routes(admin);
+    if routes.iter().all(|policy| whose_names(policy).is_empty()) {
+        return html! {};
+    }
+    html! {
+        details.panel #by-client {
+            summary { "Find a client's operations" }
+            form method="post" action="/operations/scope" {
+                (proof(visitor))
+                div.row {
+                    (of_route("client", &routes))
+                    (parts("client", "of", &routes, whose_names))
+                    div.buttons { button type="submit" { "Find" } }
+                }
+                p.hint {
+                    "Write what its requests on that route have in these places; of a route without a scope, one of them. "
+                    "It is hashed here and stored nowhere: the address and the list have the hash."
+                }
+            }
+        }
+    }
+}
+
+/// The choice of a route in a form, whose fields' ids begin with `form`.
+fn of_route(form: &str, routes: &[&Policy]) -> Markup {
+    let id = format!("{form}-route");
+    html! {
+        div.field {
+            label for=(id) { "Route" }
+            select id=(id) name="route" { @for policy in routes { option value=(policy.route) { (policy.route) } } }
+        }
+    }
+}
+
+/// A field for each name that one of the routes has, with which ones: what they are to them is said in a word.
+fn parts(form: &str, word: &str, routes: &[&Policy], names_of: fn(&Policy) -> Vec<String>) -> Markup {
+    let mut names: BTreeMap<String, Vec<&str>> = BTreeMap::new();
+    for policy in routes {
+        for name in names_of(policy) {
+            names.entry(name).or_default().push(&policy.route);
+        }
+    }
+    html! {
+        @for (name, routes) in &names {
+            @let id = format!("{form}-{name}");
+            div.field {
+                label for=(id) { (name) span.hint { " (" (word) " " (routes.join(", ")) ")" } }
+                input id=(id) name=(format!("{SCOPE_FIELD}{name}")) autocomplete="off" spellcheck="false";
             }
         }
     }

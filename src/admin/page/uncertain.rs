@@ -17,7 +17,7 @@ use crate::admin::Admin;
 use crate::admin::view::OperationView;
 use crate::key::Slot;
 use crate::record::{Held, State as Standing};
-use crate::store::{Listing, StoreError};
+use crate::store::{ListError, Listing};
 
 /// Unsettled records that are looked through for one page, at most: a fraction of a second's work of the store.
 const SCANNED_MAX: usize = 5000;
@@ -38,7 +38,7 @@ pub(super) struct Queue {
 
 impl Queue {
     /// As it is now.
-    pub(super) async fn read(admin: &Admin) -> Result<Queue, StoreError> {
+    pub(super) async fn read(admin: &Admin) -> Result<Queue, ListError> {
         let (mut operations, mut seen, mut cursor) = (Vec::new(), 0, None);
         loop {
             let page = admin.gate.store().list(Listing::Unsettled, cursor.as_deref(), SCAN).await?;

@@ -61,8 +61,13 @@ pub(super) async fn guard(State(admin): State<Arc<Admin>>, mut request: Request,
         Ok(found) => found,
         Err(fault) => return fault.into_response(),
     };
-    request.extensions_mut().insert(visitor);
+    request.extensions_mut().insert(visitor.clone());
     let mut response = next.run(request).await;
+    if let Some(fault) = response.extensions_mut().remove::<Arc<Fault>>()
+        && visitor.operator.is_some()
+    {
+        response = fault.page(Some(&visitor));
+    }
     if let Some(cookie) = cookie.and_then(|cookie| HeaderValue::try_from(cookie).ok())
         && !response.headers().contains_key(header::SET_COOKIE)
     {

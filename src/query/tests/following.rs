@@ -59,7 +59,7 @@ fn what_was_read_for_a_file_that_was_emptied_meanwhile_is_not_applied_to_it() {
     let before = model.reached().unwrap();
     model.apply(before.generation, &told.0[..2]).unwrap();
     model.told_until(before.generation, T0 + 2).unwrap();
-    assert_eq!(model.freshness(), Freshness { as_of_ms: Some(T0 + 2), entries: 2 });
+    assert_eq!((model.freshness().as_of_ms, model.freshness().entries), (Some(T0 + 2), 2));
     model.clear().unwrap();
 
     assert!(matches!(model.apply(before.generation, &told.0[2..]), Err(QueryError::Emptied)));
@@ -95,7 +95,7 @@ async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_bo
     let mut progress = Vec::new();
     projector.catch_up(|entries| progress.push(entries)).await.unwrap();
     assert_eq!((known(&others), progress.last()), (references([2, 1]), Some(&2)));
-    assert_eq!(mine.freshness(), Freshness { as_of_ms: Some(T0), entries: 2 });
+    assert_eq!((mine.freshness().as_of_ms, mine.freshness().entries), (Some(T0), 2));
 }
 
 #[tokio::test(start_paused = true)]
@@ -117,6 +117,12 @@ async fn a_clock_that_was_ahead_makes_nothing_look_young_once_it_is_set_right() 
     projector.catch_up(|_| {}).await.unwrap();
     others.refresh().unwrap();
     assert_eq!([mine.freshness().lag_ms(T0 + 5000), others.freshness().lag_ms(T0 + 5000)], [Some(4000); 2]);
+    // Nobody follows any more, and the clock is set back.
+    for _ in 0..30 {
+        tokio::time::advance(Duration::from_secs(1)).await;
+        others.refresh().unwrap();
+    }
+    assert_eq!([mine.freshness().lag_ms(T0 - 1), others.freshness().lag_ms(T0 - 1)], [Some(30_000); 2]);
 }
 
 #[tokio::test]

@@ -66,7 +66,7 @@ fn operations_are_found_by_whatever_is_known_of_them() {
     assert_eq!(by(both), references([1]));
     assert_eq!(by(Filter { status: Some(402), ..Filter::default() }), references([5]));
     assert_eq!(by(Filter { status: Some(402), state: Some(State::Gone), ..Filter::default() }), references([]));
-    assert_eq!(by(Filter { scope: Some("tenant".into()), ..Filter::default() }), references([5]));
+    assert_eq!(by(Filter { scopes: vec!["tenant".into()], ..Filter::default() }), references([5]));
     let field = |name: &str, value: &str| Filter { field: Some((name.into(), value.into())), ..Filter::default() };
     assert_eq!(by(field("order", "o-2")), references([2]));
     assert_eq!(by(field("currency", "o-2")), references([]));
@@ -108,7 +108,7 @@ fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
         found(&model, &Filter { field, ..filter }, T0 + MANY)
     };
     let wanted = references([MANY / 3 * 2 + 7, MANY / 3 + 7]);
-    assert_eq!(with(Filter { scope: Some("tenant".into()), ..Filter::default() }), wanted);
+    assert_eq!(with(Filter { scopes: vec!["tenant".into()], ..Filter::default() }), wanted);
     assert_eq!(with(Filter { state: Some(State::Completed), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { route: Some("refunds".into()), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { status: Some(201), ..Filter::default() }), wanted);
@@ -118,8 +118,16 @@ fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
     );
     assert_eq!(with(Filter { text: Some("tenant".into()), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { from_ms: Some(T0 + MANY), ..Filter::default() }), references([MANY]));
-    let large = |filter: Filter| with(Filter { scope: Some("large".into()), ..filter });
+    let large = |filter: Filter| with(Filter { scopes: vec!["large".into()], ..filter });
     assert_eq!(large(Filter { state: Some(State::Completed), ..Filter::default() }), references([]));
     let newest = Filter { state: Some(State::InFlight), from_ms: Some(T0 + MANY - 1), ..Filter::default() };
     assert_eq!(large(newest), references([MANY, MANY - 1]));
+    let odd = MANY / 3 * 2 + 7;
+    let both = Filter {
+        scopes: vec!["tenant".into(), "large".into()],
+        from_ms: Some(T0 + odd - 1),
+        until_ms: Some(T0 + odd + 2),
+        ..Filter::default()
+    };
+    assert_eq!(with(both), references([odd + 1, odd, odd - 1]), "of several scopes in one order");
 }

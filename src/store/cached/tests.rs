@@ -55,7 +55,7 @@ impl Store for Counting {
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         self.inner.due(limit).await
     }
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
     fn watch(&self, slot: &Slot) -> Watch {

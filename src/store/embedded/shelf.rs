@@ -10,7 +10,7 @@ use super::BootClock;
 use super::tables::{DUE, Front, IDENTITIES, NOTES, Place, RECORDS, moment, moment_end, read, split_moment};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::Held;
-use crate::store::{Hub, Listing, Page, StoreError, is_listed};
+use crate::store::{Hub, ListError, Listing, Page, StoreError, is_listed};
 
 /// How many index entries one search for overdue records looks at. Entries of records that have ended are passed over
 /// until they are swept; a search must not walk through a million of them.
@@ -113,7 +113,7 @@ impl Shelf {
         self.reading(|txn| Ok(txn.open_table(NOTES)?.get(IDENTITIES)?.map(|text| text.value().to_owned())))
     }
 
-    pub(super) fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    pub(super) fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         match listing {
             Listing::All => self.list_all(cursor, limit.max(1)),
             Listing::Unsettled => self.list_unsettled(cursor, limit.max(1)),
@@ -121,12 +121,12 @@ impl Shelf {
     }
 
     /// By slot; the cursor is the last slot listed.
-    fn list_all(&self, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    fn list_all(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         let last = cursor.map(parse_slot).transpose()?.map(|slot| Place::record(&slot));
         let from = last.as_ref().map_or(Bound::Unbounded, |last| Bound::Excluded(&last.0));
         let end = Place::record(&Slot::from_hash(Space::Shadow, [0; SLOT_BYTES]));
         let now_ms = self.clock.now_ms();
-        self.reading(|txn| {
+        let page = self.reading(|txn| {
             let records = txn.open_table(RECORDS)?;
             let mut page = Page::default();
             for entry in ReadableTable::range::<&[u8; 1 + SLOT_BYTES]>(&records, (from, Bound::Excluded(&end.0)))? {
@@ -139,15 +139,16 @@ impl Shelf {
                 add(&mut page, &place, super::tables::live(value.value(), now_ms));
             }
             Ok(page)
-        })
+        })?;
+        Ok(page)
     }
 
     /// By due time; the cursor is the last due time and slot listed.
-    fn list_unsettled(&self, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    fn list_unsettled(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         let last = cursor.map(parse_moment).transpose()?;
         let from = last.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
         let now_ms = self.clock.now_ms();
-        self.reading(|txn| {
+        let page = self.reading(|txn| {
             let (due, records) = (txn.open_table(DUE)?, txn.open_table(RECORDS)?);
             let mut page = Page::default();
             let mut last = None;
@@ -162,7 +163,8 @@ impl Shelf {
                 last = Some((due_ms, slot));
             }
             Ok(page)
-        })
+        })?;
+        Ok(page)
     }
 }
 
@@ -175,16 +177,12 @@ fn add(page: &mut Page, place: &Place, raw: Result<Option<super::tables::Raw>, c
     }
 }
 
-fn no_cursor() -> StoreError {
-    StoreError::NotApplied("that is not the cursor of a listing".into())
+fn parse_slot(cursor: &str) -> Result<Slot, ListError> {
+    Slot::from_reference(cursor).map_err(|_| ListError::Cursor)
 }
 
-fn parse_slot(cursor: &str) -> Result<Slot, StoreError> {
-    Slot::from_reference(cursor).map_err(|_| no_cursor())
-}
-
-fn parse_moment(cursor: &str) -> Result<[u8; 8 + 1 + SLOT_BYTES], StoreError> {
-    let (due_ms, slot) = cursor.split_once('-').ok_or_else(no_cursor)?;
-    let due_ms = due_ms.parse().map_err(|_| no_cursor())?;
+fn parse_moment(cursor: &str) -> Result<[u8; 8 + 1 + SLOT_BYTES], ListError> {
+    let (due_ms, slot) = cursor.split_once('-').ok_or(ListError::Cursor)?;
+    let due_ms = due_ms.parse().map_err(|_| ListError::Cursor)?;
     Ok(moment(due_ms, &Place::record(&parse_slot(slot)?)))
 }

@@ -1,15 +1,22 @@
 //! What is overdue, and lists for people: read partition by partition, bounded, without stopping the server.
+//!
+//! SCAN answers as many keys as it likes, and its cursor stands behind all of them. What a page has no room for any more is named in
+//! the page's own cursor: skipping so many of a SCAN that is said again would lose records when the server's table has grown or
+//! shrunk meanwhile.
 
+use std::fmt;
 use std::sync::atomic::Ordering;
 
+use base64::Engine as _;
+use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 
 use super::servers::Group;
 use super::{Redis, held, layout, time_ms, unexpected};
-use crate::key::{PARTITIONS, Slot};
+use crate::key::{PARTITIONS, Slot, Space};
 use crate::record::Held;
-use crate::store::{Page, StoreError, is_listed};
+use crate::store::{ListError, Page, StoreError, is_listed};
 
 /// Keys that one SCAN looks at: about a tenth of a millisecond of the server's time.
 const SCAN_COUNT: usize = 500;
@@ -19,11 +26,6 @@ const SCAN_COUNT_MIN: usize = 10;
 
 /// SCANs for one page. A database that is shared with other users yields short pages rather than long waits.
 const SCANS_PER_PAGE: usize = 20;
-
-/// Why a listing can't go on.
-fn no_cursor() -> StoreError {
-    StoreError::NotApplied("that is not the cursor of a listing".into())
-}
 
 impl Redis {
     /// See [`crate::store::Store::due`]. A server that fails doesn't keep the others from being asked, unless all fail.
@@ -92,10 +94,10 @@ impl Redis {
     }
 
     /// Lists by the indexes. The cursor is a partition and a place in its index.
-    pub(super) async fn list_unsettled(&self, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    pub(super) async fn list_unsettled(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         let (first, skip) = match cursor {
             None => (0, 0),
-            Some(cursor) => place(cursor).ok_or_else(no_cursor)?,
+            Some(cursor) => place(cursor).ok_or(ListError::Cursor)?,
         };
         self.servers.complete()?;
         let groups = self.servers.groups();
@@ -140,31 +142,44 @@ impl Redis {
         Ok(shares(&partitions, &counts, usize::MAX))
     }
 
-    /// Lists by walking over all keys. The cursor is the server's, with which server it is.
-    pub(super) async fn list_all(&self, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
-        let (mut at, mut cursor) = match cursor {
-            None => (0, 0),
-            Some(cursor) => scan_place(cursor).ok_or_else(no_cursor)?,
+    /// Lists by walking over all keys.
+    pub(super) async fn list_all(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+        let mut place = match cursor {
+            None => ScanPlace::default(),
+            Some(cursor) => ScanPlace::parse(cursor).ok_or(ListError::Cursor)?,
         };
         self.servers.complete()?;
         let groups = self.servers.groups();
         let mut page = Page::default();
         for _ in 0..SCANS_PER_PAGE {
-            let Some(group) = groups.get(at) else { return Ok(page) };
-            let mut scan = redis::pipe();
-            scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(layout::RECORDS_MATCH).arg("COUNT");
-            scan.arg(limit.clamp(SCAN_COUNT_MIN, SCAN_COUNT));
-            let answer = self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
-            let (next, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
-            let slots = keys.iter().filter_map(|key| layout::slot_of(key)).collect();
-            page.records.extend(self.load_all(group, slots).await?);
-            (at, cursor) = if next == 0 { (at + 1, 0) } else { (at, next) };
+            let Some(group) = groups.get(place.server) else { return Ok(page) };
+            let room = limit - page.records.len();
+            if place.found.is_empty() {
+                (place.cursor, place.found) = self.scan(group, place.cursor, room).await?;
+            }
+            let rest = place.found.split_off(room.min(place.found.len()));
+            let taken = std::mem::replace(&mut place.found, rest);
+            page.records.extend(self.load_all(group, taken).await?);
+            if place.found.is_empty() && place.cursor == 0 {
+                place = ScanPlace { server: place.server + 1, ..ScanPlace::default() };
+            }
             if page.records.len() >= limit {
                 break;
             }
         }
-        page.cursor = (at < groups.len()).then(|| format!("{at}:{cursor}"));
+        page.cursor = (place.server < groups.len()).then(|| place.to_string());
         Ok(page)
+    }
+
+    /// Goes on over the keys of a server, in the hope of so many records: where to go on then, and what was found.
+    async fn scan(&self, group: &Group, cursor: u64, room: usize) -> Result<(u64, Vec<Slot>), StoreError> {
+        let mut scan = redis::pipe();
+        scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(layout::RECORDS_MATCH).arg("COUNT");
+        // Half as many as there is room for: what comes on top has to go into the page's cursor.
+        scan.arg((room / 2).clamp(SCAN_COUNT_MIN, SCAN_COUNT));
+        let answer = self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
+        let (next, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
+        Ok((next, keys.iter().filter_map(|key| layout::slot_of(key)).filter(is_listed).collect()))
     }
 
     /// Reads what is still there of these slots, all at one server. One that can't be read doesn't hide the others.
@@ -207,10 +222,37 @@ fn shares(partitions: &[u16], counts: &[Value], limit: usize) -> Vec<(u16, usize
     shares
 }
 
-/// The server and the place that a cursor of [`Redis::list_all`] names.
-fn scan_place(cursor: &str) -> Option<(usize, u64)> {
-    let (server, cursor) = cursor.split_once(':')?;
-    Some((server.parse().ok()?, cursor.parse().ok()?))
+/// The place that a cursor of [`Redis::list_all`] names.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+struct ScanPlace {
+    /// At which server.
+    server: usize,
+    /// Where its next SCAN goes on; 0 is its beginning, or its end where something is left of the last.
+    cursor: u64,
+    /// What the last one found and no page has had.
+    found: Vec<Slot>,
+}
+
+impl ScanPlace {
+    fn parse(text: &str) -> Option<ScanPlace> {
+        let (server, rest) = text.split_once(':')?;
+        let (cursor, found) = rest.split_once(':').unwrap_or((rest, ""));
+        let bytes = URL_SAFE_NO_PAD.decode(found).ok()?;
+        let (hashes, []) = bytes.as_chunks() else { return None };
+        let found = hashes.iter().map(|hash| Slot::from_hash(Space::Enforced, *hash)).collect();
+        Some(ScanPlace { server: server.parse().ok()?, cursor: cursor.parse().ok()?, found })
+    }
+}
+
+impl fmt::Display for ScanPlace {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.server, self.cursor)?;
+        if self.found.is_empty() {
+            return Ok(());
+        }
+        let hashes: Vec<u8> = self.found.iter().flat_map(|slot| *slot.hash()).collect();
+        write!(f, ":{}", URL_SAFE_NO_PAD.encode(hashes))
+    }
 }
 
 /// The place that a cursor of [`Redis::list_unsettled`] names.
@@ -244,9 +286,12 @@ mod tests {
     #[test]
     fn a_cursor_names_a_place_or_is_none() {
         assert_eq!((place("0:0"), place("255:17")), (Some((0, 0)), Some((255, 17))));
-        assert_eq!(scan_place("2:18446744073709551615"), Some((2, u64::MAX)));
-        for odd in ["", "1", "1:", ":1", "a:1", "1:a", "1:1:1", "-1:0"] {
-            assert_eq!((place(odd), scan_place(odd)), (None, None), "{odd}");
+        let found = vec![Slot::from_hash(Space::Enforced, [7; 20]), Slot::from_hash(Space::Enforced, [8; 20])];
+        for place in [ScanPlace { server: 2, cursor: u64::MAX, found: vec![] }, ScanPlace { server: 0, cursor: 0, found }] {
+            assert_eq!(ScanPlace::parse(&place.to_string()), Some(place));
+        }
+        for odd in ["", "1", "1:", ":1", "a:1", "1:a", "1:1:1", "1:1:AAAA", "-1:0"] {
+            assert_eq!((place(odd), ScanPlace::parse(odd)), (None, None), "{odd}");
         }
         assert_eq!(place("256:0"), None, "there is no such partition");
     }

@@ -27,7 +27,7 @@ pub use self::survey::{Grade, Remark};
 use self::time::ServerTime;
 pub use self::tracker::track;
 use self::write::Change;
-use super::{Hub, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::telemetry::BreakerMeter;
@@ -389,7 +389,7 @@ impl Store for Redis {
         self.overdue(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         match listing {
             Listing::Unsettled => self.list_unsettled(cursor, limit.max(1)).await,
             Listing::All => self.list_all(cursor, limit.max(1)).await,

@@ -94,6 +94,7 @@ impl Stage {
         let (mut all, mut cursor) = (Vec::new(), None);
         for _ in 0..10_000 {
             let page = self.store.list(listing, cursor.as_deref(), limit).await.unwrap();
+            assert!(page.records.len() <= limit, "{} of {limit}", page.records.len());
             all.extend(page.records);
             cursor = page.cursor;
             if cursor.is_none() {

@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
-use onceward::store::{Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use onceward::store::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -254,10 +254,10 @@ impl Store for Link {
         self.send(self.fate(), move |world| at_once(world.store.due(limit))).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, StoreError> {
+    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
         self.process.runs().await;
         let cursor = cursor.map(str::to_owned);
-        self.send(self.fate(), move |world| at_once(world.store.list(listing, cursor.as_deref(), limit))).await
+        self.send(self.fate(), move |world| Ok(at_once(world.store.list(listing, cursor.as_deref(), limit)))).await?
     }
 
     fn watch(&self, slot: &Slot) -> Watch {
