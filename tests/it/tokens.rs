@@ -54,6 +54,29 @@ fn another_token_of_the_same_subject_gets_the_replay_and_another_subject_never()
 }
 
 #[test]
+fn the_operations_of_a_subject_are_found_by_what_its_tokens_say() {
+    let upstream = Upstream::start();
+    let (issuer, dir) = (Issuer::new("a"), tempfile::tempdir().unwrap());
+    let jwks = publish(dir.path(), &Issuer::jwks(&[&issuer]));
+    let routes = format!("[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {jwks:?} }} }}");
+    let gateway = Gateway::with(upstream.port, "[log]\nenabled = true", &routes);
+    for shop in ["shop-1", "shop-2"] {
+        assert_eq!(pay("k", &issuer.token(shop, 60)).send(gateway.port).status, 201);
+    }
+    let listed =
+        |query: &str| gateway.ask("GET", &format!("/v1/operations?{query}")).json()["operations"].as_array().unwrap().clone();
+    until("both to be told", || listed("route=payments").len() == 2);
+    let of = |scope: &str| {
+        let body = format!(r#"{{"route":"payments","scope":{scope}}}"#);
+        Request::new("POST", "/v1/scope").host("127.0.0.1").json(&body).send(gateway.admin)
+    };
+    let found = |scope: &str| listed(&format!("scope={}", of(scope).json()["scope"].as_str().unwrap()));
+    assert_eq!(found(r#"{"sub":"shop-1"}"#), [listed("route=payments")[1].clone()]);
+    assert!(found(r#"{"sub":"shop-1","iss":"another"}"#).is_empty());
+    assert_eq!(of(r#"{"iss":"another"}"#).problem(), "lookup-invalid");
+}
+
+#[test]
 fn what_does_not_verify_reaches_nobody_and_gets_no_replay() {
     let upstream = Upstream::start();
     let (issuer, _dir, gateway) = believing(&upstream, "");
