@@ -11,7 +11,6 @@ use std::time::Duration;
 use serde::{Deserialize, Serialize};
 
 use self::json::{Object, texts};
-
 use crate::record::{Lifetime, Record, ReplyBody, Settler, State};
 
 mod json;

@@ -45,7 +45,7 @@ impl<'o> Object<'o> {
         value.into_iter().for_each(|value| self.number(name, value));
     }
 
-    /// Ends it. One without members is none.
+    /// Ends it. It has at least one member: what begins it is written with the first.
     pub fn end(self) {
         self.out.push(b'}');
     }

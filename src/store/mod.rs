@@ -79,7 +79,7 @@ pub enum ListError {
 }
 
 /// What a change says of itself to the [log](Log); it is asked for that only where it may be appended. Most claims of duplicates
-/// say nothing, and making what they would say takes longer than anything else of them that is the gateway's own.
+/// append nothing, and making an event for each of them would cost more than noting the duplicate does.
 pub type Says<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
 
 /// What a change says that is not to be told.
