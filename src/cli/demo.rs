@@ -7,8 +7,10 @@ use crate::telemetry::{LogFormat, init_logs};
 /// Tells the story of a double charge; exit 0 where it went as promised.
 pub(super) fn demo(once: bool) -> ExitCode {
     // Log lines between the tables would only hide them; who wants them asks.
-    if std::env::var_os("ONCEWARD_LOG").is_some() {
-        init_logs(LogFormat::Plain);
+    if std::env::var_os("ONCEWARD_LOG").is_some()
+        && let Err(error) = init_logs(LogFormat::Plain)
+    {
+        return super::fail(&format!("can't start: {error}"), 1);
     }
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,

@@ -10,7 +10,7 @@ use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
 
 use crate::clock::{Clock, rfc3339};
-use crate::telemetry::LogFormat;
+use crate::telemetry::{LogFormat, flush_logs, print_error};
 
 mod check;
 mod demo;
@@ -317,7 +317,13 @@ struct ChangeArgs {
 ///
 /// Exit codes: 0 done, 1 refused or failed, 2 usage or a faulty configuration.
 pub fn main() -> ExitCode {
-    match Cli::parse().command {
+    let code = run_command(Cli::parse().command);
+    flush_logs();
+    code
+}
+
+fn run_command(command: Command) -> ExitCode {
+    match command {
         Command::Run(args) => run::run(&args),
         Command::Demo(args) => demo::demo(args.once),
         Command::Check(args) => check::check(&args.config, args.upstream),
@@ -355,7 +361,7 @@ fn printable(text: &str) -> String {
 
 /// Prints an error as every command does.
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
-    eprintln!("onceward: {error}");
+    print_error(&format!("onceward: {error}"));
     ExitCode::from(code)
 }
 

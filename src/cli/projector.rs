@@ -11,7 +11,7 @@ use super::supervisor::Supervisor;
 use crate::app::Projection;
 use crate::clock::Clock;
 use crate::config::{Config, Overrides};
-use crate::telemetry::init_logs;
+use crate::telemetry::{init_logs, print_error};
 
 /// Between two words of how far it is, while it is behind.
 const WORD_PERIOD: Duration = Duration::from_secs(5);
@@ -24,7 +24,9 @@ const BEHIND: Duration = Duration::from_secs(10);
 
 /// Follows the event log until SIGTERM or SIGINT. What was under way is done again by the next one: nothing is lost.
 pub(super) fn run(args: &ProjectorArgs) -> ExitCode {
-    init_logs(args.log_format);
+    if let Err(error) = init_logs(args.log_format) {
+        return super::fail(&format!("can't start: {error}"), 1);
+    }
     let config = match load(args) {
         Ok(config) => config,
         Err(code) => return code,
@@ -48,7 +50,7 @@ fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
     let config = Config::load(Some((&name, &text)), overrides(None))
         .or_else(|_| Config::load(Some((&name, &text)), overrides(Some("http://localhost"))));
     config.map_err(|faults| {
-        eprint!("{faults}");
+        print_error(&faults.to_string());
         ExitCode::from(2)
     })
 }

@@ -9,16 +9,18 @@ use super::supervisor::Supervisor;
 use crate::admin::ReloadAsked;
 use crate::app::{Gateway, ReloadError};
 use crate::config::{Config, Overrides, Secrets};
-use crate::telemetry::init_logs;
+use crate::telemetry::{init_logs, print_error};
 
 /// Runs the gateway until SIGTERM or SIGINT: exit 0 where everything was settled, 1 where not, 2 for a faulty
 /// configuration.
 pub(super) fn run(args: &RunArgs) -> ExitCode {
-    init_logs(args.log_format);
+    if let Err(error) = init_logs(args.log_format) {
+        return super::fail(&format!("can't start: {error}"), 1);
+    }
     let (config, secrets) = match load(args) {
         Ok(loaded) => loaded,
         Err(ReloadError::Faulty(faults)) => {
-            eprint!("{faults}");
+            print_error(&faults.to_string());
             return ExitCode::from(2);
         }
         Err(error) => return super::fail(&error, 2),

@@ -4,25 +4,19 @@
 //! no room is dropped and counted. And whoever reads the log must not take what a client sent for a line: see [`super::Arrival`].
 
 use std::fs::{File, OpenOptions};
-use std::io::{self, BufWriter, Write};
+use std::io::{self, Write};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
 use std::thread::JoinHandle;
 use std::time::{Duration, UNIX_EPOCH};
 
 use http::Version;
-use prometheus_client::encoding::EncodeLabelSet;
-use prometheus_client::metrics::counter::Counter;
-use prometheus_client::metrics::family::Family;
-use prometheus_client::registry::Registry;
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use serde_json::json;
 
-/// Lines that wait to be written, at most: some megabytes, and a second or so of a very busy gateway.
-const LINES_MAX: usize = 8192;
+use super::line_queue::{LineQueue, QueuedLine, TellingMeter, Unlocked};
 
 /// Who may read a new file: its owner writes it, and a group ships it.
 const FILE_MODE: u32 = 0o640;
@@ -36,40 +30,11 @@ pub enum AccessFormat {
     Combined,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Hash, EncodeLabelSet)]
-struct ResultLabel {
-    result: &'static str,
-}
-
-/// What became of lines, or of spans.
-#[derive(Debug, Clone)]
-pub struct TellingMeter {
-    all: Family<ResultLabel, Counter>,
-    /// Told.
-    pub told: Counter,
-    /// There was no room, or nobody took it.
-    pub dropped: Counter,
-}
-
-impl Default for TellingMeter {
-    fn default() -> TellingMeter {
-        let all: Family<ResultLabel, Counter> = Family::default();
-        let of = |result| all.get_or_create(&ResultLabel { result }).clone();
-        TellingMeter { told: of("told"), dropped: of("dropped"), all }
-    }
-}
-
-impl TellingMeter {
-    pub(super) fn register(&self, registry: &mut Registry, name: &str, help: &str) {
-        registry.register(name, help, self.all.clone());
-    }
-}
-
 /// Where lines go. Cheap to clone. They are written until this is gone, and then [`AccessLogEnd`] tells.
 #[derive(Clone)]
 pub struct AccessLog {
-    lines: SyncSender<Line>,
-    meter: TellingMeter,
+    lines: LineQueue<(Line, AccessFormat)>,
+    format: AccessFormat,
 }
 
 /// The thread that writes.
@@ -107,18 +72,28 @@ impl AccessLog {
     /// # Errors
     /// The file can't be opened, or there can be no thread.
     pub fn open(format: AccessFormat, path: &Path, meter: TellingMeter) -> io::Result<(AccessLog, AccessLogEnd)> {
-        let out: Box<dyn Write + Send> = if path == Path::new("-") { Box::new(io::stdout()) } else { Box::new(open(path)?) };
-        let (lines, queue) = sync_channel(LINES_MAX);
-        let counted = meter.clone();
-        let writer = std::thread::Builder::new().name("access-log".to_owned());
-        let thread = writer.spawn(move || write_all(&queue, BufWriter::new(out), format, &counted))?;
-        Ok((AccessLog { lines, meter }, AccessLogEnd(thread)))
+        let standard_output = path == Path::new("-");
+        let out: Box<dyn Write + Send> = if standard_output { Box::new(Unlocked(io::stdout())) } else { Box::new(open(path)?) };
+        // Logged once: a full disk has no room for a line about every line.
+        let (lines, thread) = LineQueue::start("access-log", out, meter, |error| {
+            tracing::error!(%error, "the access log can't be written: its lines are dropped and counted");
+        })?;
+        Ok((AccessLog { lines, format }, AccessLogEnd(thread)))
     }
 
     pub(super) fn write(&self, line: Line) {
-        if self.lines.try_send(line).is_err() {
-            self.meter.dropped.inc();
-        }
+        self.lines.push((line, self.format));
+    }
+}
+
+impl QueuedLine for (Line, AccessFormat) {
+    /// The path is the only part of any length.
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.0.path.len()
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        writeln!(out, "{}", self.0.text(self.1))
     }
 }
 
@@ -137,33 +112,6 @@ fn open(path: &Path) -> io::Result<File> {
     })?;
     fcntl_setfl(&file, fcntl_getfl(&file)? - OFlags::NONBLOCK)?;
     Ok(file)
-}
-
-/// Writes what comes, and flushes when nothing more waits.
-fn write_all(queue: &Receiver<Line>, mut out: impl Write, format: AccessFormat, meter: &TellingMeter) {
-    let mut failing = false;
-    while let Ok(first) = queue.recv() {
-        let (mut next, mut lines) = (Some(first), 0);
-        let mut written = Ok(());
-        while let Some(line) = next {
-            lines += 1;
-            written = written.and_then(|()| writeln!(out, "{}", line.text(format)));
-            next = queue.try_recv().ok();
-        }
-        match written.and_then(|()| out.flush()) {
-            Ok(()) => {
-                meter.told.inc_by(lines);
-                failing = false;
-            }
-            Err(error) => {
-                meter.dropped.inc_by(lines);
-                // Said once: a full disk has no room for a line about every line.
-                if !std::mem::replace(&mut failing, true) {
-                    tracing::error!(%error, "the access log can't be written: its lines are dropped and counted");
-                }
-            }
-        }
-    }
 }
 
 impl Line {
@@ -298,37 +246,5 @@ mod tests {
         );
         let left = Line { status: None, route: None, upstream: None, operation: None, scope: None, trace: None, ..line() };
         assert!(left.text(AccessFormat::Combined).ends_with("HTTP/1.1\" - 17 \"-\" \"-\" 0.012 - - executed - - -"));
-    }
-
-    #[test]
-    fn lines_without_room_are_dropped_and_counted_and_nobody_waits() {
-        let (lines, queue) = sync_channel(2);
-        let log = AccessLog { lines, meter: TellingMeter::default() };
-        (0..5).for_each(|_| log.write(line()));
-        assert_eq!((log.meter.dropped.get(), log.meter.told.get()), (3, 0));
-        let meter = log.meter.clone();
-        drop(log);
-        let mut out = Vec::new();
-        write_all(&queue, &mut out, AccessFormat::Combined, &meter);
-        assert_eq!((String::from_utf8(out).unwrap().lines().count(), meter.told.get()), (2, 2));
-    }
-
-    #[test]
-    fn lines_that_can_not_be_written_are_counted() {
-        struct Full;
-        impl Write for Full {
-            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
-                Err(io::ErrorKind::StorageFull.into())
-            }
-            fn flush(&mut self) -> io::Result<()> {
-                Ok(())
-            }
-        }
-        let (lines, queue) = sync_channel(2);
-        let meter = TellingMeter::default();
-        lines.send(line()).unwrap();
-        drop(lines);
-        write_all(&queue, Full, AccessFormat::Json, &meter);
-        assert_eq!((meter.dropped.get(), meter.told.get()), (1, 0));
     }
 }

@@ -1,11 +1,15 @@
 //! Logs to standard error, plain or JSON, filtered by `ONCEWARD_LOG` (tracing's directive syntax; default `info`), and by what
-//! an operator puts in its place while the process runs.
+//! an operator puts in its place while the process runs. A thread of its own writes the lines (see `line_queue`): a standard
+//! error that nobody reads costs lines, which are counted, and holds no request.
 //!
 //! Danger: a library that logs what it reads would log keys and credentials. So of the libraries inside nothing below
 //! `info` is logged, whatever the filter says: h2 shows the targets of malformed requests on `debug`.
 
-use std::io::IsTerminal;
-use std::sync::OnceLock;
+use std::backtrace::{Backtrace, BacktraceStatus};
+use std::io::{self, IsTerminal, Write};
+use std::panic::PanicHookInfo;
+use std::sync::{LazyLock, OnceLock};
+use std::time::Duration;
 
 use clap::ValueEnum;
 use tracing::{Metadata, level_filters::LevelFilter};
@@ -14,6 +18,8 @@ use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
+
+use super::line_queue::{LineQueue, QueuedLine, TellingMeter, Unlocked};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -32,6 +38,50 @@ const LEVELS: [&str; 6] = ["off", "error", "warn", "info", "debug", "trace"];
 /// What lines are filtered by. Logging is the process's, and so is this.
 static FILTER: OnceLock<Handle<EnvFilter, Registry>> = OnceLock::new();
 
+/// Name of the thread that writes the log.
+const WRITER_THREAD: &str = "log";
+
+/// Longest wait for the log to be written, when the process ends and when it panics.
+const FLUSH_MAX: Duration = Duration::from_secs(1);
+
+/// The queue of the process's log, once logging has begun.
+static QUEUE: OnceLock<LineQueue<LogLine>> = OnceLock::new();
+
+/// Counts the lines of the log. The log is the process's, and so is this.
+static METER: LazyLock<TellingMeter> = LazyLock::new(TellingMeter::default);
+
+/// Returns the counters of log lines, written and dropped.
+pub(super) fn log_meter() -> TellingMeter {
+    METER.clone()
+}
+
+/// A rendered line of the log, with its line break.
+struct LogLine(Vec<u8>);
+
+impl QueuedLine for LogLine {
+    fn weight(&self) -> usize {
+        size_of::<Self>() + self.0.len()
+    }
+
+    fn write_to(&self, out: &mut dyn Write) -> io::Result<()> {
+        out.write_all(&self.0)
+    }
+}
+
+/// Queues each rendered event, which the formatter writes in one piece.
+struct EventWriter(LineQueue<LogLine>);
+
+impl Write for EventWriter {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(LogLine(line.to_owned()));
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A filter that is not put in place.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FilterError {
@@ -49,10 +99,18 @@ pub enum FilterError {
     },
 }
 
-/// Starts logging. Call it once; a second call changes nothing.
-pub fn init(format: LogFormat) {
+/// Starts logging, and sends panics the same way. Call it once; a second call changes nothing.
+///
+/// # Errors
+/// The thread that writes the log can't be started.
+pub fn init(format: LogFormat) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("ONCEWARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
-    let lines = fmt::layer().with_writer(std::io::stderr);
+    // An error of standard error can't be reported anywhere; the lines are counted.
+    let (queue, _thread) = LineQueue::start(WRITER_THREAD, Unlocked(io::stderr()), log_meter(), |_| {})?;
+    let lines = fmt::layer().with_writer({
+        let queue = queue.clone();
+        move || EventWriter(queue.clone())
+    });
     let lines = match format {
         LogFormat::Plain => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
@@ -61,6 +119,42 @@ pub fn init(format: LogFormat) {
     let (filter, handle) = reload::Layer::new(filter);
     if registry().with(filter).with(lines).with(filter_fn(tells_no_secret)).try_init().is_ok() {
         let _ = FILTER.set(handle);
+        let _ = QUEUE.set(queue);
+        std::panic::set_hook(Box::new(log_panic));
+    }
+    Ok(())
+}
+
+/// Writes a panic to standard error through the queue of the log, and waits a little for it: the process may end with it.
+fn log_panic(panic: &PanicHookInfo<'_>) {
+    let thread = std::thread::current();
+    let mut text = format!("thread '{}' {panic}", thread.name().unwrap_or("unnamed"));
+    let backtrace = Backtrace::capture();
+    if backtrace.status() == BacktraceStatus::Captured {
+        text = format!("{text}\nstack backtrace:\n{backtrace}");
+    }
+    print_error(&text);
+    // The writer can't wait for itself.
+    if thread.name() != Some(WRITER_THREAD) {
+        flush_logs();
+    }
+}
+
+/// Prints a text to standard error: behind the lines of the log, without waiting for a reader; directly where the process
+/// doesn't log. Adds a line break if there is none.
+pub fn print_error(text: &str) {
+    let line = format!("{}\n", text.trim_end_matches('\n')).into_bytes();
+    match QUEUE.get() {
+        Some(queue) => queue.push(LogLine(line)),
+        // Nobody is left to read an error about standard error.
+        None => drop(io::stderr().write_all(&line)),
+    }
+}
+
+/// Waits until the log is written, at most a second. Call it before the process ends: queued lines end with it.
+pub fn flush_logs() {
+    if let Some(queue) = QUEUE.get() {
+        queue.flush(FLUSH_MAX);
     }
 }
 

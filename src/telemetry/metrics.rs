@@ -11,6 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
+use super::logs::log_meter;
 use super::{BreakerMeter, ProjectionMeter, ReloadMeter, TellingMeter};
 
 /// How a request was answered.
@@ -300,6 +301,7 @@ impl Meter {
         m.reloads.register(&mut registry);
         m.projection.register(&mut registry);
         m.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
+        log_meter().register(&mut registry, "log_lines", "Lines of the log");
         m.spans.register(&mut registry, "trace_spans", "Spans of traces");
         meter.registry = Arc::new(registry);
         meter

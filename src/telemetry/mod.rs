@@ -2,6 +2,7 @@
 
 mod access;
 mod breakers;
+mod line_queue;
 mod logs;
 mod metrics;
 mod projection;
@@ -9,9 +10,10 @@ mod reloads;
 mod spans;
 mod trail;
 
-pub use access::{AccessFormat, AccessLog, AccessLogEnd, TellingMeter};
+pub use access::{AccessFormat, AccessLog, AccessLogEnd};
 pub use breakers::{BreakerMeter, BreakerState};
-pub use logs::{FilterError, LogFormat, init as init_logs, log_filter, set_log_filter};
+pub use line_queue::TellingMeter;
+pub use logs::{FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter};
 pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
 pub use projection::ProjectionMeter;
 pub use reloads::ReloadMeter;

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
-use super::access::TellingMeter;
+use super::line_queue::TellingMeter;
 
 /// Requests whose spans wait to be sent, at most: some megabytes.
 const REQUESTS_MAX: usize = 2048;

@@ -1,6 +1,10 @@
 //! What the log says, and what it must never say.
 
+use std::io::{PipeReader, Read, Write};
+use std::os::fd::AsFd;
 use std::process::Command;
+
+use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
 use crate::harness::{Authority, Connection, Gateway, Origin, RedisServer, Request, Streams, Upstream, until};
 
@@ -105,4 +109,59 @@ fn what_is_logged_is_changed_while_the_process_runs_by_who_may() {
     let logs = gateway.logs();
     assert!(logs.contains("what is logged was changed") && logs.contains("operator=\"on-call\""), "{logs}");
     assert!(!logs.contains("serving"), "{logs}");
+}
+
+/// A pipe that is full, and its reader, which reads nothing.
+fn full_pipe() -> (PipeReader, std::io::PipeWriter) {
+    let (reader, mut writer) = std::io::pipe().unwrap();
+    let flags = fcntl_getfl(writer.as_fd()).unwrap();
+    fcntl_setfl(writer.as_fd(), flags | OFlags::NONBLOCK).unwrap();
+    while writer.write(&[b'.'; 4096]).is_ok() {}
+    while writer.write(b".").is_ok() {}
+    fcntl_setfl(writer.as_fd(), flags).unwrap();
+    (reader, writer)
+}
+
+#[test]
+fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
+    let upstream = Upstream::start();
+    let url = format!("http://127.0.0.1:{}", upstream.port);
+    let (mut unread_errors, errors) = full_pipe();
+    let (_unread_output, output) = full_pipe();
+    let settings = "[access_log]\nformat = \"json\"\npath = \"-\"\n";
+    let mut gateway = Gateway::launch(&url, "memory:", settings, crate::harness::ROUTES, |command| {
+        command.stdout(output).stderr(errors);
+    });
+    until("the gateway to be ready", || gateway.is_ready());
+    for n in 0..20 {
+        assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
+    }
+    assert_eq!(gateway.ask("GET", "/healthz").status, 200);
+    assert_eq!(gateway.metric("onceward_log_lines_total{result=\"told\"}"), 0.0);
+    gateway.signal("TERM");
+    until("the end", || gateway.has_ended().is_some());
+    assert!(gateway.wait().success());
+
+    // A reader that comes late gets what waited for it.
+    gateway.start_again();
+    assert_eq!(Request::pay("last", "{}").send(gateway.port).status, 201);
+    let read = std::thread::spawn(move || {
+        let mut text = String::new();
+        unread_errors.read_to_string(&mut text).unwrap();
+        text
+    });
+    until("the log to be read", || gateway.metric("onceward_log_lines_total{result=\"told\"}") > 0.0);
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+    drop(gateway);
+    let text = read.join().unwrap();
+    assert!(text.contains("serving") && text.contains("stopping"), "{}", text.trim_start_matches('.'));
+}
+
+#[test]
+fn why_a_gateway_does_not_start_is_printed_before_it_ends() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::spawn(upstream.port, "memory:", "nonsense = 1", crate::harness::ROUTES);
+    assert_eq!(gateway.wait().code(), Some(2));
+    until("the reason", || gateway.logs().contains("nonsense") && gateway.logs().trim_end().ends_with("1 fault"));
 }

@@ -84,7 +84,9 @@ impl Gateway {
 
     fn begin(command: &mut Command, logs: &Arc<Mutex<String>>) -> Child {
         let mut child = command.spawn().unwrap();
-        let (mut stderr, sink) = (child.stderr.take().unwrap(), logs.clone());
+        // A story may have put a pipe of its own in its place.
+        let Some(mut stderr) = child.stderr.take() else { return child };
+        let sink = logs.clone();
         std::thread::spawn(move || {
             let mut chunk = [0; 4096];
             while let Ok(n @ 1..) = stderr.read(&mut chunk) {
