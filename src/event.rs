@@ -137,7 +137,7 @@ impl Event {
             State::InFlight { .. } => Kind::Claimed,
             State::Uncertain { cause: why, retry, .. } => {
                 cause = Some(why.describe());
-                if *retry { Kind::Retried } else { Kind::Uncertain }
+                if retry.is_some() { Kind::Retried } else { Kind::Uncertain }
             }
             State::Completed { reply, by } => {
                 status = Some(reply.status.as_u16());

@@ -98,8 +98,9 @@ pub enum State {
         /// Since when, in ms of the store's clock; `None`: since this was written. Only an attempt that provably did nothing
         /// gives an older time back.
         since_ms: Option<u64>,
-        /// Whether an operator has decided that the next duplicate runs.
-        retry: bool,
+        /// Where an operator has decided that the next duplicate runs: the fence of the lost attempt. That may still settle the
+        /// operation before a duplicate runs, although the record carries the decision's own fence.
+        retry: Option<Fence>,
     },
     /// Answered; duplicates get this reply.
     Completed {
@@ -196,7 +197,16 @@ impl Record {
         Record { route: self.route.clone(), kept: None, extras: Extras::default(), state: State::Expired, ..*self }
     }
 
-    /// Whether both were written by the same call: version, fence and state are what a call writes.
+    /// Whether an attempt may still settle this record, as far as fences decide: the record carries the attempt's fence, or
+    /// an operator's retry names it.
+    pub fn belongs_to(&self, attempt: Fence) -> bool {
+        let named = matches!(self.state, State::Uncertain { retry: Some(lost), .. } if lost == attempt);
+        self.fence == attempt || named
+    }
+
+    /// Whether both were written by the same call. Version, fence and state are enough, because no two different writes
+    /// share them: an operator's decision has a fence of its own, an attempt writes each state once, and who writes under
+    /// another's fence skips a version.
     pub fn is_same_write(&self, other: &Record) -> bool {
         let state = |record: &Record| std::mem::discriminant(&record.state);
         (self.version, self.fence, state(self)) == (other.version, other.fence, state(other))

@@ -138,7 +138,7 @@ impl OperationView {
             State::InFlight { .. } => view.lease_ends_at = Some(rfc3339(held.due_ms)),
             State::Uncertain { cause, retry, .. } => {
                 view.cause = Some(cause.describe());
-                view.retry = retry.then_some(true);
+                view.retry = retry.is_some().then_some(true);
             }
             State::Completed { reply, by } => {
                 view.status = Some(reply.status.as_u16());

@@ -120,7 +120,7 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
             OnInFlight::Wait => Admission::Wait,
             OnInFlight::Reject => Admission::Refuse(Refusal::in_flight(policy)),
         },
-        State::Uncertain { retry: true, .. } => Admission::Claim(Over::of_doubt(held)),
+        State::Uncertain { retry: Some(_), .. } => Admission::Claim(Over::of_doubt(held)),
         State::Uncertain { .. } => match &policy.on_uncertain {
             OnUncertain::Hold => Admission::Refuse(Refusal::uncertain(None)),
             OnUncertain::Forward => Admission::Claim(Over::of_doubt(held)),

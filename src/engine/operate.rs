@@ -46,14 +46,14 @@ pub enum Denied {
 }
 
 /// What an operator's decision makes of a record. The new fence shuts out the attempt that was lost: if it still
-/// comes back with an answer, it changes nothing.
+/// comes back with an answer, it changes nothing. Only a retry lets it, until a duplicate runs.
 pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) -> Result<Next, Denied> {
     let record = &held.record;
     let version = record.version.next();
-    let cause = match &record.state {
+    let (cause, lost) = match &record.state {
         State::InFlight { .. } => return Err(Denied::InFlight),
         State::Completed { .. } if decision == Decision::Expire => return Ok(expired(held, fence, policy)),
-        State::Uncertain { cause, .. } => *cause,
+        State::Uncertain { cause, retry, .. } => (*cause, retry.unwrap_or(record.fence)),
         settled if decision == Decision::Expire => return Err(Denied::NoResult(settled.name())),
         settled => return Err(Denied::Settled(settled.name())),
     };
@@ -69,11 +69,11 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
         Decision::Resolve(reply) => Ok(completed(reply, Settler::Operator)),
         Decision::Found(reply) => Ok(completed(reply, Settler::Probe)),
         Decision::Release => rested().map(|()| released(fence, version, record, policy)),
-        // Under the old fence: should the lost attempt come back with the answer after all, before any duplicate runs,
-        // that answer is the result.
+        // Names the lost attempt: should that come back with the answer after all, before any duplicate runs, the answer is
+        // the result. Under the lost attempt's own fence, a late "uncertain" of it could not be told from this decision.
         Decision::Retry => rested().map(|()| {
-            let state = State::Uncertain { cause, since_ms: Some(doubt_since_ms(held)), retry: true };
-            unsettled(Record { version, state, ..record.clone() }, policy)
+            let state = State::Uncertain { cause, since_ms: Some(doubt_since_ms(held)), retry: Some(lost) };
+            unsettled(Record { version, fence, state, ..record.clone() }, policy)
         }),
         Decision::Expire => Err(Denied::NoResult(record.state.name())),
     }
@@ -99,5 +99,6 @@ fn millis(span: Duration) -> u64 {
 pub fn expire(held: &Held, policy: &Policy) -> Option<Next> {
     let State::InFlight { .. } = &held.record.state else { return None };
     // Since now, also where the attempt began from an older doubt: its own request may sit in a queue.
-    held.lease_is_over().then(|| uncertain(&held.record, Cause::LeaseEnded, None, held.record.version.after_next(), policy))
+    let record = &held.record;
+    held.lease_is_over().then(|| uncertain(record, record.fence, (Cause::LeaseEnded, None), record.version.after_next(), policy))
 }

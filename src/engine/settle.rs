@@ -139,16 +139,21 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
             false => Settlement::Stale,
         };
     };
-    let own = record.fence == claim.fence;
+    let own = record.belongs_to(claim.fence);
     let version = record.version.next();
     match (&record.state, effect) {
-        (State::InFlight { .. } | State::Uncertain { .. }, effect) if own => Settlement::Write(match (effect, doubt_since_ms) {
-            (Effect::Result(reply), _) => completed(record, reply, version, policy),
-            (Effect::Nothing, None) => marker(claim, version, policy),
-            (Effect::Nothing, since) => uncertain(record, Cause::NotRepeated, since, version, policy),
-            // Since now: what is in doubt is this attempt's own request as well, and that may sit in a queue.
-            (Effect::Doubt(cause), _) => uncertain(record, cause, None, version, policy),
-        }),
+        (State::InFlight { .. } | State::Uncertain { .. }, effect) if own => {
+            let next = match (effect, doubt_since_ms) {
+                (Effect::Result(reply), _) => completed(record, claim.fence, reply, version, policy),
+                (Effect::Nothing, None) => marker(claim, version, policy),
+                (Effect::Nothing, since) => uncertain(record, claim.fence, (Cause::NotRepeated, since), version, policy),
+                // Since now: what is in doubt is this attempt's own request as well, and that may sit in a queue.
+                (Effect::Doubt(cause), _) => uncertain(record, claim.fence, (cause, None), version, policy),
+            };
+            // An attempt writes each outcome once, or a later version of it could be taken for what the sweeper writes.
+            let stands = next.record == Record { version, ..record.clone() };
+            if stands { Settlement::Done } else { Settlement::Write(next) }
+        }
         // What it claimed over still stands, and the claim may yet arrive there: it must not meet the version it names.
         (State::Uncertain { .. }, Effect::Nothing) if gives_up && version == claim.record.version => {
             let state = match record.state {
@@ -167,15 +172,22 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
     }
 }
 
-fn completed(record: &Record, reply: &Arc<Reply>, version: Version, policy: &Policy) -> Next {
+/// Every write of an attempt carries the attempt's own fence, also over an operator's retry, whose fence is another.
+fn completed(record: &Record, fence: Fence, reply: &Arc<Reply>, version: Version, policy: &Policy) -> Next {
     let state = State::Completed { reply: reply.clone(), by: Settler::Upstream };
-    Next { record: Record { version, kept: None, state, ..record.clone() }, lifetime: result_lifetime(policy) }
+    Next { record: Record { version, fence, kept: None, state, ..record.clone() }, lifetime: result_lifetime(policy) }
 }
 
-/// An uncertain record: keeps fence, fingerprint and caller.
-pub(super) fn uncertain(record: &Record, cause: Cause, since_ms: Option<u64>, version: Version, policy: &Policy) -> Next {
-    let state = State::Uncertain { cause, since_ms, retry: false };
-    unsettled(Record { version, state, ..record.clone() }, policy)
+/// An uncertain record under the fence of the attempt that is in doubt: keeps fingerprint and caller.
+pub(super) fn uncertain(
+    record: &Record,
+    fence: Fence,
+    (cause, since_ms): (Cause, Option<u64>),
+    version: Version,
+    policy: &Policy,
+) -> Next {
+    let state = State::Uncertain { cause, since_ms, retry: None };
+    unsettled(Record { version, fence, state, ..record.clone() }, policy)
 }
 
 pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {

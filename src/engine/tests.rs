@@ -13,6 +13,7 @@ use crate::key::{BodyHash, Caller, Fingerprint, KeySyntax, fingerprint};
 use crate::record::{Cause, Extras, Fence, Held, Record, Reply, ReplyBody, Settler, State, Version};
 
 mod exact;
+mod writes;
 
 const OWN: Fence = Fence(1);
 const OTHER: Fence = Fence(2);
@@ -104,7 +105,7 @@ fn in_flight() -> State {
 }
 
 fn uncertain() -> State {
-    State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false }
+    State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None }
 }
 
 fn completed() -> State {
@@ -328,7 +329,7 @@ fn what_began_from_uncertain_keeps_its_time() {
     let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
         panic!("it goes back to uncertain")
     };
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::NotRepeated, since_ms: Some(900), retry: false });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::NotRepeated, since_ms: Some(900), retry: None });
     assert_eq!((next.record.caller, next.record.fingerprint), (record.caller, record.fingerprint));
 }
 
@@ -339,14 +340,15 @@ fn what_was_sent_again_and_lost_rests_anew() {
     let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::InDoubt(Cause::Broken), &policy(), Version(9)) else {
         panic!("it is uncertain")
     };
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None });
     let next = expire(&held(record, 31_000), &policy()).unwrap();
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: false });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None });
 }
 
 #[test]
 fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
-    let stands = record(State::Uncertain { cause: Cause::Broken, since_ms: None, retry: true }, OTHER);
+    const LOST: Fence = Fence(33);
+    let stands = record(State::Uncertain { cause: Cause::Broken, since_ms: None, retry: Some(LOST) }, OTHER);
     let over = Over::Doubt { version: stands.version, since_ms: 900, opened_unix_ms: 4 };
     let claim = Claim { fence: OWN, record: claim(&asked(), over, Version(1), 5, &policy()).record };
     assert_eq!((claim.record.version, claim.record.opened_unix_ms), (stands.version.next(), 4));
@@ -354,7 +356,7 @@ fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
         panic!("what it claimed over is written anew")
     };
     assert_eq!((next.record.version, next.record.fence), (stands.version.after_next(), OTHER));
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: true });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: Some(LOST) });
     let moved = Record { version: Version(40), ..stands };
     assert_eq!(settle(Some(&moved), &claim, &Outcome::NeverSent, &policy(), Version(9)), Settlement::Stale);
 }
@@ -384,7 +386,7 @@ fn a_lease_that_ends_makes_uncertain_and_never_absent() {
     assert_eq!(expire(&running, &policy()), None);
     let over = held(record(in_flight(), OTHER), 31_000);
     let next = expire(&over, &policy()).unwrap();
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: false });
+    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None });
     assert_eq!((next.record.fence, next.record.version), (OTHER, Version(9)), "its claimant may still complete it");
     for state in [uncertain(), completed(), State::Released, State::Expired] {
         assert_eq!(expire(&held(record(state, OTHER), 99_000), &policy()), None);
@@ -413,7 +415,7 @@ fn an_operator_releases_only_after_the_lost_request_has_had_its_time() {
     assert_eq!(decide(uncertain(), 31_000), Err(Denied::TooEarly { wait: 30 * SECOND }));
     assert_eq!(decide(uncertain(), 60_999), Err(Denied::TooEarly { wait: Duration::from_millis(1) }));
     assert_eq!(decide(uncertain(), 61_000).unwrap().record.state, State::Released);
-    let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500), retry: false };
+    let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500), retry: None };
     assert_eq!(decide(earlier, 60_500).unwrap().record.state, State::Released, "an older doubt counts from its own time");
 }
 

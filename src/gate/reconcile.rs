@@ -162,5 +162,5 @@ impl Gate {
 
 /// Whether an operation is uncertain, and nobody has decided about it yet.
 fn waits(held: &Held) -> bool {
-    matches!(held.record.state, State::Uncertain { retry: false, .. })
+    matches!(held.record.state, State::Uncertain { retry: None, .. })
 }

@@ -22,6 +22,8 @@ const FORMAT_WITH_EXTRAS: u8 = 2;
 
 const EXTRA_LEAVES: u8 = 1;
 const EXTRA_SPAN: u8 = 2;
+/// The fence of the lost attempt, 8 bytes, where an operator's retry has another.
+const EXTRA_LOST: u8 = 3;
 
 const IN_FLIGHT: u8 = 1;
 const UNCERTAIN: u8 = 2;
@@ -90,7 +92,7 @@ pub fn encode(record: &Record) -> Encoded {
         State::Expired => EXPIRED,
     };
     let mut out = BytesMut::with_capacity(160 + reply_size(&record.state));
-    let extras = encode_extras(&record.extras);
+    let extras = encode_extras(record);
     let format = if extras.is_empty() { FORMAT } else { FORMAT_WITH_EXTRAS };
     out.put_u8(format);
     out.put_u32(0);
@@ -112,7 +114,7 @@ pub fn encode(record: &Record) -> Encoded {
                 Cause::Stopped => (5, 0),
                 Cause::NotRepeated => (6, 0),
             };
-            out.put_u8(if *retry { tag | RETRY } else { tag });
+            out.put_u8(if retry.is_some() { tag | RETRY } else { tag });
             out.put_u16(status);
             put_time(&mut out, *since_ms);
         }
@@ -162,7 +164,8 @@ fn put_text(out: &mut BytesMut, text: &[u8]) {
     out.put_slice(text);
 }
 
-fn encode_extras(extras: &Extras) -> BytesMut {
+fn encode_extras(record: &Record) -> BytesMut {
+    let extras = &record.extras;
     let mut out = BytesMut::new();
     if let Some(leaves) = &extras.leaves {
         out.put_u8(EXTRA_LEAVES);
@@ -171,6 +174,12 @@ fn encode_extras(extras: &Extras) -> BytesMut {
     if let Some(SpanId { trace, span }) = &extras.span {
         out.put_u8(EXTRA_SPAN);
         put_text(&mut out, &[&trace[..], span].concat());
+    }
+    if let State::Uncertain { retry: Some(lost), .. } = record.state
+        && lost != record.fence
+    {
+        out.put_u8(EXTRA_LOST);
+        put_text(&mut out, &lost.0.to_be_bytes());
     }
     out
 }
@@ -240,7 +249,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let fingerprint = rest.option()?.map(Fingerprint::from_bytes);
     let caller = rest.option()?.map(Caller::from_bytes);
     let opened_unix_ms = rest.u64()?;
-    let extras = if format == FORMAT { Extras::default() } else { Reader(rest.text()?).extras()? };
+    let (extras, lost) = if format == FORMAT { Default::default() } else { Reader(rest.text()?).extras()? };
     let state = match head[16] {
         IN_FLIGHT => State::InFlight { doubt_since_ms: rest.time()? },
         UNCERTAIN => {
@@ -254,7 +263,9 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
                 6 => Cause::NotRepeated,
                 _ => return Err(CodecError::Malformed),
             };
-            State::Uncertain { cause, since_ms: rest.time()?, retry: tag & RETRY != 0 }
+            // Earlier versions wrote a retry under the lost attempt's own fence.
+            let retry = (tag & RETRY != 0).then(|| lost.unwrap_or(head_fence(head)));
+            State::Uncertain { cause, since_ms: rest.time()?, retry }
         }
         COMPLETED => {
             let by = match rest.u8()? {
@@ -347,17 +358,22 @@ impl Reader {
         }
     }
 
-    fn extras(&mut self) -> Result<Extras, CodecError> {
-        let mut extras = Extras::default();
+    /// Returns the extras, and the fence of a lost attempt.
+    fn extras(&mut self) -> Result<(Extras, Option<Fence>), CodecError> {
+        let (mut extras, mut lost) = (Extras::default(), None);
         while !self.0.is_empty() {
             let (tag, content) = (self.u8()?, self.text()?);
             match tag {
                 EXTRA_LEAVES => extras.leaves = Some(content),
                 EXTRA_SPAN => extras.span = Some(span(&content)?),
+                EXTRA_LOST => {
+                    let fence = content.as_ref().try_into().map_err(|_| CodecError::Malformed)?;
+                    lost = Some(Fence(u64::from_be_bytes(fence)));
+                }
                 _ => {}
             }
         }
-        Ok(extras)
+        Ok((extras, lost))
     }
 
     fn reply(&mut self) -> Result<Reply, CodecError> {

@@ -11,7 +11,7 @@ fn completed() -> State {
 }
 
 fn uncertain(cause: Cause) -> State {
-    State::Uncertain { cause, since_ms: None, retry: false }
+    State::Uncertain { cause, since_ms: None, retry: None }
 }
 
 fn record(state: State) -> Record {

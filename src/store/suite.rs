@@ -17,10 +17,12 @@ use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, ReplyBody, Se
 
 mod log;
 mod stage;
+mod writes;
 
 pub(crate) use log::*;
 use stage::PATIENCE;
 pub(crate) use stage::{Stage, Time};
+pub(crate) use writes::*;
 
 /// Longer than any story takes, also with real time and on a busy machine.
 const LONG: Duration = Duration::from_secs(600);
@@ -54,7 +56,7 @@ fn marker(version: u64, fence: u64) -> Record {
 }
 
 fn uncertain(version: u64, fence: u64) -> Record {
-    record(version, fence, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: false })
+    record(version, fence, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None })
 }
 
 /// A result whose version and fence are `version`.
@@ -426,7 +428,7 @@ pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
     let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored };
     let states = [
         State::InFlight { doubt_since_ms: Some(5) },
-        State::Uncertain { cause: Cause::Status(504), since_ms: Some(6), retry: false },
+        State::Uncertain { cause: Cause::Status(504), since_ms: Some(6), retry: Some(Fence(9)) },
         State::Completed { reply: Arc::new(not_stored), by: Settler::Upstream },
         State::Expired,
     ];
@@ -449,6 +451,7 @@ macro_rules! stories {
             a_write_names_the_version_it_replaces
             versions_and_fences_use_all_their_bits
             a_write_said_twice_is_stored_once
+            an_operators_retry_and_a_late_uncertain_are_two_writes
             a_late_claim_meets_the_marker_and_is_refused
             a_marker_is_replaced_only_by_naming_its_version
             a_renewal_moves_the_due_time_and_no_version

@@ -74,7 +74,7 @@ impl Bridge {
     pub fn record(&self, entry: &Entry) -> Record {
         let state = match entry.stand {
             Stand::InFlight(since) => record::State::InFlight { doubt_since_ms: since.map(ago) },
-            Stand::Uncertain(since) => record::State::Uncertain { cause: Cause::Broken, since_ms: since.map(ago), retry: false },
+            Stand::Uncertain(since) => record::State::Uncertain { cause: Cause::Broken, since_ms: since.map(ago), retry: None },
             Stand::Completed(answer) => record::State::Completed { reply: self.reply(answer), by: Settler::Upstream },
             Stand::Released => record::State::Released,
         };

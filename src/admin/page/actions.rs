@@ -113,7 +113,7 @@ pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Dura
 
 /// Whether somebody has decided that the next duplicate runs, and none has come yet.
 fn is_let_run(held: &Held) -> bool {
-    matches!(held.record.state, State::Uncertain { retry: true, .. })
+    matches!(held.record.state, State::Uncertain { retry: Some(_), .. })
 }
 
 /// What can be done, in a few words.

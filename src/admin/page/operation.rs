@@ -210,7 +210,7 @@ fn standing(held: &Held, now: u64) -> Markup {
             }
             Standing::Uncertain { cause, retry, .. } => {
                 div { dt { "Why uncertain" } dd { (cause.describe()) } }
-                @if *retry { div { dt { "Decided" } dd { "the next duplicate runs" } } }
+                @if retry.is_some() { div { dt { "Decided" } dd { "the next duplicate runs" } } }
             }
             Standing::Completed { reply, by } => {
                 div { dt { "Result" } dd { (reply.status.as_u16()) " " (reply.status.canonical_reason().unwrap_or_default()) } }

@@ -30,7 +30,7 @@ fn what_is_settled_has_its_own_version_and_keeps_no_key_and_a_marker_nothing_at_
     assert_eq!(settled(Outcome::Answered(whole(201))), done);
     let marker = Record { version: Version(8), ..record(State::Released, OWN) };
     assert_eq!(settled(Outcome::NeverSent), marker);
-    let doubt = State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false };
+    let doubt = State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None };
     assert_eq!(settled(Outcome::InDoubt(Cause::Broken)), Record { version: Version(8), state: doubt, ..running.clone() });
 }
 
@@ -46,14 +46,33 @@ fn a_decision_has_its_own_version_and_fence_and_keeps_a_key_only_where_an_outcom
     };
     assert_eq!(decided(doubted(), Decision::Resolve(whole(201))), Ok(by(Settler::Operator)));
     assert_eq!(decided(doubted(), Decision::Found(whole(201))), Ok(by(Settler::Probe)));
-    let retry = State::Uncertain { cause: Cause::Broken, since_ms: Some(1000), retry: true };
-    // The lost attempt's answer, if it still comes before a duplicate runs, is the result: so its fence stays.
-    assert_eq!(decided(doubted(), Decision::Retry), Ok(Record { version: Version(8), state: retry, ..doubted() }));
+    let retry = State::Uncertain { cause: Cause::Broken, since_ms: Some(1000), retry: Some(OTHER) };
+    let retried = Record { version: Version(8), fence: Fence(3), state: retry.clone(), ..doubted() };
+    assert_eq!(decided(doubted(), Decision::Retry), Ok(retried));
+    // A second decision names the attempt that was lost, and not the first decision.
+    let once_more = Record { fence: Fence(2), state: retry.clone(), ..doubted() };
+    let expected = Record { version: Version(8), fence: Fence(3), state: retry, ..doubted() };
+    assert_eq!(decided(once_more, Decision::Retry), Ok(expected));
     let marker = Record { version: Version(8), ..record(State::Released, Fence(3)) };
     assert_eq!(decided(doubted(), Decision::Release), Ok(marker));
     let result = Record { kept: KEPT, ..record(completed(), OTHER) };
     let gone = Record { version: Version(8), fence: Fence(3), kept: None, state: State::Expired, ..result.clone() };
     assert_eq!(decided(result, Decision::Expire), Ok(gone));
+}
+
+#[test]
+fn the_lost_attempt_may_settle_after_an_operators_retry_until_a_duplicate_runs() {
+    let claim = Claim { fence: OWN, record: record(in_flight(), OWN) };
+    let retried = |lost| record(State::Uncertain { cause: Cause::Broken, since_ms: Some(1000), retry: Some(lost) }, Fence(3));
+    let settled = |record: &Record, outcome| settle(Some(record), &claim, &outcome, &policy(), Version(99));
+    let answered = Record { version: Version(8), state: completed(), ..record(in_flight(), OWN) };
+    assert_eq!(written(settled(&retried(OWN), Outcome::Answered(whole(201)))), answered);
+    let doubt = Record { version: Version(8), ..record(uncertain(), OWN) };
+    assert_eq!(written(settled(&retried(OWN), Outcome::InDoubt(Cause::Broken))), doubt, "its request may sit in a queue");
+    let running = record(State::InFlight { doubt_since_ms: Some(1000) }, OTHER);
+    for stands in [retried(OTHER), running] {
+        assert_eq!(settled(&stands, Outcome::Answered(whole(201))), Settlement::Stale);
+    }
 }
 
 #[test]

@@ -36,7 +36,9 @@ fn reply(body: ReplyBody) -> Arc<Reply> {
 
 /// Every kind of record there is, by the name of its golden file.
 fn golden() -> Vec<(&'static str, Record)> {
-    let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms, retry: false });
+    let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms, retry: None });
+    let retried =
+        |lost| base(State::Uncertain { cause: Cause::TimedOut, since_ms: Some(1_764_000_000_456), retry: Some(Fence(lost)) });
     let whole = ReplyBody::Whole(Bytes::from_static(b"{\"id\":\"pay_1\",\"amount\":9007199254740993}"));
     let more = ReplyBody::Whole(Bytes::from_static(b"{}"));
     let marker = Record { fingerprint: None, caller: None, ..base(State::Released) };
@@ -48,6 +50,8 @@ fn golden() -> Vec<(&'static str, Record)> {
         ("uncertain-status", uncertain(Cause::Status(503), None)),
         ("uncertain-lease-ended", uncertain(Cause::LeaseEnded, None)),
         ("uncertain-stopped", uncertain(Cause::Stopped, None)),
+        ("uncertain-retried", retried(0x1112_1314_1516_1718)),
+        ("uncertain-retried-with-extras", retried(7)),
         ("completed", base(State::Completed { reply: reply(whole), by: Settler::Upstream })),
         ("completed-empty", base(State::Completed { reply: reply(ReplyBody::Whole(Bytes::new())), by: Settler::Operator })),
         ("completed-not-stored", base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream })),
@@ -134,7 +138,7 @@ fn an_extra_that_is_not_known_is_passed_over_and_a_damaged_one_is_an_error() {
     let known = &content[begin + 4..];
     assert_eq!(with(known).unwrap().extras, extras());
     assert_eq!(with(&[&[9, 0, 0, 0, 2, 1, 1], known].concat()).unwrap().extras, extras());
-    for damaged in [&[1][..], &[1, 0, 0, 0, 9, 1], &[2, 0, 0, 0, 1, 7], &[2, 0, 0, 0, 23]] {
+    for damaged in [&[1][..], &[1, 0, 0, 0, 9, 1], &[2, 0, 0, 0, 1, 7], &[2, 0, 0, 0, 23], &[3, 0, 0, 0, 1, 7]] {
         assert_eq!(with(damaged), Err(CodecError::Malformed), "{damaged:?}");
     }
 }
@@ -310,7 +314,11 @@ fn states() -> impl Strategy<Value = State> {
     });
     prop_oneof![
         time.clone().prop_map(|doubt_since_ms| State::InFlight { doubt_since_ms }),
-        (cause, time, any::<bool>()).prop_map(|(cause, since_ms, retry)| State::Uncertain { cause, since_ms, retry }),
+        (cause, time, any::<Option<u64>>()).prop_map(|(cause, since_ms, retry)| State::Uncertain {
+            cause,
+            since_ms,
+            retry: retry.map(Fence)
+        }),
         completed,
         Just(State::Released),
         Just(State::Expired)
