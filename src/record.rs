@@ -208,8 +208,13 @@ impl Record {
     /// share them: an operator's decision has a fence of its own, an attempt writes each state once, and who writes under
     /// another's fence skips a version.
     pub fn is_same_write(&self, other: &Record) -> bool {
+        self.version == other.version && self.is_same_state(other)
+    }
+
+    /// Whether both are of the same attempt and in the same state, in whatever versions.
+    pub fn is_same_state(&self, other: &Record) -> bool {
         let state = |record: &Record| std::mem::discriminant(&record.state);
-        (self.version, self.fence, state(self)) == (other.version, other.fence, state(other))
+        (self.fence, state(self)) == (other.fence, state(other))
     }
 }
 

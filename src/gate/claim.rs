@@ -24,7 +24,7 @@ use super::{Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::event::Context;
 use crate::key::Slot;
-use crate::record::{Extras, Fence, Held, Reply, SpanId, State, Version};
+use crate::record::{Extras, Fence, Held, Lifetime, Reply, SpanId, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
 
@@ -294,7 +294,10 @@ impl Gate {
                 own.known();
                 Ok(Tried::Held(held))
             }
-            Err(StoreError::MaybeApplied(_)) => Box::pin(self.read_back(policy, slot, asked, over, own, rule())).await,
+            Err(StoreError::MaybeApplied(_)) => {
+                let unanswered = Unanswered { own, over, lifetime: next.lifetime, rule: rule() };
+                Box::pin(self.read_back(policy, slot, asked, unanswered, told)).await
+            }
             Err(StoreError::NotApplied(why)) => {
                 own.known();
                 self.meter.store_errors.inc();
@@ -348,20 +351,24 @@ impl Gate {
         policy: &Policy,
         slot: &Slot,
         asked: &Asked,
-        over: Over,
-        own: Unconfirmed<'_>,
-        rule: Arc<SendRule>,
+        unanswered: Unanswered<'_>,
+        told: impl Fn() -> Context + Send + Sync,
     ) -> Result<Tried, Problem> {
         self.meter.store_errors.inc();
+        let Unanswered { own, over, lifetime, rule } = unanswered;
         let held = match self.store.load(slot).await {
             Ok(held) => held,
             Err(error @ StoreError::Corrupt(_)) => return Err(self.store_failed(slot, &error)),
             Err(_) => return Ok(Tried::Unknown(Some(own.known()))),
         };
         match admit(held.as_ref(), asked, policy) {
-            Admission::Run if rule.allows() => Ok(Tried::Stands(own.known(), rule)),
+            // Written once more, which changes nothing there: a store may restore after a loss only what it has confirmed.
+            Admission::Run => match self.write(slot, over.version(), (&own.claim.record, lifetime), policy, told).await {
+                Ok(Swap::Stored) if rule.allows() => Ok(Tried::Stands(own.known(), rule)),
+                _ => Ok(Tried::Unknown(Some(own.known()))),
+            },
             // Nothing, or a marker: the claim may still arrive there.
-            Admission::Run | Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
+            Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
             // What it claimed over still stands.
             _ if over.version().is_some_and(|over| held.as_ref().is_some_and(|held| held.record.version == over)) => {
                 Ok(Tried::Unknown(Some(own.known())))
@@ -410,6 +417,14 @@ impl Gate {
         tracing::debug!(operation = %slot, %error, "a store call failed");
         Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }
     }
+}
+
+/// A claim whose answer is lost, and what it takes to write it again.
+struct Unanswered<'g> {
+    own: Unconfirmed<'g>,
+    over: Over,
+    lifetime: Lifetime,
+    rule: Arc<SendRule>,
 }
 
 /// A claim on its way. A request whose client leaves is dropped in the middle of it, and nobody would then run or settle

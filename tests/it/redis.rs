@@ -251,3 +251,64 @@ fn a_store_that_restarts_empty_gets_back_what_the_gateways_hold() {
     assert_eq!(upstream.executed(), 2);
     assert_eq!(redis.cli(&["exists", "onceward:{p0}:epoch", "onceward:{p255}:epoch"]), "2");
 }
+
+/// Settings under which a server may serve where nothing may be lost; its file is, as all of it, lost in these stories.
+const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
+
+/// A request runs at a slow upstream; the server hangs while duplicates come to these gateways; then it is killed and comes
+/// back without anything. The request gets its answer, and a retry at any gateway gets the same.
+fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &str, settings: &[&str], gateways: usize) {
+    let upstream = Upstream::start();
+    let mut redis = RedisServer::with(crate::harness::free_port(), settings);
+    let store = format!("[store]\ntimeout = \"1s\"\ndurability = \"{durability}\"\n");
+    let gateways: Vec<_> = (0..gateways).map(|_| Gateway::on(upstream.port, &redis.url(), &store, ROUTES)).collect();
+    let pay = Request::pay("k", "{}");
+    until("keys to run", || Request::pay("before", "{}").send(gateways[0].port).status == 201);
+    let first = pay.clone().act("hold").send_aside(gateways[0].port);
+    upstream.reached(2);
+    redis.signal("STOP");
+    let duplicates: Vec<_> = gateways.iter().flat_map(|gateway| [0, 1].map(|_| pay.send_aside(gateway.port))).collect();
+    for duplicate in duplicates {
+        assert_eq!(duplicate.join().unwrap().problem(), "store-unavailable");
+    }
+    for gateway in &gateways {
+        // Only a claim that may have been carried out is given up.
+        until("a duplicate's claim to be given up", || gateway.metric("onceward_unsettled_in_background") >= 1.0);
+    }
+    let port = redis.port;
+    redis.kill();
+    let redis = RedisServer::with(port, settings);
+    for gateway in &gateways {
+        until("duplicates to be told that it runs", || {
+            let told = pay.send(gateway.port);
+            assert!(told.status != 201, "it was executed again: {told:?}");
+            told.problem() == "in-flight"
+        });
+    }
+    let given_up = |gateway: &Gateway| gateway.metric("onceward_unsettled_in_background") == 0.0;
+    until("what was given up to be settled", || gateways.iter().all(given_up));
+    assert_eq!(upstream.executed(), 2);
+    upstream.release();
+    let first = first.join().unwrap();
+    assert_eq!((first.status, first.replayed()), (201, false), "{first:?}");
+    for gateway in &gateways {
+        until("the answer to be replayed", || {
+            let again = pay.send(gateway.port);
+            again.status == 201
+        });
+        let again = pay.send(gateway.port);
+        assert!(again.replayed() && again.body == first.body, "{again:?}");
+    }
+    assert_eq!(upstream.executed(), 2);
+    drop(redis);
+}
+
+#[test]
+fn duplicates_at_a_hung_store_take_nothing_from_who_runs_when_it_comes_back_empty() {
+    a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs("warn", &[], 1);
+}
+
+#[test]
+fn under_strict_neither_do_duplicates_at_another_gateway_where_the_servers_file_is_lost() {
+    a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs("strict", &ON_DISK, 2);
+}

@@ -20,13 +20,13 @@ use redis::aio::MultiplexedConnection;
 use tokio::sync::Notify;
 use tokio::time::{Instant, sleep, timeout, timeout_at};
 
-use super::holdings::{Holding, is_later};
-use super::link::Ask;
+use super::holdings::{Assertion, Holding};
+use super::link::{Ask, Failure};
 use super::servers::{Group, ask_whole};
 use super::write::{Change, Written};
 use super::{Redis, array, fault, layout, time_ms, unexpected};
 use crate::key::{PARTITIONS, Slot};
-use crate::record::decode;
+use crate::record::{Held, Record, Version, decode, encode};
 use crate::store::{StoreError, Swap};
 
 /// How long new operations are refused, under "strict", after the servers may have lost something: several times what the
@@ -38,6 +38,9 @@ const PERIOD: Duration = Duration::from_secs(1);
 
 /// Before a pass that failed is repeated.
 const AGAIN: Duration = Duration::from_millis(50);
+
+/// How often one record is looked at again because its slot changes meanwhile.
+const LOOKS_MAX: usize = 8;
 
 /// Records written again at once.
 const ASSERTIONS_AT_ONCE: usize = 64;
@@ -191,6 +194,11 @@ impl Epochs {
         self.looked.notify_waiters();
     }
 
+    /// What a partition's claims go by now; `None` while it is being found out.
+    pub(super) fn current(&self, partition: u16) -> Option<Standing> {
+        self.known(partition).standing
+    }
+
     /// A partition's server is not what this standing says.
     pub(super) fn doubt(&self, partition: u16, standing: &Standing) {
         self.change(partition, |known| {
@@ -217,13 +225,17 @@ pub(super) async fn keep(store: Weak<Redis>, wanted: Arc<Notify>) {
 impl Redis {
     /// Finds out what claims go by, wherever it is not known; elsewhere, looks whether it still holds.
     async fn look_at_epochs(&self) -> Result<(), StoreError> {
+        let begun = Instant::now();
         // One server that doesn't answer keeps nobody from the others.
         let looks = self.servers.groups().into_iter().map(async |group| {
             let done = self.look_at(&group).await;
             self.epochs.looked_at(&group.partitions, &done);
             done
         });
-        futures_util::future::join_all(looks).await.into_iter().collect()
+        futures_util::future::join_all(looks).await.into_iter().collect::<Result<(), _>>()?;
+        self.servers.complete()?;
+        self.holdings.intact_at(begun);
+        Ok(())
     }
 
     async fn look_at(&self, group: &Group) -> Result<(), StoreError> {
@@ -244,13 +256,23 @@ impl Redis {
         }
     }
 
-    /// Whether a partition's server has another epoch than its claims go by, or none.
-    pub(super) async fn is_forgotten(&self, partition: u16) -> Result<bool, StoreError> {
-        let Some(standing) = self.epochs.known(partition).standing else { return Ok(true) };
+    /// Whether a partition's server may have lost records since its claims went by `before`: it was found out anew since,
+    /// or is in doubt now.
+    pub(super) async fn may_have_lost(&self, partition: u16, before: Option<Standing>) -> Result<bool, StoreError> {
+        Ok(self.epochs.current(partition) != before || self.is_forgotten(partition).await?)
+    }
+
+    /// Whether a partition's server has another history of writes or another epoch than its claims go by, or none.
+    async fn is_forgotten(&self, partition: u16) -> Result<bool, StoreError> {
+        let Some(standing) = self.epochs.current(partition) else { return Ok(true) };
         let mut get = redis::cmd("GET");
         get.arg(layout::epoch_key(partition));
-        let found = self.command(partition, &get).await?;
-        let forgotten = epoch(&found) != Some(standing.epoch);
+        // A replica that was promoted has the epoch, and may lack records all the same.
+        let forgotten = match self.servers.call(partition, Ask::One(&get), Some(standing.generation), self.deadline()).await {
+            Ok(found) => epoch(&found) != Some(standing.epoch),
+            Err(Failure::Replaced) => true,
+            Err(failure) => return Err(failure.into()),
+        };
         if forgotten {
             self.epochs.doubt(partition, &standing);
         }
@@ -310,7 +332,7 @@ impl Redis {
         partitions: impl Iterator<Item = u16>,
         now_ms: u64,
     ) -> Result<(), StoreError> {
-        let name = getrandom::u64().map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
+        let name = random()?;
         let fresh = [name.to_be_bytes(), now_ms.to_be_bytes()].concat();
         let mut beginning = redis::pipe();
         for partition in partitions {
@@ -332,28 +354,53 @@ impl Redis {
     }
 
     async fn assert_one(&self, slot: Slot, holding: Holding) -> Result<(), StoreError> {
-        let record = decode(&holding.encoded.head, holding.encoded.payload.clone())?;
+        let mut record = decode(&holding.encoded.head, holding.encoded.payload.clone())?;
+        let mut encoded = holding.encoded.clone();
         let mut expected = None;
-        loop {
-            let Holding { encoded, lifetime, event, .. } = &holding;
-            let change = Change { slot: &slot, expected, next: &record, encoded, lifetime: *lifetime, event };
-            match self.swap_script(&change, None, self.deadline()).await? {
-                Written::Swapped(Swap::Stale(Some(stands))) => {
-                    let version = stands.record.version;
-                    // What the server went on with is an earlier state of the same operation.
-                    if expected != Some(version) && holding.follows(version) {
-                        expected = Some(version);
-                        continue;
-                    }
-                    if !is_later(version, record.version) {
-                        tracing::error!(operation = %slot, "the store lost this operation and it was begun again: it may have been executed twice");
-                    }
-                    self.holdings.superseded(&slot);
+        for _ in 0..LOOKS_MAX {
+            let (lifetime, event) = (holding.lifetime, holding.event.clone());
+            let change = Change { slot: &slot, expected, next: &record, encoded: encoded.clone(), lifetime, event };
+            let stands = match self.swap_script(&change, None, self.deadline()).await {
+                Ok(Written::Swapped(Swap::Stored)) => {
+                    let Change { encoded, event, .. } = change;
+                    self.holdings.acknowledged(&slot, &record, encoded, lifetime, event);
                     return Ok(());
                 }
-                _ => return Ok(()),
+                Ok(Written::Swapped(Swap::Stale(stands))) => stands,
+                Ok(Written::OtherEpoch) => return Err(unexpected()),
+                // A record that can't be read is not replaced, and must not keep all others from being written again.
+                Err(StoreError::Corrupt(error)) => {
+                    tracing::error!(operation = %slot, %error, "a record that the store may have lost can't be written again: what stands there can't be read");
+                    return Ok(());
+                }
+                Err(error) => return Err(error),
+            };
+            // Of what is gone meanwhile nothing is in the way any more.
+            let Some(Held { record: stands, .. }) = stands else {
+                expected = None;
+                continue;
+            };
+            match holding.assertion(&stands) {
+                Assertion::Forward(version) => expected = Some(version),
+                Assertion::Anew(version) => {
+                    expected = Some(version);
+                    record = Record { version: Version(random()?), ..record };
+                    encoded = encode(&record);
+                }
+                // Written again already, under another version, in a pass that failed later.
+                Assertion::Obsolete if stands.is_same_state(&record) => return Ok(()),
+                Assertion::Obsolete => {
+                    self.holdings.superseded(&slot, holding.version());
+                    return Ok(());
+                }
+                Assertion::BegunAgain => {
+                    tracing::error!(operation = %slot, "the store lost this operation and it was begun again: it may have been executed twice");
+                    self.holdings.superseded(&slot, holding.version());
+                    return Ok(());
+                }
             }
         }
+        Err(StoreError::NotApplied("a record that the store may have lost changes again and again".into()))
     }
 
     /// Until when new operations are refused: for a while after a change that was noticed here, and while an epoch is young,
@@ -363,6 +410,10 @@ impl Redis {
         let left = if met_again { self.epochs.quiet } else { self.epochs.quiet.saturating_sub(age) };
         (!left.is_zero()).then(|| Instant::now() + left)
     }
+}
+
+fn random() -> Result<u64, StoreError> {
+    getrandom::u64().map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))
 }
 
 fn report(lost: usize, met_again: usize) {

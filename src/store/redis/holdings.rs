@@ -1,8 +1,12 @@
-//! What this process wrote and the servers acknowledged, for as long as they may still forget it: claims under way, and
-//! everything else of the last seconds.
+//! Writes that this process made and the servers confirmed, kept for as long as the servers may still lose them: claims of
+//! running attempts, and all other writes of the last seconds.
 //!
-//! A server that fails over to a replica, or restarts from its disk, goes on without the last writes that it acknowledged. So
-//! they are kept here, and written again when that happened. Bounded: in bytes, and in time.
+//! A server that fails over to a replica, restarts from its disk or restarts empty goes on without writes that it
+//! confirmed. So they are kept here and written again afterwards. Bounded in bytes and in time.
+//!
+//! Danger: each entry is asserted as a fact. A write without an answer must never enter: it would displace the confirmed
+//! write of a running attempt, and after a loss the slot would get a claim that nobody runs. A confirmed write replaces an
+//! entry only if it is a later change of the same operation ([`Holding::assertion`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -11,11 +15,12 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::key::{Slot, Space};
-use crate::record::{Encoded, Fence, Lifetime, Version, head_fence, head_in_flight, head_version};
+use crate::record::{Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_in_flight, head_version};
 
-/// How long what is settled is held. Replicas are behind by less than a second unless something is wrong with them, and a
-/// server that syncs its file every second loses two at most.
-pub(super) const RECENT: Duration = Duration::from_secs(3);
+/// How long a write other than a claim is kept. Replicas are behind by less than a second unless something is wrong with
+/// them, and a server that syncs its file every second loses two at most. Time counts only up to the last moment at which
+/// the servers were seen to have their records ([`Holdings::intact_at`]): a hung server may be replaced much later.
+pub const RECENT: Duration = Duration::from_secs(3);
 
 /// Bytes held at most: some 4,000 operations, more than 1,000 a second for as long as they are held. Beyond, the oldest go
 /// first. It is what writing them again may take, too: a few tenths of a second, in which new operations wait.
@@ -27,29 +32,49 @@ const ENTRY_BYTES: usize = 400;
 /// A later change has a version so little further: versions of other operations in the slot are random.
 const LATER_MAX: u64 = 16;
 
-/// A record as it was acknowledged.
+/// A confirmed write.
 #[derive(Clone)]
-pub(super) struct Holding {
+pub struct Holding {
+    /// The record as it was written.
     pub encoded: Encoded,
+    /// Its life.
     pub lifetime: Lifetime,
-    /// What was appended to the event log with it.
+    /// The event that was appended to the log with it; empty: none.
     pub event: Vec<u8>,
+    /// When its operation began, in ms since 1970.
+    opened_unix_ms: u64,
+    is_marker: bool,
     until: Instant,
 }
 
-/// The holdings of a process.
-#[derive(Default)]
-pub(super) struct Holdings(Mutex<Inner>);
+/// What to do with a confirmed write after a loss, given the record that its slot has now.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Assertion {
+    /// The slot has an earlier state of the same operation, in this version: write over it.
+    Forward(Version),
+    /// The slot has the released marker of another attempt, in this version, written where this write was lost. The marker
+    /// permits the next request to run, so write over it. The written record gets a new random version: requests that
+    /// have read the marker name a version which may be one of this operation's own.
+    Anew(Version),
+    /// The slot has this write, a later change of the operation, or nothing that this write has to prevail over.
+    Obsolete,
+    /// Another attempt began or settled the operation after the loss: it may have been executed twice.
+    BegunAgain,
+}
 
-#[derive(Default)]
+/// The holdings of a process.
+pub struct Holdings(Mutex<Inner>);
+
 struct Inner {
+    /// The last moment at which the servers were seen to have all that they confirmed.
+    intact_at: Instant,
     /// While their lease runs, which renewals extend. As many as requests are under way: their own limit bounds them.
     claims: HashMap<Slot, Box<Holding>>,
     /// How many claims there may be until those whose lease is over are looked for.
     claims_until_swept: usize,
     settled: HashMap<Slot, Box<Holding>>,
     /// The settled ones in the order in which they end.
-    ends: VecDeque<(Instant, Slot, Version)>,
+    ends: VecDeque<(Instant, Slot)>,
     /// Of the settled ones.
     bytes: usize,
 }
@@ -58,17 +83,52 @@ struct Inner {
 const CLAIMS_MIN: usize = 1024;
 
 impl Holding {
-    pub(super) fn version(&self) -> Version {
+    fn new(record: &Record, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) -> Holding {
+        let span = if head_in_flight(&encoded.head) { lifetime.due.unwrap_or(RECENT) } else { RECENT };
+        Holding {
+            encoded,
+            lifetime,
+            event,
+            opened_unix_ms: record.opened_unix_ms,
+            is_marker: matches!(record.state, State::Released),
+            until: Instant::now() + span,
+        }
+    }
+
+    /// The record's version.
+    pub fn version(&self) -> Version {
         head_version(&self.encoded.head)
     }
 
-    pub(super) fn fence(&self) -> Fence {
+    /// The record's fence.
+    pub fn fence(&self) -> Fence {
         head_fence(&self.encoded.head)
     }
 
-    /// Whether this is a later change of the record that has this version.
-    pub(super) fn follows(&self, version: Version) -> bool {
-        is_later(self.version(), version)
+    /// Decides whether this write has to be made again where the slot has `stands`. Pure and total.
+    ///
+    /// Versions alone don't show which of two writes is the later one: after a loss both histories count on from the same
+    /// version. But only an attempt itself, or a decision about its operation, releases what it claimed. All other markers
+    /// are of attempts that never ran, so any other write prevails over them. A marker in turn prevails only over states
+    /// of its own operation: another attempt may be running by now.
+    pub fn assertion(&self, stands: &Record) -> Assertion {
+        let (own, other) = (self.version(), stands.version);
+        let same_operation = stands.fence == self.fence() || stands.opened_unix_ms == self.opened_unix_ms;
+        let may_be_earlier = match stands.state {
+            State::Released => true,
+            State::InFlight { .. } | State::Uncertain { .. } => same_operation || !self.is_marker,
+            State::Completed { .. } | State::Expired => same_operation,
+        };
+        let releases_it = stands.fence == self.fence() || same_operation && is_later(other, own);
+        if is_later(own, other) && may_be_earlier {
+            Assertion::Forward(other)
+        } else if matches!(stands.state, State::Released) && !self.is_marker && !releases_it {
+            Assertion::Anew(other)
+        } else if own == other || is_later(other, own) || same_operation || self.is_marker {
+            Assertion::Obsolete
+        } else {
+            Assertion::BegunAgain
+        }
     }
 
     fn weight(&self) -> usize {
@@ -77,57 +137,80 @@ impl Holding {
 }
 
 /// Whether a version is of a later change of the record that has the other one.
-pub(super) fn is_later(version: Version, than: Version) -> bool {
+fn is_later(version: Version, than: Version) -> bool {
     (1..=LATER_MAX).contains(&version.0.wrapping_sub(than.0))
 }
 
+impl Default for Holdings {
+    fn default() -> Holdings {
+        Holdings(Mutex::new(Inner {
+            intact_at: Instant::now(),
+            claims: HashMap::new(),
+            claims_until_swept: 0,
+            settled: HashMap::new(),
+            ends: VecDeque::new(),
+            bytes: 0,
+        }))
+    }
+}
+
 impl Holdings {
-    /// A write was acknowledged. Shadow records decide nothing and are not held.
-    pub(super) fn acknowledged(&self, slot: &Slot, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) {
+    /// A write was confirmed. It is kept unless the slot's entry would have to be written over it after a loss. Shadow
+    /// records decide nothing and are not kept.
+    pub fn acknowledged(&self, slot: &Slot, record: &Record, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) {
         if slot.space != Space::Enforced {
             return;
         }
-        let now = Instant::now();
         let in_flight = head_in_flight(&encoded.head);
-        let span = if in_flight { lifetime.due.unwrap_or(RECENT) } else { RECENT };
-        let holding = Box::new(Holding { encoded, lifetime, event, until: now + span });
+        let holding = Box::new(Holding::new(record, encoded, lifetime, event));
         let mut inner = self.lock();
+        let prevails = |held: &Holding| matches!(held.assertion(record), Assertion::Forward(_) | Assertion::Anew(_));
+        if inner.get(slot).is_some_and(|held| held.until > inner.intact_at && prevails(held)) {
+            return;
+        }
         inner.forget(slot);
         if in_flight {
             inner.claims.insert(*slot, holding);
-            inner.sweep(now);
+            inner.sweep();
         } else {
             inner.bytes += holding.weight();
-            inner.ends.push_back((holding.until, *slot, holding.version()));
+            inner.ends.push_back((holding.until, *slot));
             inner.settled.insert(*slot, holding);
-            inner.prune(now);
+            inner.prune();
         }
     }
 
-    /// A claim's lease was renewed.
-    pub(super) fn renewed(&self, slot: &Slot, fence: Fence, lease: Duration) {
+    /// The servers were seen, at this time or later, to have all that they confirmed before.
+    pub fn intact_at(&self, at: Instant) {
+        let mut inner = self.lock();
+        inner.intact_at = inner.intact_at.max(at);
+    }
+
+    /// The attempt of a claim renews its lease. Whatever the store answers, it runs, and its claim has to be asserted.
+    pub fn renewed(&self, slot: &Slot, fence: Fence, lease: Duration) {
         if let Some(holding) = self.lock().claims.get_mut(slot).filter(|holding| holding.fence() == fence) {
             holding.until = Instant::now() + lease;
         }
     }
 
-    /// The slot has another record.
-    pub(super) fn superseded(&self, slot: &Slot) {
-        self.lock().forget(slot);
+    /// The slot has a record that this version doesn't prevail over: it is kept no longer. A later entry stays.
+    pub fn superseded(&self, slot: &Slot, version: Version) {
+        let mut inner = self.lock();
+        if inner.get(slot).is_some_and(|held| held.version() == version) {
+            inner.forget(slot);
+        }
     }
 
     /// Whether this very record is held.
-    pub(super) fn holds(&self, slot: &Slot, is_it: impl Fn(&Holding) -> bool) -> bool {
-        let inner = self.lock();
-        inner.claims.get(slot).or_else(|| inner.settled.get(slot)).is_some_and(|holding| is_it(holding))
+    pub fn holds(&self, slot: &Slot, is_it: impl Fn(&Holding) -> bool) -> bool {
+        self.lock().get(slot).is_some_and(is_it)
     }
 
     /// What is held of some partitions.
-    pub(super) fn of(&self, partitions: &HashSet<u16>) -> Vec<(Slot, Holding)> {
-        let now = Instant::now();
+    pub fn of(&self, partitions: &HashSet<u16>) -> Vec<(Slot, Holding)> {
         let inner = self.lock();
         let all = inner.claims.iter().chain(&inner.settled);
-        let standing = all.filter(|(slot, holding)| holding.until > now && partitions.contains(&slot.partition()));
+        let standing = all.filter(|(slot, holding)| holding.until > inner.intact_at && partitions.contains(&slot.partition()));
         standing.map(|(slot, holding)| (*slot, Holding::clone(holding))).collect()
     }
 
@@ -137,27 +220,31 @@ impl Holdings {
 }
 
 impl Inner {
+    fn get(&self, slot: &Slot) -> Option<&Holding> {
+        self.claims.get(slot).or_else(|| self.settled.get(slot)).map(Box::as_ref)
+    }
+
     fn forget(&mut self, slot: &Slot) {
         self.claims.remove(slot);
         self.forget_settled(slot);
     }
 
     /// Drops claims whose lease is over: those of attempts that ended without being settled.
-    fn sweep(&mut self, now: Instant) {
+    fn sweep(&mut self) {
         if self.claims.len() > self.claims_until_swept.max(CLAIMS_MIN) {
-            self.claims.retain(|_, holding| holding.until > now);
+            self.claims.retain(|_, holding| holding.until > self.intact_at);
             self.claims_until_swept = 2 * self.claims.len();
         }
     }
 
     /// Drops the settled ones that have ended, and the oldest while there are too many.
-    fn prune(&mut self, now: Instant) {
-        while let Some((end, slot, version)) = self.ends.front().copied() {
-            if end > now && self.bytes <= BYTES_MAX {
+    fn prune(&mut self) {
+        while let Some((end, slot)) = self.ends.front().copied() {
+            if end > self.intact_at && self.bytes <= BYTES_MAX {
                 return;
             }
             self.ends.pop_front();
-            if self.settled.get(&slot).is_some_and(|holding| holding.version() == version) {
+            if self.settled.get(&slot).is_some_and(|holding| holding.until == end) {
                 self.forget_settled(&slot);
             }
         }
@@ -173,7 +260,7 @@ impl Inner {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::record::{Record, State, encode};
+    use crate::record::{Cause, encode};
     use crate::store::suite::{claim, completed, slot};
 
     const LEASE: Lifetime = Lifetime { keep: Duration::from_secs(600), due: Some(Duration::from_secs(30)), tombstone: None };
@@ -185,7 +272,18 @@ mod tests {
     }
 
     fn keep(holdings: &Holdings, n: u64, record: &Record, lifetime: Lifetime) {
-        holdings.acknowledged(&slot(Space::Enforced, n), encode(record), lifetime, Vec::new());
+        holdings.acknowledged(&slot(Space::Enforced, n), record, encode(record), lifetime, Vec::new());
+    }
+
+    /// Time passes, and the servers still have their records.
+    async fn pass(holdings: &Holdings, span: Duration) {
+        tokio::time::advance(span).await;
+        holdings.intact_at(Instant::now());
+    }
+
+    /// A record of a history that began with `first`, so many changes later.
+    fn record(first: u64, changes: u64, fence: u64, opened_unix_ms: u64, state: State) -> Record {
+        Record { version: Version(first + changes), fence: Fence(fence), opened_unix_ms, state, ..claim(0, 0) }
     }
 
     #[tokio::test(start_paused = true)]
@@ -193,14 +291,66 @@ mod tests {
         let holdings = Holdings::default();
         let running = claim(7, 1);
         keep(&holdings, 1, &running, LEASE);
-        tokio::time::advance(Duration::from_secs(29)).await;
+        pass(&holdings, Duration::from_secs(29)).await;
         holdings.renewed(&slot(Space::Enforced, 1), running.fence, Duration::from_secs(30));
-        tokio::time::advance(Duration::from_secs(29)).await;
+        pass(&holdings, Duration::from_secs(29)).await;
         assert_eq!(of(&holdings, 1), [running.version], "renewed");
-        let result = Record { version: running.version.next(), ..completed(8) };
+        let result = Record { version: running.version.next(), fence: running.fence, ..completed(8) };
         keep(&holdings, 1, &result, KEEP);
         assert_eq!(of(&holdings, 1), [result.version], "the latest change alone");
-        tokio::time::advance(RECENT).await;
+        pass(&holdings, RECENT).await;
+        assert_eq!(of(&holdings, 1), []);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn while_the_servers_are_not_seen_to_have_their_records_nothing_is_let_go() {
+        let holdings = Holdings::default();
+        keep(&holdings, 1, &claim(7, 1), LEASE);
+        keep(&holdings, 2, &completed(9), KEEP);
+        tokio::time::advance(Duration::from_secs(600)).await;
+        keep(&holdings, 3, &completed(11), KEEP);
+        assert_eq!([of(&holdings, 1), of(&holdings, 2)], [[Version(7)], [Version(9)]], "a hung server may be replaced late");
+        pass(&holdings, Duration::ZERO).await;
+        assert_eq!([of(&holdings, 1), of(&holdings, 2)], [[], []]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn what_is_confirmed_again_is_kept_as_long_as_any_other() {
+        let holdings = Holdings::default();
+        keep(&holdings, 1, &completed(1), KEEP);
+        pass(&holdings, RECENT / 2).await;
+        keep(&holdings, 1, &completed(1), KEEP);
+        pass(&holdings, RECENT / 2).await;
+        keep(&holdings, 2, &completed(2), KEEP);
+        assert_eq!(of(&holdings, 1), [Version(1)]);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_running_claim_stays_when_a_duplicates_marker_lands_in_its_lost_slot() {
+        let holdings = Holdings::default();
+        let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
+        keep(&holdings, 1, &running, LEASE);
+        for marker in [record(900, 0, 2, 20, State::Released), record(100, 1, 2, 20, State::Released)] {
+            keep(&holdings, 1, &marker, KEEP);
+            assert_eq!(of(&holdings, 1), [running.version], "{:?}", marker.version);
+        }
+        let own = record(500, 0, 1, 10, State::Released);
+        keep(&holdings, 1, &own, KEEP);
+        assert_eq!(of(&holdings, 1), [own.version], "the attempt itself gave it up");
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_answer_that_is_processed_late_displaces_no_later_change() {
+        let holdings = Holdings::default();
+        let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
+        let result = Record { version: Version(102), fence: Fence(1), opened_unix_ms: 10, ..completed(0) };
+        keep(&holdings, 1, &result, KEEP);
+        for late in [running, record(100, 1, 1, 10, uncertain())] {
+            keep(&holdings, 1, &late, LEASE);
+            holdings.superseded(&slot(Space::Enforced, 1), late.version);
+            assert_eq!(of(&holdings, 1), [result.version]);
+        }
+        holdings.superseded(&slot(Space::Enforced, 1), result.version);
         assert_eq!(of(&holdings, 1), []);
     }
 
@@ -210,7 +360,7 @@ mod tests {
         keep(&holdings, 0, &claim(1, 1), LEASE);
         let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
         for n in 1..=40 {
-            holdings.acknowledged(&slot(Space::Enforced, n), large.clone(), KEEP, Vec::new());
+            holdings.acknowledged(&slot(Space::Enforced, n), &completed(2), large.clone(), KEEP, Vec::new());
         }
         let inner = holdings.lock();
         assert!(inner.bytes <= BYTES_MAX && inner.settled.len() == 15, "{} in {} bytes", inner.settled.len(), inner.bytes);
@@ -224,26 +374,68 @@ mod tests {
         for n in 0..=1024 {
             keep(&holdings, n, &claim(n, n), LEASE);
         }
-        tokio::time::advance(Duration::from_secs(31)).await;
+        pass(&holdings, Duration::from_secs(31)).await;
         for n in 2000..4100 {
             keep(&holdings, n, &claim(n, n), LEASE);
         }
         assert!(holdings.lock().claims.len() <= 2100);
     }
 
+    fn uncertain() -> State {
+        State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false }
+    }
+
+    fn result() -> State {
+        completed(1).state
+    }
+
     #[test]
-    fn only_a_later_change_of_the_same_record_follows() {
-        let held = Holding { encoded: encode(&completed(1)), lifetime: KEEP, event: Vec::new(), until: Instant::now() };
-        let version = held.version();
-        let before = |n: u64| Version(version.0.wrapping_sub(n));
-        assert!(held.follows(before(1)) && held.follows(before(2)));
-        assert!(!held.follows(version) && !held.follows(version.next()) && !held.follows(before(LATER_MAX + 1)));
+    fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran() {
+        use Assertion::{Anew, BegunAgain, Forward, Obsolete};
+        let in_flight = State::InFlight { doubt_since_ms: None };
+        let asserted = |held: Record, stands: Record| Holding::new(&held, encode(&held), LEASE, Vec::new()).assertion(&stands);
+        // A history counts from 100. The attempt has fence 1 and began at 10; others have fence 2 and began at 20.
+        let own = |changes, state: &State| record(100, changes, 1, 10, state.clone());
+        let other = |changes, state: &State| record(100, changes, 2, 20, state.clone());
+        let elsewhere = |state: &State| record(900, 0, 2, 20, state.clone());
+        let decided = |changes, state: &State| record(100, changes, 3, 10, state.clone());
+        let (marker, doubt, done) = (State::Released, uncertain(), result());
+        for held in [&in_flight, &doubt, &done] {
+            // What a replica that lags behind goes on with.
+            assert_eq!(asserted(own(2, held), other(1, &marker)), Forward(Version(101)), "claimed over a marker");
+            assert_eq!(asserted(own(2, held), other(0, &in_flight)), Forward(Version(100)), "that another left");
+            assert_eq!(asserted(own(2, held), own(1, &doubt)), Forward(Version(101)));
+            // Duplicates that were given up, wherever their versions come from.
+            assert_eq!(asserted(own(2, held), elsewhere(&marker)), Anew(Version(900)));
+            assert_eq!(asserted(own(2, held), other(2, &marker)), Anew(Version(102)));
+            assert_eq!(asserted(own(2, held), other(3, &marker)), Anew(Version(103)));
+            // What has become of it since.
+            assert_eq!(asserted(own(2, held), decided(4, &marker)), Obsolete, "released by a decision");
+            assert_eq!(asserted(own(2, held), own(3, &marker)), Obsolete);
+            assert_eq!(asserted(own(2, held), record(900, 0, 1, 10, marker.clone())), Obsolete, "its own, over nothing");
+            assert_eq!(asserted(own(2, held), own(3, &done)), Obsolete);
+            assert_eq!(asserted(own(2, held), record(900, 0, 1, 10, in_flight.clone())), Obsolete, "asserted already");
+            // Another history.
+            for stands in [&in_flight, &doubt, &done, &State::Expired] {
+                assert_eq!(asserted(own(2, held), elsewhere(stands)), BegunAgain);
+            }
+            assert_eq!(asserted(own(2, held), other(1, &done)), BegunAgain, "somebody may have had that answer");
+        }
+        // A marker protects nothing from those who run.
+        assert_eq!(asserted(own(1, &marker), own(0, &in_flight)), Forward(Version(100)));
+        assert_eq!(asserted(decided(2, &marker), own(1, &doubt)), Forward(Version(101)));
+        assert_eq!(asserted(own(1, &marker), other(0, &marker)), Forward(Version(100)));
+        for stands in [other(0, &in_flight), other(0, &doubt), other(0, &done), elsewhere(&in_flight), elsewhere(&marker)] {
+            assert_eq!(asserted(own(1, &marker), stands), Obsolete);
+        }
+        let far = LATER_MAX + 1;
+        assert_eq!(asserted(record(100, far, 1, 10, done), record(100, 0, 2, 20, in_flight)), BegunAgain);
     }
 
     #[test]
     fn shadow_records_are_not_held() {
         let holdings = Holdings::default();
-        holdings.acknowledged(&slot(Space::Shadow, 1), encode(&claim(1, 1)), LEASE, Vec::new());
+        holdings.acknowledged(&slot(Space::Shadow, 1), &claim(1, 1), encode(&claim(1, 1)), LEASE, Vec::new());
         assert!(holdings.lock().claims.is_empty());
         assert!(matches!(claim(1, 1).state, State::InFlight { .. }));
     }

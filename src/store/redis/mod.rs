@@ -19,7 +19,7 @@ use self::confirm::Confirmation;
 use self::dial::Dialer;
 pub use self::epoch::QUIET;
 use self::epoch::{Epochs, Generation};
-use self::holdings::Holdings;
+pub use self::holdings::{Assertion, Holding, Holdings, RECENT};
 use self::link::{Ask, Failure};
 use self::servers::{Group, Servers, ask_whole};
 use self::settled::Settled;
@@ -319,13 +319,8 @@ impl Store for Redis {
         {
             return Ok(Swap::Stale(Some(stands)));
         }
-        let (encoded, event) = (encode(next), says());
-        let change = Change { slot, expected, next, encoded: &encoded, lifetime, event: &event };
-        let swapped = if in_flight { self.claim(&change, deadline).await } else { self.change(&change, deadline).await };
-        // A claim without an answer may be found to stand; and if not, it is given up, which takes its place here.
-        if matches!(swapped, Ok(Swap::Stored)) || in_flight && matches!(swapped, Err(StoreError::MaybeApplied(_))) {
-            self.holdings.acknowledged(slot, encoded, lifetime, event);
-        }
+        let change = Change { slot, expected, next, encoded: encode(next), lifetime, event: says() };
+        let swapped = if in_flight { self.claim(change, deadline).await } else { self.change(change, deadline).await };
         let stands = match &swapped {
             Ok(Swap::Stored) => Some(&next.state),
             Ok(Swap::Stale(Some(held))) => Some(&held.record.state),
@@ -375,10 +370,11 @@ impl Store for Redis {
         let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
         let args: [&[u8]; 4] = [&running, &millis(lease), &millis(keep), &layout::member(slot)];
         let partition = slot.partition();
+        let before = self.epochs.current(partition);
+        self.holdings.renewed(slot, fence, lease);
         let renewed = self.run(partition, &self.scripts.renew, (&keys, &args), None, self.deadline()).await? == Value::Int(1);
-        if renewed {
-            self.holdings.renewed(slot, fence, lease);
-        } else if self.holdings.holds(slot, |holding| holding.fence() == fence) && self.is_forgotten(partition).await? {
+        let held = |holding: &Holding| holding.fence() == fence;
+        if !renewed && self.holdings.holds(slot, held) && self.may_have_lost(partition, before).await? {
             // It is written again in a moment.
             return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
         }

@@ -4,6 +4,7 @@ use redis::Value;
 use tokio::time::Instant;
 
 use super::epoch::Standing;
+use super::holdings::{Assertion, Holding};
 use super::link::Failure;
 use super::{Redis, held, layout, millis, time_ms, unexpected};
 use crate::key::Slot;
@@ -16,10 +17,10 @@ pub(super) struct Change<'a> {
     pub expected: Option<Version>,
     pub next: &'a Record,
     /// `next`, as it is stored.
-    pub encoded: &'a Encoded,
+    pub encoded: Encoded,
     pub lifetime: Lifetime,
     /// What is appended to the event log; empty: nothing.
-    pub event: &'a [u8],
+    pub event: Vec<u8>,
 }
 
 /// What became of it.
@@ -31,14 +32,15 @@ pub(super) enum Written {
 
 impl Redis {
     /// Claims: only under the epoch that the partition is known to have, and not while new operations are refused.
-    pub(super) async fn claim(&self, change: &Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
+    pub(super) async fn claim(&self, change: Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
         let partition = change.slot.partition();
         loop {
             let standing = self.epochs.standing(partition, deadline).await?;
             if standing.quiet_until.is_some_and(|until| Instant::now() < until) {
-                return Box::pin(self.known_only(change)).await;
+                return Box::pin(self.known_only(&change)).await;
             }
-            match self.swap_script(change, Some(&standing), deadline).await? {
+            match self.swap_script(&change, Some(&standing), deadline).await? {
+                Written::Swapped(Swap::Stored) => return self.keep(change, Some(standing)),
                 Written::Swapped(swap) => return Ok(swap),
                 Written::OtherEpoch => self.epochs.doubt(partition, &standing),
             }
@@ -72,24 +74,51 @@ impl Redis {
         }
     }
 
-    /// Writes what is no claim. A record that this process wrote and the store has no more was lost with others: it is
-    /// written again first.
-    pub(super) async fn change(&self, change: &Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
-        let swapped = self.swapped(self.swap_script(change, None, deadline).await?)?;
-        let own = |expected| self.holdings.holds(change.slot, |holding| holding.version() == expected);
-        if swapped == Swap::Stale(None) && change.expected.is_some_and(own) {
-            return Box::pin(self.change_of_forgotten(change, deadline)).await;
+    /// Writes what is no claim. Where the record that it names was lost with others, that is written again first.
+    pub(super) async fn change(&self, change: Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
+        let partition = change.slot.partition();
+        loop {
+            let before = self.epochs.current(partition);
+            let swapped = self.swapped(self.swap_script(&change, None, deadline).await?)?;
+            match &swapped {
+                Swap::Stored => return self.keep(change, before),
+                Swap::Stale(stands) if !self.is_missing(&change, stands.as_ref()) => return Ok(swapped),
+                Swap::Stale(_) => {}
+            }
+            if !Box::pin(self.may_have_lost(partition, before)).await? {
+                return Ok(swapped);
+            }
+            // Whoever finds out what the server holds writes the record again.
+            self.epochs.standing(partition, deadline).await?;
         }
-        Ok(swapped)
     }
 
-    async fn change_of_forgotten(&self, change: &Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
-        let partition = change.slot.partition();
-        if !self.is_forgotten(partition).await? {
-            return Ok(Swap::Stale(None));
+    /// Whether the record that a change names is held here, and would be written again where this stands. An attempt that
+    /// settles its operation names the version that it claimed, which is another one after a loss.
+    fn is_missing(&self, change: &Change<'_>, stands: Option<&Held>) -> bool {
+        let prevails = |holding: &Holding, stands: &Held| {
+            matches!(holding.assertion(&stands.record), Assertion::Forward(_) | Assertion::Anew(_))
+        };
+        let is_it = |holding: &Holding| {
+            let is_named = Some(holding.version()) == change.expected || holding.fence() == change.next.fence;
+            is_named && stands.is_none_or(|stands| prevails(holding, stands))
+        };
+        self.holdings.holds(change.slot, is_it)
+    }
+
+    /// Keeps a confirmed write for as long as the servers may lose it. `before` is what the partition's claims went by when
+    /// the write was sent.
+    ///
+    /// # Errors
+    /// The server was found out anew meanwhile. Its successor may lack the write, and what was written again to it did not
+    /// include this.
+    fn keep(&self, change: Change<'_>, before: Option<Standing>) -> Result<Swap, StoreError> {
+        let Change { slot, next, encoded, lifetime, event, .. } = change;
+        self.holdings.acknowledged(slot, next, encoded, lifetime, event);
+        if before.is_some() && self.epochs.current(slot.partition()) != before {
+            return Err(StoreError::MaybeApplied("the server was replaced right after it had confirmed the write".into()));
         }
-        self.epochs.standing(partition, deadline).await?;
-        self.swapped(self.swap_script(change, None, deadline).await?)
+        Ok(Swap::Stored)
     }
 
     fn swapped(&self, written: Written) -> Result<Swap, StoreError> {

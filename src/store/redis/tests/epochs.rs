@@ -138,6 +138,187 @@ async fn what_another_began_meanwhile_is_left_alone() {
     assert_eq!(fence_of(&holder, 1).await, Some(Fence(77)));
 }
 
+/// The released marker of a duplicate that was given up: an attempt of its own, begun later.
+fn marker_of_duplicate(version: u64) -> Record {
+    let opened_unix_ms = claim(1, 1).opened_unix_ms + 500;
+    Record { fingerprint: None, caller: None, opened_unix_ms, state: State::Released, ..claim(version, 99) }
+}
+
+/// A duplicate's claim of operation 1.
+fn duplicate() -> Record {
+    Record { opened_unix_ms: claim(1, 1).opened_unix_ms + 500, ..claim(99, 99) }
+}
+
+/// Empties the server and puts a record into the slot of operation 1, in one step: no gateway comes in between.
+async fn flush_to(server: &Server, record: &Record) {
+    let encoded = encode(record);
+    let value = layout::stamped(&encoded.head, 1, &encoded.payload);
+    let mut commands = redis::pipe();
+    commands.atomic().cmd("FLUSHALL").cmd("SET").arg(layout::record_key(&HERE(1))).arg(value);
+    commands.exec_async(&mut server.admin().await).await.unwrap();
+}
+
+/// The fence in the slot of operation 1, as soon as the store can be read.
+async fn runs_under(store: &Redis, fence: u64) {
+    let reads = async || store.load(&HERE(1)).await.ok().flatten().map(|held| held.record.fence);
+    until("the running claim is back", async || reads().await == Some(Fence(fence))).await;
+}
+
+/// Stores the result of operation 1 as its attempt does: over whatever it finds under its own fence.
+async fn is_settled(store: &Redis) {
+    let mut version = Version(1);
+    until("the result is stored", async || {
+        let result = Record { version: version.next(), ..result_of(1) };
+        match store.swap(&HERE(1), Some(version), &result, KEEP).await {
+            Ok(Swap::Stored) => true,
+            Ok(Swap::Stale(Some(held))) if held.record.fence == Fence(1) => {
+                version = held.record.version;
+                false
+            }
+            Ok(Swap::Stale(other)) => panic!("the attempt lost its operation: {other:?}"),
+            Err(_) => false,
+        }
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_duplicates_claim_without_an_answer_takes_nothing_from_the_running_claim() {
+    let mut server = Server::start().await;
+    let store = store(&server.tcp_url(), SHORT);
+    until("the claim stands", async || claimed(&store, 1).await).await;
+    server.stop();
+    let answer = store.swap(&HERE(1), None, &duplicate(), LEASE).await;
+    assert!(matches!(answer, Err(StoreError::MaybeApplied(_))), "{answer:?}");
+    server.kill();
+    server.come_back().await;
+    runs_under(&store, 1).await;
+    let again = store.swap(&HERE(1), None, &duplicate(), LEASE).await.unwrap();
+    assert!(matches!(&again, Swap::Stale(Some(held)) if held.record.fence == Fence(1)), "{again:?}");
+    is_settled(&store).await;
+}
+
+#[tokio::test]
+async fn a_claim_that_replicas_did_not_confirm_is_not_written_again_until_it_is_confirmed() {
+    let server = Server::start().await;
+    let unsure = super::super::Options { ack: super::super::Ack::Replicas(1), ..options(&server.tcp_url(), PATIENCE) };
+    let unsure = Redis::connect(unsure).unwrap();
+    // Nothing can be claimed before an epoch stands, which needs the replicas too.
+    let sure = server.store();
+    assert!(claimed(&sure, 2).await);
+    let mut answer = Ok(Swap::Stored);
+    until("it is not confirmed", async || {
+        answer = claims(&unsure, 1).await;
+        matches!(answer, Err(StoreError::MaybeApplied(_)))
+    })
+    .await;
+    let holds = |store: &Redis, n| store.holdings.holds(&HERE(n), |_| true);
+    assert!(!holds(&unsure, 1) && holds(&sure, 2));
+    assert_eq!(claims(&sure, 1).await.unwrap(), Swap::Stored, "said again, and confirmed");
+    flush(&server).await;
+    runs_under(&sure, 1).await;
+}
+
+#[tokio::test]
+async fn a_marker_in_a_lost_slot_gives_way_to_the_claim_and_the_result_of_who_runs() {
+    let server = Server::start().await;
+    let (holder, other) = (server.store(), server.store());
+    assert!(claimed(&holder, 1).await && claimed(&other, 2).await);
+    // A marker over nothing, and those whose versions are ones that the attempt itself may write.
+    for version in [u64::MAX / 2, 1, 2] {
+        flush_to(&server, &marker_of_duplicate(version)).await;
+        runs_under(&other, 1).await;
+        let over = other.swap(&HERE(1), Some(Version(version)), &duplicate(), LEASE).await.unwrap();
+        assert!(matches!(&over, Swap::Stale(Some(held)) if held.record.fence == Fence(1)), "{version}: {over:?}");
+    }
+    is_settled(&holder).await;
+    flush_to(&server, &marker_of_duplicate(5)).await;
+    until("the result is back", async || {
+        let held = other.load(&HERE(1)).await.unwrap().unwrap();
+        held.record.state == result_of(1).state
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_marker_that_this_gateway_writes_into_a_lost_slot_takes_nothing_from_its_running_claim() {
+    let server = Server::start().await;
+    let store = server.store();
+    assert!(claimed(&store, 1).await);
+    flush(&server).await;
+    // Stored, or refused by the claim if that was faster.
+    store.swap(&HERE(1), None, &marker_of_duplicate(7), KEEP).await.unwrap();
+    is_settled(&store).await;
+    assert_eq!(store.load(&HERE(1)).await.unwrap().unwrap().record.state, result_of(1).state);
+}
+
+#[tokio::test]
+async fn an_outcome_and_a_renewal_that_find_a_marker_in_their_lost_slot_are_not_too_late() {
+    let server = Server::start().await;
+    let store = server.store();
+    assert!(claimed(&store, 1).await);
+    let lease = Duration::from_secs(300);
+    flush_to(&server, &marker_of_duplicate(7)).await;
+    until("it is renewed", async || match store.renew(&HERE(1), Fence(1), lease, lease * 2).await {
+        Ok(renewed) => {
+            assert!(renewed, "the lease is not lost");
+            true
+        }
+        Err(_) => false,
+    })
+    .await;
+    flush_to(&server, &marker_of_duplicate(8)).await;
+    is_settled(&store).await;
+}
+
+#[tokio::test]
+async fn a_result_that_a_server_confirmed_before_it_hung_is_written_again_however_long_that_took() {
+    let mut server = Server::start().await;
+    let store = store(&server.tcp_url(), SHORT);
+    until("the claim stands", async || claimed(&store, 1).await).await;
+    assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
+    server.stop();
+    tokio::time::sleep(super::super::RECENT + Duration::from_secs(1)).await;
+    server.kill();
+    server.come_back().await;
+    until("the result is back", async || {
+        matches!(store.load(&HERE(1)).await, Ok(Some(held)) if held.record == result_of(1))
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_outcome_whose_claim_a_successor_with_the_same_epoch_lacks_is_stored_all_the_same() {
+    let mut server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
+    let store = server.store();
+    assert!(claimed(&store, 2).await);
+    let (log, copy) = (server.dir.path().join("appendonlydir"), tempfile::tempdir().unwrap());
+    let copy_all = |from: &std::path::Path, to: &std::path::Path| {
+        for file in std::fs::read_dir(from).unwrap().map(Result::unwrap) {
+            std::fs::copy(file.path(), to.join(file.file_name())).unwrap();
+        }
+    };
+    copy_all(&log, copy.path());
+    assert!(claimed(&store, 1).await);
+    server.kill();
+    copy_all(copy.path(), &log);
+    server.come_back().await;
+    is_settled(&store).await;
+}
+
+#[tokio::test]
+async fn a_record_that_can_not_be_read_keeps_no_other_from_being_written_again() {
+    let server = Server::start().await;
+    let (store, mut admin) = (server.store(), server.admin().await);
+    assert!(claimed(&store, 1).await && claimed(&store, 2).await);
+    let mut commands = redis::pipe();
+    commands.atomic().cmd("FLUSHALL").cmd("SET").arg(layout::record_key(&HERE(2))).arg("rotten");
+    commands.exec_async(&mut admin).await.unwrap();
+    runs_under(&store, 1).await;
+    assert!(claimed(&store, 3).await, "and new keys go on");
+    assert!(matches!(store.load(&HERE(2)).await, Err(StoreError::Corrupt(_))));
+}
+
 #[tokio::test]
 async fn a_server_that_restarts_with_its_records_keeps_its_epoch() {
     let mut server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
