@@ -36,6 +36,7 @@ pub enum Answer {
     Overloaded,
     BodyTooLarge,
     BodyIncomplete,
+    BodyUnreadable,
     BadRequest,
     Passed,
     Published,
@@ -69,7 +70,7 @@ pub struct CacheMeter {
 }
 
 impl Answer {
-    const ALL: [Answer; 23] = [
+    const ALL: [Answer; 24] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -89,6 +90,7 @@ impl Answer {
         Answer::Overloaded,
         Answer::BodyTooLarge,
         Answer::BodyIncomplete,
+        Answer::BodyUnreadable,
         Answer::BadRequest,
         Answer::Passed,
         Answer::Published,
@@ -117,6 +119,7 @@ impl Answer {
             Answer::Overloaded => "overloaded",
             Answer::BodyTooLarge => "body_too_large",
             Answer::BodyIncomplete => "body_incomplete",
+            Answer::BodyUnreadable => "body_unreadable",
             Answer::BadRequest => "bad_request",
             Answer::Passed => "passed",
             Answer::Published => "published",
