@@ -14,6 +14,7 @@ mod leaves;
 mod member;
 mod multipart;
 mod reading;
+mod spelling;
 
 use canonical::hash_json;
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
@@ -22,6 +23,7 @@ pub use leaves::{Anatomy, LEAF_POINTER_BYTES_MAX, LEAVES_MAX, Leaves, Salt};
 pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
+pub use spelling::key_field_value;
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;

@@ -54,7 +54,7 @@ use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
     AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Payload, Problem, Settings, Stream, identify,
-    reconcile, wants_protection,
+    keep_identifying_fields, reconcile, wants_protection,
 };
 use crate::proxy::{Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -259,6 +259,9 @@ impl Front {
             });
         };
         request.extensions_mut().insert(Target(guarded.route.upstream));
+        if guarded.route.policy.mode != Mode::Off {
+            keep_identifying_fields(&guarded.route.policy, request.headers_mut());
+        }
         match guarded.route.policy.mode {
             Mode::Off => Box::pin(async move {
                 let result = self.pass(request, inner, None, guarded.response_timeout).await;
@@ -484,9 +487,10 @@ fn would_refuse(problem: &Problem) -> &'static str {
         Problem::KeyMissing { .. } => "refuse_key_missing",
         Problem::KeyInvalid { .. } => "refuse_key_invalid",
         Problem::ScopeMissing { .. } => "refuse_scope_missing",
-        Problem::ScopeInvalid { .. } => "refuse_scope_invalid",
+        Problem::ScopeInvalid { .. } | Problem::ScopeRepeated { .. } => "refuse_scope_invalid",
         Problem::ScopeUnavailable => "refuse_scope_unavailable",
         Problem::UnsupportedEncoding => "refuse_unsupported_encoding",
+        Problem::BodyUnreadable => "refuse_body_unreadable",
         _ => "refuse",
     }
 }

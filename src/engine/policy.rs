@@ -19,7 +19,7 @@ pub struct Policy {
     pub mode: Mode,
     /// Where the key is.
     pub key: KeyRule,
-    /// How the upstream gets the key, where not as the client sent it.
+    /// Where the upstream gets the key, if not in the field or member that the client sent it in.
     pub upstream_key: Option<UpstreamKey>,
     /// Whose keys these are.
     pub scope: ScopeRule,
@@ -108,7 +108,8 @@ pub enum KeySource {
 pub struct UpstreamKey {
     /// Where the upstream looks for it.
     pub place: KeyPlace,
-    /// Longest key that the upstream takes, in bytes; longer ones are replaced by a digest of this length at most.
+    /// Longest key that the upstream takes, in bytes of the decoded key; longer ones are replaced by a digest of this
+    /// length at most.
     pub max_length: usize,
 }
 
@@ -332,6 +333,23 @@ fn parse_code(text: &str) -> Option<u16> {
 }
 
 impl Policy {
+    /// Returns whether a request of this route is identified by this header field: it carries the key,
+    /// a part of a derived key, the scope or the caller, or the upstream gets the key in it.
+    pub fn identifies_by(&self, name: &HeaderName) -> bool {
+        let in_key = match &self.key.source {
+            KeySource::Sent { header, .. } => header.as_ref() == Some(name),
+            KeySource::Derived(parts) => parts.iter().any(|part| matches!(part, KeyPart::Header(header) if header == name)),
+        };
+        let in_scope = match &self.scope {
+            ScopeRule::Headers(names) => names.contains(name),
+            ScopeRule::Token(rule) => rule.header == *name,
+            ScopeRule::Shared | ScopeRule::ClientCertificate => false,
+        };
+        let in_caller = matches!(&self.caller, CallerRule::Headers(names) if names.contains(name));
+        let for_upstream = self.upstream_key.as_ref().map(|wanted| &wanted.place);
+        in_key || in_scope || in_caller || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
+    }
+
     /// When a client may send the same request again whose outcome has just become uncertain; `None` where an operator
     /// has to decide first.
     pub fn uncertain_retry_after(&self) -> Option<Duration> {

@@ -1,18 +1,21 @@
 //! Carrying the key on: the upstream may want it under another name, in another place, or shorter. The same key always
 //! becomes the same, on every attempt: an upstream that deduplicates must know it again.
+//!
+//! Danger: the client chooses how its key is spelled and which fields `Connection` names. Forwarded as
+//! they came, both let a retry reach the upstream with another key, or with none.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
-use http::{HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 use super::Problem;
 use super::identify::key_text;
 use super::problem::KeyFault;
 use crate::engine::{KeyPlace, KeySource, Policy, UpstreamKey};
-use crate::key::{PartHasher, with_member};
+use crate::key::{KeySyntax, PartHasher, key_field_value, with_member};
 
 /// The key as the upstream knows it.
 pub(super) fn key_for_upstream(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<String, Problem> {
@@ -34,20 +37,34 @@ pub(super) struct Carried {
 enum To {
     Header(HeaderName, HeaderValue),
     Body(Bytes),
+    /// The key stays in the body as it came, or is derived and not sent at all.
+    Unchanged,
 }
 
 impl Carried {
     /// Where the key goes. What it was sent in is taken away, if that is a field.
-    pub fn new(policy: &Policy, wanted: &UpstreamKey, parts: &Parts, body: &Bytes) -> Result<Carried, Problem> {
-        let refused = || Problem::KeyInvalid { why: KeyFault::NotCarried };
-        let key = shortened(key_text(policy, parts, body)?, wanted);
+    ///
+    /// Without `upstream_key`, a key that the route reads from a field is written to that field, also
+    /// where this client sent it in the body.
+    pub fn new(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Carried, Problem> {
         let from = match &policy.key.source {
             KeySource::Sent { header, .. } => header.clone(),
             KeySource::Derived(_) => None,
         };
-        let to = match &wanted.place {
-            KeyPlace::Header(name) => To::Header(name.clone(), HeaderValue::try_from(key).map_err(|_| refused())?),
-            KeyPlace::Body(pointer) => To::Body(with_member(body, pointer, &key).ok_or_else(refused)?),
+        let refused = || Problem::KeyInvalid { why: KeyFault::NotCarried };
+        let header = |name: &HeaderName, key: String| -> Result<To, Problem> {
+            // Another field has the rules of another API, and `strict` is a rule of the client's field.
+            let syntax = if from.as_ref() == Some(name) { policy.key.syntax } else { KeySyntax::Lenient };
+            let value = HeaderValue::try_from(key_field_value(&key, syntax)).map_err(|_| refused())?;
+            Ok(To::Header(name.clone(), value))
+        };
+        let to = match (policy.upstream_key.as_ref().map(|wanted| &wanted.place), &from) {
+            (None, None) => To::Unchanged,
+            (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => header(name, key_for_upstream(policy, parts, body)?)?,
+            (Some(KeyPlace::Body(pointer)), _) => {
+                let key = key_for_upstream(policy, parts, body)?;
+                To::Body(with_member(body, pointer, &key).ok_or_else(refused)?)
+            }
         };
         Ok(Carried { from, to })
     }
@@ -66,6 +83,26 @@ impl Carried {
                 parts.headers.remove(CONTENT_LENGTH);
                 *body = carried;
             }
+            To::Unchanged => {}
+        }
+    }
+}
+
+/// Removes from `Connection` the names of the fields that identify a request of this route. Whoever
+/// strips hop-by-hop fields behind the gate (RFC 9110, section 7.6.1) then forwards these fields.
+pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
+    let identifies = |option: &[u8]| HeaderName::from_bytes(option.trim_ascii()).is_ok_and(|name| policy.identifies_by(&name));
+    let options = || headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    if !options().any(identifies) {
+        return;
+    }
+    let kept = options().filter(|option| !identifies(option)).collect::<Vec<_>>().join(&b","[..]);
+    match HeaderValue::from_bytes(&kept) {
+        Ok(value) if !kept.is_empty() => {
+            headers.insert(CONNECTION, value);
+        }
+        _ => {
+            headers.remove(CONNECTION);
         }
     }
 }

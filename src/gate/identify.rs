@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -15,8 +15,8 @@ use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule, Side, any_chosen, chosen};
 use crate::key::{
-    BodyHash, Caller, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Reading, Scope, Slot, Space, Unclear,
-    fingerprint, form_boundary, hash_body,
+    BodyHash, Caller, Document, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Reading, Scope, Slot, Space,
+    Unclear, fingerprint, form_boundary, hash_body,
 };
 
 /// A request's place among operations.
@@ -87,7 +87,12 @@ pub(super) fn whose(policy: &Policy, parts: &Parts) -> Option<[u8; 32]> {
 pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<String, Problem> {
     match &policy.key.source {
         KeySource::Sent { header, body: pointer } => {
-            let key = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, &Reading::new(body))?;
+            let in_header = header.as_ref().map(|name| header_key(&policy.key, name, &parts.headers)).transpose()?;
+            let key = match in_header.flatten() {
+                // The request was identified, so a key in the body is the same one.
+                Some(key) => Some(key),
+                None => sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, &Reading::new(body))?,
+            };
             key.map(|key| key.as_str().to_owned())
                 .ok_or_else(|| Problem::KeyMissing { what: describe(header.as_ref(), pointer.as_ref()) })
         }
@@ -124,13 +129,29 @@ pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensio
         }
         ScopeRule::Shared => Ok(Scope::shared()),
         ScopeRule::Headers(names) => {
-            let missing = |name: &&HeaderName| headers.get(*name).is_none_or(HeaderValue::is_empty);
-            if let Some(name) = names.iter().find(missing) {
-                return Err(Problem::ScopeMissing { what: format!("the field {name}") });
-            }
-            Ok(Scope::of_fields(names.iter().flat_map(|name| lines(headers, name).map(|line| (name.as_str(), line)))))
+            let fields: Vec<_> = names.iter().map(|name| scope_field(name, headers)).collect::<Result<_, Problem>>()?;
+            Ok(Scope::of_fields(fields))
         }
     }
+}
+
+/// Returns the one value of a plain scope field, with its name.
+///
+/// # Errors
+/// The field is absent, has no value, or came more than once: an upstream reads the first or the last
+/// line, and each pair of lines would be a key space of its own.
+fn scope_field<'h>(name: &'h HeaderName, headers: &'h HeaderMap) -> Result<(&'h str, &'h [u8]), Problem> {
+    let mut values = lines(headers, name);
+    let value = values.next().unwrap_or_default();
+    if values.next().is_some() {
+        return Err(Problem::ScopeRepeated { name: name.to_string() });
+    }
+    // In other fields these words are names like any others: a tenant may be called "basic".
+    let has_schemes = [AUTHORIZATION, PROXY_AUTHORIZATION].contains(name);
+    if value.is_empty() || has_schemes && is_scheme_alone(value) {
+        return Err(Problem::ScopeMissing { what: format!("the field {name}") });
+    }
+    Ok((name.as_str(), value))
 }
 
 pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Caller {
@@ -138,15 +159,30 @@ pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> C
         CallerRule::Scope => Caller::nobody().with_scope(scope),
         CallerRule::Headers(names) => names
             .iter()
-            .find(|name| headers.contains_key(*name))
+            .find(|name| lines(headers, name).any(is_credential))
             .map(|name| Caller::of_lines(name.as_str(), lines(headers, name)))
             .unwrap_or_else(Caller::nobody),
     }
 }
 
-/// All lines of a field: which of two an upstream believes is not known here.
+/// All lines of a field: which of two an upstream believes is not known here. White space around a value
+/// is no part of it (RFC 9110, section 5.5), and HTTP/2 leaves it there.
 fn lines<'h>(headers: &'h HeaderMap, name: &HeaderName) -> impl Iterator<Item = &'h [u8]> {
-    headers.get_all(name).iter().map(HeaderValue::as_bytes)
+    headers.get_all(name).iter().map(|value| value.as_bytes().trim_ascii())
+}
+
+/// Returns whether a caller field's value says who asks. An empty value, or an authentication scheme
+/// without credentials, is sent by clients that have none: it would be one caller for all of them.
+pub(super) fn is_credential(value: &[u8]) -> bool {
+    let value = value.trim_ascii();
+    !value.is_empty() && !is_scheme_alone(value)
+}
+
+/// Returns whether a value is the name of an authentication scheme and nothing else. Every other single
+/// word may be a credential: some APIs take `Authorization: sk_live_a`.
+fn is_scheme_alone(value: &[u8]) -> bool {
+    const SCHEMES: [&str; 5] = ["Basic", "Bearer", "DPoP", "Digest", "Negotiate"];
+    SCHEMES.iter().any(|scheme| value.eq_ignore_ascii_case(scheme.as_bytes()))
 }
 
 pub(super) fn body_hash<'p>(rule: &'p FingerprintRule, headers: &'p HeaderMap) -> BodyHash<'p> {
@@ -203,7 +239,7 @@ fn sent_key(
     body: &Reading<'_>,
 ) -> Result<Option<Key>, Problem> {
     let in_header = header.map(|name| header_key(rule, name, &parts.headers)).transpose()?.flatten();
-    let in_body = pointer.map(|pointer| body_key(rule, pointer, body)).transpose()?.flatten();
+    let in_body = pointer.map(|pointer| body_key(rule, pointer, &parts.headers, body)).transpose()?.flatten();
     match (in_header, in_body) {
         (Some(a), Some(b)) if a != b => Err(invalid(KeyFault::Differs)),
         (None, None) if rule.required => Err(Problem::KeyMissing { what: describe(header, pointer) }),
@@ -230,12 +266,40 @@ fn header_key(rule: &KeyRule, name: &HeaderName, headers: &HeaderMap) -> Result<
     Key::parse(value.as_bytes(), rule.syntax, rule.max_length).map(Some).map_err(invalid)
 }
 
-fn body_key(rule: &KeyRule, pointer: &Pointer, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
-    let document = match body.document() {
-        Ok(document) => document,
-        Err(Unclear::NotJson) => return Ok(None),
-        Err(Unclear::Ambiguous) => return Err(invalid(KeyFault::AmbiguousBody)),
+/// Returns the JSON document that a key is looked for in, or `None` where the body is another kind of body.
+///
+/// # Errors
+/// The body claims to be JSON and can't be read, or two readers could read it in two ways. An upstream
+/// with a more tolerant parser would find a key in it, and execute a request that nothing protects.
+fn document_with_key<'r, 'b>(headers: &HeaderMap, body: &'r Reading<'b>) -> Result<Option<&'r Document<'b>>, Problem> {
+    match body.document() {
+        Ok(document) => Ok(Some(document)),
+        Err(Unclear::Ambiguous) => Err(invalid(KeyFault::AmbiguousBody)),
+        Err(Unclear::TooDeep) => Err(Problem::BodyUnreadable),
+        Err(Unclear::NotJson) if claims_json(headers, body.bytes()) => Err(Problem::BodyUnreadable),
+        Err(Unclear::NotJson) => Ok(None),
+    }
+}
+
+/// Returns whether a body claims to be JSON: by any of its media types, or by its first character, because
+/// many upstreams parse a body without a look at its type. A body without content claims nothing.
+fn claims_json(headers: &HeaderMap, body: &[u8]) -> bool {
+    // Bytes of byte order marks, and the zeros between the letters of UTF-16 and UTF-32.
+    let is_mark = |byte: &u8| matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
+    let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && !is_mark(byte));
+    let in_type = |value: &HeaderValue| {
+        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+        essence.windows(4).any(|part| part.eq_ignore_ascii_case(b"json"))
     };
+    match first {
+        None => false,
+        Some(b'{' | b'[') => true,
+        Some(_) => headers.get_all(CONTENT_TYPE).iter().any(in_type),
+    }
+}
+
+fn body_key(rule: &KeyRule, pointer: &Pointer, headers: &HeaderMap, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
+    let Some(document) = document_with_key(headers, body)? else { return Ok(None) };
     match document.member(pointer) {
         Member::Missing => Ok(None),
         Member::Text(text) => Key::from_body(text, rule.syntax, rule.max_length).map(Some).map_err(invalid),
@@ -273,11 +337,7 @@ fn derived_key(
             }
             KeyPart::Body(pointer) => {
                 let name = format!("the body member /{}", pointer.tokens().join("/"));
-                let document = match body.document() {
-                    Ok(document) => document,
-                    Err(Unclear::NotJson) => return Err(missing(name)),
-                    Err(Unclear::Ambiguous) => return Err(invalid(KeyFault::AmbiguousBody)),
-                };
+                let document = document_with_key(&parts.headers, body)?.ok_or_else(|| missing(name.clone()))?;
                 hasher.part(b"body").part(name.as_bytes());
                 if !document.hash_member(&mut hasher, pointer) {
                     return Err(missing(name));
@@ -298,3 +358,6 @@ fn query_parameter(query: &str, name: &str) -> Option<Vec<u8>> {
     let mut values = pairs.filter(|(key, _)| percent_decode_str(key).eq(name.bytes()));
     values.next().map(|(_, value)| percent_decode_str(value).collect())
 }
+
+#[cfg(test)]
+mod tests;

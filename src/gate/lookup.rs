@@ -7,7 +7,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
-use super::identify::{caller, scope};
+use super::identify::{caller, is_credential, scope};
 use super::vouch::{Vouched, said_by_certificate, said_by_token};
 use super::{Gate, is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, KeyRule, KeySource, Mode, Policy, ScopeRule};
@@ -114,7 +114,7 @@ fn whose(policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<[u8; 32
         for name in names {
             let line = HeaderValue::from_str(field(said, name));
             let line = line.map_err(|_| LookupError::Caller(format!("a field's value for {name}")))?;
-            if !line.is_empty() {
+            if is_credential(line.as_bytes()) {
                 headers.append(name, line);
             }
         }

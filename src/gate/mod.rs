@@ -56,6 +56,7 @@ use ask::Asker;
 use attempt::Attempt;
 pub use budget::{Budget, Hold};
 use carry::Carried;
+pub use carry::keep_identifying_fields;
 pub use explain::Explanation;
 pub use identify::{Identified, identify, wants_protection};
 pub use lease::SendRule;
@@ -227,7 +228,7 @@ impl Gate {
             // The process is about to end: a claim made now would be left to its lease.
             return Err(Problem::Overloaded);
         }
-        let carried = policy.upstream_key.as_ref().map(|wanted| Carried::new(policy, wanted, &parts, &body)).transpose()?;
+        let carried = Carried::new(policy, &parts, &body)?;
         let permit = self.in_flight.take().ok_or(Problem::Overloaded)?;
         let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold, waited: None };
         let whose = identified.whose;
@@ -239,14 +240,14 @@ impl Gate {
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
             claim::Entry::Unprotected => {
                 tracing::warn!(route = %policy.route, "the store is unavailable: request forwarded without protection");
+                // The upstream's own deduplication is all that is left.
+                carried.apply(&mut parts, &mut body);
                 return Box::pin(self.pass(guarded, parts, body, service, Answer::Unprotected)).await;
             }
         };
         let slot = claimed.slot;
         let trail = Trail::of(&parts.extensions);
-        if let Some(carried) = carried {
-            carried.apply(&mut parts, &mut body);
-        }
+        carried.apply(&mut parts, &mut body);
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold, trail };
         match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {

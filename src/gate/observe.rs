@@ -224,7 +224,9 @@ pub(super) fn refusal(problem: &Problem, policy: &Policy) -> Option<(u16, &'stat
         Problem::KeyInvalid { .. } => (400, "key-invalid"),
         Problem::ScopeMissing { .. } => (400, "scope-missing"),
         Problem::ScopeInvalid { .. } => (401, "scope-invalid"),
+        Problem::ScopeRepeated { .. } => (400, "scope-invalid"),
         Problem::UnsupportedEncoding => (415, "unsupported-encoding"),
+        Problem::BodyUnreadable => (400, "body-unreadable"),
         _ => return None,
     })
 }

@@ -28,6 +28,12 @@ pub enum Problem {
         /// What is missing, in words.
         what: String,
     },
+    /// A plain field that the scope is made of came more than once.
+    #[error("the field {name}, which says whose key this is, is given more than once")]
+    ScopeRepeated {
+        /// The field's name.
+        name: String,
+    },
     /// The token that the scope is in does not verify.
     #[error("the token, which says whose key this is, {}", if *.expired { "has expired" } else { "is not valid" })]
     ScopeInvalid {
@@ -126,6 +132,9 @@ pub enum Problem {
     /// The body is encoded, and the route needs to read it.
     #[error("the request body has a Content-Encoding, and what tells this request from others has to be read in it")]
     UnsupportedEncoding,
+    /// The key is read from the body, and the body claims to be JSON and can't be read as JSON.
+    #[error("the idempotency key is read from the request body, and the body can't be read as JSON")]
+    BodyUnreadable,
     /// The request body did not arrive in time.
     #[error("the request body did not arrive in time")]
     BodyTimeout,
@@ -223,8 +232,10 @@ pub enum KeyFault {
     /// The member of the body is not a string.
     #[error("in the body is not a string")]
     NotText,
-    /// The body has duplicate member names.
-    #[error("can't be taken from a body with duplicate member names")]
+    /// Two readers could read the body in two ways, for example because it has duplicate member names.
+    #[error(
+        "can't be taken from a body that two readers could read in two ways (duplicate member names, half a surrogate pair, or an exponent without bounds)"
+    )]
     AmbiguousBody,
     /// The upstream wants it in a body that can't have it.
     #[error("can't be put into the body, where the upstream looks for it: the body has to be a JSON object")]

@@ -18,6 +18,7 @@ use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
 use crate::store::{ListError, Listing, Log, Page, Says, StoreError, Swap, Watch};
 
+mod carrying;
 mod observing;
 mod rotation;
 

@@ -5,7 +5,6 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::HeaderValue;
 use http::{Extensions, HeaderMap};
 
 use super::{Gate, Guarded, Problem};
@@ -51,7 +50,7 @@ impl Gate {
     }
 
     fn by_token(&self, guarded: &Guarded, rule: &TokenRule, headers: &HeaderMap) -> Result<Arc<[Said]>, Problem> {
-        let mut lines = headers.get_all(&rule.header).iter().map(HeaderValue::as_bytes);
+        let mut lines = headers.get_all(&rule.header).iter().map(|value| value.as_bytes().trim_ascii());
         let (first, second) = (lines.next().filter(|line| !line.is_empty()), lines.next());
         let field = first.ok_or_else(|| Problem::ScopeMissing { what: format!("the field {}", rule.header) })?;
         if second.is_some() {

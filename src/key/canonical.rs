@@ -23,6 +23,14 @@ pub enum Unclear {
     NotJson,
     /// It is JSON, and readers may take it differently: duplicate member names, lone surrogates, boundless exponents.
     Ambiguous,
+    /// It is JSON with more than [`JSON_DEPTH_MAX`] levels.
+    TooDeep,
+}
+
+/// Returns the body without a UTF-8 byte order mark at its start. RFC 8259, section 8.1 lets a reader
+/// ignore the mark, and upstreams do: with and without it, a body is one document.
+pub(super) fn without_mark(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// A JSON document with one clear value.
@@ -40,11 +48,13 @@ pub enum Member<'d> {
 }
 
 impl<'a> Document<'a> {
-    /// Reads a document of at most [`JSON_DEPTH_MAX`] levels.
+    /// Reads a document of at most [`JSON_DEPTH_MAX`] levels, behind a UTF-8 byte order mark too.
     pub fn parse(body: &'a [u8]) -> Result<Document<'a>, Unclear> {
-        let text = std::str::from_utf8(body).map_err(|_| Unclear::NotJson)?;
+        let text = std::str::from_utf8(without_mark(body)).map_err(|_| Unclear::NotJson)?;
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| Unclear::NotJson)?;
-        Reader { text, at: 0 }.value(0).map(Document).ok_or(Unclear::Ambiguous)
+        let mut reader = Reader { text, at: 0, too_deep: false };
+        let value = reader.value(0);
+        value.map(Document).ok_or(if reader.too_deep { Unclear::TooDeep } else { Unclear::Ambiguous })
     }
 
     /// What a pointer leads to.
@@ -216,6 +226,8 @@ impl Number<'_> {
 struct Reader<'a> {
     text: &'a str,
     at: usize,
+    /// Whether the reader stopped at a value below [`JSON_DEPTH_MAX`] levels.
+    too_deep: bool,
 }
 
 impl<'a> Reader<'a> {
@@ -236,6 +248,7 @@ impl<'a> Reader<'a> {
 
     fn value(&mut self, depth: usize) -> Option<Value<'a>> {
         if depth > JSON_DEPTH_MAX {
+            self.too_deep = true;
             return None;
         }
         match self.peek()? {

@@ -6,6 +6,7 @@ use bytes::Bytes;
 use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
+use super::canonical::without_mark;
 use super::{Document, Pointer, Unclear};
 
 /// The value that a pointer leads to, as it stands in the document; `None` where it is missing or `null`.
@@ -47,7 +48,7 @@ pub fn with_values_replaced(document: &Bytes, pointers: &[Pointer], text: &str) 
 
 /// The text of the value that a pointer leads to, within the document; `None` where it is missing or `null`.
 fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Unclear> {
-    let mut at: &RawValue = serde_json::from_slice(document).map_err(|_| Unclear::NotJson)?;
+    let mut at: &RawValue = serde_json::from_slice(without_mark(document)).map_err(|_| Unclear::NotJson)?;
     for token in pointer.tokens() {
         let found = if let Ok(Members(members)) = serde_json::from_str(at.get()) {
             members.into_iter().find(|(name, _)| name == token).map(|(_, value)| value)
@@ -65,9 +66,10 @@ fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Un
 }
 
 /// The document with a text at a pointer, in place of what stood there. `None` where there is no object to put it in.
+/// A byte order mark is left out.
 pub fn with_member(document: &[u8], pointer: &Pointer, text: &str) -> Option<Bytes> {
     Document::parse(document).ok()?;
-    let at: &RawValue = serde_json::from_slice(document).ok()?;
+    let at: &RawValue = serde_json::from_slice(without_mark(document)).ok()?;
     put(at, pointer.tokens(), text).map(Bytes::from)
 }
 

@@ -62,6 +62,8 @@ fn words(problem: &Problem, status: StatusCode) -> Words {
             Words { paypal: Some("MISSING_REQUIRED_PARAMETER"), ..say(Request, "MISSING_REQUIRED_PARAMETER") }
         }
         Problem::ScopeInvalid { expired } => say(Credentials, if *expired { "ACCESS_TOKEN_EXPIRED" } else { "UNAUTHORIZED" }),
+        Problem::ScopeRepeated { .. } => Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") },
+        Problem::BodyUnreadable => Words { paypal: Some("MALFORMED_REQUEST_JSON"), ..say(Request, "EXPECTED_JSON_BODY") },
         Problem::KeyInvalid { .. } => Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") },
         Problem::OutcomeUncertain { .. } => match status {
             StatusCode::BAD_GATEWAY => say(Service, "BAD_GATEWAY"),

@@ -90,6 +90,13 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             "Add it: it names the account.",
             Answer::ScopeMissing,
         ),
+        Problem::ScopeRepeated { .. } => doc(
+            StatusCode::BAD_REQUEST,
+            "scope-invalid",
+            "It is not clear whose idempotency key this is",
+            "Send the field once.",
+            Answer::ScopeInvalid,
+        ),
         Problem::ScopeInvalid { .. } => doc(
             StatusCode::UNAUTHORIZED,
             "scope-invalid",
@@ -258,6 +265,13 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             "The request body is encoded",
             "Send it without Content-Encoding.",
             Answer::BadRequest,
+        ),
+        Problem::BodyUnreadable => doc(
+            StatusCode::BAD_REQUEST,
+            "body-unreadable",
+            "The request body can't be read",
+            "Nothing was forwarded; send one JSON document (RFC 8259) in UTF-8, at most 128 levels deep.",
+            Answer::BodyUnreadable,
         ),
         Problem::BodyTimeout | Problem::BodyBroken => {
             let timed_out = *problem == Problem::BodyTimeout;

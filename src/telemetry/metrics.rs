@@ -37,6 +37,7 @@ pub enum Answer {
     Overloaded,
     BodyTooLarge,
     BodyIncomplete,
+    BodyUnreadable,
     BadRequest,
     Passed,
     Published,
@@ -70,7 +71,7 @@ pub struct CacheMeter {
 }
 
 impl Answer {
-    const ALL: [Answer; 23] = [
+    const ALL: [Answer; 24] = [
         Answer::Executed,
         Answer::Replayed,
         Answer::Released,
@@ -90,6 +91,7 @@ impl Answer {
         Answer::Overloaded,
         Answer::BodyTooLarge,
         Answer::BodyIncomplete,
+        Answer::BodyUnreadable,
         Answer::BadRequest,
         Answer::Passed,
         Answer::Published,
@@ -118,6 +120,7 @@ impl Answer {
             Answer::Overloaded => "overloaded",
             Answer::BodyTooLarge => "body_too_large",
             Answer::BodyIncomplete => "body_incomplete",
+            Answer::BodyUnreadable => "body_unreadable",
             Answer::BadRequest => "bad_request",
             Answer::Passed => "passed",
             Answer::Published => "published",

@@ -24,6 +24,7 @@ mod hostile;
 mod house;
 mod http;
 mod identities;
+mod intake;
 mod log;
 mod logs;
 mod metrics;

@@ -127,6 +127,24 @@ fn a_key_that_is_missing_or_malformed_is_each_vendors_own_bad_request() {
 }
 
 #[test]
+fn a_body_that_can_not_be_read_is_each_vendors_own_bad_request() {
+    let upstream = Upstream::start();
+    for (vendor, expected) in [
+        ("stripe", &["invalid_request_error", "body-unreadable"][..]),
+        ("square", &["INVALID_REQUEST_ERROR", "EXPECTED_JSON_BODY"]),
+        ("paypal", &["INVALID_REQUEST", "MALFORMED_REQUEST_JSON"]),
+    ] {
+        let route = format!("[[routes]]\npath = \"/{vendor}\"\nprofile = \"{vendor}\"\nkey = {{ body = \"/key\" }}");
+        let gateway = Gateway::with(upstream.port, "", &route);
+        let refused = Request::new("POST", &format!("/{vendor}")).json(r#"{"key":"k","amount":NaN}"#).send(gateway.port);
+        let expected: Vec<_> = expected.iter().map(|word| (*word).to_owned()).collect();
+        assert_eq!((refused.status, words(vendor, &refused)), (400, expected));
+        assert_ne!(invites(&refused), Some(true), "{vendor}");
+    }
+    assert_eq!(upstream.executed(), 0);
+}
+
+#[test]
 fn an_outcome_that_nobody_knows_is_each_vendors_own_failure() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "", ROUTES);

@@ -8,7 +8,9 @@ use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use onceward::config::{Config, Overrides};
-use onceward::key::{BodyHash, Document, Fingerprint, Key, KeySyntax, Member, Pointer, element, fingerprint, with_member};
+use onceward::key::{
+    BodyHash, Document, Fingerprint, Key, KeySyntax, Member, Pointer, element, fingerprint, key_field_value, with_member,
+};
 use onceward::proxy::{Peer, Scan, Scanner, from_upstream, to_upstream};
 use onceward::record::{HEAD_BYTES, decode, encode};
 
@@ -23,6 +25,10 @@ pub fn key(value: &[u8]) {
         let quoted = format!("\"{}\"", key.as_str().replace('\\', "\\\\").replace('"', "\\\""));
         assert!(Key::parse(quoted.as_bytes(), KeySyntax::Strict, MAX).unwrap() == key, "quoted it is the same key");
         assert!(Key::parse(value, KeySyntax::Lenient, MAX).unwrap() == key, "no syntax reads another key");
+        assert!(
+            Key::parse(key_field_value(key.as_str(), syntax).as_bytes(), syntax, MAX) == Ok(key.clone()),
+            "upstreams get it back"
+        );
         assert_eq!(format!("{key:?}"), "Key(..)", "keys are not shown");
     }
 }

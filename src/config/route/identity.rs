@@ -30,6 +30,19 @@ const SYNTAXES: [(&str, KeySyntax); 5] = [
 const FRAMING: [&str; 9] =
     ["connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
 
+/// Fields that the gateway sets or drops on the way to the upstream.
+const NOT_PASSED_ON: [&str; 9] = [
+    "forwarded",
+    "proxy-authenticate",
+    "proxy-authorization",
+    "traceparent",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-proto",
+    "x-real-ip",
+];
+
 /// How a body enters the fingerprint.
 #[derive(Clone, Copy, PartialEq)]
 enum Body {
@@ -66,10 +79,15 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     Some(KeyRule { source, required, max_length: usize::try_from(max_length?).ok()?, syntax: syntax? })
 }
 
-fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
+/// Reads the name of a field that carries a key, from the client or to the upstream.
+pub(super) fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
     let name = read_header(value)?;
     if name == http::header::HOST {
         value.fault("Host can't be a key: every request to this address has the same");
+        return None;
+    }
+    if NOT_PASSED_ON.contains(&name.as_str()) {
+        value.fault(format!("{name:?} can't carry a key: the gateway sets or drops it on the way to the upstream"));
         return None;
     }
     Some(name)

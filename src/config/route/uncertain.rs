@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
-use super::identity::{POINTER_EXPECTED, read_header};
+use super::identity::{POINTER_EXPECTED, read_key_header};
 use crate::config::SecretPlace;
 use crate::config::read::Table;
 use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRules, UpstreamKey};
@@ -171,7 +171,7 @@ pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Opt
     let table = table.table("upstream_key", UPSTREAM_KEY_EXPECTED);
     let max_length = table.get("max_length").map_or(Some(KEY_LENGTH_MAX), |value| value.number(DIGEST_MIN, KEY_LENGTH_MAX));
     let place = match table.get_together(["header", "body"]) {
-        [Some(header), None] => read_header(&header).map(KeyPlace::Header),
+        [Some(header), None] => read_key_header(&header).map(KeyPlace::Header),
         [None, Some(body)] => body.parsed(POINTER_EXPECTED, Pointer::parse).map(KeyPlace::Body),
         [Some(_), Some(body)] => {
             body.fault("the upstream gets the key in header or body, not both");

@@ -27,6 +27,12 @@ impl Seen {
     pub fn get(&self, name: &str) -> Option<&str> {
         self.fields.iter().find(|(n, _)| n == name).map(|(_, value)| value.as_str())
     }
+
+    /// The values of all lines of a field.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file look at all lines")]
+    pub fn all(&self, name: &str) -> Vec<&str> {
+        self.fields.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect()
+    }
 }
 
 #[derive(Default)]
