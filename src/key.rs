@@ -13,6 +13,7 @@ mod hashing;
 mod leaves;
 mod member;
 mod multipart;
+pub mod path;
 mod reading;
 mod spelling;
 

@@ -1,16 +1,19 @@
 //! Which route a request belongs to, by its path and method.
 //!
 //! Danger: a path that the upstream reads differently than the gateway slips past the protection. So percent-encoded
-//! unreserved characters are decoded before matching (RFC 3986, section 6.2.2.2), and a path with dot segments or empty
-//! segments, encoded or not, is refused.
+//! unreserved characters are decoded before matching (RFC 3986, section 6.2.2.2), and a path is refused if a folding of it
+//! (see [`folding`]) leads to a protected route that the path itself does not lead to.
 
-use std::borrow::Cow;
 use std::sync::Arc;
 
 use http::Method;
 use matchit::Router;
 
-use crate::engine::Policy;
+use crate::engine::{KeyPart, KeySource, Mode, Policy};
+use crate::key::path::{PathCase, as_matched, is_opaque_throughout, is_plain};
+use folding::{Pattern, Readings};
+
+mod folding;
 
 /// A protected, watched or switched-off route.
 #[derive(Debug, Clone)]
@@ -27,7 +30,15 @@ pub struct Route {
 
 /// The routes, in order: the first match wins.
 #[derive(Debug, Clone)]
-pub struct Routes(Vec<(Router<()>, Arc<Route>)>);
+pub struct Routes(Vec<Compiled>);
+
+/// A route with its compiled patterns.
+#[derive(Debug, Clone)]
+struct Compiled {
+    router: Router<()>,
+    patterns: Vec<Pattern>,
+    route: Arc<Route>,
+}
 
 /// A pattern that can't be matched.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -37,9 +48,9 @@ pub struct PatternError {
     why: String,
 }
 
-/// A path that the upstream could read differently.
+/// A path that the upstream could read as another one, which is protected, or as another operation's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the path has a `.`, `..` or empty segment")]
+#[error("the path can be read as another path")]
 pub struct AmbiguousPath;
 
 impl Routes {
@@ -51,55 +62,85 @@ impl Routes {
                 let bare = if path.len() > 1 { path.trim_end_matches('/') } else { path };
                 router.insert(bare, ()).map_err(|fault| PatternError { path: path.clone(), why: fault.to_string() })?;
             }
-            Ok((router, Arc::new(route)))
+            let patterns = route.paths.iter().map(|path| Pattern::of(path)).collect();
+            Ok(Compiled { router, patterns, route: Arc::new(route) })
         };
         routes.into_iter().map(compile).collect::<Result<_, _>>().map(Routes)
     }
 
-    /// The place of the first route that covers a request. A trailing slash matches the same route.
+    /// Returns the place of the first route that covers a request. A trailing slash matches the same route.
+    ///
+    /// Fails where a folding of the path leads to a protected route that the path does not lead to, and where the path is
+    /// part of a derived key and a folding changes it. A plain path costs one scan more than its match, except where a
+    /// route takes no account of letter case.
     pub fn position(&self, method: &Method, path: &str) -> Result<Option<usize>, AmbiguousPath> {
-        let path = normalise(path)?;
-        let bare = if path.len() > 1 { path.strip_suffix('/').unwrap_or(&path) } else { &path };
-        Ok(self.0.iter().position(|(router, route)| route.methods.contains(method) && router.at(bare).is_ok()))
+        let bare = as_matched(path);
+        let found = self.0.iter().position(|each| each.covers(method) && each.router.at(&bare).is_ok());
+        let plain = is_plain(path);
+        if !path.starts_with('/') || plain && !self.0.iter().any(Compiled::ignores_case) {
+            return Ok(found);
+        }
+        if self.leads_elsewhere(method, path, &bare, found) || found.is_some_and(|at| self.0[at].is_told_apart_by(path)) {
+            return Err(AmbiguousPath);
+        }
+        Ok(found)
+    }
+
+    /// Whether a folding of a path leads to a protected route other than the one found.
+    fn leads_elsewhere(&self, method: &Method, path: &str, bare: &str, found: Option<usize>) -> bool {
+        let is_other = |at: usize| found != Some(at) && self.0[at].protects() && self.0[at].covers(method);
+        let mut others = (0..self.0.len()).filter(|at| is_other(*at)).peekable();
+        if others.peek().is_none() {
+            return false;
+        }
+        // A path that can't be searched could lead anywhere.
+        let Some(readings) = Readings::of(path) else { return true };
+        others.any(|at| {
+            let other = &self.0[at];
+            match found {
+                // The path matches both. It leads to the other route where a folding leaves the one that comes first.
+                Some(found) if other.router.at(bare).is_ok() => self.0[found].some_reading_leaves(&readings),
+                _ => other.patterns.iter().any(|pattern| readings.some_match(pattern, other.case())),
+            }
+        })
     }
 
     /// The routes, in order.
     pub fn iter(&self) -> impl Iterator<Item = &Arc<Route>> {
-        self.0.iter().map(|(_, route)| route)
+        self.0.iter().map(|each| &each.route)
     }
 }
 
-/// Decodes percent-encoded unreserved characters; refuses what could be resolved into another path.
-fn normalise(path: &str) -> Result<Cow<'_, str>, AmbiguousPath> {
-    let path = if path.contains('%') { Cow::Owned(decode_unreserved(path)) } else { Cow::Borrowed(path) };
-    let Some(inner) = path.strip_prefix('/') else { return Ok(path) };
-    let mut segments = inner.split('/').peekable();
-    while let Some(segment) = segments.next() {
-        let empty = segment.is_empty() && segments.peek().is_some();
-        if empty || segment == "." || segment == ".." {
-            return Err(AmbiguousPath);
-        }
+impl Compiled {
+    fn covers(&self, method: &Method) -> bool {
+        self.route.methods.contains(method)
     }
-    Ok(path)
+
+    fn protects(&self) -> bool {
+        self.route.policy.mode == Mode::Enforce
+    }
+
+    fn case(&self) -> PathCase {
+        self.route.policy.path_case
+    }
+
+    fn ignores_case(&self) -> bool {
+        self.protects() && self.case() == PathCase::Insensitive
+    }
+
+    fn some_reading_leaves(&self, readings: &Readings) -> bool {
+        self.patterns.iter().all(|pattern| readings.some_differ(pattern, self.case()))
+    }
+
+    /// Whether the path is part of the route's identities and has other foldings, which would be other operations.
+    fn is_told_apart_by(&self, path: &str) -> bool {
+        let by_path = match &self.route.policy.key.source {
+            KeySource::Derived(parts) => parts.contains(&KeyPart::Path),
+            KeySource::Sent { .. } => false,
+        };
+        by_path && self.protects() && !is_opaque_throughout(path)
+    }
 }
 
-fn decode_unreserved(path: &str) -> String {
-    let mut out = String::with_capacity(path.len());
-    let mut rest = path;
-    while let Some(at) = rest.find('%') {
-        out.push_str(&rest[..at]);
-        let decoded = rest.get(at + 1..at + 3).and_then(|hex| u8::from_str_radix(hex, 16).ok());
-        match decoded {
-            Some(byte) if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) => {
-                out.push(char::from(byte));
-                rest = &rest[at + 3..];
-            }
-            _ => {
-                out.push('%');
-                rest = &rest[at + 1..];
-            }
-        }
-    }
-    out.push_str(rest);
-    out
-}
+#[cfg(test)]
+mod tests;

@@ -12,6 +12,7 @@ use super::read::{Place, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
 use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 use crate::key::Pointer;
+use crate::key::path::PathCase;
 
 mod fields;
 mod identity;
@@ -37,6 +38,7 @@ const LEASE_TIMEOUTS: u32 = 3;
 
 const HEADER_EXPECTED: &str = "a header field's name such as \"Idempotency-Key\"";
 const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("off", Mode::Off)];
+const CASES: [(&str, PathCase); 2] = [("sensitive", PathCase::Sensitive), ("insensitive", PathCase::Insensitive)];
 const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
 const MISMATCH: [(&str, OnMismatch); 3] =
     [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
@@ -214,6 +216,7 @@ fn read_policy(
     besides: &mut Besides,
 ) -> Option<Policy> {
     let mode = table.get("mode").and_then(|value| value.choice(&MODES, &[]));
+    let path_case = table.get("case").and_then(|value| value.choice(&CASES, &[]));
     let times = read_times(table, around);
     let key = identity::read_key(table);
     let scope = scope::read(table, around).map(|(rule, jwks)| {
@@ -254,6 +257,7 @@ fn read_policy(
     Some(Policy {
         route: Arc::from(name),
         mode: mode?,
+        path_case: path_case?,
         key: key?,
         upstream_key: upstream_key?,
         scope: scope?,

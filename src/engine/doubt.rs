@@ -10,6 +10,7 @@ use super::admit::{Admission, Over, Refusal};
 use super::operate::{Decision, decide};
 use super::policy::{Policy, StatusRules, Verdict};
 use super::settle::Next;
+use crate::key::path::fill;
 use crate::key::{Pointer, element};
 use crate::record::{Fence, Held, Reply, ReplyBody, State};
 
@@ -65,6 +66,12 @@ const OF_THE_WHOLE: [HeaderName; 6] = [
 impl Probe {
     /// Stands for the key in the path.
     pub const KEY: &str = "{key}";
+
+    /// Returns the path, with a key filled in, that asks about one operation. `None` where the key can't be one segment of
+    /// it under every folding: such a request could reach another resource, and must not be sent.
+    pub fn path_for(&self, key: &str) -> Option<String> {
+        fill(&self.path, Probe::KEY, key)
+    }
 
     /// Reads an upstream's answer. Only what says so plainly is taken for found or absent: a page that isn't JSON where
     /// a member is wanted says nothing.

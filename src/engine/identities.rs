@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 
 use super::policy::{CallerRule, FingerprintRule, KeyPart, KeySource, Mode, OnMismatch, Policy, ScopeRule};
 use crate::key::Pointer;
+use crate::key::path::PathCase;
 
 /// The format that this version writes.
 const FORMAT: u32 = 1;
@@ -155,6 +156,9 @@ fn made_of(policy: &Policy) -> String {
         let parts: Vec<String> = parts.iter().map(part).collect();
         text = format!("a key derived from {}", parts.join(", "));
         reads_body |= parts.iter().any(|part| part == BODY_HASH);
+        if parts.iter().any(|part| part == PATH) && policy.path_case == PathCase::Insensitive {
+            text.push_str(" in any letter case");
+        }
         if let (true, CallerRule::Headers(names)) = (shared, &policy.caller) {
             // Writing to a string can't fail.
             let _ = write!(text, " and the caller by {}", list(names));
@@ -184,10 +188,11 @@ fn made_of(policy: &Policy) -> String {
 }
 
 const BODY_HASH: &str = "body_hash";
+const PATH: &str = "path";
 
 fn part(part: &KeyPart) -> String {
     match part {
-        KeyPart::Path => "path".to_owned(),
+        KeyPart::Path => PATH.to_owned(),
         KeyPart::Query(name) => format!("query {name:?}"),
         KeyPart::Header(name) => format!("header {name}"),
         KeyPart::Body(at) => format!("body {}", pointer(at)),
@@ -311,6 +316,11 @@ mod tests {
                 Policy { scope: scoped("payments", "x-account").scope, ..derived(vec![KeyPart::Path]) },
                 "a key derived from path, scope by x-account",
             ),
+            (
+                Policy { path_case: PathCase::Insensitive, ..derived(vec![KeyPart::Path]) },
+                "a key derived from path in any letter case and the caller by authorization, no scope",
+            ),
+            (Policy { path_case: PathCase::Insensitive, ..policy() }, "the key, no scope"),
         ];
         rows.iter().for_each(|(policy, text)| assert_eq!(made_of(policy), *text));
     }

@@ -8,6 +8,7 @@ use http::{HeaderMap, HeaderName, StatusCode};
 use super::admit::Refusal;
 use super::chosen::ChosenField;
 use super::doubt::Probe;
+use crate::key::path::PathCase;
 use crate::key::{KeySyntax, Pointer};
 
 /// All that is decided per route. Durations as configured; the store counts them by its own clock.
@@ -17,6 +18,8 @@ pub struct Policy {
     pub route: Arc<str>,
     /// Whether the route protects, watches or does nothing.
     pub mode: Mode,
+    /// Whether the upstream tells paths apart by letter case.
+    pub path_case: PathCase,
     /// Where the key is.
     pub key: KeyRule,
     /// Where the upstream gets the key, if not in the field or member that the client sent it in.
@@ -125,9 +128,9 @@ pub enum KeyPlace {
 /// A part of a derived key.
 #[derive(Debug, Clone, PartialEq)]
 pub enum KeyPart {
-    /// The path as received.
+    /// The path as [`identity`](crate::key::path::identity) writes it: one form for all spellings.
     Path,
-    /// A query parameter, by its first value.
+    /// A query parameter, by its first value, decoded as forms are (`+` is a space).
     Query(String),
     /// A header field.
     Header(HeaderName),

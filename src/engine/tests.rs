@@ -25,6 +25,7 @@ pub(crate) fn policy() -> Policy {
     Policy {
         route: "payments".into(),
         mode: Mode::Enforce,
+        path_case: crate::key::path::PathCase::Sensitive,
         key: KeyRule {
             source: KeySource::Sent { header: Some(http::HeaderName::from_static("idempotency-key")), body: None },
             required: true,

@@ -8,7 +8,6 @@ use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, HeaderV
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, Response, Uri};
 use http_body::Body;
-use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use tower_service::Service;
 
 use super::attempt::Read;
@@ -16,14 +15,11 @@ use super::budget::Hold;
 use super::payload::{BoxError, Payload};
 use super::tell::trace_of;
 use super::{Gate, Guarded, Problem, carry};
-use crate::engine::{Admission, Asked, Believed, CallerRule, Finding, Policy, Probe, ScopeRule, believe};
+use crate::engine::{Admission, Asked, Believed, CallerRule, Finding, OnUncertain, Policy, Probe, Refusal, ScopeRule, believe};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, State};
 use crate::store::Swap;
-
-/// All but the unreserved characters (RFC 3986, section 2.3): a key must not become two segments, or a query.
-const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
 /// What a gate needs to ask: the duplicate, whose credentials it may use, and a way to the upstream.
 pub(super) struct Asker<'r, S> {
@@ -63,7 +59,10 @@ impl Gate {
     {
         let policy = &guarded.route.policy;
         let key = carry::key_for_upstream(policy, asker.parts, asker.body)?;
-        let mut request = question(probe, &key);
+        let Some(mut request) = question(probe, &key) else {
+            self.count_withheld(policy, slot);
+            return Ok(Told::Admit(Admission::Refuse(Refusal::uncertain(None))));
+        };
         let headers = if probe.headers.is_empty() { credentials(policy, &asker.parts.headers) } else { probe.headers.clone() };
         request.headers_mut().extend(headers);
         if let Some(host) = asker.parts.headers.get(HOST) {
@@ -113,6 +112,12 @@ impl Gate {
         counter.inc();
     }
 
+    /// Counts and logs a probe that is not sent, because the key can't be filled into its path.
+    pub(super) fn count_withheld(&self, policy: &Policy, slot: &Slot) {
+        self.meter.probes.withheld.inc();
+        tracing::warn!(route = %policy.route, operation = %slot, "probe not sent: the key is not one segment of its path; settle the operation by hand");
+    }
+
     /// Sends a question, and reads its answer. Whatever goes wrong says nothing of the operation.
     pub(super) async fn put_question<S, B, RB>(
         &self,
@@ -149,17 +154,21 @@ impl Gate {
     }
 }
 
-/// The request that asks, but for who asks.
-pub(super) fn question<B>(probe: &Probe, key: &str) -> Request<Payload<B>> {
-    let path = probe.path.replace(Probe::KEY, &utf8_percent_encode(key, IN_A_PATH).to_string());
+/// Whether no probe is ever sent for a request's operation, because its key can't be filled into the probe's path.
+pub(super) fn is_never_probed(policy: &Policy, parts: &Parts, body: &Bytes) -> bool {
+    let OnUncertain::Probe(probe) = &policy.on_uncertain else { return false };
+    carry::key_for_upstream(policy, parts, body).is_ok_and(|key| probe.path_for(&key).is_none())
+}
+
+/// The request that asks, but for who asks. `None` where the key can't be filled into the path.
+pub(super) fn question<B>(probe: &Probe, key: &str) -> Option<Request<Payload<B>>> {
     let mut request = Request::new(Payload::default());
     *request.method_mut() = probe.method.clone();
-    // The configuration has checked the path, and an encoded key changes nothing about its form.
-    *request.uri_mut() = Uri::try_from(path).unwrap_or_default();
+    *request.uri_mut() = Uri::try_from(probe.path_for(key)?).ok()?;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
     // Else a member could not be looked for, and a client that doesn't decode would get what it can't read.
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
-    request
+    Some(request)
 }
 
 /// The duplicate's fields that say who asks.

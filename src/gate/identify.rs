@@ -16,7 +16,7 @@ use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule, Side, any_chosen, chosen};
 use crate::key::{
     BodyHash, Caller, Document, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Reading, Scope, Slot, Space,
-    Unclear, fingerprint, form_boundary, hash_body,
+    Unclear, fingerprint, form_boundary, hash_body, path,
 };
 
 /// A request's place among operations.
@@ -58,7 +58,7 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes)
     let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
     let derived = match &policy.key.source {
         // Made without secrets: the upstream may know it, and must know it again when they are rotated.
-        KeySource::Derived(wanted) => derived_key(wanted, whose, parts, &body, how)?,
+        KeySource::Derived(wanted) => derived_key(policy, wanted, whose, parts, &body, how)?,
         KeySource::Sent { .. } => Vec::new(),
     };
     let key = sent.as_ref().map_or(derived.as_slice(), |key| key.as_str().as_bytes());
@@ -100,7 +100,8 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
             let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
             let caller = caller(&policy.caller, &scope, &parts.headers);
             let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
-            let key = derived_key(wanted, whose, parts, &Reading::new(body), body_hash(&policy.fingerprint, &parts.headers))?;
+            let how = body_hash(&policy.fingerprint, &parts.headers);
+            let key = derived_key(policy, wanted, whose, parts, &Reading::new(body), how)?;
             Ok(URL_SAFE_NO_PAD.encode(key))
         }
     }
@@ -308,6 +309,7 @@ fn body_key(rule: &KeyRule, pointer: &Pointer, headers: &HeaderMap, body: &Readi
 }
 
 fn derived_key(
+    policy: &Policy,
     wanted: &[KeyPart],
     whose: &[u8; 32],
     parts: &Parts,
@@ -320,7 +322,7 @@ fn derived_key(
     for part in wanted {
         match part {
             KeyPart::Path => {
-                hasher.part(b"path").part(parts.uri.path().as_bytes());
+                hasher.part(b"path").part(&path::identity(parts.uri.path(), policy.path_case));
             }
             KeyPart::Query(name) => {
                 let value = query_parameter(parts.uri.query().unwrap_or_default(), name)
@@ -352,11 +354,11 @@ fn derived_key(
     Ok(hasher.finish().to_vec())
 }
 
-/// The first value of a query parameter, percent-decoded.
+/// The first value of a query parameter, decoded as forms are: `+` and `%20` are one value.
 fn query_parameter(query: &str, name: &str) -> Option<Vec<u8>> {
-    let pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
-    let mut values = pairs.filter(|(key, _)| percent_decode_str(key).eq(name.bytes()));
-    values.next().map(|(_, value)| percent_decode_str(value).collect())
+    let decoded = |text: &str| percent_decode_str(&text.replace('+', " ")).collect::<Vec<u8>>();
+    let mut pairs = query.split('&').map(|pair| pair.split_once('=').unwrap_or((pair, "")));
+    pairs.find(|(key, _)| decoded(key) == name.as_bytes()).map(|(_, value)| decoded(value))
 }
 
 #[cfg(test)]

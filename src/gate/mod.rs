@@ -52,7 +52,7 @@ mod vouch;
 mod wait;
 
 pub use agree::{AgreeError, agree};
-use ask::Asker;
+use ask::{Asker, is_never_probed};
 use attempt::Attempt;
 pub use budget::{Budget, Hold};
 use carry::Carried;
@@ -247,15 +247,23 @@ impl Gate {
         };
         let slot = claimed.slot;
         let trail = Trail::of(&parts.extensions);
+        let never_probed = is_never_probed(policy, &parts, &body);
         carried.apply(&mut parts, &mut body);
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold, trail };
-        match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
+        let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
             Err(_) => {
                 Err(Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after: policy.uncertain_retry_after() })
             }
+        };
+        match answer {
+            // Where no probe is ever sent, the same request again finds nothing out: an operator has to settle it.
+            Err(Problem::OutcomeUncertain { slot, status, .. }) if never_probed => {
+                Err(Problem::OutcomeUncertain { slot, status, retry_after: None })
+            }
+            answer => answer,
         }
     }
 

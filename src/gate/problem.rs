@@ -142,7 +142,9 @@ pub enum Problem {
     #[error("the request body broke off")]
     BodyBroken,
     /// The path could be read in two ways.
-    #[error("the path has a `.`, `..` or empty segment, which could lead to another resource than it seems")]
+    #[error(
+        "the path can be read as the path of another, protected resource (path parameters, dot or empty segments, encoded separators, letter case)"
+    )]
     PathAmbiguous,
     /// A method that a gateway doesn't forward.
     #[error("the method is not forwarded")]

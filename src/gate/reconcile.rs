@@ -45,6 +45,9 @@ struct Asked {
     next: Instant,
 }
 
+/// An operation whose key can't be filled into the probe's path. It is counted and logged once, and left alone.
+struct NeverProbed;
+
 /// Asks for ever. `prepare` gives a question what the way to its upstream needs.
 pub async fn reconcile<S, B, RB>(
     gate: Arc<Gate>,
@@ -75,9 +78,12 @@ pub async fn reconcile<S, B, RB>(
         };
         let questions = due.into_iter().map(|(slot, route)| {
             let (gate, prepare, mut service) = (&gate, &prepare, service.clone());
-            async move { gate.ask_unasked(&slot, &route, prepare, &mut service).await }
+            async move { gate.ask_unasked(&slot, &route, prepare, &mut service).await.map_err(|NeverProbed| slot) }
         });
-        futures_util::stream::iter(questions).buffer_unordered(QUESTIONS_MAX).collect::<Vec<()>>().await;
+        let ended: Vec<Result<(), Slot>> = futures_util::stream::iter(questions).buffer_unordered(QUESTIONS_MAX).collect().await;
+        for slot in ended.into_iter().filter_map(Result::err) {
+            asked.entry(slot).and_modify(|asked| asked.times = QUESTIONS_PER_OPERATION);
+        }
     }
 }
 
@@ -130,18 +136,22 @@ impl Gate {
         guarded: &Guarded,
         prepare: impl Fn(&Guarded, &mut Request<Payload<B>>),
         service: &mut S,
-    ) where
+    ) -> Result<(), NeverProbed>
+    where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
         // Those who have a client come first.
-        let (Some(_place), Some(probe)) = (self.in_flight.take(), probe_of(guarded)) else { return };
-        let Ok(Some(held)) = self.store.load(slot).await else { return };
+        let (Some(_place), Some(probe)) = (self.in_flight.take(), probe_of(guarded)) else { return Ok(()) };
+        let Ok(Some(held)) = self.store.load(slot).await else { return Ok(()) };
         let key = held.record.kept.as_ref().and_then(|kept| std::str::from_utf8(kept).ok());
-        let Some(key) = key.filter(|_| waits(&held)) else { return };
-        let mut request = question(probe, key);
+        let Some(key) = key.filter(|_| waits(&held)) else { return Ok(()) };
+        let Some(mut request) = question(probe, key) else {
+            self.count_withheld(&guarded.route.policy, slot);
+            return Err(NeverProbed);
+        };
         request.headers_mut().extend(probe.headers.clone());
         prepare(guarded, &mut request);
         let mut hold = self.budget.hold();
@@ -149,7 +159,7 @@ impl Gate {
         let asking = self.put_question(policy, probe, request, service, &mut hold);
         let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.count(&finding);
-        let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else { return };
+        let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else { return Ok(()) };
         match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, Context::default).await {
             Ok(Swap::Stored) => {
                 tracing::info!(route = %policy.route, operation = %slot, state = next.record.state.name(), "the upstream told what became of an uncertain operation");
@@ -157,6 +167,7 @@ impl Gate {
             Ok(Swap::Stale(_)) => {}
             Err(error) => tracing::debug!(operation = %slot, %error, "what the upstream told is not stored"),
         }
+        Ok(())
     }
 }
 

@@ -290,7 +290,7 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             StatusCode::BAD_REQUEST,
             "path-ambiguous",
             "The path can be read in two ways",
-            "Send the path without dot segments and empty segments.",
+            "Send the path as it is documented: no path parameters, dot or empty segments or encoded separators, in its letter case.",
             Answer::BadRequest,
         ),
         Problem::MethodNotAllowed => doc(

@@ -53,6 +53,8 @@ pub struct Probes {
     pub absent: Counter,
     /// No usable answer.
     pub unclear: Counter,
+    /// Not sent: the key can't be filled into the path.
+    pub withheld: Counter,
 }
 
 /// The completed records that are kept in the process.
@@ -293,6 +295,7 @@ impl Meter {
         registry.register("probes_found", "Questions that found the operation executed", m.probes.found.clone());
         registry.register("probes_absent", "Questions that found no trace of the operation", m.probes.absent.clone());
         registry.register("probes_unclear", "Questions without a usable answer", m.probes.unclear.clone());
+        registry.register("probes_withheld", "Probes not sent because of the key", m.probes.withheld.clone());
         registry.register("uncertain_outcomes", "Operations that became uncertain", m.uncertain.clone());
         registry.register("lost_leases", "Attempts that lost their lease while they ran", m.lost_leases.clone());
         registry.register("store_errors", "Store calls that failed", m.store_errors.clone());

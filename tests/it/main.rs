@@ -29,6 +29,7 @@ mod log;
 mod logs;
 mod metrics;
 mod page;
+mod paths;
 mod projection;
 mod published;
 mod quota;

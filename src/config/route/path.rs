@@ -17,7 +17,7 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     }
     let mut segments = pattern.split('/').skip(1);
     if pattern.len() > 1 && segments.any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err("matches nothing: paths with //, . or .. are refused".to_owned());
+        return Err("//, . and .. can't stand in a pattern: upstreams resolve such paths into others".to_owned());
     }
     check_escapes(pattern)?;
     let mut alone = matchit::Router::new();

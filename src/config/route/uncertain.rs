@@ -9,6 +9,7 @@ use crate::config::SecretPlace;
 use crate::config::read::Table;
 use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRules, UpstreamKey};
 use crate::key::Pointer;
+use crate::key::path::{Decoded, fill};
 
 const PROBE_EXPECTED: &str =
     "a table such as { method = \"GET\", path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
@@ -105,13 +106,15 @@ fn safe_method(text: &str) -> Option<Method> {
     Method::from_bytes(text.as_bytes()).ok().filter(|method| [Method::GET, Method::HEAD].contains(method) || text == "QUERY")
 }
 
-/// A path that stays one whatever the key is.
+/// A path that stays one whatever the key is: it has no dot segments, and the key is in one segment, or in the query.
 fn path(text: &str) -> Option<String> {
     let with_key = text.replace(Probe::KEY, "k");
     let parsed: Uri = with_key.parse().ok()?;
     let plain =
         text.starts_with('/') && !text.starts_with("//") && text.contains(Probe::KEY) && !with_key.contains(['{', '}', '#']);
-    (plain && parsed.path_and_query().is_some_and(|path| path.as_str() == with_key)).then(|| text.to_owned())
+    let has_dots = parsed.path().split('/').any(|segment| matches!(&Decoded::of(segment).bytes[..], b"." | b".."));
+    let one = plain && !has_dots && fill(text, Probe::KEY, "k").is_some();
+    (one && parsed.path_and_query().is_some_and(|path| path.as_str() == with_key)).then(|| text.to_owned())
 }
 
 fn read_statuses(table: &Table<'_>, name: &'static str, default: &str) -> Option<Vec<String>> {

@@ -12,6 +12,8 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("on_uncertain = \"probe\"\nprobe = { method = \"GET\" }", "probe.path", "a probe needs path"),
     ("on_uncertain = \"probe\"\nprobe = { path = \"/p\" }", "probe.path", "a path with {key} in it"),
     ("on_uncertain = \"probe\"\nprobe = { path = \"//p/{key}\" }", "probe.path", "a path with {key} in it"),
+    ("on_uncertain = \"probe\"\nprobe = { path = \"/p/../{key}\" }", "probe.path", "a path with {key} in it"),
+    ("on_uncertain = \"probe\"\nprobe = { path = \"/p;of={key}\" }", "probe.path", "a path with {key} in it"),
     ("on_uncertain = \"probe\"\nprobe = { path = \"/p/{key}\", method = \"POST\" }", "probe.method", "safe method"),
     ("on_uncertain = \"probe\"\nprobe = { path = \"/p/{key}\", found = [\"ok\"] }", "probe", "`ok` is not a status"),
     ("on_uncertain = \"probe\"\nprobe = { path = \"/p/{key}\", absent = [\"200\"] }", "probe", "two of the three"),
@@ -105,6 +107,7 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("redact = [\"/card\"]\nfields = { card = \"request:/card\" }", "fields.card", "redact keeps /card from the store"),
     ("name = \"\"", "name", "expected a name"),
     ("errors = \"strip\"", "errors", "\"problem\" or \"stripe\""),
+    ("case = \"lower\"", "case", "expected \"sensitive\" or \"insensitive\""),
     ("stripe_should_retry = \"yes\"", "stripe_should_retry", "true or false, found a string"),
 ];
 

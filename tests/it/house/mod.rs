@@ -18,7 +18,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("event", &["record"]),
     ("engine", &["key", "record"]),
     ("store", &["key", "record", "clock", "tls", "telemetry"]),
-    ("route", &["engine"]),
+    ("route", &["engine", "key"]),
     ("gate", &["key", "record", "event", "engine", "store", "clock", "entropy", "route", "telemetry", "token"]),
     ("config", &["key", "engine", "tls"]),
     ("proxy", &["gate", "key", "engine", "record", "clock", "entropy", "telemetry", "tls"]),

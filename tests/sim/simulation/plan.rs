@@ -153,6 +153,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
     Policy {
         route: "payments".into(),
         mode: Mode::Enforce,
+        path_case: onceward::key::path::PathCase::Sensitive,
         key: KeyRule {
             source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None },
             required: true,

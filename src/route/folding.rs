@@ -1,0 +1,270 @@
+//! The foldings of a path: every path that hops behind the gateway may read it as.
+//!
+//! A hop may cut path parameters, resolve dot segments, merge slashes, take `\` for `/`, and decode what is encoded; each
+//! at any place, in any order, more than once. These readings are too many to list. They are searched together instead:
+//! a path is a row of *nodes*, one behind each separator, and a reading is a way from the first to the last one. A step
+//! from node to node is one segment, which may span separators that not every hop sees (`%2F`, `\`). *Erasable* spans
+//! (`//`, `/./`, `/x/../`) are also crossed without a segment. Sets of nodes are the bits of a word, so that the work is
+//! bounded by the square of [`NODES_MAX`] for each pattern.
+
+use std::ops::Range;
+
+use crate::key::path::{Decoded, PathCase};
+
+/// Most nodes of a path, its end included. A longer path has no readings here, and its request is refused if need be.
+const NODES_MAX: usize = 64;
+
+/// Longest path, in bytes, that is searched.
+const PATH_BYTES_MAX: usize = 8192;
+
+/// Most `;` of a path that is searched.
+const PARAMETERS_MAX: usize = 64;
+
+/// A route's pattern, decoded and taken apart.
+#[derive(Debug, Clone)]
+pub(super) struct Pattern(Vec<Part>);
+
+/// A segment of a pattern.
+#[derive(Debug, Clone)]
+enum Part {
+    Literal(Vec<u8>),
+    /// `{name}` between two literals, either of which may be empty.
+    Parameter {
+        before: Vec<u8>,
+        after: Vec<u8>,
+    },
+    /// `{*name}` behind a literal: the rest of the path.
+    Rest {
+        before: Vec<u8>,
+    },
+}
+
+impl Pattern {
+    /// Takes a pattern apart that `matchit` accepts.
+    pub fn of(pattern: &str) -> Pattern {
+        let segments = pattern.trim_matches('/').split('/').filter(|segment| !segment.is_empty());
+        Pattern(segments.map(Part::of).collect())
+    }
+}
+
+impl Part {
+    fn of(segment: &str) -> Part {
+        let (mut texts, mut name) = (vec![String::new()], None);
+        let mut chars = segment.chars().peekable();
+        while let Some(c) = chars.next() {
+            match c {
+                // Braces that stand for themselves are written twice.
+                '{' | '}' if chars.next_if_eq(&c).is_some() => texts.last_mut().into_iter().for_each(|text| text.push(c)),
+                '{' => {
+                    name = Some(chars.by_ref().take_while(|c| *c != '}').collect::<String>());
+                    texts.push(String::new());
+                }
+                c => texts.last_mut().into_iter().for_each(|text| text.push(c)),
+            }
+        }
+        let mut decoded = texts.iter().map(|text| Decoded::of(text).bytes);
+        let before = decoded.next().unwrap_or_default();
+        match name {
+            None => Part::Literal(before),
+            Some(name) if name.starts_with('*') => Part::Rest { before },
+            Some(_) => Part::Parameter { before, after: decoded.next().unwrap_or_default() },
+        }
+    }
+
+    /// Whether the part matches a text.
+    fn is(&self, text: &[u8], case: PathCase) -> bool {
+        match self {
+            Part::Literal(literal) => case.equal(text, literal),
+            Part::Parameter { before, after } => {
+                text.len() > before.len() + after.len()
+                    && case.equal(&text[..before.len()], before)
+                    && case.equal(&text[text.len() - after.len()..], after)
+            }
+            Part::Rest { before } => text.len() > before.len() && case.equal(&text[..before.len()], before),
+        }
+    }
+}
+
+/// A set of nodes.
+type Nodes = u64;
+
+fn members(nodes: Nodes) -> impl Iterator<Item = usize> {
+    (0..NODES_MAX).filter(move |node| nodes & 1 << node != 0)
+}
+
+/// All readings of one path.
+pub(super) struct Readings {
+    path: Decoded,
+    /// For each node but the first, where the separator before it stands; for the last one, the path's length.
+    separators: Vec<usize>,
+    /// Nodes behind a separator that every hop sees.
+    seen_by_all: Nodes,
+    /// Where path parameters begin.
+    parameters: Vec<usize>,
+    /// For each node, those to which everything between can be erased; itself included.
+    erasable: Vec<Nodes>,
+    /// The nodes at which the first segment can begin.
+    first: Nodes,
+}
+
+impl Readings {
+    /// The readings of a path that begins with a slash; `None` if it is too long, or has too many separators or
+    /// parameters.
+    pub fn of(path: &str) -> Option<Readings> {
+        if path.len() > PATH_BYTES_MAX {
+            return None;
+        }
+        let path = Decoded::of(path);
+        let is_separator = |at: &usize| matches!(path.bytes[*at], b'/' | b'\\');
+        let mut separators: Vec<usize> = (1..path.bytes.len()).filter(is_separator).collect();
+        separators.push(path.bytes.len());
+        let last = separators.len();
+        if last >= NODES_MAX {
+            return None;
+        }
+        let is_slash = |at: usize| path.bytes.get(at).is_none_or(|byte| *byte == b'/' && path.literal[at]);
+        let seen_by_all = (1..=last).filter(|node| is_slash(separators[node - 1])).fold(0, |set, node| set | 1 << node);
+        let parameters: Vec<usize> = (0..path.bytes.len()).filter(|at| path.bytes[*at] == b';').collect();
+        if parameters.len() > PARAMETERS_MAX {
+            return None;
+        }
+        let mut readings = Readings { path, separators, seen_by_all, parameters, erasable: vec![0; last + 1], first: 0 };
+        readings.find_erasable();
+        readings.find_first();
+        Some(readings)
+    }
+
+    /// The node at the path's end.
+    fn last(&self) -> usize {
+        self.separators.len()
+    }
+
+    /// Where the text behind a node begins.
+    fn start(&self, node: usize) -> usize {
+        node.checked_sub(1).map_or(1, |before| self.separators[before] + 1)
+    }
+
+    /// Where the text before a node ends.
+    fn end(&self, node: usize) -> usize {
+        self.separators[node - 1]
+    }
+
+    /// The nodes at which a segment that begins at this one can end: up to the next separator that every hop sees.
+    fn next(&self, node: usize) -> impl Iterator<Item = usize> + '_ {
+        let behind = self.seen_by_all.checked_shr(node as u32 + 1).unwrap_or(0);
+        let count = if behind == 0 { 0 } else { behind.trailing_zeros() as usize + 1 };
+        node + 1..=node + count
+    }
+
+    /// The texts that the segment between two nodes may be read as: whole, or cut where a parameter begins.
+    fn texts(&self, from: usize, to: usize) -> impl Iterator<Item = &[u8]> {
+        let Range { start, end } = self.start(from)..self.end(to);
+        let begin = self.parameters.partition_point(|at| *at < start);
+        let cuts = self.parameters[begin..].iter().copied().take_while(move |at| *at < end);
+        std::iter::once(end).chain(cuts).map(move |end| &self.path.bytes[start..end])
+    }
+
+    /// The nodes that a segment which may be read as a match of the part leads to.
+    fn after(&self, node: usize, part: &Part, case: PathCase) -> Nodes {
+        let matches = |to: &usize| match part {
+            // No text has to be cut to match: what is cut is only longer.
+            Part::Parameter { after, .. } if after.is_empty() => part.is(&self.path.bytes[self.start(node)..self.end(*to)], case),
+            Part::Literal(literal) => self.reads_as(node, *to, literal, case),
+            _ => self.texts(node, *to).any(|text| part.is(text, case)),
+        };
+        self.next(node).filter(matches).fold(0, |set, to| set | 1 << to)
+    }
+
+    /// Whether the segment between two nodes may be read as this text.
+    fn reads_as(&self, from: usize, to: usize, text: &[u8], case: PathCase) -> bool {
+        let (start, end) = (self.start(from), self.start(from) + text.len());
+        end <= self.end(to)
+            && (end == self.end(to) || self.path.bytes[end] == b';')
+            && case.equal(&self.path.bytes[start..end], text)
+    }
+
+    fn after_text(&self, node: usize, text: &[u8]) -> Nodes {
+        let matches = |to: &usize| self.reads_as(node, *to, text, PathCase::Sensitive);
+        self.next(node).filter(matches).fold(0, |set, to| set | 1 << to)
+    }
+
+    fn erased_after(&self, nodes: Nodes) -> Nodes {
+        members(nodes).fold(0, |set, node| set | self.erasable[node])
+    }
+
+    /// Whether the segment between two nodes is a dot segment to every hop, so that no `..` behind it can take it away.
+    fn is_dot_segment(&self, from: usize, to: usize) -> bool {
+        let span = self.start(from)..self.end(to);
+        matches!(&self.path.bytes[span.clone()], b"." | b"..") && self.path.literal[span].iter().all(|literal| *literal)
+    }
+
+    /// Finds what can be erased: an empty segment, a `.`, and a segment with the `..` behind it.
+    fn find_erasable(&mut self) {
+        for node in (0..=self.last()).rev() {
+            let named = self.next(node).filter(|to| !self.is_dot_segment(node, *to)).fold(0, |set, to| set | 1 << to);
+            let before_dots = members(named).fold(0, |set, to| set | self.erasable[to]);
+            let taken_away = members(before_dots).fold(0, |set, at| set | self.after_text(at, b".."));
+            let erased = self.after_text(node, b"") | self.after_text(node, b".") | taken_away;
+            self.erasable[node] = 1 << node | self.erased_after(erased);
+        }
+    }
+
+    /// Finds where the first segment can begin: behind what can be erased, behind `..` at the root, and behind `//host`,
+    /// which readers of URLs take for an authority (RFC 3986, section 4.2; WHATWG URL, "authority state").
+    fn find_first(&mut self) {
+        let mut first = self.erasable[0];
+        for node in 0..self.last() {
+            if first & 1 << node != 0 {
+                let hosts = members(self.after_text(node, b"")).flat_map(|node| self.next(node));
+                let behind_host = hosts.fold(0, |set, to| set | self.erasable[to]);
+                first |= behind_host | self.erased_after(self.after_text(node, b".."));
+            }
+        }
+        self.first = first;
+    }
+
+    /// The text behind a node, without a trailing slash.
+    fn rest(&self, node: usize) -> &[u8] {
+        let ends_with_slash = self.path.bytes.ends_with(b"/") && self.path.literal.last() == Some(&true);
+        let end = self.path.bytes.len() - usize::from(ends_with_slash);
+        self.path.bytes.get(self.start(node)..end).unwrap_or_default()
+    }
+
+    /// Whether some reading matches a pattern.
+    pub fn some_match(&self, pattern: &Pattern, case: PathCase) -> bool {
+        let mut nodes = self.first;
+        for part in &pattern.0 {
+            if let Part::Rest { .. } = part {
+                return members(nodes).any(|node| part.is(self.rest(node), case));
+            }
+            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, part, case)));
+        }
+        nodes & 1 << self.last() != 0
+    }
+
+    /// Whether some reading does not match a pattern that the path as received matches.
+    pub fn some_differ(&self, pattern: &Pattern, case: PathCase) -> bool {
+        let last = self.last();
+        let mut nodes = self.first;
+        for part in &pattern.0 {
+            if nodes & 1 << last != 0 {
+                return true;
+            }
+            if let Part::Rest { before } = part {
+                let is_other = |node| self.erasable[node] & 1 << last != 0 || !self.begins_with(node, before, case);
+                return members(nodes).any(is_other);
+            }
+            let is_other = |node, to| self.texts(node, to).any(|text| !part.is(text, case));
+            if members(nodes).any(|node| self.next(node).any(|to| is_other(node, to))) {
+                return true;
+            }
+            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, part, case)));
+        }
+        // Behind the pattern nothing may follow but one slash.
+        members(nodes).any(|node| node != last && self.start(node) != self.path.bytes.len())
+    }
+
+    fn begins_with(&self, node: usize, text: &[u8], case: PathCase) -> bool {
+        self.path.bytes[self.start(node)..].get(..text.len()).is_some_and(|begin| case.equal(begin, text))
+    }
+}
