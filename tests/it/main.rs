@@ -45,3 +45,4 @@ mod tokens;
 mod told;
 mod traces;
 mod vendors;
+mod versions;
