@@ -19,7 +19,7 @@ use super::rules::{self, Target};
 use crate::gate::{AnswerBody, Malformation, Problem};
 
 /// The methods that the gateway forwards, as `Allow` lists them.
-pub(super) const ALLOWED: HeaderValue = HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS");
+pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Refuses what no request may be, whatever its route. `limit` is the configured size of a head in bytes.
 pub(super) fn check<B>(request: &Request<B>, verdict: &Verdict, limit: usize) -> Result<(), Problem> {
@@ -74,7 +74,7 @@ pub(super) fn max_forwards<B, R>(request: &mut Request<B>) -> Result<Option<Resp
     let count = digits.parse::<u32>().unwrap_or(u32::MAX);
     let Some(left) = count.checked_sub(1) else {
         let mut response = Response::new(AnswerBody::whole(Bytes::new()));
-        response.headers_mut().insert(ALLOW, ALLOWED);
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
         return Ok(Some(response));
     };
     request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from(left));

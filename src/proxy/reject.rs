@@ -350,7 +350,7 @@ impl Rejections {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
         }
         if *problem == Problem::MethodNotAllowed {
-            headers.insert(ALLOW, ALLOWED);
+            headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
         }
         if let Some(after) = document.retry_after {
             // Rounded up: a client that comes back a moment too early comes back twice.
