@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::uri::Scheme;
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -30,7 +29,7 @@ use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
 use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
-use crate::proxy::{Forward, Rejections, Server, ServerLimits, Upstream, UpstreamSettings};
+use crate::proxy::{Forward, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings};
 use crate::route::Route;
 use crate::store::Store;
 use crate::store::cache::LocalCache;
@@ -402,7 +401,7 @@ fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> L
 }
 
 /// The upstreams, the default one first. Those that were set up in the same way `before` keep their connections.
-async fn upstreams(config: &Config, before: &[Arc<Upstream<Incoming>>]) -> Result<Vec<Arc<Upstream<Incoming>>>> {
+async fn upstreams(config: &Config, before: &[Arc<Upstream<RequestBody>>]) -> Result<Vec<Arc<Upstream<RequestBody>>>> {
     let mut all = Vec::new();
     for configured in std::iter::once(&config.upstream).chain(&config.upstreams) {
         let settings = upstream_settings(configured).await?;

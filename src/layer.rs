@@ -56,7 +56,7 @@ use crate::gate::{
     AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Payload, Problem, Settings, Stream, identify,
     keep_identifying_fields, reconcile, wants_protection,
 };
-use crate::proxy::{Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
+use crate::proxy::{Lookalikes, Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
 use crate::route::{PatternError, Route, Routes};
 use crate::store::memory::Memory;
@@ -80,6 +80,7 @@ struct Front {
     guarded: Vec<Arc<Guarded>>,
     passed: RouteMeter,
     rejections: Rejections,
+    lookalikes: Lookalikes,
     published: Option<Published>,
     body_timeout: Duration,
     silence: Duration,
@@ -147,6 +148,7 @@ impl OncewardLayer {
             passed: gate.meter().route("-"),
             published: settings.publish_policy.then(|| Published::of(&routes, &settings.rejections)),
             rejections: settings.rejections,
+            lookalikes: Lookalikes::new(routes.iter().map(|route| &route.policy)),
             body_timeout: settings.body_timeout,
             silence: settings.silence,
             routes,
@@ -236,6 +238,7 @@ impl Front {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
+        self.lookalikes.drop_from(request.headers_mut());
         let trail = Trail::of(request.extensions());
         let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail);
         let guarded = match self.routes.position(request.method(), request.uri().path()) {

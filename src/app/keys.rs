@@ -7,13 +7,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use bytes::Bytes;
-use hyper::body::Incoming;
 use tokio::io::AsyncReadExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{read, scheme};
 use crate::config::{Config, KeysPlace};
-use crate::proxy::{Forward, Upstream, UpstreamSettings, fetch};
+use crate::proxy::{Forward, RequestBody, Upstream, UpstreamSettings, fetch};
 use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, Pace};
 
 /// How long connecting to a server of keys, and the whole answer, may take. Nobody waits for it.
@@ -82,7 +81,7 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                     None => None,
                 },
             };
-            let server: Forward<Incoming> =
+            let server: Forward<RequestBody> =
                 Forward::new([Arc::new(Upstream::new(settings).with_context(|| format!("jwks {url}"))?)]);
             let (keyring, path) = (Keyring::new(None), path.clone());
             let ask = move || {

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use axum::Router;
-use hyper::body::Incoming;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Layer;
 
@@ -20,11 +19,11 @@ use crate::admin::{Reloads, Sessions};
 use crate::config::Faults;
 use crate::gate::{AgreeError, agree};
 use crate::layer::Once;
-use crate::proxy::Terms;
+use crate::proxy::{RequestBody, Terms};
 use crate::telemetry::{Observers, Observing};
 
 /// What clients are answered by.
-type Answerer = Once<Forward<Incoming>>;
+type Answerer = Once<Forward<RequestBody>>;
 
 /// A configuration that was not taken; the one in force stays.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +84,7 @@ pub(super) struct InForce {
     pub gate: Arc<Gate>,
     pub config: Config,
     secrets: Secrets,
-    upstreams: Vec<Arc<Upstream<Incoming>>>,
+    upstreams: Vec<Arc<Upstream<RequestBody>>>,
     keyrings: Keyrings,
     telling: Telling,
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -96,12 +95,12 @@ pub(super) struct Prepared {
     gate: Arc<Gate>,
     config: Config,
     secrets: Secrets,
-    upstreams: Vec<Arc<Upstream<Incoming>>>,
+    upstreams: Vec<Arc<Upstream<RequestBody>>>,
     keyrings: Keyrings,
     observing: Option<Observing>,
     telling: Telling,
     layer: OncewardLayer,
-    forward: Forward<Incoming>,
+    forward: Forward<RequestBody>,
     operators: Router,
     policies: HashMap<String, Policy>,
     fallback: Policy,

@@ -5,14 +5,13 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use http::HeaderMap;
 use http::uri::PathAndQuery;
-use hyper::body::Incoming;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
 use super::{Config, Secrets, read, scheme};
 use crate::clock::Clock;
 use crate::config::{AccessLogConfig, AccessLogFormat, TracingConfig};
-use crate::proxy::{Forward, Upstream, UpstreamSettings, post};
+use crate::proxy::{Forward, RequestBody, Upstream, UpstreamSettings, post};
 use crate::telemetry::{
     AccessFormat, AccessLog, AccessLogEnd, Meter, Observers, Observing, SpanQueue, TellingMeter, Tracer, export_request,
 };
@@ -95,7 +94,7 @@ impl Telling {
 
 /// A collector of spans.
 struct Collector {
-    server: Forward<Incoming>,
+    server: Forward<RequestBody>,
     path: PathAndQuery,
     headers: HeaderMap,
 }

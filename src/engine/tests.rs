@@ -44,7 +44,7 @@ pub(crate) fn policy() -> Policy {
         uncertain_after: 60 * SECOND,
         statuses: StatusRules::new(
             &list(&["2xx", "3xx", "4xx", "500", "501"]),
-            &list(&["401", "403", "407", "408", "425", "429", "503 retry-after"]),
+            &list(&["401", "403", "407", "408", "417", "425", "429", "503 retry-after"]),
             &list(&["502", "503", "504"]),
         )
         .unwrap(),

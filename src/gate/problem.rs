@@ -178,6 +178,9 @@ pub enum Malformation {
     /// Not a method, a target and a version with one space between (section 3).
     #[error("the request line is not a method, a target and a version with one space between them")]
     RequestLine,
+    /// Not upper case, as the methods that a server knows are (RFC 9110, section 9.1).
+    #[error("the method is not in upper case")]
+    Method,
     /// The target has none of its forms (section 3.2).
     #[error("the target is neither a path nor a URL")]
     Target,
@@ -187,6 +190,15 @@ pub enum Malformation {
     /// No token, or something between it and its colon (section 5.1).
     #[error("a field's name is not a word with a colon right behind it")]
     FieldName,
+    /// White space that HTTP/2 takes for part of the value (RFC 9113, section 8.2.1).
+    #[error("a field's value begins or ends with white space")]
+    FieldValue,
+    /// A field that HTTP/2 forbids (RFC 9113, section 8.2.2).
+    #[error("the request has a field that belongs to one HTTP/1.1 connection")]
+    ConnectionField,
+    /// Not one decimal number (RFC 9110, section 7.6.2).
+    #[error("the Max-Forwards is not one number")]
+    MaxForwards,
     /// A field that is continued on the next line (section 5.2).
     #[error("a field is continued on another line")]
     Folded,

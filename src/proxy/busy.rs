@@ -56,6 +56,11 @@ impl Busy {
         Busy { quiet, number }
     }
 
+    /// The number of the request on its connection, from zero on.
+    pub fn number(&self) -> u64 {
+        self.number
+    }
+
     fn handed_out(&self) {
         self.quiet.untaken().push((self.number, Instant::now()));
     }

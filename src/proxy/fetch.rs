@@ -7,10 +7,10 @@ use http::header::{ACCEPT, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
-use hyper::body::Incoming;
 use tower_service::Service;
 
 use super::forward::Forward;
+use super::inspect::RequestBody;
 use crate::gate::{ForwardError, Payload};
 
 /// Why there is no document.
@@ -37,7 +37,12 @@ pub enum FetchError {
 ///
 /// # Errors
 /// See [`FetchError`].
-pub async fn fetch(from: &Forward<Incoming>, path: &PathAndQuery, limit: usize, within: Duration) -> Result<Bytes, FetchError> {
+pub async fn fetch(
+    from: &Forward<RequestBody>,
+    path: &PathAndQuery,
+    limit: usize,
+    within: Duration,
+) -> Result<Bytes, FetchError> {
     let mut request = Request::new(Payload::default());
     *request.uri_mut() = Uri::from(path.clone());
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
@@ -60,7 +65,7 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 /// # Errors
 /// See [`FetchError`].
 pub async fn post(
-    to: &Forward<Incoming>,
+    to: &Forward<RequestBody>,
     path: &PathAndQuery,
     headers: &HeaderMap,
     body: Bytes,

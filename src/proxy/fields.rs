@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE, TRAILER,
-    TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
+    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Version};
 
@@ -118,9 +118,46 @@ fn told(headers: &HeaderMap, peer: &Peer) -> Told {
     Told { chain, scheme: scheme.cloned(), host: headers.get(FORWARDED_HOST).cloned() }
 }
 
-/// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body.
-pub fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_host: Option<HeaderValue>, peer: Option<&Peer>) {
+/// The entry that a proxy adds to `Via`: the version that it received the message by (RFC 9110,
+/// section 7.6.3), with the minor version 0 where a major version has none (section 2.5).
+fn via(received: Version) -> HeaderValue {
+    HeaderValue::from_static(match received {
+        Version::HTTP_09 => "0.9 onceward",
+        Version::HTTP_10 => "1.0 onceward",
+        Version::HTTP_2 => "2.0 onceward",
+        Version::HTTP_3 => "3.0 onceward",
+        _ => "1.1 onceward",
+    })
+}
+
+/// Drops the expectation `100-continue`. The gateway has answered it, or answers it when it begins to
+/// read the body: an upstream that gets it would wait for nobody, or answer it once more.
+fn drop_continue(headers: &mut HeaderMap) {
+    if !headers.contains_key(EXPECT) {
+        return;
+    }
+    let others: Vec<HeaderValue> = headers.get_all(EXPECT).iter().filter(|value| !is_continue(value)).cloned().collect();
+    headers.remove(EXPECT);
+    for value in others {
+        headers.append(EXPECT, value);
+    }
+}
+
+fn is_continue(value: &HeaderValue) -> bool {
+    value.as_bytes().split(|byte| *byte == b',').all(|member| member.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body. `received`:
+/// the version that the client sent it by.
+pub fn to_upstream(
+    headers: &mut HeaderMap,
+    host: HeaderValue,
+    original_host: Option<HeaderValue>,
+    peer: Option<&Peer>,
+    received: Version,
+) {
     strip_hop_by_hop(headers);
+    drop_continue(headers);
     headers.remove(CONTENT_LENGTH);
     let believed = peer.filter(|peer| peer.trusted);
     let told = believed.map(|peer| told(headers, peer));
@@ -147,22 +184,19 @@ pub fn to_upstream(headers: &mut HeaderMap, host: HeaderValue, original_host: Op
             headers.insert(name, value);
         }
     }
-    headers.append(VIA, HeaderValue::from_static("1.1 onceward"));
+    headers.append(VIA, via(received));
 }
 
 /// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
-/// whose length field describes a body that isn't there.
-pub fn from_upstream(headers: &mut HeaderMap, bodiless: bool) {
+/// whose length field describes a body that isn't there. `received`: the version that the upstream sent it by, which
+/// `Via` names in the answer and in every replay of it.
+pub fn from_upstream(headers: &mut HeaderMap, bodiless: bool, received: Version) {
     // A length beside a transfer coding is a lie about one of them (RFC 9112, section 6.3).
     if !bodiless || headers.contains_key(TRANSFER_ENCODING) {
         headers.remove(CONTENT_LENGTH);
     }
     strip_hop_by_hop(headers);
-}
-
-/// The fields that the gateway adds to every answer. They are not part of what is stored.
-pub(super) fn to_client(headers: &mut HeaderMap) {
-    headers.append(VIA, HeaderValue::from_static("1.1 onceward"));
+    headers.append(VIA, via(received));
 }
 
 /// A request's place in a trace (W3C Trace Context). Its trace id is the request id in logs.

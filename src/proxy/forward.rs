@@ -153,7 +153,8 @@ where
         let mut extensions = std::mem::take(request.extensions_mut());
         let client = upgrade.as_ref().and_then(|_| extensions.remove::<hyper::upgrade::OnUpgrade>());
         let rule = extensions.remove::<Arc<SendRule>>();
-        fields::to_upstream(request.headers_mut(), host, original_host, extensions.get::<Peer>());
+        let received = request.version();
+        fields::to_upstream(request.headers_mut(), host, original_host, extensions.get::<Peer>(), received);
         drop(extensions);
         if let (Some(protocol), Some(_)) = (upgrade, &client) {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
@@ -165,7 +166,8 @@ where
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(UPGRADE).cloned();
         let bodiless = head || response.status() == StatusCode::NOT_MODIFIED;
-        fields::from_upstream(response.headers_mut(), bodiless);
+        let received = response.version();
+        fields::from_upstream(response.headers_mut(), bodiless, received);
         if switched {
             let Some(client) = client else {
                 return Err(ForwardError::Broken("it switched protocols unasked".into()));

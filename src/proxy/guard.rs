@@ -9,66 +9,16 @@
 
 mod chunked;
 mod frames;
+mod hpack;
 
-use http::Uri;
-use http::uri::Authority;
+use http::Version;
 
 use self::chunked::Chunked;
-pub use self::frames::Frames;
+pub(super) use self::frames::MARK;
+pub use self::frames::{Found, Frames};
+use super::rules::{self, Framing, METHOD, TARGET, TOKEN, Target, VALUE, VERSION, run};
 use super::server::FIELDS_MAX;
 use crate::gate::{Malformation, Problem};
-
-/// A target's bytes: more is not held by the type that the parser makes of it.
-const TARGET_BYTES_MAX: usize = (u16::MAX - 1) as usize;
-
-/// A field name's bytes. The longest registered one has 40.
-const NAME_BYTES_MAX: usize = 256;
-
-/// A content length's digits: all numbers of so many fit into 63 bits, whichever sign a parser gives them.
-const LENGTH_DIGITS_MAX: usize = 18;
-
-/// Classes of bytes (RFC 9110, section 5.6.2; RFC 3986, section 2). In a class, a bit is set.
-const TOKEN: u8 = 1;
-const METHOD: u8 = 2;
-const TARGET: u8 = 4;
-const VALUE: u8 = 8;
-const VERSION: u8 = 16;
-
-const CLASSES: [u8; 256] = {
-    let mut classes = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let byte = at as u8;
-        let mark = matches!(
-            byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
-        );
-        if byte.is_ascii_alphanumeric() || mark {
-            classes[at] |= TOKEN;
-        }
-        // Methods are compared by case, but not by everybody: a route on POST would not see a `post`.
-        if byte.is_ascii_uppercase() || byte.is_ascii_digit() || mark {
-            classes[at] |= METHOD;
-        }
-        // A fragment is nothing to a server, and a backslash is a slash to some.
-        if byte.is_ascii_graphic() && !matches!(byte, b'#' | b'\\' | b'<' | b'>' | b'`') {
-            classes[at] |= TARGET;
-        }
-        if matches!(byte, b'\t' | b' '..=b'~' | 0x80..) {
-            classes[at] |= VALUE;
-        }
-        if byte.is_ascii_graphic() {
-            classes[at] |= VERSION;
-        }
-        at += 1;
-    }
-    classes
-};
-
-/// How many bytes from the start are of a class.
-fn run(bytes: &[u8], class: u8) -> usize {
-    bytes.iter().position(|byte| CLASSES[usize::from(*byte)] & class == 0).unwrap_or(bytes.len())
-}
 
 /// How many bytes from the start may be in a value. Most of a head is values, so they are looked at in blocks, which the
 /// compiler turns into one comparison each.
@@ -95,6 +45,10 @@ fn stray(byte: u8, otherwise: Malformation) -> Malformation {
 pub struct Scanner {
     part: Part,
     head_bytes_max: usize,
+    /// How many heads were passed on.
+    heads: u64,
+    /// Those of them whose target is to be forwarded as `*`, by their number on the connection.
+    server_wide: Vec<u64>,
 }
 
 /// What a scanner found.
@@ -123,7 +77,7 @@ enum Part {
 impl Scanner {
     /// At the beginning of a connection. `head_bytes_max` bounds request line and fields together, in bytes.
     pub fn new(head_bytes_max: usize) -> Scanner {
-        Scanner { part: Part::Head(Head::default()), head_bytes_max }
+        Scanner { part: Part::Head(Head::default()), head_bytes_max, heads: 0, server_wide: Vec::new() }
     }
 
     /// Looks at the bytes that follow those last found safe. What is found does not depend on how they were cut.
@@ -136,6 +90,10 @@ impl Scanner {
                     Ok(None) => return Scan { safe, refused: None },
                     Ok(Some(part)) => {
                         safe += head.at;
+                        if head.server_wide {
+                            self.server_wide.push(self.heads);
+                        }
+                        self.heads += 1;
                         part
                     }
                     Err(problem) => Part::Refused { problem, in_body: false },
@@ -165,6 +123,11 @@ impl Scanner {
         }
     }
 
+    /// Takes the numbers of the heads passed on since the last call whose target is to be forwarded as `*`.
+    pub fn take_server_wide(&mut self) -> Vec<u64> {
+        std::mem::take(&mut self.server_wide)
+    }
+
     /// Whether the next byte belongs to the body of a request whose head was passed on.
     pub fn in_body(&self) -> bool {
         matches!(self.part, Part::Sized(_) | Part::Chunked(_) | Part::Refused { in_body: true, .. })
@@ -178,13 +141,11 @@ struct Head {
     at: usize,
     /// Where the method, the target or the field began.
     start: usize,
-    method_end: usize,
     name_end: usize,
     fields: usize,
-    options: bool,
-    http_10: bool,
-    length: Option<u64>,
-    chunked: bool,
+    rules: rules::Head,
+    /// The target is to be forwarded as `*`.
+    server_wide: bool,
 }
 
 #[derive(Debug, Default, Clone, Copy)]
@@ -231,24 +192,25 @@ impl Head {
                     (self.step, self.start) = (HeadStep::Method, self.at);
                 }
                 (HeadStep::Method, byte) => {
-                    expect(byte, b' ', Malformation::RequestLine)?;
-                    self.method(&head[self.start..self.at])?;
-                    self.method_end = self.at;
+                    let lower_case = byte.is_ascii_lowercase();
+                    let otherwise = if lower_case { Malformation::Method } else { Malformation::RequestLine };
+                    expect(byte, b' ', otherwise)?;
+                    self.rules.method(&head[self.start..self.at])?;
                     self.next(HeadStep::Target);
                 }
                 (HeadStep::Target, byte) => {
                     expect(byte, b' ', Malformation::Target)?;
-                    if self.at - self.start > TARGET_BYTES_MAX {
-                        return Err(too_large());
-                    }
-                    self.target(&head[self.start..self.at])?;
+                    let target = &head[self.start..self.at];
+                    rules::target_length(target, bytes_max)?;
+                    self.rules.target(Target::Line(target))?;
+                    self.server_wide = self.rules.is_options() && has_no_path(target);
                     self.next(HeadStep::Version);
                 }
                 (HeadStep::Version, byte) => {
                     expect(byte, b'\r', Malformation::RequestLine)?;
-                    self.http_10 = match &head[self.start..self.at] {
-                        b"HTTP/1.1" => false,
-                        b"HTTP/1.0" => true,
+                    self.rules.version = match &head[self.start..self.at] {
+                        b"HTTP/1.1" => Version::HTTP_11,
+                        b"HTTP/1.0" => Version::HTTP_10,
                         _ => return Err(Malformation::Version.into()),
                     };
                     self.next(HeadStep::LineLf);
@@ -268,16 +230,14 @@ impl Head {
                 }
                 (HeadStep::Name, byte) => {
                     expect(byte, b':', Malformation::FieldName)?;
-                    match self.at - self.start {
-                        0 => return Err(Malformation::FieldName.into()),
-                        1..=NAME_BYTES_MAX => {}
-                        _ => return Err(too_large()),
-                    }
+                    rules::name_length(&head[self.start..self.at], bytes_max)?;
                     (self.step, self.name_end, self.at) = (HeadStep::Value, self.at, self.at + 1);
                 }
                 (HeadStep::Value, byte) => {
                     expect(byte, b'\r', Malformation::ControlByte)?;
-                    self.field(&head[self.start..self.name_end], &head[self.name_end + 1..self.at])?;
+                    // Spaces and tabs are all that it can be: other white space is no field value.
+                    let value = head[self.name_end + 1..self.at].trim_ascii();
+                    self.rules.field(&head[self.start..self.name_end], value)?;
                     self.next(HeadStep::ValueLf);
                 }
                 (HeadStep::EndLf, byte) => {
@@ -295,85 +255,26 @@ impl Head {
         (self.step, self.start) = (step, self.at);
     }
 
-    fn method(&mut self, method: &[u8]) -> Result<(), Problem> {
-        match method {
-            b"" => Err(Malformation::RequestLine.into()),
-            // Refused here and not behind the parser, which would begin a tunnel: what follows is not HTTP to it.
-            b"CONNECT" | b"TRACE" => Err(Problem::MethodNotAllowed),
-            _ => {
-                self.options = method == b"OPTIONS";
-                Ok(())
-            }
-        }
-    }
-
-    /// A path, a whole URI, or the asterisk of OPTIONS (RFC 9112, section 3.2). A bare authority is for CONNECT only.
-    fn target(&self, target: &[u8]) -> Result<(), Malformation> {
-        let begins = |scheme: &[u8]| target.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme));
-        let valid = match target.first() {
-            Some(b'/') => true,
-            Some(b'*') => self.options && target.len() == 1,
-            Some(_) if begins(b"http://") || begins(b"https://") => {
-                let authority = Uri::try_from(target).ok().and_then(|uri| uri.into_parts().authority);
-                authority.is_some_and(|authority| is_host(&authority))
-            }
-            _ => false,
-        };
-        if valid { Ok(()) } else { Err(Malformation::Target) }
-    }
-
-    fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformation> {
-        if reads_as(name, b"content-length") {
-            let value = plain(name, value)?;
-            let digits = (1..=LENGTH_DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
-            // A number that begins with zero is octal to some.
-            if !digits || (value.len() > 1 && value[0] == b'0') || self.length.is_some() {
-                return Err(Malformation::ContentLength);
-            }
-            self.length = Some(value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')));
-        } else if reads_as(name, b"transfer-encoding") {
-            if !plain(name, value)?.eq_ignore_ascii_case(b"chunked") || self.chunked || self.http_10 {
-                return Err(Malformation::TransferEncoding);
-            }
-            self.chunked = true;
-        }
-        Ok(())
-    }
-
-    /// How the body is framed (RFC 9112, section 6.3).
+    /// What follows the head: its body.
     fn body(&self) -> Result<Part, Malformation> {
-        match (self.chunked, self.length) {
-            (true, Some(_)) => Err(Malformation::LengthAndCoding),
-            (true, None) => Ok(Part::Chunked(Chunked::default())),
-            (false, length) => Ok(Part::Sized(length.unwrap_or(0))),
-        }
+        Ok(match self.rules.framing()? {
+            Framing::Chunked => Part::Chunked(Chunked::default()),
+            Framing::Length(length) => Part::Sized(length.unwrap_or(0)),
+        })
     }
 }
 
-/// Whether an authority is a host, or a host and a port, and nothing else (RFC 9110, section 7.2).
-pub(super) fn is_host(authority: &Authority) -> bool {
-    let (text, host) = (authority.as_str(), authority.host());
-    !host.is_empty() && !text.contains('@') && (text.len() == host.len() || authority.port_u16().is_some())
+/// Whether a target is a URI with neither path nor query. OPTIONS with such a target is about the
+/// server as a whole (RFC 9112, section 3.2.4). The parser behind makes the path `/` of it.
+fn has_no_path(target: &[u8]) -> bool {
+    let scheme = target.windows(3).position(|window| window == b"://");
+    let authority = scheme.and_then(|at| target.get(at + 3..));
+    authority.is_some_and(|rest| !rest.iter().any(|byte| matches!(byte, b'/' | b'?')))
 }
 
 /// An error unless the byte is the expected one.
 fn expect(found: u8, expected: u8, otherwise: Malformation) -> Result<(), Malformation> {
     if found == expected { Ok(()) } else { Err(stray(found, otherwise)) }
-}
-
-/// Whether a name is this one to some reader: servers that make variables of fields take `_` for `-`.
-fn reads_as(name: &[u8], known: &[u8]) -> bool {
-    name.len() == known.len()
-        && name.iter().zip(known).all(|(byte, known)| byte.to_ascii_lowercase() == *known || (*byte == b'_' && *known == b'-'))
-}
-
-/// The value of a field that frames, without the white space around it.
-fn plain<'a>(name: &[u8], value: &'a [u8]) -> Result<&'a [u8], Malformation> {
-    if name.contains(&b'_') {
-        return Err(Malformation::FieldName);
-    }
-    // Spaces and tabs are all that it can be: other white space is no field value.
-    Ok(value.trim_ascii())
 }
 
 #[cfg(test)]

@@ -3,17 +3,18 @@
 //! What is refused is answered in its turn, after the requests before it: in its place the parser reads a stand-in, a
 //! request that no client can send, because the guard refuses its method. The server answers it with the refusal.
 
+use std::collections::VecDeque;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
 use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::guard::{Frames, Scanner};
+use super::guard::{Found, Frames, Scanner};
 use crate::gate::Problem;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
@@ -39,9 +40,22 @@ pub(super) struct Verdict {
     pub tunnel: AtomicBool,
     refused: OnceLock<Problem>,
     in_body: AtomicBool,
+    /// The numbers of the requests on an HTTP/1.1 connection whose target is to be forwarded as `*`.
+    server_wide: Mutex<VecDeque<u64>>,
 }
 
 impl Verdict {
+    /// Whether the target of the request with this number on the connection is to be forwarded as
+    /// `*`. Requests are asked for in their order.
+    pub fn is_server_wide(&self, number: u64) -> bool {
+        let mut server_wide = self.server_wide.lock().unwrap_or_else(PoisonError::into_inner);
+        let found = server_wide.front() == Some(&number);
+        if found {
+            server_wide.pop_front();
+        }
+        found
+    }
+
     /// Why the connection's last request was refused, once it was.
     pub fn refused(&self) -> Option<&Problem> {
         self.refused.get()
@@ -71,6 +85,8 @@ struct Judge {
     scanner: Scanner,
     /// Of an HTTP/2 connection.
     frames: Option<Frames>,
+    /// The length of the frame behind the bytes last found safe, and the bytes to pass on in its place.
+    replaced: Option<(usize, Vec<u8>)>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -94,7 +110,7 @@ impl<T> Guarded<T> {
     /// Guards a new connection. `head_bytes_max` bounds a request's head, in bytes.
     pub fn new(io: T, verdict: Arc<Verdict>, head_bytes_max: usize) -> Guarded<T> {
         let scanner = Scanner::new(head_bytes_max);
-        let judge = Judge { stage: Stage::Opening, verdict, scanner, frames: None };
+        let judge = Judge { stage: Stage::Opening, verdict, scanner, frames: None, replaced: None };
         Guarded { io, judge, held: BytesMut::new(), safe: 0 }
     }
 
@@ -123,18 +139,49 @@ impl Judge {
             self.frames = http2.then(|| Frames::new(Instant::now()));
         }
         if let Some(frames) = &mut self.frames {
-            let Err(safe) = frames.scan(bytes, Instant::now) else { return bytes.len() };
-            tracing::debug!("a flood of frames was refused");
-            self.stage = Stage::Refused;
+            let (safe, found) = frames.scan(bytes, Instant::now);
+            match found {
+                Found::Nothing => {}
+                Found::Replaced(length, bytes) => self.replaced = Some((length, bytes)),
+                Found::Refused => {
+                    tracing::debug!("a flood of frames, or a corrupt header block, was refused");
+                    self.stage = Stage::Refused;
+                }
+            }
             return safe;
         }
         let scan = self.scanner.scan(bytes);
+        let server_wide = self.scanner.take_server_wide();
+        if !server_wide.is_empty() {
+            self.verdict.server_wide.lock().unwrap_or_else(PoisonError::into_inner).extend(server_wide);
+        }
         if let Some(problem) = scan.refused {
             tracing::debug!(reason = problem.to_string(), "malformed bytes were refused");
             self.stage = Stage::Refused;
             let _ = self.verdict.refused.set(problem);
         }
         scan.safe
+    }
+
+    /// Judges all held bytes, none of which were judged before or which begin with a frame that is to
+    /// be replaced: how many of them may be passed on. Faulty frames are replaced where they lie.
+    fn judge_held(&mut self, held: &mut BytesMut) -> usize {
+        let mut safe = 0;
+        loop {
+            if let Some((length, bytes)) = self.replaced.take() {
+                let behind = held.split_off(safe).split_off(length);
+                held.extend_from_slice(&bytes);
+                safe = held.len();
+                held.extend_from_slice(&behind);
+            }
+            if self.stage == Stage::Refused {
+                return safe;
+            }
+            safe += self.judge(&held[safe..]);
+            if self.replaced.is_none() {
+                return safe;
+            }
+        }
     }
 
     /// What the reader gets in place of what was refused: a stand-in, or, in the middle of a body, its breaking off.
@@ -186,6 +233,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                 let passed = judge.judge(fresh);
                 held.extend_from_slice(&fresh[passed..]);
                 buffer.set_filled(before + passed);
+                if judge.replaced.is_some() {
+                    *safe = judge.judge_held(held);
+                }
                 if passed > 0 {
                     return Poll::Ready(Ok(()));
                 }
@@ -197,7 +247,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                     return Poll::Ready(Ok(()));
                 }
                 held.extend_from_slice(fresh.filled());
-                *safe = judge.judge(held);
+                *safe = judge.judge_held(held);
             }
         }
     }

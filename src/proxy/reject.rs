@@ -9,6 +9,7 @@ use http::{HeaderName, HeaderValue, Response, StatusCode};
 use serde_json::{Value, json};
 
 use super::dialect::{self, Said};
+use super::inspect::ALLOWED;
 use crate::clock::rfc3339;
 use crate::engine::Dialect;
 use crate::gate::{AnswerBody, Problem};
@@ -311,7 +312,7 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             StatusCode::BAD_REQUEST,
             "request-malformed",
             "The request is malformed",
-            "It may be an attack, or come from a broken client or proxy; the connection is closed.",
+            "It may be an attack, or come from a broken client or proxy; an HTTP/1.1 connection is closed.",
             Answer::BadRequest,
         ),
         Problem::HeaderTooLarge { .. } => doc(
@@ -363,7 +364,7 @@ impl Rejections {
             headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
         }
         if *problem == Problem::MethodNotAllowed {
-            headers.insert(ALLOW, HeaderValue::from_static("GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS"));
+            headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
         }
         if let Some(after) = document.retry_after {
             // Rounded up: a client that comes back a moment too early comes back twice.

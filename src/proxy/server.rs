@@ -11,9 +11,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::HOST;
-use http::uri::Authority;
-use http::{Method, Request, Response, StatusCode, Version};
+use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
@@ -32,12 +30,12 @@ use tower_service::Service;
 use super::body::discard;
 use super::busy::{Busy, BusyBody, Quiet};
 use super::fields::{self, Peer};
-use super::guard::is_host;
-use super::guarded::{Guarded, Verdict};
+use super::guarded::Guarded;
+use super::inspect::{self, RequestBody};
 use super::reject::{Rejections, Shape};
 use super::seen::Seen;
 use super::socket::Socket;
-use crate::gate::{AnswerBody, BoxError, ClientSubject, Problem};
+use crate::gate::{AnswerBody, BoxError, ClientSubject};
 use crate::telemetry::Observers;
 use crate::tls::Identity;
 
@@ -138,7 +136,7 @@ impl Server {
     /// Serves until `stop` resolves, then accepts no more, and waits for requests under way until `drained` resolves.
     pub async fn run<S, RB>(self, service: S, stop: impl Future<Output = ()>, drained: impl Future<Output = ()>)
     where
-        S: Service<Request<Incoming>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
@@ -196,7 +194,7 @@ impl Arrived {
     /// Serves its requests to the end.
     async fn serve<S, RB>(self, service: S, watcher: Watcher)
     where
-        S: Service<Request<Incoming>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
@@ -211,34 +209,42 @@ impl Arrived {
         let peer = Peer::new(address, secure, limits.trusts(address));
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
+            let verdict = verdict.clone();
+            let checked = inspect::check(&request, &verdict, limits.header_bytes);
             if request.version() == Version::HTTP_2 {
                 quiet.framed.store(true, Ordering::Release);
                 fields::join_cookies(request.headers_mut());
             }
-            let verdict = verdict.clone();
+            inspect::complete_target(&mut request, verdict.is_server_wide(busy.number()));
             request.extensions_mut().insert(peer.clone());
             if let Some(subject) = &subject {
                 request.extensions_mut().insert(subject.clone());
             }
             let mut seen = Seen::begin(&observers, &mut request, &peer, &verdict);
-            let checked = check(&request, &verdict);
+            let answered = checked.and_then(|()| inspect::max_forwards(&mut request));
+            let (head, body) = request.into_parts();
+            let (body, fault) = RequestBody::new(body);
+            let request = Request::from_parts(head, body);
             let (mut service, rejections) = (service.clone(), rejections.clone());
             async move {
-                let mut response = match checked {
-                    Ok(()) => service.call(request).await?,
+                let mut response = match answered {
+                    Ok(None) => service.call(request).await?,
+                    Ok(Some(response)) => {
+                        discard(request.into_body());
+                        response
+                    }
                     Err(problem) => {
                         discard(request.into_body());
                         rejections.render(&problem, Shape::default()).0
                     }
                 };
                 // Whatever was answered was said of a request that its client never finished.
-                if let Some(problem) = verdict.refused_in_body() {
+                if let Some(problem) = verdict.refused_in_body().or_else(|| fault.get()) {
                     response = rejections.render(problem, Shape::default()).0;
                 }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     verdict.tunnel.store(true, Ordering::Release);
                 }
-                fields::to_client(response.headers_mut());
                 seen.answering(response.status());
                 Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy, seen)))
             }
@@ -295,26 +301,6 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpS
             None
         }
     }
-}
-
-/// What no request may be, whatever its route.
-fn check(request: &Request<Incoming>, verdict: &Verdict) -> Result<(), Problem> {
-    if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
-        // On HTTP/1.1 it is the guard's stand-in for what it refused.
-        return Err(verdict.refused().cloned().unwrap_or(Problem::MethodNotAllowed));
-    }
-    let mut hosts = request.headers().get_all(HOST).iter();
-    let (first, second) = (hosts.next(), hosts.next());
-    // A target may name a host too: always in HTTP/2, as a whole URL in HTTP/1.1. Two hosts are two readings.
-    let valid = match (first, request.uri().authority()) {
-        (Some(host), named) => {
-            Authority::try_from(host.as_bytes()).is_ok_and(|host| is_host(&host))
-                && named.is_none_or(|named| host.as_bytes().eq_ignore_ascii_case(named.as_str().as_bytes()))
-        }
-        (None, Some(named)) => request.version() != Version::HTTP_11 && is_host(named),
-        (None, None) => request.version() == Version::HTTP_10,
-    };
-    if valid && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
 }
 
 /// Connections by address.

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::harness::{Connection, Gateway, Request, Upstream, until};
+use crate::harness::{Connection, Gateway, Request, Streams, Upstream, until};
 
 #[test]
 fn fields_of_one_connection_are_neither_forwarded_nor_stored() {
@@ -176,6 +176,122 @@ fn expect_100_continue_works() {
     std::thread::sleep(Duration::from_millis(100));
     connection.write(b"{}");
     assert_eq!(connection.read().status, 201);
+}
+
+#[test]
+fn an_expectation_that_was_answered_here_is_not_sent_on() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    for path in ["/v1/payments", "/elsewhere"] {
+        let ask = |expect: &str| {
+            let pay = Request::new("POST", path).field("Idempotency-Key", expect).field("Expect", expect).json("{}");
+            assert_eq!(pay.send(gateway.port).status, 201);
+            upstream.seen().pop().unwrap().get("expect").map(str::to_owned)
+        };
+        assert_eq!(ask("100-Continue"), None, "{path}");
+        assert_eq!(ask("something-else"), Some("something-else".into()), "{path}: nobody here can meet it");
+    }
+}
+
+#[test]
+fn an_expectation_that_the_upstream_can_not_meet_leaves_the_key_free() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    assert_eq!(Request::pay("k", "{}").act("status 417").send(gateway.port).status, 417);
+    let second = Request::pay("k", "{}").send(gateway.port);
+    assert!(second.status == 201 && !second.replayed());
+    assert_eq!(upstream.executed(), 2);
+}
+
+#[test]
+fn names_that_some_servers_read_as_those_of_the_gateway_reach_nobody() {
+    let upstream = Upstream::start();
+    let routes = "[[routes]]\npath = \"/v1/payments\"\nscope = { header = \"X-Tenant-Id\" }\n\
+        [[routes]]\npath = \"/watched\"\nmode = \"shadow\"\nkey = { header = \"Cko-Idempotency-Key\" }\n\
+        [[routes]]\npath = \"/off\"\nmode = \"off\"";
+    let gateway = Gateway::with(upstream.port, "trusted_proxies = [\"127.0.0.1\"]", routes);
+    let alike = [
+        "x_forwarded_for",
+        "x-forwarded_proto",
+        "x_forwarded_host",
+        "x_real_ip",
+        "idempotency_key",
+        "x_api_key",
+        "x-tenant_id",
+        "cko_idempotency_key",
+        "content_type",
+    ];
+    let client = Streams::open(gateway.port);
+    for path in ["/v1/payments", "/watched", "/off", "/elsewhere"] {
+        let own = [("x-tenant-id", "alice"), ("x_other", "stays")];
+        let all = || own.into_iter().chain(alike.map(|name| (name, "6.6.6.6")));
+        let ask = all().fold(Request::new("POST", path), |ask, (name, value)| ask.field(name, value));
+        let ask = ask.field("Idempotency-Key", &format!("1{path}")).json("{}");
+        assert_eq!(ask.send(gateway.port).status, 201);
+        let mut ask = Streams::pay(&format!("2{path}"), "{}", &all().collect::<Vec<_>>());
+        *ask.uri_mut() = format!("http://pay.example{path}").parse().unwrap();
+        assert_eq!(client.send(ask).status, 201);
+        for seen in &upstream.seen()[upstream.executed() - 2..] {
+            let found: Vec<_> = alike.iter().filter(|name| seen.get(name).is_some()).collect();
+            assert!(found.is_empty(), "{path}: {found:?}");
+            assert_eq!((seen.get("x-tenant-id"), seen.get("x_other")), (Some("alice"), Some("stays")), "{path}");
+            assert_eq!(seen.get("x-forwarded-for"), Some("127.0.0.1"), "{path}");
+        }
+    }
+    let unscoped = Request::pay("k", "{}").field("X_Tenant_Id", "alice").send(gateway.port);
+    assert_eq!(unscoped.problem(), "scope-missing", "another spelling is not read");
+}
+
+#[test]
+fn options_about_the_server_as_a_whole_are_sent_on_as_such() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let mut connection = Connection::open(gateway.port);
+    let targets = ["http://a", "http://a/", "HTTPS://a:80", "*", "http://a?b", "http://a"];
+    let hosts = ["a", "a", "a:80", "a", "a", "a"];
+    let requests = targets.iter().zip(hosts).map(|(target, host)| format!("OPTIONS {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    connection.write(requests.collect::<String>().as_bytes());
+    for _ in targets {
+        assert_eq!(connection.read_for("OPTIONS").status, 201);
+    }
+    let lines: Vec<_> = upstream.seen().into_iter().map(|seen| seen.line).collect();
+    let forwarded = ["*", "/", "*", "*", "/?b", "*"].map(|target| format!("OPTIONS {target} HTTP/1.1"));
+    assert_eq!(lines, forwarded);
+}
+
+#[test]
+fn max_forwards_is_counted_down_and_zero_is_answered_here() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let ask = |method: &str, count: &str| Request::new(method, "/v1/payments").field("Max-Forwards", count);
+    let here = ask("OPTIONS", "0").send(gateway.port);
+    assert_eq!((here.status, here.body.len()), (200, 0));
+    assert!(here.get("allow").unwrap().contains("POST"));
+    assert_eq!(ask("OPTIONS", "many").send(gateway.port).problem(), "request-malformed");
+    assert_eq!(upstream.executed(), 0);
+    assert_eq!(ask("OPTIONS", "2").send(gateway.port).status, 201);
+    assert_eq!(upstream.seen()[0].get("max-forwards"), Some("1"));
+    assert_eq!(ask("GET", "0").send(gateway.port).status, 201, "it means nothing for other methods");
+}
+
+#[test]
+fn via_names_the_version_of_each_hop() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let http_10 = b"POST /v1/payments HTTP/1.0\r\nVia: 1.1 edge\r\nIdempotency-Key: a\r\nContent-Length: 0\r\n\r\n";
+    let mut connection = Connection::open(gateway.port);
+    connection.write(http_10);
+    assert_eq!(connection.read().get("via"), Some("1.1 onceward"), "how the upstream answered");
+    assert_eq!(Request::pay("b", "{}").send(gateway.port).status, 201);
+    let client = Streams::open(gateway.port);
+    let first = client.send(Streams::pay("c", "{}", &[]));
+    let replay = client.send(Streams::pay("c", "{}", &[]));
+    assert_eq!((first.get("via"), replay.get("via")), (Some("1.1 onceward"), Some("1.1 onceward")));
+    let entries = |seen: &crate::harness::Seen| {
+        seen.fields.iter().filter(|(name, _)| name == "via").map(|(_, value)| value.clone()).collect::<Vec<_>>()
+    };
+    let seen: Vec<_> = upstream.seen().iter().map(entries).collect();
+    assert_eq!(seen, [vec!["1.1 edge", "1.0 onceward"], vec!["1.1 onceward"], vec!["2.0 onceward"]]);
 }
 
 #[test]

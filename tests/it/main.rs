@@ -47,3 +47,4 @@ mod tokens;
 mod told;
 mod traces;
 mod vendors;
+mod versions;

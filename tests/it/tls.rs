@@ -48,6 +48,16 @@ fn a_charge_through_tls_runs_once() {
 }
 
 #[test]
+fn via_names_the_version_that_an_http2_upstream_answered_by() {
+    let (_authority, origin, gateway) = origin();
+    let first = Request::pay("k", "{}").send(gateway.port);
+    let replay = Request::pay("k", "{}").send(gateway.port);
+    assert!(replay.replayed());
+    assert_eq!((first.get("via"), replay.get("via")), (Some("2.0 onceward"), Some("2.0 onceward")));
+    assert_eq!(origin.seen()[0].get("via"), Some("1.1 onceward"));
+}
+
+#[test]
 fn an_upstream_without_alpn_speaks_http_1() {
     let authority = Authority::new();
     let upstream = Upstream::with_tls(authority.server(HERE, &[]));

@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr};
 
 use bytes::Bytes;
 use http::header::{CONTENT_LENGTH, HOST, VIA};
-use http::{HeaderMap, HeaderName, HeaderValue};
+use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use onceward::config::{Config, Overrides};
 use onceward::key::{
     BodyHash, Document, Fingerprint, Key, KeySyntax, Member, Pointer, element, fingerprint, key_field_value, with_member,
@@ -112,21 +112,30 @@ pub fn headers(lines: &[u8]) {
     }
     let peer = Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, false);
     let mut forwarded = given.clone();
-    to_upstream(&mut forwarded, HeaderValue::from_static("upstream"), None, Some(&peer));
+    to_upstream(&mut forwarded, HeaderValue::from_static("upstream"), None, Some(&peer), Version::HTTP_2);
     assert_eq!(forwarded.get_all(HOST).iter().collect::<Vec<_>>(), ["upstream"]);
     assert_eq!(forwarded.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["127.0.0.1"]);
     assert_eq!(forwarded.get_all("x-forwarded-proto").iter().collect::<Vec<_>>(), ["https"]);
-    assert_eq!(forwarded.get_all(VIA).iter().next_back().unwrap(), "1.1 onceward");
+    assert_eq!(forwarded.get_all(VIA).iter().next_back().unwrap(), "2.0 onceward");
     const ABOUT_CLIENTS: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-host"];
     assert!(!ABOUT_CLIENTS.iter().chain([&"content-length"]).any(|name| forwarded.contains_key(*name)));
-    const SET: [&str; 8] =
-        ["host", "x-forwarded-for", "x-forwarded-proto", "via", "content-length", "forwarded", "x-real-ip", "x-forwarded-host"];
+    const SET: [&str; 9] = [
+        "host",
+        "x-forwarded-for",
+        "x-forwarded-proto",
+        "via",
+        "content-length",
+        "forwarded",
+        "x-real-ip",
+        "x-forwarded-host",
+        "expect",
+    ];
     passes_only_end_to_end(&given, &forwarded, &SET);
 
     let mut answered = given.clone();
-    from_upstream(&mut answered, false);
+    from_upstream(&mut answered, false, Version::HTTP_11);
     assert!(!answered.contains_key(CONTENT_LENGTH));
-    passes_only_end_to_end(&given, &answered, &["content-length"]);
+    passes_only_end_to_end(&given, &answered, &["content-length", "via"]);
 }
 
 fn passes_only_end_to_end(given: &HeaderMap, passed: &HeaderMap, set: &[&str]) {

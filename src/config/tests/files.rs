@@ -38,6 +38,8 @@ fn every_profile_is_legal_and_has_a_line_of_its_own() {
     for name in PROFILES {
         let route = route(&format!("profile = \"{name}\""));
         assert_eq!(route.profile, name);
+        let unmet = route.policy.statuses.verdict(http::StatusCode::EXPECTATION_FAILED, &http::HeaderMap::new());
+        assert_eq!(unmet, crate::engine::Verdict::Release, "{name}: a 417 says that nothing was done");
         assert!(name == "ietf" || format!("{:?}", route.policy) != format!("{:?}", self::route("").policy), "{name}");
         assert!(DEFAULTS.contains(&format!("\"{name}\"")), "{name} is not documented");
     }

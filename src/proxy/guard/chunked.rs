@@ -1,7 +1,8 @@
 //! A body in chunks (RFC 9112, section 7.1): followed to its end, and refused where two readers could find different ones.
 
+use super::super::rules::{CLASSES, TOKEN, TRAILER_BYTES_MAX, TRAILER_NAME_KEPT, VALUE, trailer_name};
 use super::super::server::FIELDS_MAX;
-use super::{CLASSES, TOKEN, VALUE, expect, reads_as, stray};
+use super::{expect, stray};
 use crate::gate::Malformation;
 
 /// A chunk size's digits: a parser that counts in 32 bits must see the same number.
@@ -9,36 +10,6 @@ const CHUNK_DIGITS_MAX: u8 = 8;
 
 /// Chunk extensions of one body, in bytes. They mean nothing to anybody, and must end (RFC 9112, section 7.1.1).
 pub(super) const EXTENSION_BYTES_MAX: usize = 1024;
-
-/// The trailer section of one body, in bytes.
-pub(super) const TRAILER_BYTES_MAX: usize = 8 * 1024;
-
-/// Fields that a trailer section must not have, because they frame, route, or say who asks (RFC 9110, section 6.5.1).
-const TRAILERS_FORBIDDEN: [&[u8]; 20] = [
-    b"authorization",
-    b"cache-control",
-    b"connection",
-    b"content-encoding",
-    b"content-length",
-    b"content-range",
-    b"content-type",
-    b"cookie",
-    b"expect",
-    b"host",
-    b"idempotency-key",
-    b"keep-alive",
-    b"max-forwards",
-    b"proxy-authorization",
-    b"proxy-connection",
-    b"range",
-    b"te",
-    b"trailer",
-    b"transfer-encoding",
-    b"upgrade",
-];
-
-/// Bytes of a trailer's name that are kept to be compared: those of the longest forbidden one, and one more.
-const TRAILER_NAME_KEPT: usize = 20;
 
 /// The scanner of one such body.
 #[derive(Debug, Default)]
@@ -161,9 +132,8 @@ impl Chunked {
                 if self.trailer_fields > FIELDS_MAX { Err(Malformation::Trailer) } else { Ok(ChunkStep::TrailerName) }
             }
             (ChunkStep::TrailerName, b':') => {
-                let name = &self.name[..self.name_length];
-                let forbidden = TRAILERS_FORBIDDEN.iter().any(|known| reads_as(name, known));
-                if forbidden { Err(Malformation::Trailer) } else { Ok(ChunkStep::TrailerValue) }
+                trailer_name(&self.name[..self.name_length])?;
+                Ok(ChunkStep::TrailerValue)
             }
             (ChunkStep::TrailerName, _) if class & TOKEN != 0 => {
                 if let Some(kept) = self.name.get_mut(self.name_length) {

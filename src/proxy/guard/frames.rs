@@ -1,4 +1,6 @@
 //! The guard of HTTP/2: its frames leave no two readings, but some make work and carry nothing, and those are counted.
+//! Header blocks are read as well, for what the library behind hides from the server. A block that
+//! breaks the rules gets one more field, by which the server knows it and refuses its request.
 //!
 //! Danger: a frame of nine bytes can cost an answer, an opened and a cancelled request, or a place in a table. The
 //! library behind bounds what it keeps of them in memory, not how many it works through (CVE-2019-9512, CVE-2023-44487).
@@ -6,6 +8,8 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
+
+use super::hpack::{Block, Corrupt, Reader};
 
 /// How many frames that carry nothing a client may send in a period. A decent one sends a few: pings, a changed setting,
 /// and the end of requests that it gives up, of which it has at most as many as it may have open.
@@ -19,52 +23,137 @@ const HEADER_BYTES: usize = 9;
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
 const WINDOW_UPDATE: u8 = 8;
+const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
+const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
+const PRIORITY: u8 = 0x20;
+
+/// Bytes of a priority in a HEADERS frame (RFC 9113, section 6.2).
+const PRIORITY_BYTES: usize = 5;
+
+/// Largest payload of a frame, in bytes. The gateway never announces another one, and the library
+/// behind ends a connection with a larger frame.
+const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
+
+/// Longest beginning of a field that is kept until its end comes in another frame, in bytes.
+const TAIL_BYTES_MAX: usize = 256 * 1024;
+
+/// The field that marks a header block with a fault that the library hides. A client that sends it
+/// has its own request refused.
+pub(in super::super) const MARK: &str = "onceward-malformed";
 
 /// Follows the frames of one HTTP/2 connection.
 #[derive(Debug)]
 pub struct Frames {
     header: [u8; HEADER_BYTES],
-    filled: usize,
     /// What is left of the frame, or of the preface.
     left: usize,
     idle: u32,
     since: Instant,
     flooded: bool,
+    reader: Reader,
+    /// The block that is under way is a trailer section.
+    in_trailers: bool,
+    /// The last stream that was opened: a header block of it, or of an older one, is a trailer section.
+    last_stream: u32,
+    /// The beginning of a field that goes on in the next frame of the block.
+    tail: Vec<u8>,
+}
+
+/// What was found in frames.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Found {
+    /// Nothing behind the safe bytes can be judged yet: they are shown again, with more behind them.
+    Nothing,
+    /// Nothing behind the safe bytes may be passed on: too many idle frames, or a corrupt header block.
+    Refused,
+    /// So many bytes behind the safe ones are a frame with a fault. These bytes are passed on in its place.
+    Replaced(usize, Vec<u8>),
 }
 
 impl Frames {
     /// At the beginning of a connection, preface included.
     pub fn new(now: Instant) -> Frames {
-        Frames { header: [0; HEADER_BYTES], filled: 0, left: PREFACE_BYTES, idle: 0, since: now, flooded: false }
+        Frames {
+            header: [0; HEADER_BYTES],
+            left: PREFACE_BYTES,
+            idle: 0,
+            since: now,
+            flooded: false,
+            reader: Reader::default(),
+            in_trailers: false,
+            last_stream: 0,
+            tail: Vec::new(),
+        }
     }
 
-    /// Looks at the next bytes: all may be passed on, or, where there are too many idle frames, so many that they end
-    /// with a whole frame.
-    pub fn scan(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> Result<(), usize> {
+    /// Looks at the bytes that follow those last found safe: how many of them may be passed on, and
+    /// what stands behind them. Safe bytes end within a frame's data, or with a whole frame.
+    pub fn scan(&mut self, bytes: &[u8], now: impl Fn() -> Instant) -> (usize, Found) {
         let mut at = 0;
         loop {
             let skipped = self.left.min(bytes.len() - at);
             at += skipped;
             self.left -= skipped;
             if self.left > 0 {
-                return Ok(());
+                return (at, Found::Nothing);
             }
             if self.flooded {
-                return Err(at);
+                return (at, Found::Refused);
             }
-            let Some(&byte) = bytes.get(at) else { return Ok(()) };
-            self.header[self.filled] = byte;
-            self.filled += 1;
-            at += 1;
-            if self.filled == HEADER_BYTES {
-                self.filled = 0;
-                self.frame(&now);
+            let Some(header) = bytes[at..].first_chunk::<HEADER_BYTES>() else { return (at, Found::Nothing) };
+            self.header = *header;
+            let [high, middle, low, kind, ..] = *header;
+            let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            if matches!(kind, HEADERS | CONTINUATION) && length <= PAYLOAD_BYTES_MAX {
+                let Some(frame) = bytes[at..].get(..HEADER_BYTES + length) else { return (at, Found::Nothing) };
+                match self.header_block(frame) {
+                    Ok(None) => {}
+                    Ok(Some(replacement)) => {
+                        self.frame(&now);
+                        self.left = 0;
+                        return (at, Found::Replaced(frame.len(), replacement));
+                    }
+                    Err(Corrupt) => return (at, Found::Refused),
+                }
             }
+            at += HEADER_BYTES;
+            self.frame(&now);
         }
     }
 
-    /// A header is complete.
+    /// Reads a frame of a header block. One with which a faulty block ends is replaced by one that is marked.
+    fn header_block(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, Corrupt> {
+        let [_, _, _, kind, flags, stream @ ..] = self.header;
+        let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
+        let payload = &frame[HEADER_BYTES..];
+        let (start, end) = if kind == HEADERS { fragment(flags, stream, payload)? } else { (0, payload.len()) };
+        if kind == HEADERS {
+            self.in_trailers = stream <= self.last_stream;
+            self.last_stream = self.last_stream.max(stream);
+        }
+        let fragment = &payload[start..end];
+        if self.tail.is_empty() {
+            let read = self.reader.read(fragment)?;
+            self.tail.extend_from_slice(&fragment[read..]);
+        } else {
+            self.tail.extend_from_slice(fragment);
+            let read = self.reader.read(&self.tail)?;
+            self.tail.drain(..read);
+        }
+        if flags & END_HEADERS == 0 {
+            return if self.tail.len() > TAIL_BYTES_MAX { Err(Corrupt) } else { Ok(None) };
+        }
+        if !std::mem::take(&mut self.tail).is_empty() {
+            return Err(Corrupt);
+        }
+        let Block { target_refused, pseudo } = self.reader.finish();
+        let faulty = if self.in_trailers { pseudo } else { target_refused };
+        Ok(faulty.then(|| marked(frame, HEADER_BYTES + end)))
+    }
+
+    /// Counts the frame whose header was read.
     fn frame(&mut self, now: impl Fn() -> Instant) {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
@@ -86,6 +175,36 @@ impl Frames {
     }
 }
 
+/// Where the fragment of a header block lies in the payload of a HEADERS frame (RFC 9113, section 6.2).
+/// A stream that depends on itself is corrupt too: the library doesn't read its block, and would
+/// know another table from then on.
+fn fragment(flags: u8, stream: u32, payload: &[u8]) -> Result<(usize, usize), Corrupt> {
+    let (padding, mut start) = match payload.first() {
+        Some(padding) if flags & PADDED != 0 => (usize::from(*padding), 1),
+        None if flags & PADDED != 0 => return Err(Corrupt),
+        _ => (0, 0),
+    };
+    if flags & PRIORITY != 0 {
+        let dependency = payload[start..].first_chunk::<4>().ok_or(Corrupt)?;
+        if u32::from_be_bytes(*dependency) & (u32::MAX >> 1) == stream {
+            return Err(Corrupt);
+        }
+        start += PRIORITY_BYTES;
+    }
+    let end = payload.len().checked_sub(padding).ok_or(Corrupt)?;
+    if start <= end { Ok((start, end)) } else { Err(Corrupt) }
+}
+
+/// The frame with the marking field at the end of its fragment: a literal that is not indexed.
+fn marked(frame: &[u8], end: usize) -> Vec<u8> {
+    const VALUE: &[u8] = b"1";
+    let field = [&[0, MARK.len() as u8][..], MARK.as_bytes(), &[VALUE.len() as u8], VALUE].concat();
+    let mut marked = [&frame[..end], &field, &frame[end..]].concat();
+    let length = (marked.len() - HEADER_BYTES) as u32;
+    marked[..3].copy_from_slice(&length.to_be_bytes()[1..]);
+    marked
+}
+
 #[cfg(test)]
 mod tests {
     //! Which frames count, and when they are too many.
@@ -99,8 +218,21 @@ mod tests {
 
     fn opened(now: Instant) -> Frames {
         let mut frames = Frames::new(now);
-        frames.scan(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", || now).unwrap();
+        assert_eq!(frames.scan(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", || now), (24, Found::Nothing));
         frames
+    }
+
+    /// Shows bytes one by one, as they come: how many passed, and what was found then.
+    fn scan_byte_by_byte(frames: &mut Frames, bytes: &[u8], now: Instant) -> (usize, Found) {
+        let mut start = 0;
+        for end in 1..=bytes.len() {
+            let (safe, found) = frames.scan(&bytes[start..end], || now);
+            start += safe;
+            if found != Found::Nothing {
+                return (start, found);
+            }
+        }
+        (start, Found::Nothing)
     }
 
     #[test]
@@ -110,11 +242,9 @@ mod tests {
         {
             let flood = frame(kind, 0, payload).repeat(IDLE_FRAMES_MAX as usize + 5);
             let end = frame(kind, 0, payload).len() * (IDLE_FRAMES_MAX as usize + 1);
-            assert_eq!(opened(now).scan(&flood, || now), Err(end), "type {kind}");
-            let mut frames = opened(now);
-            let passed =
-                flood.iter().position(|byte| frames.scan(&[*byte], || now) == Err(0) || frames.flooded && frames.left == 0);
-            assert_eq!(passed, Some(end - 1), "type {kind}, byte by byte");
+            assert_eq!(opened(now).scan(&flood, || now), (end, Found::Refused), "type {kind}");
+            let found = scan_byte_by_byte(&mut opened(now), &flood, now);
+            assert_eq!(found, (end, Found::Refused), "type {kind}, byte by byte");
         }
     }
 
@@ -123,13 +253,66 @@ mod tests {
         let now = Instant::now();
         let mut frames = opened(now);
         for (kind, flags, payload) in
-            [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, 0, b"x"), (WINDOW_UPDATE, 0, b"1234")]
+            [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, END_HEADERS, b"\x82"), (WINDOW_UPDATE, 0, b"1234")]
         {
-            assert_eq!(frames.scan(&frame(kind, flags, payload).repeat(5000), || now), Ok(()));
+            let bytes = frame(kind, flags, payload).repeat(5000);
+            // Of one stream all but the first block are trailers, which a pseudo-header field makes faulty.
+            let bytes = if kind == HEADERS { frame(kind, flags, b"\x90").repeat(5000) } else { bytes };
+            assert_eq!(frames.scan(&bytes, || now), (bytes.len(), Found::Nothing));
         }
         for period in 1..10 {
             let later = now + PERIOD * period;
-            assert_eq!(frames.scan(&frame(6, 0, b"12345678").repeat(IDLE_FRAMES_MAX as usize), || later), Ok(()));
+            let bytes = frame(6, 0, b"12345678").repeat(IDLE_FRAMES_MAX as usize);
+            assert_eq!(frames.scan(&bytes, || later), (bytes.len(), Found::Nothing));
+        }
+    }
+
+    #[test]
+    fn a_faulty_block_is_marked_in_its_last_frame_however_it_is_cut() {
+        let now = Instant::now();
+        let mark = b"\0\x12onceward-malformed\x011";
+        let path = b"\x04\x02/#";
+        let of = |flags: u8, before: &[u8], fragment: &[u8], behind: &[u8]| {
+            frame(HEADERS, flags, &[before, fragment, behind].concat())
+        };
+        for (sent, marked) in [
+            (of(END_HEADERS, b"", path, b""), of(END_HEADERS, b"", &[&path[..], mark].concat(), b"")),
+            (
+                of(END_HEADERS | PADDED | PRIORITY, b"\x03\0\0\0\x03\x10", path, b"\0\0\0"),
+                of(END_HEADERS | PADDED | PRIORITY, b"\x03\0\0\0\x03\x10", &[&path[..], mark].concat(), b"\0\0\0"),
+            ),
+        ] {
+            assert_eq!(opened(now).scan(&sent, || now), (0, Found::Replaced(sent.len(), marked.clone())));
+            let found = scan_byte_by_byte(&mut opened(now), &sent, now);
+            assert_eq!(found, (0, Found::Replaced(sent.len(), marked)));
+        }
+        let (first, last) = (frame(HEADERS, 0, b"\x04\x02"), frame(CONTINUATION, END_HEADERS, b"/#"));
+        let found = opened(now).scan(&[&first[..], &last].concat(), || now);
+        let marked = frame(CONTINUATION, END_HEADERS, &[b"/#", &mark[..]].concat());
+        assert_eq!(found, (first.len(), Found::Replaced(last.len(), marked)), "its path is in two frames");
+    }
+
+    #[test]
+    fn pseudo_header_fields_are_a_fault_in_trailers_alone() {
+        let now = Instant::now();
+        let mut frames = opened(now);
+        let (head, trailers) = (frame(HEADERS, END_HEADERS, b"\x84"), frame(HEADERS, END_HEADERS | END_STREAM, b"\x84"));
+        assert_eq!(frames.scan(&head, || now), (head.len(), Found::Nothing));
+        assert!(matches!(frames.scan(&trailers, || now), (0, Found::Replaced(10, _))));
+    }
+
+    #[test]
+    fn blocks_that_nobody_can_read_are_refused_before_a_byte_of_them_passes() {
+        let now = Instant::now();
+        for (flags, payload) in [
+            (END_HEADERS, &b"\x80"[..]),
+            (END_HEADERS, b"\x04\x02/"),
+            (END_HEADERS | PADDED, b""),
+            (END_HEADERS | PADDED, b"\x02\0"),
+            (END_HEADERS | PRIORITY, b"\0\0\0"),
+            (END_HEADERS | PRIORITY, b"\0\0\0\x01\x10\x82"),
+        ] {
+            assert_eq!(opened(now).scan(&frame(HEADERS, flags, payload), || now), (0, Found::Refused), "{payload:x?}");
         }
     }
 }

@@ -142,7 +142,7 @@ fn list(items: &[&str]) -> Vec<String> {
 fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy {
     let statuses = StatusRules::new(
         &list(&["2xx", "3xx", "4xx", "500", "501"]),
-        &list(&["401", "403", "407", "408", "425", "429", "503 retry-after"]),
+        &list(&["401", "403", "407", "408", "417", "425", "429", "503 retry-after"]),
         &list(&["502", "503", "504"]),
     );
     let caller = match flaw {

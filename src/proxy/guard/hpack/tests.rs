@@ -1,0 +1,101 @@
+//! The examples of RFC 7541, and what is found in blocks however they are written and cut.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn hex(digits: &str) -> Vec<u8> {
+    let digits: Vec<u8> = digits.bytes().filter(u8::is_ascii_hexdigit).collect();
+    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+}
+
+fn read(reader: &mut Reader, block: &[u8]) -> Block {
+    assert_eq!(reader.read(block), Ok(block.len()), "{block:x?}");
+    reader.finish()
+}
+
+#[test]
+fn the_examples_of_the_rfc_leave_the_table_as_it_says() {
+    // Appendix C.4: the same table as C.3, with strings in Huffman code.
+    for requests in [
+        [
+            "828684410f7777772e6578616d706c652e636f6d",
+            "828684be58086e6f2d6361636865",
+            "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565",
+        ],
+        ["828684418cf1e3c2e5f23a6ba0ab90f4ff", "828684be5886a8eb10649cbf", "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf"],
+    ] {
+        let mut reader = Reader::default();
+        for (request, (entries, bytes)) in requests.iter().zip([(1, 57), (2, 110), (3, 164)]) {
+            assert_eq!(read(&mut reader, &hex(request)), Block { target_refused: false, pseudo: true });
+            assert_eq!((reader.entries.len(), reader.bytes), (entries, bytes), "{request}");
+        }
+    }
+}
+
+#[test]
+fn strings_in_huffman_code_are_decoded() {
+    for (code, text) in [
+        ("f1e3c2e5f23a6ba0ab90f4ff", "www.example.com"),
+        ("a8eb10649cbf", "no-cache"),
+        ("9d29ad171863c78f0b97c8e9ae82ae43d3", "https://www.example.com"),
+        ("63febf", "/#"),
+        ("", ""),
+    ] {
+        assert_eq!(huffman(&hex(code)).unwrap(), text.as_bytes(), "{code}");
+    }
+    for code in ["ff", "ffff", "a8eb10649cbfff", "a8eb10649cbe", "ffffffffff"] {
+        assert_eq!(huffman(&hex(code)), Err(Corrupt), "{code}");
+    }
+}
+
+#[test]
+fn a_fragment_is_found_however_the_path_is_written() {
+    let refused = Block { target_refused: true, pseudo: true };
+    let mut reader = Reader::default();
+    assert_eq!(read(&mut reader, &hex("04 02 2f23")), refused, "by its name's index");
+    assert_eq!(read(&mut reader, &hex("14 83 63febf")), refused, "in Huffman code");
+    assert_eq!(read(&mut reader, &hex("00 05 3a70617468 02 2f23")), refused, "with its name in letters");
+    assert_eq!(read(&mut reader, &hex("44 02 2f23")), refused, "and put into the table");
+    assert_eq!(read(&mut reader, &hex("be")), refused, "from where it is repeated");
+    assert_eq!(read(&mut reader, &hex("0f2f 01 2f")), Block { target_refused: false, pseudo: true });
+    assert_eq!(read(&mut reader, &hex("06 03 667470")), refused, "another scheme");
+    assert_eq!(read(&mut reader, &hex("0f01 02 2f23")), Block::default(), "in an ordinary field it is nothing");
+}
+
+#[test]
+fn blocks_that_the_library_would_not_read_are_corrupt() {
+    for block in ["80", "be", "3fe21f", "00 00 00", "7fffffffffffff", "04 81 ff"] {
+        assert_eq!(Reader::default().read(&hex(block)), Err(Corrupt), "{block}");
+    }
+}
+
+#[test]
+fn entries_leave_the_table_when_it_is_full_or_made_smaller() {
+    let mut reader = Reader::default();
+    let long = [&hex("40 01 78 7f a11e")[..], &[b'v'; 4000]].concat();
+    read(&mut reader, &long);
+    assert_eq!((reader.entries.len(), reader.bytes), (1, 4033));
+    read(&mut reader, &hex("40 01 79 01 31"));
+    assert_eq!((reader.entries.len(), reader.bytes), (2, 4067));
+    read(&mut reader, &hex("40 01 7a 01 31"));
+    assert_eq!((reader.entries.len(), reader.bytes), (2, 68), "the oldest went");
+    read(&mut reader, &hex("20"));
+    assert_eq!((reader.entries.len(), reader.bytes), (0, 0));
+}
+
+proptest! {
+    #[test]
+    fn what_is_found_does_not_depend_on_how_a_block_is_cut(
+        bytes in proptest::collection::vec(any::<u8>(), 0..60),
+        cut in any::<proptest::sample::Index>(),
+    ) {
+        let mut whole = Reader::default();
+        let expected = whole.read(&bytes).map(|at| (at, whole.finish()));
+        let mut cut_in_two = Reader::default();
+        let end = cut.index(bytes.len() + 1);
+        let found = cut_in_two.read(&bytes[..end]);
+        let found = found.and_then(|at| cut_in_two.read(&bytes[at..]).map(|more| at + more));
+        prop_assert_eq!(found.map(|at| (at, cut_in_two.finish())), expected);
+    }
+}
