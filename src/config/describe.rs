@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::route::key_place;
 use super::{Config, Route, StoreUrl, Upstream};
-use crate::engine::{Mode, OnFailure};
+use crate::engine::{Mode, OnFailure, StatusRules, Verdict};
 
 /// What is configured, for people. Passwords are masked.
 pub(super) fn describe(config: &Config) -> String {
@@ -95,9 +95,19 @@ fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Res
         key_place(&route.policy.key),
         duration_text(route.policy.retention)
     )?;
+    write_statuses(text, &route.policy.statuses)?;
     let fields: Vec<&str> = route.policy.fields.iter().map(|field| field.name.as_str()).collect();
     if !fields.is_empty() {
         writeln!(text, "     fields {}", fields.join(", "))?;
     }
     Ok(())
+}
+
+/// Writes the effective status lists: those of the route, its profile and the defaults, merged.
+fn write_statuses(text: &mut String, statuses: &StatusRules) -> std::fmt::Result {
+    let listed = |verdict| statuses.listed(verdict).join(", ");
+    writeln!(text, "     statuses: store {}", listed(Verdict::Store))?;
+    writeln!(text, "               release {}", listed(Verdict::Release))?;
+    let uncertain = [listed(Verdict::Uncertain), "all others".to_owned()].into_iter().filter(|list| !list.is_empty());
+    writeln!(text, "               uncertain {}", uncertain.collect::<Vec<_>>().join(", "))
 }

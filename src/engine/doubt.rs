@@ -8,8 +8,9 @@ use http::{HeaderMap, HeaderName, Method, StatusCode};
 
 use super::admit::{Admission, Over, Refusal};
 use super::operate::{Decision, decide};
-use super::policy::{Policy, StatusRules, Verdict};
+use super::policy::Policy;
 use super::settle::Next;
+use super::statuses::{StatusRules, Verdict};
 use crate::key::path::fill;
 use crate::key::{Pointer, element};
 use crate::record::{Fence, Held, Reply, ReplyBody, State};

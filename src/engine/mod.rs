@@ -9,6 +9,7 @@ mod operate;
 mod policy;
 mod redact;
 mod settle;
+mod statuses;
 
 pub use admit::{Admission, Asked, Over, Refusal, admit};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
@@ -17,10 +18,11 @@ pub use identities::{Change, Compared, Identities};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
     CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,
-    OnUncertain, Policy, ScopeRule, StatusRules, StatusRulesError, TokenRule, UpstreamKey, Verdict,
+    OnUncertain, Policy, ScopeRule, TokenRule, UpstreamKey,
 };
 pub use redact::redacted;
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
+pub use statuses::{StatusRules, StatusRulesError, Verdict};
 
 #[cfg(test)]
 pub(crate) mod tests;

@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName, StatusCode};
+use http::{HeaderName, StatusCode};
 
 use super::admit::Refusal;
 use super::chosen::ChosenField;
 use super::doubt::Probe;
+use super::statuses::StatusRules;
 use crate::key::path::PathCase;
 use crate::key::{KeySyntax, Pointer};
 
@@ -245,94 +246,6 @@ pub enum OnFailure {
     FailClosed,
     /// Forwarded without protection, counted and logged.
     FailOpen,
-}
-
-/// What a status says about the upstream's doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Verdict {
-    /// This is the result: store and replay it.
-    Store,
-    /// The upstream did nothing: a retry may run.
-    Release,
-    /// It may or may not have acted.
-    Uncertain,
-}
-
-/// Which status means what. An exact code beats a class, a code with a condition beats the bare code where the
-/// condition holds, and a status in no list is uncertain.
-#[derive(Debug, Clone)]
-pub struct StatusRules {
-    bare: Vec<Verdict>,
-    conditional: Vec<(u16, HeaderName, Verdict)>,
-}
-
-/// A fault in the lists of statuses.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum StatusRulesError {
-    /// Not one of the three forms.
-    #[error("`{0}` is not a status: write a code (`404`), a class (`4xx`), or a code and the field it needs (`503 retry-after`)")]
-    Form(String),
-    /// Listed with two meanings.
-    #[error("`{0}` stands in two of the three status lists")]
-    Twice(String),
-}
-
-/// First code that is a status.
-const STATUS_MIN: u16 = 100;
-/// First code past the statuses.
-const STATUS_END: u16 = 600;
-
-impl StatusRules {
-    /// Builds the rules from the three lists.
-    pub fn new(store: &[String], release: &[String], uncertain: &[String]) -> Result<StatusRules, StatusRulesError> {
-        let mut exact: Vec<Option<Verdict>> = vec![None; usize::from(STATUS_END - STATUS_MIN)];
-        let mut classes: [Option<Verdict>; 6] = [None; 6];
-        let mut conditional: Vec<(u16, HeaderName, Verdict)> = Vec::new();
-        let lists = [(store, Verdict::Store), (release, Verdict::Release), (uncertain, Verdict::Uncertain)];
-        for (text, verdict) in lists.into_iter().flat_map(|(list, verdict)| list.iter().map(move |text| (text, verdict))) {
-            let form = || StatusRulesError::Form(text.clone());
-            let twice = || StatusRulesError::Twice(text.clone());
-            if let Some((code, field)) = text.split_once(' ') {
-                let code = parse_code(code).ok_or_else(form)?;
-                let field = HeaderName::from_bytes(field.trim().as_bytes()).map_err(|_| form())?;
-                if conditional.iter().any(|(c, f, v)| *c == code && *f == field && *v != verdict) {
-                    return Err(twice());
-                }
-                conditional.push((code, field, verdict));
-                continue;
-            }
-            let place = match text.strip_suffix("xx").map(str::parse::<usize>) {
-                Some(Ok(class @ 1..=5)) => &mut classes[class],
-                Some(_) => return Err(form()),
-                None => &mut exact[usize::from(parse_code(text).ok_or_else(form)? - STATUS_MIN)],
-            };
-            if place.is_some_and(|other| other != verdict) {
-                return Err(twice());
-            }
-            *place = Some(verdict);
-        }
-        let bare = (STATUS_MIN..STATUS_END)
-            .map(|code| exact[usize::from(code - STATUS_MIN)].or(classes[usize::from(code / 100)]).unwrap_or(Verdict::Uncertain))
-            .collect();
-        Ok(StatusRules { bare, conditional })
-    }
-
-    /// What an answer says. A 101 is always a result: the connection is the client's from then on.
-    pub fn verdict(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
-        if status == StatusCode::SWITCHING_PROTOCOLS {
-            return Verdict::Store;
-        }
-        let code = status.as_u16();
-        let conditional = self.conditional.iter().find(|(c, field, _)| *c == code && headers.contains_key(field));
-        match conditional {
-            Some((_, _, verdict)) => *verdict,
-            None => self.bare.get(usize::from(code.saturating_sub(STATUS_MIN))).copied().unwrap_or(Verdict::Uncertain),
-        }
-    }
-}
-
-fn parse_code(text: &str) -> Option<u16> {
-    text.parse().ok().filter(|code| text.len() == 3 && (STATUS_MIN..STATUS_END).contains(code))
 }
 
 impl Policy {

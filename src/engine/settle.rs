@@ -3,7 +3,8 @@
 use std::sync::Arc;
 
 use super::admit::{Asked, Over};
-use super::policy::{Policy, Verdict};
+use super::policy::Policy;
+use super::statuses::Verdict;
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, State, Version};
 
 /// How an attempt ended. Three things can have happened; a timeout is not a failure.

@@ -275,16 +275,23 @@ fn responses_that_are_not_kept_are_relayed_once_and_never_run_again() {
 fn a_release_status_lets_the_next_request_run() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    for (key, refused) in [("a", "status 429"), ("b", "status 401"), ("c", "status 503, field Retry-After=1")] {
+    let did_nothing = [
+        ("a", "status 429"),
+        ("b", "status 401"),
+        ("c", "status 503, field Retry-After=1"),
+        ("d", "status 307, field Location=/v2/payments"),
+        ("e", "status 308, field Location=/v2/payments"),
+    ];
+    for (key, refused) in did_nothing {
         let first = Request::pay(key, "{}").act(refused).send(gateway.port);
         assert!(
-            matches!(first.status, 429 | 401 | 503) && first.get("content-type") == Some("application/json"),
+            matches!(first.status, 429 | 401 | 503 | 307 | 308) && first.get("content-type") == Some("application/json"),
             "relayed as it is"
         );
         let second = Request::pay(key, "{}").send(gateway.port);
         assert!(second.status == 201 && !second.replayed());
     }
-    assert_eq!(upstream.executed(), 6);
+    assert_eq!(upstream.executed(), 10);
 }
 
 #[test]

@@ -9,8 +9,10 @@ struct Entry<'a> {
     value: Value<'a>,
 }
 
-/// Reads the three lists. An entry that the operator gives leaves the lists that are inherited: to move 500 to the
-/// uncertain ones it is enough to list it there.
+/// Reads the three lists. An entry that the route sets is removed from the inherited lists: to make 500 uncertain it is
+/// enough to list it in `uncertain_status`. A class that the route sets in `release_status` or `uncertain_status` also
+/// removes its exact codes from the inherited `store_status`; they would beat the class otherwise. Codes with a
+/// condition stay.
 pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
     let store = read_list(table, "store_status");
     let release = read_list(table, "release_status");
@@ -25,6 +27,13 @@ pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
     for list in [&mut store, &mut release, &mut uncertain] {
         list.retain(|entry| entry.value.place.given || !given.contains(&entry.text));
     }
+    let not_stored: Vec<char> = [&release, &uncertain]
+        .into_iter()
+        .flatten()
+        .filter(|entry| entry.value.place.given)
+        .filter_map(|entry| entry.text.strip_suffix("xx")?.chars().next())
+        .collect();
+    store.retain(|entry| entry.value.place.given || !is_exact_of(&entry.text, &not_stored));
     let texts = |list: &[Entry<'_>]| list.iter().map(|entry| entry.text.clone()).collect::<Vec<_>>();
     match StatusRules::new(&texts(&store), &texts(&release), &texts(&uncertain)) {
         Ok(rules) => Some(rules),
@@ -36,6 +45,11 @@ pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
             None
         }
     }
+}
+
+/// Whether an entry is an exact code, without a condition, of one of these classes.
+fn is_exact_of(text: &str, classes: &[char]) -> bool {
+    text.len() == 3 && text.ends_with(|last: char| last.is_ascii_digit()) && text.starts_with(classes)
 }
 
 fn read_list<'a>(table: &Table<'a>, name: &'static str) -> Option<Vec<Entry<'a>>> {

@@ -170,6 +170,13 @@ fn profiles_judge_statuses_as_their_vendors_do() {
     assert_eq!(dialect("profile = \"paypal\""), Dialect::PayPal);
     assert_eq!(dialect("profile = \"stripe\"\nerrors = \"problem\""), Dialect::Problem);
 
+    for name in profiles::TEXT.lines().filter_map(|line| line.strip_prefix('[')?.strip_suffix(']')) {
+        let policy = route(&format!("profile = \"{name}\"")).policy;
+        for redirect in [307, 308] {
+            assert_eq!(verdict(&policy, redirect, None), Verdict::Release, "{name}: {redirect}");
+        }
+        assert_eq!(verdict(&policy, 303, None), Verdict::Store, "{name}: a result may be elsewhere");
+    }
     for name in ["square", "checkout", "google", "modern-treasury"] {
         let success_only = route(&format!("profile = \"{name}\"")).policy;
         assert_eq!(verdict(&success_only, 201, None), Verdict::Store);
@@ -187,6 +194,41 @@ fn a_status_that_a_route_lists_leaves_the_inherited_lists() {
     assert_eq!(verdict(&policy, 500, None), Verdict::Uncertain);
     assert_eq!(verdict(&policy, 501, None), Verdict::Store);
     assert_eq!(verdict(&policy, 404, None), Verdict::Release);
+}
+
+#[test]
+fn a_class_that_a_route_does_not_store_takes_its_codes_out_of_the_inherited_store_status() {
+    for list in ["release_status", "uncertain_status"] {
+        let policy = route(&format!("{list} = [\"5xx\"]")).policy;
+        let expected = if list == "release_status" { Verdict::Release } else { Verdict::Uncertain };
+        for code in [500, 501, 505] {
+            assert_eq!(verdict(&policy, code, None), expected, "{list}: {code}");
+        }
+    }
+    let policy = route("uncertain_status = [\"4xx\", \"5xx\"]").policy;
+    assert_eq!(verdict(&policy, 404, None), Verdict::Uncertain);
+    assert_eq!(verdict(&policy, 429, None), Verdict::Release, "release_status keeps its codes");
+    assert_eq!(verdict(&policy, 503, Some("retry-after")), Verdict::Release, "a code with a condition stays");
+
+    let policy = route("store_status = [\"2xx\", \"5xx\"]").policy;
+    assert_eq!(verdict(&policy, 502, None), Verdict::Uncertain, "a class in store_status removes nothing");
+    let policy = route("store_status = [\"2xx\", \"500\"]\nrelease_status = [\"5xx\"]").policy;
+    assert_eq!(verdict(&policy, 500, None), Verdict::Store, "a code that the route itself sets stays");
+}
+
+#[test]
+fn check_prints_the_status_lists_that_result() {
+    let shown = load_route("release_status = [\"5xx\"]\nuncertain_status = [\"404\"]").unwrap().describe();
+    let lines: Vec<&str> = shown.lines().skip_while(|line| !line.contains("statuses:")).take(3).map(str::trim).collect();
+    assert_eq!(lines, ["statuses: store 2xx, 3xx, 4xx", "release 5xx", "uncertain 404, all others"], "{shown}");
+    let shown = load_route("").unwrap().describe();
+    for list in [
+        "store 2xx, 3xx, 4xx, 500, 501\n",
+        "release 307, 308, 401, 403, 407, 408, 417, 425, 429, 503 retry-after\n",
+        "uncertain all others\n",
+    ] {
+        assert!(shown.contains(list), "{list}{shown}");
+    }
 }
 
 #[test]
