@@ -382,7 +382,7 @@ mod tests {
     }
 
     fn uncertain() -> State {
-        State::Uncertain { cause: Cause::Broken, since_ms: None, retry: false }
+        State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None }
     }
 
     fn result() -> State {
