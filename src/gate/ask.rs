@@ -12,6 +12,7 @@ use tower_service::Service;
 
 use super::attempt::Read;
 use super::budget::Hold;
+use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::payload::{BoxError, Payload};
 use super::tell::trace_of;
 use super::{Gate, Guarded, Problem, carry};
@@ -139,6 +140,7 @@ impl Gate {
         };
         let Ok(response) = sent.await else { return Finding::Unclear };
         let (mut head, body) = response.into_parts();
+        let close_delimited = head.extensions.get::<CloseDelimited>().is_some();
         self.prepare(&mut head.headers);
         // It may become the result, and those are never stored.
         for name in &policy.drop_headers {
@@ -146,6 +148,7 @@ impl Gate {
         }
         let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored };
         match self.read(&reply, body, hold).await {
+            Read::Whole(bytes) if close_delimited && may_be_cut(&reply.headers, &bytes) => return Finding::Unclear,
             Read::Whole(bytes) => reply.body = ReplyBody::Whole(bytes),
             Read::Streams(_) => {}
             Read::Broken => return Finding::Unclear,

@@ -14,6 +14,7 @@ use tower_service::Service;
 
 use super::budget::Hold;
 use super::claim::Claimed;
+use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::lease::SendRule;
 use super::payload::{AnswerBody, BoxError, Payload};
 use super::problem::{ForwardError, Problem};
@@ -192,6 +193,7 @@ impl Gate {
             }
         };
         let (mut head, body) = response.into_parts();
+        let close_delimited = head.extensions.get::<CloseDelimited>().is_some();
         self.prepare(&mut head.headers);
         let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored };
         if policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Uncertain {
@@ -199,9 +201,14 @@ impl Gate {
         }
         match self.read(&reply, body, hold).await {
             Read::Whole(bytes) => {
+                let stored = policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Store;
+                if stored && close_delimited && may_be_cut(&reply.headers, &bytes) {
+                    tracing::info!(route = %policy.route, "a close-delimited answer is no whole JSON text");
+                    return Executed::failed(Outcome::InDoubt(Cause::Broken));
+                }
                 reply.body = ReplyBody::Whole(bytes.clone());
                 // What is only relayed stays as it is.
-                if policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Store {
+                if stored {
                     reply = redacted(reply, &policy.redact);
                 }
                 let relayed = (reply.body == ReplyBody::NotStored).then(|| AnswerBody::whole(bytes));

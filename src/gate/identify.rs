@@ -225,7 +225,7 @@ fn readable(policy: &Policy, headers: &HeaderMap) -> Result<(), Problem> {
 }
 
 /// Whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).
-fn is_json(headers: &HeaderMap) -> bool {
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")

@@ -49,9 +49,10 @@ impl SendRule {
         self.hands.compare_exchange(WITHHELD, GIVEN, Ordering::AcqRel, Ordering::Acquire) != Err(REVOKED)
     }
 
-    /// The attempt is given up. `true`: who forwards still has the request, and never sends it from now on.
+    /// The attempt is given up: nothing of the request may be written from now on. `true`: who forwards still has the
+    /// request, and never sends it.
     pub fn revoke(&self) -> bool {
-        self.hands.compare_exchange(WITHHELD, REVOKED, Ordering::AcqRel, Ordering::Acquire).is_ok()
+        self.hands.swap(REVOKED, Ordering::AcqRel) == WITHHELD
     }
 
     /// A renewal that was sent at `from_ms` is confirmed.
@@ -68,10 +69,11 @@ mod tests {
     fn what_is_given_up_while_it_is_withheld_is_never_sent_and_what_was_handed_over_may_have_been() {
         let rule = || SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
         let silent = rule();
-        assert!(!silent.revoke() && silent.hand_over() && silent.allows(), "who says nothing counts as having sent");
+        assert!(!silent.revoke() && !silent.hand_over() && !silent.allows(), "who says nothing counts as having sent");
         let handed = rule();
         handed.withhold();
-        assert!(handed.hand_over() && !handed.revoke() && handed.allows());
+        assert!(handed.hand_over() && handed.allows());
+        assert!(!handed.revoke() && !handed.allows(), "the rest of it is not sent");
         let kept = rule();
         kept.withhold();
         assert!(kept.revoke());

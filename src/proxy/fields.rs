@@ -187,6 +187,18 @@ pub fn to_upstream(
     headers.append(VIA, via(received));
 }
 
+/// Whether the body of an HTTP/1.1 response, if it has one, ends where its connection does: it is neither chunked nor
+/// counted (RFC 9112, section 6.3).
+pub(super) fn ends_with_connection(headers: &HeaderMap) -> bool {
+    match headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+        None => !headers.contains_key(CONTENT_LENGTH),
+        Some(codings) => {
+            let last = codings.as_bytes().rsplit(|byte| *byte == b',').next().unwrap_or_default();
+            !last.trim_ascii().eq_ignore_ascii_case(b"chunked")
+        }
+    }
+}
+
 /// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
 /// whose length field describes a body that isn't there. `received`: the version that the upstream sent it by, which
 /// `Via` names in the answer and in every replay of it.

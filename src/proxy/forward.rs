@@ -4,7 +4,7 @@
 //! written: the connection was closed before the request was taken up, or the upstream refused the stream.
 
 use std::future::Future;
-use std::pin::Pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -15,8 +15,8 @@ use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use hyper::client::conn::{http1, http2};
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
 use tokio::net::TcpStream;
@@ -25,9 +25,10 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::fields::{self, Peer};
-use super::pool::{Connection, Place, Pool};
+use super::multiplexed::{Answer, Multiplexed, SendFailure, StreamSlot};
+use super::pool::{Connection, Pool};
 use super::wire::{Carried, Wire};
-use crate::gate::{BoxError, ForwardError, Payload, SendRule};
+use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, SendRule};
 use crate::tls::{self, TrustError};
 
 /// Where an upstream is and how it is spoken to.
@@ -163,9 +164,14 @@ where
         let target = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let head = request.method() == Method::HEAD;
         let mut response = self.send(request, target, rule).await?;
+        // Not the upstream's: to an answer of HTTP/1.0 the client would get no framing that shows a cut.
+        *response.version_mut() = Version::HTTP_11;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(UPGRADE).cloned();
         let bodiless = head || response.status() == StatusCode::NOT_MODIFIED;
+        if self.tls.is_none() && fields::ends_with_connection(response.headers()) && !response.body().is_end_stream() {
+            response.extensions_mut().insert(CloseDelimited);
+        }
         let received = response.version();
         fields::from_upstream(response.headers_mut(), bodiless, received);
         if switched {
@@ -189,28 +195,19 @@ where
         rule: Option<Arc<SendRule>>,
     ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
         loop {
-            let pooled = match self.pool.place() {
-                Some(place) => Some(Connected::Shared(place)),
-                None => self.pool.take().map(Connected::Own),
-            };
-            let fresh = pooled.is_none();
-            let connected = match pooled {
-                Some(connected) => connected,
-                None => {
-                    if let Some(rule) = &rule {
-                        rule.withhold();
-                    }
-                    // Boxed: connecting is rare, and its state would be carried by every request.
-                    Box::pin(self.connect()).await?
-                }
-            };
-            if rule.as_ref().is_some_and(|rule| !rule.hand_over()) {
-                return Err(ForwardError::TooLate);
+            if let Some(rule) = &rule {
+                rule.withhold();
             }
+            let (connected, fresh) = match self.pooled() {
+                Some(pooled) => (pooled, false),
+                // Boxed: connecting is rare, and its state would be carried by every request.
+                None => Box::pin(self.connect()).await?,
+            };
             let mut connection = match connected {
                 Connected::Own(connection) => connection,
-                Connected::Shared(place) => {
-                    match Box::pin(self.send_shared(place, std::mem::take(request), target.clone(), rule.as_deref())).await? {
+                Connected::Shared(slot) => {
+                    let sent = self.send_shared(slot, std::mem::take(request), target.clone(), rule.clone());
+                    match Box::pin(sent).await? {
                         Shared::Answered(response) => return Ok(response),
                         Shared::Closed(unsent) if !fresh => *request = unsent,
                         Shared::Closed(_) => return Err(ForwardError::NeverSent("it closed a new connection".into())),
@@ -218,6 +215,9 @@ where
                     continue;
                 }
             };
+            if rule.as_ref().is_some_and(|rule| !rule.hand_over()) {
+                return Err(ForwardError::TooLate);
+            }
             // The rule is checked again with every write; here it spares a connection that nothing was written to.
             if rule.as_ref().is_some_and(|rule| !rule.allows()) {
                 self.pool.give_back(connection);
@@ -229,7 +229,7 @@ where
             match connection.sender.try_send_request(std::mem::take(request)).await {
                 Ok(response) => {
                     let pool = self.pool.clone();
-                    return Ok(response.map(|body| UpstreamBody { body, lent: Some((connection, pool)), _permit: None }));
+                    return Ok(response.map(|body| UpstreamBody { body: Source::Own(body), lent: Some((connection, pool)) }));
                 }
                 Err(mut failed) => match failed.take_message() {
                     // The connection closed before it took the request up: nothing of it was written.
@@ -245,10 +245,10 @@ where
 
     async fn send_shared(
         &self,
-        place: Place<Payload<B>>,
+        slot: StreamSlot,
         mut request: Request<Payload<B>>,
         target: PathAndQuery,
-        rule: Option<&SendRule>,
+        rule: Option<Arc<SendRule>>,
     ) -> Result<Shared<B>, ForwardError> {
         // The target carries it, and servers take a second one for an attack; put back where the request has to go elsewhere.
         let host = request.headers_mut().remove(HOST).unwrap_or_else(|| self.host.clone());
@@ -259,33 +259,60 @@ where
         uri.path_and_query = Some(target);
         *request.uri_mut() = Uri::from_parts(uri).map_err(|error| ForwardError::NeverSent(error.to_string()))?;
         *request.version_mut() = Version::HTTP_2;
-        let Place { mut sender, permit } = place;
-        // Nothing waits between here and the frame: the stream's place is taken.
-        if rule.is_some_and(|rule| !rule.allows()) {
+        if rule.as_ref().is_some_and(|rule| !rule.allows()) {
             return Err(ForwardError::TooLate);
         }
-        match sender.try_send_request(request).await {
-            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body, lent: None, _permit: Some(permit) }))),
-            Err(mut failed) => match failed.take_message() {
-                Some(mut unsent) => {
-                    unsent.headers_mut().insert(HOST, host);
-                    Ok(Shared::Closed(unsent))
-                }
-                None if was_refused(failed.error()) => Err(ForwardError::NeverSent(failed.error().to_string())),
-                None => Err(ForwardError::Broken(failed.error().to_string())),
-            },
+        match slot.send(request, rule).await {
+            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body: Source::Shared(body), lent: None }))),
+            Err(SendFailure::Closed(unsent)) => {
+                let mut unsent = *unsent;
+                unsent.headers_mut().insert(HOST, host);
+                Ok(Shared::Closed(unsent))
+            }
+            Err(SendFailure::Failed(error)) => Err(error),
         }
     }
 
-    async fn connect(&self) -> Result<Connected<B>, ForwardError> {
+    /// A connection that stands and takes a request.
+    fn pooled(&self) -> Option<Connected<B>> {
+        self.pool.slot().map(Connected::Shared).or_else(|| self.pool.take().map(Connected::Own))
+    }
+
+    /// A connection, and whether it is new: opens one, and takes a stream slot instead that becomes free before.
+    /// Where the upstream speaks HTTP/2 and has as many connections as it may have, it first waits for one of them
+    /// to end. `connect_timeout` bounds all of it.
+    async fn connect(&self) -> Result<(Connected<B>, bool), ForwardError> {
         let unreachable = |error: &dyn std::fmt::Display| ForwardError::NeverSent(error.to_string());
-        match tokio::time::timeout(self.settings.connect_timeout, self.open()).await {
+        let connecting = async {
+            let mut opening = pin!(async {
+                let permits = self.pool.expects_multiplexed().then(|| self.pool.permits().clone());
+                let permit = match permits {
+                    Some(permits) => permits.acquire_owned().await.ok(),
+                    None => None,
+                };
+                self.open(permit).await
+            });
+            loop {
+                let mut freed = pin!(self.pool.freed().notified());
+                freed.as_mut().enable();
+                if let Some(pooled) = self.pooled() {
+                    return Ok((pooled, false));
+                }
+                tokio::select! {
+                    biased;
+                    opened = &mut opening => return opened.map(|connected| (connected, true)),
+                    () = freed => {}
+                }
+            }
+        };
+        match tokio::time::timeout(self.settings.connect_timeout, connecting).await {
             Ok(connected) => connected.map_err(|error| unreachable(&error)),
             Err(_) => Err(unreachable(&"no connection in time")),
         }
     }
 
-    async fn open(&self) -> Result<Connected<B>, BoxError> {
+    /// Opens a connection. `permit`: for one that speaks HTTP/2.
+    async fn open(&self, permit: Option<OwnedSemaphorePermit>) -> Result<Connected<B>, BoxError> {
         let default_port = if self.tls.is_some() { 443 } else { 80 };
         let port = self.settings.authority.port_u16().unwrap_or(default_port);
         let host = self.settings.authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -296,22 +323,14 @@ where
         let wire = Wire::new(stream, carried.clone());
         let Some((tls, name)) = &self.tls else { return self.shake_hands(wire, carried).await };
         let stream = tls.connect(name.clone(), wire).await?;
-        if stream.get_ref().1.alpn_protocol() != Some(b"h2") {
+        let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
+        self.pool.note_negotiated(multiplexed);
+        if !multiplexed {
             return self.shake_hands(stream, carried).await;
         }
-        let (sender, driver) = http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .keep_alive_interval(KEEP_ALIVE)
-            .keep_alive_timeout(KEEP_ALIVE)
-            .keep_alive_while_idle(true)
-            .handshake(TokioIo::new(stream))
-            .await?;
-        tokio::spawn(async move {
-            if let Err(error) = driver.await {
-                tracing::debug!(%error, "an upstream connection ended");
-            }
-        });
-        Ok(Connected::Shared(self.pool.share(sender).ok_or("no place on a new connection")?))
+        let permit = permit.or_else(|| self.pool.permit());
+        let connection = Multiplexed::open(stream, self.pool.freed().clone(), permit).await?;
+        Ok(Connected::Shared(self.pool.share(&connection).ok_or("a new connection takes no request")?))
     }
 
     async fn shake_hands(
@@ -331,8 +350,8 @@ where
 
 enum Connected<B> {
     Own(Connection<Payload<B>>),
-    /// It speaks HTTP/2: a place on it.
-    Shared(Place<Payload<B>>),
+    /// It speaks HTTP/2: a stream slot on it.
+    Shared(StreamSlot),
 }
 
 /// What became of a request on a shared connection.
@@ -340,18 +359,6 @@ enum Shared<B: Send + 'static> {
     Answered(Response<UpstreamBody<B>>),
     /// The connection was closed before it took the request up: nothing of it was written.
     Closed(Request<Payload<B>>),
-}
-
-/// Between two signs of life that a shared connection is asked for, and how long it may take to answer.
-const KEEP_ALIVE: Duration = Duration::from_secs(5);
-
-/// Whether the upstream said that it did not touch the stream: REFUSED_STREAM, or a GOAWAY whose last stream is below
-/// it (RFC 9113, sections 6.8 and 8.7). h2 reports a remote GOAWAY only to the streams above that one.
-fn was_refused(error: &hyper::Error) -> bool {
-    let source = std::error::Error::source(error).and_then(|source| source.downcast_ref::<h2::Error>());
-    source.is_some_and(|error| {
-        error.is_remote() && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
-    })
 }
 
 /// Joins both sides after a switch of protocols, until one ends.
@@ -374,10 +381,42 @@ type Lent<B> = (Connection<Payload<B>>, Pool<Payload<B>>);
 
 /// A response body; its connection goes back to the pool when it has ended, and is reset when it is dropped before.
 pub struct UpstreamBody<B: Send + 'static> {
-    body: Incoming,
+    body: Source,
     lent: Option<Lent<B>>,
-    /// Of a shared connection: the stream's place.
-    _permit: Option<OwnedSemaphorePermit>,
+}
+
+/// Where a response body comes from.
+enum Source {
+    /// A connection that carries one request at a time.
+    Own(Incoming),
+    /// A stream of an HTTP/2 connection.
+    Shared(Answer),
+}
+
+impl Body for Source {
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        match self.get_mut() {
+            Source::Own(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
+            Source::Shared(body) => Pin::new(body).poll_frame(cx),
+        }
+    }
+
+    fn is_end_stream(&self) -> bool {
+        match self {
+            Source::Own(body) => body.is_end_stream(),
+            Source::Shared(body) => body.is_end_stream(),
+        }
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        match self {
+            Source::Own(body) => body.size_hint(),
+            Source::Shared(body) => body.size_hint(),
+        }
+    }
 }
 
 impl<B: Send + 'static> UpstreamBody<B> {
@@ -390,9 +429,9 @@ impl<B: Send + 'static> UpstreamBody<B> {
 
 impl<B: Send + Unpin + 'static> Body for UpstreamBody<B> {
     type Data = Bytes;
-    type Error = hyper::Error;
+    type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, hyper::Error>>> {
+    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {

@@ -1,13 +1,15 @@
 //! Connections to one upstream that wait for their next request: last in, first out, closed after a while.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use hyper::client::conn::{http1, http2};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use hyper::client::conn::http1;
+use tokio::sync::{Notify, OwnedSemaphorePermit, Semaphore};
 use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep};
 
+use super::multiplexed::{Multiplexed, STREAMS_MAX, StreamSlot};
 use super::wire::Carried;
 
 /// Idle connections kept, at most: beyond, they cost more memory than their handshakes save.
@@ -44,33 +46,8 @@ impl<B> Connection<B> {
     }
 }
 
-/// Requests at once on an HTTP/2 connection. Below what servers allow (RFC 9113 recommends at least 100), so that no
-/// request waits inside the connection after the send rule was checked.
-const STREAMS_MAX: usize = 64;
-
-/// An HTTP/2 connection, which many requests share.
-struct Lane<B> {
-    sender: http2::SendRequest<B>,
-    places: Arc<Semaphore>,
-}
-
-/// A place on an HTTP/2 connection, for one request.
-pub(super) struct Place<B> {
-    pub sender: http2::SendRequest<B>,
-    /// Held until the response has ended.
-    pub permit: OwnedSemaphorePermit,
-}
-
-impl<B> Lane<B> {
-    fn place(&self) -> Option<Place<B>> {
-        let permit = self.places.clone().try_acquire_owned().ok()?;
-        Some(Place { sender: self.sender.clone(), permit })
-    }
-
-    fn is_idle(&self) -> bool {
-        self.places.available_permits() == STREAMS_MAX
-    }
-}
+/// HTTP/2 connections to one upstream, at most. Requests beyond their stream slots wait for one.
+const MULTIPLEXED_MAX: usize = 256;
 
 /// The connections of an upstream that take a request.
 pub(super) struct Pool<B>(Arc<Shared<B>>);
@@ -78,7 +55,13 @@ pub(super) struct Pool<B>(Arc<Shared<B>>);
 struct Shared<B> {
     idle: Mutex<Idle<B>>,
     /// HTTP/2 connections, where the upstream negotiated it.
-    lanes: Mutex<Vec<Lane<B>>>,
+    multiplexed: Mutex<Vec<Arc<Multiplexed>>>,
+    /// Permits for [`MULTIPLEXED_MAX`] of them.
+    permits: Arc<Semaphore>,
+    /// Whether the last new connection was one of them.
+    negotiated: AtomicBool,
+    /// Notified when a stream slot may have become free.
+    freed: Arc<Notify>,
     idle_timeout: Duration,
 }
 
@@ -97,7 +80,10 @@ impl<B: Send + 'static> Pool<B> {
     pub fn new(idle_timeout: Duration) -> Pool<B> {
         Pool(Arc::new(Shared {
             idle: Mutex::new(Idle { connections: Vec::new(), reaper: false }),
-            lanes: Mutex::default(),
+            multiplexed: Mutex::default(),
+            permits: Arc::new(Semaphore::new(MULTIPLEXED_MAX)),
+            negotiated: AtomicBool::new(false),
+            freed: Arc::default(),
             idle_timeout,
         }))
     }
@@ -142,25 +128,63 @@ impl<B: Send + 'static> Pool<B> {
         }
     }
 
-    /// A place on the first HTTP/2 connection that has one.
-    pub fn place(&self) -> Option<Place<B>> {
-        let mut lanes = lock(&self.0.lanes);
-        // After a rush one idle connection is enough.
-        let mut spare = false;
-        lanes.retain(|lane| !lane.sender.is_closed() && (!lane.is_idle() || !std::mem::replace(&mut spare, true)));
-        lanes.iter().find_map(Lane::place)
+    /// A stream slot on the first HTTP/2 connection that has one.
+    pub fn slot(&self) -> Option<StreamSlot> {
+        let mut all = lock(&self.0.multiplexed);
+        // After a rush, idle connections are kept for as many requests as one connection takes.
+        let mut spare = 0;
+        all.retain(|connection| {
+            let kept = !connection.is_idle() || (connection.free() > 0 && spare < STREAMS_MAX);
+            spare += if connection.is_idle() { connection.free() } else { 0 };
+            kept
+        });
+        loop {
+            let at = all.iter().position(|connection| connection.free() > 0)?;
+            if all[at].is_closed() {
+                all.remove(at);
+            } else if let Some(slot) = all[at].slot() {
+                return Some(slot);
+            }
+        }
     }
 
-    /// Shares a new HTTP/2 connection, and takes its first place.
-    pub fn share(&self, sender: http2::SendRequest<B>) -> Option<Place<B>> {
-        let lane = Lane { sender, places: Arc::new(Semaphore::new(STREAMS_MAX)) };
-        let place = lane.place();
-        let mut lanes = lock(&self.0.lanes);
-        // Where many came at once and each opened its own, one is enough for those who come later.
-        if !lanes.iter().any(|lane| lane.places.available_permits() > 0) {
-            lanes.push(lane);
+    /// Adds a new HTTP/2 connection, and takes its first slot.
+    pub fn share(&self, connection: &Arc<Multiplexed>) -> Option<StreamSlot> {
+        let slot = connection.slot();
+        let mut all = lock(&self.0.multiplexed);
+        // Where many requests came at once and each opened its own connection, one is enough for later requests.
+        let spare: usize = all.iter().map(|connection| connection.free()).sum();
+        if spare < STREAMS_MAX && connection.is_counted() {
+            all.push(connection.clone());
+            // The slots that it has left.
+            self.0.freed.notify_waiters();
         }
-        place
+        slot
+    }
+
+    /// Notes what the last new connection negotiated.
+    pub fn note_negotiated(&self, multiplexed: bool) {
+        self.0.negotiated.store(multiplexed, Ordering::Release);
+    }
+
+    /// Whether new connections are expected to speak HTTP/2, so that they need a permit.
+    pub fn expects_multiplexed(&self) -> bool {
+        self.0.negotiated.load(Ordering::Acquire)
+    }
+
+    /// The permits of HTTP/2 connections.
+    pub fn permits(&self) -> &Arc<Semaphore> {
+        &self.0.permits
+    }
+
+    /// A permit for one more HTTP/2 connection, where one is left.
+    pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.permits.clone().try_acquire_owned().ok()
+    }
+
+    /// Notified when a stream slot may have become free.
+    pub fn freed(&self) -> &Arc<Notify> {
+        &self.0.freed
     }
 }
 

@@ -3,6 +3,7 @@
 pub mod browser;
 mod client;
 mod fleet;
+pub mod frame_origin;
 pub mod frames;
 mod gateway;
 mod nginx;
@@ -19,6 +20,7 @@ use std::time::{Duration, Instant};
 pub use browser::Browser;
 pub use client::{Answer, Connection, Request};
 pub use fleet::{Cluster, Watched};
+pub use frame_origin::FrameOrigin;
 pub use frames::Frames;
 pub use gateway::{Gateway, ROUTES};
 pub use nginx::Nginx;

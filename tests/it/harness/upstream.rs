@@ -2,7 +2,9 @@
 //!
 //! Steps, one after the other: `wait MS`, `hold` (until released), `status CODE`, `field NAME=VALUE`, `body TEXT`,
 //! `hex DIGITS` (a body of any bytes), `large BYTES`, and as the last one `drop` (close without an answer), `cut` (close in the middle of the body),
-//! `rubbish` (answer with no HTTP), `events` (an event stream). Without a script: 201 with a body that no other answer has.
+//! `rubbish` (answer with no HTTP), `events` (an event stream), `to_close` (an answer without a length that ends with its
+//! connection; with TLS after a close_notify), `torn` (the same without close_notify), `chunked TEXT` (these bytes as the body
+//! of a chunked answer, `|` for the end of a line). `type TEXT` sets the content type. Without a script: 201 with a body that no other answer has.
 
 use std::collections::HashMap;
 use std::io::{BufRead, BufReader, Read, Write};
@@ -147,7 +149,21 @@ impl Drop for Upstream {
     }
 }
 
-fn serve(shared: &Shared, stream: impl Read + Write) {
+/// A connection that can say that it ends.
+trait Close: Read + Write {
+    fn say_the_end(&mut self) {}
+}
+
+impl Close for TcpStream {}
+
+impl Close for StreamOwned<ServerConnection, TcpStream> {
+    fn say_the_end(&mut self) {
+        self.conn.send_close_notify();
+        let _ = self.flush();
+    }
+}
+
+fn serve(shared: &Shared, stream: impl Close) {
     let mut reader = BufReader::new(stream);
     while let Some(seen) = read(&mut reader) {
         let question = || if seen.line.starts_with("GET ") { shared.questions.lock().unwrap().clone() } else { String::new() };
@@ -195,7 +211,7 @@ fn read(reader: &mut impl BufRead) -> Option<Seen> {
 }
 
 /// Carries a script out; `false` where the connection ends with it.
-fn answer(shared: &Shared, writer: &mut impl Write, script: &str, head: bool) -> bool {
+fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) -> bool {
     let n = shared.answers.fetch_add(1, Ordering::SeqCst);
     let (mut status, mut fields) = (201, String::from("Content-Type: application/json\r\n"));
     let mut body = format!("{{\"payment\":{n}}}").into_bytes();
@@ -223,6 +239,21 @@ fn answer(shared: &Shared, writer: &mut impl Write, script: &str, head: bool) ->
                     .collect()
             }
             "large" => body = vec![b'x'; rest.parse().unwrap()],
+            "type" => fields = format!("Content-Type: {rest}\r\n"),
+            "to_close" | "torn" => {
+                let _ = write!(writer, "HTTP/1.{} {status} X\r\n{fields}\r\n", u8::from(verb == "to_close"));
+                let _ = writer.write_all(&body).and_then(|()| writer.flush());
+                if verb == "to_close" {
+                    writer.say_the_end();
+                }
+                return false;
+            }
+            "chunked" => {
+                let chunks = rest.replace('|', "\r\n");
+                let _ = write!(writer, "HTTP/1.1 {status} X\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{chunks}");
+                let _ = writer.flush();
+                return false;
+            }
             "drop" => return false,
             "rubbish" => {
                 let _ = writer.write_all(b"\0\x01 this is no HTTP\r\n\r\n");
