@@ -9,11 +9,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
+use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use http_body_util::BodyExt;
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::engine::{OnFailure, Policy};
@@ -134,6 +137,28 @@ async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(REQUEST_MAX, next.run(request)).await.unwrap_or_else(|_| Refusal::TooSlow.into_response())
 }
 
+/// Most requests at once, other than for health and readiness. With the largest bodies that are taken they hold a quarter of a
+/// gigabyte.
+const REQUESTS_MAX: usize = 128;
+
+/// Paths that orchestrators probe. They are answered however many other requests are under way.
+const PROBED: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Bounds requests, until their answers are sent.
+async fn within_places(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    if PROBED.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let Ok(place) = places.try_acquire_owned() else { return Refusal::Busy.into_response() };
+    let (head, body) = next.run(request).await.into_parts();
+    // The body owns the place: whoever takes no answer keeps it, until the connection ends.
+    let body = body.map_frame(move |frame| {
+        let _held = &place;
+        frame
+    });
+    Response::from_parts(head, Body::new(body))
+}
+
 /// The admin port's router.
 pub fn router(admin: Admin) -> Router {
     let admin = Arc::new(admin);
@@ -149,6 +174,8 @@ pub fn router(admin: Admin) -> Router {
     router
         .merge(page::router(&admin))
         .fallback(|| async { Refusal::NotFound })
+        .layer(middleware::from_fn_with_state(admin.clone(), auth::own_host))
+        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(REQUESTS_MAX)), within_places))
         .layer(middleware::from_fn(every_refusal_is_a_document))
         .layer(middleware::from_fn(in_time))
         .with_state(admin)
@@ -197,7 +224,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::{Body, Bytes};
+    use axum::body::Bytes;
     use tower::ServiceExt;
 
     use super::*;

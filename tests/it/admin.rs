@@ -283,6 +283,43 @@ fn a_web_page_can_not_act_in_an_operators_name() {
     assert_eq!(ask.clone().host("127.0.0.1").field("Origin", "https://evil.example").send(gateway.admin).status, 401);
     assert_eq!(ask.clone().host("evil.example").send(gateway.admin).status, 401, "a rebound name");
     assert_eq!(ask.host("localhost:1").send(gateway.admin).status, 200);
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/openapi.json", "/v1/statistics", "/nowhere"] {
+        let rebound = Request::new("GET", path).host("evil.example:8081").send(gateway.admin);
+        assert_eq!(rebound.status, 401, "{path}: {}", rebound.text());
+    }
+    assert_eq!(Request::new("GET", "/metrics").host("[::1]:8081").send(gateway.admin).status, 200);
+}
+
+#[test]
+fn half_requests_and_slow_ones_keep_no_probe_from_its_answer() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let opened = |count: usize, text: &str| -> Vec<Connection> {
+        let open = |_| {
+            let mut connection = Connection::open(gateway.admin);
+            connection.write(text.as_bytes());
+            connection
+        };
+        (0..count).map(open).collect()
+    };
+    let probes_are_answered = || {
+        for path in ["/healthz", "/readyz"] {
+            assert_eq!(gateway.ask("GET", path).status, 200, "{path}");
+        }
+    };
+    #[allow(clippy::disallowed_methods)]
+    let began = std::time::Instant::now();
+    let half = opened(300, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n");
+    probes_are_answered();
+    drop(half);
+    // Their bodies never come.
+    let slow =
+        opened(140, "POST /v1/scope HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n");
+    until("all others to be taken", || gateway.ask("GET", "/v1/operations").problem() == "overloaded");
+    probes_are_answered();
+    drop(slow);
+    until("them to be given back", || gateway.ask("GET", "/v1/operations").status == 200);
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "nobody waited for a timeout");
 }
 
 #[test]

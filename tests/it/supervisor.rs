@@ -125,3 +125,16 @@ fn a_manager_that_is_not_there_keeps_nobody_from_serving() {
     let logs = gateway.logs();
     assert!(logs.contains("the service manager could not be told: READY=1") && !logs.contains("WATCHDOG"), "{logs}");
 }
+
+#[test]
+fn user_signals_are_ignored() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::start(upstream.port);
+    for signal in ["USR1", "USR2"] {
+        gateway.signal(signal);
+    }
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+    assert!(gateway.has_ended().is_none());
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
+}
