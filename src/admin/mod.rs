@@ -9,13 +9,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::Body;
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
-use http_body_util::BodyExt;
 use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
@@ -26,6 +24,7 @@ use crate::query::ReadModel;
 mod auth;
 mod change;
 pub mod client;
+mod held_body;
 mod log;
 mod log_level;
 mod lookup;
@@ -41,6 +40,7 @@ mod view;
 
 use auth::Operator;
 pub use auth::{Access, Token};
+pub use held_body::holding;
 pub use log_level::LogLevelView;
 pub use lookup::{ScopeRequest, ScopeView};
 pub use page::{NoRandomness, Sessions};
@@ -150,13 +150,8 @@ async fn within_places(State(places): State<Arc<Semaphore>>, request: Request, n
         return next.run(request).await;
     }
     let Ok(place) = places.try_acquire_owned() else { return Refusal::Busy.into_response() };
-    let (head, body) = next.run(request).await.into_parts();
     // The body owns the place: whoever takes no answer keeps it, until the connection ends.
-    let body = body.map_frame(move |frame| {
-        let _held = &place;
-        frame
-    });
-    Response::from_parts(head, Body::new(body))
+    next.run(request).await.map(|body| holding(body, place))
 }
 
 /// The admin port's router.
@@ -224,7 +219,7 @@ async fn metrics(State(admin): State<Arc<Admin>>) -> Response {
 
 #[cfg(test)]
 mod tests {
-    use axum::body::Bytes;
+    use axum::body::{Body, Bytes};
     use tower::ServiceExt;
 
     use super::*;

@@ -11,7 +11,6 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
-use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper::{Request, Response};
@@ -24,6 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::current::Current;
+use crate::admin::holding;
 
 /// Connections at once: as many as the admin port works on requests other than probes, and some for probes.
 const CONNECTIONS_MAX: usize = 160;
@@ -38,7 +38,7 @@ const LAST_REQUEST: Duration = Duration::from_secs(60);
 
 /// Serves until it is given up.
 pub(super) async fn serve(listener: TcpListener, router: Current<Router>) {
-    let places = Places::new(CONNECTIONS_MAX);
+    let places = Permits::new(CONNECTIONS_MAX);
     loop {
         let Ok((stream, _)) = listener.accept().await else {
             sleep(Duration::from_millis(50)).await;
@@ -49,8 +49,8 @@ pub(super) async fn serve(listener: TcpListener, router: Current<Router>) {
     }
 }
 
-/// The places of connections, and which of those have no request under way.
-struct Places {
+/// The permits of connections, and which of those have no request under way.
+struct Permits {
     free: Arc<Semaphore>,
     waiting: Arc<Mutex<Waiting>>,
 }
@@ -62,8 +62,8 @@ struct Waiting {
     connections: BTreeMap<u64, CancellationToken>,
 }
 
-/// A connection's place.
-struct Place {
+/// A connection's permit.
+struct Permit {
     waiting: Arc<Mutex<Waiting>>,
     /// Under which number it waits.
     number: Mutex<u64>,
@@ -73,15 +73,15 @@ struct Place {
 }
 
 /// A request under way. The connection waits again when this is dropped.
-struct RequestUnderWay(Arc<Place>);
+struct RequestUnderWay(Arc<Permit>);
 
-impl Places {
-    fn new(count: usize) -> Places {
-        Places { free: Arc::new(Semaphore::new(count)), waiting: Arc::default() }
+impl Permits {
+    fn new(count: usize) -> Permits {
+        Permits { free: Arc::new(Semaphore::new(count)), waiting: Arc::default() }
     }
 
-    /// Takes a place for a new connection, if need be that of the connection that has waited for longest.
-    async fn enter(&self) -> Arc<Place> {
+    /// Takes a permit for a new connection, if need be that of the connection that has waited for longest.
+    async fn enter(&self) -> Arc<Permit> {
         const LOOK: Duration = Duration::from_millis(20);
         let held = loop {
             if let Ok(held) = self.free.clone().try_acquire_owned() {
@@ -97,7 +97,7 @@ impl Places {
         };
         let evicted = CancellationToken::new();
         let number = lock(&self.waiting).add(evicted.clone());
-        Arc::new(Place { waiting: self.waiting.clone(), number: Mutex::new(number), evicted, _held: held })
+        Arc::new(Permit { waiting: self.waiting.clone(), number: Mutex::new(number), evicted, _held: held })
     }
 }
 
@@ -110,9 +110,9 @@ impl Waiting {
     }
 }
 
-impl Place {
+impl Permit {
     /// A request begins: until it is answered, the connection makes no room for others.
-    fn begin(self: &Arc<Place>) -> RequestUnderWay {
+    fn begin(self: &Arc<Permit>) -> RequestUnderWay {
         let number = *lock(&self.number);
         lock(&self.waiting).connections.remove(&number);
         RequestUnderWay(self.clone())
@@ -126,7 +126,7 @@ impl Drop for RequestUnderWay {
     }
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         let number = *lock(&self.number);
         lock(&self.waiting).connections.remove(&number);
@@ -138,7 +138,7 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve_connection<S>(stream: impl AsyncRead + AsyncWrite + Unpin, service: S, place: Arc<Place>)
+async fn serve_connection<S>(stream: impl AsyncRead + AsyncWrite + Unpin, service: S, place: Arc<Permit>)
 where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
 {
@@ -148,12 +148,7 @@ where
         async move {
             let answer = service.call(request).await?;
             // The body owns it: an answer that is still being made is no time to leave.
-            Ok::<_, Infallible>(answer.map(|body| {
-                Body::new(body.map_frame(move |frame| {
-                    let _held = &under_way;
-                    frame
-                }))
-            }))
+            Ok::<_, Infallible>(answer.map(|body| holding(body, under_way)))
         }
     });
     // HTTP/1.1 alone: to tell it from HTTP/2 would mean to wait for the first bytes, without a limit of time.
@@ -194,14 +189,14 @@ mod tests {
         let router = Router::new().route("/", get(|| async { vec![0; 1 << 20] }));
         let (mut client, server) = duplex(1024);
         client.write_all(REQUEST).await.unwrap();
-        let place = Places::new(1).enter().await;
+        let place = Permits::new(1).enter().await;
         let began = Instant::now();
         timeout(2 * LIFE, serve_connection(server, router, place)).await.expect("it has not ended");
         assert_eq!(began.elapsed(), LIFE + LAST_REQUEST);
     }
 
     /// Serves a connection in a place, as soon as there is one.
-    async fn connect(places: &Places, router: &Router) -> DuplexStream {
+    async fn connect(places: &Permits, router: &Router) -> DuplexStream {
         let (client, server) = duplex(1024);
         let (router, place) = (router.clone(), places.enter().await);
         tokio::spawn(async move { serve_connection(server, router, place).await });
@@ -213,7 +208,7 @@ mod tests {
         let router = Router::new()
             .route("/", get(|| async { "ok" }))
             .route("/slow", get(|| async { sleep(Duration::from_secs(5)).await }));
-        let places = Places::new(3);
+        let places = Permits::new(3);
         let began = Instant::now();
         let mut working = connect(&places, &router).await;
         working.write_all(b"GET /slow HTTP/1.1\r\nhost: a\r\n\r\n").await.unwrap();

@@ -122,8 +122,8 @@ fn a_manager_that_is_not_there_keeps_nobody_from_serving() {
     });
     until("the gateway to be ready", || gateway.is_ready());
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
-    let logs = gateway.logs();
-    assert!(logs.contains("the service manager could not be told: READY=1") && !logs.contains("WATCHDOG"), "{logs}");
+    until("the reason", || gateway.logs().contains("the service manager could not be told: READY=1"));
+    assert!(!gateway.logs().contains("WATCHDOG"), "{}", gateway.logs());
 }
 
 #[test]
