@@ -71,6 +71,15 @@ async fn passed(admin: &Admin, mut request: Request, next: Next, changes: bool) 
     }
 }
 
+/// Refuses, on every path of a port on loopback, a request for another host name: a web page may have rebound that name to this
+/// machine (DNS rebinding), and would read the answer.
+pub(super) async fn own_host(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if matches!(admin.access, Access::Loopback) && !names_this_machine(request.headers()) {
+        return Refusal::FromPage.into_response();
+    }
+    next.run(request).await
+}
+
 fn admit(access: &Access, headers: &HeaderMap, changes: bool) -> Result<Operator, Refusal> {
     match access {
         Access::Loopback if is_from_a_page(headers) => Err(Refusal::FromPage),

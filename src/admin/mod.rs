@@ -14,6 +14,7 @@ use axum::http::{StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{MethodRouter, get, post};
+use tokio::sync::Semaphore;
 
 use crate::clock::Clock;
 use crate::engine::{OnFailure, Policy};
@@ -23,6 +24,7 @@ use crate::query::ReadModel;
 mod auth;
 mod change;
 pub mod client;
+mod held_body;
 mod log;
 mod log_level;
 mod lookup;
@@ -38,6 +40,7 @@ mod view;
 
 use auth::Operator;
 pub use auth::{Access, Token};
+pub use held_body::holding;
 pub use log_level::LogLevelView;
 pub use lookup::{ScopeRequest, ScopeView};
 pub use page::{NoRandomness, Sessions};
@@ -134,6 +137,23 @@ async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(REQUEST_MAX, next.run(request)).await.unwrap_or_else(|_| Refusal::TooSlow.into_response())
 }
 
+/// Most requests at once, other than for health and readiness. With the largest bodies that are taken they hold a quarter of a
+/// gigabyte.
+const REQUESTS_MAX: usize = 128;
+
+/// Paths that orchestrators probe. They are answered however many other requests are under way.
+const PROBED: [&str; 2] = ["/healthz", "/readyz"];
+
+/// Bounds requests, until their answers are sent.
+async fn within_places(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+    if PROBED.contains(&request.uri().path()) {
+        return next.run(request).await;
+    }
+    let Ok(place) = places.try_acquire_owned() else { return Refusal::Busy.into_response() };
+    // The body owns the place: whoever takes no answer keeps it, until the connection ends.
+    next.run(request).await.map(|body| holding(body, place))
+}
+
 /// The admin port's router.
 pub fn router(admin: Admin) -> Router {
     let admin = Arc::new(admin);
@@ -149,6 +169,8 @@ pub fn router(admin: Admin) -> Router {
     router
         .merge(page::router(&admin))
         .fallback(|| async { Refusal::NotFound })
+        .layer(middleware::from_fn_with_state(admin.clone(), auth::own_host))
+        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(REQUESTS_MAX)), within_places))
         .layer(middleware::from_fn(every_refusal_is_a_document))
         .layer(middleware::from_fn(in_time))
         .with_state(admin)

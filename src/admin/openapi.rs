@@ -200,7 +200,7 @@ mod tests {
             }
         }
         // What belongs to no path.
-        told.extend([Kind::NotFound, Kind::MethodNotAllowed, Kind::RequestTimeout].map(Kind::name));
+        told.extend([Kind::NotFound, Kind::MethodNotAllowed, Kind::RequestTimeout, Kind::Overloaded].map(Kind::name));
         assert_eq!(told, Kind::ALL.map(Kind::name).into());
     }
 }

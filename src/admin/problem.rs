@@ -47,6 +47,9 @@ pub(super) enum Refusal {
     /// It did not come to its end.
     #[error("this took too long, as a rule because the body did not come: look what was done before you ask again")]
     TooSlow,
+    /// Too many requests are under way.
+    #[error("too many requests are under way on the admin port: health and readiness are answered all the same")]
+    Busy,
     /// A state that is none.
     #[error("state is one of in_flight, uncertain, completed, released, expired; of the read model also gone")]
     StateUnknown,
@@ -121,6 +124,7 @@ impl Refusal {
             Refusal::Invalid(_) => Kind::RequestInvalid,
             Refusal::TooLarge => Kind::BodyTooLarge,
             Refusal::TooSlow => Kind::RequestTimeout,
+            Refusal::Busy => Kind::Overloaded,
             Refusal::StateUnknown => Kind::StateUnknown,
             Refusal::RouteUnknown => Kind::RouteUnknown,
             Refusal::Lookup(_) => Kind::LookupInvalid,
@@ -165,6 +169,7 @@ pub(super) enum Kind {
     RequestInvalid,
     BodyTooLarge,
     RequestTimeout,
+    Overloaded,
     StateUnknown,
     RouteUnknown,
     LookupInvalid,
@@ -189,7 +194,7 @@ pub(super) enum Kind {
 impl Kind {
     /// All of them.
     #[cfg(test)]
-    pub(super) const ALL: [Kind; 26] = [
+    pub(super) const ALL: [Kind; 27] = [
         Kind::Unauthorized,
         Kind::Forbidden,
         Kind::NotFound,
@@ -197,6 +202,7 @@ impl Kind {
         Kind::RequestInvalid,
         Kind::BodyTooLarge,
         Kind::RequestTimeout,
+        Kind::Overloaded,
         Kind::StateUnknown,
         Kind::RouteUnknown,
         Kind::LookupInvalid,
@@ -244,6 +250,9 @@ impl Kind {
             }
             Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large"),
             Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "its body did not come in time"),
+            Kind::Overloaded => {
+                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests are under way on the admin port")
+            }
             Kind::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown", "no such state"),
             Kind::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown", "no route has this name"),
             Kind::LookupInvalid => (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope"),

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::process::ExitCode;
 
 use crate::config::{Config, Overrides};
+use crate::telemetry::{escape, print_error};
 
 /// Validates a file and says what it means.
 pub(super) fn check(file: &Path, upstream: Option<String>) -> ExitCode {
@@ -14,15 +15,14 @@ pub(super) fn check(file: &Path, upstream: Option<String>) -> ExitCode {
     };
     match Config::load(Some((&name, &text)), Overrides { upstream, ..Overrides::default() }) {
         Ok(config) => {
-            print!("{}", config.describe());
+            let _ = super::say(config.describe().trim_end());
             for warning in &config.warnings {
-                eprintln!("warning: {warning}");
+                print_error(&format!("warning: {warning}"));
             }
-            println!("{name} is valid");
-            ExitCode::SUCCESS
+            super::say(&format!("{} is valid", escape(&name)))
         }
         Err(faults) => {
-            eprint!("{faults}");
+            print_error(&faults.to_string());
             ExitCode::from(2)
         }
     }

@@ -16,7 +16,11 @@ pub(super) fn demo(once: bool) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return super::fail(&format!("can't start: {error}"), 1),
     };
-    match runtime.block_on(crate::demo::tell(once)) {
+    let told = runtime.block_on(async {
+        super::ignore_user_signals()?;
+        crate::demo::tell(once).await
+    });
+    match told {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => super::fail(&format!("{error:#}"), 1),
     }

@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::DoctorArgs;
 use crate::app::{self, Grade, Remark};
 use crate::config::{Config, Overrides};
+use crate::telemetry::{escape, print_error};
 
 /// Looks at the store's servers and says what puts records at risk.
 pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
@@ -22,11 +23,11 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
     let config = match Config::load(file.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), overrides) {
         Ok(config) => config,
         Err(faults) => {
-            eprint!("{faults}");
+            print_error(&faults.to_string());
             return ExitCode::from(2);
         }
     };
-    println!("store: {}", config.store.url);
+    let _ = super::say(&format!("store: {}", config.store.url));
     let servers = match super::block_on(app::survey(&config)) {
         Ok(Ok(remarks)) => remarks,
         Ok(Err(error)) => return super::fail(&format!("the store can't be asked: {error:#}"), 1),
@@ -42,7 +43,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
 fn tell_servers(remarks: Option<&[Remark]>) -> bool {
     match remarks {
         None => {
-            println!("nothing to look at: it has no server");
+            let _ = super::say("nothing to look at: it has no server");
             true
         }
         Some(remarks) => {
@@ -53,7 +54,7 @@ fn tell_servers(remarks: Option<&[Remark]>) -> bool {
                     Grade::Unknown => "?   ",
                 };
                 let advice = if remark.advice.is_empty() { String::new() } else { format!("; {}", remark.advice) };
-                println!("{word}  {}{advice}", remark.text);
+                let _ = super::say(&escape(&format!("{word}  {}{advice}", remark.text)));
             }
             remarks.iter().all(|remark| remark.grade == Grade::Sound)
         }
@@ -65,24 +66,28 @@ fn tell_identities(config: &Config) -> bool {
     let secrets = match config.resolve_secrets(|name| std::env::var(name).ok()) {
         Ok(secrets) => secrets,
         Err(faults) => {
-            println!("?     identities can't be compared without the secrets");
-            eprint!("{faults}");
+            let _ = super::say("?     identities can't be compared without the secrets");
+            print_error(&faults.to_string());
             return false;
         }
     };
     match super::block_on(app::identity_changes(config, &secrets)) {
-        Ok(Ok(None)) => println!("ok    the store keeps no identities yet"),
-        Ok(Ok(Some(changes))) if changes.is_empty() => println!("ok    the store keeps the identities of this configuration"),
+        Ok(Ok(None)) => _ = super::say("ok    the store keeps no identities yet"),
+        Ok(Ok(Some(changes))) if changes.is_empty() => {
+            _ = super::say("ok    the store keeps the identities of this configuration");
+        }
         Ok(Ok(Some(changes))) => {
-            changes.iter().for_each(|change| println!("WARN  {change}"));
+            for change in &changes {
+                let _ = super::say(&escape(&format!("WARN  {change}")));
+            }
             return false;
         }
         Ok(Err(error)) => {
-            println!("?     identities can't be compared: {error:#}");
+            let _ = super::say(&format!("?     identities can't be compared: {error:#}"));
             return false;
         }
         Err(error) => {
-            println!("?     identities can't be compared: {error}");
+            let _ = super::say(&format!("?     identities can't be compared: {error}"));
             return false;
         }
     }

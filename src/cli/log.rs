@@ -5,6 +5,7 @@ use std::process::ExitCode;
 use super::{LogArgs, LogVerb};
 use crate::admin::LogLevelView;
 use crate::admin::client::{Client, ClientError};
+use crate::telemetry::escape;
 
 pub(super) fn log(args: LogArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
@@ -23,7 +24,7 @@ fn level(client: &Client, filter: Option<String>) -> ExitCode {
         }
     };
     match super::block_on(asked) {
-        Ok(Ok(view)) => super::say(&view.filter),
+        Ok(Ok(view)) => super::say(&escape(&view.filter)),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }
@@ -48,7 +49,8 @@ async fn verify(client: &Client) -> Result<(usize, usize), ClientError> {
         entries += piece.entries;
         breaks += piece.breaks.len();
         for at in piece.breaks {
-            let _ = super::say(&format!("partition {}, entry {}: {}", at.partition, at.entry, at.fault));
+            let line = format!("partition {}, entry {}: {}", at.partition, at.entry, at.fault);
+            let _ = super::say(&escape(&line));
         }
         cursor = piece.cursor;
         if cursor.is_none() {

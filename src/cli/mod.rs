@@ -8,9 +8,10 @@ use std::time::Duration;
 
 use clap::builder::FalseyValueParser;
 use clap::{Args, CommandFactory, Parser, Subcommand};
+use tokio::signal::unix::{SignalKind, signal};
 
 use crate::clock::{Clock, rfc3339};
-use crate::telemetry::{LogFormat, flush_logs, print_error};
+use crate::telemetry::{LogFormat, escape_block, flush_logs, print_error};
 
 mod check;
 mod demo;
@@ -342,9 +343,9 @@ fn run_command(command: Command) -> ExitCode {
     }
 }
 
-/// Prints a text; a reader that has gone away is no error.
+/// Prints a text, whose fields are escaped already; a reader that has gone away is no error.
 fn say(text: &str) -> ExitCode {
-    let _ = writeln!(std::io::stdout(), "{text}");
+    let _ = writeln!(std::io::stdout(), "{}", escape_block(text));
     ExitCode::SUCCESS
 }
 
@@ -354,15 +355,21 @@ fn since(ago: Duration) -> String {
     rfc3339(Clock::system().unix_ms().saturating_sub(ago_ms))
 }
 
-/// A text without what a terminal would take for a command: it may come from whoever can write to the store.
-fn printable(text: &str) -> String {
-    text.replace(char::is_control, "\u{fffd}")
-}
-
 /// Prints an error as every command does.
 fn fail(error: &dyn std::fmt::Display, code: u8) -> ExitCode {
     print_error(&format!("onceward: {error}"));
     ExitCode::from(code)
+}
+
+/// Ignores SIGUSR1 and SIGUSR2 from now on, which end a process that does nothing about them. Needs a runtime.
+///
+/// # Errors
+/// The operating system refuses a handler.
+fn ignore_user_signals() -> std::io::Result<()> {
+    // A handler stays when its stream is dropped.
+    drop(signal(SignalKind::user_defined1())?);
+    drop(signal(SignalKind::user_defined2())?);
+    Ok(())
 }
 
 fn block_on<F: Future>(future: F) -> std::io::Result<F::Output> {

@@ -10,6 +10,7 @@ use base64::engine::general_purpose::STANDARD as BASE64;
 use super::{AdminArgs, ChangeArgs, OperationsArgs, Verb};
 use crate::admin::client::{Client, ClientError, Wanted, Word};
 use crate::admin::{OperationView, ReleaseRequest, ResolveRequest, ScopeRequest};
+use crate::telemetry::{escape, escape_json};
 
 pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
     let client = Client::new(&admin.admin, admin.token.clone());
@@ -135,7 +136,7 @@ async fn seen(client: &Client, change: &ChangeArgs) -> Result<String, ClientErro
 fn print(views: &[OperationView], json: bool, whole: bool) -> ExitCode {
     if json {
         return match serde_json::to_string_pretty(views) {
-            Ok(text) => super::say(&text),
+            Ok(text) => super::say(&escape_json(&text)),
             Err(error) => super::fail(&error, 1),
         };
     }
@@ -150,9 +151,11 @@ fn print(views: &[OperationView], json: bool, whole: bool) -> ExitCode {
             (None, Some(status), Some(by)) => format!("status {status}, settled by the {by}"),
             _ => view.lease_ends_at.as_ref().map(|end| format!("lease until {end}")).unwrap_or_default(),
         };
-        out.push_str(&format!("{}  {:9}  {}  {}  {detail}\n", view.operation, view.state, view.changed_at, view.route));
+        let line = format!("{}  {:9}  {}  {}  {detail}", view.operation, view.state, view.changed_at, view.route);
+        out.push_str(&format!("{}\n", escape(&line)));
         if whole {
-            out.push_str(&format!("opened {}, changed {}, version {}\n", view.opened_at, view.changed_at, view.version));
+            let times = format!("opened {}, changed {}, version {}", view.opened_at, view.changed_at, view.version);
+            out.push_str(&format!("{}\n", escape(&times)));
         }
     }
     super::say(out.trim_end())

@@ -8,6 +8,7 @@ use tokio::time::{Instant, sleep};
 use super::{ProjectionArgs, ProjectionVerb};
 use crate::admin::ProjectionView;
 use crate::admin::client::{Client, ClientError};
+use crate::telemetry::{escape, escape_json, print_error};
 
 /// Between two looks at a rebuild, and between two words of it.
 const LOOK_PERIOD: Duration = Duration::from_millis(250);
@@ -17,9 +18,10 @@ pub(super) fn projection(args: ProjectionArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
     let asked = async {
         match args.verb {
-            ProjectionVerb::Status { json: false } => client.projection().await.map(|view| in_words(&view)),
+            ProjectionVerb::Status { json: false } => client.projection().await.map(|view| escape(&in_words(&view)).into_owned()),
             ProjectionVerb::Status { json: true } => {
-                client.projection().await.map(|view| serde_json::to_string_pretty(&view).unwrap_or_default())
+                let json = |view| serde_json::to_string_pretty(&view).unwrap_or_default();
+                client.projection().await.map(|view| escape_json(&json(view)).into_owned())
             }
             ProjectionVerb::Rebuild { no_wait: true } => {
                 client.rebuild_projection().await.map(|_| "The read model is empty, and being built anew.".to_owned())
@@ -48,7 +50,7 @@ async fn rebuild(client: &Client) -> Result<String, ClientError> {
             return Ok(format!("Built anew of {} entries of the event log in {took}.", view.entries));
         }
         if Instant::now() >= word {
-            eprintln!("{}", in_words(&view));
+            print_error(&escape(&in_words(&view)));
             word += WORD_PERIOD;
         }
     }

@@ -56,6 +56,7 @@ fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
 }
 
 async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
+    super::ignore_user_signals()?;
     let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
     let projection = tokio::select! {

@@ -6,12 +6,13 @@ use std::time::Duration;
 use super::ReportArgs;
 use crate::admin::client::Client;
 use crate::admin::{ReportRowView, ReportView};
+use crate::telemetry::{escape, escape_json};
 
 pub(super) fn report(args: ReportArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
     match super::block_on(client.report(&super::since(args.since))) {
         Ok(Ok(report)) if args.json => match serde_json::to_string_pretty(&report) {
-            Ok(text) => super::say(&text),
+            Ok(text) => super::say(&escape_json(&text)),
             Err(error) => super::fail(&error, 1),
         },
         Ok(Ok(report)) => super::say(&in_words(&report)),
@@ -23,7 +24,7 @@ pub(super) fn report(args: ReportArgs) -> ExitCode {
 const HEADER: [&str; 5] = ["ROUTE", "CLIENT", "WOULD", "WHY", "REQUESTS"];
 
 fn in_words(report: &ReportView) -> String {
-    let since = &report.since;
+    let since = escape(&report.since);
     let known = match report.lag_ms {
         Some(lag_ms) => format!("as it was known {} ago", humantime::format_duration(Duration::from_millis(lag_ms))),
         None => "nobody knows how far behind".to_owned(),
@@ -58,15 +59,16 @@ fn why_nothing(report: &ReportView) -> String {
     format!(
         "In shadow mode: {}. No duplicate came there, and no request that would have been refused; or it came less than a few \
          seconds ago, or before [log] was enabled. onceward_shadow_total counts all that is watched.",
-        report.shadow_routes.join(", ")
+        escape(&report.shadow_routes.join(", "))
     )
 }
 
 fn table(rows: &[ReportRowView]) -> String {
     let cells = rows.iter().map(|row| {
         let requests = row.requests.to_string();
-        let told = |text: &Option<String>| super::printable(text.as_deref().unwrap_or("-"));
-        [super::printable(&row.route), told(&row.scope), row.would.clone(), told(&row.problem), requests]
+        let cell = |text: &str| escape(text).into_owned();
+        let told = |text: &Option<String>| cell(text.as_deref().unwrap_or("-"));
+        [cell(&row.route), told(&row.scope), cell(&row.would), told(&row.problem), requests]
     });
     let lines: Vec<[String; 5]> = std::iter::once(HEADER.map(str::to_owned)).chain(cells).collect();
     let mut widths = [0; 5];

@@ -64,6 +64,7 @@ fn load(args: &RunArgs) -> Result<(Config, Secrets), ReloadError> {
 }
 
 async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Result<bool> {
+    super::ignore_user_signals()?;
     let mut signals = Signals::catch()?;
     let upstream = config.upstream.url.to_string();
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));

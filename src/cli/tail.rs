@@ -14,6 +14,7 @@ use tokio::time::sleep;
 use crate::admin::EventView;
 use crate::admin::client::{Client, ClientError};
 use crate::entropy::{Entropy, EntropyError};
+use crate::telemetry::{escape, escape_json, print_error};
 
 /// How long the gateway may wait for the next event before it answers, in seconds.
 const WAIT_S: u64 = 5;
@@ -64,7 +65,7 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
             // Before the first answer it is the address that is wrong, more likely than not.
             Err(error) if cursor.is_some() && may_pass(&error) => {
                 if pause == PAUSE {
-                    eprintln!("onceward: {error}; trying again until it answers, to go on behind the last event");
+                    print_error(&format!("onceward: {error}; trying again until it answers, to go on behind the last event"));
                 }
                 sleep(entropy.jitter(pause)).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -73,7 +74,7 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
             Err(error) => return error.into(),
         };
         if piece.trimmed && !gap_said {
-            eprintln!("onceward: some of what was told since then is no longer kept by the event log, and is left out");
+            print_error("onceward: some of what was told since then is no longer kept by the event log, and is left out");
         }
         // The partitions of an old log come to their gaps one by one: one word is enough until the end is reached.
         gap_said = (gap_said || piece.trimmed) && !piece.events.is_empty();
@@ -109,7 +110,8 @@ async fn reader_leaves() {
 }
 
 fn print(event: &EventView, json: bool) -> std::io::Result<()> {
-    let line = if json { serde_json::to_string(event)? } else { super::printable(&in_words(event)) };
+    let line = if json { serde_json::to_string(event)? } else { in_words(event) };
+    let line = if json { escape_json(&line) } else { escape(&line) };
     writeln!(std::io::stdout(), "{line}")
 }
 
@@ -155,14 +157,14 @@ mod tests {
             status: Some(201),
             operator: Some("ann".into()),
             reason: Some("seen\n\u{1b}[2J".into()),
-            fields: [("order".to_owned(), "A-17".to_owned())].into(),
+            fields: [("order".to_owned(), "A-\u{202e}17".to_owned())].into(),
             ..MomentView::default()
         };
         let event = EventView { operation: "op_1".into(), route: "payments".into(), moment, ..EventView::default() };
-        let line = super::super::printable(&in_words(&event));
+        let line = escape(&in_words(&event)).into_owned();
         assert_eq!(
             line,
-            "2026-11-25T19:00:00.000Z  op_1  resolved   payments  status 201  by ann: seen\u{fffd}\u{fffd}[2J  order=A-17"
+            "2026-11-25T19:00:00.000Z  op_1  resolved   payments  status 201  by ann: seen\\n\\u{1b}[2J  order=A-\\u{202e}17"
         );
     }
 }

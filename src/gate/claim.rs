@@ -315,7 +315,7 @@ impl Gate {
     fn room(&self, policy: &Policy, whose: &[u8; 32], over: Over) -> Result<(), Duration> {
         match over {
             Over::Doubt { .. } => Ok(()),
-            Over::Nothing | Over::Marker(_) => self.quota.room(&policy.route, whose, policy.retention, self.clock.boot_ms()),
+            Over::Nothing | Over::Marker(_) => self.quota.room(&policy.route, whose, self.clock.boot_ms()),
         }
     }
 

@@ -7,13 +7,14 @@ use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-/// Slices that a retention is counted in. What was begun in a slice counts until it is a whole retention old, so that in no
-/// retention more is begun than allowed; it may count for an eighth longer.
+/// Slices that a retention is counted in. What is begun counts for a whole retention, its own: until its record ends, so that in
+/// no retention more is begun than allowed. It may count for an eighth longer.
 const SLICES: u64 = 8;
-/// The slices of a whole retention, and the one that is running.
-const COUNTS: usize = SLICES as usize + 1;
 
-/// Scopes whose counts are remembered, twice at most: about 8 MiB. With more of them active, those that were quiet for
+/// Most slices that one scope has: nine under one retention, and room for what was begun under others before a reload.
+const SLICES_MAX: usize = 32;
+
+/// Scopes whose counts are remembered, twice at most: about 20 MiB. With more of them active, those that were quiet for
 /// longest begin anew.
 const SCOPES_MAX: usize = 32 * 1024;
 
@@ -23,8 +24,10 @@ const RETRY_AFTER_MIN: Duration = Duration::from_secs(1);
 
 /// Counts new operations by route and scope.
 pub(super) struct Quota {
-    /// Per scope and retention; 0: unlimited.
-    max: u64,
+    /// Per scope and retention; `None`: unlimited.
+    max: Option<u64>,
+    /// Whether operations are counted: where there is a limit, and where there was one before a reload took it away.
+    counts: bool,
     counters: Arc<Mutex<Counters>>,
 }
 
@@ -38,40 +41,48 @@ struct Counters {
     earlier: HashMap<Whose, Counter>,
 }
 
+/// Counts of one scope, by the moment at which they end (in ms), in that order. So a reload that changes the retention
+/// changes nothing for what was begun before it.
+#[derive(Clone, Default)]
+struct Counter(Vec<Slice>);
+
 #[derive(Clone, Copy)]
-struct Counter {
-    /// The running slice.
-    slice: u64,
-    /// By slice, modulo their number.
-    counts: [u32; COUNTS],
+struct Slice {
+    ends_ms: u64,
+    count: u32,
 }
 
 /// A new operation that counts for as long as this is kept, and for good once it has done something.
 pub(super) struct Counted {
     quota: Arc<Quota>,
     whose: Whose,
-    slice: u64,
+    ends_ms: u64,
     for_good: bool,
 }
 
 impl Quota {
     /// A quota of `max` new operations per scope and retention; 0 for none.
     pub fn new(max: usize) -> Arc<Quota> {
-        Arc::new(Quota { max: max as u64, counters: Arc::default() })
+        Quota::counting(max, false, Arc::default())
     }
 
-    /// The same with another limit: what was begun counts. What was begun without a limit does not.
+    /// The same with another limit: what was begun counts, also while a reload had taken the limit away. What was begun
+    /// before the first limit does not.
     pub fn limited_to(&self, max: usize) -> Arc<Quota> {
-        Arc::new(Quota { max: max as u64, counters: self.counters.clone() })
+        Quota::counting(max, self.counts, self.counters.clone())
+    }
+
+    fn counting(max: usize, counted: bool, counters: Arc<Mutex<Counters>>) -> Arc<Quota> {
+        let max = (max > 0).then_some(max as u64);
+        Arc::new(Quota { max, counts: counted || max.is_some(), counters })
     }
 
     /// Whether there is room for one more; or else when to come back.
-    pub fn room(&self, route: &Arc<str>, scope: &[u8; 32], retention: Duration, now_ms: u64) -> Result<(), Duration> {
-        if self.max == 0 {
+    pub fn room(&self, route: &Arc<str>, scope: &[u8; 32], now_ms: u64) -> Result<(), Duration> {
+        if self.max.is_none() {
             return Ok(());
         }
-        let slice_ms = slice_ms(retention);
-        self.room_in(self.open().of(&(route.clone(), *scope)), slice_ms, now_ms)
+        self.room_in(self.open().of(&(route.clone(), *scope)), now_ms)
     }
 
     /// Counts one more, or says when to come back. `None` where nothing is counted.
@@ -82,26 +93,25 @@ impl Quota {
         retention: Duration,
         now_ms: u64,
     ) -> Result<Option<Counted>, Duration> {
-        if self.max == 0 {
+        if !self.counts {
             return Ok(None);
         }
-        let slice_ms = slice_ms(retention);
-        let (whose, slice) = ((route.clone(), *scope), now_ms / slice_ms);
+        let whose = (route.clone(), *scope);
         let mut counters = self.open();
         let counter = counters.of(&whose);
-        self.room_in(counter, slice_ms, now_ms)?;
-        counter.counts[place(slice)] = counter.counts[place(slice)].saturating_add(1);
+        self.room_in(counter, now_ms)?;
+        let ends_ms = ends_ms(retention, now_ms);
+        counter.add(ends_ms);
         drop(counters);
-        Ok(Some(Counted { quota: self.clone(), whose, slice, for_good: false }))
+        Ok(Some(Counted { quota: self.clone(), whose, ends_ms, for_good: false }))
     }
 
-    fn room_in(&self, counter: &mut Counter, slice_ms: u64, now_ms: u64) -> Result<(), Duration> {
-        let slice = now_ms / slice_ms;
-        counter.move_to(slice);
-        if counter.sum() < self.max {
+    fn room_in(&self, counter: &mut Counter, now_ms: u64) -> Result<(), Duration> {
+        counter.forget(now_ms);
+        if self.max.is_none_or(|max| counter.sum() < max) {
             return Ok(());
         }
-        let wait_ms = counter.slices_until_room(slice).saturating_mul(slice_ms).saturating_sub(now_ms % slice_ms);
+        let wait_ms = counter.0.first().map_or(0, |slice| slice.ends_ms.saturating_sub(now_ms));
         Err(Duration::from_millis(wait_ms).clamp(RETRY_AFTER_MIN, RETRY_AFTER_MAX))
     }
 
@@ -111,12 +121,10 @@ impl Quota {
     }
 }
 
-fn slice_ms(retention: Duration) -> u64 {
-    u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).div_ceil(SLICES).max(1)
-}
-
-fn place(slice: u64) -> usize {
-    (slice % COUNTS as u64) as usize
+/// When something ends to count that is begun now, in ms: a whole retention after the end of the running slice.
+fn ends_ms(retention: Duration, now_ms: u64) -> u64 {
+    let slice_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).div_ceil(SLICES).max(1);
+    (now_ms / slice_ms).saturating_add(SLICES + 1).saturating_mul(slice_ms)
 }
 
 impl Counters {
@@ -125,29 +133,55 @@ impl Counters {
             if self.recent.len() >= SCOPES_MAX {
                 self.earlier = std::mem::take(&mut self.recent);
             }
-            let known = self.earlier.remove(whose).unwrap_or(Counter { slice: 0, counts: [0; COUNTS] });
+            let known = self.earlier.remove(whose).unwrap_or_default();
             self.recent.insert(whose.clone(), known);
         }
-        self.recent.entry(whose.clone()).or_insert(Counter { slice: 0, counts: [0; COUNTS] })
+        self.recent.entry(whose.clone()).or_default()
     }
 }
 
 impl Counter {
-    /// Forgets what is older than a retention.
-    fn move_to(&mut self, slice: u64) {
-        let passed = slice.saturating_sub(self.slice).min(COUNTS as u64);
-        (0..passed).for_each(|n| self.counts[place(slice - n)] = 0);
-        self.slice = self.slice.max(slice);
+    /// Forgets what has ended.
+    fn forget(&mut self, now_ms: u64) {
+        let ended = self.0.partition_point(|slice| slice.ends_ms <= now_ms);
+        self.0.drain(..ended);
     }
 
     fn sum(&self) -> u64 {
-        self.counts.iter().map(|count| u64::from(*count)).sum()
+        self.0.iter().map(|slice| u64::from(slice.count)).sum()
     }
 
-    /// How many slices from now the oldest that counts is forgotten.
-    fn slices_until_room(&self, slice: u64) -> u64 {
-        let oldest = (0..COUNTS as u64).rev().find(|age| slice >= *age && self.counts[place(slice - age)] > 0);
-        COUNTS as u64 - oldest.unwrap_or(0)
+    fn add(&mut self, ends_ms: u64) {
+        match self.0.binary_search_by_key(&ends_ms, |slice| slice.ends_ms) {
+            Ok(at) => self.0[at].count = self.0[at].count.saturating_add(1),
+            Err(at) => {
+                self.0.insert(at, Slice { ends_ms, count: 1 });
+                self.merge_nearest();
+            }
+        }
+    }
+
+    /// After many reloads there may be too many slices: the two that end nearest to each other become one. What is in the
+    /// earlier one counts a little longer.
+    fn merge_nearest(&mut self) {
+        if self.0.len() <= SLICES_MAX {
+            return;
+        }
+        let gap = |at: &usize| self.0[at + 1].ends_ms - self.0[*at].ends_ms;
+        if let Some(at) = (0..self.0.len() - 1).min_by_key(gap) {
+            let earlier = self.0.remove(at);
+            self.0[at].count = self.0[at].count.saturating_add(earlier.count);
+        }
+    }
+
+    /// Takes one back that did nothing, if its slice is still there.
+    fn take_back(&mut self, ends_ms: u64) {
+        if let Ok(at) = self.0.binary_search_by_key(&ends_ms, |slice| slice.ends_ms) {
+            self.0[at].count = self.0[at].count.saturating_sub(1);
+            if self.0[at].count == 0 {
+                self.0.remove(at);
+            }
+        }
     }
 }
 
@@ -165,11 +199,7 @@ impl Drop for Counted {
             return;
         }
         let mut counters = self.quota.open();
-        let counter = counters.of(&self.whose);
-        if counter.slice.saturating_sub(self.slice) < COUNTS as u64 {
-            let count = &mut counter.counts[place(self.slice)];
-            *count = count.saturating_sub(1);
-        }
+        counters.of(&self.whose).take_back(self.ends_ms);
     }
 }
 
@@ -195,8 +225,8 @@ mod tests {
         let quota = Quota::new(3);
         assert!((0..3).all(|_| begins(&quota, &ALICE, DAY_MS)));
         assert!((0..100).all(|_| !begins(&quota, &ALICE, DAY_MS)));
-        assert!(quota.room(&route("payments"), &ALICE, DAY, DAY_MS).is_err());
-        assert!((0..100).all(|_| quota.room(&route("payments"), &[2; 32], DAY, DAY_MS).is_ok()), "looking counts nothing");
+        assert!(quota.room(&route("payments"), &ALICE, DAY_MS).is_err());
+        assert!((0..100).all(|_| quota.room(&route("payments"), &[2; 32], DAY_MS).is_ok()), "looking counts nothing");
         assert!(begins(&quota, &[2; 32], DAY_MS), "another scope");
         assert!(quota.take(&route("refunds"), &ALICE, DAY, DAY_MS).is_ok(), "another route");
     }
@@ -262,5 +292,117 @@ mod tests {
     #[test]
     fn none_counts_nothing() {
         assert!(Quota::new(0).take(&route("payments"), &ALICE, DAY, 0).unwrap().is_none());
+    }
+
+    /// Limit and retention of one configuration, over the counts of those before.
+    struct Settings {
+        quota: Arc<Quota>,
+        retention: Duration,
+    }
+
+    impl Settings {
+        fn reloaded(&self, max: usize, retention: Duration) -> Settings {
+            Settings { quota: self.quota.limited_to(max), retention }
+        }
+
+        fn begins(&self, now_ms: u64) -> bool {
+            let taken = self.quota.take(&route("payments"), &ALICE, self.retention, now_ms);
+            taken.map(|counted| counted.into_iter().for_each(Counted::for_good)).is_ok()
+        }
+    }
+
+    const HOUR: Duration = Duration::from_secs(3600);
+    const HOUR_MS: u64 = 3_600_000;
+    /// A host that runs for a year.
+    const UPTIME_MS: u64 = 365 * DAY_MS;
+
+    #[test]
+    fn after_a_reload_with_a_longer_retention_what_was_begun_counts_for_its_own_and_no_longer() {
+        let before = Settings { quota: Quota::new(2), retention: HOUR };
+        assert!(before.begins(UPTIME_MS) && before.begins(UPTIME_MS) && !before.begins(UPTIME_MS));
+        let after = before.reloaded(2, DAY);
+        assert!(!after.begins(UPTIME_MS + HOUR_MS - 1), "its record is still there");
+        let later = UPTIME_MS + HOUR_MS * 9 / 8;
+        assert!(after.begins(later) && after.begins(later) && !after.begins(later));
+        assert!(!after.begins(later + DAY_MS - 1) && after.begins(later + DAY_MS * 9 / 8));
+    }
+
+    #[test]
+    fn after_a_reload_with_a_shorter_retention_what_was_begun_counts_as_long_as_its_record_is_there() {
+        let before = Settings { quota: Quota::new(2), retention: DAY };
+        assert!(before.begins(UPTIME_MS));
+        let after = before.reloaded(2, HOUR);
+        assert!(after.begins(UPTIME_MS + HOUR_MS) && !after.begins(UPTIME_MS + HOUR_MS));
+        assert!(after.begins(UPTIME_MS + 3 * HOUR_MS), "the one that was begun under the new retention has ended");
+        assert!(!after.begins(UPTIME_MS + 3 * HOUR_MS));
+        let later = UPTIME_MS + DAY_MS * 9 / 8;
+        assert!(after.begins(later) && after.begins(later) && !after.begins(later));
+    }
+
+    #[test]
+    fn a_limit_that_is_raised_lowered_removed_and_added_goes_on_from_what_was_begun() {
+        let first = Settings { quota: Quota::new(2), retention: DAY };
+        assert!(first.begins(0) && first.begins(0) && !first.begins(0));
+        let raised = first.reloaded(3, DAY);
+        assert!(raised.begins(0) && !raised.begins(0));
+        let lowered = raised.reloaded(1, DAY);
+        assert!(!lowered.begins(0));
+        let removed = lowered.reloaded(0, DAY);
+        assert!((0..10).all(|_| removed.begins(1)));
+        let added = removed.reloaded(13, DAY);
+        assert!(!added.begins(2), "what was begun without a limit counts, once there was one");
+        assert!(added.begins(2 * DAY_MS));
+        let never = Settings { quota: Quota::new(0), retention: DAY };
+        assert!(never.begins(0) && never.reloaded(1, DAY).begins(0), "before the first limit nothing is counted");
+    }
+
+    #[test]
+    fn what_did_nothing_is_taken_back_after_any_reload_and_once() {
+        for (old, new) in [(DAY, DAY / 24), (DAY / 24, DAY), (DAY, DAY)] {
+            let before = Settings { quota: Quota::new(2), retention: old };
+            let now_ms = 365 * DAY_MS + 1;
+            let running = before.quota.take(&route("payments"), &ALICE, old, now_ms).unwrap();
+            let after = before.reloaded(2, new);
+            assert!(after.begins(now_ms) && !after.begins(now_ms));
+            drop(running);
+            assert!(after.begins(now_ms) && !after.begins(now_ms), "{old:?} {new:?}");
+        }
+    }
+
+    #[test]
+    fn under_any_reloads_no_more_is_alive_than_allowed_and_room_comes_back_in_time() {
+        const MAX: usize = 10;
+        let retentions = [DAY, DAY / 24, DAY * 7, DAY / 3, DAY * 2];
+        for every in [50, 997] {
+            let mut settings = Settings { quota: Quota::new(MAX), retention: DAY };
+            // When each began, and its retention.
+            let mut begun: Vec<(u64, u64)> = Vec::new();
+            for (step, now_ms) in (UPTIME_MS..UPTIME_MS + 60 * DAY_MS).step_by(20 * 60 * 1000).enumerate() {
+                if step % every == 0 {
+                    settings = settings.reloaded(MAX, retentions[step / every % retentions.len()]);
+                }
+                let alive = |eighths: u64| begun.iter().filter(|(at, ms)| at + ms * eighths / 8 > now_ms).count();
+                let (now, with_a_slice_more) = (alive(8), alive(9));
+                if settings.begins(now_ms) {
+                    assert!(now < MAX, "{now} at {now_ms}");
+                    begun.push((now_ms, settings.retention.as_millis() as u64));
+                } else {
+                    assert!(with_a_slice_more >= MAX, "refused at {now_ms} for {with_a_slice_more}");
+                }
+            }
+            assert!(begun.len() > 10 * MAX);
+        }
+    }
+
+    #[test]
+    fn many_reloads_leave_few_slices_and_forget_nothing() {
+        let mut settings = Settings { quota: Quota::new(1000), retention: DAY };
+        for n in 0..500 {
+            settings = settings.reloaded(1000, DAY + Duration::from_secs(n * 97));
+            assert!(settings.begins(UPTIME_MS + n));
+        }
+        let mut counters = settings.quota.open();
+        let counter = counters.of(&(route("payments"), ALICE));
+        assert_eq!((counter.0.len(), counter.sum()), (SLICES_MAX, 500));
     }
 }

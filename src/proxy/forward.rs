@@ -164,6 +164,7 @@ where
         let target = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let head = request.method() == Method::HEAD;
         let mut response = self.send(request, target, rule).await?;
+        let received = response.version();
         // Not the upstream's: to an answer of HTTP/1.0 the client would get no framing that shows a cut.
         *response.version_mut() = Version::HTTP_11;
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
@@ -172,7 +173,6 @@ where
         if self.tls.is_none() && fields::ends_with_connection(response.headers()) && !response.body().is_end_stream() {
             response.extensions_mut().insert(CloseDelimited);
         }
-        let received = response.version();
         fields::from_upstream(response.headers_mut(), bodiless, received);
         if switched {
             let Some(client) = client else {

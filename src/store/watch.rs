@@ -1,6 +1,6 @@
 //! Who waits for which record, in this process: one entry per watched slot, however many wait for it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::{Notify, watch};
@@ -14,8 +14,9 @@ pub struct Hub(Arc<Inner>);
 #[derive(Default)]
 struct Inner {
     slots: Mutex<HashMap<Slot, Entry>>,
-    /// Slots that gained their first or lost their last watcher, for a store that subscribes elsewhere.
-    changed: Mutex<Vec<Slot>>,
+    /// Slots that gained their first or lost their last watcher, for a store that subscribes elsewhere. `None` while nobody
+    /// subscribes: who begins to, takes all watched slots, and changes before that would only pile up.
+    changed: Mutex<Option<HashSet<Slot>>>,
     wake: Notify,
     /// Whether a new watcher must be told to read only once a subscription stands.
     remote: bool,
@@ -81,11 +82,25 @@ impl Hub {
         }
     }
 
-    /// All subscriptions are lost; returns the slots that are still watched.
-    pub fn lost(&self) -> Vec<Slot> {
-        let mut slots = lock(&self.0.slots);
-        slots.values_mut().for_each(|entry| entry.confirmed = false);
-        slots.keys().copied().collect()
+    /// All subscriptions are lost: changes are no longer collected, until somebody follows again.
+    pub fn lost(&self) {
+        *lock(&self.0.changed) = None;
+        lock(&self.0.slots).values_mut().for_each(|entry| entry.confirmed = false);
+    }
+
+    /// Begins to collect changes, and returns the slots that are watched now. Earlier subscriptions count as lost.
+    pub fn follow(&self) -> Vec<Slot> {
+        self.lost();
+        // Before the slots are read: what is watched from now on is in one of both.
+        *lock(&self.0.changed) = Some(HashSet::new());
+        lock(&self.0.slots).keys().copied().collect()
+    }
+
+    /// Waits until some slot is watched.
+    pub async fn any_watched(&self) {
+        while lock(&self.0.slots).is_empty() {
+            self.0.wake.notified().await;
+        }
     }
 
     /// Whether anybody watches a slot.
@@ -93,10 +108,10 @@ impl Hub {
         lock(&self.0.slots).contains_key(slot)
     }
 
-    /// Waits until slots have gained their first or lost their last watcher, and returns them.
-    pub async fn next_changes(&self) -> Vec<Slot> {
+    /// Waits until slots have gained their first or lost their last watcher since [`Hub::follow`], and returns them.
+    pub async fn next_changes(&self) -> HashSet<Slot> {
         loop {
-            let changes = std::mem::take(&mut *lock(&self.0.changed));
+            let changes = lock(&self.0.changed).as_mut().map(std::mem::take).unwrap_or_default();
             if !changes.is_empty() {
                 return changes;
             }
@@ -106,7 +121,9 @@ impl Hub {
 
     fn note(&self, slot: &Slot) {
         if self.0.remote {
-            lock(&self.0.changed).push(*slot);
+            if let Some(changed) = lock(&self.0.changed).as_mut() {
+                changed.insert(*slot);
+            }
             self.0.wake.notify_one();
         }
     }
@@ -162,7 +179,25 @@ mod tests {
     }
 
     fn changes(hub: &Hub) -> Vec<Slot> {
-        hub.next_changes().now_or_never().unwrap_or_default()
+        hub.next_changes().now_or_never().unwrap_or_default().into_iter().collect()
+    }
+
+    #[test]
+    fn while_nobody_subscribes_changes_do_not_pile_up() {
+        let hub = Hub::remote();
+        let collected = |hub: &Hub| lock(&hub.0.changed).as_ref().map_or(0, HashSet::len);
+        assert!(hub.any_watched().now_or_never().is_none());
+        (0..1000).for_each(|n| drop(hub.watch(&HERE(n))));
+        assert_eq!(collected(&hub), 0, "before the first subscription");
+        let _watch = hub.watch(&HERE(1));
+        assert!(hub.any_watched().now_or_never().is_some());
+        assert_eq!(hub.follow(), [HERE(1)]);
+        (0..1000).for_each(|n| drop(hub.watch(&HERE(n % 2))));
+        assert_eq!(collected(&hub), 1, "each slot once, and only where a first or last watcher changed");
+        hub.lost();
+        (0..1000).for_each(|n| drop(hub.watch(&HERE(n))));
+        assert_eq!(collected(&hub), 0, "after one that failed");
+        assert_eq!(hub.follow(), [HERE(1)]);
     }
 
     #[test]
@@ -186,7 +221,7 @@ mod tests {
         hub.confirm(&HERE(1));
         assert!(looks(&mut first) && !looks(&mut first));
         assert!(looks(&mut hub.watch(&HERE(1))), "it stands already");
-        assert_eq!(hub.lost(), [HERE(1)]);
+        assert_eq!(hub.follow(), [HERE(1)]);
         let mut later = hub.watch(&HERE(1));
         assert!(!looks(&mut later), "it has to be made again");
         hub.confirm(&HERE(1));
@@ -196,7 +231,7 @@ mod tests {
     #[test]
     fn a_slot_is_subscribed_to_from_its_first_watcher_to_its_last() {
         let hub = Hub::remote();
-        assert_eq!(changes(&hub), []);
+        assert_eq!((hub.follow(), changes(&hub)), (vec![], vec![]));
         let watches = [hub.watch(&HERE(1)), hub.watch(&HERE(1)), hub.watch(&HERE(1))];
         assert_eq!(watches.each_ref().map(Watch::peers), [1, 2, 3]);
         assert_eq!(changes(&hub), [HERE(1)], "told once");
@@ -205,6 +240,6 @@ mod tests {
         assert!(hub.is_watched(&HERE(1)) && changes(&hub).is_empty());
         drop(third);
         assert!(!hub.is_watched(&HERE(1)));
-        assert_eq!((changes(&hub), hub.lost()), (vec![HERE(1)], vec![]));
+        assert_eq!((changes(&hub), hub.follow()), (vec![HERE(1)], vec![]));
     }
 }

@@ -16,6 +16,7 @@ use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 use rustix::io::Errno;
 use serde_json::json;
 
+use super::escape::is_unsafe;
 use super::line_queue::{LineQueue, QueuedLine, TellingMeter, Unlocked};
 
 /// Who may read a new file: its owner writes it, and a group ships it.
@@ -188,7 +189,7 @@ fn escaped(text: &str) -> String {
     for c in text.chars() {
         match c {
             '"' | '\\' => out.push_str(&format!("\\x{:02X}", u32::from(c))),
-            c if c.is_control() => out.push_str(&format!("\\x{:02X}", u32::from(c))),
+            c if is_unsafe(c) => out.push_str(&format!("\\x{:02X}", u32::from(c))),
             c => out.push(c),
         }
     }

@@ -19,6 +19,7 @@ use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
+use super::escape::{escape_block, escape_log_line};
 use super::line_queue::{LineQueue, QueuedLine, TellingMeter, Unlocked};
 
 /// How log lines look.
@@ -69,11 +70,17 @@ impl QueuedLine for LogLine {
 }
 
 /// Queues each rendered event, which the formatter writes in one piece.
-struct EventWriter(LineQueue<LogLine>);
+struct EventWriter {
+    queue: LineQueue<LogLine>,
+    format: LogFormat,
+    colours: bool,
+}
 
 impl Write for EventWriter {
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
-        self.0.push(LogLine(line.to_owned()));
+        let text = String::from_utf8_lossy(line);
+        let escaped = escape_log_line(&text, self.colours, self.format == LogFormat::Json);
+        self.queue.push(LogLine(escaped.into_bytes()));
         Ok(line.len())
     }
 
@@ -107,12 +114,13 @@ pub fn init(format: LogFormat) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("ONCEWARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // An error of standard error can't be reported anywhere; the lines are counted.
     let (queue, _thread) = LineQueue::start(WRITER_THREAD, Unlocked(io::stderr()), log_meter(), |_| {})?;
+    let colours = format == LogFormat::Plain && io::stderr().is_terminal();
     let lines = fmt::layer().with_writer({
         let queue = queue.clone();
-        move || EventWriter(queue.clone())
+        move || EventWriter { queue: queue.clone(), format, colours }
     });
     let lines = match format {
-        LogFormat::Plain => lines.with_ansi(std::io::stderr().is_terminal()).boxed(),
+        LogFormat::Plain => lines.with_ansi(colours).boxed(),
         LogFormat::Json => lines.json().flatten_event(true).boxed(),
     };
     // An error here means that a subscriber is already set, as in tests.
@@ -141,9 +149,9 @@ fn log_panic(panic: &PanicHookInfo<'_>) {
 }
 
 /// Prints a text to standard error: behind the lines of the log, without waiting for a reader; directly where the process
-/// doesn't log. Adds a line break if there is none.
+/// doesn't log. Escapes what a terminal would act on, and adds a line break if there is none.
 pub fn print_error(text: &str) {
-    let line = format!("{}\n", text.trim_end_matches('\n')).into_bytes();
+    let line = format!("{}\n", escape_block(text.trim_end_matches('\n'))).into_bytes();
     match QUEUE.get() {
         Some(queue) => queue.push(LogLine(line)),
         // Nobody is left to read an error about standard error.

@@ -2,6 +2,7 @@
 
 mod access;
 mod breakers;
+mod escape;
 mod line_queue;
 mod logs;
 mod metrics;
@@ -12,6 +13,7 @@ mod trail;
 
 pub use access::{AccessFormat, AccessLog, AccessLogEnd};
 pub use breakers::{BreakerMeter, BreakerState};
+pub use escape::{escape, escape_block, escape_json};
 pub use line_queue::TellingMeter;
 pub use logs::{FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter};
 pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};

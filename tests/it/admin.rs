@@ -39,7 +39,7 @@ fn an_uncertain_operation_is_listed_and_resolved_and_its_duplicates_replay_the_d
     assert!(again.status == 201 && again.replayed());
     assert_eq!((again.text().as_str(), again.get("content-type")), (r#"{"payment":"settled"}"#, Some("application/json")));
     assert_eq!(cli(&gateway, &["resolve", &operation, "--status", "200"]).0, 1, "it is settled");
-    assert!(gateway.logs().contains("seen in the bank's file"), "the reason is in the log");
+    gateway.logged("seen in the bank's file");
     assert_eq!(upstream.executed(), 1);
 }
 
@@ -207,7 +207,7 @@ fn an_expired_result_is_gone_and_its_duplicates_never_run() {
         let (code, said) = cli(gateway, &["expire", &operation]);
         assert!(code == 1 && said.contains("only the result of a completed operation"), "{said}");
         assert!(cli(gateway, &["list", "--state", "expired"]).1.contains(&operation));
-        assert!(gateway.logs().contains("asked by the customer"), "the reason is in the log");
+        gateway.logged("asked by the customer");
         assert_eq!(upstream.executed(), n + 1);
     }
     let key = redis.cli(&["--scan", "--pattern", "*:r:*"]);
@@ -283,6 +283,44 @@ fn a_web_page_can_not_act_in_an_operators_name() {
     assert_eq!(ask.clone().host("127.0.0.1").field("Origin", "https://evil.example").send(gateway.admin).status, 401);
     assert_eq!(ask.clone().host("evil.example").send(gateway.admin).status, 401, "a rebound name");
     assert_eq!(ask.host("localhost:1").send(gateway.admin).status, 200);
+    for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/openapi.json", "/v1/statistics", "/nowhere"] {
+        let rebound = Request::new("GET", path).host("evil.example:8081").send(gateway.admin);
+        assert_eq!(rebound.status, 401, "{path}: {}", rebound.text());
+    }
+    assert_eq!(Request::new("GET", "/metrics").host("[::1]:8081").send(gateway.admin).status, 200);
+}
+
+#[test]
+fn half_requests_and_slow_ones_keep_no_probe_from_its_answer() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let opened = |count: usize, text: &str| -> Vec<Connection> {
+        let open = |_| {
+            let mut connection = Connection::open(gateway.admin);
+            connection.write(text.as_bytes());
+            connection
+        };
+        (0..count).map(open).collect()
+    };
+    let probes_are_answered = || {
+        for path in ["/healthz", "/readyz"] {
+            assert_eq!(gateway.ask("GET", path).status, 200, "{path}");
+        }
+    };
+    #[allow(clippy::disallowed_methods)]
+    let began = std::time::Instant::now();
+    let half = opened(300, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n");
+    probes_are_answered();
+    drop(half);
+    // Their bodies never come.
+    let slow =
+        opened(140, "POST /v1/scope HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n");
+    until("all others to be taken", || gateway.ask("GET", "/v1/operations").status == 503);
+    assert_eq!(gateway.ask("GET", "/metrics").problem(), "overloaded");
+    probes_are_answered();
+    drop(slow);
+    until("them to be given back", || gateway.ask("GET", "/v1/operations").status == 200);
+    assert!(began.elapsed() < std::time::Duration::from_secs(10), "nobody waited for a timeout");
 }
 
 #[test]

@@ -120,7 +120,7 @@ fn an_uncertain_outcome_is_resolved_with_nothing_but_a_keyboard() {
     browser.shows("h1", "completed");
     let again = Request::pay("k", "{}").send(gateway.port);
     assert_eq!((again.status, again.replayed(), again.text().as_str()), (201, true, r#"{"payment":"settled"}"#));
-    assert!(gateway.logs().contains("found in the ledger"));
+    gateway.logged("found in the ledger");
     nothing_is_wrong(&browser);
     assert_eq!(upstream.executed(), 1);
 }

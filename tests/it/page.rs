@@ -150,7 +150,7 @@ fn with_tokens_a_visitor_signs_in_once_and_the_browser_never_keeps_the_token() {
         assert_eq!((ended.status, ended.get("location")), (303, Some("/sign-in")));
         assert_eq!(page(&gateway, "/", Some(&session)).status, 303, "the session is over");
     }
-    assert!(gateway.logs().contains("on-call"), "who decided is in the log");
+    gateway.logged("on-call");
     assert!(!gateway.logs().contains("letme"), "a token is not");
 }
 

@@ -101,7 +101,7 @@ fn a_read_model_that_is_built_anew_says_what_it_said_before() {
     let (code, text) = by_cli(&gateway, &["rebuild"]);
     assert!(code == 0 && text.starts_with("Built anew of 40 entries"), "{text}");
     assert_eq!((listed(), hour()), (before, [20, 20]));
-    assert!(gateway.logs().contains("the read model was emptied by hand"), "who did it is told: {}", gateway.logs());
+    gateway.logged("the read model was emptied by hand");
     let (code, text) = by_cli(&gateway, &["status", "--json"]);
     let told: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &told["entries"]), (0, &40.into()));

@@ -1,6 +1,6 @@
 //! A tenant who floods keys is bounded, and others are not touched.
 
-use crate::harness::{Gateway, RedisServer, Request, Upstream};
+use crate::harness::{Gateway, RedisServer, Request, Upstream, until};
 
 const ROUTE: &str = r#"
 [[routes]]
@@ -59,4 +59,25 @@ fn a_flood_by_one_scope_leaves_others_and_the_store_untouched() {
     // Claims that were given up because others took the last room leave markers, which are small and short-lived.
     let completed = gateway.ask("GET", "/v1/operations?state=completed&limit=1000").json();
     assert_eq!(completed["operations"].as_array().unwrap().len(), 40);
+}
+
+#[test]
+fn a_reload_that_changes_the_retention_keeps_the_count_and_lets_go_of_it_in_time() {
+    let upstream = Upstream::start();
+    let config = |retention: &str, max: u8| format!("[limits]\nrecords_per_scope = {max}\n{ROUTE}retention = \"{retention}\"\n");
+    let gateway = Gateway::with(upstream.port, "", &config("5s", 1));
+    let status = |key: &str| pay("alice", key).send(gateway.port).status;
+    let reload = |config: String| {
+        std::fs::write(gateway.config(), config).unwrap();
+        assert_eq!(gateway.ask("POST", "/v1/reload").status, 200);
+    };
+    assert_eq!((status("a"), status("b")), (201, 503));
+    reload(config("1d", 1));
+    until("the short retention to be over", || status("b") == 201);
+    assert_eq!(status("c"), 503);
+    reload(config("1s", 2));
+    assert_eq!(status("c"), 201);
+    until("a short retention to be over beside the long one", || status("d") == 201);
+    reload(config("1s", 0));
+    assert_eq!(status("e"), 201);
 }

@@ -48,7 +48,7 @@ fn a_new_route_works_after_sighup_on_connections_that_were_there() {
     assert!(connection.exchange(&refund("r")).replayed());
     assert!(connection.exchange(&Request::pay("k", "{}")).replayed(), "what was answered stays answered");
     assert_eq!((upstream.executed(), upstream.connections()), (4, 1), "the connection to the upstream stays too");
-    assert!(gateway.logs().contains("the configuration was read again and is in force"));
+    gateway.logged("the configuration was read again and is in force");
 }
 
 #[test]

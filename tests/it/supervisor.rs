@@ -122,6 +122,19 @@ fn a_manager_that_is_not_there_keeps_nobody_from_serving() {
     });
     until("the gateway to be ready", || gateway.is_ready());
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
-    let logs = gateway.logs();
-    assert!(logs.contains("the service manager could not be told: READY=1") && !logs.contains("WATCHDOG"), "{logs}");
+    until("the reason", || gateway.logs().contains("the service manager could not be told: READY=1"));
+    assert!(!gateway.logs().contains("WATCHDOG"), "{}", gateway.logs());
+}
+
+#[test]
+fn user_signals_are_ignored() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::start(upstream.port);
+    for signal in ["USR1", "USR2"] {
+        gateway.signal(signal);
+    }
+    assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
+    assert!(gateway.has_ended().is_none());
+    gateway.signal("TERM");
+    assert!(gateway.wait().success());
 }

@@ -25,8 +25,8 @@ const CHANNELS_PER_COMMAND: usize = 512;
 
 /// Subscribes to what is watched, for as long as it runs. Connects when the first watcher appears.
 pub(super) async fn run(dialer: Dialer, hub: Hub) {
-    // What is watched is asked of the hub once the connection stands; the changes only say that there is something.
-    hub.next_changes().await;
+    // Which slots are watched is asked of the hub once the connection stands.
+    hub.any_watched().await;
     let mut pause = Pause::default();
     loop {
         let ended = Arc::new(Notify::new());
@@ -74,7 +74,7 @@ struct Session<'a> {
 impl Session<'_> {
     /// Keeps the subscriptions as the hub wants them, until one fails.
     async fn follow(&mut self) -> redis::RedisError {
-        let mut changes = self.hub.lost();
+        let mut changes: HashSet<Slot> = self.hub.follow().into_iter().collect();
         loop {
             if let Err(error) = self.apply(changes).await {
                 return error;
@@ -83,8 +83,7 @@ impl Session<'_> {
         }
     }
 
-    async fn apply(&mut self, changes: Vec<Slot>) -> RedisResult<()> {
-        let changes: HashSet<Slot> = changes.into_iter().collect();
+    async fn apply(&mut self, changes: HashSet<Slot>) -> RedisResult<()> {
         let (watched, left): (Vec<Slot>, Vec<Slot>) = changes.into_iter().partition(|slot| self.hub.is_watched(slot));
         let left: Vec<Slot> = left.into_iter().filter(|slot| self.subscribed.remove(slot)).collect();
         for slots in left.chunks(CHANNELS_PER_COMMAND) {

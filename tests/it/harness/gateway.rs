@@ -122,6 +122,13 @@ impl Gateway {
         self.logs.lock().unwrap().clone()
     }
 
+    /// Waits until the log says so: a line is written after the answer that it is about.
+    #[track_caller]
+    #[allow(dead_code, reason = "only some of the test binaries that share this file look into logs")]
+    pub fn logged(&self, text: &str) {
+        until(&format!("the log to say {text:?}"), || self.logs().contains(text));
+    }
+
     pub fn signal(&self, name: &str) {
         let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
         assert!(done.success());
