@@ -275,9 +275,8 @@ fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &
         // Only a claim that may have been carried out is given up.
         until("a duplicate's claim to be given up", || gateway.metric("onceward_unsettled_in_background") >= 1.0);
     }
-    let port = redis.port;
     redis.kill();
-    let redis = RedisServer::with(port, settings);
+    redis.restart_empty(settings);
     for gateway in &gateways {
         until("duplicates to be told that it runs", || {
             let told = pay.send(gateway.port);
@@ -300,7 +299,6 @@ fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &
         assert!(again.replayed() && again.body == first.body, "{again:?}");
     }
     assert_eq!(upstream.executed(), 2);
-    drop(redis);
 }
 
 #[test]

@@ -282,6 +282,8 @@ impl Redis {
     /// Reads the epochs of a server's partitions, writes again what this process holds of those that may have lost something,
     /// and begins an epoch where there is none.
     async fn find_out(&self, group: &Group, generation: Generation, partitions: Vec<u16>) -> Result<(), StoreError> {
+        // Before it is looked up what is held: a write that is confirmed from now on finds out that this may lack it.
+        partitions.iter().for_each(|partition| self.epochs.change(*partition, |known| known.standing = None));
         let (now_ms, mut found) = self.epochs_at(group, generation, &partitions).await?;
         let last = |partition: &u16| self.epochs.known(*partition).last;
         let met_again: HashSet<u16> = partitions.iter().copied().filter(|partition| last(partition).is_some()).collect();
