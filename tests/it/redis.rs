@@ -260,7 +260,7 @@ const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &str, settings: &[&str], gateways: usize) {
     let upstream = Upstream::start();
     let mut redis = RedisServer::with(crate::harness::free_port(), settings);
-    let store = format!("[store]\ntimeout = \"1s\"\ndurability = \"{durability}\"\n");
+    let store = format!("[store]\ntimeout = \"900ms\"\ndurability = \"{durability}\"\n");
     let gateways: Vec<_> = (0..gateways).map(|_| Gateway::on(upstream.port, &redis.url(), &store, ROUTES)).collect();
     let pay = Request::pay("k", "{}");
     until("keys to run", || Request::pay("before", "{}").send(gateways[0].port).status == 201);

@@ -244,15 +244,16 @@ impl Redis {
             let standing = self.epochs.known(*partition).standing;
             standing.is_some_and(|standing| standing.generation == generation)
         };
-        let unclear: Vec<u16> = group.partitions.iter().copied().filter(|partition| !stands(partition)).collect();
-        match (unclear.is_empty(), group.partitions.first()) {
-            (false, _) => self.find_out(group, generation, unclear).await,
-            // Who loses one loses all.
-            (true, Some(first)) if self.is_forgotten(*first).await? => {
-                let partitions = group.partitions.clone();
-                self.find_out(group, generation, partitions).await
-            }
-            (true, _) => Ok(()),
+        let (standing, unclear): (Vec<u16>, Vec<u16>) = group.partitions.iter().copied().partition(stands);
+        // Who loses one loses all.
+        let forgotten = match standing.first() {
+            Some(first) => self.is_forgotten(*first).await?,
+            None => false,
+        };
+        match (forgotten, unclear.is_empty()) {
+            (true, _) => self.find_out(group, generation, group.partitions.clone()).await,
+            (false, false) => self.find_out(group, generation, unclear).await,
+            (false, true) => Ok(()),
         }
     }
 

@@ -104,8 +104,7 @@ impl World {
         let marks = (0..ASKERS.len()).map(|asker| identified(asker, 0)).map(|it| (it.caller, it.fingerprint)).collect();
         let begin = Instant::now();
         let drift = 1000 + plan.drift;
-        let clock: StoreClock =
-            Arc::new(move || BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000);
+        let clock: StoreClock = Arc::new(move || BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000);
         let operations = (0..plan.keys).map(|_| Operation::default()).collect();
         let book = Mutex::new(Book { operations, clients: plan.clients, ..Book::default() });
         Arc::new(World { plan, flaw, dice, store: Memory::new(clock.clone()), slots, marks, begin, clock, book })
