@@ -21,6 +21,7 @@ mod harness;
 mod checker;
 mod client;
 mod dice;
+mod emptied;
 mod faultproxy;
 mod faults;
 mod naive;
@@ -78,6 +79,22 @@ fn survive(kind: Kind) {
             }
         }
     }
+}
+
+/// A hang and an empty restart for every so many histories that are asked for.
+const HISTORIES_PER_EMPTYING: u64 = 500;
+
+#[test]
+fn a_store_that_hangs_under_duplicates_and_comes_back_empty_takes_nothing_from_who_runs() {
+    let histories = asked_for("ONCEWARD_CHAOS_HISTORIES").unwrap_or(2000);
+    let world = World::start(Kind::Emptied);
+    match asked_for("ONCEWARD_CHAOS_RUN") {
+        Some(round) => world.run_emptied(round as usize, seed()),
+        None => (0..histories.div_ceil(HISTORIES_PER_EMPTYING)).for_each(|round| world.run_emptied(round as usize, seed())),
+    }
+    let bites = world.bites.all();
+    eprintln!("emptied: {bites:#?}");
+    assert!(!bites.is_empty() && bites.values().all(|times| *times > 0), "never bit: {bites:?}");
 }
 
 #[test]

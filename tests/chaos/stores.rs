@@ -18,6 +18,8 @@ pub enum Kind {
     Sentinels,
     /// Three primaries, each with a replica.
     Cluster,
+    /// One server as the first, whose files are lost with it; gateways go by `durability = "strict"`.
+    Emptied,
 }
 
 enum Servers {
@@ -64,7 +66,7 @@ impl Kind {
     /// What the promises need there. Where any replica may be promoted, all have to confirm.
     pub fn ack(self) -> &'static str {
         match self {
-            Kind::Standalone => "fsync",
+            Kind::Standalone | Kind::Emptied => "fsync",
             Kind::Sentinels => "replicas:2",
             Kind::Cluster => "replicas:1",
         }
@@ -74,7 +76,7 @@ impl Kind {
 impl Store {
     pub fn start(kind: Kind, runtime: &Handle) -> Store {
         let (servers, url, ports) = match kind {
-            Kind::Standalone => {
+            Kind::Standalone | Kind::Emptied => {
                 let server = RedisServer::with(free_port(), &ON_DISK);
                 let (url, ports) = (server.url(), vec![server.port]);
                 (Servers::Standalone(Mutex::new(server)), url, ports)
@@ -135,6 +137,19 @@ impl Store {
             count.unwrap_or(0)
         };
         self.ports.iter().map(of).sum()
+    }
+
+    /// The only server hangs, until `meanwhile` returns; then it is killed, and comes back without anything. Returns whether
+    /// another run of it serves now.
+    pub fn hang_and_empty(&self, meanwhile: impl FnOnce()) -> bool {
+        let Servers::Standalone(server) = &self.servers else { panic!("there are several servers") };
+        let mut server = server.lock().unwrap();
+        let before = run_of(&server);
+        server.signal("STOP");
+        meanwhile();
+        server.kill();
+        server.restart_empty(&ON_DISK);
+        run_of(&server) != before
     }
 
     /// Another server takes a primary's place. Where there is only one, it is killed and comes back as itself, with what it

@@ -24,7 +24,7 @@ pub const KEYS: usize = 84;
 const BEGINNING_MS: u64 = 5500;
 
 /// How long after the last fault all may take to be settled.
-const SETTLING: Duration = Duration::from_secs(30);
+pub const SETTLING: Duration = Duration::from_secs(30);
 
 /// Longest that an answer may take to be replayed at the end, when nothing fails any more.
 const REPLAYING: Duration = Duration::from_secs(15);
@@ -121,7 +121,7 @@ impl World {
         self.street.pay(key, name, &mut dice, until);
     }
 
-    fn history(&self, names: &[String], until: Duration) -> History {
+    pub fn history(&self, names: &[String], until: Duration) -> History {
         let unsettled = loop {
             let unsettled = self.unsettled();
             if unsettled == Some(0) || now() > until {
@@ -202,8 +202,9 @@ impl Drop for World {
 }
 
 fn launch(kind: Kind, store: &Store, to_upstream: &[FaultProxy; GATEWAYS], n: usize) -> Gateway {
+    let durability = if kind == Kind::Emptied { "strict" } else { "warn" };
     let settings = format!(
-        "[upstream]\nresponse_timeout = \"4s\"\n[store]\nack = \"{}\"\n\
+        "[upstream]\nresponse_timeout = \"4s\"\n[store]\nack = \"{}\"\ndurability = \"{durability}\"\n\
          [encryption]\nkeys = [{{ id = \"a\", env = \"SEAL\" }}]\n",
         kind.ack()
     );

@@ -260,7 +260,7 @@ const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &str, settings: &[&str], gateways: usize) {
     let upstream = Upstream::start();
     let mut redis = RedisServer::with(crate::harness::free_port(), settings);
-    let store = format!("[store]\ntimeout = \"1s\"\ndurability = \"{durability}\"\n");
+    let store = format!("[store]\ntimeout = \"900ms\"\ndurability = \"{durability}\"\n");
     let gateways: Vec<_> = (0..gateways).map(|_| Gateway::on(upstream.port, &redis.url(), &store, ROUTES)).collect();
     let pay = Request::pay("k", "{}");
     until("keys to run", || Request::pay("before", "{}").send(gateways[0].port).status == 201);
@@ -275,9 +275,8 @@ fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &
         // Only a claim that may have been carried out is given up.
         until("a duplicate's claim to be given up", || gateway.metric("onceward_unsettled_in_background") >= 1.0);
     }
-    let port = redis.port;
     redis.kill();
-    let redis = RedisServer::with(port, settings);
+    redis.restart_empty(settings);
     for gateway in &gateways {
         until("duplicates to be told that it runs", || {
             let told = pay.send(gateway.port);
@@ -300,7 +299,6 @@ fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &
         assert!(again.replayed() && again.body == first.body, "{again:?}");
     }
     assert_eq!(upstream.executed(), 2);
-    drop(redis);
 }
 
 #[test]

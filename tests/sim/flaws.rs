@@ -60,6 +60,16 @@ fn without_callers_a_stranger_gets_the_answer() {
 }
 
 #[test]
+fn a_gateway_that_keeps_claims_without_an_answer_runs_twice_what_a_store_loses_while_duplicates_ask() {
+    breaks(Flaw::HoldsUnanswered, &[ONCE, SENT_ONCE, ONE_ANSWER, STAYS]);
+}
+
+#[test]
+fn a_gateway_that_lets_markers_prevail_after_a_loss_runs_twice_what_still_runs() {
+    breaks(Flaw::MarkersPrevail, &[ONCE, SENT_ONCE, ONE_ANSWER, STAYS]);
+}
+
+#[test]
 fn a_flaw_is_known_by_its_name() {
     for flaw in Flaw::ALL {
         assert_eq!(Flaw::named(&format!("{flaw:?}")), Some(flaw));

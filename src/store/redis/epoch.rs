@@ -244,15 +244,16 @@ impl Redis {
             let standing = self.epochs.known(*partition).standing;
             standing.is_some_and(|standing| standing.generation == generation)
         };
-        let unclear: Vec<u16> = group.partitions.iter().copied().filter(|partition| !stands(partition)).collect();
-        match (unclear.is_empty(), group.partitions.first()) {
-            (false, _) => self.find_out(group, generation, unclear).await,
-            // Who loses one loses all.
-            (true, Some(first)) if self.is_forgotten(*first).await? => {
-                let partitions = group.partitions.clone();
-                self.find_out(group, generation, partitions).await
-            }
-            (true, _) => Ok(()),
+        let (standing, unclear): (Vec<u16>, Vec<u16>) = group.partitions.iter().copied().partition(stands);
+        // Who loses one loses all.
+        let forgotten = match standing.first() {
+            Some(first) => self.is_forgotten(*first).await?,
+            None => false,
+        };
+        match (forgotten, unclear.is_empty()) {
+            (true, _) => self.find_out(group, generation, group.partitions.clone()).await,
+            (false, false) => self.find_out(group, generation, unclear).await,
+            (false, true) => Ok(()),
         }
     }
 
@@ -282,6 +283,8 @@ impl Redis {
     /// Reads the epochs of a server's partitions, writes again what this process holds of those that may have lost something,
     /// and begins an epoch where there is none.
     async fn find_out(&self, group: &Group, generation: Generation, partitions: Vec<u16>) -> Result<(), StoreError> {
+        // Before it is looked up what is held: a write that is confirmed from now on finds out that this may lack it.
+        partitions.iter().for_each(|partition| self.epochs.change(*partition, |known| known.standing = None));
         let (now_ms, mut found) = self.epochs_at(group, generation, &partitions).await?;
         let last = |partition: &u16| self.epochs.known(*partition).last;
         let met_again: HashSet<u16> = partitions.iter().copied().filter(|partition| last(partition).is_some()).collect();

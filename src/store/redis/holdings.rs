@@ -43,8 +43,19 @@ pub struct Holding {
     pub event: Vec<u8>,
     /// When its operation began, in ms since 1970.
     opened_unix_ms: u64,
-    is_marker: bool,
+    kind: Kind,
     until: Instant,
+}
+
+/// What a write asserts.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// An attempt runs, or nobody knows what became of it.
+    Unsettled,
+    /// A result, or that it has expired. A client may have seen it, and no attempt's outcome follows.
+    Final,
+    /// A released marker.
+    Marker,
 }
 
 /// What to do with a confirmed write after a loss, given the record that its slot has now.
@@ -52,9 +63,10 @@ pub struct Holding {
 pub enum Assertion {
     /// The slot has an earlier state of the same operation, in this version: write over it.
     Forward(Version),
-    /// The slot has the released marker of another attempt, in this version, written where this write was lost. The marker
-    /// permits the next request to run, so write over it. The written record gets a new random version: requests that
-    /// have read the marker name a version which may be one of this operation's own.
+    /// The slot has a record in this version that was written where this write was lost: the released marker of another
+    /// attempt, which permits the next request to run; or of a result, an earlier state that was changed since. Write over
+    /// it. The written record gets a new random version: requests that have read the slot name a version which may be one
+    /// of this operation's own.
     Anew(Version),
     /// The slot has this write, a later change of the operation, or nothing that this write has to prevail over.
     Obsolete,
@@ -90,7 +102,11 @@ impl Holding {
             lifetime,
             event,
             opened_unix_ms: record.opened_unix_ms,
-            is_marker: matches!(record.state, State::Released),
+            kind: match record.state {
+                State::InFlight { .. } | State::Uncertain { .. } => Kind::Unsettled,
+                State::Completed { .. } | State::Expired => Kind::Final,
+                State::Released => Kind::Marker,
+            },
             until: Instant::now() + span,
         }
     }
@@ -105,26 +121,37 @@ impl Holding {
         head_fence(&self.encoded.head)
     }
 
+    /// Whether this is a later change of the record that has this version.
+    pub fn follows(&self, version: Version) -> bool {
+        is_later(self.version(), version)
+    }
+
     /// Decides whether this write has to be made again where the slot has `stands`. Pure and total.
     ///
     /// Versions alone don't show which of two writes is the later one: after a loss both histories count on from the same
     /// version. But only an attempt itself, or a decision about its operation, releases what it claimed. All other markers
     /// are of attempts that never ran, so any other write prevails over them. A marker in turn prevails only over states
-    /// of its own operation: another attempt may be running by now.
+    /// of its own operation: another attempt may be running by now. A result prevails over all that is not settled of its
+    /// operation.
     pub fn assertion(&self, stands: &Record) -> Assertion {
         let (own, other) = (self.version(), stands.version);
         let same_operation = stands.fence == self.fence() || stands.opened_unix_ms == self.opened_unix_ms;
         let may_be_earlier = match stands.state {
             State::Released => true,
-            State::InFlight { .. } | State::Uncertain { .. } => same_operation || !self.is_marker,
+            State::InFlight { .. } | State::Uncertain { .. } => same_operation || self.kind != Kind::Marker,
             State::Completed { .. } | State::Expired => same_operation,
         };
         let releases_it = stands.fence == self.fence() || same_operation && is_later(other, own);
-        if is_later(own, other) && may_be_earlier {
+        let is_unfounded = match stands.state {
+            State::Released => self.kind == Kind::Final || self.kind == Kind::Unsettled && !releases_it,
+            State::InFlight { .. } | State::Uncertain { .. } => self.kind == Kind::Final && same_operation,
+            State::Completed { .. } | State::Expired => false,
+        };
+        if self.follows(other) && may_be_earlier {
             Assertion::Forward(other)
-        } else if matches!(stands.state, State::Released) && !self.is_marker && !releases_it {
+        } else if is_unfounded {
             Assertion::Anew(other)
-        } else if own == other || is_later(other, own) || same_operation || self.is_marker {
+        } else if own == other || is_later(other, own) || same_operation || self.kind == Kind::Marker {
             Assertion::Obsolete
         } else {
             Assertion::BegunAgain
@@ -409,18 +436,27 @@ mod tests {
             assert_eq!(asserted(own(2, held), elsewhere(&marker)), Anew(Version(900)));
             assert_eq!(asserted(own(2, held), other(2, &marker)), Anew(Version(102)));
             assert_eq!(asserted(own(2, held), other(3, &marker)), Anew(Version(103)));
-            // What has become of it since.
-            assert_eq!(asserted(own(2, held), decided(4, &marker)), Obsolete, "released by a decision");
-            assert_eq!(asserted(own(2, held), own(3, &marker)), Obsolete);
-            assert_eq!(asserted(own(2, held), record(900, 0, 1, 10, marker.clone())), Obsolete, "its own, over nothing");
-            assert_eq!(asserted(own(2, held), own(3, &done)), Obsolete);
-            assert_eq!(asserted(own(2, held), record(900, 0, 1, 10, in_flight.clone())), Obsolete, "asserted already");
             // Another history.
             for stands in [&in_flight, &doubt, &done, &State::Expired] {
                 assert_eq!(asserted(own(2, held), elsewhere(stands)), BegunAgain);
             }
             assert_eq!(asserted(own(2, held), other(1, &done)), BegunAgain, "somebody may have had that answer");
+            assert_eq!(asserted(own(2, held), own(3, &done)), Obsolete);
         }
+        let again = |state: &State| record(900, 0, 1, 10, state.clone());
+        for held in [&in_flight, &doubt] {
+            assert_eq!(asserted(own(2, held), decided(4, &marker)), Obsolete, "released by a decision");
+            assert_eq!(asserted(own(2, held), own(3, &marker)), Obsolete);
+            assert_eq!(asserted(own(2, held), again(&marker)), Obsolete, "its own, over nothing");
+            assert_eq!(asserted(own(2, held), again(&in_flight)), Obsolete, "written again already");
+            assert_eq!(asserted(own(2, held), own(4, &doubt)), Obsolete, "its lease is over");
+        }
+        // No outcome follows a result: its earlier state was marked, released or claimed by who didn't know of it.
+        for stands in [&in_flight, &doubt, &marker] {
+            assert_eq!(asserted(own(2, &done), decided(4, stands)), Anew(Version(104)));
+            assert_eq!(asserted(own(2, &done), again(stands)), Anew(Version(900)));
+        }
+        assert_eq!(asserted(own(2, &done), decided(3, &State::Expired)), Obsolete);
         // A marker protects nothing from those who run.
         assert_eq!(asserted(own(1, &marker), own(0, &in_flight)), Forward(Version(100)));
         assert_eq!(asserted(decided(2, &marker), own(1, &doubt)), Forward(Version(101)));

@@ -7,7 +7,7 @@ use super::epoch::Standing;
 use super::holdings::{Assertion, Holding};
 use super::link::Failure;
 use super::{Redis, held, layout, millis, time_ms, unexpected};
-use crate::key::Slot;
+use crate::key::{Slot, Space};
 use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode};
 use crate::store::{Store, StoreError, Swap, log};
 
@@ -68,9 +68,7 @@ impl Redis {
         let stands = self.load(change.slot).await?;
         match stands {
             Some(stands) if change.expected != Some(stands.record.version) => Ok(Swap::Stale(Some(stands))),
-            _ => Err(StoreError::NotApplied(
-                "the store may have lost records a moment ago: what it doesn't know is refused for some seconds".into(),
-            )),
+            _ => Err(quiet()),
         }
     }
 
@@ -78,8 +76,14 @@ impl Redis {
     pub(super) async fn change(&self, change: Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
         let partition = change.slot.partition();
         loop {
-            let before = self.epochs.current(partition);
-            let swapped = self.swapped(self.swap_script(&change, None, deadline).await?)?;
+            let (before, founded) = self.foundation(&change, deadline).await?;
+            let swapped = match self.swap_script(&change, founded.as_ref(), deadline).await? {
+                Written::Swapped(swapped) => swapped,
+                Written::OtherEpoch => {
+                    founded.iter().for_each(|standing| self.epochs.doubt(partition, standing));
+                    continue;
+                }
+            };
             match &swapped {
                 Swap::Stored => return self.keep(change, before),
                 Swap::Stale(stands) if !self.is_missing(&change, stands.as_ref()) => return Ok(swapped),
@@ -91,6 +95,27 @@ impl Redis {
             // Whoever finds out what the server holds writes the record again.
             self.epochs.standing(partition, deadline).await?;
         }
+    }
+
+    /// What the partition's claims go by now, and what a change goes by. Attempts of this process settle their operations
+    /// on whatever the server has. Everybody else decides on a record that was read, which may be an earlier state of what
+    /// was lost: those changes go by what claims go by, and wait like new operations.
+    async fn foundation(
+        &self,
+        change: &Change<'_>,
+        deadline: Instant,
+    ) -> Result<(Option<Standing>, Option<Standing>), StoreError> {
+        let partition = change.slot.partition();
+        let Some(expected) = change.expected else { return Ok((self.epochs.current(partition), None)) };
+        let is_own = |holding: &Holding| holding.fence() == change.next.fence && !holding.follows(expected);
+        if change.slot.space == Space::Shadow || self.holdings.holds(change.slot, is_own) {
+            return Ok((self.epochs.current(partition), None));
+        }
+        let standing = self.epochs.standing(partition, deadline).await?;
+        if standing.quiet_until.is_some_and(|until| Instant::now() < until) {
+            return Err(quiet());
+        }
+        Ok((Some(standing), Some(standing)))
     }
 
     /// Whether the record that a change names is held here, and would be written again where this stands. An attempt that
@@ -121,14 +146,8 @@ impl Redis {
         Ok(Swap::Stored)
     }
 
-    fn swapped(&self, written: Written) -> Result<Swap, StoreError> {
-        match written {
-            Written::Swapped(swap) => Ok(swap),
-            Written::OtherEpoch => Err(unexpected()),
-        }
-    }
-
-    /// Runs the script. `claims` is what a claim goes by; what is no claim, or repeats one, goes by nothing.
+    /// Runs the script. `claims` is what a claim goes by, and of other changes the history of writes; what repeats a claim goes
+    /// by nothing.
     pub(super) async fn swap_script(
         &self,
         change: &Change<'_>,
@@ -208,6 +227,12 @@ impl Redis {
             _ => Err(unexpected()),
         }
     }
+}
+
+fn quiet() -> StoreError {
+    StoreError::NotApplied(
+        "the store may have lost records a moment ago: what it doesn't know is refused for some seconds".into(),
+    )
 }
 
 /// The script's answer to a claim that names another epoch than the partition has.

@@ -31,6 +31,13 @@ impl RedisServer {
         until("Redis to answer again", || self.cli(&["ping"]) == "PONG");
     }
 
+    /// Starts it anew after it was killed, without anything that it had written to its directory.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file restart servers")]
+    pub fn restart_empty(&mut self, settings: &[&str]) {
+        self.dir = tempfile::tempdir().unwrap();
+        self.restart(settings);
+    }
+
     fn spawn(port: u16, dir: &tempfile::TempDir, settings: &[&str]) -> Child {
         Command::new("redis-server")
             .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])

@@ -8,7 +8,7 @@ use http::header::SET_COOKIE;
 use http::{HeaderMap, StatusCode};
 use onceward::engine::OnUncertain;
 use onceward::gate::IDEMPOTENT_REPLAYED;
-use onceward::record::State;
+use onceward::record::{Fence, Held, Record, State};
 use onceward::store::{Listing, Store};
 
 use super::history::What;
@@ -57,6 +57,12 @@ pub struct Operation {
     pub decided: bool,
     /// Who claimed it, or tried to.
     claimants: Vec<Arc<Process>>,
+    /// When a claim was sent last, by the store's clock, and its fence.
+    pub last_claim: Option<(u64, Fence)>,
+    /// What its slot had before its last change.
+    pub before: Option<Held>,
+    /// The writes whose gateway knows that they were made.
+    pub acknowledged: Vec<Record>,
 }
 
 pub struct Order {
@@ -84,8 +90,11 @@ struct Seen {
 
 impl World {
     /// A process sends a claim.
-    pub fn claims(&self, key: usize, process: &Arc<Process>) {
-        let claimants = &mut self.book().operations[key].claimants;
+    pub fn claims(&self, key: usize, process: &Arc<Process>, fence: Fence) {
+        let now_ms = self.store_ms();
+        let operation = &mut self.book().operations[key];
+        operation.last_claim = Some((now_ms, fence));
+        let claimants = &mut operation.claimants;
         if !claimants.iter().any(|one| Arc::ptr_eq(one, process)) {
             claimants.push(process.clone());
         }

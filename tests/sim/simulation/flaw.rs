@@ -21,10 +21,14 @@ pub enum Flaw {
     UpstreamActsLater,
     /// Everybody is the same caller.
     OneCallerForAll,
+    /// A gateway keeps claims without an answer for writing them again, in the place of those that run.
+    HoldsUnanswered,
+    /// After a loss, a released marker in the slot counts as a later state of the operation that was lost.
+    MarkersPrevail,
 }
 
 impl Flaw {
-    pub const ALL: [Flaw; 9] = [
+    pub const ALL: [Flaw; 11] = [
         Flaw::IgnoresVersion,
         Flaw::LeaseEndIsAbsent,
         Flaw::ForgetsResults,
@@ -34,6 +38,8 @@ impl Flaw {
         Flaw::NoRest,
         Flaw::UpstreamActsLater,
         Flaw::OneCallerForAll,
+        Flaw::HoldsUnanswered,
+        Flaw::MarkersPrevail,
     ];
 
     /// By its name, as `--flaw` takes it.

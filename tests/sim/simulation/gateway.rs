@@ -17,6 +17,7 @@ use onceward::telemetry::Meter;
 use super::link::Link;
 use super::plan::ANSWER_MAX;
 use super::process::{Process, Stand};
+use super::recent::Recent;
 use super::wire::Wire;
 use super::world::{Gateway, World};
 
@@ -25,7 +26,12 @@ impl World {
     pub fn start(self: &Arc<World>, gateway: usize, life: usize) -> Gateway {
         let wall_off_ms = self.dice.below(7_200_000) as i64 - 3_600_000;
         let process = Process::start(gateway, life, wall_off_ms);
-        let link: Arc<dyn Store> = Arc::new(Link { world: self.clone(), process: process.clone() });
+        let link = Arc::new(Link { world: self.clone(), process: process.clone(), recent: Recent::default() });
+        if self.plan.loses {
+            let (watches, watcher) = (process.clone(), link.clone());
+            tokio::spawn(async move { watches.within(watcher.keep_watch()).await });
+        }
+        let link: Arc<dyn Store> = link;
         let store = if self.plan.sealed {
             let key = SealingKey::new("a", &[7; KEY_BYTES]).unwrap();
             Arc::new(Sealed::new(link, vec![key]).unwrap())

@@ -15,12 +15,15 @@ use super::flaw::Flaw;
 use super::history::What;
 use super::plan::COMMAND_MAX;
 use super::process::Process;
+use super::recent::{Change, Recent};
 use super::world::World;
 
 /// A gateway's store: the common one, over a network.
 pub struct Link {
     pub world: Arc<World>,
     pub process: Arc<Process>,
+    /// What it remembers where the store may lose its last writes.
+    pub recent: Recent,
 }
 
 /// What becomes of a command.
@@ -43,16 +46,27 @@ fn unknown() -> StoreError {
 }
 
 impl Link {
+    /// The fate of a command to a store that is well, or stalls.
+    fn usual(&self) -> Fate {
+        let (world, now) = (&self.world, Instant::now());
+        let (there, back) = (world.dice.span(0, 3), world.dice.span(0, 3));
+        let gives_up = world.plan.patience;
+        let normal = Fate { name: "normal", there: Some(there), again: None, back: Some(back), gives_up, refused: false };
+        let stalled = world.book().stalled_until.filter(|until| *until > now).map(|until| until - now);
+        match stalled {
+            Some(stalled) => Fate { name: "stalled", there: Some(stalled + there), ..normal },
+            None => normal,
+        }
+    }
+
     fn fate(&self) -> Fate {
         let (world, now) = (&self.world, Instant::now());
-        let (dice, patience) = (&world.dice, world.plan.patience);
-        let (there, back) = (dice.span(0, 3), dice.span(0, 3));
-        let normal =
-            Fate { name: "normal", there: Some(there), again: None, back: Some(back), gives_up: patience, refused: false };
-        let stalled = world.book().stalled_until.filter(|until| *until > now).map(|until| until - now);
-        if let Some(stalled) = stalled {
-            return Fate { name: "stalled", there: Some(stalled + there), ..normal };
+        let dice = &world.dice;
+        let normal = self.usual();
+        if normal.name == "stalled" {
+            return normal;
         }
+        let there = normal.there.unwrap_or_default();
         if let Some(until) = self.process.cut_off_until() {
             let after = until - now + there;
             return match dice.below(3) {
@@ -77,6 +91,34 @@ impl Link {
             5 => Fate { name: "doubled", again: Some(dice.span(1, long - 100)), ..normal },
             _ => Fate { name: "slow", there: Some(dice.span(1, 2000)), back: Some(dice.span(1, 2000)), ..normal },
         }
+    }
+
+    /// Sends a command of the gateway itself, which nothing happens to but that the store may stall.
+    pub async fn reach<T: Send + 'static>(
+        &self,
+        carry_out: impl Fn(&World) -> Result<T, StoreError> + Send + 'static,
+    ) -> Result<T, StoreError> {
+        self.send(self.usual(), carry_out).await
+    }
+
+    /// Sends a write.
+    pub async fn command(&self, change: &Change) -> Result<Swap, StoreError> {
+        let (key, gateway) = (self.world.key_of(&change.slot), self.process.gateway);
+        let fate = self.fate();
+        let (state, version, fence) = (change.next.state.name(), change.next.version, change.next.fence);
+        let what = What::Command { verb: "swap", state, over: change.expected, version, fence, fate: fate.name };
+        self.world.note(Some(gateway), key, what);
+        if let (State::InFlight { .. }, Some(key)) = (&change.next.state, key) {
+            self.world.claims(key, &self.process, fence);
+        }
+        let Change { slot, expected, next, lifetime } = change.clone();
+        self.send(fate, move |world| world.carry_out(&slot, expected, &next, lifetime)).await
+    }
+
+    /// Sends a renewal.
+    pub async fn renewal(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        let slot = *slot;
+        self.send(self.fate(), move |world| at_once(world.store.renew(&slot, fence, lease, keep))).await
     }
 
     /// Sends a command that `carry_out` carries out, and waits for its answer.
@@ -105,10 +147,14 @@ impl Link {
         let (tell, told) = oneshot::channel();
         if let Some(there) = fate.there {
             let world = self.world.clone();
+            let history = world.history();
             world.under_way(sent + there + fate.again.unwrap_or_default());
             // On its own: whoever sent it may be gone by then.
             tokio::spawn(async move {
                 sleep_until(sent + there).await;
+                if world.history() != history {
+                    return;
+                }
                 let result = carry_out(&world);
                 if let Some(back) = fate.back {
                     sleep(back).await;
@@ -116,7 +162,9 @@ impl Link {
                 }
                 if let Some(again) = fate.again {
                     sleep_until(sent + there + again).await;
-                    let _ = carry_out(&world);
+                    if world.history() == history {
+                        let _ = carry_out(&world);
+                    }
                 }
             });
         }
@@ -146,12 +194,12 @@ fn failing(fate: Fate, breaks: Duration) -> Fate {
 }
 
 /// The memory store never waits.
-fn at_once<T>(future: impl Future<Output = T>) -> T {
+pub fn at_once<T>(future: impl Future<Output = T>) -> T {
     future.now_or_never().expect("a store in memory answers at once")
 }
 
 impl World {
-    fn carry_out(
+    pub fn carry_out(
         &self,
         slot: &Slot,
         expected: Option<Version>,
@@ -170,13 +218,18 @@ impl World {
         if self.has(Flaw::IgnoresVersion) {
             expected = at_once(self.store.load(slot))?.map(|held| held.record.version);
         }
+        let before = if self.plan.loses { at_once(self.store.load(slot))? } else { None };
         let swapped = at_once(self.store.swap(slot, expected, next, lifetime))?;
         let stored = swapped == Swap::Stored;
         let state = next.state.name();
         self.note(None, self.key_of(slot), What::CarriedOut { state, version: next.version, fence: next.fence, stored });
         if stored {
+            // After a loss, the marker of a duplicate says nothing of the attempt that runs.
+            let own = |before: &Held| before.record.fence == next.fence && before.record.state != State::Released;
+            let releases = !self.plan.loses || before.as_ref().is_some_and(own);
+            self.remember(slot, before.filter(|before| !before.record.is_same_write(next)));
             match (&next.state, self.key_of(slot)) {
-                (State::Released, Some(key)) => self.is_released(key),
+                (State::Released, Some(key)) if releases => self.is_released(key),
                 (State::InFlight { doubt_since_ms: Some(_) }, Some(key)) => self.is_taken_over(key),
                 _ => {}
             }
@@ -208,18 +261,15 @@ impl Store for Link {
         _says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         self.process.runs().await;
-        let (key, gateway) = (self.world.key_of(slot), self.process.gateway);
-        let fate = self.fate();
-        let (state, version, fence) = (next.state.name(), next.version, next.fence);
-        let what = What::Command { verb: "swap", state, over: expected, version, fence, fate: fate.name };
-        self.world.note(Some(gateway), key, what);
-        if let (State::InFlight { .. }, Some(key)) = (&next.state, key) {
-            self.world.claims(key, &self.process);
-        }
-        let (slot, next) = (*slot, next.clone());
-        let told = self.send(fate, move |world| world.carry_out(&slot, expected, &next, lifetime)).await;
+        let (key, in_flight) = (self.world.key_of(slot), matches!(next.state, State::InFlight { .. }));
+        let change = Change { slot: *slot, expected, next: next.clone(), lifetime };
+        let told = match (self.world.plan.loses, in_flight) {
+            (false, _) => self.command(&change).await,
+            (true, true) => self.claim(change).await,
+            (true, false) => self.change(change).await,
+        };
         self.world.strike(&self.process, key);
-        if state == "in_flight" && matches!(told, Ok(Swap::Stored)) {
+        if in_flight && matches!(told, Ok(Swap::Stored)) {
             self.world.strike_claimant(&self.process, key);
         }
         self.process.runs().await;
@@ -244,9 +294,11 @@ impl Store for Link {
 
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
         self.process.runs().await;
-        let slot = *slot;
         let keep = if self.world.has(Flaw::LeaseEndIsAbsent) { lease } else { keep };
-        self.send(self.fate(), move |world| at_once(world.store.renew(&slot, fence, lease, keep))).await
+        match self.world.plan.loses {
+            false => self.renewal(slot, fence, lease, keep).await,
+            true => self.renews(slot, fence, lease, keep).await,
+        }
     }
 
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {

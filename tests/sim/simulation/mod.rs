@@ -1,6 +1,7 @@
 //! A simulation from one seed: gateways, a store, an upstream, clients, an operator and the weather, in simulated time.
 //!
-//! The gate, the engine, the sweeper, the reconciler and the store in memory (sealed now and then) are the product's own.
+//! The gate, the engine, the sweeper, the reconciler and the store in memory (sealed now and then) are the product's own, and
+//! in some seeds a store that loses its last writes is met with what the Redis store keeps for that (`recent.rs`).
 //! Around them, everything that takes time or chance comes from here: the way to the store (`link.rs`), the way to the
 //! upstream (`wire.rs`) and the upstream itself, processes that stop and die, clocks, clients. One thread runs one seed,
 //! under tokio's paused time, so that the same seed is the same story.
@@ -12,10 +13,12 @@ mod flaw;
 mod gateway;
 mod history;
 mod link;
+mod loss;
 mod many;
 mod operator;
 mod plan;
 mod process;
+mod recent;
 mod upstream;
 mod weather;
 mod wire;

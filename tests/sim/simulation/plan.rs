@@ -62,6 +62,9 @@ pub struct Plan {
     pub operator: bool,
     /// Whether gateways are cut off and the store stalls, also when nobody uses it just then.
     pub weather: bool,
+    /// Whether the store hangs now and then and comes back without its last writes. Gateways then neither stop nor die, and are
+    /// cut off from nothing: what none of them can write again is gone, and the documents say so.
+    pub loses: bool,
     /// When all faults are over.
     pub calm: Duration,
     /// How many ms in a thousand s the store's clock gains.
@@ -74,10 +77,13 @@ impl Plan {
     pub fn draw(dice: &Dice, flaw: Option<Flaw>) -> Plan {
         let response_timeout = SECOND * dice.pick(&[2, 4, 8]);
         let policy = policy(dice, response_timeout, flaw);
+        let patience = if dice.chance(800) { Some(dice.span(200, 1500)) } else { None };
+        let loses = patience.is_some() && dice.chance(250);
+        let endures = |rate| if loses { 0 } else { rate };
         let rates = Rates {
             store: dice.pick(&[0, 20, 80, 200]),
-            stop: dice.pick(&[0, 0, 10, 50]),
-            die: dice.pick(&[0, 0, 10, 30]),
+            stop: endures(dice.pick(&[0, 0, 10, 50])),
+            die: endures(dice.pick(&[0, 0, 10, 30])),
             upstream: dice.pick(&[0, 200, 500, 900]),
             leave: dice.pick(&[0, 50, 300]),
             stranger: dice.pick(&[0, 0, 150, 400]),
@@ -94,7 +100,8 @@ impl Plan {
             clients: 2 + dice.below(7),
             tries: 2 + dice.below(6),
             response_timeout,
-            patience: if dice.chance(800) { Some(dice.span(200, 1500)) } else { None },
+            patience,
+            loses,
             sealed: dice.chance(100),
             rates,
             operator: dice.chance(700),
@@ -130,6 +137,7 @@ impl fmt::Display for Plan {
         writeln!(f, "response_timeout = {:?}, uncertain_after = {:?}", self.response_timeout, policy.uncertain_after)?;
         writeln!(f, "lease = {:?}, wait_timeout = {:?}", policy.lease, policy.wait_timeout)?;
         writeln!(f, "patience with the store: {:?}, sealed: {}", self.patience, self.sealed)?;
+        writeln!(f, "the store loses its last writes: {}", self.loses)?;
         writeln!(f, "{:?}, calm after {:?}", self.rates, self.calm)
     }
 }

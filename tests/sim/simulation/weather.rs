@@ -19,7 +19,9 @@ impl World {
         while Instant::now() < calm && !self.is_quiet() {
             sleep(self.dice.span(100, 4000)).await;
             self.restart();
-            if self.plan.weather {
+            if self.plan.loses {
+                self.hang_and_lose().await;
+            } else if self.plan.weather {
                 self.turn();
             }
         }
@@ -58,6 +60,19 @@ impl World {
         }
     }
 
+    /// The store hangs for a while, then it either goes on, or is replaced by one that lacks its last writes.
+    async fn hang_and_lose(&self) {
+        let begun_ms = self.store_ms();
+        let span = if self.dice.chance(300) { self.dice.span(1, STALL_MAX_MS) } else { self.dice.span(1, 2000) };
+        let loses = self.dice.chance(700);
+        self.stall(span);
+        // Before what waits for the end of the stall is carried out.
+        sleep(span.saturating_sub(Duration::from_millis(1))).await;
+        if loses {
+            self.lose(begun_ms);
+        }
+    }
+
     fn stall(&self, span: Duration) {
         let until = Instant::now() + span;
         {
@@ -72,7 +87,7 @@ impl World {
         self.count("store: begins to stall");
     }
 
-    fn trouble(&self, gateway: Option<usize>, what: &'static str, span: Duration) {
+    pub fn trouble(&self, gateway: Option<usize>, what: &'static str, span: Duration) {
         self.note(gateway, None, What::Trouble { what, for_ms: span.as_millis() as u64 });
     }
 

@@ -10,7 +10,7 @@ use http::request::Parts;
 use onceward::gate::{Gate, Guarded, identify};
 use onceward::key::{Caller, Fingerprint, Hashing, Slot};
 use onceward::record::Reply;
-use onceward::store::memory::Memory;
+use onceward::store::memory::{Memory, StoreClock};
 use tokio::time::Instant;
 
 use super::checks::{Operation, Violation};
@@ -55,6 +55,7 @@ pub struct World {
     /// By which records know each of [`ASKERS`].
     pub marks: Vec<(Caller, Fingerprint)>,
     begin: Instant,
+    clock: StoreClock,
     book: Mutex<Book>,
 }
 
@@ -77,6 +78,8 @@ pub struct Book {
     pub clients: usize,
     pub quiet_since: Option<Instant>,
     numbers: u64,
+    /// The store's history of writes: another after each loss.
+    pub history_of_store: u64,
 }
 
 /// A request to the gateway, but for its body.
@@ -101,10 +104,10 @@ impl World {
         let marks = (0..ASKERS.len()).map(|asker| identified(asker, 0)).map(|it| (it.caller, it.fingerprint)).collect();
         let begin = Instant::now();
         let drift = 1000 + plan.drift;
-        let clock = move || BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000;
+        let clock: StoreClock = Arc::new(move || BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000);
         let operations = (0..plan.keys).map(|_| Operation::default()).collect();
         let book = Mutex::new(Book { operations, clients: plan.clients, ..Book::default() });
-        Arc::new(World { plan, flaw, dice, store: Memory::new(Arc::new(clock)), slots, marks, begin, book })
+        Arc::new(World { plan, flaw, dice, store: Memory::new(clock.clone()), slots, marks, begin, clock, book })
     }
 
     pub fn book(&self) -> MutexGuard<'_, Book> {
@@ -114,6 +117,11 @@ impl World {
     /// Ms since the beginning.
     pub fn now_ms(&self) -> u64 {
         self.begin.elapsed().as_millis() as u64
+    }
+
+    /// What the store's clock shows.
+    pub fn store_ms(&self) -> u64 {
+        (self.clock)()
     }
 
     /// What a gateway's wall clock shows.

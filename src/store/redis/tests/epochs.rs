@@ -73,7 +73,7 @@ async fn an_outcome_that_finds_its_claim_lost_is_stored_all_the_same() {
     let store = server.store();
     assert!(claimed(&store, 1).await);
     flush(&server).await;
-    assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
+    is_settled(&store).await;
     assert_eq!(store.load(&HERE(1)).await.unwrap().unwrap().record, result_of(1));
 }
 
@@ -281,10 +281,8 @@ async fn a_result_that_a_server_confirmed_before_it_hung_is_written_again_howeve
     tokio::time::sleep(super::super::RECENT + Duration::from_secs(1)).await;
     server.kill();
     server.come_back().await;
-    until("the result is back", async || {
-        matches!(store.load(&HERE(1)).await, Ok(Some(held)) if held.record == result_of(1))
-    })
-    .await;
+    until("the result is back", async || matches!(store.load(&HERE(1)).await, Ok(Some(held)) if held.record == result_of(1)))
+        .await;
 }
 
 #[tokio::test]

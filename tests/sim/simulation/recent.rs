@@ -1,0 +1,262 @@
+//! A gateway on a store that may lose its last writes: what it does about that, as the Redis store does it.
+//!
+//! What is kept, and what prevails over what after a loss, is the product's own ([`Holdings`]). The protocol around it is
+//! that of `src/store/redis/epoch.rs` and `write.rs`, with the number of a history in the place of epochs and run ids. A
+//! command that was sent to one history is never carried out in the next: it ended with its server.
+
+use std::collections::HashSet;
+use std::sync::Mutex;
+use std::time::Duration;
+
+use onceward::key::Slot;
+use onceward::record::{Fence, Held, Lifetime, Record, Version, decode, encode};
+use onceward::store::redis::{Assertion, Holding, Holdings, QUIET};
+use onceward::store::{Store, StoreError, Swap};
+use tokio::time::{Instant, sleep, timeout};
+
+use super::flaw::Flaw;
+use super::link::Link;
+
+/// How often a gateway looks whether the store still has its history, and how soon it tries again.
+const PERIOD: Duration = Duration::from_secs(1);
+const AGAIN: Duration = Duration::from_millis(50);
+
+/// What a gateway remembers.
+#[derive(Default)]
+pub struct Recent {
+    holdings: Holdings,
+    standing: Mutex<Standing>,
+    /// One finds out, and the others wait.
+    finds_out: tokio::sync::Mutex<()>,
+}
+
+/// Which history claims go by. `current` is `None` while that is being found out.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Standing {
+    current: Option<Known>,
+    met_before: bool,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Known {
+    history: u64,
+    quiet_until: Option<Instant>,
+}
+
+/// A write on its way.
+#[derive(Clone)]
+pub struct Change {
+    pub slot: Slot,
+    pub expected: Option<Version>,
+    pub next: Record,
+    pub lifetime: Lifetime,
+}
+
+impl Recent {
+    fn current(&self) -> Option<Known> {
+        self.standing.lock().unwrap().current
+    }
+
+    fn doubt(&self, known: &Known) {
+        self.standing.lock().unwrap().current.take_if(|current| current == known);
+    }
+}
+
+fn not_yet() -> StoreError {
+    StoreError::NotApplied("what the store holds is not known yet".into())
+}
+
+impl Link {
+    /// Finds out what claims go by, for as long as the process lives.
+    pub async fn keep_watch(&self) {
+        loop {
+            let begun = Instant::now();
+            let history = self.reach(|world| Ok(world.history())).await;
+            match (history, self.recent.current()) {
+                (Ok(history), Some(known)) if known.history == history => self.recent.holdings.intact_at(begun),
+                (_, Some(known)) => self.recent.doubt(&known),
+                _ => {}
+            }
+            if self.recent.current().is_none() && self.find_out().await.is_err() {
+                sleep(AGAIN).await;
+                continue;
+            }
+            // Gateways notice it one after the other.
+            sleep(PERIOD.mul_f64(self.world.dice.span(500, 1500).as_secs_f64())).await;
+        }
+    }
+
+    async fn standing(&self) -> Result<Known, StoreError> {
+        match self.recent.current() {
+            Some(known) => Ok(known),
+            None => timeout(self.patience(), self.find_out()).await.unwrap_or_else(|_| Err(not_yet())),
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        self.world.plan.patience.unwrap_or(PERIOD)
+    }
+
+    async fn find_out(&self) -> Result<Known, StoreError> {
+        let _one = self.recent.finds_out.lock().await;
+        if let Some(known) = self.recent.current() {
+            return Ok(known);
+        }
+        let history = self.reach(|world| Ok(world.history())).await?;
+        let met_before = self.recent.standing.lock().unwrap().met_before;
+        if met_before {
+            let partitions: HashSet<u16> = self.world.slots.iter().map(Slot::partition).collect();
+            let mut held = self.recent.holdings.of(&partitions);
+            held.sort_by_key(|(slot, _)| self.world.key_of(slot));
+            for (slot, holding) in held {
+                self.assert_one(slot, &holding).await?;
+            }
+        }
+        if self.world.history() != history {
+            return Err(not_yet());
+        }
+        // One gateway alone needs no time for others to notice.
+        let waits = met_before && self.world.plan.gateways > 1;
+        let known = Known { history, quiet_until: waits.then(|| Instant::now() + QUIET) };
+        *self.recent.standing.lock().unwrap() = Standing { current: Some(known), met_before: true };
+        Ok(known)
+    }
+
+    async fn assert_one(&self, slot: Slot, holding: &Holding) -> Result<(), StoreError> {
+        let mut record = decode(&holding.encoded.head, holding.encoded.payload.clone())?;
+        let mut expected = None;
+        loop {
+            let (next, lifetime) = (record.clone(), holding.lifetime);
+            let swapped = self.reach(move |world| world.carry_out(&slot, expected, &next, lifetime)).await?;
+            let stands = match swapped {
+                Swap::Stored => {
+                    self.world.is_acknowledged(&slot, &record);
+                    self.recent.holdings.acknowledged(&slot, &record, encode(&record), lifetime, Vec::new());
+                    self.world.count("store: gets a lost write again");
+                    return Ok(());
+                }
+                Swap::Stale(None) => {
+                    expected = None;
+                    continue;
+                }
+                Swap::Stale(Some(stands)) => stands.record,
+            };
+            match holding.assertion(&stands) {
+                Assertion::Forward(version) => expected = Some(version),
+                Assertion::Anew(version) if !self.world.has(Flaw::MarkersPrevail) => {
+                    expected = Some(version);
+                    record = Record { version: Version(self.world.dice.next()), ..record };
+                    self.world.count("store: a marker gives way");
+                }
+                Assertion::Obsolete if stands.is_same_state(&record) => return Ok(()),
+                _ => {
+                    self.recent.holdings.superseded(&slot, holding.version());
+                    return Ok(());
+                }
+            }
+        }
+    }
+
+    /// A claim: only under the history that is known, and not while new operations are refused.
+    pub async fn claim(&self, change: Change) -> Result<Swap, StoreError> {
+        loop {
+            let known = self.standing().await?;
+            if known.quiet_until.is_some_and(|until| Instant::now() < until) {
+                return match self.load(&change.slot).await? {
+                    Some(stands) if change.expected != Some(stands.record.version) => Ok(Swap::Stale(Some(stands))),
+                    _ => Err(not_yet()),
+                };
+            }
+            if self.world.history() != known.history {
+                self.recent.doubt(&known);
+                continue;
+            }
+            let swapped = self.command(&change).await;
+            if matches!(swapped, Err(StoreError::MaybeApplied(_))) && self.world.has(Flaw::HoldsUnanswered) {
+                self.acknowledge(&change);
+            }
+            return match swapped? {
+                Swap::Stored => self.keep(&change, Some(known)),
+                stale => Ok(stale),
+            };
+        }
+    }
+
+    /// A write that is no claim. Where the record that it names was lost with others, that is written again first.
+    pub async fn change(&self, change: Change) -> Result<Swap, StoreError> {
+        loop {
+            let is_own = |holding: &Holding| {
+                holding.fence() == change.next.fence && change.expected.is_none_or(|expected| !holding.follows(expected))
+            };
+            let before = if change.expected.is_none() || self.recent.holdings.holds(&change.slot, is_own) {
+                self.recent.current()
+            } else {
+                // Decided on what was read, which may be an earlier state of what was lost.
+                let known = self.standing().await?;
+                if known.quiet_until.is_some_and(|until| Instant::now() < until) {
+                    return Err(not_yet());
+                }
+                if self.world.history() != known.history {
+                    self.recent.doubt(&known);
+                    continue;
+                }
+                Some(known)
+            };
+            match self.command(&change).await? {
+                Swap::Stored => return self.keep(&change, before),
+                Swap::Stale(stands) => {
+                    if !self.is_missing(&change, stands.as_ref()) || !self.may_have_lost(before) {
+                        return Ok(Swap::Stale(stands));
+                    }
+                }
+            }
+            self.standing().await?;
+        }
+    }
+
+    fn is_missing(&self, change: &Change, stands: Option<&Held>) -> bool {
+        let prevails = |holding: &Holding, stands: &Held| match holding.assertion(&stands.record) {
+            Assertion::Forward(_) => true,
+            Assertion::Anew(_) => !self.world.has(Flaw::MarkersPrevail),
+            Assertion::Obsolete | Assertion::BegunAgain => false,
+        };
+        self.recent.holdings.holds(&change.slot, |holding| {
+            let is_named = Some(holding.version()) == change.expected || holding.fence() == change.next.fence;
+            is_named && stands.is_none_or(|stands| prevails(holding, stands))
+        })
+    }
+
+    fn may_have_lost(&self, before: Option<Known>) -> bool {
+        let current = self.recent.current();
+        if let Some(known) = current.filter(|known| known.history != self.world.history()) {
+            self.recent.doubt(&known);
+            return true;
+        }
+        current.is_none() || current != before
+    }
+
+    fn keep(&self, change: &Change, before: Option<Known>) -> Result<Swap, StoreError> {
+        self.acknowledge(change);
+        self.world.is_acknowledged(&change.slot, &change.next);
+        if before.is_some() && self.recent.current() != before {
+            return Err(StoreError::MaybeApplied("the server was replaced right after it had confirmed the write".into()));
+        }
+        Ok(Swap::Stored)
+    }
+
+    fn acknowledge(&self, Change { slot, next, lifetime, .. }: &Change) {
+        self.recent.holdings.acknowledged(slot, next, encode(next), *lifetime, Vec::new());
+    }
+
+    /// An attempt renews its lease.
+    pub async fn renews(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+        let before = self.recent.current();
+        self.recent.holdings.renewed(slot, fence, lease);
+        let renewed = self.renewal(slot, fence, lease, keep).await?;
+        let held = |holding: &Holding| holding.fence() == fence;
+        if !renewed && self.recent.holdings.holds(slot, held) && self.may_have_lost(before) {
+            return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
+        }
+        Ok(renewed)
+    }
+}
