@@ -23,7 +23,8 @@ impl Movement {
         Movement { began: Instant::now(), last_ms: Arc::default() }
     }
 
-    fn note(&self) {
+    /// Something moves now.
+    pub fn note(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(now, Ordering::Relaxed);
     }

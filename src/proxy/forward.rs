@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
@@ -26,8 +26,9 @@ use tower_service::Service;
 
 use super::fields::{self, Peer};
 use super::pool::{Connection, Place, Pool};
+use super::tunnel::{TunnelTerms, tunnel};
 use super::wire::{Carried, Wire};
-use crate::gate::{BoxError, ForwardError, Payload, SendRule};
+use crate::gate::{BoxError, ForwardError, Payload, Permit, SendRule};
 use crate::tls::{self, TrustError};
 
 /// Where an upstream is and how it is spoken to.
@@ -153,6 +154,7 @@ where
         let mut extensions = std::mem::take(request.extensions_mut());
         let client = upgrade.as_ref().and_then(|_| extensions.remove::<hyper::upgrade::OnUpgrade>());
         let rule = extensions.remove::<Arc<SendRule>>();
+        let (terms, permit) = (extensions.remove::<TunnelTerms>(), extensions.remove::<Permit>());
         fields::to_upstream(request.headers_mut(), host, original_host, extensions.get::<Peer>());
         drop(extensions);
         if let (Some(protocol), Some(_)) = (upgrade, &client) {
@@ -170,7 +172,10 @@ where
             let Some(client) = client else {
                 return Err(ForwardError::Broken("it switched protocols unasked".into()));
             };
-            tunnel(client, &mut response);
+            if let Some((connection, _)) = response.body_mut().lent.take() {
+                connection.detach();
+            }
+            tunnel(client, hyper::upgrade::on(&mut response), terms, permit);
             if let Some(protocol) = protocol {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
                 response.headers_mut().insert(UPGRADE, protocol);
@@ -350,21 +355,6 @@ fn was_refused(error: &hyper::Error) -> bool {
     source.is_some_and(|error| {
         error.is_remote() && (error.is_reset() && error.reason() == Some(h2::Reason::REFUSED_STREAM) || error.is_go_away())
     })
-}
-
-/// Joins both sides after a switch of protocols, until one ends.
-fn tunnel<B: Send + 'static>(client: hyper::upgrade::OnUpgrade, response: &mut Response<UpstreamBody<B>>) {
-    if let Some((connection, _)) = response.body_mut().lent.take() {
-        connection.detach();
-    }
-    let upstream = hyper::upgrade::on(response);
-    tokio::spawn(async move {
-        let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        if let Err(error) = copy_bidirectional(&mut client, &mut upstream).await {
-            tracing::debug!(%error, "a tunnel ended");
-        }
-    });
 }
 
 /// A connection, and where it goes back to.

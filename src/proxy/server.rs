@@ -1,12 +1,11 @@
 //! The listener: connections within limits, timeouts for those who say nothing, and an orderly end.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -23,10 +22,11 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::body::discard;
@@ -34,9 +34,11 @@ use super::busy::{Busy, BusyBody, Quiet};
 use super::fields::{self, Peer};
 use super::guard::is_host;
 use super::guarded::{Guarded, Verdict};
+use super::peers::{Admitted, Peers};
 use super::reject::{Rejections, Shape};
 use super::seen::Seen;
 use super::socket::Socket;
+use super::tunnel::TunnelTerms;
 use crate::gate::{AnswerBody, BoxError, ClientSubject, Problem};
 use crate::telemetry::Observers;
 use crate::tls::Identity;
@@ -63,6 +65,22 @@ impl ServerLimits {
         let address = address.to_canonical();
         self.trusted.iter().any(|proxies| proxies.contains(&address))
     }
+}
+
+/// Connections that wait to be accepted. With the 128 that are usual a rush of clients, as after a restart, finds the queue
+/// full, and each of them tries again only after a second. The system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 1024;
+
+/// Listens on an address, with a queue of 1,024 connections.
+///
+/// # Errors
+/// The address can't be bound.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
 }
 
 /// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
@@ -146,6 +164,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(self.terms.current().0.connections));
         let peers = Peers::default();
+        let closing = CancellationToken::new();
         let mut stop = std::pin::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -157,24 +176,23 @@ impl Server {
             let (limits, rejections) = self.terms.current();
             let most = if limits.trusts(address.ip()) { usize::MAX } else { limits.connections_per_peer };
             let Some(peer) = peers.enter(address.ip(), most) else { continue };
+            let admitted = Admitted::new(place, peer, self.gauge.clone());
             let arrived = Arrived {
                 stream,
                 address: address.ip(),
+                admitted,
+                closing: closing.clone(),
                 limits,
                 rejections,
                 identity: self.identity.clone(),
                 observers: self.observers.clone(),
             };
             let (service, watcher) = (service.clone(), graceful.watcher());
-            self.gauge.inc();
-            let gauge = self.gauge.clone();
-            tokio::spawn(async move {
-                let _held = (place, peer);
-                arrived.serve(service, watcher).await;
-                gauge.dec();
-            });
+            tokio::spawn(arrived.serve(service, watcher));
         }
         drop(self.listener);
+        // Tunnels have no end of their own.
+        closing.cancel();
         tokio::select! {
             () = graceful.shutdown() => {}
             () = drained => {}
@@ -186,6 +204,9 @@ impl Server {
 struct Arrived {
     stream: TcpStream,
     address: IpAddr,
+    admitted: Admitted,
+    /// Cancelled when the listener ends: tunnels end with it.
+    closing: CancellationToken,
     limits: ServerLimits,
     rejections: Rejections,
     identity: Option<Arc<Identity>>,
@@ -201,14 +222,18 @@ impl Arrived {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        let Arrived { stream, address, limits, rejections, identity, observers } = self;
+        let Arrived { stream, address, admitted, closing, limits, rejections, identity, observers } = self;
         let secure = identity.is_some();
         let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else { return };
         let subject = socket.client_subject().map(ClientSubject);
         let quiet = Arc::new(Quiet::default());
         let verdict = quiet.verdict.clone();
-        let io = Guarded::new(TimedStream::new(socket, quiet.clone(), &limits), verdict.clone(), limits.header_bytes);
-        let peer = Peer::new(address, secure, limits.trusts(address));
+        let trusted = limits.trusts(address);
+        let share = Some(admitted.share()).filter(|_| !trusted);
+        let tunnel_terms = TunnelTerms { silence: limits.idle_timeout, closing };
+        let stream = TimedStream::new(socket, admitted, quiet.clone(), &limits);
+        let io = Guarded::new(stream, verdict.clone(), limits.header_bytes);
+        let peer = Peer::new(address, secure, trusted);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
             if request.version() == Version::HTTP_2 {
@@ -217,6 +242,8 @@ impl Arrived {
             }
             let verdict = verdict.clone();
             request.extensions_mut().insert(peer.clone());
+            share.iter().for_each(|share| drop(request.extensions_mut().insert(share.clone())));
+            tunnel_terms.accompany(&mut request);
             if let Some(subject) = &subject {
                 request.extensions_mut().insert(subject.clone());
             }
@@ -317,42 +344,11 @@ fn check(request: &Request<Incoming>, verdict: &Verdict) -> Result<(), Problem> 
     if valid && second.is_none() { Ok(()) } else { Err(Problem::HostInvalid) }
 }
 
-/// Connections by address.
-#[derive(Clone, Default)]
-struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-struct PeerPlace {
-    peers: Peers,
-    address: IpAddr,
-}
-
-impl Peers {
-    fn enter(&self, address: IpAddr, limit: usize) -> Option<PeerPlace> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(PeerPlace { peers: self.clone(), address })
-    }
-}
-
-impl Drop for PeerPlace {
-    fn drop(&mut self) {
-        let mut counts = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// A client connection that ends itself when the client says nothing for too long, or is too slow with a header block.
 struct TimedStream {
     stream: Socket,
+    /// Held by the stream, which a tunnel takes over: it counts as a connection for as long as it is open.
+    _admitted: Admitted,
     quiet: Arc<Quiet>,
     timer: Pin<Box<Sleep>>,
     header_timeout: Duration,
@@ -369,10 +365,11 @@ struct TimedStream {
 }
 
 impl TimedStream {
-    fn new(stream: Socket, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
+    fn new(stream: Socket, admitted: Admitted, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
         let since = Instant::now();
         TimedStream {
             stream,
+            _admitted: admitted,
             quiet,
             // A new connection has announced a request: its header block is already awaited.
             timer: Box::pin(tokio::time::sleep_until(since + limits.header_timeout)),

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use browser::Browser;
-pub use client::{Answer, Connection, Request};
+pub use client::{Answer, Connection, Request, dial};
 pub use fleet::{Cluster, Watched};
 pub use frames::Frames;
 pub use gateway::{Gateway, ROUTES};
