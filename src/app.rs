@@ -12,7 +12,6 @@ use anyhow::{Context, Result, bail};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use http::uri::Scheme;
-use hyper::body::Incoming;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
 use tokio::task::JoinHandle;
@@ -30,7 +29,7 @@ use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
 use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
-use crate::proxy::{Forward, Rejections, Server, ServerLimits, Upstream, UpstreamSettings, listen};
+use crate::proxy::{Forward, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings, listen};
 use crate::route::Route;
 use crate::store::Store;
 use crate::store::cache::LocalCache;
@@ -365,7 +364,7 @@ fn settings(config: &Config, hashing: Hashing) -> Settings {
     }
 }
 
-fn server_limits(config: &Config) -> ServerLimits {
+fn server_limits(config: &Config, gate: &Gate) -> ServerLimits {
     let limits = &config.limits;
     ServerLimits {
         connections: descriptors::share(limits, 1 + config.upstreams.len()).connections,
@@ -373,6 +372,7 @@ fn server_limits(config: &Config) -> ServerLimits {
         header_bytes: limits.header_bytes,
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
+        budget: gate.budget().clone(),
         trusted: config.trusted_proxies.clone().into(),
     }
 }
@@ -404,7 +404,7 @@ fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> L
 }
 
 /// The upstreams, the default one first. Those that were set up in the same way `before` keep their connections.
-async fn upstreams(config: &Config, before: &[Arc<Upstream<Incoming>>]) -> Result<Vec<Arc<Upstream<Incoming>>>> {
+async fn upstreams(config: &Config, before: &[Arc<Upstream<RequestBody>>]) -> Result<Vec<Arc<Upstream<RequestBody>>>> {
     let mut all = Vec::new();
     for configured in std::iter::once(&config.upstream).chain(&config.upstreams) {
         let settings = upstream_settings(configured).await?;

@@ -7,7 +7,6 @@
 use std::collections::HashMap;
 
 use axum::Router;
-use hyper::body::Incoming;
 use tokio_util::task::AbortOnDropHandle;
 use tower_layer::Layer;
 
@@ -24,7 +23,7 @@ use crate::proxy::Terms;
 use crate::telemetry::{Observers, Observing};
 
 /// What clients are answered by.
-type Answerer = Once<Forward<Incoming>>;
+type Answerer = Once<Forward<RequestBody>>;
 
 /// A configuration that was not taken; the one in force stays.
 #[derive(Debug, thiserror::Error)]
@@ -85,7 +84,7 @@ pub(super) struct InForce {
     pub gate: Arc<Gate>,
     pub config: Config,
     secrets: Secrets,
-    upstreams: Vec<Arc<Upstream<Incoming>>>,
+    upstreams: Vec<Arc<Upstream<RequestBody>>>,
     keyrings: Keyrings,
     telling: Telling,
     tasks: Vec<AbortOnDropHandle<()>>,
@@ -96,12 +95,12 @@ pub(super) struct Prepared {
     gate: Arc<Gate>,
     config: Config,
     secrets: Secrets,
-    upstreams: Vec<Arc<Upstream<Incoming>>>,
+    upstreams: Vec<Arc<Upstream<RequestBody>>>,
     keyrings: Keyrings,
     observing: Option<Observing>,
     telling: Telling,
     layer: OncewardLayer,
-    forward: Forward<Incoming>,
+    forward: Forward<RequestBody>,
     operators: Router,
     policies: HashMap<String, Policy>,
     fallback: Policy,
@@ -162,7 +161,7 @@ impl Prepared {
             observers,
             clients: Current::new(self.layer.layer(self.forward.clone())),
             operators: Current::new(self.operators.clone()),
-            terms: Terms::new(server_limits(&self.config), rejections(&self.config)),
+            terms: Terms::new(server_limits(&self.config, &self.gate), rejections(&self.config)),
         }
     }
 
@@ -204,7 +203,7 @@ impl InForce {
         if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {
             identity.renew(renewal);
         }
-        doors.terms.replace(server_limits(&prepared.config), rejections(&prepared.config));
+        doors.terms.replace(server_limits(&prepared.config, &prepared.gate), rejections(&prepared.config));
         doors.observers.replace(prepared.observing.clone());
         doors.operators.replace(prepared.operators.clone());
         doors.clients.replace(prepared.layer.layer(prepared.forward.clone()));

@@ -25,6 +25,7 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use super::fields::{self, Peer};
+use super::paced::Paced;
 use super::pool::{Connection, Place, Pool};
 use super::tunnel::{TunnelTerms, tunnel};
 use super::wire::{Carried, Wire};
@@ -307,6 +308,9 @@ where
             .keep_alive_interval(KEEP_ALIVE)
             .keep_alive_timeout(KEEP_ALIVE)
             .keep_alive_while_idle(true)
+            .initial_stream_window_size(STREAM_WINDOW)
+            .initial_connection_window_size(STREAM_WINDOW * STREAMS_MAX)
+            .max_send_buf_size(SEND_BYTES_MAX)
             .handshake(TokioIo::new(stream))
             .await?;
         tokio::spawn(async move {
@@ -322,7 +326,7 @@ where
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         carried: Arc<Carried>,
     ) -> Result<Connected<B>, BoxError> {
-        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(Paced(stream))).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -331,6 +335,14 @@ where
         Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle())))
     }
 }
+
+/// What an upstream may send of one answer on a shared connection before somebody takes it, in bytes. The connection's window
+/// has room for all of them, so that an answer that nobody takes does not hold up the others.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const STREAMS_MAX: u32 = super::pool::STREAMS_MAX as u32;
+
+/// Bytes of one request that wait to be written to a shared connection.
+const SEND_BYTES_MAX: usize = 64 * 1024;
 
 enum Connected<B> {
     Own(Connection<Payload<B>>),

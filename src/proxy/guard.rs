@@ -7,14 +7,17 @@
 //! The scanner looks at each byte once and allocates nothing, except to take a target apart that is a whole URL. It keeps
 //! positions only; bytes are kept by who calls it.
 
+mod block;
 mod chunked;
 mod frames;
 
 use http::Uri;
 use http::uri::Authority;
 
+pub(super) use self::block::FIELD_BYTES;
 use self::chunked::Chunked;
-pub use self::frames::Frames;
+pub(super) use self::frames::DATA_BYTES_MIN;
+pub use self::frames::{Frames, Passed};
 use super::server::FIELDS_MAX;
 use crate::gate::{Malformation, Problem};
 

@@ -13,7 +13,9 @@ use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
-use super::guard::{Frames, Scanner};
+use super::guard::{Frames, Passed, Scanner};
+use super::inflow::Account;
+use super::paced::read_some;
 use crate::gate::Problem;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
@@ -62,6 +64,10 @@ pub(super) struct Guarded<T> {
     held: BytesMut,
     /// How many of them were found safe.
     safe: usize,
+    /// The reader is to be told that there is nothing more for now, before the rest is looked at.
+    paused: bool,
+    /// What is counted in the common buffers.
+    account: Option<Account>,
 }
 
 /// Who looks at the bytes.
@@ -95,7 +101,20 @@ impl<T> Guarded<T> {
     pub fn new(io: T, verdict: Arc<Verdict>, head_bytes_max: usize) -> Guarded<T> {
         let scanner = Scanner::new(head_bytes_max);
         let judge = Judge { stage: Stage::Opening, verdict, scanner, frames: None };
-        Guarded { io, judge, held: BytesMut::new(), safe: 0 }
+        Guarded { io, judge, held: BytesMut::new(), safe: 0, paused: false, account: None }
+    }
+
+    /// The same, with bytes counted that came in and were not taken yet.
+    pub fn counting(self, account: Account) -> Guarded<T> {
+        Guarded { account: Some(account), ..self }
+    }
+
+    /// Counts what is held back now, and what was passed on.
+    fn count(&mut self) {
+        let Some(account) = &mut self.account else { return };
+        let open = self.judge.frames.as_ref().map_or(0, Frames::open_bytes);
+        account.heads(self.held.len() + open);
+        account.bodies(self.judge.frames.as_mut().map_or(0, Frames::take_unread));
     }
 
     /// Hands out what is safe of what is held.
@@ -112,21 +131,27 @@ impl<T> Guarded<T> {
 }
 
 impl Judge {
-    /// Judges bytes that begin with the first unjudged one: how many of them may be passed on.
-    fn judge(&mut self, bytes: &[u8]) -> usize {
+    /// Judges bytes that begin with the first unjudged one: how many of them may be passed on, and whether the reader is to
+    /// be told first that there is nothing more for now.
+    fn judge(&mut self, bytes: &[u8]) -> (usize, bool) {
         if self.stage == Stage::Opening {
             if PREFACE.starts_with(bytes) && bytes.len() < PREFACE.len() {
-                return 0;
+                return (0, false);
             }
             let http2 = bytes.starts_with(PREFACE);
             self.stage = if http2 { Stage::Http2 } else { Stage::Http1 };
             self.frames = http2.then(|| Frames::new(Instant::now()));
         }
         if let Some(frames) = &mut self.frames {
-            let Err(safe) = frames.scan(bytes, Instant::now) else { return bytes.len() };
-            tracing::debug!("a flood of frames was refused");
-            self.stage = Stage::Refused;
-            return safe;
+            match frames.scan(bytes, Instant::now) {
+                Passed::All => return (bytes.len(), false),
+                Passed::Pause(safe) => return (safe, true),
+                Passed::Flood(safe) => {
+                    tracing::debug!("a flood of frames was refused");
+                    self.stage = Stage::Refused;
+                    return (safe, false);
+                }
+            }
         }
         let scan = self.scanner.scan(bytes);
         if let Some(problem) = scan.refused {
@@ -134,7 +159,14 @@ impl Judge {
             self.stage = Stage::Refused;
             let _ = self.verdict.refused.set(problem);
         }
-        scan.safe
+        (scan.safe, false)
+    }
+
+    /// Notes what was written to the client.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Some(frames), Poll::Ready(Ok(bytes))) = (&mut self.frames, written) {
+            frames.wrote(*bytes);
+        }
     }
 
     /// What the reader gets in place of what was refused: a stand-in, or, in the middle of a body, its breaking off.
@@ -154,18 +186,33 @@ impl Judge {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Guarded { io, judge, held, safe } = &mut *self;
-        if judge.verdict.tunnel.load(Ordering::Acquire) {
-            judge.stage = Stage::Tunnel;
+        let this = &mut *self;
+        let read = this.poll_judged(cx, buffer);
+        this.count();
+        if read.is_pending()
+            && let Some(account) = &mut this.account
+        {
+            account.nothing_more();
+        }
+        read
+    }
+}
+
+impl<T: AsyncRead + Unpin> Guarded<T> {
+    /// Reads what was judged.
+    fn poll_judged(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.judge.verdict.tunnel.load(Ordering::Acquire) {
+            self.judge.stage = Stage::Tunnel;
         }
         loop {
-            if judge.stage == Stage::Tunnel {
-                *safe = held.len();
+            if self.judge.stage == Stage::Tunnel {
+                self.safe = self.held.len();
             }
-            if *safe > 0 {
+            if self.safe > 0 {
                 self.hand_out(buffer);
                 return Poll::Ready(Ok(()));
             }
+            let Guarded { io, judge, held, safe, paused, account } = self;
             match judge.stage {
                 Stage::Opening | Stage::Http1 | Stage::Http2 => {}
                 Stage::Tunnel => return Pin::new(io).poll_read(cx, buffer),
@@ -176,14 +223,25 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                 }
                 Stage::Over => return Poll::Ready(Ok(())),
             }
+            if std::mem::take(paused) {
+                cx.waker().wake_by_ref();
+                if !held.is_empty() {
+                    (*safe, *paused) = judge.judge(held);
+                }
+                return Poll::Pending;
+            }
+            if let Some(account) = account {
+                ready!(account.poll_room(cx));
+            }
             if held.is_empty() && buffer.remaining() >= READ_MIN {
                 let before = buffer.filled().len();
-                ready!(Pin::new(&mut *io).poll_read(cx, buffer))?;
+                ready!(read_some(io, cx, buffer, judge.stage == Stage::Http1))?;
                 let fresh = &buffer.filled()[before..];
                 if fresh.is_empty() {
                     return Poll::Ready(Ok(()));
                 }
-                let passed = judge.judge(fresh);
+                let (passed, pause) = judge.judge(fresh);
+                *paused = pause;
                 held.extend_from_slice(&fresh[passed..]);
                 buffer.set_filled(before + passed);
                 if passed > 0 {
@@ -197,7 +255,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                     return Poll::Ready(Ok(()));
                 }
                 held.extend_from_slice(fresh.filled());
-                *safe = judge.judge(held);
+                (*safe, *paused) = judge.judge(held);
             }
         }
     }
@@ -205,11 +263,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.judge.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.judge.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

@@ -46,7 +46,7 @@ impl<B> Connection<B> {
 
 /// Requests at once on an HTTP/2 connection. Below what servers allow (RFC 9113 recommends at least 100), so that no
 /// request waits inside the connection after the send rule was checked.
-const STREAMS_MAX: usize = 64;
+pub(super) const STREAMS_MAX: usize = 64;
 
 /// An HTTP/2 connection, which many requests share.
 struct Lane<B> {

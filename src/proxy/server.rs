@@ -16,8 +16,7 @@ use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
@@ -34,12 +33,14 @@ use super::busy::{Busy, BusyBody, Quiet};
 use super::fields::{self, Peer};
 use super::guard::is_host;
 use super::guarded::{Guarded, Verdict};
+use super::inflow::{Account, Inflow, RequestBody};
 use super::peers::{Admitted, Peers};
+use super::protocol::{admit_head, protocol};
 use super::reject::{Rejections, Shape};
 use super::seen::Seen;
 use super::socket::Socket;
 use super::tunnel::TunnelTerms;
-use crate::gate::{AnswerBody, BoxError, ClientSubject, Problem};
+use crate::gate::{AnswerBody, BoxError, Budget, ClientSubject, Problem};
 use crate::telemetry::Observers;
 use crate::tls::Identity;
 
@@ -56,6 +57,8 @@ pub struct ServerLimits {
     pub header_timeout: Duration,
     /// How long a connection may say nothing between requests.
     pub idle_timeout: Duration,
+    /// The common buffers, in which requests count from their head to the last byte of their answer.
+    pub budget: Budget,
     /// Proxies in front, which are believed about their clients. They carry many, so the limit for one peer is not theirs.
     pub trusted: Arc<[IpNet]>,
 }
@@ -83,24 +86,12 @@ pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
     socket.listen(BACKLOG)
 }
 
-/// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
-const STREAMS_MAX: u32 = 128;
-
-/// Requests of an HTTP/2 connection that were cancelled before anybody took them up (CVE-2023-44487).
-const RESETS_MAX: usize = 20;
-
-/// Stream errors that an HTTP/2 connection may make; each is answered, and remembered for a while.
-const ERRORS_MAX: usize = 256;
-
 /// Header fields of one request. Each costs memory beyond its bytes.
 pub(super) const FIELDS_MAX: usize = 128;
 
 /// How long, and for how many bytes, a closing connection still reads what its client sends.
 const LINGER_MAX: Duration = Duration::from_millis(500);
 const LINGER_BYTES_MAX: usize = 1 << 20;
-
-/// Least that hyper accepts as a buffer.
-const BUFFER_MIN: usize = 8192;
 
 /// A listener in front of a service.
 pub struct Server {
@@ -156,7 +147,7 @@ impl Server {
     /// Serves until `stop` resolves, then accepts no more, and waits for requests under way until `drained` resolves.
     pub async fn run<S, RB>(self, service: S, stop: impl Future<Output = ()>, drained: impl Future<Output = ()>)
     where
-        S: Service<Request<Incoming>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
@@ -217,7 +208,7 @@ impl Arrived {
     /// Serves its requests to the end.
     async fn serve<S, RB>(self, service: S, watcher: Watcher)
     where
-        S: Service<Request<Incoming>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
         S::Future: Send,
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
@@ -232,11 +223,17 @@ impl Arrived {
         let share = Some(admitted.share()).filter(|_| !trusted);
         let tunnel_terms = TunnelTerms { silence: limits.idle_timeout, closing };
         let stream = TimedStream::new(socket, admitted, quiet.clone(), &limits);
-        let io = Guarded::new(stream, verdict.clone(), limits.header_bytes);
+        let budget = limits.budget.of_address(share.as_ref());
+        let inflow = Arc::new(Inflow::new(budget.clone()));
+        let io = Guarded::new(stream, verdict.clone(), limits.header_bytes).counting(Account::new(inflow.clone()));
         let peer = Peer::new(address, secure, trusted);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
-            if request.version() == Version::HTTP_2 {
+            let framed = request.version() == Version::HTTP_2;
+            let mut room = budget.hold();
+            // Nobody keeps a head that is too large for longer than this takes.
+            let admitted = admit_head(&mut request, limits.header_bytes, &mut room);
+            if framed {
                 quiet.framed.store(true, Ordering::Release);
                 fields::join_cookies(request.headers_mut());
             }
@@ -248,7 +245,8 @@ impl Arrived {
                 request.extensions_mut().insert(subject.clone());
             }
             let mut seen = Seen::begin(&observers, &mut request, &peer, &verdict);
-            let checked = check(&request, &verdict);
+            let checked = check(&request, &verdict).and(admitted);
+            let request = request.map(|body| RequestBody::new(body, framed.then(|| inflow.clone())));
             let (mut service, rejections) = (service.clone(), rejections.clone());
             async move {
                 let mut response = match checked {
@@ -267,22 +265,10 @@ impl Arrived {
                 }
                 fields::to_client(response.headers_mut());
                 seen.answering(response.status());
-                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy, seen)))
+                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy, seen, room)))
             }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        // The guard judges what is too large: the parser must have room for all that it lets through.
-        let buffer = limits.header_bytes.max(BUFFER_MIN).saturating_add(1);
-        builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(buffer);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(limits.idle_timeout)
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_pending_accept_reset_streams(RESETS_MAX)
-            .max_local_error_reset_streams(ERRORS_MAX)
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
+        let connection = protocol(&limits).serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error = error.to_string(), "a client connection ended");
         }

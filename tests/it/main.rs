@@ -27,6 +27,7 @@ mod http;
 mod identities;
 mod log;
 mod logs;
+mod memory;
 mod metrics;
 mod page;
 mod projection;
