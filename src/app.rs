@@ -29,7 +29,7 @@ use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
 use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
-use crate::proxy::{Forward, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings};
+use crate::proxy::{Forward, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings, listen};
 use crate::route::Route;
 use crate::store::Store;
 use crate::store::cache::LocalCache;
@@ -44,6 +44,7 @@ use crate::tls::Identity;
 use crate::token::Keyring;
 
 mod current;
+mod descriptors;
 mod identities;
 mod keys;
 mod operators;
@@ -85,6 +86,7 @@ impl Gateway {
     /// bound.
     pub async fn start(mut config: Config, secrets: Secrets) -> Result<Gateway> {
         config.add_secrets(&secrets);
+        descriptors::raise(&config.limits, 1 + config.upstreams.len());
         let clock = Clock::system();
         let meter = Meter::new();
         let kept = open_store(&config, &clock, &meter).await?;
@@ -94,8 +96,8 @@ impl Gateway {
         let identities::Agreed { store, pending } = identities::agreed(store, identities, config.accept_new_identities).await?;
         let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config, hashing));
 
-        let listener = TcpListener::bind(config.listen).await.with_context(|| format!("can't listen on {}", config.listen))?;
-        let admin = TcpListener::bind(config.admin).await.with_context(|| format!("can't listen on {} (admin)", config.admin))?;
+        let listener = listen(config.listen).with_context(|| format!("can't listen on {}", config.listen))?;
+        let admin = listen(config.admin).with_context(|| format!("can't listen on {} (admin)", config.admin))?;
         let (reloads, asked) = Reloads::channel();
         let following = read_model::follow(&config, gate.store().clone(), &clock).await?;
         let identity = config.tls.clone().map(Identity::load).transpose()?;
@@ -350,7 +352,7 @@ fn hashing(secrets: &Secrets) -> Result<Hashing> {
 fn settings(config: &Config, hashing: Hashing) -> Settings {
     let limits = &config.limits;
     Settings {
-        in_flight: limits.in_flight,
+        in_flight: descriptors::share(limits, 1 + config.upstreams.len()).in_flight,
         waiters: limits.waiters,
         waiters_per_key: limits.waiters_per_key,
         request_body: limits.request_body,
@@ -362,14 +364,15 @@ fn settings(config: &Config, hashing: Hashing) -> Settings {
     }
 }
 
-fn server_limits(config: &Config) -> ServerLimits {
+fn server_limits(config: &Config, gate: &Gate) -> ServerLimits {
     let limits = &config.limits;
     ServerLimits {
-        connections: limits.connections,
+        connections: descriptors::share(limits, 1 + config.upstreams.len()).connections,
         connections_per_peer: limits.connections_per_peer,
         header_bytes: limits.header_bytes,
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,
+        budget: gate.budget().clone(),
         trusted: config.trusted_proxies.clone().into(),
     }
 }

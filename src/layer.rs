@@ -63,9 +63,11 @@ use crate::store::memory::Memory;
 use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
+mod admission;
 mod published;
 mod watched;
 
+use admission::admit;
 use published::Published;
 use watched::Watched;
 
@@ -324,7 +326,7 @@ impl Front {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        let mut hold = self.gate.budget().hold();
+        let mut hold = self.gate.budget().of_address(parts.extensions.get()).hold();
         match read_whole(&mut body, self.gate.settings().request_body, self.body_timeout, &mut hold).await {
             Ok(bytes) => self.gate.handle(guarded, parts, bytes, hold, inner).await,
             Err(problem) => {
@@ -386,8 +388,9 @@ impl Front {
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
-        B: Body<Data = Bytes>,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
+        let (request, permit) = admit(&self.gate, request)?;
         let mut step = Trail::step(request.extensions().get(), Work::Forward);
         let idempotent = request.method().is_idempotent();
         let movement = (!request.body().is_end_stream()).then(Movement::begin);
@@ -419,7 +422,8 @@ impl Front {
         match sent {
             Ok(response) => {
                 step.answered(response.status().as_u16());
-                Ok(Answered { response: response.map(AnswerBody::stream), answer: Answer::Passed })
+                let response = response.map(|body| AnswerBody::stream(body).keeping(permit));
+                Ok(Answered { response, answer: Answer::Passed })
             }
             Err(error) => {
                 step.result("failed");

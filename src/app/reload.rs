@@ -161,7 +161,7 @@ impl Prepared {
             observers,
             clients: Current::new(self.layer.layer(self.forward.clone())),
             operators: Current::new(self.operators.clone()),
-            terms: Terms::new(server_limits(&self.config), rejections(&self.config)),
+            terms: Terms::new(server_limits(&self.config, &self.gate), rejections(&self.config)),
         }
     }
 
@@ -203,7 +203,7 @@ impl InForce {
         if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {
             identity.renew(renewal);
         }
-        doors.terms.replace(server_limits(&prepared.config), rejections(&prepared.config));
+        doors.terms.replace(server_limits(&prepared.config, &prepared.gate), rejections(&prepared.config));
         doors.observers.replace(prepared.observing.clone());
         doors.operators.replace(prepared.operators.clone());
         doors.clients.replace(prepared.layer.layer(prepared.forward.clone()));

@@ -84,6 +84,7 @@ impl<S, B> Attempt<S, B> {
         }
         let policy = &guarded.route.policy;
         request.extensions_mut().insert(claimed.rule.clone());
+        claimed.permit.accompany(request);
         let timer = Timer::start();
         let mut step = Trail::step(trail.as_ref(), Work::Forward);
         let began = Instant::now();
@@ -146,6 +147,9 @@ impl<S, B> Attempt<S, B> {
                 }
                 verdict => {
                     let answer = if verdict == Verdict::Store { Answer::Executed } else { Answer::Released };
+                    // The upstream's connection is in use until the body has ended.
+                    let permit = self.claimed.permit;
+                    let body = body.map(|body| if body.streams() { body.keeping(permit) } else { body });
                     Ok(Answered { response: respond(whole, Arc::unwrap_or_clone(reply), body, self.hold), answer })
                 }
             },

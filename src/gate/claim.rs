@@ -15,12 +15,13 @@ use super::ask::{Asker, Told};
 use super::carry::key_for_upstream;
 use super::identify::Identified;
 use super::lease::SendRule;
+use super::passing::Permit;
 use super::payload::{BoxError, Payload};
 use super::places::Place;
 use super::quota::Counted;
 use super::tell::trace_of;
 use super::wait::Waiting;
-use super::{Gate, Guarded, Problem};
+use super::{AddressShare, Gate, Guarded, Problem};
 use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
 use crate::event::Context;
 use crate::key::Slot;
@@ -34,7 +35,7 @@ pub(super) struct Claimed {
     pub asked: Asked,
     pub claim: Claim,
     pub rule: Arc<SendRule>,
-    pub permit: Place,
+    pub permit: Permit,
     /// That it is one more operation of its scope.
     pub counted: Option<Counted>,
     /// What the event log is told with its outcome.
@@ -80,6 +81,8 @@ pub(super) struct Entrant<'r> {
     pub first: First<'r>,
     /// Among those who use the upstream.
     pub place: Option<Place>,
+    /// The share of the client's address.
+    pub address: Option<&'r Arc<AddressShare>>,
     /// Since it waits for the first request.
     pub waiting: Option<Waiting>,
 }
@@ -128,7 +131,8 @@ impl Gate {
         let first = self.first(policy, &mut identified, asker.parts, asker.body)?;
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
-        let mut entrant = Entrant { guarded, slot, whose, asked, first, place: Some(place), waiting: None };
+        let address = AddressShare::of(&asker.parts.extensions);
+        let mut entrant = Entrant { guarded, slot, whose, asked, first, place: Some(place), address, waiting: None };
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
         let mut doubted: Option<Held> = None;
@@ -180,12 +184,12 @@ impl Gate {
             // What it waited for is gone. Running now could repeat an operation whose retention just ended.
             return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
         }
-        let place = self.place(&mut entrant.place)?;
+        let place = self.place(entrant)?;
         match self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, &entrant.first).await? {
             Tried::Stands(claim, rule) => {
                 let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
                 let told = if self.tells() { entrant.first.told_later() } else { Context::default() };
-                let claimed = Claimed { slot, asked: entrant.asked, claim, rule, permit: place, counted, told };
+                let claimed = Claimed { slot, asked: entrant.asked, claim, rule, permit: Permit::new(place), counted, told };
                 Ok(ControlFlow::Break(Entry::Run(claimed)))
             }
             Tried::Held(held) => Ok(ControlFlow::Continue(held)),
@@ -222,7 +226,7 @@ impl Gate {
             return Err(Problem::of_refusal(Refusal::uncertain(None), entrant.slot));
         };
         // Asking takes a place like any other request to the upstream.
-        entrant.place = Some(self.place(&mut entrant.place)?);
+        entrant.place = Some(self.place(entrant)?);
         self.ask(entrant.guarded, probe, (&entrant.slot, &entrant.asked), &held, asker).await
     }
 
@@ -249,10 +253,11 @@ impl Gate {
     }
 
     /// A place among those who use the upstream: the request's own, or a new one after it has waited.
-    fn place(&self, permit: &mut Option<Place>) -> Result<Place, Problem> {
-        match permit.take() {
+    fn place(&self, entrant: &mut Entrant<'_>) -> Result<Place, Problem> {
+        let Entrant { place, address, .. } = entrant;
+        match place.take() {
             Some(permit) => Ok(permit),
-            None => self.in_flight.take().ok_or(Problem::Overloaded),
+            None => self.in_flight.protected(*address).ok_or(Problem::Overloaded),
         }
     }
 

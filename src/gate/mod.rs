@@ -38,6 +38,8 @@ mod lease;
 mod lookup;
 mod observe;
 mod operator;
+mod outflow;
+mod passing;
 mod payload;
 mod places;
 mod problem;
@@ -46,6 +48,7 @@ mod reconcile;
 mod rotation;
 mod settle;
 mod shadow;
+mod share;
 mod stream;
 mod sweep;
 mod tell;
@@ -65,12 +68,15 @@ pub use lease::SendRule;
 pub use lookup::{LookupError, scope_names, whose_names};
 use observe::Observed;
 pub use operator::OperatorError;
+pub use outflow::Outflow;
+pub use passing::Permit;
 pub use payload::{AnswerBody, BoxError, Payload};
-use places::Places;
+use places::{InFlight, Places};
 pub use problem::{ForwardError, Malformation, Problem};
 use quota::Quota;
 pub use reconcile::reconcile;
 pub use shadow::Observation;
+pub use share::AddressShare;
 pub use stream::{Movement, Stream};
 pub use sweep::sweep;
 pub use vouch::{ClientSubject, Vouched};
@@ -79,10 +85,13 @@ pub use vouch::{ClientSubject, Vouched};
 /// answers again.
 const GIVING_UP_MAX: usize = 10_000;
 
+/// What a request takes in memory besides its bodies, at most: its fields, and the state of those who work on it.
+const EXCHANGE_BYTES: usize = 96 * 1024;
+
 /// What the gate needs to know besides the routes' policies.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// Attempts under way at once.
+    /// Requests that are worked on at once: attempts, and requests that pass through.
     pub in_flight: usize,
     /// Duplicates held at once.
     pub waiters: usize,
@@ -119,6 +128,15 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// How many of the buffered bytes one client address may hold: half of them, or what one request and its answer take
+    /// at most, where that is more.
+    fn address_bytes(&self) -> usize {
+        let exchange = self.request_body.saturating_add(self.response_body).saturating_add(EXCHANGE_BYTES);
+        (self.buffered_bytes / 2).max(exchange).min(self.buffered_bytes)
+    }
+}
+
 /// A route as the gate runs it.
 pub struct Guarded {
     /// The route.
@@ -139,7 +157,7 @@ pub struct Gate {
     meter: Meter,
     settings: Settings,
     budget: Budget,
-    in_flight: Places,
+    in_flight: InFlight,
     waiters: Places,
     /// Requests in shadow mode that are watched; they take no place from those that are protected.
     watched: Places,
@@ -163,8 +181,8 @@ impl Gate {
     /// A gate over a store.
     pub fn new(store: Arc<dyn Store>, clock: Clock, entropy: Entropy, meter: Meter, settings: Settings) -> Arc<Gate> {
         Arc::new(Gate {
-            budget: Budget::new(settings.buffered_bytes, meter.buffered_bytes.clone()),
-            in_flight: Places::new(settings.in_flight),
+            budget: Budget::new(settings.buffered_bytes, settings.address_bytes(), meter.buffered_bytes.clone()),
+            in_flight: InFlight::new(settings.in_flight),
             waiters: Places::new(settings.waiters),
             watched: Places::new(settings.in_flight),
             giving_up: Places::new(GIVING_UP_MAX),
@@ -189,7 +207,7 @@ impl Gate {
             clock: self.clock.clone(),
             entropy: self.entropy.clone(),
             meter: self.meter.clone(),
-            budget: self.budget.limited_to(settings.buffered_bytes),
+            budget: self.budget.limited_to(settings.buffered_bytes, settings.address_bytes()),
             in_flight: self.in_flight.limited_to(settings.in_flight),
             waiters: self.waiters.limited_to(settings.waiters),
             watched: self.watched.limited_to(settings.in_flight),
@@ -231,7 +249,7 @@ impl Gate {
             return Err(Problem::Overloaded);
         }
         let carried = Carried::new(policy, &parts, &body)?;
-        let permit = self.in_flight.take().ok_or(Problem::Overloaded)?;
+        let permit = self.in_flight.protected(AddressShare::of(&parts.extensions)).ok_or(Problem::Overloaded)?;
         let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold, waited: None };
         let whose = identified.whose;
         let admitted = self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await;
@@ -285,7 +303,9 @@ impl Gate {
         let mut step = Trail::step(parts.extensions.get(), Work::Forward);
         step.result("failed");
         let idempotent = parts.method.is_idempotent();
-        let request = Request::from_parts(*parts, Payload::whole(body, None));
+        let permit = self.admit_passing(&parts.extensions, false)?;
+        let mut request = Request::from_parts(*parts, Payload::whole(body, None));
+        permit.accompany(&mut request);
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
             service.call(request).await
@@ -293,7 +313,7 @@ impl Gate {
         match tokio::time::timeout(guarded.response_timeout, sent).await {
             Ok(Ok(response)) => {
                 step.answered(response.status().as_u16());
-                Ok(Answered { response: response.map(AnswerBody::stream), answer })
+                Ok(Answered { response: response.map(|body| AnswerBody::stream(body).keeping(permit)), answer })
             }
             Ok(Err(error)) => Err(ForwardError::of(error.into()).unprotected(idempotent)),
             Err(_) => Err(ForwardError::TimedOut.unprotected(idempotent)),

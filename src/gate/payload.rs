@@ -9,6 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 
 use super::budget::Hold;
 use super::lease::SendRule;
+use super::passing::Permit;
 use super::stream::Stream;
 
 /// Any error of a body or a service.
@@ -89,32 +90,56 @@ pub struct AnswerBody<B> {
     rest: Option<B>,
     /// Room in memory, given back when the client has read the body.
     hold: Option<Hold>,
+    /// The place of a request whose answer streams through.
+    permit: Option<Permit>,
+}
+
+/// Bytes that keep their room in memory for as long as any part of them exists: until they are written to the client.
+struct HeldBytes {
+    bytes: Bytes,
+    _hold: Hold,
+}
+
+impl AsRef<[u8]> for HeldBytes {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
 }
 
 impl<B> AnswerBody<B> {
     /// A body that is held whole.
     pub fn whole(bytes: Bytes) -> AnswerBody<B> {
-        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None, hold: None }
+        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None, hold: None, permit: None }
     }
 
     /// A body that streams through.
     pub fn stream(body: B) -> AnswerBody<B> {
-        AnswerBody { first: None, rest: Some(body), hold: None }
+        AnswerBody { first: None, rest: Some(body), hold: None, permit: None }
     }
 
     /// Wraps what streams.
     pub fn map<C>(self, wrap: impl FnOnce(B) -> C) -> AnswerBody<C> {
-        AnswerBody { first: self.first, rest: self.rest.map(wrap), hold: self.hold }
+        AnswerBody { first: self.first, rest: self.rest.map(wrap), hold: self.hold, permit: self.permit }
     }
 
     /// A body of which the beginning was read.
     pub fn continued(first: Bytes, rest: B) -> AnswerBody<B> {
-        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest), hold: None }
+        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest), hold: None, permit: None }
     }
 
     /// Keeps room in memory until the body is gone.
     pub fn holding(self, hold: Hold) -> AnswerBody<B> {
         AnswerBody { hold: Some(hold), ..self }
+    }
+
+    /// Keeps a place among the requests in flight until the body is gone.
+    pub(crate) fn keeping(self, permit: Permit) -> AnswerBody<B> {
+        AnswerBody { permit: Some(permit), ..self }
+    }
+
+    /// Whether the rest of the body still streams from the upstream.
+    pub(super) fn streams(&self) -> bool {
+        self.rest.is_some()
     }
 }
 
@@ -128,6 +153,11 @@ where
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let body = self.get_mut();
         if let Some(first) = body.first.take() {
+            // The connection drops a body with its last frame, long before a slow client has taken that.
+            let first = match body.hold.take() {
+                Some(hold) => Bytes::from_owner(HeldBytes { bytes: first, _hold: hold }),
+                None => first,
+            };
             return Poll::Ready(Some(Ok(Frame::data(first))));
         }
         match &mut body.rest {

@@ -144,7 +144,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         // Those who have a client come first.
-        let (Some(_place), Some(probe)) = (self.in_flight.take(), probe_of(guarded)) else { return Ok(()) };
+        let (Some(_place), Some(probe)) = (self.in_flight.protected(None), probe_of(guarded)) else { return Ok(()) };
         let Ok(Some(held)) = self.store.load(slot).await else { return Ok(()) };
         let key = held.record.kept.as_ref().and_then(|kept| std::str::from_utf8(kept).ok());
         let Some(key) = key.filter(|_| waits(&held)) else { return Ok(()) };

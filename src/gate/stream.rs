@@ -10,6 +10,8 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
+use super::outflow::Outflow;
+
 /// When something last moved on a streamed request: an upload that goes on is no silence.
 #[derive(Debug, Clone)]
 pub struct Movement {
@@ -23,7 +25,8 @@ impl Movement {
         Movement { began: Instant::now(), last_ms: Arc::default() }
     }
 
-    fn note(&self) {
+    /// Something moves now.
+    pub fn note(&self) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         self.last_ms.store(now, Ordering::Relaxed);
     }
@@ -55,6 +58,8 @@ pub struct Stream<B> {
     movement: Option<Movement>,
     /// Boxed: it is rare, and requests are moved often.
     copy: Option<Box<Copy>>,
+    /// What the upstream's connection has not written yet; from the first frame that isn't the last.
+    outflow: Option<Arc<Outflow>>,
 }
 
 impl<B> std::fmt::Debug for Stream<B> {
@@ -66,7 +71,7 @@ impl<B> std::fmt::Debug for Stream<B> {
 impl<B: Body<Data = Bytes>> Stream<B> {
     /// A body that nobody looks at.
     pub fn new(body: B) -> Stream<B> {
-        Stream { body, movement: None, copy: None }
+        Stream { body, movement: None, copy: None, outflow: None }
     }
 
     /// Notes when something moves.
@@ -118,13 +123,20 @@ where
 
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
+        if let Some(outflow) = &this.outflow {
+            ready!(outflow.poll_room(cx));
+        }
         let frame = ready!(Pin::new(&mut this.body).poll_frame(cx));
         match &frame {
             Some(Ok(data)) => this.saw(Some(data)),
             None => this.saw(None),
             Some(Err(_)) => this.copy = None,
         }
-        Poll::Ready(frame)
+        if this.body.is_end_stream() {
+            return Poll::Ready(frame);
+        }
+        let outflow = this.outflow.get_or_insert_default();
+        Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|data| outflow.count(data, ())))))
     }
 
     fn is_end_stream(&self) -> bool {

@@ -14,9 +14,9 @@ use tokio::time::Instant;
 
 use super::guarded::Verdict;
 use super::seen::Seen;
+use crate::gate::{Hold, Outflow};
 
 /// Bytes of an answer that are handed to an HTTP/2 connection at once: a frame's default size (RFC 9113, section 6.5.2).
-/// They leave the gateway's accounts with that, taken or not.
 const PIECE_BYTES: usize = 16 * 1024;
 
 /// How many requests a connection has under way.
@@ -88,15 +88,27 @@ pub(super) struct BusyBody<B> {
     in_pieces: bool,
     /// Of a frame: what is not yet handed out.
     rest: Bytes,
+    /// What the connection has not written yet.
+    outflow: Arc<Outflow>,
+    /// The request's room in the common buffers, given back when the answer is written.
+    room: Arc<Hold>,
 }
 
 impl<B: Body> BusyBody<B> {
-    pub fn new(body: B, busy: Busy, seen: Seen) -> BusyBody<B> {
+    pub fn new(body: B, busy: Busy, seen: Seen, room: Hold) -> BusyBody<B> {
         let in_pieces = busy.quiet.framed.load(Ordering::Acquire);
         if in_pieces && !body.is_end_stream() {
             busy.handed_out();
         }
-        BusyBody { body, busy, seen, in_pieces, rest: Bytes::new() }
+        BusyBody { body, busy, seen, in_pieces, rest: Bytes::new(), outflow: Arc::default(), room: Arc::new(room) }
+    }
+}
+
+impl<B> BusyBody<B> {
+    /// Hands a part of the answer out, which counts until it is written.
+    fn piece(&mut self, data: Bytes) -> Bytes {
+        self.seen.handed_out(data.len());
+        self.outflow.count(data, self.room.clone())
     }
 }
 
@@ -106,12 +118,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for BusyBody<B> {
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
+        std::task::ready!(this.outflow.poll_room(cx));
         if !this.in_pieces {
             let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
-            if let Some(data) = frame.as_ref().and_then(|frame| frame.as_ref().ok()?.data_ref()) {
-                this.seen.handed_out(data.len());
-            }
-            return Poll::Ready(frame);
+            return Poll::Ready(frame.map(|frame| Ok(frame?.map_data(|data| this.piece(data)))));
         }
         this.busy.taken();
         if this.rest.is_empty() {
@@ -124,9 +134,8 @@ impl<B: Body<Data = Bytes> + Unpin> Body for BusyBody<B> {
             }
         }
         let piece = this.rest.split_to(this.rest.len().min(PIECE_BYTES));
-        this.seen.handed_out(piece.len());
         this.busy.handed_out();
-        Poll::Ready(Some(Ok(Frame::data(piece))))
+        Poll::Ready(Some(Ok(Frame::data(this.piece(piece)))))
     }
 
     fn is_end_stream(&self) -> bool {

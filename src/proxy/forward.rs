@@ -18,7 +18,7 @@ use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
-use tokio::io::{AsyncRead, AsyncWrite, copy_bidirectional};
+use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
@@ -26,9 +26,11 @@ use tower_service::Service;
 
 use super::fields::{self, Peer};
 use super::multiplexed::{Answer, Multiplexed, SendFailure, StreamSlot};
+use super::paced::Paced;
 use super::pool::{Connection, Pool};
+use super::tunnel::{TunnelTerms, tunnel};
 use super::wire::{Carried, Wire};
-use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, SendRule};
+use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
 use crate::tls::{self, TrustError};
 
 /// Where an upstream is and how it is spoken to.
@@ -154,6 +156,7 @@ where
         let mut extensions = std::mem::take(request.extensions_mut());
         let client = upgrade.as_ref().and_then(|_| extensions.remove::<hyper::upgrade::OnUpgrade>());
         let rule = extensions.remove::<Arc<SendRule>>();
+        let (terms, permit) = (extensions.remove::<TunnelTerms>(), extensions.remove::<Permit>());
         let received = request.version();
         fields::to_upstream(request.headers_mut(), host, original_host, extensions.get::<Peer>(), received);
         drop(extensions);
@@ -178,7 +181,10 @@ where
             let Some(client) = client else {
                 return Err(ForwardError::Broken("it switched protocols unasked".into()));
             };
-            tunnel(client, &mut response);
+            if let Some((connection, _)) = response.body_mut().lent.take() {
+                connection.detach();
+            }
+            tunnel(client, hyper::upgrade::on(&mut response), terms, permit);
             if let Some(protocol) = protocol {
                 response.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
                 response.headers_mut().insert(UPGRADE, protocol);
@@ -338,7 +344,7 @@ where
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         carried: Arc<Carried>,
     ) -> Result<Connected<B>, BoxError> {
-        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(stream)).await?;
+        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(Paced(stream))).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -359,21 +365,6 @@ enum Shared<B: Send + 'static> {
     Answered(Response<UpstreamBody<B>>),
     /// The connection was closed before it took the request up: nothing of it was written.
     Closed(Request<Payload<B>>),
-}
-
-/// Joins both sides after a switch of protocols, until one ends.
-fn tunnel<B: Send + 'static>(client: hyper::upgrade::OnUpgrade, response: &mut Response<UpstreamBody<B>>) {
-    if let Some((connection, _)) = response.body_mut().lent.take() {
-        connection.detach();
-    }
-    let upstream = hyper::upgrade::on(response);
-    tokio::spawn(async move {
-        let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
-        let (mut client, mut upstream) = (TokioIo::new(client), TokioIo::new(upstream));
-        if let Err(error) = copy_bidirectional(&mut client, &mut upstream).await {
-            tracing::debug!(%error, "a tunnel ended");
-        }
-    });
 }
 
 /// A connection, and where it goes back to.

@@ -14,8 +14,9 @@ mod hpack;
 use http::Version;
 
 use self::chunked::Chunked;
-pub(super) use self::frames::MARK;
+pub(super) use self::frames::{DATA_BYTES_MIN, MARK};
 pub use self::frames::{Found, Frames};
+pub(super) use self::hpack::FIELD_BYTES;
 use super::rules::{self, Framing, METHOD, TARGET, TOKEN, Target, VALUE, VERSION, run};
 use super::server::FIELDS_MAX;
 use crate::gate::{Malformation, Problem};

@@ -15,6 +15,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::Instant;
 
 use super::guard::{Found, Frames, Scanner};
+use super::inflow::Account;
+use super::paced::read_some;
 use crate::gate::Problem;
 
 /// What an HTTP/2 connection begins with (RFC 9113, section 3.4).
@@ -76,6 +78,8 @@ pub(super) struct Guarded<T> {
     held: BytesMut,
     /// How many of them were found safe.
     safe: usize,
+    /// What is counted in the common buffers.
+    account: Option<Account>,
 }
 
 /// Who looks at the bytes.
@@ -87,6 +91,8 @@ struct Judge {
     frames: Option<Frames>,
     /// The length of the frame behind the bytes last found safe, and the bytes to pass on in its place.
     replaced: Option<(usize, Vec<u8>)>,
+    /// The reader is to find that there is nothing more for now, before the rest is looked at.
+    paused: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -110,8 +116,21 @@ impl<T> Guarded<T> {
     /// Guards a new connection. `head_bytes_max` bounds a request's head, in bytes.
     pub fn new(io: T, verdict: Arc<Verdict>, head_bytes_max: usize) -> Guarded<T> {
         let scanner = Scanner::new(head_bytes_max);
-        let judge = Judge { stage: Stage::Opening, verdict, scanner, frames: None, replaced: None };
-        Guarded { io, judge, held: BytesMut::new(), safe: 0 }
+        let judge = Judge { stage: Stage::Opening, verdict, scanner, frames: None, replaced: None, paused: false };
+        Guarded { io, judge, held: BytesMut::new(), safe: 0, account: None }
+    }
+
+    /// The same, with bytes counted that came in and were not taken yet.
+    pub fn counting(self, account: Account) -> Guarded<T> {
+        Guarded { account: Some(account), ..self }
+    }
+
+    /// Counts what is held back now, and what was passed on.
+    fn count(&mut self) {
+        let Some(account) = &mut self.account else { return };
+        let open = self.judge.frames.as_ref().map_or(0, Frames::open_bytes);
+        account.heads(self.held.len() + open);
+        account.bodies(self.judge.frames.as_mut().map_or(0, Frames::take_unread));
     }
 
     /// Hands out what is safe of what is held.
@@ -142,6 +161,7 @@ impl Judge {
             let (safe, found) = frames.scan(bytes, Instant::now);
             match found {
                 Found::Nothing => {}
+                Found::Pause => self.paused = true,
                 Found::Replaced(length, bytes) => self.replaced = Some((length, bytes)),
                 Found::Refused => {
                     tracing::debug!("a flood of frames, or a corrupt header block, was refused");
@@ -163,6 +183,13 @@ impl Judge {
         scan.safe
     }
 
+    /// Notes what was written to the client.
+    fn wrote(&mut self, written: &Poll<io::Result<usize>>) {
+        if let (Some(frames), Poll::Ready(Ok(bytes))) = (&mut self.frames, written) {
+            frames.wrote(*bytes);
+        }
+    }
+
     /// Judges all held bytes, none of which were judged before or which begin with a frame that is to
     /// be replaced: how many of them may be passed on. Faulty frames are replaced where they lie.
     fn judge_held(&mut self, held: &mut BytesMut) -> usize {
@@ -178,7 +205,7 @@ impl Judge {
                 return safe;
             }
             safe += self.judge(&held[safe..]);
-            if self.replaced.is_none() {
+            if self.replaced.is_none() || self.paused {
                 return safe;
             }
         }
@@ -201,18 +228,33 @@ impl Judge {
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let Guarded { io, judge, held, safe } = &mut *self;
-        if judge.verdict.tunnel.load(Ordering::Acquire) {
-            judge.stage = Stage::Tunnel;
+        let this = &mut *self;
+        let read = this.poll_judged(cx, buffer);
+        this.count();
+        if read.is_pending()
+            && let Some(account) = &mut this.account
+        {
+            account.nothing_more();
+        }
+        read
+    }
+}
+
+impl<T: AsyncRead + Unpin> Guarded<T> {
+    /// Reads what was judged.
+    fn poll_judged(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        if self.judge.verdict.tunnel.load(Ordering::Acquire) {
+            self.judge.stage = Stage::Tunnel;
         }
         loop {
-            if judge.stage == Stage::Tunnel {
-                *safe = held.len();
+            if self.judge.stage == Stage::Tunnel {
+                self.safe = self.held.len();
             }
-            if *safe > 0 {
+            if self.safe > 0 {
                 self.hand_out(buffer);
                 return Poll::Ready(Ok(()));
             }
+            let Guarded { io, judge, held, safe, account } = self;
             match judge.stage {
                 Stage::Opening | Stage::Http1 | Stage::Http2 => {}
                 Stage::Tunnel => return Pin::new(io).poll_read(cx, buffer),
@@ -223,9 +265,19 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
                 }
                 Stage::Over => return Poll::Ready(Ok(())),
             }
+            if std::mem::take(&mut judge.paused) {
+                cx.waker().wake_by_ref();
+                if !held.is_empty() {
+                    *safe = judge.judge_held(held);
+                }
+                return Poll::Pending;
+            }
+            if let Some(account) = account {
+                ready!(account.poll_room(cx));
+            }
             if held.is_empty() && buffer.remaining() >= READ_MIN {
                 let before = buffer.filled().len();
-                ready!(Pin::new(&mut *io).poll_read(cx, buffer))?;
+                ready!(read_some(io, cx, buffer, judge.stage == Stage::Http1))?;
                 let fresh = &buffer.filled()[before..];
                 if fresh.is_empty() {
                     return Poll::Ready(Ok(()));
@@ -255,11 +307,15 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
     fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        self.judge.wrote(&written);
+        written
     }
 
     fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
-        Pin::new(&mut self.io).poll_write_vectored(cx, bytes)
+        let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
+        self.judge.wrote(&written);
+        written
     }
 
     fn is_write_vectored(&self) -> bool {

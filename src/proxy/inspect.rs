@@ -15,6 +15,7 @@ use hyper::body::Incoming;
 
 use super::guard::MARK;
 use super::guarded::Verdict;
+use super::inflow::{CountedBody, Inflow};
 use super::rules::{self, Target};
 use crate::gate::{AnswerBody, Malformation, Problem};
 
@@ -83,7 +84,7 @@ pub(super) fn max_forwards<B, R>(request: &mut Request<B>) -> Result<Option<Resp
 
 /// A client's request body, whose trailers are judged by the rules.
 pub struct RequestBody {
-    body: Incoming,
+    body: CountedBody,
     fault: Arc<OnceLock<Problem>>,
 }
 
@@ -96,13 +97,17 @@ pub enum RequestBodyError {
     /// The trailer section breaks the rules.
     #[error(transparent)]
     Refused(#[from] Malformation),
+    /// The client reset its stream before the body's end.
+    #[error("the stream was reset before the end of the body")]
+    Reset,
 }
 
 impl RequestBody {
     /// Wraps a body, and returns where its fault will be once one is found.
-    pub(super) fn new(body: Incoming) -> (RequestBody, Arc<OnceLock<Problem>>) {
+    /// `inflow`: where its bytes were counted, on HTTP/2.
+    pub(super) fn new(body: Incoming, inflow: Option<Arc<Inflow>>) -> (RequestBody, Arc<OnceLock<Problem>>) {
         let fault = Arc::new(OnceLock::new());
-        (RequestBody { body, fault: fault.clone() }, fault)
+        (RequestBody { body: CountedBody::new(body, inflow), fault: fault.clone() }, fault)
     }
 }
 
@@ -111,7 +116,12 @@ impl Body for RequestBody {
     type Error = RequestBodyError;
 
     fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
-        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else { return Poll::Ready(None) };
+        let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
+            // The library reports a reset with NO_ERROR as the body's end. A server may send one (RFC 9113, section
+            // 8.1); from a client it means that the rest of the request never comes.
+            let cut = self.body.is_framed() && !self.body.is_end_stream();
+            return Poll::Ready(cut.then_some(Err(RequestBodyError::Reset)));
+        };
         let frame = frame?;
         if let Some(trailers) = frame.trailers_ref() {
             let judged = if trailers.contains_key(MARK) { Err(Malformation::Trailer) } else { rules::trailers(trailers) };

@@ -37,15 +37,16 @@ const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a connection that is not used any more may take to close.
 const CLOSE_MAX: Duration = Duration::from_secs(1);
 
-/// Flow-control windows that the upstream gets for its answers, in bytes.
-const CONNECTION_WINDOW: u32 = 5 << 20;
-const STREAM_WINDOW: u32 = 2 << 20;
+/// What an upstream may send of one answer before somebody takes it, in bytes. The connection's window has room for all
+/// of them, so that an answer that nobody takes does not hold up the others.
+const STREAM_WINDOW: u32 = 64 << 10;
+const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX as u32;
 
 /// Longest header list of an answer, in bytes.
 const HEADER_LIST_MAX: u32 = 16 << 10;
 
 /// Bytes of one request body that the library holds while the socket does not take them.
-const SEND_BUFFER: usize = 128 << 10;
+const SEND_BUFFER: usize = 64 << 10;
 
 /// A connection to the upstream. Its task ends when the last reference is dropped.
 pub(super) struct Multiplexed {

@@ -1,12 +1,11 @@
 //! The listener: connections within limits, timeouts for those who say nothing, and an orderly end.
 
-use std::collections::HashMap;
 use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,27 +14,31 @@ use http::{Request, Response, StatusCode, Version};
 use http_body::Body;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
-use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
-use hyper_util::server::conn::auto;
+use hyper_util::rt::TokioIo;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use ipnet::IpNet;
 use prometheus_client::metrics::gauge::Gauge;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::{Instant, Sleep, timeout};
 use tokio_rustls::TlsAcceptor;
+use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::body::discard;
 use super::busy::{Busy, BusyBody, Quiet};
 use super::fields::{self, Peer};
 use super::guarded::Guarded;
+use super::inflow::{Account, Inflow};
 use super::inspect::{self, RequestBody};
+use super::peers::{Admitted, Peers};
+use super::protocol::{admit_head, protocol};
 use super::reject::{Rejections, Shape};
 use super::seen::Seen;
 use super::socket::Socket;
-use crate::gate::{AnswerBody, BoxError, ClientSubject};
+use super::tunnel::TunnelTerms;
+use crate::gate::{AnswerBody, BoxError, Budget, ClientSubject};
 use crate::telemetry::Observers;
 use crate::tls::Identity;
 
@@ -52,6 +55,8 @@ pub struct ServerLimits {
     pub header_timeout: Duration,
     /// How long a connection may say nothing between requests.
     pub idle_timeout: Duration,
+    /// The common buffers, in which requests count from their head to the last byte of their answer.
+    pub budget: Budget,
     /// Proxies in front, which are believed about their clients. They carry many, so the limit for one peer is not theirs.
     pub trusted: Arc<[IpNet]>,
 }
@@ -63,14 +68,21 @@ impl ServerLimits {
     }
 }
 
-/// Requests that one HTTP/2 connection may have open: RFC 9113 recommends no fewer than 100.
-const STREAMS_MAX: u32 = 128;
+/// Connections that wait to be accepted. With the 128 that are usual a rush of clients, as after a restart, finds the queue
+/// full, and each of them tries again only after a second. The system may allow fewer (`net.core.somaxconn`).
+const BACKLOG: u32 = 1024;
 
-/// Requests of an HTTP/2 connection that were cancelled before anybody took them up (CVE-2023-44487).
-const RESETS_MAX: usize = 20;
-
-/// Stream errors that an HTTP/2 connection may make; each is answered, and remembered for a while.
-const ERRORS_MAX: usize = 256;
+/// Listens on an address, with a queue of 1,024 connections.
+///
+/// # Errors
+/// The address can't be bound.
+pub fn listen(address: SocketAddr) -> io::Result<TcpListener> {
+    let socket = if address.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
+    // A restart must not wait for connections of the process before.
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(BACKLOG)
+}
 
 /// Header fields of one request. Each costs memory beyond its bytes.
 pub(super) const FIELDS_MAX: usize = 128;
@@ -78,9 +90,6 @@ pub(super) const FIELDS_MAX: usize = 128;
 /// How long, and for how many bytes, a closing connection still reads what its client sends.
 const LINGER_MAX: Duration = Duration::from_millis(500);
 const LINGER_BYTES_MAX: usize = 1 << 20;
-
-/// Least that hyper accepts as a buffer.
-const BUFFER_MIN: usize = 8192;
 
 /// A listener in front of a service.
 pub struct Server {
@@ -144,6 +153,7 @@ impl Server {
         let graceful = GracefulShutdown::new();
         let places = Arc::new(Semaphore::new(self.terms.current().0.connections));
         let peers = Peers::default();
+        let closing = CancellationToken::new();
         let mut stop = std::pin::pin!(stop);
         loop {
             let accepted = tokio::select! {
@@ -155,24 +165,23 @@ impl Server {
             let (limits, rejections) = self.terms.current();
             let most = if limits.trusts(address.ip()) { usize::MAX } else { limits.connections_per_peer };
             let Some(peer) = peers.enter(address.ip(), most) else { continue };
+            let admitted = Admitted::new(place, peer, self.gauge.clone());
             let arrived = Arrived {
                 stream,
                 address: address.ip(),
+                admitted,
+                closing: closing.clone(),
                 limits,
                 rejections,
                 identity: self.identity.clone(),
                 observers: self.observers.clone(),
             };
             let (service, watcher) = (service.clone(), graceful.watcher());
-            self.gauge.inc();
-            let gauge = self.gauge.clone();
-            tokio::spawn(async move {
-                let _held = (place, peer);
-                arrived.serve(service, watcher).await;
-                gauge.dec();
-            });
+            tokio::spawn(arrived.serve(service, watcher));
         }
         drop(self.listener);
+        // Tunnels have no end of their own.
+        closing.cancel();
         tokio::select! {
             () = graceful.shutdown() => {}
             () = drained => {}
@@ -184,6 +193,9 @@ impl Server {
 struct Arrived {
     stream: TcpStream,
     address: IpAddr,
+    admitted: Admitted,
+    /// Cancelled when the listener ends: tunnels end with it.
+    closing: CancellationToken,
     limits: ServerLimits,
     rejections: Rejections,
     identity: Option<Arc<Identity>>,
@@ -199,31 +211,43 @@ impl Arrived {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        let Arrived { stream, address, limits, rejections, identity, observers } = self;
+        let Arrived { stream, address, admitted, closing, limits, rejections, identity, observers } = self;
         let secure = identity.is_some();
         let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else { return };
         let subject = socket.client_subject().map(ClientSubject);
         let quiet = Arc::new(Quiet::default());
         let verdict = quiet.verdict.clone();
-        let io = Guarded::new(TimedStream::new(socket, quiet.clone(), &limits), verdict.clone(), limits.header_bytes);
-        let peer = Peer::new(address, secure, limits.trusts(address));
+        let trusted = limits.trusts(address);
+        let share = Some(admitted.share()).filter(|_| !trusted);
+        let tunnel_terms = TunnelTerms { silence: limits.idle_timeout, closing };
+        let stream = TimedStream::new(socket, admitted, quiet.clone(), &limits);
+        let budget = limits.budget.of_address(share.as_ref());
+        let inflow = Arc::new(Inflow::new(budget.clone()));
+        let io = Guarded::new(stream, verdict.clone(), limits.header_bytes).counting(Account::new(inflow.clone()));
+        let peer = Peer::new(address, secure, trusted);
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
             let verdict = verdict.clone();
+            let framed = request.version() == Version::HTTP_2;
             let checked = inspect::check(&request, &verdict, limits.header_bytes);
-            if request.version() == Version::HTTP_2 {
+            let mut room = budget.hold();
+            // Nobody keeps a head that is too large for longer than this takes.
+            let checked = checked.and(admit_head(&mut request, limits.header_bytes, &mut room));
+            if framed {
                 quiet.framed.store(true, Ordering::Release);
                 fields::join_cookies(request.headers_mut());
             }
             inspect::complete_target(&mut request, verdict.is_server_wide(busy.number()));
             request.extensions_mut().insert(peer.clone());
+            share.iter().for_each(|share| drop(request.extensions_mut().insert(share.clone())));
+            tunnel_terms.accompany(&mut request);
             if let Some(subject) = &subject {
                 request.extensions_mut().insert(subject.clone());
             }
             let mut seen = Seen::begin(&observers, &mut request, &peer, &verdict);
             let answered = checked.and_then(|()| inspect::max_forwards(&mut request));
             let (head, body) = request.into_parts();
-            let (body, fault) = RequestBody::new(body);
+            let (body, fault) = RequestBody::new(body, framed.then(|| inflow.clone()));
             let request = Request::from_parts(head, body);
             let (mut service, rejections) = (service.clone(), rejections.clone());
             async move {
@@ -246,22 +270,10 @@ impl Arrived {
                     verdict.tunnel.store(true, Ordering::Release);
                 }
                 seen.answering(response.status());
-                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy, seen)))
+                Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy, seen, room)))
             }
         });
-        let mut builder = auto::Builder::new(TokioExecutor::new());
-        // The guard judges what is too large: the parser must have room for all that it lets through.
-        let buffer = limits.header_bytes.max(BUFFER_MIN).saturating_add(1);
-        builder.http1().half_close(true).max_headers(FIELDS_MAX).max_buf_size(buffer);
-        builder
-            .http2()
-            .timer(TokioTimer::new())
-            .keep_alive_interval(limits.idle_timeout)
-            .max_concurrent_streams(STREAMS_MAX)
-            .max_pending_accept_reset_streams(RESETS_MAX)
-            .max_local_error_reset_streams(ERRORS_MAX)
-            .max_header_list_size(u32::try_from(limits.header_bytes).unwrap_or(u32::MAX));
-        let connection = builder.serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
+        let connection = protocol(&limits).serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
         if let Err(error) = watcher.watch(connection).await {
             tracing::debug!(error = error.to_string(), "a client connection ended");
         }
@@ -303,42 +315,11 @@ async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpS
     }
 }
 
-/// Connections by address.
-#[derive(Clone, Default)]
-struct Peers(Arc<Mutex<HashMap<IpAddr, usize>>>);
-
-struct PeerPlace {
-    peers: Peers,
-    address: IpAddr,
-}
-
-impl Peers {
-    fn enter(&self, address: IpAddr, limit: usize) -> Option<PeerPlace> {
-        let mut counts = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = counts.entry(address).or_default();
-        if *count >= limit {
-            return None;
-        }
-        *count += 1;
-        Some(PeerPlace { peers: self.clone(), address })
-    }
-}
-
-impl Drop for PeerPlace {
-    fn drop(&mut self) {
-        let mut counts = self.peers.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = counts.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                counts.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// A client connection that ends itself when the client says nothing for too long, or is too slow with a header block.
 struct TimedStream {
     stream: Socket,
+    /// Held by the stream, which a tunnel takes over: it counts as a connection for as long as it is open.
+    _admitted: Admitted,
     quiet: Arc<Quiet>,
     timer: Pin<Box<Sleep>>,
     header_timeout: Duration,
@@ -355,10 +336,11 @@ struct TimedStream {
 }
 
 impl TimedStream {
-    fn new(stream: Socket, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
+    fn new(stream: Socket, admitted: Admitted, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
         let since = Instant::now();
         TimedStream {
             stream,
+            _admitted: admitted,
             quiet,
             // A new connection has announced a request: its header block is already awaited.
             timer: Box::pin(tokio::time::sleep_until(since + limits.header_timeout)),

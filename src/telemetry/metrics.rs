@@ -288,7 +288,7 @@ impl Meter {
             m.upstream.clone(),
         );
         registry.register_with_unit("store", "Store calls of the request path", Unit::Seconds, calls);
-        registry.register("in_flight", "Attempts under way", m.in_flight.clone());
+        registry.register("in_flight", "Attempts under way, requests that pass through, and tunnels", m.in_flight.clone());
         registry.register("waiters", "Duplicates held until the first request is answered", m.waiters.clone());
         registry.register("connections", "Client connections", m.connections.clone());
         registry.register_with_unit("buffered", "Bodies held in memory", Unit::Bytes, m.buffered_bytes.clone());

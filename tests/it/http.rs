@@ -350,7 +350,8 @@ fn connections_per_peer_are_bounded() {
 #[test]
 fn too_many_at_once_are_told_so_at_once() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nin_flight = 2", crate::harness::ROUTES);
+    let settings = "trusted_proxies = [\"127.0.0.1\"]\n[limits]\nin_flight = 2";
+    let gateway = Gateway::with(upstream.port, settings, crate::harness::ROUTES);
     let running: Vec<_> = (0..2).map(|n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(gateway.port)).collect();
     upstream.reached(2);
     let answer = Request::pay("k3", "{}").send(gateway.port);

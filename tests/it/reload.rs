@@ -128,7 +128,7 @@ fn a_wait_goes_on_under_what_it_began_with_and_counts_under_what_follows() {
     reload(&gateway, &format!("[limits]\nin_flight = 1\n{ROUTES}"), "applied");
     // The one that runs takes the only place, so that the next begins with a refusal either way.
     assert_eq!(Request::pay("other", "{}").send(gateway.port).problem(), "overloaded");
-    reload(&gateway, &format!("[limits]\nin_flight = 2\n{ROUTES}"), "applied");
+    reload(&gateway, &format!("[limits]\nin_flight = 4\n{ROUTES}"), "applied");
     assert_eq!(Request::pay("k", "{}").act("hold").send(gateway.port).problem(), "in-flight", "no waiting any more");
     assert!(!waiting.is_finished() && !first.is_finished());
 

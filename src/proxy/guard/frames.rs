@@ -1,4 +1,5 @@
-//! The guard of HTTP/2: its frames leave no two readings, but some make work and carry nothing, and those are counted.
+//! The guard of HTTP/2: its frames leave no two readings, but some make work and carry nothing, and those are counted. So
+//! are header fields and body bytes, which the library behind keeps until somebody takes them.
 //! Header blocks are read as well, for what the library behind hides from the server. A block that
 //! breaks the rules gets one more field, by which the server knows it and refuses its request.
 //!
@@ -10,11 +11,32 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::hpack::{Block, Corrupt, Reader};
+use crate::proxy::server::FIELDS_MAX;
 
 /// How many frames that carry nothing a client may send in a period. A decent one sends a few: pings, a changed setting,
 /// and the end of requests that it gives up, of which it has at most as many as it may have open.
 const IDLE_FRAMES_MAX: u32 = 1000;
 const PERIOD: Duration = Duration::from_secs(10);
+
+/// As how many frames that carry nothing a header block with too many fields counts: it is decoded and then refused.
+const REFUSED_BLOCK: u32 = 50;
+
+/// Bytes written to the client that pay for one WINDOW_UPDATE: the smallest frame of an answer's body takes ten, and asks
+/// for two of them. Others carry nothing.
+const WINDOW_UPDATE_BYTES: usize = 5;
+
+/// How many written bytes are remembered for that, at most.
+const WRITTEN_MAX: usize = 1 << 20;
+
+/// Pseudo-fields that a request may have beside its fields (RFC 9113, section 8.3.1; RFC 8441).
+const PSEUDO_FIELDS: usize = 5;
+
+/// What header blocks may cost in memory before the library behind has to hand their requests on: it would read all that
+/// is there first, and decode a hundred requests before the first can be refused.
+const BLOCKS_BYTES_MAX: usize = 64 * 1024;
+
+/// What a frame of a body costs in memory at least, in bytes, while it waits to be taken: a read's buffer.
+pub(in crate::proxy) const DATA_BYTES_MIN: usize = 8 * 1024;
 
 /// The connection preface (RFC 9113, section 3.4) and a frame's header (section 4.1), in bytes.
 const PREFACE_BYTES: usize = 24;
@@ -52,6 +74,8 @@ pub struct Frames {
     idle: u32,
     since: Instant,
     flooded: bool,
+    /// Bytes written to the client that no WINDOW_UPDATE has used up.
+    written: usize,
     reader: Reader,
     /// The block that is under way is a trailer section.
     in_trailers: bool,
@@ -59,6 +83,10 @@ pub struct Frames {
     last_stream: u32,
     /// The beginning of a field that goes on in the next frame of the block.
     tail: Vec<u8>,
+    /// What the header blocks since the last pause cost, in bytes.
+    blocks_bytes: usize,
+    /// What the bodies' frames cost that were seen since this was last asked, in bytes.
+    unread: usize,
 }
 
 /// What was found in frames.
@@ -66,6 +94,8 @@ pub struct Frames {
 pub enum Found {
     /// Nothing behind the safe bytes can be judged yet: they are shown again, with more behind them.
     Nothing,
+    /// The bytes behind the safe ones are shown again after the reader has found that there is nothing more for now.
+    Pause,
     /// Nothing behind the safe bytes may be passed on: too many idle frames, or a corrupt header block.
     Refused,
     /// So many bytes behind the safe ones are a frame with a fault. These bytes are passed on in its place.
@@ -81,11 +111,29 @@ impl Frames {
             idle: 0,
             since: now,
             flooded: false,
+            written: 0,
             reader: Reader::default(),
             in_trailers: false,
             last_stream: 0,
             tail: Vec::new(),
+            blocks_bytes: 0,
+            unread: 0,
         }
+    }
+
+    /// Notes bytes that were written to the client.
+    pub fn wrote(&mut self, bytes: usize) {
+        self.written = self.written.saturating_add(bytes).min(WRITTEN_MAX);
+    }
+
+    /// Returns what the header block that has begun and not ended costs in memory, in bytes.
+    pub fn open_bytes(&self) -> usize {
+        self.reader.block().cost() + self.tail.len()
+    }
+
+    /// Returns what the bodies' frames cost in memory, trailers included, that were seen since the last call.
+    pub fn take_unread(&mut self) -> usize {
+        std::mem::take(&mut self.unread)
     }
 
     /// Looks at the bytes that follow those last found safe: how many of them may be passed on, and
@@ -102,13 +150,17 @@ impl Frames {
             if self.flooded {
                 return (at, Found::Refused);
             }
+            if self.blocks_bytes > BLOCKS_BYTES_MAX {
+                self.blocks_bytes = 0;
+                return (at, Found::Pause);
+            }
             let Some(header) = bytes[at..].first_chunk::<HEADER_BYTES>() else { return (at, Found::Nothing) };
             self.header = *header;
             let [high, middle, low, kind, ..] = *header;
             let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
             if matches!(kind, HEADERS | CONTINUATION) && length <= PAYLOAD_BYTES_MAX {
                 let Some(frame) = bytes[at..].get(..HEADER_BYTES + length) else { return (at, Found::Nothing) };
-                match self.header_block(frame) {
+                match self.header_block(frame, &now) {
                     Ok(None) => {}
                     Ok(Some(replacement)) => {
                         self.frame(&now);
@@ -124,7 +176,7 @@ impl Frames {
     }
 
     /// Reads a frame of a header block. One with which a faulty block ends is replaced by one that is marked.
-    fn header_block(&mut self, frame: &[u8]) -> Result<Option<Vec<u8>>, Corrupt> {
+    fn header_block(&mut self, frame: &[u8], now: impl Fn() -> Instant) -> Result<Option<Vec<u8>>, Corrupt> {
         let [_, _, _, kind, flags, stream @ ..] = self.header;
         let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
         let payload = &frame[HEADER_BYTES..];
@@ -148,8 +200,9 @@ impl Frames {
         if !std::mem::take(&mut self.tail).is_empty() {
             return Err(Corrupt);
         }
-        let Block { target_refused, pseudo } = self.reader.finish();
-        let faulty = if self.in_trailers { pseudo } else { target_refused };
+        let block = self.reader.finish();
+        self.end_block(&block, now);
+        let faulty = if self.in_trailers { block.pseudo } else { block.target_refused };
         Ok(faulty.then(|| marked(frame, HEADER_BYTES + end)))
     }
 
@@ -158,15 +211,49 @@ impl Frames {
         let [high, middle, low, kind, flags, ..] = self.header;
         self.left = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
         let carries = match kind {
-            DATA => self.left > 0 || flags & END_STREAM != 0,
-            // Taking a large body costs many of the latter, and they cost next to nothing.
-            HEADERS | WINDOW_UPDATE => true,
+            DATA => self.data(flags),
+            HEADERS => true,
+            WINDOW_UPDATE => match self.written.checked_sub(WINDOW_UPDATE_BYTES) {
+                Some(left) => {
+                    self.written = left;
+                    true
+                }
+                None => false,
+            },
             _ => false,
         };
+        if !carries {
+            self.idle(1, now);
+        }
+    }
+
+    /// A frame of a body; whether it carries anything.
+    fn data(&mut self, flags: u8) -> bool {
+        let carries = self.left > 0 || flags & END_STREAM != 0;
         if carries {
+            self.unread = self.unread.saturating_add(self.left.max(DATA_BYTES_MIN));
+        }
+        carries
+    }
+
+    /// Counts a header block that has ended.
+    fn end_block(&mut self, block: &Block, now: impl Fn() -> Instant) {
+        let too_many = block.fields > FIELDS_MAX + PSEUDO_FIELDS;
+        if self.in_trailers {
+            // Nobody looks at them before the body was read: they can't be refused by an answer.
+            self.flooded |= too_many;
+            self.unread = self.unread.saturating_add(block.cost());
             return;
         }
-        self.idle += 1;
+        self.blocks_bytes = self.blocks_bytes.saturating_add(block.cost());
+        if too_many {
+            self.idle(REFUSED_BLOCK, now);
+        }
+    }
+
+    /// Counts frames that carry nothing.
+    fn idle(&mut self, frames: u32, now: impl Fn() -> Instant) {
+        self.idle += frames;
         if self.idle > IDLE_FRAMES_MAX {
             let now = now();
             self.flooded = now < self.since + PERIOD;
@@ -209,6 +296,7 @@ fn marked(frame: &[u8], end: usize) -> Vec<u8> {
 mod tests {
     //! Which frames count, and when they are too many.
 
+    use super::super::hpack::FIELD_BYTES;
     use super::*;
 
     fn frame(kind: u8, flags: u8, payload: &[u8]) -> Vec<u8> {
@@ -238,8 +326,16 @@ mod tests {
     #[test]
     fn too_many_idle_frames_end_with_a_whole_one_however_they_are_cut() {
         let now = Instant::now();
-        for (kind, payload) in [(2, &b"12345"[..]), (3, b"1234"), (4, b""), (6, b"12345678"), (9, b""), (DATA, b""), (200, b"x")]
-        {
+        for (kind, payload) in [
+            (2, &b"12345"[..]),
+            (3, b"1234"),
+            (4, b""),
+            (6, b"12345678"),
+            (WINDOW_UPDATE, b"1234"),
+            (9, b""),
+            (DATA, b""),
+            (200, b"x"),
+        ] {
             let flood = frame(kind, 0, payload).repeat(IDLE_FRAMES_MAX as usize + 5);
             let end = frame(kind, 0, payload).len() * (IDLE_FRAMES_MAX as usize + 1);
             assert_eq!(opened(now).scan(&flood, || now), (end, Found::Refused), "type {kind}");
@@ -252,12 +348,16 @@ mod tests {
     fn frames_that_carry_something_and_slow_ones_are_not_counted() {
         let now = Instant::now();
         let mut frames = opened(now);
-        for (kind, flags, payload) in
-            [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, END_HEADERS, b"\x82"), (WINDOW_UPDATE, 0, b"1234")]
-        {
+        for (kind, flags, payload) in [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, END_HEADERS, b"\x82")] {
             let bytes = frame(kind, flags, payload).repeat(5000);
             // Of one stream all but the first block are trailers, which a pseudo-header field makes faulty.
             let bytes = if kind == HEADERS { frame(kind, flags, b"\x90").repeat(5000) } else { bytes };
+            assert_eq!(frames.scan(&bytes, || now), (bytes.len(), Found::Nothing));
+        }
+        // A client that takes an answer in the smallest frames there are, and acknowledges each of them twice.
+        for _ in 0..5000 {
+            frames.wrote(10);
+            let bytes = frame(WINDOW_UPDATE, 0, b"1234").repeat(2);
             assert_eq!(frames.scan(&bytes, || now), (bytes.len(), Found::Nothing));
         }
         for period in 1..10 {
@@ -314,5 +414,57 @@ mod tests {
         ] {
             assert_eq!(opened(now).scan(&frame(HEADERS, flags, payload), || now), (0, Found::Refused), "{payload:x?}");
         }
+    }
+
+    /// Bytes that begin a stream, the n-th of a connection.
+    fn opening(n: u32, flags: u8, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        [&length[1..], &[HEADERS, flags], &(2 * n + 1).to_be_bytes(), payload].concat()
+    }
+
+    #[test]
+    fn blocks_of_many_fields_are_passed_on_one_by_one_and_end_the_connection_when_they_are_many() {
+        let now = Instant::now();
+        let mut frames = opened(now);
+        // Each decodes to more than is passed on at once.
+        let block = |n| opening(n, END_HEADERS | END_STREAM, &[0x82; 500]);
+        let flood: Vec<u8> = (0..30).flat_map(block).collect();
+        let (mut at, mut passed) = (0, Vec::new());
+        loop {
+            match frames.scan(&flood[at..], || now) {
+                (length, Found::Pause) => passed.push(length),
+                other => break assert_eq!(other, (509, Found::Refused)),
+            }
+            at += passed.last().unwrap();
+        }
+        assert_eq!(passed, [509; 20]);
+    }
+
+    #[test]
+    fn fields_are_found_behind_padding_and_priority_and_in_continuations() {
+        let now = Instant::now();
+        let mut frames = opened(now);
+        let first = opening(0, PADDED | PRIORITY, b"\x0312345\x82\x86\x84\0\0\0");
+        let rest = frame(CONTINUATION, 0, b"\x82\x86");
+        let bytes = [first, rest].concat();
+        assert_eq!(scan_byte_by_byte(&mut frames, &bytes, now), (bytes.len(), Found::Nothing));
+        assert_eq!(frames.open_bytes(), 5 * FIELD_BYTES);
+        frames.scan(&frame(CONTINUATION, END_HEADERS, b""), || now);
+        assert_eq!((frames.open_bytes(), frames.take_unread()), (0, 0));
+    }
+
+    #[test]
+    fn bodies_and_trailers_wait_to_be_taken_and_trailers_of_many_fields_end_the_connection() {
+        let now = Instant::now();
+        let mut frames = opened(now);
+        frames.scan(&opening(0, END_HEADERS, b"\x82"), || now);
+        frames.scan(&[frame(DATA, 0, b"x"), frame(DATA, 0, b"")].concat(), || now);
+        assert_eq!(frames.take_unread(), DATA_BYTES_MIN);
+        // The first of the static table's names that is no pseudo-header field, ten times.
+        let few = opening(0, END_HEADERS | END_STREAM, &[0x90; 10]);
+        assert_eq!(frames.scan(&few, || now), (few.len(), Found::Nothing));
+        assert_eq!(frames.take_unread(), 10 * FIELD_BYTES);
+        let trailers = opening(0, END_HEADERS | END_STREAM, &[0x90; 200]);
+        assert_eq!(frames.scan(&trailers, || now), (trailers.len(), Found::Refused));
     }
 }

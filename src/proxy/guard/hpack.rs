@@ -58,6 +58,20 @@ pub(super) struct Block {
     pub target_refused: bool,
     /// There are pseudo-header fields.
     pub pseudo: bool,
+    /// How many fields there are, pseudo-header fields included.
+    pub fields: usize,
+    /// Bytes of the names and values that the block spells out.
+    pub text_bytes: usize,
+}
+
+/// What a field costs in memory beside its name and value, in bytes: its place in a map, and its share of the map's growth.
+pub(in crate::proxy) const FIELD_BYTES: usize = 160;
+
+impl Block {
+    /// Returns what its fields cost in memory, in bytes: an estimate, since compressed text and fields of the table are longer.
+    pub fn cost(&self) -> usize {
+        self.text_bytes.saturating_add(self.fields.saturating_mul(FIELD_BYTES))
+    }
 }
 
 /// Follows the header blocks of one connection.
@@ -88,6 +102,11 @@ impl Reader {
             at += length;
         }
         Ok(at)
+    }
+
+    /// Returns what was found so far in the block that has begun.
+    pub fn block(&self) -> &Block {
+        &self.block
     }
 
     /// The block has ended: what was found in it.
@@ -124,14 +143,17 @@ impl Reader {
 
     fn literal(&mut self, bytes: &[u8], prefix: u32, indexed: bool) -> Result<Option<usize>, Corrupt> {
         let Some((index, at)) = integer(bytes, 0, prefix)? else { return Ok(None) };
+        let mut spelled = 0;
         let (name, at) = match index {
             0 => {
                 let Some((text, at)) = string(bytes, at)? else { return Ok(None) };
+                spelled += text.bytes.len();
                 (name_of(&text.decoded()?)?, at)
             }
             index => (self.name(index)?.0, at),
         };
         let Some((value, at)) = string(bytes, at)? else { return Ok(None) };
+        self.block.text_bytes += spelled + value.bytes.len();
         let judged = matches!(name.kind, Kind::Path | Kind::Scheme);
         let (mut refused, mut length) = (false, 0);
         // Most values are neither judged nor kept: they are passed over.
@@ -152,6 +174,7 @@ impl Reader {
     }
 
     fn found(&mut self, kind: Kind, refused: bool) {
+        self.block.fields += 1;
         self.block.pseudo |= kind != Kind::Field;
         self.block.target_refused |= refused;
     }

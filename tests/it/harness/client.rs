@@ -123,6 +123,18 @@ impl Answer {
     }
 }
 
+/// Connects to a port of this machine from one of its addresses.
+#[allow(dead_code, reason = "only some of the test binaries that share this file connect from other addresses")]
+pub fn dial(address: &str, port: u16) -> TcpStream {
+    let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
+    let address: std::net::IpAddr = address.parse().unwrap();
+    socket.bind(&std::net::SocketAddr::new(address, 0).into()).unwrap();
+    socket.connect(&std::net::SocketAddr::from(([127, 0, 0, 1], port)).into()).unwrap();
+    let stream = TcpStream::from(socket);
+    stream.set_nodelay(true).unwrap();
+    stream
+}
+
 /// An open connection.
 pub struct Connection {
     reader: BufReader<TcpStream>,
@@ -139,6 +151,14 @@ impl Connection {
         stream.set_read_timeout(Some(patience)).unwrap();
         stream.set_nodelay(true).unwrap();
         Some(Connection { reader: BufReader::new(stream) })
+    }
+
+    /// From one of this machine's own addresses, such as 127.0.0.2.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file connect from other addresses")]
+    pub fn from(address: &str, port: u16) -> Connection {
+        let stream = dial(address, port);
+        stream.set_read_timeout(Some(PATIENCE)).unwrap();
+        Connection { reader: BufReader::new(stream) }
     }
 
     pub fn write(&mut self, bytes: &[u8]) {

@@ -66,7 +66,11 @@ pub fn request<'a>(method: &'a str, path: &'a str, more: &[(&'a str, &'a str)]) 
 impl Frames {
     /// Connects, with settings: pairs of identifier and value.
     pub fn open(port: u16, settings: &[(u16, u32)]) -> Frames {
-        let stream = TcpStream::connect(("127.0.0.1", port)).unwrap();
+        Frames::over(TcpStream::connect(("127.0.0.1", port)).unwrap(), settings)
+    }
+
+    /// The same on a connection that is open.
+    pub fn over(stream: TcpStream, settings: &[(u16, u32)]) -> Frames {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut connection = Frames { stream };

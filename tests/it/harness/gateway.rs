@@ -144,6 +144,14 @@ impl Gateway {
         self.child.id()
     }
 
+    /// What the process holds in memory.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file look at that")]
+    pub fn resident_bytes(&self) -> usize {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap();
+        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+    }
+
     pub fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();

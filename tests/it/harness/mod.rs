@@ -18,7 +18,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 pub use browser::Browser;
-pub use client::{Answer, Connection, Request};
+pub use client::{Answer, Connection, Request, dial};
 pub use fleet::{Cluster, Watched};
 pub use frame_origin::FrameOrigin;
 pub use frames::Frames;

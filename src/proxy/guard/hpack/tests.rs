@@ -9,9 +9,34 @@ fn hex(digits: &str) -> Vec<u8> {
     digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
 }
 
-fn read(reader: &mut Reader, block: &[u8]) -> Block {
+/// Whether the target is refused, and whether there are pseudo-header fields.
+fn read(reader: &mut Reader, block: &[u8]) -> (bool, bool) {
     assert_eq!(reader.read(block), Ok(block.len()), "{block:x?}");
-    reader.finish()
+    let block = reader.finish();
+    (block.target_refused, block.pseudo)
+}
+
+#[test]
+fn fields_and_the_bytes_that_they_spell_out_are_counted() {
+    // Blocks of RFC 7541, appendix C, and others: bytes, fields, bytes of text.
+    let blocks: [(&[u8], usize, usize); 8] = [
+        (b"\x40\x0acustom-key\x0dcustom-header", 1, 23),
+        (b"\x04\x0c/sample/path", 1, 12),
+        (b"\x10\x08password\x06secret", 1, 14),
+        (b"\x82\x86\x84\x41\x0fwww.example.com", 4, 15),
+        (b"\x82\x86\x84\x41\x8c\xf1\xe3\xc2\xe5\xf2\x3a\x6b\xa0\xab\x90\xf4\xff", 4, 12),
+        (b"\x3f\xe1\x1f\x82", 1, 0),
+        (b"\0\x01a\0\x82", 2, 1),
+        (b"\x90\x90\x90", 3, 0),
+    ];
+    for (bytes, fields, text) in blocks {
+        let mut reader = Reader::default();
+        assert_eq!(reader.read(bytes), Ok(bytes.len()));
+        let block = reader.finish();
+        assert_eq!((block.fields, block.text_bytes), (fields, text), "{}", bytes.escape_ascii());
+        assert_eq!(block.cost(), text + fields * FIELD_BYTES);
+        assert_eq!(reader.block().cost(), 0, "the next block begins with nothing");
+    }
 }
 
 #[test]
@@ -27,7 +52,7 @@ fn the_examples_of_the_rfc_leave_the_table_as_it_says() {
     ] {
         let mut reader = Reader::default();
         for (request, (entries, bytes)) in requests.iter().zip([(1, 57), (2, 110), (3, 164)]) {
-            assert_eq!(read(&mut reader, &hex(request)), Block { target_refused: false, pseudo: true });
+            assert_eq!(read(&mut reader, &hex(request)), (false, true));
             assert_eq!((reader.entries.len(), reader.bytes), (entries, bytes), "{request}");
         }
     }
@@ -51,16 +76,16 @@ fn strings_in_huffman_code_are_decoded() {
 
 #[test]
 fn a_fragment_is_found_however_the_path_is_written() {
-    let refused = Block { target_refused: true, pseudo: true };
+    let refused = (true, true);
     let mut reader = Reader::default();
     assert_eq!(read(&mut reader, &hex("04 02 2f23")), refused, "by its name's index");
     assert_eq!(read(&mut reader, &hex("14 83 63febf")), refused, "in Huffman code");
     assert_eq!(read(&mut reader, &hex("00 05 3a70617468 02 2f23")), refused, "with its name in letters");
     assert_eq!(read(&mut reader, &hex("44 02 2f23")), refused, "and put into the table");
     assert_eq!(read(&mut reader, &hex("be")), refused, "from where it is repeated");
-    assert_eq!(read(&mut reader, &hex("0f2f 01 2f")), Block { target_refused: false, pseudo: true });
+    assert_eq!(read(&mut reader, &hex("0f2f 01 2f")), (false, true));
     assert_eq!(read(&mut reader, &hex("06 03 667470")), refused, "another scheme");
-    assert_eq!(read(&mut reader, &hex("0f01 02 2f23")), Block::default(), "in an ordinary field it is nothing");
+    assert_eq!(read(&mut reader, &hex("0f01 02 2f23")), (false, false), "in an ordinary field it is nothing");
 }
 
 #[test]

@@ -1,0 +1,83 @@
+//! Bytes of a streamed body that were handed on and are not yet written: so few that a reader who takes nothing holds
+//! little memory.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::task::AtomicWaker;
+
+/// How many bytes of one body may wait to be written before it is asked for more.
+const WAITING_MAX: usize = 16 * 1024;
+
+/// The bytes of one body that wait to be written.
+#[derive(Debug, Default)]
+pub struct Outflow {
+    waiting: AtomicUsize,
+    waker: AtomicWaker,
+}
+
+/// A piece of a body; it counts for as long as any part of it exists, which is until the connection has written it.
+struct Piece<K> {
+    bytes: Bytes,
+    outflow: Arc<Outflow>,
+    _keep: K,
+}
+
+impl<K> AsRef<[u8]> for Piece<K> {
+    fn as_ref(&self) -> &[u8] {
+        &self.bytes
+    }
+}
+
+impl<K> Drop for Piece<K> {
+    fn drop(&mut self) {
+        self.outflow.waiting.fetch_sub(self.bytes.len(), Ordering::AcqRel);
+        self.outflow.waker.wake();
+    }
+}
+
+impl Outflow {
+    /// Waits until the body may be asked for more.
+    pub fn poll_room(&self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.has_room() {
+            return Poll::Ready(());
+        }
+        self.waker.register(cx.waker());
+        // A piece may have been written in between.
+        if self.has_room() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) < WAITING_MAX
+    }
+
+    /// Counts bytes until they are written; `keep` is dropped then.
+    pub fn count<K: Send + 'static>(self: &Arc<Outflow>, bytes: Bytes, keep: K) -> Bytes {
+        self.waiting.fetch_add(bytes.len(), Ordering::AcqRel);
+        Bytes::from_owner(Piece { bytes, outflow: self.clone(), _keep: keep })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_body_waits_until_its_pieces_are_written() {
+        let outflow = Arc::new(Outflow::default());
+        let mut piece = outflow.count(Bytes::from(vec![b'x'; WAITING_MAX]), ());
+        let waiting = tokio::spawn({
+            let outflow = outflow.clone();
+            async move { std::future::poll_fn(|cx| outflow.poll_room(cx)).await }
+        });
+        tokio::task::yield_now().await;
+        let rest = piece.split_off(10);
+        drop(piece);
+        tokio::task::yield_now().await;
+        assert!(!waiting.is_finished(), "a part of it still waits");
+        drop(rest);
+        waiting.await.unwrap();
+    }
+}

@@ -1,0 +1,29 @@
+//! The way in for requests that pass through without protection: each takes a place among the requests in flight.
+
+use bytes::Bytes;
+use http::Request;
+use http_body::Body;
+
+use crate::gate::{Gate, Permit, Problem};
+use crate::proxy::discard;
+
+/// Takes a place for a request that passes through. Where there is none the request's body is thrown away, so that the
+/// client reads its refusal.
+///
+/// # Errors
+/// [`Problem::Overloaded`].
+pub(super) fn admit<B>(gate: &Gate, mut request: Request<B>) -> Result<(Request<B>, Permit), Problem>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    match gate.admit_passing(request.extensions(), !request.body().is_end_stream()) {
+        Ok(permit) => {
+            permit.accompany(&mut request);
+            Ok((request, permit))
+        }
+        Err(problem) => {
+            discard(request.into_body());
+            Err(problem)
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! Tunnels: connections whose protocol was switched (WebSocket). Both sides are joined until one of them ends.
+//!
+//! Danger: a tunnel has no end of its own. It counts as a connection and as a request in flight for as long as it is open,
+//! ends when nothing moves in it, and ends when the gateway drains.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use http::Request;
+use http::header::UPGRADE;
+use hyper::upgrade::OnUpgrade;
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
+use tokio_util::sync::CancellationToken;
+
+use crate::gate::{Movement, Permit};
+
+/// How long a tunnel lives; a request extension where the request asks for an upgrade.
+#[derive(Debug, Clone)]
+pub(super) struct TunnelTerms {
+    /// A tunnel ends when neither side has sent anything for this long.
+    pub silence: Duration,
+    /// Cancelled when the gateway drains.
+    pub closing: CancellationToken,
+}
+
+impl TunnelTerms {
+    /// Goes with a request that asks for an upgrade.
+    pub fn accompany<B>(&self, request: &mut Request<B>) {
+        if request.headers().contains_key(UPGRADE) {
+            request.extensions_mut().insert(self.clone());
+        }
+    }
+}
+
+/// Joins the client's side and the upstream's in a task of its own. `permit` is held until the tunnel ends. Without
+/// `terms` the tunnel lasts until one side ends it.
+pub(super) fn tunnel(client: OnUpgrade, upstream: OnUpgrade, terms: Option<TunnelTerms>, permit: Option<Permit>) {
+    tokio::spawn(async move {
+        let _held = permit;
+        let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
+        let movement = Movement::begin();
+        let mut client = Noting { io: TokioIo::new(client), movement: movement.clone() };
+        let mut upstream = TokioIo::new(upstream);
+        let ended = async {
+            match &terms {
+                Some(terms) => tokio::select! {
+                    () = terms.closing.cancelled() => "the gateway drains",
+                    () = movement.ceased(terms.silence) => "nothing moved in it",
+                },
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            copied = copy_bidirectional(&mut client, &mut upstream) => {
+                if let Err(error) = copied {
+                    tracing::debug!(%error, "a tunnel ended");
+                }
+            }
+            reason = ended => tracing::debug!(reason, "a tunnel was ended"),
+        }
+    });
+}
+
+/// The client's side of a tunnel: all bytes of both directions pass it, and it notes that they move.
+struct Noting<T> {
+    io: T,
+    movement: Movement,
+}
+
+impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let before = buffer.filled().len();
+        let read = Pin::new(&mut self.io).poll_read(cx, buffer);
+        if buffer.filled().len() > before {
+            self.movement.note();
+        }
+        read
+    }
+}
+
+impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+        let written = Pin::new(&mut self.io).poll_write(cx, bytes);
+        if matches!(written, Poll::Ready(Ok(1..))) {
+            self.movement.note();
+        }
+        written
+    }
+
+    fn poll_flush(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_flush(cx)
+    }
+
+    fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.io).poll_shutdown(cx)
+    }
+}

@@ -1,0 +1,306 @@
+//! What hostile clients can make the gateway hold in memory, each of them within the limits: no more than `buffered_bytes`
+//! and the sum that docs/OPERATING.md names for a process, its connections and its requests in flight.
+
+use std::any::Any;
+use std::io::{Read, Write};
+use std::net::{TcpListener, TcpStream};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::Duration;
+
+use crate::harness::frames::{
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, request,
+};
+use crate::harness::{Connection, Frames, Gateway, ROUTES, Request, Upstream, dial, until};
+
+const MIB: usize = 1 << 20;
+
+/// The gateway's limits: connections, and as many requests in flight.
+const PLACES: usize = 100;
+const BUFFERED: usize = 16 * MIB;
+
+/// What the gateway may grow by: `buffered_bytes`, 32 KiB for each connection and each request in flight, and what a process
+/// takes at most beside those (24 MiB, of which it has a part before anybody has connected).
+const GROWTH_MAX: usize = BUFFERED + 2 * PLACES * 32 * 1024 + 16 * MIB;
+
+/// Whatever an attack keeps open.
+type Kept = Vec<Box<dyn Any>>;
+
+/// Where the n-th connection comes from.
+type From = fn(usize) -> String;
+
+/// An origin that sends endlessly where the path is `/large`, and otherwise neither reads on nor answers.
+fn hostile_origin() -> u16 {
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            std::thread::spawn(move || {
+                let mut head = [0; 64];
+                let length = stream.read(&mut head).unwrap_or(0);
+                if !head[..length].starts_with(b"GET /large") {
+                    std::thread::sleep(Duration::from_secs(120));
+                    return;
+                }
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 1000000000\r\n\r\n");
+                while stream.write_all(&[b'x'; 1 << 16]).is_ok() {}
+            });
+        }
+    });
+    port
+}
+
+/// Requests of 1,700 fields that take a byte each, on all streams.
+fn many_fields(gateway: &Gateway, from: From, kept: &mut Kept) {
+    let first = [block(&request("GET", "/slow", &[])), b"\x40\x01x\x01y".to_vec()].concat();
+    let fields = |stream: u32| {
+        let first = if stream == 1 { first.clone() } else { block(&request("GET", "/slow", &[])) };
+        frame(HEADERS, END_STREAM | END_HEADERS, stream, &[first, vec![0xbe; 1700]].concat())
+    };
+    for n in 0..PLACES {
+        let mut connection = opened(gateway, from, n);
+        (0..128).all(|stream| connection.write(&fields(2 * stream + 1)));
+        kept.push(Box::new(connection));
+    }
+}
+
+/// Requests with as many and as long fields as may be, on all streams.
+fn large_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
+    let (names, value) = ((0..120).map(|n| format!("x{n}")).collect::<Vec<_>>(), "y".repeat(120));
+    let many: Vec<_> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();
+    let head = block(&request("GET", "/slow", &many));
+    let (first, rest) = head.split_at(16_000);
+    for n in 0..PLACES {
+        let mut connection = opened(gateway, from, n);
+        (0..128).all(|stream| {
+            let id = 2 * stream + 1;
+            let frames = [frame(HEADERS, END_STREAM, id, first), frame(CONTINUATION, END_HEADERS, id, rest)];
+            connection.write(&frames.concat())
+        });
+        kept.push(Box::new(connection));
+    }
+}
+
+/// Trailers that nobody takes, since their bodies are not read, and bodies in small frames.
+fn trailers_and_small_frames(gateway: &Gateway, from: From, kept: &mut Kept) {
+    let value = "y".repeat(100);
+    let trailers = block(&vec![("x", value.as_str()); 120]);
+    for n in 0..PLACES {
+        let mut connection = opened(gateway, from, n);
+        (0..100).all(|stream| {
+            let id = 2 * stream + 1;
+            let open = frame(HEADERS, END_HEADERS, id, &block(&request("POST", "/upload", &[])));
+            let small = frame(DATA, 0, id, b"x").repeat(5);
+            connection.write(&[open, small, frame(HEADERS, END_STREAM | END_HEADERS, id, &trailers)].concat())
+        });
+        kept.push(Box::new(connection));
+    }
+}
+
+/// Uploads to an origin that doesn't read, as far as the windows are open.
+fn uploads_by_http2(gateway: &Gateway, from: From, kept: &mut Kept) {
+    for n in 0..PLACES {
+        let mut connection = opened(gateway, from, n);
+        let settings = connection.until(&[SETTINGS]).unwrap().payload;
+        let setting = |id: u16| {
+            let found = settings.chunks(6).find(|pair| pair[..2] == id.to_be_bytes());
+            found.map_or(65_535, |pair| u32::from_be_bytes(pair[2..6].try_into().unwrap()) as usize)
+        };
+        let opened = connection.until(&[WINDOW_UPDATE]).unwrap().payload;
+        let mut left = 65_535 + u32::from_be_bytes(opened.try_into().unwrap()) as usize;
+        connection.write(&frame(SETTINGS, ACK, 0, &[]));
+        for stream in 0..16 {
+            let id = 2 * stream + 1;
+            let mut bytes = setting(4).min(left);
+            left -= bytes;
+            let open = frame(HEADERS, END_HEADERS, id, &block(&request("POST", "/upload", &[])));
+            let mut goes_on = connection.write(&open);
+            while goes_on && bytes > 0 {
+                let length = bytes.min(16_384);
+                goes_on = connection.write(&frame(DATA, 0, id, &vec![b'x'; length]));
+                bytes -= length;
+            }
+        }
+        kept.push(Box::new(connection));
+    }
+}
+
+/// The same by HTTP/1.1.
+fn uploads_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
+    let mut uploads: Vec<(TcpStream, usize)> = (0..PLACES)
+        .map(|n| {
+            let mut stream = dial(&from(n), gateway.port);
+            let _ = stream.write_all(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+            stream.set_nonblocking(true).unwrap();
+            (stream, 6 * MIB)
+        })
+        .collect();
+    // Until none of them takes anything for a while.
+    let mut silent = 0;
+    while silent < 20 {
+        silent += 1;
+        for (stream, left) in &mut uploads {
+            while *left > 0 {
+                let Ok(written @ 1..) = stream.write(&[b'x'; 1 << 16]) else { break };
+                (*left, silent) = (left.saturating_sub(written), 0);
+            }
+        }
+        std::thread::sleep(Duration::from_millis(20));
+    }
+    kept.push(Box::new(uploads));
+}
+
+/// Heads without an end.
+fn unfinished_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
+    for n in 0..PLACES {
+        let mut stream = dial(&from(n), gateway.port);
+        stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+        let _ = stream.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(60_000)).as_bytes());
+        kept.push(Box::new(stream));
+    }
+}
+
+/// Large answers that nobody reads.
+fn unread_answers_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
+    for n in 0..PLACES {
+        let mut stream = dial(&from(n), gateway.port);
+        let _ = stream.write_all(b"GET /large HTTP/1.1\r\nHost: a\r\n\r\n");
+        kept.push(Box::new(stream));
+    }
+}
+
+/// The same by HTTP/2, with all windows open.
+fn unread_answers_by_http2(gateway: &Gateway, from: From, kept: &mut Kept) {
+    const ALL: u32 = (1 << 31) - 1;
+    for n in 0..20 {
+        let mut connection = Frames::over(dial(&from(n), gateway.port), &[(4, ALL)]);
+        connection.write(&frame(WINDOW_UPDATE, 0, 0, &(ALL - 65_535).to_be_bytes()));
+        for stream in 0..100 {
+            connection.headers(2 * stream + 1, END_STREAM, &request("GET", "/large", &[]));
+        }
+        kept.push(Box::new(connection));
+    }
+}
+
+/// Results of a megabyte that nobody reads.
+fn unread_replays(gateway: &Gateway, from: From, kept: &mut Kept) {
+    let pay = Request::pay("large", "{}").act("large 1000000").bytes();
+    for n in 0..PLACES {
+        let mut stream = dial(&from(n), gateway.port);
+        let _ = stream.write_all(&pay.repeat(5));
+        kept.push(Box::new(stream));
+    }
+}
+
+/// An HTTP/2 connection whose writes don't wait for long.
+fn opened(gateway: &Gateway, from: From, n: usize) -> Frames {
+    let stream = dial(&from(n), gateway.port);
+    let connection = Frames::over(stream.try_clone().unwrap(), &[]);
+    stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
+    connection
+}
+
+/// Runs every attack against a gateway of its own, and calls `meanwhile` while its connections are open.
+fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
+    let attacks: [(&str, fn(&Gateway, From, &mut Kept)); 9] = [
+        ("many fields", many_fields),
+        ("large heads", large_heads),
+        ("trailers and small frames", trailers_and_small_frames),
+        ("uploads by HTTP/2", uploads_by_http2),
+        ("uploads by HTTP/1.1", uploads_by_http1),
+        ("unfinished heads", unfinished_heads),
+        ("unread answers by HTTP/1.1", unread_answers_by_http1),
+        ("unread answers by HTTP/2", unread_answers_by_http2),
+        ("unread replays", unread_replays),
+    ];
+    for (name, attack) in attacks {
+        let payments = Upstream::start();
+        let (hostile, payments_port) = (hostile_origin(), payments.port);
+        let settings = format!(
+            "[limits]\nbuffered_bytes = \"{}MiB\"\nconnections = {}\nin_flight = {PLACES}\n[upstreams.payments]\nurl = \
+             \"http://127.0.0.1:{payments_port}\"\n",
+            BUFFERED / MIB,
+            PLACES + 1
+        );
+        let gateway = Gateway::with(hostile, &settings, &format!("{ROUTES}upstream = \"payments\"\n"));
+        let before = gateway.resident_bytes();
+        let (most, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let mut kept = Kept::new();
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                while !over.load(Ordering::Relaxed) {
+                    most.fetch_max(gateway.resident_bytes(), Ordering::Relaxed);
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+            });
+            attack(&gateway, from, &mut kept);
+            let mut seen = (0, 0);
+            until("memory to grow no more", || {
+                let now = most.load(Ordering::Relaxed);
+                seen = if now > seen.0 { (now, 0) } else { (seen.0, seen.1 + 1) };
+                seen.1 > 100
+            });
+            meanwhile(name, &gateway);
+            over.store(true, Ordering::Relaxed);
+        });
+        let grown = most.load(Ordering::Relaxed).saturating_sub(before);
+        eprintln!("{name}: {} MiB at first, and {} MiB more", before / MIB, grown / MIB);
+        assert!(grown < GROWTH_MAX, "{name}: memory grew by {} MiB, and may by {}", grown / MIB, GROWTH_MAX / MIB);
+        drop(kept);
+        until("all room to be given back", || gateway.metric("onceward_buffered_bytes") == 0.0);
+    }
+}
+
+#[test]
+fn one_hostile_address_takes_bounded_memory_and_others_are_served() {
+    attack(
+        |_| "127.0.0.9".into(),
+        |name, gateway| {
+            let mut other = Connection::from("127.0.0.1", gateway.port);
+            assert_eq!(other.exchange(&Request::pay("other", "{}")).status, 201, "{name}");
+        },
+    );
+}
+
+#[test]
+fn many_hostile_addresses_take_bounded_memory() {
+    attack(
+        |n| format!("127.0.1.{}", 1 + n % 50),
+        |name, gateway| assert_eq!(gateway.ask("GET", "/readyz").status, 200, "{name}"),
+    );
+}
+
+#[test]
+fn too_many_fields_are_431_in_http2_as_in_http1_and_the_connection_goes_on() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    let mut connection = Frames::open(gateway.port, &[]);
+    let fields = |name: &'static str, count: usize| request("GET", "/", &vec![(name, "a=b"); count]);
+    // 128 pass, one more doesn't; and a cookie that comes in pieces counts by its pieces.
+    for (stream, (fields, passes)) in [
+        (fields("x", 128), true),
+        (fields("x", 129), false),
+        (fields("cookie", 129), false),
+        (fields("cookie", 128), true),
+        (fields("x", 1700), false),
+        (fields("x", 3), true),
+    ]
+    .into_iter()
+    .enumerate()
+    {
+        let before = upstream.executed();
+        let id = 2 * u32::try_from(stream).unwrap() + 1;
+        let head = block(&fields);
+        connection.write(&frame(HEADERS, END_STREAM, id, &head[..head.len().min(16_000)]));
+        connection.write(&frame(CONTINUATION, END_HEADERS, id, &head[head.len().min(16_000)..]));
+        let answer = connection.until(&[HEADERS, RST_STREAM]).unwrap();
+        assert_eq!(answer.kind, HEADERS);
+        assert_eq!(upstream.executed() - before, usize::from(passes), "{} fields", fields.len());
+    }
+    // Rendered as in HTTP/1.1.
+    let streams = crate::harness::Streams::open(gateway.port);
+    let many = vec![("x-many", "a"); 129];
+    let answer = streams.send(crate::harness::Streams::pay("k", "{}", &many));
+    assert_eq!((answer.status, answer.problem().as_str()), (431, "header-too-large"));
+    assert_eq!(streams.send(crate::harness::Streams::pay("k", "{}", &[])).status, 201);
+}
