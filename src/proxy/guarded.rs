@@ -273,7 +273,7 @@ impl<T: AsyncRead + Unpin> Guarded<T> {
                 return Poll::Pending;
             }
             if let Some(account) = account {
-                ready!(account.poll_room(cx));
+                ready!(account.poll_room(cx))?;
             }
             if held.is_empty() && buffer.remaining() >= READ_MIN {
                 let before = buffer.filled().len();

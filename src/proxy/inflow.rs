@@ -4,6 +4,7 @@
 //! Danger: windows are per connection and connections are many. So these bytes count in the common buffers, and where
 //! those are full nothing more is read from a connection that holds some. The system then stops its client.
 
+use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -14,7 +15,7 @@ use bytes::Bytes;
 use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::guard::{DATA_BYTES_MIN, FIELD_BYTES};
 use crate::gate::Budget;
@@ -26,6 +27,10 @@ const FREE_BYTES: usize = 16 * 1024;
 /// What one connection is counted with at most. What its windows allow is less; beyond, the count would be wrong, as it is
 /// by frames of streams that were given up.
 const COUNTED_MAX: usize = 8 << 20;
+
+/// How long a connection waits for room. Those who wait may be the very ones that hold it all, with heads that can't be
+/// completed; and a client that has left meanwhile is not seen, as nothing is read.
+const WAIT_MAX: Duration = Duration::from_secs(10);
 
 /// Between two looks whether there is room again.
 const PAUSE: Duration = Duration::from_millis(20);
@@ -83,21 +88,31 @@ pub(super) struct Account {
     /// Frames of bodies were passed on since the reader was last told that there is nothing more for now.
     fresh: bool,
     timer: Option<Pin<Box<Sleep>>>,
+    /// Since when the connection waits for room.
+    waiting: Option<Instant>,
 }
 
 impl Account {
     pub fn new(inflow: Arc<Inflow>) -> Account {
-        Account { inflow, heads: 0, fresh: false, timer: None }
+        Account { inflow, heads: 0, fresh: false, timer: None, waiting: None }
     }
 
     /// Waits until more may be read.
-    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+    ///
+    /// # Errors
+    /// `TimedOut` where there was no room for too long: the connection ends.
+    pub fn poll_room(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         while self.inflow.must_wait() {
+            let since = *self.waiting.get_or_insert_with(Instant::now);
+            if since.elapsed() >= WAIT_MAX {
+                return Poll::Ready(Err(io::ErrorKind::TimedOut.into()));
+            }
             let timer = self.timer.get_or_insert_with(|| Box::pin(sleep(PAUSE)));
             std::task::ready!(timer.as_mut().poll(cx));
             self.timer = None;
         }
-        Poll::Ready(())
+        self.waiting = None;
+        Poll::Ready(Ok(()))
     }
 
     /// Counts what unfinished heads hold now, instead of what they held before.

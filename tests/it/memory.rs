@@ -11,7 +11,7 @@ use std::time::Duration;
 use crate::harness::frames::{
     ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, request,
 };
-use crate::harness::{Connection, Frames, Gateway, ROUTES, Request, Upstream, dial, until};
+use crate::harness::{Connection, Frames, Gateway, ROUTES, Request, Upstream, dial, resident_bytes, until};
 
 const MIB: usize = 1 << 20;
 
@@ -66,16 +66,20 @@ fn many_fields(gateway: &Gateway, from: From, kept: &mut Kept) {
 
 /// Requests with as many and as long fields as may be, on all streams.
 fn large_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
-    let (names, value) = ((0..120).map(|n| format!("x{n}")).collect::<Vec<_>>(), "y".repeat(120));
+    let (names, value) = ((0..120).map(|n| format!("x{n}")).collect::<Vec<_>>(), "y".repeat(480));
     let many: Vec<_> = names.iter().map(|name| (name.as_str(), value.as_str())).collect();
     let head = block(&request("GET", "/slow", &many));
     let (first, rest) = head.split_at(16_000);
+    let last = rest.chunks(16_000).count() - 1;
     for n in 0..PLACES {
         let mut connection = opened(gateway, from, n);
         (0..128).all(|stream| {
             let id = 2 * stream + 1;
-            let frames = [frame(HEADERS, END_STREAM, id, first), frame(CONTINUATION, END_HEADERS, id, rest)];
-            connection.write(&frames.concat())
+            let mut frames = frame(HEADERS, END_STREAM, id, first);
+            for (n, part) in rest.chunks(16_000).enumerate() {
+                frames.extend(frame(CONTINUATION, if n == last { END_HEADERS } else { 0 }, id, part));
+            }
+            connection.write(&frames)
         });
         kept.push(Box::new(connection));
     }
@@ -200,6 +204,32 @@ fn opened(gateway: &Gateway, from: From, n: usize) -> Frames {
     connection
 }
 
+/// The most memory that a process was seen to hold, looked at until this is dropped.
+struct Most {
+    bytes: Arc<AtomicUsize>,
+    over: Arc<AtomicBool>,
+}
+
+impl Most {
+    fn of(process: u32) -> Most {
+        let most = Most { bytes: Arc::default(), over: Arc::default() };
+        let (bytes, over) = (most.bytes.clone(), most.over.clone());
+        std::thread::spawn(move || {
+            while !over.load(Ordering::Relaxed) {
+                bytes.fetch_max(resident_bytes(process), Ordering::Relaxed);
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        });
+        most
+    }
+}
+
+impl Drop for Most {
+    fn drop(&mut self) {
+        self.over.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Runs every attack against a gateway of its own, and calls `meanwhile` while its connections are open.
 fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
     let attacks: [(&str, fn(&Gateway, From, &mut Kept)); 9] = [
@@ -217,36 +247,29 @@ fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
         let payments = Upstream::start();
         let (hostile, payments_port) = (hostile_origin(), payments.port);
         let settings = format!(
-            "[limits]\nbuffered_bytes = \"{}MiB\"\nconnections = {}\nin_flight = {PLACES}\n[upstreams.payments]\nurl = \
+            "[limits]\nbuffered_bytes = \"{}MiB\"\nconnections = {}\nin_flight = {PLACES}\n[upstream]\n\
+             response_timeout = \"10s\"\n[upstreams.payments]\nurl = \
              \"http://127.0.0.1:{payments_port}\"\n",
             BUFFERED / MIB,
             PLACES + 1
         );
         let gateway = Gateway::with(hostile, &settings, &format!("{ROUTES}upstream = \"payments\"\n"));
         let before = gateway.resident_bytes();
-        let (most, over) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
+        let most = Most::of(gateway.process());
         let mut kept = Kept::new();
-        std::thread::scope(|scope| {
-            scope.spawn(|| {
-                while !over.load(Ordering::Relaxed) {
-                    most.fetch_max(gateway.resident_bytes(), Ordering::Relaxed);
-                    std::thread::sleep(Duration::from_millis(10));
-                }
-            });
-            attack(&gateway, from, &mut kept);
-            let mut seen = (0, 0);
-            until("memory to grow no more", || {
-                let now = most.load(Ordering::Relaxed);
-                seen = if now > seen.0 { (now, 0) } else { (seen.0, seen.1 + 1) };
-                seen.1 > 100
-            });
-            meanwhile(name, &gateway);
-            over.store(true, Ordering::Relaxed);
+        attack(&gateway, from, &mut kept);
+        let mut seen = (0, 0);
+        until("memory to grow no more", || {
+            let now = most.bytes.load(Ordering::Relaxed);
+            seen = if now > seen.0 { (now, 0) } else { (seen.0, seen.1 + 1) };
+            seen.1 > 100
         });
-        let grown = most.load(Ordering::Relaxed).saturating_sub(before);
+        meanwhile(name, &gateway);
+        let grown = most.bytes.load(Ordering::Relaxed).saturating_sub(before);
         eprintln!("{name}: {} MiB at first, and {} MiB more", before / MIB, grown / MIB);
         assert!(grown < GROWTH_MAX, "{name}: memory grew by {} MiB, and may by {}", grown / MIB, GROWTH_MAX / MIB);
         drop(kept);
+        // Who uploads and has left is seen when nothing has moved for `response_timeout`.
         until("all room to be given back", || gateway.metric("onceward_buffered_bytes") == 0.0);
     }
 }

@@ -47,9 +47,18 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
     for (name, value) in fields {
         bytes.push(0);
         for text in [name, value] {
-            // Longer ones need another form, and no test needs them.
-            assert!(text.len() < 127);
-            bytes.push(u8::try_from(text.len()).unwrap());
+            // An integer of seven bits, and where they don't suffice of seven more in each byte (RFC 7541, section 5.1).
+            match text.len().checked_sub(127) {
+                None => bytes.push(u8::try_from(text.len()).unwrap()),
+                Some(mut rest) => {
+                    bytes.push(127);
+                    while rest >= 128 {
+                        bytes.push(u8::try_from(rest % 128).unwrap() | 128);
+                        rest /= 128;
+                    }
+                    bytes.push(u8::try_from(rest).unwrap());
+                }
+            }
             bytes.extend_from_slice(text.as_bytes());
         }
     }

@@ -147,9 +147,7 @@ impl Gateway {
     /// What the process holds in memory.
     #[allow(dead_code, reason = "only some of the test binaries that share this file look at that")]
     pub fn resident_bytes(&self) -> usize {
-        let status = std::fs::read_to_string(format!("/proc/{}/status", self.process())).unwrap();
-        let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap();
-        line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024
+        resident_bytes(self.process())
     }
 
     pub fn kill(&mut self) {
@@ -164,6 +162,14 @@ impl Gateway {
     pub fn has_ended(&mut self) -> Option<ExitStatus> {
         self.child.try_wait().unwrap()
     }
+}
+
+/// What a process holds in memory, in bytes; 0 where it has ended.
+#[allow(dead_code, reason = "only some of the test binaries that share this file look at that")]
+pub fn resident_bytes(process: u32) -> usize {
+    let status = std::fs::read_to_string(format!("/proc/{process}/status")).unwrap_or_default();
+    let resident = status.lines().find_map(|line| line.strip_prefix("VmRSS:"));
+    resident.map_or(0, |line| line.trim().trim_end_matches(" kB").parse::<usize>().unwrap() * 1024)
 }
 
 impl Drop for Gateway {

@@ -22,7 +22,7 @@ pub use client::{Answer, Connection, Request, dial};
 pub use fleet::{Cluster, Watched};
 pub use frame_origin::FrameOrigin;
 pub use frames::Frames;
-pub use gateway::{Gateway, ROUTES};
+pub use gateway::{Gateway, ROUTES, resident_bytes};
 pub use nginx::Nginx;
 pub use origin::{Manner, Origin};
 pub use redis::RedisServer;
