@@ -203,7 +203,7 @@ impl Readings {
         let mut first = self.erasable[0];
         for node in 0..self.last() {
             if first & 1 << node != 0 {
-                let hosts = members(self.after_text(node, b"")).flat_map(|node| self.next(node));
+                let hosts = members(self.erased_after(self.after_text(node, b""))).flat_map(|node| self.next(node));
                 let behind_host = hosts.fold(0, |set, to| set | self.erasable[to]);
                 first |= behind_host | self.erased_after(self.after_text(node, b".."));
             }
