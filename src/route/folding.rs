@@ -7,8 +7,6 @@
 //! (`//`, `/./`, `/x/../`) are also crossed without a segment. Sets of nodes are the bits of a word, so that the work is
 //! bounded by the square of [`NODES_MAX`] for each pattern.
 
-use std::ops::Range;
-
 use crate::key::path::{Decoded, PathCase};
 
 /// Most nodes of a path, its end included. A longer path has no readings here, and its request is refused if need be.
@@ -88,8 +86,12 @@ impl Part {
 /// A set of nodes.
 type Nodes = u64;
 
-fn members(nodes: Nodes) -> impl Iterator<Item = usize> {
-    (0..NODES_MAX).filter(move |node| nodes & 1 << node != 0)
+fn members(mut nodes: Nodes) -> impl Iterator<Item = usize> {
+    std::iter::from_fn(move || {
+        let first = (nodes != 0).then_some(nodes.trailing_zeros() as usize);
+        nodes &= nodes.wrapping_sub(1);
+        first
+    })
 }
 
 /// All readings of one path.
@@ -156,36 +158,21 @@ impl Readings {
         node + 1..=node + count
     }
 
-    /// The texts that the segment between two nodes may be read as: whole, or cut where a parameter begins.
-    fn texts(&self, from: usize, to: usize) -> impl Iterator<Item = &[u8]> {
-        let Range { start, end } = self.start(from)..self.end(to);
-        let begin = self.parameters.partition_point(|at| *at < start);
-        let cuts = self.parameters[begin..].iter().copied().take_while(move |at| *at < end);
-        std::iter::once(end).chain(cuts).map(move |end| &self.path.bytes[start..end])
-    }
-
-    /// The nodes that a segment which may be read as a match of the part leads to.
-    fn after(&self, node: usize, part: &Part, case: PathCase) -> Nodes {
-        let matches = |to: &usize| match part {
-            // No text has to be cut to match: what is cut is only longer.
-            Part::Parameter { after, .. } if after.is_empty() => part.is(&self.path.bytes[self.start(node)..self.end(*to)], case),
-            Part::Literal(literal) => self.reads_as(node, *to, literal, case),
-            _ => self.texts(node, *to).any(|text| part.is(text, case)),
+    /// The nodes that a segment leads to which may be read as a text that the condition holds for: whole, or cut where a
+    /// parameter begins.
+    fn after(&self, node: usize, holds: impl Fn(&[u8]) -> bool) -> Nodes {
+        let start = self.start(node);
+        let cuts = &self.parameters[self.parameters.partition_point(|at| *at < start)..];
+        let first_cut = cuts.iter().find(|end| holds(&self.path.bytes[start..**end]));
+        let leads_to = |to: &usize| {
+            let end = self.end(*to);
+            first_cut.is_some_and(|cut| *cut < end) || holds(&self.path.bytes[start..end])
         };
-        self.next(node).filter(matches).fold(0, |set, to| set | 1 << to)
-    }
-
-    /// Whether the segment between two nodes may be read as this text.
-    fn reads_as(&self, from: usize, to: usize, text: &[u8], case: PathCase) -> bool {
-        let (start, end) = (self.start(from), self.start(from) + text.len());
-        end <= self.end(to)
-            && (end == self.end(to) || self.path.bytes[end] == b';')
-            && case.equal(&self.path.bytes[start..end], text)
+        self.next(node).filter(leads_to).fold(0, |set, to| set | 1 << to)
     }
 
     fn after_text(&self, node: usize, text: &[u8]) -> Nodes {
-        let matches = |to: &usize| self.reads_as(node, *to, text, PathCase::Sensitive);
-        self.next(node).filter(matches).fold(0, |set, to| set | 1 << to)
+        self.after(node, |read| read == text)
     }
 
     fn erased_after(&self, nodes: Nodes) -> Nodes {
@@ -200,10 +187,11 @@ impl Readings {
 
     /// Finds what can be erased: an empty segment, a `.`, and a segment with the `..` behind it.
     fn find_erasable(&mut self) {
+        let after_dots: Vec<Nodes> = (0..=self.last()).map(|node| self.after_text(node, b"..")).collect();
         for node in (0..=self.last()).rev() {
             let named = self.next(node).filter(|to| !self.is_dot_segment(node, *to)).fold(0, |set, to| set | 1 << to);
             let before_dots = members(named).fold(0, |set, to| set | self.erasable[to]);
-            let taken_away = members(before_dots).fold(0, |set, at| set | self.after_text(at, b".."));
+            let taken_away = members(before_dots).fold(0, |set, at| set | after_dots[at]);
             let erased = self.after_text(node, b"") | self.after_text(node, b".") | taken_away;
             self.erasable[node] = 1 << node | self.erased_after(erased);
         }
@@ -215,7 +203,7 @@ impl Readings {
         let mut first = self.erasable[0];
         for node in 0..self.last() {
             if first & 1 << node != 0 {
-                let hosts = members(self.after_text(node, b"")).flat_map(|node| self.next(node));
+                let hosts = members(self.erased_after(self.after_text(node, b""))).flat_map(|node| self.next(node));
                 let behind_host = hosts.fold(0, |set, to| set | self.erasable[to]);
                 first |= behind_host | self.erased_after(self.after_text(node, b".."));
             }
@@ -237,7 +225,7 @@ impl Readings {
             if let Part::Rest { .. } = part {
                 return members(nodes).any(|node| part.is(self.rest(node), case));
             }
-            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, part, case)));
+            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, |text| part.is(text, case))));
         }
         nodes & 1 << self.last() != 0
     }
@@ -254,11 +242,10 @@ impl Readings {
                 let is_other = |node| self.erasable[node] & 1 << last != 0 || !self.begins_with(node, before, case);
                 return members(nodes).any(is_other);
             }
-            let is_other = |node, to| self.texts(node, to).any(|text| !part.is(text, case));
-            if members(nodes).any(|node| self.next(node).any(|to| is_other(node, to))) {
+            if members(nodes).any(|node| self.after(node, |text| !part.is(text, case)) != 0) {
                 return true;
             }
-            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, part, case)));
+            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, |text| part.is(text, case))));
         }
         // Behind the pattern nothing may follow but one slash.
         members(nodes).any(|node| node != last && self.start(node) != self.path.bytes.len())

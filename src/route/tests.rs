@@ -46,6 +46,7 @@ const FOLDED: &[(&str, &str)] = &[
     ("//x/v1/payments", "new URL(req.url, base) in Node takes x for the host"),
     ("/\\x/v1/payments", "so does a browser's parser"),
     ("///x/v1/payments", "however many slashes"),
+    ("//%2F../x/v1/payments", "and whatever is resolved before it"),
     ("/v1%2Fpayments", "IIS, Express with decodeURIComponent, Spring with allowUrlEncodedSlash"),
     ("/%2Fv1/payments", "decoded, then merged"),
     ("/v1%2fpayments/", "in lower case"),

@@ -24,7 +24,6 @@ fn a_path_that_an_upstream_could_resolve_into_a_protected_one_is_refused() {
         "/v1/../v1/payments",
         "//v1/payments?x=1",
         "//host/v1/payments",
-        "http://a/v1//payments",
     ] {
         for request in [post(target), post(target).field("Idempotency-Key", "k")] {
             let refused = request.send(gateway.port);
