@@ -69,7 +69,7 @@ mod watched;
 
 use admission::admit;
 use published::Published;
-use watched::Watched;
+use watched::{Watched, would_refuse};
 
 /// Lays the gate around a service. Cheap to clone.
 #[derive(Clone)]
@@ -487,17 +487,3 @@ struct Followed(TraceParent, Option<Trail>);
 
 /// A body's copy: up to how many bytes, and for whom.
 type Copying = (usize, Box<dyn FnOnce(Option<Bytes>) + Send>);
-
-/// What enforcing would have answered to a request that it can't identify.
-fn would_refuse(problem: &Problem) -> &'static str {
-    match problem {
-        Problem::KeyMissing { .. } => "refuse_key_missing",
-        Problem::KeyInvalid { .. } => "refuse_key_invalid",
-        Problem::ScopeMissing { .. } => "refuse_scope_missing",
-        Problem::ScopeInvalid { .. } | Problem::ScopeRepeated { .. } => "refuse_scope_invalid",
-        Problem::ScopeUnavailable => "refuse_scope_unavailable",
-        Problem::UnsupportedEncoding => "refuse_unsupported_encoding",
-        Problem::BodyUnreadable => "refuse_body_unreadable",
-        _ => "refuse",
-    }
-}

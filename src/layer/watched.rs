@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Outcome;
-use crate::gate::Observation;
+use crate::gate::{Observation, Problem};
 
 /// Shared by the body, which tells whom to watch, and the request, which tells how it ended.
 #[derive(Clone, Default)]
@@ -20,5 +20,19 @@ impl Watched {
         if let Some(observation) = self.0.lock().unwrap_or_else(PoisonError::into_inner).take() {
             observation.ended(outcome);
         }
+    }
+}
+
+/// What enforcing would have answered to a request that it can't identify.
+pub(super) fn would_refuse(problem: &Problem) -> &'static str {
+    match problem {
+        Problem::KeyMissing { .. } => "refuse_key_missing",
+        Problem::KeyInvalid { .. } => "refuse_key_invalid",
+        Problem::ScopeMissing { .. } => "refuse_scope_missing",
+        Problem::ScopeInvalid { .. } | Problem::ScopeRepeated { .. } => "refuse_scope_invalid",
+        Problem::ScopeUnavailable => "refuse_scope_unavailable",
+        Problem::UnsupportedEncoding => "refuse_unsupported_encoding",
+        Problem::BodyUnreadable => "refuse_body_unreadable",
+        _ => "refuse",
     }
 }

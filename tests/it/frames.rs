@@ -178,3 +178,26 @@ fn a_client_that_opens_no_window_is_let_go() {
     }
     assert_eq!(upstream.executed(), 1);
 }
+
+#[test]
+fn an_upload_that_its_client_resets_is_never_executed_whatever_the_reset_says() {
+    const NO_ERROR: u32 = 0;
+    const CANCEL: u32 = 8;
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    for code in [NO_ERROR, CANCEL] {
+        let key = format!("k{code}");
+        let fields = request("POST", "/v1/payments", &[("content-type", "application/json"), ("idempotency-key", &key)]);
+        let mut client = Frames::open(gateway.port, &[]);
+        client.headers(1, 0, &fields);
+        client.write(&frame(DATA, 0, 1, b"[1"));
+        // What has come is JSON in itself, and is not what the client meant to send.
+        client.write(&frame(DATA, 0, 1, b"]"));
+        client.write(&frame(PING, 0, 0, b"at work "));
+        client.until(&[PING]).expect("the connection goes on");
+        client.write(&frame(RST_STREAM, 0, 1, &code.to_be_bytes()));
+        let whole = Request::pay(&key, "[1, 2]").send(gateway.port);
+        assert!(whole.status == 201 && !whole.replayed(), "reset with {code}: {whole:?}");
+    }
+    assert_eq!(upstream.executed(), 2);
+}
