@@ -37,7 +37,7 @@ use crate::store::cache::LocalCache;
 use crate::store::cached::Cached;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{self, Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, QUIET, Redis};
+use crate::store::redis::{self, Ack as RedisAck, Features, Options as RedisOptions, Place as RedisPlace, QUIET, Redis};
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
@@ -260,7 +260,7 @@ async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
     for remark in &faults {
         tracing::warn!(advice = remark.advice, "store: {}", remark.text);
     }
-    match faults.first() {
+    match faults.iter().find(|remark| remark.grade != Grade::Limited) {
         Some(first) if strict => anyhow::bail!("durability = \"strict\" refuses this store: {}; {}", first.text, first.advice),
         _ => Ok(()),
     }
@@ -310,6 +310,7 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
         },
         quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
         breakers: meter.breakers.clone(),
+        features: Features { event_log: config.log_keep.is_some(), local_cache: config.store.local_cache > 0 },
     })
 }
 

@@ -49,7 +49,7 @@ fn tell_servers(remarks: Option<&[Remark]>) -> bool {
             for remark in remarks {
                 let word = match remark.grade {
                     Grade::Sound => "ok  ",
-                    Grade::Unsound => "WARN",
+                    Grade::Unsound | Grade::Limited => "WARN",
                     Grade::Unknown => "?   ",
                 };
                 let advice = if remark.advice.is_empty() { String::new() } else { format!("; {}", remark.advice) };

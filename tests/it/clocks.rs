@@ -93,6 +93,7 @@ impl World {
             ack: Ack::Memory,
             quiet: Duration::ZERO,
             breakers: Default::default(),
+            features: Default::default(),
         };
         let store = Redis::connect(options).unwrap();
         let gate = Gate::new(store, clock, Entropy::from_system().unwrap(), Meter::new(), Settings::default());

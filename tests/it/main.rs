@@ -35,6 +35,7 @@ mod redaction;
 mod redis;
 mod reload;
 mod report;
+mod rights;
 mod sealed;
 mod searches;
 mod stories;

@@ -36,7 +36,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The shortest time that making a connection may take: a name lookup and a TLS handshake need more than a command.
-const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Commands that may wait to be written. More than usually come in one burst; who finds it full waits, and times out.
 const QUEUE: usize = 1024;

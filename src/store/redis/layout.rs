@@ -12,6 +12,9 @@ pub(super) use crate::store::log::{member, slot_of_member};
 /// What the names of all records that people may list match.
 pub(super) const RECORDS_MATCH: &str = "onceward:{p*}:r:*";
 
+/// What all names of keys and channels match.
+pub(super) const ALL_MATCH: &str = "onceward:*";
+
 /// The key that [`super::Redis`] writes to see whether a server accepts writes: of a cluster's node, in a partition that
 /// it holds.
 pub(super) fn ping_key(partition: Option<u16>) -> Vec<u8> {

@@ -43,6 +43,7 @@ mod layout;
 mod link;
 mod listing;
 mod log;
+mod rights;
 mod sentinel;
 mod servers;
 mod settled;
@@ -103,6 +104,18 @@ pub struct Options {
     pub quiet: Duration,
     /// Where it is counted whether calls are spared.
     pub breakers: BreakerMeter,
+    /// What else is used of the servers.
+    pub features: Features,
+}
+
+/// Which parts of a store its user uses beside the records: [`Redis::survey`] looks whether the server's user has the rights
+/// that they need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features {
+    /// The event log.
+    pub event_log: bool,
+    /// Records kept in the process ([`track`]).
+    pub local_cache: bool,
 }
 
 impl fmt::Debug for Options {
@@ -140,6 +153,9 @@ pub enum ConnectError {
 /// A store in Redis servers. Its connections end when it is dropped.
 pub struct Redis {
     servers: Servers,
+    /// Makes connections beside the shared ones.
+    dialer: Dialer,
+    features: Features,
     timeout: Duration,
     ack: Ack,
     confirmation: Confirmation,
@@ -187,6 +203,8 @@ impl Redis {
         let store = Arc::new(Redis {
             confirmation: dialer.confirmation.clone(),
             servers: Servers::keep(dialer.clone()),
+            dialer: dialer.clone(),
+            features: options.features,
             timeout: options.timeout,
             ack: options.ack,
             hub: hub.clone(),
@@ -333,6 +351,9 @@ impl Store for Redis {
         };
         if let Some(State::Completed { .. }) = stands {
             self.settled.note(slot);
+        }
+        if !in_flight && matches!(swapped, Ok(Swap::Stored)) {
+            self.hub.notify_unconfirmed(slot);
         }
         swapped
     }

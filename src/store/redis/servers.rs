@@ -108,13 +108,13 @@ pub(super) async fn ask_whole(
     under: Option<Generation>,
     deadline: Instant,
 ) -> Result<Value, Failure> {
-    match links.call(ask, under, deadline).await? {
+    match links.call(ask, under, deadline).await.map_err(|failure| failure.naming(ask, 0))? {
         Value::Array(values) if matches!(ask, Ask::Many(_)) => {
-            for value in &values {
+            for (n, value) in values.iter().enumerate() {
                 if let Value::ServerError(error) = value {
                     let error = RedisError::from(error.clone());
                     links.told_of(&error);
-                    return Err(Failure::Answered(error));
+                    return Err(Failure::Answered(error).naming(ask, n));
                 }
             }
             Ok(Value::Array(values))
