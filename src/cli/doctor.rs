@@ -26,7 +26,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    println!("store: {}", config.store.url);
+    println!("store: {}", config.store.place());
     let servers = match super::block_on(app::survey(&config)) {
         Ok(Ok(remarks)) => remarks,
         Ok(Err(error)) => return super::fail(&format!("the store can't be asked: {error:#}"), 1),

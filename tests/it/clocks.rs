@@ -93,6 +93,7 @@ impl World {
             ack: Ack::Memory,
             quiet: Duration::ZERO,
             breakers: Default::default(),
+            namespace: "onceward".into(),
             features: Default::default(),
         };
         let store = Redis::connect(options).unwrap();

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::confirm::Confirmation;
+use super::layout::Names;
 use super::sentinel::{self, Sentinels};
 use super::{ConnectError, Options, Place, fault};
 use crate::telemetry::BreakerMeter;
@@ -54,6 +55,8 @@ pub(super) struct Dialer {
     /// How answers are confirmed.
     pub(super) confirmation: Confirmation,
     pub(super) breakers: BreakerMeter,
+    /// The names of the store's keys and channels.
+    pub(super) names: Names,
 }
 
 #[derive(Clone)]
@@ -150,10 +153,11 @@ impl Dialer {
             }
             (_, None) => Target::Fixed(address),
         };
+        let names = Names::new(&options.namespace).ok_or(ConnectError::Namespace)?;
         let confirmation = Confirmation::new(options);
         let (timeout, breakers) = (options.timeout, options.breakers.clone());
         let greeting = greeting(first);
-        Ok(Dialer { target, greeting, connector, timeout, replaced: Arc::default(), confirmation, breakers })
+        Ok(Dialer { target, greeting, connector, timeout, replaced: Arc::default(), confirmation, breakers, names })
     }
 
     /// The same, to this server.

@@ -67,8 +67,10 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
 /// A script may have written something before one of its commands was refused, so this does not say that nothing was applied.
 pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
     let detail = error.detail().unwrap_or_default();
-    let within_script = detail.contains("ACL failure in script") || detail.starts_with(DENIED_IN_SCRIPT);
-    if error.code() != Some("NOPERM") && !within_script {
+    let within_script = is_within_script(error);
+    // A refused EXEC is answered with EXECABORT.
+    let denied = error.code() == Some("NOPERM") || detail.contains(" NOPERM ");
+    if !denied && !within_script {
         return None;
     }
     let command = denied_command(detail).unwrap_or(command).to_ascii_uppercase();
@@ -82,6 +84,12 @@ pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
         "the server answered NOPERM to {command}{script}: its user has no right to {what}; \
          `onceward doctor` names each missing right"
     ))
+}
+
+/// Whether an ACL error is about a command that a script called: whatever the script did before it is done.
+pub(super) fn is_within_script(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    detail.contains("ACL failure in script") || detail.starts_with(DENIED_IN_SCRIPT)
 }
 
 /// How servers before version 7.2 begin an error of a script's command that the ACL refused; its code is ERR.
@@ -180,16 +188,35 @@ mod tests {
     #[test]
     fn a_refusal_by_the_acl_names_the_command_and_nothing_that_was_sent() {
         for (line, told) in [
-            ("NOPERM this user has no permissions to run the 'config|get' command", "to CONFIG|GET: its user has no right to this"),
-            ("NOPERM User s3cret has no permissions to run the 'zcard' command", "to ZCARD: its user has no right to this command"),
-            ("NOPERM User s3cret has no permissions to run the 's3cret 1' command", "to GET: its user has no right to this command"),
-            ("NOPERM this user has no permissions to access one of the keys used as arguments", "to GET: its user has no right to one"),
+            (
+                "NOPERM this user has no permissions to run the 'config|get' command",
+                "to CONFIG|GET: its user has no right to this",
+            ),
+            (
+                "NOPERM User s3cret has no permissions to run the 'zcard' command",
+                "to ZCARD: its user has no right to this command",
+            ),
+            (
+                "NOPERM User s3cret has no permissions to run the 's3cret 1' command",
+                "to GET: its user has no right to this command",
+            ),
+            (
+                "NOPERM this user has no permissions to access one of the keys used as arguments",
+                "to GET: its user has no right to one",
+            ),
             ("NOPERM No permissions to access a key", "to GET: its user has no right to one of its keys"),
             ("NOPERM No permissions to access the 's3cret' key", "to GET: its user has no right to one of its keys"),
             ("NOPERM No permissions to access a channel", "to GET: its user has no right to its channel"),
+            (
+                "EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command",
+                "to EXEC: its",
+            ),
             ("ERR The user executing the script can't publish to the channel mentioned in the command", "to GET within a script"),
             ("ERR The user executing the script can't run this command or subcommand", "to GET within a script"),
-            ("NOPERM ACL failure in script: User s3cret has no permissions to run the 'publish' command", "to PUBLISH within a script"),
+            (
+                "NOPERM ACL failure in script: User s3cret has no permissions to run the 'publish' command",
+                "to PUBLISH within a script",
+            ),
         ] {
             let denial = denial(&answered(line), "get").unwrap();
             assert!(denial.contains(told) && !denial.contains("s3cret"), "{line}: {denial}");

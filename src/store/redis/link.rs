@@ -196,6 +196,10 @@ impl Failure {
             _ => None,
         });
         match fault::denial(error, name.unwrap_or("a command")) {
+            // A command that is denied is not begun; those before it in a pipeline may be done.
+            Some(denial) if matches!(ask, Ask::One(_)) && !fault::is_within_script(error) => {
+                Failure::Refused(StoreError::NotApplied(denial))
+            }
             Some(denial) => Failure::Refused(StoreError::MaybeApplied(denial)),
             None => self,
         }

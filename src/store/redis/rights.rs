@@ -8,12 +8,23 @@
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::time::timeout;
 
-use super::fault::{self, Lack};
 use super::dial::CONNECT_TIMEOUT_MIN;
+use super::fault::{self, Lack};
+use super::layout::Names;
 use super::servers::Group;
-use super::{Ack, Features, Grade, Redis, Remark, layout};
+use super::{Ack, Grade, Redis, Remark};
 use crate::key::{PARTITIONS, SLOT_BYTES, Slot, Space};
 use crate::store::StoreError;
+
+/// Which parts of a store its user uses beside the records: [`Redis::survey`] looks whether the server's user has the rights
+/// that they need.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Features {
+    /// The event log.
+    pub event_log: bool,
+    /// Records kept in the process ([`track`]).
+    pub local_cache: bool,
+}
 
 /// What a right is needed for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,6 +36,7 @@ enum Part {
     Replicas,
     Disk,
     Cluster,
+    Presence,
     Append,
     Log,
     Cache,
@@ -34,7 +46,7 @@ impl Part {
     /// Whether a store with these options uses it.
     fn is_used(self, features: Features, ack: Ack, cluster: bool) -> bool {
         match self {
-            Part::Records | Part::Waiters | Part::Lists | Part::Settings => true,
+            Part::Records | Part::Waiters | Part::Lists | Part::Settings | Part::Presence => true,
             Part::Replicas => matches!(ack, Ack::Replicas(_)),
             Part::Disk => ack == Ack::Fsync,
             Part::Cluster => cluster,
@@ -52,6 +64,7 @@ impl Part {
             Part::Settings => (Grade::Limited, "the server's settings, restarts and failovers can't be seen"),
             Part::Replicas | Part::Disk => (Grade::Unsound, "`ack` can't be confirmed"),
             Part::Cluster => (Grade::Limited, "calls fail while the cluster moves their partition"),
+            Part::Presence => (Grade::Limited, "`onceward store copy` can't see that a gateway uses the store"),
             Part::Append => (Grade::Unsound, "changes are stored without their event"),
             Part::Log => (Grade::Limited, "the event log can't be read or trimmed, or duplicates aren't counted"),
             Part::Cache => (Grade::Limited, "local_cache keeps nothing"),
@@ -91,8 +104,6 @@ const COMMANDS: &[(&str, &[&str], Part)] = &[
     ("xadd", &[NAME, "*", "l", ""], Part::Append),
     ("hset", &[NAME, "l", ""], Part::Append),
     ("hmget", &[NAME, "l"], Part::Log),
-    ("hgetall", &[NAME], Part::Log),
-    ("hdel", &[NAME, "l"], Part::Log),
     ("xread", &["STREAMS", NAME, "0"], Part::Log),
     ("xrange", &[NAME, "-", "+"], Part::Log),
     ("xlen", &[NAME], Part::Log),
@@ -103,6 +114,9 @@ const COMMANDS: &[(&str, &[&str], Part)] = &[
     ("lrange", &[NAME, "0", "0"], Part::Log),
     ("ltrim", &[NAME, "0", "0"], Part::Log),
     ("incrby", &[NAME, "0"], Part::Log),
+    ("hset", &[NAME, "l", ""], Part::Presence),
+    ("hgetall", &[NAME], Part::Presence),
+    ("hdel", &[NAME, "l"], Part::Presence),
     ("client|tracking", &["ON", "OPTIN"], Part::Cache),
     ("client|caching", &["YES"], Part::Cache),
     ("pttl", &[NAME], Part::Cache),
@@ -142,21 +156,22 @@ impl Right {
 }
 
 /// The names of keys, each with what it is needed for.
-fn key_names(partition: u16) -> Vec<(Vec<u8>, Part)> {
+fn key_names(names: &Names, partition: u16) -> Vec<(Vec<u8>, Part)> {
     let mut hash = [0; SLOT_BYTES];
     hash[0] = partition.to_be_bytes()[1];
     let slots = [Space::Enforced, Space::Shadow].map(|space| Slot::from_hash(space, hash));
-    let mut names = Vec::new();
+    let mut keys = Vec::new();
     for slot in &slots {
-        names.extend([layout::record_key(slot), layout::tombstone_key(slot)].map(|name| (name, Part::Records)));
+        keys.extend([names.record_key(slot), names.tombstone_key(slot)].map(|name| (name, Part::Records)));
     }
-    let records = [layout::due_key(partition), layout::epoch_key(partition), layout::identities_key(), layout::ping_key(None)];
-    names.extend(records.map(|name| (name, Part::Records)));
-    names.extend([layout::events_key(partition), layout::chain_key(partition)].map(|name| (name, Part::Append)));
-    names.extend([layout::trimmed_key(partition), layout::readers_key(partition)].map(|name| (name, Part::Log)));
-    let observed = [layout::observations_key(), layout::observed_bytes_key(), layout::observed_sizes_key()];
-    names.extend(observed.map(|name| (name, Part::Log)));
-    names
+    let records = [names.due_key(partition), names.epoch_key(partition), names.identities_key(), names.ping_key(None)];
+    keys.extend(records.map(|name| (name, Part::Records)));
+    keys.extend([(names.copy_key(), Part::Records), (names.gateways_key(), Part::Presence)]);
+    keys.extend([names.events_key(partition), names.chain_key(partition)].map(|name| (name, Part::Append)));
+    keys.extend([names.trimmed_key(partition), names.readers_key(partition)].map(|name| (name, Part::Log)));
+    let observed = [names.observations_key(), names.observed_bytes_key(), names.observed_sizes_key()];
+    keys.extend(observed.map(|name| (name, Part::Log)));
+    keys
 }
 
 /// The pattern that matches a name in every partition, and of every slot.
@@ -173,9 +188,9 @@ fn pattern_of(name: &[u8]) -> String {
 }
 
 /// Probes for all rights that such a store needs.
-fn probes(features: Features, ack: Ack, cluster: bool) -> Vec<Probe> {
-    let channel = layout::record_key(&Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]));
-    let ping = layout::ping_key(None);
+fn probes(names: &Names, features: Features, ack: Ack, cluster: bool) -> Vec<Probe> {
+    let channel = names.record_key(&Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]));
+    let ping = names.ping_key(None);
     let mut probes = Vec::new();
     for (name, args, part) in COMMANDS {
         let mut command = Cmd::new();
@@ -183,12 +198,12 @@ fn probes(features: Features, ack: Ack, cluster: bool) -> Vec<Probe> {
         let subject = if *part == Part::Waiters { &channel } else { &ping };
         args.iter().for_each(|arg| _ = if *arg == NAME { command.arg(subject) } else { command.arg(arg) });
         if *part == Part::Waiters {
-            probes.push(Probe { right: Right::Channels(layout::ALL_MATCH.into()), part: *part, command: command.clone() });
+            probes.push(Probe { right: Right::Channels(names.all_match()), part: *part, command: command.clone() });
         }
         probes.push(Probe { right: Right::Command(name), part: *part, command });
     }
     for partition in [0, PARTITIONS - 1] {
-        for (name, part) in key_names(partition) {
+        for (name, part) in key_names(names, partition) {
             let (mut get, mut set) = (redis::cmd("GET"), redis::cmd("SET"));
             get.arg(&name);
             set.arg(&name).arg("");
@@ -202,7 +217,7 @@ fn probes(features: Features, ack: Ack, cluster: bool) -> Vec<Probe> {
 }
 
 /// Takes together what the server answered: each missing right once, and all keys as one right where no key is granted.
-fn missing(probes: &[Probe], answers: &[Value]) -> Vec<(Right, Part)> {
+fn missing(names: &Names, probes: &[Probe], answers: &[Value]) -> Vec<(Right, Part)> {
     let mut missing: Vec<(Right, Part)> = Vec::new();
     for (probe, answer) in probes.iter().zip(answers) {
         let Value::ServerError(error) = answer else { continue };
@@ -217,7 +232,7 @@ fn missing(probes: &[Probe], answers: &[Value]) -> Vec<(Right, Part)> {
     patterns.dedup();
     if patterns.iter().all(|pattern| missing.iter().any(|(right, _)| right == *pattern)) {
         missing.retain(|(right, _)| !is_key(right));
-        missing.push((Right::Keys(layout::ALL_MATCH.into()), Part::Records));
+        missing.push((Right::Keys(names.all_match()), Part::Records));
     }
     missing
 }
@@ -257,7 +272,7 @@ impl Redis {
         if answers.last().is_none_or(|answer| matches!(answer, Value::ServerError(_))) {
             return Ok(remarks);
         }
-        let probes = probes(self.features, self.ack, self.servers.is_cluster());
+        let probes = probes(&self.names, self.features, self.ack, self.servers.is_cluster());
         let mut queue = Pipeline::with_capacity(probes.len() + 1);
         probes.iter().for_each(|probe| _ = queue.add_command(probe.command.clone()));
         queue.cmd("DISCARD");
@@ -265,7 +280,9 @@ impl Redis {
         if answers.last().is_some_and(is_denied) {
             remarks.push(transactions());
         }
-        remarks.extend(missing(&probes, &answers).iter().map(|(right, part)| remark(part.without(), &right.describe())));
+        remarks.extend(
+            missing(&self.names, &probes, &answers).iter().map(|(right, part)| remark(part.without(), &right.describe())),
+        );
         Ok(remarks)
     }
 }
@@ -279,6 +296,10 @@ mod tests {
     use std::collections::BTreeSet;
 
     use super::*;
+
+    fn names() -> Names {
+        Names::new("onceward").unwrap()
+    }
 
     const ALL: Features = Features { event_log: true, local_cache: true };
 
@@ -294,7 +315,8 @@ mod tests {
     fn every_command_that_is_sent_is_probed() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis");
         // Sent while it connects, or to sentinels, whose answers name what is missing.
-        let elsewhere = ["ping", "cluster", "sentinel", "role", "multi", "exec", "discard"];
+        // Or by `onceward store copy`, for which OPERATING names them.
+        let elsewhere = ["del", "ping", "cluster", "sentinel", "role", "multi", "exec", "discard"];
         let probed: BTreeSet<&str> = COMMANDS.iter().filter_map(|(name, ..)| name.split('|').next()).collect();
         let mut files = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
@@ -318,14 +340,15 @@ mod tests {
 
     #[test]
     fn each_missing_right_is_named_once_and_all_keys_as_one() {
-        let probes = probes(ALL, Ack::Fsync, true);
+        let probes = probes(&names(), ALL, Ack::Fsync, true);
         let key = "No permissions to access a key";
         let answered = |denies: &dyn Fn(&Probe) -> Option<&'static str>| {
             let answers: Vec<Value> = probes.iter().map(|probe| denies(probe).map_or(Value::Okay, denied)).collect();
-            missing(&probes, &answers).iter().map(|(right, _)| right.describe()).collect::<Vec<_>>()
+            missing(&names(), &probes, &answers).iter().map(|(right, _)| right.describe()).collect::<Vec<_>>()
         };
         assert!(answered(&|_| None).is_empty());
-        let all = answered(&|probe| (probe.right.lack() != Lack::Command || probe.command.args_iter().count() > 2).then_some(key));
+        let all =
+            answered(&|probe| (probe.right.lack() != Lack::Command || probe.command.args_iter().count() > 2).then_some(key));
         assert_eq!(all, ["the keys onceward:* (~onceward:*)"]);
         let some = |probe: &Probe| match &probe.right {
             Right::Keys(pattern) if pattern.ends_with(":due") => Some(key),
@@ -345,7 +368,9 @@ mod tests {
 
     #[test]
     fn only_what_is_used_is_probed() {
-        let rights = |features, ack| -> Vec<Right> { probes(features, ack, false).into_iter().map(|probe| probe.right).collect() };
+        let rights = |features, ack| -> Vec<Right> {
+            probes(&names(), features, ack, false).into_iter().map(|probe| probe.right).collect()
+        };
         let few = rights(Features::default(), Ack::Memory);
         for unused in ["xadd", "wait", "waitaof", "asking", "client|tracking"] {
             assert!(!few.contains(&Right::Command(unused)), "{unused}");
