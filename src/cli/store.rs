@@ -62,7 +62,7 @@ fn summary(from: &str, to: &str, copied: Copied) -> String {
     let again = if resumed { ", carrying on an interrupted copy" } else { "" };
     let mut text = format!("copied {from} to {to}{again}: {items} records and tombstones and {events} events, all compared\n");
     if relinked && events > 0 {
-        text += "the event log has other partitions there: its links were made anew, and a read model of Redis has to be built \
+        text += "the event log is divided otherwise there: its links were made anew, and a read model that is kept has to be built \
                  anew (onceward projection rebuild)\n";
     }
     if breaks > 0 {

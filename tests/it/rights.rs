@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use crate::admin::cli;
-use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream, until};
+use crate::harness::{Cluster, Gateway, ROUTES, RedisServer, Request, Upstream, until};
 
 /// A server with a user `limited`, whose password is `pw`, with these rights.
 fn server_with_user(rights: &[&str]) -> (RedisServer, String) {
@@ -96,4 +96,23 @@ fn the_smallest_list_of_the_documents_is_enough_for_everything() {
         assert!(said.split([' ', '(', ')']).any(|word| word == *right), "{right}: {said}");
         assert_eq!(redis.cli(&["acl", "setuser", "limited", right]), "OK");
     }
+}
+
+#[test]
+fn a_cluster_is_looked_at_server_by_server_and_without_a_map_the_doctor_says_why() {
+    let cluster = Cluster::start();
+    let (_, said) = doctor(&cluster.url(), "");
+    let servers = cluster.primaries().len();
+    assert_eq!((said.matches("it is a master").count(), servers), (servers, 3), "{said}");
+    let user = |rights: &[&str]| {
+        let words = [&["acl", "setuser", "limited", "reset", "on", ">pw", "~*", "&*"], rights].concat();
+        cluster.primaries().iter().for_each(|server| assert_eq!(server.cli(&words), "OK"));
+    };
+    let url = cluster.url().replacen("://", "://limited:pw@", 1);
+    user(&["+@all", "-asking", "-zcount"]);
+    let (code, said) = doctor(&url, "");
+    assert_eq!((code, said.matches("(+asking)").count(), said.matches("(+zcount)").count()), (1, servers, servers), "{said}");
+    user(&["+@all", "-cluster"]);
+    let (code, said) = doctor(&url, "");
+    assert!(code == 1 && said.contains("map is not known") && said.contains("NOPERM to CLUSTER"), "{said}");
 }

@@ -11,7 +11,6 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use redis::{Pipeline, Value};
 use tokio::sync::OnceCell;
-use tokio::time::sleep;
 
 use super::servers::Group;
 use super::{ConnectError, Options, Redis, array, layout, millis, time_ms, unexpected};
@@ -25,9 +24,6 @@ const SCAN_COUNT: usize = 64;
 
 /// What every mark of a copy begins with. It is longer than an epoch.
 const MARK: &str = "copying:";
-
-/// How often a cluster's map is looked for.
-const AGAIN: std::time::Duration = std::time::Duration::from_millis(20);
 
 /// A store in Redis that is copied, or copied into.
 pub struct CopiedRedis {
@@ -57,14 +53,7 @@ impl CopiedRedis {
 
     /// The servers, once all partitions have one.
     async fn groups(&self) -> Result<Vec<Group>, StoreError> {
-        let deadline = self.store.deadline();
-        while let Err(error) = self.store.servers.complete() {
-            if tokio::time::Instant::now() > deadline {
-                return Err(error);
-            }
-            sleep(AGAIN).await;
-        }
-        Ok(self.store.servers.groups())
+        self.store.servers.known(self.store.deadline()).await
     }
 
     /// Sends to each server the commands that are about its partitions. Answers come in no order.
@@ -208,7 +197,7 @@ impl CopiedRedis {
         let gateways = self.store.gateways().await?;
         if gateways.present > 0 {
             return Err(CopyError::Refused(format!(
-                "{} gateways use this store in Redis: end them first (one that was killed counts for 20 s)",
+                "gateways use this store in Redis ({} of them): end them first (one that was killed counts for 20 s)",
                 gateways.present
             )));
         }

@@ -48,7 +48,7 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
     if let ErrorKind::AuthenticationFailed = error.kind() {
         return "can't connect: user name or password are wrong".into();
     }
-    if let Some(denial) = denial(error, "the command") {
+    if let Some(denial) = denial(error, "a command") {
         return format!("can't connect: {denial}");
     }
     match code(error) {
@@ -73,7 +73,7 @@ pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
     if !denied && !within_script {
         return None;
     }
-    let command = denied_command(detail).unwrap_or(command).to_ascii_uppercase();
+    let command = denied_command(detail).map_or_else(|| command.to_owned(), str::to_ascii_uppercase);
     let what = match Lack::of(detail) {
         Lack::Command => "this command",
         Lack::Key => "one of its keys",
@@ -218,11 +218,11 @@ mod tests {
                 "to PUBLISH within a script",
             ),
         ] {
-            let denial = denial(&answered(line), "get").unwrap();
+            let denial = denial(&answered(line), "GET").unwrap();
             assert!(denial.contains(told) && !denial.contains("s3cret"), "{line}: {denial}");
         }
         for other in [answered("ERR of s3cret"), answered("NOAUTH"), broken()] {
-            assert_eq!(denial(&other, "get"), None);
+            assert_eq!(denial(&other, "GET"), None);
         }
     }
 

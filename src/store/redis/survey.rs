@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
+use super::dial::CONNECT_TIMEOUT_MIN;
 use super::link::Ask;
 use super::servers::{Group, ask_whole};
 use super::{Ack, Redis};
@@ -47,9 +49,10 @@ impl Redis {
     /// # Errors
     /// That one can't be asked.
     pub async fn survey(&self) -> Result<Vec<Remark>, StoreError> {
+        let groups = self.servers.known(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN)).await?;
         let pinged = self.ping().await;
         let mut remarks = Vec::new();
-        for group in self.servers.groups() {
+        for group in groups {
             remarks.extend(self.survey_of(&group).await?);
         }
         match pinged {
