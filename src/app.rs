@@ -36,13 +36,16 @@ use crate::store::cache::LocalCache;
 use crate::store::cached::Cached;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{self, Ack as RedisAck, Options as RedisOptions, Place as RedisPlace, QUIET, Redis};
+use crate::store::redis::{
+    self, Ack as RedisAck, Features, Options as RedisOptions, Place as RedisPlace, Presence, QUIET, Redis,
+};
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
 use crate::tls::Identity;
 use crate::token::Keyring;
 
+mod copy;
 mod current;
 mod descriptors;
 mod identities;
@@ -52,6 +55,7 @@ mod read_model;
 mod reload;
 mod telling;
 
+pub use copy::{Copied, CopyError, Step, copy_store};
 use identities::Pending;
 pub use identities::identity_changes;
 pub use read_model::{Freshness, Projection};
@@ -89,7 +93,8 @@ impl Gateway {
         descriptors::raise(&config.limits, 1 + config.upstreams.len());
         let clock = Clock::system();
         let meter = Meter::new();
-        let kept = open_store(&config, &clock, &meter).await?;
+        let mut kept = open_store(&config, &clock, &meter).await?;
+        kept.announce();
         let hashing = hashing(&secrets)?;
         let identities = identities::configured(&config, &hashing);
         let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
@@ -236,10 +241,21 @@ async fn end(gate: &Gate, mut serving: JoinHandle<()>, drained: CancellationToke
 struct Kept {
     store: Arc<dyn Store>,
     embedded: Option<Arc<Embedded>>,
+    redis: Option<Arc<Redis>>,
+    /// Says to others that a gateway uses the servers.
+    presence: Option<Presence>,
 }
 
 impl Kept {
+    /// Begins to say that a gateway uses the store. A file says so by its lock.
+    fn announce(&mut self) {
+        self.presence = self.redis.as_ref().map(Presence::announce);
+    }
+
     async fn close(&self) {
+        if let Some(presence) = &self.presence {
+            presence.end().await;
+        }
         if let Some(embedded) = &self.embedded {
             embedded.close().await;
         }
@@ -261,7 +277,7 @@ async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
     for remark in &faults {
         tracing::warn!(advice = remark.advice, "store: {}", remark.text);
     }
-    match faults.first() {
+    match faults.iter().find(|remark| remark.grade != Grade::Limited) {
         Some(first) if strict => anyhow::bail!("durability = \"strict\" refuses this store: {}; {}", first.text, first.advice),
         _ => Ok(()),
     }
@@ -311,6 +327,8 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
         },
         quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
         breakers: meter.breakers.clone(),
+        namespace: config.store.namespace.clone(),
+        features: Features { event_log: config.log_keep.is_some(), local_cache: config.store.local_cache > 0 },
     })
 }
 
@@ -328,18 +346,20 @@ fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
 
 async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kept> {
     match &config.store.url {
-        StoreUrl::Memory => Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None }),
+        StoreUrl::Memory => {
+            Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None, redis: None, presence: None })
+        }
         StoreUrl::File(dir) => {
             let span = clock.clone();
             let options = EmbeddedOptions::new(Arc::new(move || span.boot_ms()), clock.unix_ms());
             let embedded = Arc::new(Embedded::open(dir, options)?);
-            Ok(Kept { store: embedded.clone(), embedded: Some(embedded) })
+            Ok(Kept { store: embedded.clone(), embedded: Some(embedded), redis: None, presence: None })
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
             let store = Redis::connect(redis_options(config, meter)?)?;
             // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
             look_over(&store, config.store.durability).await?;
-            Ok(Kept { store, embedded: None })
+            Ok(Kept { store: store.clone(), embedded: None, redis: Some(store), presence: None })
         }
     }
 }

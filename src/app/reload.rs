@@ -233,6 +233,7 @@ fn needs_restart((before, old): (&Config, &Secrets), (now, new): (&Config, &Secr
         ("admin", before.admin != now.admin),
         ("tls", before.tls.is_some() != now.tls.is_some()),
         ("store.url", was.url != is.url),
+        ("store.namespace", was.namespace != is.namespace),
         ("store.timeout", was.timeout != is.timeout),
         ("store.ca_file", was.ca_file != is.ca_file),
         ("store.ack", was.ack != is.ack),

@@ -27,7 +27,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let _ = super::say(&format!("store: {}", config.store.url));
+    let _ = super::say(&format!("store: {}", config.store.place()));
     let servers = match super::block_on(app::survey(&config)) {
         Ok(Ok(remarks)) => remarks,
         Ok(Err(error)) => return super::fail(&format!("the store can't be asked: {error:#}"), 1),
@@ -50,7 +50,7 @@ fn tell_servers(remarks: Option<&[Remark]>) -> bool {
             for remark in remarks {
                 let word = match remark.grade {
                     Grade::Sound => "ok  ",
-                    Grade::Unsound => "WARN",
+                    Grade::Unsound | Grade::Limited => "WARN",
                     Grade::Unknown => "?   ",
                 };
                 let advice = if remark.advice.is_empty() { String::new() } else { format!("; {}", remark.advice) };

@@ -23,6 +23,7 @@ mod projection;
 mod projector;
 mod report;
 mod run;
+mod store;
 mod supervisor;
 mod tail;
 
@@ -56,6 +57,8 @@ enum Command {
     Check(CheckArgs),
     /// Look at the store's servers: whether they can keep what they are asked to keep. Exit 0 if all is sound, else 1.
     Doctor(DoctorArgs),
+    /// Copy a store into another one.
+    Store(StoreArgs),
     /// Look up and settle operations, over the admin port of a running gateway.
     Operations(OperationsArgs),
     /// Tell what enforcing would have replayed and refused on routes in shadow mode, by route and client, over the admin port of a
@@ -92,6 +95,28 @@ struct DoctorArgs {
     store: Option<String>,
 }
 
+#[derive(Debug, Args)]
+struct StoreArgs {
+    #[command(subcommand)]
+    verb: StoreVerb,
+}
+
+#[derive(Debug, Subcommand)]
+enum StoreVerb {
+    /// Copy a store that no gateway uses into an empty one: for back-ups, and for moves between a file and Redis. Everything is
+    /// compared afterwards; an interrupted copy goes on where it ended when the same command is run again. Exit 0 if done, 1 if
+    /// refused or failed, 2 for faulty arguments.
+    Copy {
+        /// The store that is copied: file:DIR, redis://.. and so on, with ?namespace=NAME in Redis. It is not changed.
+        from: String,
+        /// The empty store that is copied into. No gateway can use it until the copy is complete.
+        to: String,
+        /// A configuration file whose [store] has what else it takes to reach either of them: ca_file, ack, timeout.
+        #[arg(long, env = "ONCEWARD_CONFIG", value_name = "FILE")]
+        config: Option<PathBuf>,
+    },
+}
+
 /// Where the gateway's parts are; flags beat environment, which beats the file, which beats the defaults.
 #[derive(Debug, Clone, Args)]
 struct RunArgs {
@@ -107,8 +132,8 @@ struct RunArgs {
     /// Where operators and probes connect [default: 127.0.0.1:8081].
     #[arg(long, env = "ONCEWARD_ADMIN", value_name = "ADDR")]
     admin: Option<String>,
-    /// Where records are kept: file:DIR, redis://, rediss://, redis+cluster://, redis+sentinel://, unix:///path,
-    /// memory: [default: file:onceward-data].
+    /// Where records are kept: file:DIR, redis://, rediss://, redis+cluster://, redis+sentinel://, unix:///path (each with
+    /// ?namespace=NAME), memory: [default: file:onceward-data].
     #[arg(long, env = "ONCEWARD_STORE", value_name = "URL", hide_env_values = true)]
     store: Option<String>,
     /// Start although operations get other identities than those that the store keeps (routes renamed, scopes or hashing
@@ -329,6 +354,7 @@ fn run_command(command: Command) -> ExitCode {
         Command::Demo(args) => demo::demo(args.once),
         Command::Check(args) => check::check(&args.config, args.upstream),
         Command::Doctor(args) => doctor::doctor(&args),
+        Command::Store(StoreArgs { verb: StoreVerb::Copy { from, to, config } }) => store::copy(&from, &to, config.as_deref()),
         Command::Operations(args) => operations::operations(args),
         Command::Report(args) => report::report(args),
         Command::Projection(args) => projection::projection(args),

@@ -30,7 +30,7 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
         OnFailure::FailClosed => "fail_closed",
         OnFailure::FailOpen => "fail_open",
     };
-    writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.url, duration_text(config.store.timeout))?;
+    writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.place(), duration_text(config.store.timeout))?;
     if let Some(keep) = config.log_keep {
         writeln!(text, "log       of every change, kept for {}; {}", duration_text(keep), read_model_text(config))?;
     }

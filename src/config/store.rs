@@ -14,6 +14,8 @@ use crate::engine::OnFailure;
 pub struct StoreConfig {
     /// The place.
     pub url: StoreUrl,
+    /// What the names of all keys and channels in Redis begin with. Another namespace is another store.
+    pub namespace: String,
     /// What routes do without it, unless they say otherwise. Already part of every route's policy.
     pub on_failure: OnFailure,
     /// How long one command may take.
@@ -62,6 +64,34 @@ fn ack(text: &str) -> Option<Ack> {
     }
 }
 
+const NAMESPACE_EXPECTED: &str = "1 to 64 letters, digits, _ or -";
+
+/// Longest namespace, in bytes.
+const NAMESPACE_MAX: usize = 64;
+
+/// The namespace that is used where none is named.
+const NAMESPACE_DEFAULT: &str = "onceward";
+
+fn namespace(text: &str) -> Option<String> {
+    let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
+    ((1..=NAMESPACE_MAX).contains(&text.len()) && text.bytes().all(plain)).then(|| text.to_owned())
+}
+
+/// A url without its `namespace=`, and the namespace. The rest of the query stays.
+fn without_namespace(text: &str) -> Result<(String, Option<String>), String> {
+    let Some((place, query)) = text.split_once('?') else { return Ok((text.to_owned(), None)) };
+    let (mut rest, mut named) = (Vec::new(), None);
+    for part in query.split('&') {
+        match part.strip_prefix("namespace=") {
+            None => rest.push(part),
+            Some(_) if named.is_some() => return Err("expected one namespace".to_owned()),
+            Some(name) => named = Some(namespace(name).ok_or(format!("expected {NAMESPACE_EXPECTED} behind namespace="))?),
+        }
+    }
+    let mark = if rest.is_empty() { "" } else { "?" };
+    Ok((format!("{place}{mark}{}", rest.join("&")), named))
+}
+
 /// A store's url. `Display` and `Debug` mask a password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum StoreUrl {
@@ -103,7 +133,7 @@ pub enum StoreUrl {
 }
 
 const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH, \
-     redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME";
+     redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME, in Redis with ?namespace=NAME behind it";
 
 /// Where sentinels listen if nothing else is said.
 const SENTINEL_PORT: u16 = 26379;
@@ -129,6 +159,24 @@ impl StoreUrl {
         }
     }
 
+    /// Parses a store's url that may name the namespace of its keys (`?namespace=NAME`, in Redis alone).
+    ///
+    /// # Errors
+    /// What is wrong, without the text itself.
+    pub fn with_namespace(text: &str) -> Result<(StoreUrl, Option<String>), String> {
+        // A directory may have any name.
+        if text.starts_with("file:") {
+            return Ok((StoreUrl::parse(text)?, None));
+        }
+        let (text, namespace) = without_namespace(text)?;
+        Ok((StoreUrl::parse(&text)?, namespace))
+    }
+
+    /// Whether records lie in Redis.
+    fn is_redis(&self) -> bool {
+        !matches!(self, StoreUrl::Memory | StoreUrl::File(_))
+    }
+
     fn cluster(scheme: &str, text: &str) -> Result<StoreUrl, String> {
         let why = || format!("expected nodes, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT");
         let Parts { plain, user, hosts, path, query } = Parts::of(text).ok_or_else(why)?;
@@ -151,7 +199,7 @@ impl StoreUrl {
         let own = match query.map(|query| query.split_once('=')) {
             None => String::new(),
             Some(Some(("sentinel_password", password))) => format!(":{password}@"),
-            Some(_) => return Err("after the name only ?sentinel_password=PASSWORD is known".to_owned()),
+            Some(_) => return Err("after the name only ?sentinel_password=PASSWORD and namespace=NAME are known".to_owned()),
         };
         let sentinel = |host| node(plain, &own, host, Some(SENTINEL_PORT), "");
         let sentinels = hosts.split(',').map(sentinel).collect::<Option<_>>().ok_or_else(why)?;
@@ -236,16 +284,27 @@ pub(super) const ON_FAILURE: [(&str, OnFailure); 2] =
 pub(super) const FAIL_OPEN_WARNING: &str = "without the store, requests are forwarded unprotected and may run twice";
 
 impl StoreConfig {
+    /// The url, with the namespace where that is another than usual. Masks a password.
+    pub fn place(&self) -> String {
+        match self.namespace.as_str() {
+            name if name != NAMESPACE_DEFAULT && self.url.is_redis() => format!("{} (namespace {name})", self.url),
+            _ => self.url.to_string(),
+        }
+    }
+
     /// Reads `[store]`; `flag` is the url that was given besides the file.
     pub(super) fn read(table: Table<'_>, flag: Option<&str>) -> Option<StoreConfig> {
-        let in_file = table.get("url").and_then(|value| value.checked(URL_EXPECTED, StoreUrl::parse));
+        let in_file = table.get("url").and_then(|value| value.checked(URL_EXPECTED, StoreUrl::with_namespace));
         let url = match flag {
             None => in_file,
             Some(text) => {
                 let flag = Place::flag("--store (ONCEWARD_STORE)");
-                StoreUrl::parse(text).map_err(|why| table.report.note(&flag, why)).ok()
+                StoreUrl::with_namespace(text).map_err(|why| table.report.note(&flag, why)).ok()
             }
         };
+        let (url, url_namespace) = url.map_or((None, None), |(url, namespace)| (Some(url), namespace));
+        let namespace = table.get("namespace").and_then(|value| value.parsed(NAMESPACE_EXPECTED, namespace));
+        let namespace = url_namespace.or(namespace);
         let on_failure = table.get("on_failure").and_then(|value| value.choice(&ON_FAILURE, &[]));
         let timeout = table.get("timeout").and_then(|value| value.duration());
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
@@ -258,6 +317,10 @@ impl StoreConfig {
         }
         if ack.is_some_and(|ack| ack != Ack::Memory) && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_))) {
             table.report.warn(&table.path_of("ack"), "not used: it is for Redis; file: answers after the disk has it");
+        }
+        let other_name = namespace.as_ref().is_some_and(|namespace| namespace != NAMESPACE_DEFAULT);
+        if other_name && url.as_ref().is_some_and(|url| !url.is_redis()) {
+            table.report.warn(&table.path_of("namespace"), "not used: it is for Redis; memory: and file: are nobody else's");
         }
         match (local_cache, &url) {
             (Some(0) | None, _) => {}
@@ -280,6 +343,7 @@ impl StoreConfig {
         table.finish();
         Some(StoreConfig {
             url: url?,
+            namespace: namespace?,
             on_failure: on_failure?,
             timeout: timeout?,
             ack: ack?,

@@ -19,11 +19,16 @@ use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch}
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 
+mod copy;
 mod disk;
 mod log;
 mod shelf;
 mod tables;
+mod trouble;
 mod writer;
+
+pub use self::copy::CopiedFile;
+pub use self::trouble::{Trouble, Unusable};
 
 /// Milliseconds since the machine started. Must run on while the process is stopped or the machine sleeps.
 pub type BootClock = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -83,6 +88,9 @@ pub enum OpenError {
         /// The layout found.
         found: u64,
     },
+    /// The directory can't be opened, and what can be done about it.
+    #[error(transparent)]
+    Unusable(Box<Unusable>),
     /// The thread that writes can't be started.
     #[error("the store's thread can't be started: {0}")]
     Thread(std::io::Error),
@@ -105,10 +113,16 @@ pub struct Embedded {
 
 impl Embedded {
     /// Opens the store in a folder, which is made if need be; at once also after a crash. Blocks for the disk.
+    ///
+    /// # Errors
+    /// [`OpenError::Unusable`]: the directory can't be opened; the text has what can be done about it.
     pub fn open(dir: &Path, options: Options) -> Result<Embedded, OpenError> {
-        let folder = Folder::lock(dir)?;
-        let opener = folder.opener();
-        Embedded::open_over(folder, opener, options)
+        let open = || {
+            let folder = Folder::lock(dir)?;
+            let opener = folder.opener();
+            Embedded::open_over(folder, opener, options)
+        };
+        open().map_err(|error| error.in_dir(dir))
     }
 
     fn open_over(folder: Folder, opener: Opener, options: Options) -> Result<Embedded, OpenError> {

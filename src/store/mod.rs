@@ -12,6 +12,7 @@ use crate::record::{CodecError, Fence, Held, Lifetime, Record, Version};
 
 pub mod cache;
 pub mod cached;
+pub mod copy;
 pub mod embedded;
 pub mod latched;
 pub mod log;

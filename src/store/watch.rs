@@ -74,6 +74,14 @@ impl Hub {
         }
     }
 
+    /// Wakes those who watch a slot whose subscription does not stand: nobody else would, for as long as the server's user may
+    /// not subscribe.
+    pub fn notify_unconfirmed(&self, slot: &Slot) {
+        if let Some(entry) = lock(&self.0.slots).get(slot).filter(|entry| !entry.confirmed) {
+            entry.sender.send_modify(|n| *n = n.wrapping_add(1));
+        }
+    }
+
     /// The subscription to a slot stands: its watchers read once, for what they may have missed.
     pub fn confirm(&self, slot: &Slot) {
         if let Some(entry) = lock(&self.0.slots).get_mut(slot) {
@@ -226,6 +234,18 @@ mod tests {
         assert!(!looks(&mut later), "it has to be made again");
         hub.confirm(&HERE(1));
         assert!(looks(&mut later) && looks(&mut first));
+    }
+
+    #[test]
+    fn a_change_of_this_process_wakes_a_watcher_without_a_subscription() {
+        let hub = Hub::remote();
+        let mut watch = hub.watch(&HERE(1));
+        hub.notify_unconfirmed(&HERE(1));
+        assert!(looks(&mut watch) && !looks(&mut watch));
+        hub.confirm(&HERE(1));
+        assert!(looks(&mut watch));
+        hub.notify_unconfirmed(&HERE(1));
+        assert!(!looks(&mut watch), "the server's message wakes it");
     }
 
     #[test]

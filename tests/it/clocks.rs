@@ -93,6 +93,8 @@ impl World {
             ack: Ack::Memory,
             quiet: Duration::ZERO,
             breakers: Default::default(),
+            namespace: "onceward".into(),
+            features: Default::default(),
         };
         let store = Redis::connect(options).unwrap();
         let gate = Gate::new(store, clock, Entropy::from_system().unwrap(), Meter::new(), Settings::default());

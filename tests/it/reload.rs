@@ -81,8 +81,9 @@ fn a_file_with_faults_changes_nothing_and_the_log_names_file_line_and_key() {
 fn what_a_running_process_cannot_change_is_refused_by_name() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let settings = "[store]\ntimeout = \"400ms\"\nack = \"replicas:1\"\n[limits]\nconnections = 9\nin_flight = 9\n";
-    let told = "store.timeout, store.ack, limits.connections can't be changed without a restart";
+    let settings =
+        "[store]\nnamespace = \"other\"\ntimeout = \"400ms\"\nack = \"replicas:1\"\n[limits]\nconnections = 9\nin_flight = 9\n";
+    let told = "store.namespace, store.timeout, store.ack, limits.connections can't be changed without a restart";
     is_refused(&gateway, &format!("{settings}{ROUTES}{REFUNDS}"), &[told]);
     assert!(!refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed());
 }

@@ -165,6 +165,8 @@ fn what_contradicts_itself_is_refused() {
         ("[tracing]\nheaders = { A = { env = \"A\", file = \"b\" } }", "tracing.headers.A.env", "not both"),
         ("[store]\nack = \"replicas:0\"", "store.ack", "replicas:N"),
         ("[store]\nack = \"disk\"", "store.ack", "replicas:N"),
+        ("[store]\nnamespace = \"a:b\"", "store.namespace", "1 to 64 letters, digits, _ or -"),
+        ("[store]\nurl = \"redis://h?namespace=a:b\"", "store.url", "1 to 64 letters, digits, _ or -"),
         ("[store]\ndurability = \"lax\"", "store.durability", "\"warn\" or \"strict\""),
         ("[store]\nlocal_cache = \"much\"", "store.local_cache", "a size such as"),
         ("[store]\nlocal_cache = 64", "store.local_cache", "found an integer"),

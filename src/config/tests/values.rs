@@ -302,6 +302,30 @@ fn stores_are_known_by_their_urls() {
 }
 
 #[test]
+fn a_store_has_a_namespace_of_its_own_or_of_its_url() {
+    let store = |text: &str| load(&format!("[store]\n{text}")).unwrap().store;
+    assert_eq!(store("url = \"redis://a\"").namespace, "onceward");
+    let own = store("url = \"redis://a\"\nnamespace = \"billing_eu-1\"");
+    assert_eq!((own.namespace.as_str(), own.place().as_str()), ("billing_eu-1", "redis://a (namespace billing_eu-1)"));
+    for (url, client) in [
+        ("redis://:pw@h:1/2?namespace=n-1", "redis://:pw@h:1/2"),
+        ("redis+cluster://a:1,b:2?namespace=n-1", "redis+cluster://a:1,b:2"),
+        ("unix:///s?db=2&namespace=n-1&pass=p", "unix:///s?db=2&pass=p"),
+        ("redis+sentinel://a/m?namespace=n-1&sentinel_password=p", "redis+sentinel://a/m?sentinel_password=p"),
+    ] {
+        let (parsed, namespace) = StoreUrl::with_namespace(url).unwrap();
+        assert_eq!((parsed, namespace.as_deref()), (StoreUrl::parse(client).unwrap(), Some("n-1")), "{url}");
+        assert_eq!(store(&format!("url = \"{url}\"\nnamespace = \"other\"")).namespace, "n-1", "the url's beats the key");
+    }
+    assert_eq!(StoreUrl::with_namespace("file:a?namespace=n").unwrap(), (StoreUrl::File("a?namespace=n".into()), None));
+    for odd in ["", "a:b", "a%20b", "a{b", "a&namespace=b", &"a".repeat(65)] {
+        assert!(StoreUrl::with_namespace(&format!("redis://h?namespace={odd}")).is_err(), "{odd}");
+    }
+    let unused = load("[store]\nurl = \"file:a\"\nnamespace = \"mine\"").unwrap();
+    assert_eq!((unused.store.place().as_str(), unused.warnings.len()), ("file:a", 1), "{:?}", unused.warnings);
+}
+
+#[test]
 fn a_problem_type_can_follow_its_base() {
     let base = |url: &str| load(&format!("problem_base_url = \"{url}\"")).map(|config| config.problem_base_url.unwrap());
     assert_eq!(base("https://docs.example.com/problems/").unwrap(), "https://docs.example.com/problems/");

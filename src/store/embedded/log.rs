@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, Table, TableDefinition, WriteTransaction};
+use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
 
 use super::Embedded;
 use super::tables::META;
@@ -68,6 +68,30 @@ pub(super) fn append(txn: &WriteTransaction, slot: &Slot, event: &[u8], now_ms: 
     txn.open_table(EVENTS)?.insert(&id_bytes(id), value.as_slice())?;
     marks.insert(LAST, &mark_bytes(Mark { id, link }))?;
     Ok(())
+}
+
+/// Appends an entry of another store's log with its id and link; one without a link is left out.
+pub(super) fn append_as_it_is(txn: &WriteTransaction, entry: &Entry) -> Result<(), redb::Error> {
+    let Some(link) = entry.link else { return Ok(()) };
+    let value = [&member(&entry.slot), &link.as_bytes()[..], &entry.event].concat();
+    txn.open_table(EVENTS)?.insert(&id_bytes(entry.id), value.as_slice())?;
+    txn.open_table(MARKS)?.insert(LAST, &mark_bytes(Mark { id: entry.id, link }))?;
+    Ok(())
+}
+
+/// Writes the last entry and the last one that was trimmed, as another store has them.
+pub(super) fn put_ends(txn: &WriteTransaction, ends: &Ends) -> Result<(), redb::Error> {
+    let mut marks = txn.open_table(MARKS)?;
+    marks.insert(LAST, &mark_bytes(ends.last))?;
+    if let Some(trimmed) = ends.trimmed {
+        marks.insert(TRIMMED, &mark_bytes(trimmed))?;
+    }
+    Ok(())
+}
+
+/// Whether nothing was ever appended.
+pub(super) fn is_empty(txn: &WriteTransaction) -> Result<bool, redb::Error> {
+    Ok(txn.open_table(EVENTS)?.is_empty()? && txn.open_table(MARKS)?.is_empty()?)
 }
 
 /// Appends a batch of observations, and takes away the oldest if there are too many.

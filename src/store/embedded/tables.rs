@@ -15,11 +15,11 @@ use crate::store::StoreError;
 use crate::store::log::{EntryId, Trimmed};
 
 /// Bytes of a place: a drawer and a slot's hash.
-const PLACE_BYTES: usize = 1 + SLOT_BYTES;
+pub(super) const PLACE_BYTES: usize = 1 + SLOT_BYTES;
 /// Bytes of a moment: a time in ms and a place.
 const MOMENT_BYTES: usize = 8 + PLACE_BYTES;
 /// Bytes before a value's payload: the record's head and three times.
-const FRONT_BYTES: usize = HEAD_BYTES + 24;
+pub(super) const FRONT_BYTES: usize = HEAD_BYTES + 24;
 
 /// Place -> front and payload.
 pub(super) const RECORDS: TableDefinition<&[u8; PLACE_BYTES], &[u8]> = TableDefinition::new("records");
@@ -65,14 +65,21 @@ impl Place {
 
     /// The slot whose record lies here; `None` for a tombstone.
     pub(super) fn slot(&self) -> Option<Slot> {
-        let space = match self.0[0] {
-            ENFORCED => Space::Enforced,
-            SHADOW => Space::Shadow,
+        self.stored().and_then(|(slot, tombstone)| (!tombstone).then_some(slot))
+    }
+
+    /// The slot whose record or tombstone lies here, and whether it is the tombstone; `None` for an unknown drawer.
+    pub(super) fn stored(&self) -> Option<(Slot, bool)> {
+        let (space, tombstone) = match self.0[0] {
+            ENFORCED => (Space::Enforced, false),
+            SHADOW => (Space::Shadow, false),
+            ENFORCED_TOMBSTONE => (Space::Enforced, true),
+            SHADOW_TOMBSTONE => (Space::Shadow, true),
             _ => return None,
         };
         let mut hash = [0; SLOT_BYTES];
         hash.copy_from_slice(&self.0[1..]);
-        Some(Slot::from_hash(space, hash))
+        Some((Slot::from_hash(space, hash), tombstone))
     }
 }
 
@@ -263,7 +270,8 @@ impl<'txn> Tables<'txn> {
         self.put_value(place, &value, due_ms, ends_ms)
     }
 
-    fn put_value(&mut self, place: &Place, value: &[u8], due_ms: u64, ends_ms: u64) -> Result<(), redb::Error> {
+    /// Stores a value over whatever is there, with its entries in the indexes.
+    pub(super) fn put_value(&mut self, place: &Place, value: &[u8], due_ms: u64, ends_ms: u64) -> Result<(), redb::Error> {
         let old = self.records.insert(&place.0, value)?.and_then(|old| Front::parse(old.value()).ok());
         self.forget(place, old)?;
         if due_ms != 0 {

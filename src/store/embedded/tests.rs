@@ -62,8 +62,8 @@ async fn a_second_process_is_told_that_the_folder_is_in_use() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
-    assert!(matches!(refused, OpenError::Busy { .. }), "{refused}");
-    assert!(refused.to_string().contains("another process has it"), "{refused}");
+    assert_eq!(trouble(&refused), Trouble::InUse);
+    assert!(refused.to_string().contains("another process uses it"), "{refused}");
     assert_eq!(claim(&store, 1).await.unwrap(), Swap::Stored, "the first is undisturbed");
 }
 
@@ -360,7 +360,8 @@ async fn a_file_of_a_newer_version_is_not_touched() {
     txn.commit().unwrap();
     drop(db);
     let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
-    assert!(matches!(refused, OpenError::Layout { found: 2 }), "{refused}");
+    assert_eq!(trouble(&refused), Trouble::Newer(2));
+    assert!(refused.to_string().contains("Start that version again: nothing is lost"), "{refused}");
 }
 
 #[tokio::test]
@@ -368,5 +369,58 @@ async fn a_file_that_is_no_store_is_an_error() {
     let dir = tempfile::tempdir().unwrap();
     std::fs::write(dir.path().join(disk::FILE), Bytes::from_static(&[7; 10_000])).unwrap();
     let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
-    assert!(matches!(refused, OpenError::File(_)), "{refused}");
+    assert_eq!(trouble(&refused), Trouble::Damaged);
+}
+
+#[tokio::test]
+async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_they_lose_named() {
+    use std::io::{Error, ErrorKind};
+    let dir = std::path::Path::new("/srv/store");
+    let folder = |kind: ErrorKind| OpenError::Folder { dir: dir.into(), source: Error::from(kind) };
+    let file = |kind: ErrorKind| OpenError::from(redb::Error::Io(Error::from(kind)));
+    for (error, expected, told) in [
+        (folder(ErrorKind::PermissionDenied), Trouble::NoRights, "chown -R): nothing is lost"),
+        (file(ErrorKind::PermissionDenied), Trouble::NoRights, "no right to read and write it"),
+        (folder(ErrorKind::ReadOnlyFilesystem), Trouble::ReadOnly, "takes no writes"),
+        (file(ErrorKind::StorageFull), Trouble::Full, "`onceward store copy file:/srv/store file:OTHER`"),
+        (file(ErrorKind::QuotaExceeded), Trouble::Full, "is full"),
+        (file(ErrorKind::UnexpectedEof), Trouble::Damaged, "Copy /srv/store elsewhere before anything else"),
+        (OpenError::from(redb::Error::Corrupted("odd".into())), Trouble::Damaged, "its duplicates run again"),
+        (folder(ErrorKind::NotADirectory), Trouble::Failing, "Look at the path, the disk"),
+        (OpenError::Layout { found: copy::UNFINISHED }, Trouble::Unfinished, "goes on where it ended"),
+    ] {
+        let shown = error.in_dir(dir);
+        assert_eq!(trouble(&shown), expected);
+        let text = shown.to_string();
+        assert!(text.starts_with("the store /srv/store/records.redb can't be opened: ") && text.contains(told), "{text}");
+    }
+}
+
+#[tokio::test]
+async fn a_file_that_was_cut_short_or_overwritten_is_damaged_and_not_a_panic() {
+    for damage in [0, 1, 2] {
+        let dir = tempfile::tempdir().unwrap();
+        let store = open(dir.path());
+        for n in 0..50 {
+            assert_eq!(claim(&store, n).await.unwrap(), Swap::Stored);
+        }
+        store.close().await;
+        let path = dir.path().join(disk::FILE);
+        let whole = std::fs::read(&path).unwrap();
+        let damaged = match damage {
+            0 => whole[..whole.len() / 2].to_vec(),
+            1 => whole[..100].to_vec(),
+            _ => [&[0xff; 4096][..], &whole[4096..]].concat(),
+        };
+        std::fs::write(&path, damaged).unwrap();
+        let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
+        assert_eq!(trouble(&refused), Trouble::Damaged, "{refused}");
+    }
+}
+
+fn trouble(error: &OpenError) -> Trouble {
+    match error {
+        OpenError::Unusable(unusable) => unusable.trouble(),
+        other => panic!("{other}"),
+    }
 }

@@ -37,7 +37,7 @@ const ROOM_CHECK: Duration = Duration::from_secs(1);
 /// How long to wait before the file is opened again after an I/O error: doubles from the first to the second.
 const REOPEN_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 /// The layout of the file that this version writes.
-const LAYOUT_VERSION: u64 = 1;
+pub(super) const LAYOUT_VERSION: u64 = 1;
 
 /// What is asked of the writer.
 pub(super) enum Job {
@@ -150,11 +150,7 @@ pub(super) fn open(opener: &Opener, writes: Writes, options: &Options) -> Result
 pub(super) fn prepare(db: &Database, now_ms: u64) -> Result<u64, OpenError> {
     let txn = begin(db)?;
     let start_ms = {
-        txn.open_table(RECORDS).map_err(redb::Error::from)?;
-        txn.open_table(DUE).map_err(redb::Error::from)?;
-        txn.open_table(ENDS).map_err(redb::Error::from)?;
-        txn.open_table(NOTES).map_err(redb::Error::from)?;
-        log::prepare(&txn)?;
+        make_tables(&txn)?;
         let mut meta = txn.open_table(META).map_err(redb::Error::from)?;
         let layout = meta.get(LAYOUT).map_err(redb::Error::from)?.map(|layout| layout.value());
         if let Some(found) = layout.filter(|layout| *layout != LAYOUT_VERSION) {
@@ -169,7 +165,18 @@ pub(super) fn prepare(db: &Database, now_ms: u64) -> Result<u64, OpenError> {
     Ok(start_ms)
 }
 
-fn begin(db: &Database) -> Result<WriteTransaction, redb::Error> {
+/// Makes the tables that are not there yet.
+pub(super) fn make_tables(txn: &WriteTransaction) -> Result<(), redb::Error> {
+    txn.open_table(RECORDS)?;
+    txn.open_table(DUE)?;
+    txn.open_table(ENDS)?;
+    txn.open_table(NOTES)?;
+    txn.open_table(META)?;
+    log::prepare(txn)
+}
+
+/// Begins a transaction that is on the disk once it is committed.
+pub(super) fn begin(db: &Database) -> Result<WriteTransaction, redb::Error> {
     let mut txn = db.begin_write()?;
     txn.set_durability(Durability::Immediate)?;
     // Without it, opening after a crash walks through the whole file.

@@ -8,7 +8,8 @@ use redis::aio::MultiplexedConnection;
 use redis::{Cmd, Value};
 use tokio::time::timeout;
 
-use super::{Ack, Options, PING_KEEP_MS, Redis, layout, millis, unexpected};
+use super::layout::Names;
+use super::{Ack, Options, PING_KEEP_MS, Redis, millis, unexpected};
 use crate::store::StoreError;
 
 /// What is sent behind a call, and what its answer must say. Cheap to clone.
@@ -97,9 +98,9 @@ fn is_always(setting: &Value) -> bool {
 }
 
 /// A write of no meaning.
-pub(super) fn marker(partition: Option<u16>) -> Cmd {
+pub(super) fn marker(names: &Names, partition: Option<u16>) -> Cmd {
     let mut set = redis::cmd("SET");
-    set.arg(layout::ping_key(partition)).arg("").arg("PX").arg(PING_KEEP_MS);
+    set.arg(names.ping_key(partition)).arg("").arg("PX").arg(PING_KEEP_MS);
     set
 }
 
@@ -121,7 +122,7 @@ impl Redis {
     pub(super) fn wait_behind(&self, partition: u16) -> Option<[Cmd; 2]> {
         let wait = self.wait()?;
         let partition = Some(partition).filter(|_| self.servers.is_cluster());
-        Some([marker(partition), wait])
+        Some([marker(&self.names, partition), wait])
     }
 
     /// Refuses an answer that was not confirmed.

@@ -19,6 +19,7 @@ use tokio_rustls::TlsConnector;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::confirm::Confirmation;
+use super::layout::Names;
 use super::sentinel::{self, Sentinels};
 use super::{ConnectError, Options, Place, fault};
 use crate::telemetry::BreakerMeter;
@@ -36,7 +37,7 @@ const KEEPALIVE_IDLE: Duration = Duration::from_secs(15);
 const KEEPALIVE_INTERVAL: Duration = Duration::from_secs(5);
 
 /// The shortest time that making a connection may take: a name lookup and a TLS handshake need more than a command.
-const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
+pub(super) const CONNECT_TIMEOUT_MIN: Duration = Duration::from_secs(1);
 
 /// Commands that may wait to be written. More than usually come in one burst; who finds it full waits, and times out.
 const QUEUE: usize = 1024;
@@ -54,6 +55,8 @@ pub(super) struct Dialer {
     /// How answers are confirmed.
     pub(super) confirmation: Confirmation,
     pub(super) breakers: BreakerMeter,
+    /// The names of the store's keys and channels.
+    pub(super) names: Names,
 }
 
 #[derive(Clone)]
@@ -150,10 +153,11 @@ impl Dialer {
             }
             (_, None) => Target::Fixed(address),
         };
+        let names = Names::new(&options.namespace).ok_or(ConnectError::Namespace)?;
         let confirmation = Confirmation::new(options);
         let (timeout, breakers) = (options.timeout, options.breakers.clone());
         let greeting = greeting(first);
-        Ok(Dialer { target, greeting, connector, timeout, replaced: Arc::default(), confirmation, breakers })
+        Ok(Dialer { target, greeting, connector, timeout, replaced: Arc::default(), confirmation, breakers, names })
     }
 
     /// The same, to this server.

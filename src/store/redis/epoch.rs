@@ -24,7 +24,7 @@ use super::holdings::{Assertion, Holding};
 use super::link::{Ask, Failure};
 use super::servers::{Group, ask_whole};
 use super::write::{Change, Written};
-use super::{Redis, array, fault, layout, time_ms, unexpected};
+use super::{Redis, array, copy, fault, time_ms, unexpected};
 use crate::key::{PARTITIONS, Slot};
 use crate::record::{Held, Record, Version, decode, encode};
 use crate::store::{StoreError, Swap};
@@ -267,7 +267,7 @@ impl Redis {
     async fn is_forgotten(&self, partition: u16) -> Result<bool, StoreError> {
         let Some(standing) = self.epochs.current(partition) else { return Ok(true) };
         let mut get = redis::cmd("GET");
-        get.arg(layout::epoch_key(partition));
+        get.arg(self.names.epoch_key(partition));
         // A replica that was promoted has the epoch, and may lack records all the same.
         let forgotten = match self.servers.call(partition, Ask::One(&get), Some(standing.generation), self.deadline()).await {
             Ok(found) => epoch(&found) != Some(standing.epoch),
@@ -299,7 +299,7 @@ impl Redis {
             found = self.epochs_at(group, generation, &partitions).await?.1;
         }
         for (partition, epoch) in partitions.iter().zip(found) {
-            let epoch = epoch.ok_or_else(unexpected)?;
+            let epoch = epoch.ok_or_else(copy::unfinished)?;
             let quiet_until = self.quiet_until(met_again.contains(partition), &epoch, now_ms);
             let standing = Standing { generation, epoch, quiet_until };
             self.epochs.change(*partition, |known| {
@@ -320,7 +320,7 @@ impl Redis {
         let mut reading = redis::pipe();
         reading.cmd("TIME");
         for partition in partitions {
-            reading.cmd("GET").arg(layout::epoch_key(*partition));
+            reading.cmd("GET").arg(self.names.epoch_key(*partition));
         }
         let mut answers =
             array(ask_whole(&group.links, Ask::Many(&reading), Some(generation), self.deadline()).await?)?.into_iter();
@@ -339,7 +339,7 @@ impl Redis {
         let fresh = [name.to_be_bytes(), now_ms.to_be_bytes()].concat();
         let mut beginning = redis::pipe();
         for partition in partitions {
-            beginning.cmd("SET").arg(layout::epoch_key(partition)).arg(&fresh).arg("NX");
+            beginning.cmd("SET").arg(self.names.epoch_key(partition)).arg(&fresh).arg("NX");
         }
         let begun = beginning.len();
         if let Some(wait) = self.wait() {

@@ -48,6 +48,9 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
     if let ErrorKind::AuthenticationFailed = error.kind() {
         return "can't connect: user name or password are wrong".into();
     }
+    if let Some(denial) = denial(error, "a command") {
+        return format!("can't connect: {denial}");
+    }
     match code(error) {
         Some((code, Some(meaning))) => format!("can't connect: the server answered {code}: {meaning}"),
         Some((code, None)) => {
@@ -57,6 +60,74 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
         }
         None => format!("can't connect: {}", of_transport(error)),
     }
+}
+
+/// What to say of an error with which the server's access control list (ACL) refused `command`; `None` for any other error.
+///
+/// A script may have written something before one of its commands was refused, so this does not say that nothing was applied.
+pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
+    let detail = error.detail().unwrap_or_default();
+    let within_script = is_within_script(error);
+    // A refused EXEC is answered with EXECABORT.
+    let denied = error.code() == Some("NOPERM") || detail.contains(" NOPERM ");
+    if !denied && !within_script {
+        return None;
+    }
+    let command = denied_command(detail).map_or_else(|| command.to_owned(), str::to_ascii_uppercase);
+    let what = match Lack::of(detail) {
+        Lack::Command => "this command",
+        Lack::Key => "one of its keys",
+        Lack::Channel => "its channel",
+    };
+    let script = if within_script { " within a script" } else { "" };
+    Some(format!(
+        "the server answered NOPERM to {command}{script}: its user has no right to {what}; \
+         `onceward doctor` names each missing right"
+    ))
+}
+
+/// Whether an ACL error is about a command that a script called: whatever the script did before it is done.
+pub(super) fn is_within_script(error: &RedisError) -> bool {
+    let detail = error.detail().unwrap_or_default();
+    detail.contains("ACL failure in script") || detail.starts_with(DENIED_IN_SCRIPT)
+}
+
+/// How servers before version 7.2 begin an error of a script's command that the ACL refused; its code is ERR.
+const DENIED_IN_SCRIPT: &str = "The user executing the script can't";
+
+/// Which right an ACL error is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Lack {
+    /// The right to run the command.
+    Command,
+    /// The right to a key.
+    Key,
+    /// The right to a channel.
+    Channel,
+}
+
+impl Lack {
+    /// Reads the text behind NOPERM, of any server version.
+    pub(super) fn of(detail: &str) -> Lack {
+        if detail.contains(" channel") {
+            Lack::Channel
+        } else if ["access a key", "access one of the keys", "access at least one of the keys", "' key"]
+            .iter()
+            .any(|text| detail.contains(text))
+        {
+            Lack::Key
+        } else {
+            Lack::Command
+        }
+    }
+}
+
+/// The command that an ACL error names in quotes. Only letters and `|` pass, since other texts may repeat what was sent.
+fn denied_command(detail: &str) -> Option<&str> {
+    let (_, rest) = detail.split_once("run the '")?;
+    let (command, _) = rest.split_once('\'')?;
+    let plain = |byte: u8| byte.is_ascii_alphabetic() || matches!(byte, b'|' | b'_' | b'-');
+    (command.len() <= 32 && command.bytes().all(plain)).then_some(command)
 }
 
 /// Whether the server can't write and never will under this connection: another server may have taken its place.
@@ -111,6 +182,47 @@ mod tests {
             let told = of_command(&doubtful);
             let StoreError::MaybeApplied(told) = told else { panic!("{doubtful:?}: {told:?}") };
             assert!(!told.contains("s3cret"), "{told}");
+        }
+    }
+
+    #[test]
+    fn a_refusal_by_the_acl_names_the_command_and_nothing_that_was_sent() {
+        for (line, told) in [
+            (
+                "NOPERM this user has no permissions to run the 'config|get' command",
+                "to CONFIG|GET: its user has no right to this",
+            ),
+            (
+                "NOPERM User s3cret has no permissions to run the 'zcard' command",
+                "to ZCARD: its user has no right to this command",
+            ),
+            (
+                "NOPERM User s3cret has no permissions to run the 's3cret 1' command",
+                "to GET: its user has no right to this command",
+            ),
+            (
+                "NOPERM this user has no permissions to access one of the keys used as arguments",
+                "to GET: its user has no right to one",
+            ),
+            ("NOPERM No permissions to access a key", "to GET: its user has no right to one of its keys"),
+            ("NOPERM No permissions to access the 's3cret' key", "to GET: its user has no right to one of its keys"),
+            ("NOPERM No permissions to access a channel", "to GET: its user has no right to its channel"),
+            (
+                "EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command",
+                "to EXEC: its",
+            ),
+            ("ERR The user executing the script can't publish to the channel mentioned in the command", "to GET within a script"),
+            ("ERR The user executing the script can't run this command or subcommand", "to GET within a script"),
+            (
+                "NOPERM ACL failure in script: User s3cret has no permissions to run the 'publish' command",
+                "to PUBLISH within a script",
+            ),
+        ] {
+            let denial = denial(&answered(line), "GET").unwrap();
+            assert!(denial.contains(told) && !denial.contains("s3cret"), "{line}: {denial}");
+        }
+        for other in [answered("ERR of s3cret"), answered("NOAUTH"), broken()] {
+            assert_eq!(denial(&other, "GET"), None);
         }
     }
 

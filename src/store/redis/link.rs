@@ -94,6 +94,14 @@ impl Links {
         Ok(self.link(deadline).await?.generation)
     }
 
+    /// The address of the server that is connected.
+    ///
+    /// # Errors
+    /// There is no connection.
+    pub(super) async fn address(&self, deadline: Instant) -> Result<Address, StoreError> {
+        Ok(self.link(deadline).await?.address)
+    }
+
     /// Sends a command and waits for its answer, until the deadline; the wait for a connection counts. Where `under` names a
     /// history of writes, nothing is sent to a server that has another.
     pub(super) async fn call(&self, ask: Ask<'_>, under: Option<Generation>, deadline: Instant) -> Result<Value, Failure> {
@@ -173,6 +181,29 @@ pub(super) enum Failure {
     Answered(RedisError),
     /// The server has another history of writes than the call went by: nothing was sent.
     Replaced,
+}
+
+impl Failure {
+    /// Names the command at this place of what was sent, where the server's ACL refused it.
+    pub(super) fn naming(self, ask: Ask<'_>, place: usize) -> Failure {
+        let Failure::Answered(error) = &self else { return self };
+        let command = match ask {
+            Ask::One(command) => Some(command),
+            Ask::Many(pipeline) => pipeline.cmd_iter().nth(place),
+        };
+        let name = command.and_then(|command| match command.args_iter().next() {
+            Some(redis::Arg::Simple(name)) => std::str::from_utf8(name).ok(),
+            _ => None,
+        });
+        match fault::denial(error, name.unwrap_or("a command")) {
+            // A command that is denied is not begun; those before it in a pipeline may be done.
+            Some(denial) if matches!(ask, Ask::One(_)) && !fault::is_within_script(error) => {
+                Failure::Refused(StoreError::NotApplied(denial))
+            }
+            Some(denial) => Failure::Refused(StoreError::MaybeApplied(denial)),
+            None => self,
+        }
+    }
 }
 
 impl From<Failure> for StoreError {

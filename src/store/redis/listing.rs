@@ -59,12 +59,12 @@ impl Redis {
         group.partitions.rotate_left(usize::from(turn) % count);
         let mut counting = redis::pipe();
         for partition in &group.partitions {
-            counting.cmd("ZCOUNT").arg(layout::due_key(*partition)).arg("-inf").arg(&now);
+            counting.cmd("ZCOUNT").arg(self.names.due_key(*partition)).arg("-inf").arg(&now);
         }
         let counts = self.pipeline_to(&group, &counting).await?;
         let mut reading = redis::pipe();
         for (partition, wanted) in shares(&group.partitions, &counts, limit) {
-            reading.cmd("ZRANGEBYSCORE").arg(layout::due_key(partition)).arg("-inf").arg(&now);
+            reading.cmd("ZRANGEBYSCORE").arg(self.names.due_key(partition)).arg("-inf").arg(&now);
             reading.arg("LIMIT").arg(0).arg(wanted);
         }
         let slots = self.members(&group, &reading).await?;
@@ -74,7 +74,7 @@ impl Redis {
 
     /// Whether a slot belongs into the index; if not, it is taken out.
     async fn stays_in_index(&self, slot: &Slot) -> Result<bool, StoreError> {
-        let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
+        let keys = [self.names.record_key(slot), self.names.due_key(slot.partition())];
         let member = layout::member(slot);
         let answer = self.run(slot.partition(), &self.scripts.forget, (&keys, &[&member]), None, self.deadline()).await?;
         Ok(answer == Value::Int(1))
@@ -115,7 +115,7 @@ impl Redis {
             let taken = wanted.min(left);
             if taken > 0 {
                 let mut reading = redis::pipe();
-                reading.cmd("ZRANGE").arg(layout::due_key(partition)).arg(skip).arg(skip + taken - 1);
+                reading.cmd("ZRANGE").arg(self.names.due_key(partition)).arg(skip).arg(skip + taken - 1);
                 let slots = self.members(group, &reading).await?;
                 page.records.extend(self.load_all(group, slots).await?);
             }
@@ -133,7 +133,7 @@ impl Redis {
         let partitions: Vec<u16> = group.partitions.iter().copied().filter(|partition| *partition >= first).collect();
         let mut counting = redis::pipe();
         for partition in &partitions {
-            counting.cmd("ZCARD").arg(layout::due_key(*partition));
+            counting.cmd("ZCARD").arg(self.names.due_key(*partition));
         }
         if partitions.is_empty() {
             return Ok(Vec::new());
@@ -174,12 +174,12 @@ impl Redis {
     /// Goes on over the keys of a server, in the hope of so many records: where to go on then, and what was found.
     async fn scan(&self, group: &Group, cursor: u64, room: usize) -> Result<(u64, Vec<Slot>), StoreError> {
         let mut scan = redis::pipe();
-        scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(layout::RECORDS_MATCH).arg("COUNT");
+        scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(self.names.records_match()).arg("COUNT");
         // Half as many as there is room for: what comes on top has to go into the page's cursor.
         scan.arg((room / 2).clamp(SCAN_COUNT_MIN, SCAN_COUNT));
         let answer = self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
         let (next, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
-        Ok((next, keys.iter().filter_map(|key| layout::slot_of(key)).filter(is_listed).collect()))
+        Ok((next, keys.iter().filter_map(|key| self.names.slot_of(key)).filter(is_listed).collect()))
     }
 
     /// Reads what is still there of these slots, all at one server. One that can't be read doesn't hide the others.
@@ -191,7 +191,7 @@ impl Redis {
         let mut pipeline = redis::pipe();
         pipeline.cmd("TIME");
         for slot in &slots {
-            pipeline.cmd("GET").arg(layout::record_key(slot));
+            pipeline.cmd("GET").arg(self.names.record_key(slot));
         }
         let mut values = self.pipeline_to(group, &pipeline).await?.into_iter();
         let now_ms = time_ms(values.next().ok_or_else(unexpected)?)?;

@@ -29,7 +29,7 @@ impl Redis {
         let mut reading = redis::pipe();
         for partitions in group.partitions.chunks(at_once) {
             reading.cmd("XREAD").arg("COUNT").arg(count).arg("STREAMS");
-            partitions.iter().for_each(|partition| _ = reading.arg(layout::events_key(*partition)));
+            partitions.iter().for_each(|partition| _ = reading.arg(self.names.events_key(*partition)));
             partitions.iter().for_each(|partition| _ = reading.arg(from.of(*partition).to_string()));
         }
         let mut entries = Vec::new();
@@ -37,7 +37,7 @@ impl Redis {
             let mut streams = partitions.iter();
             for (name, found) in streams_of(answer)? {
                 // In the order in which they were asked for, those without entries left out.
-                let partition = streams.find(|partition| layout::events_key(**partition) == name).ok_or_else(unexpected)?;
+                let partition = streams.find(|partition| self.names.events_key(**partition) == name).ok_or_else(unexpected)?;
                 for value in found {
                     entries.push(entry(*partition, value)?);
                 }
@@ -49,7 +49,7 @@ impl Redis {
     /// Takes away the oldest observations where there are too many, and those older than `keep_ms`, if that isn't empty. Returns
     /// how many batches went.
     async fn forget_observed(&self, keep_ms: &[u8]) -> Result<usize, StoreError> {
-        let keys = [layout::observations_key(), layout::observed_bytes_key(), layout::observed_sizes_key()];
+        let keys = [self.names.observations_key(), self.names.observed_bytes_key(), self.names.observed_sizes_key()];
         let (most, count) = (OBSERVED_BYTES_MAX.to_string(), TRIMMED_PER_PARTITION.to_string());
         let args: [&[u8]; 3] = [most.as_bytes(), keep_ms, count.as_bytes()];
         let script = &self.scripts.forget_observed;
@@ -73,7 +73,7 @@ impl Redis {
         }
         let mut reading = redis::pipe();
         for partition in &partitions {
-            for key in [layout::chain_key(*partition), layout::trimmed_key(*partition)] {
+            for key in [self.names.chain_key(*partition), self.names.trimmed_key(*partition)] {
                 reading.cmd("HMGET").arg(key).arg("l").arg("i");
             }
         }
@@ -100,7 +100,7 @@ impl Log for Redis {
 
     async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(layout::events_key(partition)).arg(from.to_string());
+        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(self.names.events_key(partition)).arg(from.to_string());
         let found = streams_of(self.command(partition, &read).await?)?.into_iter().flat_map(|(_, found)| found);
         found.map(|value| entry(partition, value)).collect()
     }
@@ -112,7 +112,7 @@ impl Log for Redis {
             let mut marking = redis::pipe();
             for partition in &group.partitions {
                 let value = format!("{} {heard_ms}", read.of(*partition));
-                marking.cmd("HSET").arg(layout::readers_key(*partition)).arg(reader).arg(value);
+                marking.cmd("HSET").arg(self.names.readers_key(*partition)).arg(reader).arg(value);
             }
             self.pipeline_to(group, &marking).await.map(drop)
         };
@@ -123,7 +123,7 @@ impl Log for Redis {
         self.servers.complete()?;
         let look_at = async |group: &Group| {
             let mut reading = redis::pipe();
-            group.partitions.iter().for_each(|p| _ = reading.cmd("HGET").arg(layout::readers_key(*p)).arg(reader));
+            group.partitions.iter().for_each(|p| _ = reading.cmd("HGET").arg(self.names.readers_key(*p)).arg(reader));
             let answers = self.pipeline_to(group, &reading).await?;
             let read = group.partitions.iter().zip(answers).filter_map(|(partition, answer)| {
                 let text: String = redis::from_redis_value(answer).ok()?;
@@ -141,7 +141,7 @@ impl Log for Redis {
         let mut trimmed = Trimmed { batches: self.forget_observed(&span).await?, ..Trimmed::default() };
         let most = TRIMMED_PER_PARTITION.to_string();
         for Ends { partition, .. } in self.ends().await? {
-            let keys = [layout::events_key(partition), layout::readers_key(partition), layout::trimmed_key(partition)];
+            let keys = [self.names.events_key(partition), self.names.readers_key(partition), self.names.trimmed_key(partition)];
             let args: [&[u8]; 2] = [&span, most.as_bytes()];
             let answer = self.run(partition, &self.scripts.trim, (&keys, &args), None, self.deadline()).await?;
             let (entries, forgotten): (usize, Vec<String>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
@@ -158,9 +158,9 @@ impl Log for Redis {
         // By commands: a script would have it copied twice.
         let mut appending = redis::pipe();
         appending.cmd("MULTI");
-        appending.cmd("XADD").arg(layout::observations_key()).arg("*").arg("b").arg(batch);
-        appending.cmd("RPUSH").arg(layout::observed_sizes_key()).arg(bytes);
-        appending.cmd("INCRBY").arg(layout::observed_bytes_key()).arg(bytes);
+        appending.cmd("XADD").arg(self.names.observations_key()).arg("*").arg("b").arg(batch);
+        appending.cmd("RPUSH").arg(self.names.observed_sizes_key()).arg(bytes);
+        appending.cmd("INCRBY").arg(self.names.observed_bytes_key()).arg(bytes);
         appending.cmd("EXEC");
         let done = self.pipeline(layout::OBSERVATIONS_PARTITION, &appending).await?.pop().ok_or_else(unexpected)?;
         if appended(array(done)?)? > OBSERVED_BYTES_MAX {
@@ -171,7 +171,7 @@ impl Log for Redis {
 
     async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(layout::observations_key()).arg(after.to_string());
+        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(self.names.observations_key()).arg(after.to_string());
         let answer = self.command(layout::OBSERVATIONS_PARTITION, &read).await?;
         let found = streams_of(answer)?.into_iter().flat_map(|(_, found)| found);
         let batch = |value| {

@@ -16,15 +16,19 @@ use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
 use self::confirm::Confirmation;
+pub use self::copy::CopiedRedis;
 use self::dial::Dialer;
 pub use self::epoch::QUIET;
 use self::epoch::{Epochs, Generation};
 pub use self::holdings::{Assertion, Holding, Holdings, RECENT};
+use self::layout::Names;
 use self::link::{Ask, Failure};
+pub use self::presence::Presence;
+pub use self::rights::Features;
 use self::servers::{Group, Servers, ask_whole};
 use self::settled::Settled;
 pub use self::survey::{Grade, Remark};
-use self::time::ServerTime;
+use self::time::{ServerTime, millis, time_ms};
 pub use self::tracker::track;
 use self::write::Change;
 use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
@@ -35,6 +39,7 @@ use crate::tls::TrustError;
 
 mod breaker;
 mod confirm;
+mod copy;
 mod dial;
 mod epoch;
 mod fault;
@@ -43,6 +48,8 @@ mod layout;
 mod link;
 mod listing;
 mod log;
+mod presence;
+mod rights;
 mod sentinel;
 mod servers;
 mod settled;
@@ -103,6 +110,11 @@ pub struct Options {
     pub quiet: Duration,
     /// Where it is counted whether calls are spared.
     pub breakers: BreakerMeter,
+    /// What the names of all keys and channels begin with: 1 to 64 letters, digits, `_` or `-`. Stores of different namespaces
+    /// have nothing in common.
+    pub namespace: String,
+    /// What else is used of the servers.
+    pub features: Features,
 }
 
 impl fmt::Debug for Options {
@@ -118,6 +130,9 @@ pub enum ConnectError {
     /// The URL is none of a Redis server.
     #[error("the store's URL is not of the form redis://[user:password@]host[:port][/db], rediss://.. or unix:///path")]
     Url,
+    /// The namespace is not one.
+    #[error("a namespace has 1 to 64 letters, digits, _ or -")]
+    Namespace,
     /// The file can't be read.
     #[error("can't read the store's ca_file {}: {kind}", .path.display())]
     CaFile {
@@ -140,6 +155,10 @@ pub enum ConnectError {
 /// A store in Redis servers. Its connections end when it is dropped.
 pub struct Redis {
     servers: Servers,
+    /// Makes connections beside the shared ones.
+    dialer: Dialer,
+    names: Names,
+    features: Features,
     timeout: Duration,
     ack: Ack,
     confirmation: Confirmation,
@@ -181,12 +200,24 @@ impl Redis {
     /// Begins to connect, and goes on trying for as long as the store lives: a server that is down makes calls fail, not
     /// this one. Must be called within a tokio runtime.
     pub fn connect(options: Options) -> Result<Arc<Redis>, ConnectError> {
+        let store = Redis::connect_without_epochs(options)?;
+        // Only now: one that looks for a store that is not there yet takes it for one that is gone.
+        let keeper = tokio::spawn(epoch::keep(Arc::downgrade(&store), store.dialer.replaced.clone()));
+        let _ = store.keeper.set(AbortOnDropHandle::new(keeper));
+        Ok(store)
+    }
+
+    /// The same, but nothing can be claimed, and no epoch is begun.
+    fn connect_without_epochs(options: Options) -> Result<Arc<Redis>, ConnectError> {
         let dialer = Dialer::new(&options)?;
         let hub = Hub::remote();
         let wanted = dialer.replaced.clone();
-        let store = Arc::new(Redis {
+        Ok(Arc::new(Redis {
             confirmation: dialer.confirmation.clone(),
             servers: Servers::keep(dialer.clone()),
+            dialer: dialer.clone(),
+            names: dialer.names.clone(),
+            features: options.features,
             timeout: options.timeout,
             ack: options.ack,
             hub: hub.clone(),
@@ -199,17 +230,13 @@ impl Redis {
                 forget_observed: Script::new(include_str!("forget_observed.lua")),
             },
             time: ServerTime::new(),
-            epochs: Epochs::new(wanted.clone(), options.quiet),
+            epochs: Epochs::new(wanted, options.quiet),
             holdings: Holdings::default(),
             settled: Settled::default(),
             next_partition: Default::default(),
             _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
             keeper: OnceLock::new(),
-        });
-        // Only now: one that looks for a store that is not there yet takes it for one that is gone.
-        let keeper = tokio::spawn(epoch::keep(Arc::downgrade(&store), wanted));
-        let _ = store.keeper.set(AbortOnDropHandle::new(keeper));
-        Ok(store)
+        }))
     }
 
     fn deadline(&self) -> Instant {
@@ -329,6 +356,9 @@ impl Store for Redis {
         if let Some(State::Completed { .. }) = stands {
             self.settled.note(slot);
         }
+        if !in_flight && matches!(swapped, Ok(Swap::Stored)) {
+            self.hub.notify_unconfirmed(slot);
+        }
         swapped
     }
 
@@ -339,7 +369,7 @@ impl Store for Redis {
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         let mut pipeline = redis::pipe();
         // The time comes first: a lease that is renewed in between must not look as if it were over.
-        pipeline.cmd("TIME").cmd("GET").arg(layout::record_key(slot));
+        pipeline.cmd("TIME").cmd("GET").arg(self.names.record_key(slot));
         if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
             pipeline.add_command(marker).add_command(wait);
         }
@@ -351,7 +381,7 @@ impl Store for Redis {
 
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         let mut pipeline = redis::pipe();
-        pipeline.cmd("TIME").cmd("MGET").arg(layout::record_key(slot)).arg(layout::tombstone_key(slot));
+        pipeline.cmd("TIME").cmd("MGET").arg(self.names.record_key(slot)).arg(self.names.tombstone_key(slot));
         if let Some(wait) = self.wait() {
             pipeline.add_command(wait);
         }
@@ -367,7 +397,7 @@ impl Store for Redis {
         let mut running = [0; HEAD_BYTES - 8];
         running[..8].copy_from_slice(&fence.0.to_be_bytes());
         running[8] = layout::IN_FLIGHT;
-        let keys = [layout::record_key(slot), layout::due_key(slot.partition())];
+        let keys = [self.names.record_key(slot), self.names.due_key(slot.partition())];
         let args: [&[u8]; 4] = [&running, &millis(lease), &millis(keep), &layout::member(slot)];
         let partition = slot.partition();
         let before = self.epochs.current(partition);
@@ -403,7 +433,7 @@ impl Store for Redis {
         let ping = async |group: &Group| {
             let partition = group.partitions.first().copied().filter(|_| self.servers.is_cluster());
             let mut set = redis::pipe();
-            set.add_command(confirm::marker(partition));
+            set.add_command(confirm::marker(&self.names, partition));
             if let Some(wait) = self.wait() {
                 set.add_command(wait);
             }
@@ -414,15 +444,17 @@ impl Store for Redis {
     }
 
     async fn identities(&self) -> Result<Option<String>, StoreError> {
-        let mut get = redis::cmd("GET");
-        get.arg(layout::identities_key());
+        let mut get = redis::cmd("MGET");
+        get.arg(self.names.identities_key()).arg(self.names.copy_key());
         let kept = self.command(layout::IDENTITIES_PARTITION, &get).await?;
-        redis::from_redis_value(kept).map_err(|_| unexpected())
+        let (identities, copy): (Option<String>, Option<String>) = redis::from_redis_value(kept).map_err(|_| unexpected())?;
+        // Whoever asks begins to use the store.
+        if copy.is_some() { Err(copy::unfinished()) } else { Ok(identities) }
     }
 
     async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
         let args = [expected.unwrap_or_default().as_bytes(), next.as_bytes()];
-        let keys = [layout::identities_key()];
+        let keys = [self.names.identities_key()];
         let answer = self.run(layout::IDENTITIES_PARTITION, &self.scripts.agree, (&keys, &args), None, self.deadline()).await?;
         Ok(answer == Value::Int(1))
     }
@@ -442,22 +474,6 @@ fn held(value: Value, now_ms: u64) -> Result<Option<Held>, StoreError> {
         _ => Err(unexpected()),
     }
 }
-
-/// Milliseconds since 1970 of an answer to TIME: seconds and microseconds, in text.
-fn time_ms(answer: Value) -> Result<u64, StoreError> {
-    let (seconds, micros): (u64, u64) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
-    Ok(seconds * 1000 + micros / 1000)
-}
-
-/// A span as the scripts take it. At least 1 ms: the server refuses to keep a key for none.
-fn millis(span: Duration) -> Vec<u8> {
-    let mut text = Vec::new();
-    layout::decimal(&mut text, u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, MILLIS_MAX));
-    text
-}
-
-/// About 3000 years: added to any time, it stays a whole number in Lua, whose integers end at 2^53.
-const MILLIS_MAX: u64 = 100_000_000_000_000;
 
 fn unexpected() -> StoreError {
     StoreError::MaybeApplied("the server gave an answer that this version doesn't know".into())

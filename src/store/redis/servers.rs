@@ -87,6 +87,20 @@ impl Servers {
         }
     }
 
+    /// The servers once every partition has one: at its start, a cluster's map is not known yet.
+    ///
+    /// # Errors
+    /// That a partition still has none at the deadline.
+    pub(super) async fn known(&self, deadline: Instant) -> Result<Vec<Group>, StoreError> {
+        while let Err(error) = self.complete() {
+            if Instant::now() >= deadline {
+                return Err(error);
+            }
+            sleep(AGAIN).await;
+        }
+        Ok(self.groups())
+    }
+
     /// A sign that a server doesn't serve what it is thought to.
     pub(super) fn suspect(&self) {
         if let Servers::Cluster(cluster) = self {
@@ -108,13 +122,13 @@ pub(super) async fn ask_whole(
     under: Option<Generation>,
     deadline: Instant,
 ) -> Result<Value, Failure> {
-    match links.call(ask, under, deadline).await? {
+    match links.call(ask, under, deadline).await.map_err(|failure| failure.naming(ask, 0))? {
         Value::Array(values) if matches!(ask, Ask::Many(_)) => {
-            for value in &values {
+            for (n, value) in values.iter().enumerate() {
                 if let Value::ServerError(error) = value {
                     let error = RedisError::from(error.clone());
                     links.told_of(&error);
-                    return Err(Failure::Answered(error));
+                    return Err(Failure::Answered(error).naming(ask, n));
                 }
             }
             Ok(Value::Array(values))
@@ -137,6 +151,8 @@ struct Shared {
     stale: Notify,
     /// There is a new map.
     renewed: Notify,
+    /// Why the last attempt found no map.
+    failure: RwLock<Option<String>>,
 }
 
 #[derive(Default)]
@@ -155,7 +171,8 @@ impl Map {
 
 impl Cluster {
     fn keep(dialer: Dialer, members: Members) -> Cluster {
-        let shared = Arc::new(Shared { dialer, members, map: RwLock::default(), stale: Notify::new(), renewed: Notify::new() });
+        let (map, failure) = (RwLock::default(), RwLock::default());
+        let shared = Arc::new(Shared { dialer, members, map, stale: Notify::new(), renewed: Notify::new(), failure });
         let keeper = AbortOnDropHandle::new(tokio::spawn(refresh(shared.clone())));
         Cluster { shared, _keeper: keeper }
     }
@@ -174,7 +191,13 @@ impl Cluster {
     fn complete(&self) -> Result<(), StoreError> {
         let map = self.shared.map.read().unwrap_or_else(PoisonError::into_inner);
         let homeless = (0..PARTITIONS).any(|partition| map.owner(partition).is_none());
-        if homeless { Err(no_owner()) } else { Ok(()) }
+        if !homeless {
+            return Ok(());
+        }
+        match &*self.shared.failure.read().unwrap_or_else(PoisonError::into_inner) {
+            Some(why) => Err(StoreError::NotApplied(format!("the cluster's map is not known: {why}"))),
+            None => Err(no_owner()),
+        }
     }
 
     async fn call(&self, partition: u16, ask: Ask<'_>, under: Option<Generation>, deadline: Instant) -> Result<Value, Failure> {
@@ -328,7 +351,9 @@ impl Shared {
         let mut asked = Pipeline::new();
         asked.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
         let answer = timeout(self.dialer.timeout, asked.query_async::<(Value, Value)>(&mut connection)).await;
-        let (info, slots) = answer.map_err(|_| "no answer in time".to_owned())?.map_err(|error| fault::of_connecting(&error))?;
+        // Of a pipeline's error the client doesn't keep the text that names the command.
+        let failed = |error| fault::denial(&error, "CLUSTER").unwrap_or_else(|| fault::of_connecting(&error));
+        let (info, slots) = answer.map_err(|_| "no answer in time".to_owned())?.map_err(failed)?;
         let info: String = redis::from_redis_value(info).map_err(|_| UNREADABLE)?;
         if !info.contains("cluster_state:ok") {
             return Err("it says that the cluster is down".into());
@@ -380,7 +405,9 @@ async fn refresh(shared: Arc<Shared>) {
     let mut pause = Pause::default();
     let mut failing = false;
     loop {
-        match shared.discover().await {
+        let discovered = shared.discover().await;
+        *shared.failure.write().unwrap_or_else(PoisonError::into_inner) = discovered.as_ref().err().cloned();
+        match discovered {
             Ok(()) => {
                 if failing {
                     tracing::info!("the cluster's map is known again");

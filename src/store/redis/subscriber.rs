@@ -15,8 +15,9 @@ use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
 use super::dial::{Dialer, Dialled};
+use super::fault;
+use super::layout::Names;
 use super::link::{PAUSE_MAX, Pause};
-use super::{fault, layout};
 use crate::key::Slot;
 use crate::store::Hub;
 
@@ -30,7 +31,7 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
     let mut pause = Pause::default();
     loop {
         let ended = Arc::new(Notify::new());
-        match dialer.dial(listener(hub.clone(), ended.clone())).await {
+        match dialer.dial(listener(dialer.names.clone(), hub.clone(), ended.clone())).await {
             Ok(Dialled { connection, driver: _driver, .. }) => {
                 let born = Instant::now();
                 let mut session = Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
@@ -50,11 +51,11 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
 }
 
 /// Passes on what the server sends.
-fn listener(hub: Hub, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
+fn listener(names: Names, hub: Hub, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
     move |info| match info.kind {
         PushKind::Message => {
             if let Some(Value::BulkString(channel)) = info.data.first()
-                && let Some(slot) = layout::slot_of(channel)
+                && let Some(slot) = names.slot_of(channel)
             {
                 hub.notify(&slot);
             }
@@ -88,14 +89,14 @@ impl Session<'_> {
         let left: Vec<Slot> = left.into_iter().filter(|slot| self.subscribed.remove(slot)).collect();
         for slots in left.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
-            within(self.dialer, connection.unsubscribe(channels(slots))).await?;
+            within(self.dialer, connection.unsubscribe(channels(&self.dialer.names, slots))).await?;
         }
         // One who left and came again before this saw it: the subscription still stands.
         let (standing, missing): (Vec<Slot>, Vec<Slot>) = watched.into_iter().partition(|slot| self.subscribed.contains(slot));
         standing.iter().for_each(|slot| self.hub.confirm(slot));
         for slots in missing.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
-            within(self.dialer, connection.subscribe(channels(slots))).await?;
+            within(self.dialer, connection.subscribe(channels(&self.dialer.names, slots))).await?;
             self.subscribed.extend(slots);
             slots.iter().for_each(|slot| self.hub.confirm(slot));
         }
@@ -103,8 +104,8 @@ impl Session<'_> {
     }
 }
 
-fn channels(slots: &[Slot]) -> Vec<Vec<u8>> {
-    slots.iter().map(layout::record_key).collect()
+fn channels(names: &Names, slots: &[Slot]) -> Vec<Vec<u8>> {
+    slots.iter().map(|slot| names.record_key(slot)).collect()
 }
 
 /// A server that doesn't answer a subscription in time is left, as one that broke off.

@@ -6,7 +6,9 @@
 use std::collections::HashMap;
 
 use redis::{Cmd, Value};
+use tokio::time::Instant;
 
+use super::dial::CONNECT_TIMEOUT_MIN;
 use super::link::Ask;
 use super::servers::{Group, ask_whole};
 use super::{Ack, Redis};
@@ -30,6 +32,8 @@ pub enum Grade {
     Sound,
     /// It isn't.
     Unsound,
+    /// It isn't, and no promise about an operation needs it: something else is missing or late.
+    Limited,
     /// The server doesn't tell.
     Unknown,
 }
@@ -45,23 +49,37 @@ impl Redis {
     /// # Errors
     /// That one can't be asked.
     pub async fn survey(&self) -> Result<Vec<Remark>, StoreError> {
-        self.ping().await.or_else(|error| match error {
-            // It answers; that its replicas don't is found out below.
-            StoreError::MaybeApplied(_) => Ok(()),
-            error => Err(error),
-        })?;
+        let groups = self.servers.known(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN)).await?;
+        let pinged = self.ping().await;
         let mut remarks = Vec::new();
-        for group in self.servers.groups() {
-            let info = fields(&self.text(&group, redis::cmd("INFO")).await?);
-            let mut settings = HashMap::new();
-            for name in SETTINGS {
-                let mut ask = redis::cmd("CONFIG");
-                ask.arg("GET").arg(name);
-                settings.extend(self.setting(&group, &ask, name).await);
-            }
-            let server = format!("server {}", info.get("tcp_port").map_or("?", String::as_str));
-            remarks.extend(judge(&server, &info, &settings, self.ack));
+        for group in groups {
+            remarks.extend(self.survey_of(&group).await?);
         }
+        match pinged {
+            // It answers; that its replicas don't, or which right is missing, is found out above.
+            Ok(()) | Err(StoreError::MaybeApplied(_)) => Ok(remarks),
+            Err(_) if remarks.iter().any(|remark| remark.grade != Grade::Sound) => Ok(remarks),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Looks at one server.
+    async fn survey_of(&self, group: &Group) -> Result<Vec<Remark>, StoreError> {
+        let address = group.links.address(self.deadline()).await?;
+        let mut remarks = self.missing_rights(group, &format!("server {address}")).await?;
+        let info = match self.text(group, redis::cmd("INFO")).await {
+            Ok(info) => fields(&info),
+            Err(_) if !remarks.is_empty() => return Ok(remarks),
+            Err(error) => return Err(error),
+        };
+        let mut settings = HashMap::new();
+        for name in SETTINGS {
+            let mut ask = redis::cmd("CONFIG");
+            ask.arg("GET").arg(name);
+            settings.extend(self.setting(group, &ask, name).await);
+        }
+        let server = format!("server {}", info.get("tcp_port").map_or("?", String::as_str));
+        remarks.extend(judge(&server, &info, &settings, self.ack));
         Ok(remarks)
     }
 

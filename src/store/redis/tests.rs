@@ -21,6 +21,10 @@ mod scripted;
 mod server;
 mod tracking;
 
+fn names() -> super::layout::Names {
+    super::layout::Names::new("onceward").unwrap()
+}
+
 const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
 const LEASE: Lifetime = Lifetime { keep: Duration::from_secs(600), due: Some(Duration::from_secs(300)), tombstone: None };
 const KEEP: Lifetime = Lifetime { due: None, ..LEASE };
@@ -79,16 +83,16 @@ mod over_a_unix_socket {
 #[test]
 fn names_and_members_lead_back_to_their_slot() {
     for slot in [HERE(1), slot(Space::Shadow, 1)] {
-        assert_eq!(layout::slot_of(&layout::record_key(&slot)), Some(slot));
+        assert_eq!(names().slot_of(&names().record_key(&slot)), Some(slot));
         assert_eq!(layout::slot_of_member(&layout::member(&slot)), Some(slot));
         let tag = format!("{{p{}}}", slot.hash()[0]);
-        for name in [layout::record_key(&slot), layout::tombstone_key(&slot), layout::due_key(slot.partition())] {
+        for name in [names().record_key(&slot), names().tombstone_key(&slot), names().due_key(slot.partition())] {
             let name = String::from_utf8(name).unwrap();
             assert!(name.contains(&tag), "{name}");
         }
     }
-    assert_ne!(layout::tombstone_key(&HERE(1)), layout::tombstone_key(&slot(Space::Shadow, 1)));
-    assert_eq!(layout::slot_of(b"onceward:{p1}:r:beef"), None);
+    assert_ne!(names().tombstone_key(&HERE(1)), names().tombstone_key(&slot(Space::Shadow, 1)));
+    assert_eq!(names().slot_of(b"onceward:{p1}:r:beef"), None);
 }
 
 #[test]
@@ -254,7 +258,7 @@ async fn watchers_look_again_when_their_subscription_was_lost() {
 async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
     let server = Server::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
-    let channel = layout::record_key(&HERE(1));
+    let channel = names().record_key(&HERE(1));
     let mut numsub = redis::cmd("PUBSUB");
     numsub.arg("NUMSUB").arg(&channel);
     let mut subscribers = async || numsub.query_async::<(String, u64)>(&mut admin).await.unwrap().1;
@@ -328,9 +332,9 @@ async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
     for n in 1..=3 {
         claims(&store, n).await.unwrap();
     }
-    let key = layout::record_key(&HERE(1));
+    let key = names().record_key(&HERE(1));
     redis::cmd("SETRANGE").arg(&key).arg(60).arg("rotten").exec_async(&mut admin).await.unwrap();
-    redis::cmd("SET").arg(layout::record_key(&HERE(2))).arg("").exec_async(&mut admin).await.unwrap();
+    redis::cmd("SET").arg(names().record_key(&HERE(2))).arg("").exec_async(&mut admin).await.unwrap();
     for n in [1, 2] {
         assert!(matches!(store.load(&HERE(n)).await, Err(StoreError::Corrupt(_))), "{n}");
         let answer = store.swap(&HERE(n), None, &claim(9, 9), LEASE).await;
@@ -348,13 +352,13 @@ async fn what_the_index_holds_in_error_is_taken_out() {
     let (store, mut admin) = (server.store(), server.admin().await);
     store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     for n in [1, 2] {
-        let (key, member) = (layout::due_key(HERE(n).partition()), layout::member(&HERE(n)));
+        let (key, member) = (names().due_key(HERE(n).partition()), layout::member(&HERE(n)));
         redis::cmd("ZADD").arg(key).arg(1).arg(&member).exec_async(&mut admin).await.unwrap();
     }
     assert!(store.due(10).await.unwrap().is_empty());
     let left: u64 = redis::cmd("EXISTS")
-        .arg(layout::due_key(HERE(1).partition()))
-        .arg(layout::due_key(HERE(2).partition()))
+        .arg(names().due_key(HERE(1).partition()))
+        .arg(names().due_key(HERE(2).partition()))
         .query_async(&mut admin)
         .await
         .unwrap();
@@ -436,7 +440,7 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
     assert_eq!(scripts().await, before + 1, "and then reads");
 
     let mut admin = server.admin().await;
-    redis::cmd("DEL").arg(layout::record_key(&HERE(1))).exec_async(&mut admin).await.unwrap();
+    redis::cmd("DEL").arg(names().record_key(&HERE(1))).exec_async(&mut admin).await.unwrap();
     assert_eq!(again(&store, 9).await.unwrap(), Swap::Stored, "what is gone is claimed, known or not");
     assert_eq!(stands(again(&other, 10).await).map(|record| record.version), Some(Version(9)), "in flight");
     assert_eq!(scripts().await, before + 3, "says the script, which knows how old it is");

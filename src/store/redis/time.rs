@@ -1,8 +1,13 @@
 //! The server's time, as far as its answers tell it.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
+use redis::Value;
 use tokio::time::Instant;
+
+use super::{layout, unexpected};
+use crate::store::StoreError;
 
 /// The server's clock, carried on by the local one from the last answer that told the time. It stamps when a record was
 /// settled, which people read and no rule does: leases are stamped by the server itself.
@@ -33,10 +38,24 @@ impl ServerTime {
     }
 }
 
+/// Milliseconds since 1970 of an answer to TIME: seconds and microseconds, in text.
+pub(super) fn time_ms(answer: Value) -> Result<u64, StoreError> {
+    let (seconds, micros): (u64, u64) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
+    Ok(seconds * 1000 + micros / 1000)
+}
+
+/// A span as the scripts take it. At least 1 ms: no key is kept for none.
+pub(super) fn millis(span: Duration) -> Vec<u8> {
+    let mut text = Vec::new();
+    layout::decimal(&mut text, u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, MILLIS_MAX));
+    text
+}
+
+/// About 3000 years: added to any time, it stays a whole number in Lua, whose integers end at 2^53.
+const MILLIS_MAX: u64 = 100_000_000_000_000;
+
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
-
     use super::*;
 
     #[tokio::test(start_paused = true)]

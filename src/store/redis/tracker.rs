@@ -15,8 +15,9 @@ use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
 use super::dial::{Dialer, Dialled};
+use super::layout::Names;
 use super::link::{PAUSE_MAX, Pause};
-use super::{ConnectError, Options, confirm, fault, layout, sentinel};
+use super::{ConnectError, Options, confirm, fault, sentinel};
 use crate::key::Slot;
 use crate::record::{HEAD_BYTES, head_completed, head_fence, head_version};
 use crate::store::cache::{Confirmed, LocalCache};
@@ -49,7 +50,7 @@ async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<
     let mut told = false;
     loop {
         let ended = Arc::new(Notify::new());
-        let reason = match dialer.dial(listener(cache.clone(), ended.clone())).await {
+        let reason = match dialer.dial(listener(dialer.names.clone(), cache.clone(), ended.clone())).await {
             Ok(Dialled { connection, driver: _driver, address }) => {
                 dialer.confirmation.learn(&connection, dialer.timeout).await;
                 let born = Instant::now();
@@ -76,10 +77,10 @@ async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<
 }
 
 /// Passes on what the server sends.
-fn listener(cache: Arc<LocalCache>, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
+fn listener(names: Names, cache: Arc<LocalCache>, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
     move |info| match info.kind {
         PushKind::Invalidate => match info.data.first() {
-            Some(Value::Array(keys)) => keys.iter().filter_map(slot_of).for_each(|slot| cache.changed(&slot)),
+            Some(Value::Array(keys)) => keys.iter().filter_map(|key| slot_of(&names, key)).for_each(|slot| cache.changed(&slot)),
             // The server was flushed.
             _ => cache.lost(),
         },
@@ -91,9 +92,9 @@ fn listener(cache: Arc<LocalCache>, ended: Arc<Notify>) -> impl Fn(PushInfo) + S
     }
 }
 
-fn slot_of(key: &Value) -> Option<Slot> {
+fn slot_of(names: &Names, key: &Value) -> Option<Slot> {
     match key {
-        Value::BulkString(key) => layout::slot_of(key),
+        Value::BulkString(key) => names.slot_of(key),
         _ => None,
     }
 }
@@ -129,13 +130,13 @@ impl Session<'_> {
         let confirmation = &self.dialer.confirmation;
         let mut pipeline = Pipeline::with_capacity(slots.len() * COMMANDS_PER_RECORD + 2);
         for slot in slots {
-            let key = layout::record_key(slot);
+            let key = self.dialer.names.record_key(slot);
             pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
             pipeline.cmd("GETRANGE").arg(&key).arg(0).arg(HEAD_BYTES - 1);
             pipeline.cmd("PTTL").arg(&key);
         }
         // What stands before this write is confirmed with it.
-        pipeline.add_command(confirm::marker(None));
+        pipeline.add_command(confirm::marker(&self.dialer.names, None));
         let wait = confirmation.wait();
         wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
 

@@ -51,7 +51,7 @@ impl Redis {
     pub(super) async fn completed(&self, slot: &Slot, deadline: Instant) -> Result<Option<Held>, StoreError> {
         let standing = self.epochs.standing(slot.partition(), deadline).await?;
         let mut get = redis::cmd("GET");
-        get.arg(layout::record_key(slot));
+        get.arg(self.names.record_key(slot));
         match self.confirmed(slot.partition(), get, Some(standing.generation), deadline).await {
             Ok(Value::BulkString(value)) if layout::is_completed(&value) => self.settled_one(Value::BulkString(value)),
             Ok(_) | Err(Failure::Replaced) => Ok(None),
@@ -158,15 +158,15 @@ impl Redis {
         let partition = slot.partition();
         let in_flight = matches!(next.state, State::InFlight { .. });
         let tombstone_ms = lifetime.tombstone.filter(|_| matches!(next.state, State::Completed { .. })).map(millis);
-        let mut keys = vec![layout::record_key(slot), layout::due_key(partition)];
+        let mut keys = vec![self.names.record_key(slot), self.names.due_key(partition)];
         if in_flight {
-            keys.push(layout::epoch_key(partition));
+            keys.push(self.names.epoch_key(partition));
         }
         if in_flight && lifetime.tombstone.is_some() || tombstone_ms.is_some() {
-            keys.push(layout::tombstone_key(slot));
+            keys.push(self.names.tombstone_key(slot));
         }
         if !event.is_empty() {
-            keys.extend([layout::events_key(partition), layout::chain_key(partition)]);
+            keys.extend([self.names.events_key(partition), self.names.chain_key(partition)]);
         }
         let expected = expected.map(|version| version.0.to_be_bytes());
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);

@@ -93,13 +93,13 @@ async fn a_renewal_that_finds_its_claim_lost_is_no_lost_lease() {
 async fn a_server_that_goes_on_with_an_earlier_state_is_brought_forward() {
     let server = Server::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
-    let key = layout::record_key(&HERE(1));
+    let key = names().record_key(&HERE(1));
     assert!(claimed(&store, 1).await);
     let earlier: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut admin).await.unwrap();
     assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
     // As a replica that is promoted would, without the last write; the epoch of one partition tells of all.
     redis::cmd("SET").arg(&key).arg(earlier).exec_async(&mut admin).await.unwrap();
-    redis::cmd("SET").arg(layout::epoch_key(0)).arg(&[7_u8; 16][..]).exec_async(&mut admin).await.unwrap();
+    redis::cmd("SET").arg(names().epoch_key(0)).arg(&[7_u8; 16][..]).exec_async(&mut admin).await.unwrap();
     until("the result is back", async || store.load(&HERE(1)).await.unwrap().unwrap().record == result_of(1)).await;
 }
 
@@ -133,7 +133,7 @@ async fn what_another_began_meanwhile_is_left_alone() {
     redis::cmd("FLUSHALL").exec_async(&mut admin).await.unwrap();
     let record = claim(u64::MAX / 2, 77);
     let value = layout::stamped(&encode(&record).head, 1, &encode(&record).payload);
-    redis::cmd("SET").arg(layout::record_key(&strangers)).arg(value).exec_async(&mut admin).await.unwrap();
+    redis::cmd("SET").arg(names().record_key(&strangers)).arg(value).exec_async(&mut admin).await.unwrap();
     until("the loss is noticed", async || claimed(&holder, 5).await).await;
     assert_eq!(fence_of(&holder, 1).await, Some(Fence(77)));
 }
@@ -154,7 +154,7 @@ async fn flush_to(server: &Server, record: &Record) {
     let encoded = encode(record);
     let value = layout::stamped(&encoded.head, 1, &encoded.payload);
     let mut commands = redis::pipe();
-    commands.atomic().cmd("FLUSHALL").cmd("SET").arg(layout::record_key(&HERE(1))).arg(value);
+    commands.atomic().cmd("FLUSHALL").cmd("SET").arg(names().record_key(&HERE(1))).arg(value);
     commands.exec_async(&mut server.admin().await).await.unwrap();
 }
 
@@ -310,7 +310,7 @@ async fn a_record_that_can_not_be_read_keeps_no_other_from_being_written_again()
     let (store, mut admin) = (server.store(), server.admin().await);
     assert!(claimed(&store, 1).await && claimed(&store, 2).await);
     let mut commands = redis::pipe();
-    commands.atomic().cmd("FLUSHALL").cmd("SET").arg(layout::record_key(&HERE(2))).arg("rotten");
+    commands.atomic().cmd("FLUSHALL").cmd("SET").arg(names().record_key(&HERE(2))).arg("rotten");
     commands.exec_async(&mut admin).await.unwrap();
     runs_under(&store, 1).await;
     assert!(claimed(&store, 3).await, "and new keys go on");
@@ -323,7 +323,7 @@ async fn a_server_that_restarts_with_its_records_keeps_its_epoch() {
     let store = server.store();
     assert!(claimed(&store, 1).await);
     let epoch = async |server: &Server| -> Vec<u8> {
-        let key = layout::epoch_key(HERE(1).partition());
+        let key = names().epoch_key(HERE(1).partition());
         redis::cmd("GET").arg(key).query_async(&mut server.admin().await).await.unwrap()
     };
     let before = epoch(&server).await;

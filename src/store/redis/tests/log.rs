@@ -34,7 +34,7 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
         breaks.into_iter().map(|at| (at.partition, at.id, at.fault)).collect::<Vec<_>>()
     };
     assert_eq!(found().await, []);
-    let key = layout::events_key(partition);
+    let key = names().events_key(partition);
     let dropped = async |admin: &mut _, id: EntryId| {
         redis::cmd("XDEL").arg(&key).arg(id.to_string()).exec_async(admin).await.unwrap();
     };
@@ -71,7 +71,7 @@ async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_ar
     for n in &operations {
         told(&store, *n).await;
     }
-    let key = layout::events_key(partition);
+    let key = names().events_key(partition);
     let entries = store.log().read_partition(partition, EntryId::default(), 10).await.unwrap();
     let mut found = async |change: fn(&mut Vec<Entry>)| {
         let mut entries = entries.clone();
@@ -106,12 +106,12 @@ async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away
         found.into_iter().map(|(_, batch)| batch[0]).collect::<Vec<_>>()
     };
     log.observe(&half).await.unwrap();
-    redis::cmd("DEL").arg(layout::observations_key()).exec_async(&mut admin).await.unwrap();
+    redis::cmd("DEL").arg(names().observations_key()).exec_async(&mut admin).await.unwrap();
     log.observe(&half).await.unwrap();
     assert_eq!(kept().await, [b'x'], "there is room");
 
     let mut foreign = redis::cmd("XADD");
-    foreign.arg(layout::observations_key()).arg("*").arg("b").arg(vec![b'f'; OBSERVED_BYTES_MAX / 2]);
+    foreign.arg(names().observations_key()).arg("*").arg("b").arg(vec![b'f'; OBSERVED_BYTES_MAX / 2]);
     foreign.exec_async(&mut admin).await.unwrap();
     log.observe(b"y").await.unwrap();
     log.trim(Duration::from_secs(3600)).await.unwrap();

@@ -130,7 +130,16 @@ impl Drop for Server {
 
 pub(super) fn options(url: &str, timeout: Duration) -> Options {
     let place = Place::Server(url.into());
-    Options { place, timeout, ca_file: None, ack: Ack::Memory, quiet: Duration::ZERO, breakers: Default::default() }
+    Options {
+        place,
+        timeout,
+        ca_file: None,
+        ack: Ack::Memory,
+        quiet: Duration::ZERO,
+        breakers: Default::default(),
+        namespace: "onceward".into(),
+        features: Default::default(),
+    }
 }
 
 pub(super) fn store(url: &str, timeout: Duration) -> Arc<Redis> {

@@ -79,7 +79,7 @@ async fn what_another_gateway_changes_is_dropped() {
     }
     let expired = Record { version: Version(2), state: State::Expired, ..completed(1) };
     there.swap(&HERE(1), Some(Version(1)), &expired, KEEP).await.unwrap();
-    redis::cmd("DEL").arg(layout::record_key(&HERE(2))).exec_async(&mut admin).await.unwrap();
+    redis::cmd("DEL").arg(names().record_key(&HERE(2))).exec_async(&mut admin).await.unwrap();
     until("both changes are heard of", async || keeper.meter.invalidations.get() == 2).await;
     let Swap::Stale(Some(held)) = keeper.store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap() else {
         panic!("a tombstone stands there")

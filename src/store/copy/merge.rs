@@ -1,0 +1,49 @@
+//! The entries of all partitions of an event log, in the order of their ids.
+
+use std::collections::{BTreeMap, VecDeque};
+
+use super::Source;
+use crate::store::StoreError;
+use crate::store::log::{Entry, EntryId, Log, Position};
+
+/// Entries of one partition that are read ahead.
+const AHEAD: usize = 64;
+
+/// Reads a log partition by partition, and gives its entries out in the order of their ids.
+pub(super) struct Merge<'a> {
+    log: &'a dyn Log,
+    /// By partition: what was read ahead. A partition whose end is reached is not in it.
+    ahead: BTreeMap<u16, VecDeque<Entry>>,
+}
+
+impl<'a> Merge<'a> {
+    /// Begins behind a position.
+    pub(super) async fn new(source: &'a dyn Source, from: &Position) -> Result<Merge<'a>, StoreError> {
+        let mut merge = Merge { log: source.log(), ahead: BTreeMap::new() };
+        for ends in merge.log.ends().await? {
+            merge.read_ahead(ends.partition, from.of(ends.partition)).await?;
+        }
+        Ok(merge)
+    }
+
+    async fn read_ahead(&mut self, partition: u16, behind: EntryId) -> Result<(), StoreError> {
+        let entries = self.log.read_partition(partition, behind, AHEAD).await?;
+        if entries.is_empty() {
+            self.ahead.remove(&partition);
+        } else {
+            self.ahead.insert(partition, entries.into());
+        }
+        Ok(())
+    }
+
+    /// The next entry; `None` at the end.
+    pub(super) async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
+        let firsts = self.ahead.iter().filter_map(|(partition, ahead)| Some((ahead.front()?.id, *partition)));
+        let Some((id, partition)) = firsts.min() else { return Ok(None) };
+        let entry = self.ahead.get_mut(&partition).and_then(VecDeque::pop_front);
+        if self.ahead.get(&partition).is_some_and(VecDeque::is_empty) {
+            self.read_ahead(partition, id).await?;
+        }
+        Ok(entry)
+    }
+}

@@ -1,0 +1,49 @@
+//! A sum over the entries of an event log that does not depend on their order.
+
+use ring::digest::{Context, SHA256};
+
+use super::{Report, Step};
+use crate::store::StoreError;
+use crate::store::log::{Entry, EntryId, Log, member};
+
+/// Entries that are read at once.
+const READ: usize = 1000;
+
+/// How many entries there are, and the sum of their digests.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Sum {
+    pub entries: u64,
+    digests: [u64; 4],
+}
+
+impl Sum {
+    /// Reads a whole log. `placed`: partition, id and link of each entry count, too.
+    pub(super) async fn of(log: &dyn Log, placed: bool, report: Report<'_>) -> Result<Sum, StoreError> {
+        let mut sum = Sum::default();
+        for ends in log.ends().await? {
+            let mut behind = EntryId::default();
+            loop {
+                let entries = log.read_partition(ends.partition, behind, READ).await?;
+                let Some(last) = entries.last() else { break };
+                behind = last.id;
+                entries.iter().for_each(|entry| sum.add(entry, placed));
+                report(Step::CheckEvents, sum.entries);
+            }
+        }
+        Ok(sum)
+    }
+
+    fn add(&mut self, entry: &Entry, placed: bool) {
+        let mut digest = Context::new(&SHA256);
+        digest.update(&member(&entry.slot));
+        digest.update(&entry.event);
+        if placed {
+            digest.update(format!("|{}|{}|", entry.partition, entry.id).as_bytes());
+            digest.update(entry.link.as_ref().map_or(&[], |link| link.as_bytes()));
+        }
+        self.entries += 1;
+        for (lane, bytes) in self.digests.iter_mut().zip(digest.finish().as_ref().chunks_exact(8)) {
+            *lane = lane.wrapping_add(bytes.iter().fold(0, |n, byte| n << 8 | u64::from(*byte)));
+        }
+    }
+}

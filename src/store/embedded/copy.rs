@@ -1,0 +1,296 @@
+//! An embedded store as one end of a copy: read without changing it, or written in transactions that also hold how far the copy
+//! is.
+//!
+//! A file with an unfinished copy has the layout [`UNFINISHED`], which no version of the gateway opens.
+
+use std::ops::Bound;
+use std::path::Path;
+
+use async_trait::async_trait;
+use bytes::Bytes;
+use redb::{ReadableDatabase, ReadableTable, ReadableTableMetadata, WriteTransaction};
+use tokio::sync::mpsc;
+
+use super::disk::{FILE, Folder, Writes};
+use super::shelf::{Shelf, StoreTime};
+use super::tables::{FRONT_BYTES, Front, IDENTITIES, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables};
+use super::{Embedded, OpenError, Options, log, writer};
+use crate::record::HEAD_BYTES;
+use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
+use crate::store::log::{Ends, Entry, Log};
+use crate::store::{Store, StoreError};
+
+/// The layout of a file that a copy is written into.
+pub(super) const UNFINISHED: u64 = 1 << 32;
+
+/// In the notes: how far the copy is.
+const PROGRESS: &str = "copy";
+
+/// Items that are read at once, at most.
+const READ_ITEMS: usize = 1024;
+
+/// Bytes that are read at once, beyond the last item.
+const READ_BYTES: usize = 4 << 20;
+
+/// Bytes of the head and the two times that all stores write alike.
+const STAMPED_BYTES: usize = HEAD_BYTES + 16;
+
+/// A store's directory, locked for a copy.
+pub struct CopiedFile {
+    store: Embedded,
+    _folder: Folder,
+}
+
+impl CopiedFile {
+    /// Opens the store in a directory to be copied. Nothing in it is changed, even where the file has to be repaired: so a full
+    /// disk is no hindrance.
+    ///
+    /// # Errors
+    /// It is in use, or can't be read.
+    pub fn source(dir: &Path, options: Options) -> Result<CopiedFile, CopyError> {
+        let file = dir.join(FILE);
+        if !file.is_file() {
+            return Err(CopyError::Refused(format!("there is no store in {} (no file {FILE})", dir.display())));
+        }
+        let opened = CopiedFile::open(dir, &options, Writes::Withheld).map_err(|error| error.in_dir(dir));
+        let opened = opened.map_err(|error| CopyError::Refused(error.to_string()))?;
+        match opened.layout()? {
+            Some(writer::LAYOUT_VERSION) => Ok(opened),
+            Some(found) => Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string())),
+            None => Err(CopyError::Refused(format!("{} is no store of a gateway", file.display()))),
+        }
+    }
+
+    /// Opens a directory to be copied into, and makes it if need be.
+    ///
+    /// # Errors
+    /// It is in use, or can't be written.
+    pub fn target(dir: &Path, options: Options) -> Result<CopiedFile, CopyError> {
+        let opened = CopiedFile::open(dir, &options, Writes::Through).map_err(|error| error.in_dir(dir));
+        let opened = opened.map_err(|error| CopyError::Refused(error.to_string()))?;
+        match opened.layout()? {
+            None | Some(writer::LAYOUT_VERSION | UNFINISHED) => Ok(opened),
+            Some(found) => Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string())),
+        }
+    }
+
+    fn open(dir: &Path, options: &Options, writes: Writes) -> Result<CopiedFile, OpenError> {
+        let folder = Folder::lock(dir)?;
+        let db = writer::open(&folder.opener(), writes, options)?;
+        let last_ms = match db.begin_read().map_err(redb::Error::from)?.open_table(META) {
+            Ok(meta) => meta.get(TIME_MS).map_err(redb::Error::from)?.map_or(0, |time| time.value()),
+            Err(redb::TableError::TableDoesNotExist(_)) => 0,
+            Err(error) => return Err(redb::Error::from(error).into()),
+        };
+        let clock = StoreTime::starting_at(last_ms.max(options.unix_ms), options.boot_ms.clone());
+        // Nobody takes orders: whatever would write as a gateway does is refused.
+        let (queue, _) = mpsc::channel(1);
+        Ok(CopiedFile { store: Embedded { queue, shelf: std::sync::Arc::new(Shelf::new(db, clock)) }, _folder: folder })
+    }
+
+    fn layout(&self) -> Result<Option<u64>, StoreError> {
+        self.store.shelf.reading(|txn| match txn.open_table(META) {
+            Ok(meta) => Ok(meta.get(LAYOUT)?.map(|layout| layout.value())),
+            Err(redb::TableError::TableDoesNotExist(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        })
+    }
+
+    /// Writes in one transaction, on a thread that may block.
+    async fn write(
+        &self,
+        write: impl FnOnce(&WriteTransaction, u64) -> Result<(), redb::Error> + Send + 'static,
+    ) -> Result<(), StoreError> {
+        let done = self.store.read(move |shelf| {
+            let file = shelf.file();
+            let Some(db) = file.as_ref() else { return Err(StoreError::NotApplied("the store is closed".into())) };
+            let write = || -> Result<(), redb::Error> {
+                let txn = writer::begin(db)?;
+                write(&txn, shelf.clock.now_ms())?;
+                Ok(txn.commit()?)
+            };
+            write().map_err(|error| StoreError::NotApplied(error.to_string()))
+        });
+        done.await
+    }
+}
+
+fn keep_progress(txn: &WriteTransaction, progress: &Progress) -> Result<(), redb::Error> {
+    let text = serde_json::to_string(progress).unwrap_or_default();
+    txn.open_table(NOTES)?.insert(PROGRESS, text.as_str())?;
+    Ok(())
+}
+
+fn place_of(key: &ItemKey) -> Place {
+    if key.tombstone { Place::tombstone(&key.slot) } else { Place::record(&key.slot) }
+}
+
+/// A stored value as an item; `None` where it is too short for one.
+fn item_of(place: &Place, value: &[u8]) -> Option<Item> {
+    let (slot, tombstone) = place.stored()?;
+    let front = Front::parse(value).ok()?;
+    let value = [value.get(..STAMPED_BYTES)?, value.get(FRONT_BYTES..)?].concat();
+    Some(Item { key: ItemKey { slot, tombstone }, value: Bytes::from(value), ends_ms: front.ends_ms })
+}
+
+#[async_trait]
+impl Source for CopiedFile {
+    fn log_partitions(&self) -> u16 {
+        1
+    }
+
+    fn log(&self) -> &dyn Log {
+        &self.store
+    }
+
+    async fn time_ms(&self) -> Result<u64, StoreError> {
+        Ok(self.store.shelf.clock.now_ms())
+    }
+
+    async fn kept_identities(&self) -> Result<Option<String>, StoreError> {
+        self.store.identities().await
+    }
+
+    /// The lock keeps gateways away. Each commit of one writes its time.
+    async fn unused_state(&self) -> Result<String, CopyError> {
+        let time_ms =
+            self.store.read(|shelf| shelf.reading(|txn| Ok(txn.open_table(META)?.get(TIME_MS)?.map(|time| time.value()))));
+        Ok(format!("file {}", time_ms.await?.unwrap_or(0)))
+    }
+
+    async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
+        let from = cursor.map(|cursor| place_from_hex(cursor).ok_or_else(odd_cursor)).transpose()?;
+        self.store
+            .read(move |shelf| {
+                let now_ms = shelf.clock.now_ms();
+                shelf.reading(|txn| {
+                    let records = txn.open_table(RECORDS)?;
+                    let from = from.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
+                    let (mut items, mut bytes) = (Items::default(), 0);
+                    for entry in ReadableTable::range::<&[u8; PLACE_BYTES]>(&records, (from, Bound::Unbounded))? {
+                        let (place, value) = entry?;
+                        let place = Place(*place.value());
+                        let Some(item) = item_of(&place, value.value()) else {
+                            return Err(redb::Error::Corrupted("a record that is too short".into()));
+                        };
+                        bytes += item.value.len();
+                        items.items.extend(Some(item).filter(|item| item.ends_ms > now_ms));
+                        if items.items.len() >= READ_ITEMS || bytes >= READ_BYTES {
+                            items.cursor = Some(hex(&place.0));
+                            break;
+                        }
+                    }
+                    Ok(items)
+                })
+            })
+            .await
+    }
+
+    async fn find(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StoreError> {
+        let places: Vec<Place> = keys.iter().map(place_of).collect();
+        let look = move |txn: &redb::ReadTransaction| {
+            let records = txn.open_table(RECORDS)?;
+            let found = places.iter().map(|place| {
+                let value = ReadableTable::get(&records, &place.0)?;
+                Ok(value.and_then(|value| item_of(place, value.value())))
+            });
+            found.collect()
+        };
+        self.store.read(move |shelf| shelf.reading(look)).await
+    }
+}
+
+#[async_trait]
+impl Target for CopiedFile {
+    async fn begin(&self) -> Result<Begun, CopyError> {
+        if self.layout()? == Some(UNFINISHED) {
+            let kept =
+                |txn: &redb::ReadTransaction| Ok(txn.open_table(NOTES)?.get(PROGRESS)?.map(|text| text.value().to_owned()));
+            let kept = self.store.read(move |shelf| shelf.reading(kept)).await?.unwrap_or_default();
+            let progress = serde_json::from_str(&kept).map_err(|_| {
+                CopyError::Refused("the second store holds an unfinished copy by another version: empty it and begin anew".into())
+            })?;
+            return Ok(Begun::Resumed(progress));
+        }
+        let (tell, told) = tokio::sync::oneshot::channel();
+        let begun = self.write(move |txn, _| {
+            writer::make_tables(txn)?;
+            let empty =
+                txn.open_table(RECORDS)?.is_empty()? && log::is_empty(txn)? && txn.open_table(NOTES)?.get(IDENTITIES)?.is_none();
+            let _ = tell.send(empty);
+            if empty {
+                txn.open_table(META)?.insert(LAYOUT, UNFINISHED)?;
+                keep_progress(txn, &Progress::default())?;
+            }
+            Ok(())
+        });
+        begun.await?;
+        if told.await != Ok(true) {
+            return Err(CopyError::Refused("the second store holds something already: name an empty one".into()));
+        }
+        Ok(Begun::Fresh)
+    }
+
+    async fn put_items(&self, items: &[Item], progress: &Progress) -> Result<(), StoreError> {
+        let (items, progress) = (items.to_vec(), progress.clone());
+        let put = self.write(move |txn, now_ms| {
+            let mut tables = Tables::open(txn, now_ms)?;
+            for item in items.iter().filter(|item| item.ends_ms > now_ms && item.value.len() >= STAMPED_BYTES) {
+                let (stamped, payload) = item.value.split_at(STAMPED_BYTES);
+                let value = [stamped, &item.ends_ms.to_be_bytes(), payload].concat();
+                tables.put_value(&place_of(&item.key), &value, item.due_ms(), item.ends_ms)?;
+            }
+            drop(tables);
+            keep_progress(txn, &progress)
+        });
+        put.await
+    }
+
+    async fn put_events(&self, entries: &[Entry], progress: &Progress) -> Result<(), StoreError> {
+        let (entries, progress) = (entries.to_vec(), progress.clone());
+        let put = self.write(move |txn, _| {
+            entries.iter().try_for_each(|entry| log::append_as_it_is(txn, entry))?;
+            keep_progress(txn, &progress)
+        });
+        put.await
+    }
+
+    async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError> {
+        let ends = ends.to_vec();
+        self.write(move |txn, _| ends.iter().try_for_each(|ends| log::put_ends(txn, ends))).await
+    }
+
+    async fn finish(&self, identities: Option<&str>) -> Result<(), StoreError> {
+        let identities = identities.map(str::to_owned);
+        let finish = self.write(move |txn, now_ms| {
+            let (mut meta, mut notes) = (txn.open_table(META)?, txn.open_table(NOTES)?);
+            if let Some(identities) = &identities {
+                notes.insert(IDENTITIES, identities.as_str())?;
+            }
+            notes.remove(PROGRESS)?;
+            meta.insert(TIME_MS, now_ms)?;
+            meta.insert(LAYOUT, writer::LAYOUT_VERSION)?;
+            Ok(())
+        });
+        finish.await
+    }
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+fn place_from_hex(text: &str) -> Option<[u8; PLACE_BYTES]> {
+    let mut place = [0; PLACE_BYTES];
+    if text.len() != 2 * PLACE_BYTES || !text.is_ascii() {
+        return None;
+    }
+    for (n, byte) in place.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
+    }
+    Some(place)
+}
+
+fn odd_cursor() -> StoreError {
+    StoreError::NotApplied("the place where the copy goes on can't be read".into())
+}
