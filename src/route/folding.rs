@@ -2,10 +2,10 @@
 //!
 //! A hop may cut path parameters, resolve dot segments, merge slashes, take `\` for `/`, decode what is encoded, and end the
 //! path at a `;` or at a decoded `?`; each at any place, in any order, more than once. These readings are too many to list.
-//! They are searched together instead: a path is a row of *nodes*, one behind each separator, and a reading is a way from the first to the last one. A step
-//! from node to node is one segment, which may span separators that not every hop sees (`%2F`, `\`). *Erasable* spans
-//! (`//`, `/./`, `/x/../`) are also crossed without a segment. Sets of nodes are the bits of a word, so that the work is
-//! bounded by the square of [`NODES_MAX`] for each pattern.
+//! They are searched together instead: a path is a row of *nodes*, one behind each separator, and a reading is a way from
+//! the first to the last one. A step from node to node is one segment, which may span separators that not every hop sees
+//! (`%2F`, `\`). *Erasable* spans (`//`, `/./`, `/x/../`) are also crossed without a segment. Sets of nodes are the bits of
+//! a word, so that the work is bounded by the square of [`NODES_MAX`] for each pattern.
 
 use crate::key::path::{Decoded, PathCase, ends_paths};
 
