@@ -4,6 +4,7 @@
 //! unreserved characters are decoded before matching (RFC 3986, section 6.2.2.2), and a path is refused if a folding of it
 //! (see [`folding`]) leads to a protected route that the path itself does not lead to.
 
+use std::cell::LazyCell;
 use std::sync::Arc;
 
 use http::Method;
@@ -62,7 +63,7 @@ impl Routes {
                 let bare = if path.len() > 1 { path.trim_end_matches('/') } else { path };
                 router.insert(bare, ()).map_err(|fault| PatternError { path: path.clone(), why: fault.to_string() })?;
             }
-            let patterns = route.paths.iter().map(|path| Pattern::of(path)).collect();
+            let patterns = route.paths.iter().map(|path| Pattern::of(path, route.policy.path_case)).collect();
             Ok(Compiled { router, patterns, route: Arc::new(route) })
         };
         routes.into_iter().map(compile).collect::<Result<_, _>>().map(Routes)
@@ -93,15 +94,21 @@ impl Routes {
         if others.peek().is_none() {
             return false;
         }
+        let sensitive = LazyCell::new(|| Readings::of(path, PathCase::Sensitive));
+        let insensitive = LazyCell::new(|| Readings::of(path, PathCase::Insensitive));
         // A path that can't be searched could lead anywhere.
-        let Some(readings) = Readings::of(path) else { return true };
+        let some_reading = |case, holds: &dyn Fn(&Readings) -> bool| match case {
+            PathCase::Sensitive => sensitive.as_ref().is_none_or(holds),
+            PathCase::Insensitive => insensitive.as_ref().is_none_or(holds),
+        };
         others.any(|at| {
             let other = &self.0[at];
-            match found {
-                // The path matches both. It leads to the other route where a folding leaves the one that comes first.
-                Some(found) if other.router.at(bare).is_ok() => self.0[found].some_reading_leaves(&readings),
-                _ => other.patterns.iter().any(|pattern| readings.some_match(pattern, other.case())),
-            }
+            let matched = other.router.at(bare).is_ok();
+            let leads_there = matched || some_reading(other.case(), &|readings| other.some_reading_matches(readings));
+            // What leads to a route that comes first does not lead to the other one, except in another letter case.
+            let found = found.filter(|found| *found < at).map(|found| &self.0[found]);
+            let first = found.filter(|found| matched || !other.ignores_case() || found.case() == PathCase::Insensitive);
+            leads_there && first.is_none_or(|first| some_reading(first.case(), &|readings| first.some_reading_leaves(readings)))
         })
     }
 
@@ -128,8 +135,12 @@ impl Compiled {
         self.protects() && self.case() == PathCase::Insensitive
     }
 
+    fn some_reading_matches(&self, readings: &Readings) -> bool {
+        self.patterns.iter().any(|pattern| readings.some_match(pattern))
+    }
+
     fn some_reading_leaves(&self, readings: &Readings) -> bool {
-        self.patterns.iter().all(|pattern| readings.some_differ(pattern, self.case()))
+        self.patterns.iter().all(|pattern| readings.some_differ(pattern))
     }
 
     /// Whether the path is part of the route's identities and has other foldings, which would be other operations.

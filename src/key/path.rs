@@ -1,8 +1,8 @@
 //! Paths: the form in which they are compared, and the readings that a hop behind the gateway may give them.
 //!
 //! Danger: two hops can read one path in two ways. One cuts path parameters (`;x`), resolves dot segments, merges
-//! slashes, takes `\` for `/`, or decodes `%2F` and what a decoding yields. A segment that none of these steps changes is
-//! called *opaque*. Only opaque segments may stand in an identity, or be filled into a path.
+//! slashes, takes `\` for `/`, decodes `%2F` and what a decoding yields, or ends the path at a decoded `?`. A segment that
+//! none of these steps changes is called *opaque*. Only opaque segments may stand in an identity, or be filled into a path.
 
 use std::borrow::Cow;
 
@@ -19,20 +19,18 @@ pub enum PathCase {
 }
 
 impl PathCase {
-    /// Compares two texts, of which letters differ in case only where they are ASCII.
-    pub fn equal(self, a: &[u8], b: &[u8]) -> bool {
-        match self {
-            PathCase::Sensitive => a == b,
-            PathCase::Insensitive => a.eq_ignore_ascii_case(b),
-        }
+    /// Folds a text so that two texts are equal exactly where the upstream can take them for equal.
+    pub fn fold(self, bytes: Vec<u8>) -> Vec<u8> {
+        let literal = vec![false; bytes.len()];
+        Decoded { bytes, literal }.fold_case(self).bytes
     }
 }
 
 /// Everything but the unreserved characters (RFC 3986, section 2.3) is encoded in what is filled into a path.
 const IN_A_PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'-').remove(b'.').remove(b'_').remove(b'~');
 
-/// A path after percent-decoding until nothing is left to decode. The order of decoding makes no difference: two escapes
-/// never overlap.
+/// A path after percent-decoding until nothing is left to decode, also of `%u002F`, which IIS takes for `/`. The order of
+/// decoding makes no difference: two escapes never overlap.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Decoded {
     /// The bytes.
@@ -49,18 +47,72 @@ impl Decoded {
             decoded.bytes.push(byte);
             decoded.literal.push(true);
             // A decoded byte may complete another escape.
-            while let [.., b'%', high, low] = decoded.bytes[..]
-                && let Some(byte) = byte_of(high, low)
-            {
-                let kept = decoded.bytes.len() - 3;
-                decoded.bytes.truncate(kept);
-                decoded.literal.truncate(kept);
-                decoded.bytes.push(byte);
-                decoded.literal.push(false);
-            }
+            while decoded.replace_last_escape() {}
         }
         decoded
     }
+
+    /// Decodes the escape that the bytes end with. Returns whether there was one.
+    fn replace_last_escape(&mut self) -> bool {
+        if let [.., b'%', high, low] = self.bytes[..]
+            && let Some(byte) = byte_of(high, low)
+        {
+            self.replace_last(3, &[byte]);
+            return true;
+        }
+        if let [.., b'%', b'u' | b'U', a, b, c, d] = self.bytes[..]
+            && let (Some(high), Some(low)) = (byte_of(a, b), byte_of(c, d))
+        {
+            // Half a surrogate pair is no character. Which one takes its place makes no difference here.
+            let c = char::from_u32(u32::from(high) << 8 | u32::from(low)).unwrap_or(char::REPLACEMENT_CHARACTER);
+            self.replace_last(6, c.encode_utf8(&mut [0; 4]).as_bytes());
+            return true;
+        }
+        false
+    }
+
+    /// Replaces so many bytes at the end with those that they stand for.
+    fn replace_last(&mut self, count: usize, bytes: &[u8]) {
+        let kept = self.bytes.len().saturating_sub(count);
+        self.bytes.truncate(kept);
+        self.literal.truncate(kept);
+        self.bytes.extend_from_slice(bytes);
+        self.literal.resize(self.bytes.len(), false);
+    }
+
+    /// Removes the differences of letter case where the upstream makes none: in upper case, then in lower case, as Unicode
+    /// defines them (`\u{212a}`, the Kelvin sign, is a `k` to some upstreams, and `\u{130}` an `i`).
+    pub fn fold_case(mut self, case: PathCase) -> Decoded {
+        if case == PathCase::Sensitive || self.bytes.is_ascii() {
+            if case == PathCase::Insensitive {
+                self.bytes.make_ascii_lowercase();
+            }
+            return self;
+        }
+        let mut folded = Decoded { bytes: Vec::with_capacity(self.bytes.len()), literal: Vec::new() };
+        let mut at = 0;
+        for chunk in self.bytes.utf8_chunks() {
+            for c in chunk.valid().chars() {
+                // One letter stays one: the upper case of `\u{df}` is two, and so is the lower case of `\u{130}`.
+                let mut upper = c.to_uppercase();
+                let upper = if upper.len() == 1 { upper.next() } else { None }.unwrap_or(c);
+                let lower = upper.to_lowercase().next().unwrap_or(upper);
+                folded.bytes.extend_from_slice(lower.encode_utf8(&mut [0; 4]).as_bytes());
+                folded.literal.resize(folded.bytes.len(), self.literal[at]);
+                at += c.len_utf8();
+            }
+            folded.bytes.extend_from_slice(chunk.invalid());
+            folded.literal.resize(folded.bytes.len(), false);
+            at += chunk.invalid().len();
+        }
+        folded
+    }
+}
+
+/// Returns whether a byte ends the path for a reader that finds it decoded: what follows is a query or a fragment. Control
+/// characters end the path for some readers: NUL ends a text in C, and a line end is nothing to patterns that end with `$`.
+pub fn ends_paths(byte: u8) -> bool {
+    matches!(byte, b'?' | b'#') || byte.is_ascii_control()
 }
 
 /// The byte that two hexadecimal digits stand for.
@@ -119,10 +171,10 @@ fn without_trailing_slash(path: &str) -> &str {
 }
 
 /// Returns whether a segment stays the same one segment under every folding: it is neither empty nor a dot segment, it
-/// holds no separator and no path parameter, encoded or not, and decoding it once decodes it wholly.
+/// holds no separator, no path parameter and nothing that ends a path, encoded or not, and decoding it once decodes it wholly.
 pub fn is_opaque(segment: &str) -> bool {
     let decoded = Decoded::of(segment).bytes;
-    let separates = |byte: &u8| matches!(byte, b'/' | b'\\' | b';');
+    let separates = |byte: &u8| matches!(byte, b'/' | b'\\' | b';') || ends_paths(*byte);
     !matches!(&decoded[..], b"" | b"." | b"..")
         && !decoded.iter().any(separates)
         && percent_decode_str(segment).eq(decoded.iter().copied())
@@ -137,11 +189,7 @@ pub fn is_opaque_throughout(path: &str) -> bool {
 /// Returns a path as it enters a derived key: decoded once, without a trailing slash, and in lower case where letter case
 /// makes no difference. All spellings of a path whose segments are opaque have the same form.
 pub fn identity(path: &str, case: PathCase) -> Vec<u8> {
-    let mut bytes: Vec<u8> = percent_decode_str(without_trailing_slash(path)).collect();
-    if case == PathCase::Insensitive {
-        bytes.make_ascii_lowercase();
-    }
-    bytes
+    case.fold(percent_decode_str(without_trailing_slash(path)).collect())
 }
 
 /// Fills a value into a template of a path, which may have a query, wherever `place` stands.
@@ -160,9 +208,7 @@ pub fn fill(template: &str, place: &str, value: &str) -> Option<String> {
             continue;
         }
         let segment = segment.replace(place, &encoded);
-        // Decoded and then read again, these would end the path. Control characters end it for some readers at once.
-        let ends_paths = |byte: u8| matches!(byte, b'?' | b'#') || byte.is_ascii_control();
-        if !is_opaque(&segment) || percent_decode_str(&segment).any(ends_paths) {
+        if !is_opaque(&segment) {
             return None;
         }
         filled.push_str(&segment);
@@ -188,11 +234,23 @@ mod tests {
             ("%2", "%2"),
             ("%zz%", "%zz%"),
             ("50%25", "50%"),
+            ("%u002F", "/"),
+            ("%U002f", "/"),
+            ("%u00252F", "/"),
+            ("%25u00%32%46", "/"),
+            ("%%75002F", "/"),
+            ("%u00e9", "\u{e9}"),
+            ("%ud800", "\u{fffd}"),
+            ("%u002", "%u002"),
+            ("%2%u0046", "/"),
+            ("%u002%u0046", "/"),
         ] {
             assert_eq!(Decoded::of(text).bytes, bytes.as_bytes(), "{text}");
         }
         assert_eq!(Decoded::of("/%2f%61").literal, [true, false, false]);
         let deep = format!("%{}2F", "25".repeat(30_000));
+        assert_eq!(Decoded::of(&deep).bytes, b"/", "in linear time");
+        let deep = format!("%{}u002F", "u0025".repeat(30_000));
         assert_eq!(Decoded::of(&deep).bytes, b"/", "in linear time");
     }
 
@@ -211,7 +269,10 @@ mod tests {
         for opaque in ["a", "...", ".a", "a%20b", "caf%C3%A9", "50%25", "a%3Ab", "%zz", "a|b", "a.", "%41"] {
             assert!(is_opaque(opaque) && is_opaque_throughout(&format!("/{opaque}/b/")), "{opaque}");
         }
-        for other in ["", ".", "..", "%2e", ".%2E", "%252e", "a;b", "a%3Bb", "a%2Fb", "a%252Fb", "a\\b", "a%5cb", "a%2541"] {
+        for other in [
+            "", ".", "..", "%2e", ".%2E", "%252e", "a;b", "a%3Bb", "a%2Fb", "a%252Fb", "a\\b", "a%5cb", "a%2541", "a%3Fb",
+            "a%23", "a%0A", "%u0061",
+        ] {
             assert!(!is_opaque(other) && !is_opaque_throughout(&format!("/{other}/b/")), "{other}");
         }
     }
@@ -223,6 +284,12 @@ mod tests {
             assert!(same("/v1/payments:x", other, PathCase::Sensitive), "{other}");
         }
         assert!(!same("/a", "/A", PathCase::Sensitive) && same("/a", "/A", PathCase::Insensitive));
+        for other in ["/%C3%89K", "/%c3%a9%E2%84%AA", "/\u{e9}k/"] {
+            assert!(same("/\u{e9}k", other, PathCase::Insensitive), "{other}");
+        }
+        assert!(!same("/\u{df}", "/ss", PathCase::Insensitive), "one letter is not two");
+        assert!(!same("/\u{e9}", "/\u{c9}", PathCase::Sensitive) && !same("/e", "/\u{e9}", PathCase::Insensitive));
+        assert!(same("/%FF\u{c9}", "/%FF\u{e9}", PathCase::Insensitive), "beside bytes that are no text");
         assert_eq!(identity("/", PathCase::Sensitive), b"/");
     }
 
@@ -230,9 +297,23 @@ mod tests {
     fn a_value_fills_one_segment_or_nothing() {
         let path = |value| fill("/v1/by-key/{key}/state?of={key}", "{key}", value);
         assert_eq!(path("a~k 1").unwrap(), "/v1/by-key/a~k%201/state?of=a~k%201");
-        for bad in
-            ["", ".", "..", "../../../admin/users", "%2e%2e", "..;", "a/b", "a\\b", ";x", "a%2Fb", "a%41", "a?b", "a#b", "a\n"]
-        {
+        for bad in [
+            "",
+            ".",
+            "..",
+            "../../../admin/users",
+            "%2e%2e",
+            "..;",
+            "a/b",
+            "a\\b",
+            ";x",
+            "a%2Fb",
+            "a%41",
+            "a?b",
+            "a#b",
+            "a\n",
+            "%u002F",
+        ] {
             assert_eq!(path(bad), None, "{bad}");
         }
         let in_a_query = fill("/v1/payments?key={key}", "{key}", "../a/b;c&d");

@@ -1,13 +1,13 @@
 //! The foldings of a path: every path that hops behind the gateway may read it as.
 //!
-//! A hop may cut path parameters, resolve dot segments, merge slashes, take `\` for `/`, and decode what is encoded; each
-//! at any place, in any order, more than once. These readings are too many to list. They are searched together instead:
-//! a path is a row of *nodes*, one behind each separator, and a reading is a way from the first to the last one. A step
-//! from node to node is one segment, which may span separators that not every hop sees (`%2F`, `\`). *Erasable* spans
-//! (`//`, `/./`, `/x/../`) are also crossed without a segment. Sets of nodes are the bits of a word, so that the work is
-//! bounded by the square of [`NODES_MAX`] for each pattern.
+//! A hop may cut path parameters, resolve dot segments, merge slashes, take `\` for `/`, decode what is encoded, and end the
+//! path at a `;` or at a decoded `?`; each at any place, in any order, more than once. These readings are too many to list.
+//! They are searched together instead: a path is a row of *nodes*, one behind each separator, and a reading is a way from
+//! the first to the last one. A step from node to node is one segment, which may span separators that not every hop sees
+//! (`%2F`, `\`). *Erasable* spans (`//`, `/./`, `/x/../`) are also crossed without a segment. Sets of nodes are the bits of
+//! a word, so that the work is bounded by the square of [`NODES_MAX`] for each pattern.
 
-use crate::key::path::{Decoded, PathCase};
+use crate::key::path::{Decoded, PathCase, ends_paths};
 
 /// Most nodes of a path, its end included. A longer path has no readings here, and its request is refused if need be.
 const NODES_MAX: usize = 64;
@@ -15,10 +15,10 @@ const NODES_MAX: usize = 64;
 /// Longest path, in bytes, that is searched.
 const PATH_BYTES_MAX: usize = 8192;
 
-/// Most `;` of a path that is searched.
+/// Most `;` of a path that is searched, and most characters that end it once they are decoded.
 const PARAMETERS_MAX: usize = 64;
 
-/// A route's pattern, decoded and taken apart.
+/// A route's pattern, decoded, taken apart, and folded to the route's letter case.
 #[derive(Debug, Clone)]
 pub(super) struct Pattern(Vec<Part>);
 
@@ -39,14 +39,14 @@ enum Part {
 
 impl Pattern {
     /// Takes a pattern apart that `matchit` accepts.
-    pub fn of(pattern: &str) -> Pattern {
+    pub fn of(pattern: &str, case: PathCase) -> Pattern {
         let segments = pattern.trim_matches('/').split('/').filter(|segment| !segment.is_empty());
-        Pattern(segments.map(Part::of).collect())
+        Pattern(segments.map(|segment| Part::of(segment, case)).collect())
     }
 }
 
 impl Part {
-    fn of(segment: &str) -> Part {
+    fn of(segment: &str, case: PathCase) -> Part {
         let (mut texts, mut name) = (vec![String::new()], None);
         let mut chars = segment.chars().peekable();
         while let Some(c) = chars.next() {
@@ -60,7 +60,7 @@ impl Part {
                 c => texts.last_mut().into_iter().for_each(|text| text.push(c)),
             }
         }
-        let mut decoded = texts.iter().map(|text| Decoded::of(text).bytes);
+        let mut decoded = texts.iter().map(|text| Decoded::of(text).fold_case(case).bytes);
         let before = decoded.next().unwrap_or_default();
         match name {
             None => Part::Literal(before),
@@ -70,15 +70,16 @@ impl Part {
     }
 
     /// Whether the part matches a text.
-    fn is(&self, text: &[u8], case: PathCase) -> bool {
+    fn is(&self, text: &[u8]) -> bool {
         match self {
-            Part::Literal(literal) => case.equal(text, literal),
+            Part::Literal(literal) => text == literal,
             Part::Parameter { before, after } => {
+                // Most literals are empty, and `memcmp` can take long for nothing at no address.
                 text.len() > before.len() + after.len()
-                    && case.equal(&text[..before.len()], before)
-                    && case.equal(&text[text.len() - after.len()..], after)
+                    && (before.is_empty() || text.starts_with(before))
+                    && (after.is_empty() || text.ends_with(after))
             }
-            Part::Rest { before } => text.len() > before.len() && case.equal(&text[..before.len()], before),
+            Part::Rest { before } => text.len() > before.len() && text.starts_with(before),
         }
     }
 }
@@ -94,7 +95,7 @@ fn members(mut nodes: Nodes) -> impl Iterator<Item = usize> {
     })
 }
 
-/// All readings of one path.
+/// All readings of one path, in one letter case if the upstream makes no difference.
 pub(super) struct Readings {
     path: Decoded,
     /// For each node but the first, where the separator before it stands; for the last one, the path's length.
@@ -103,6 +104,8 @@ pub(super) struct Readings {
     seen_by_all: Nodes,
     /// Where path parameters begin.
     parameters: Vec<usize>,
+    /// Where readers may end the path: at what ends one once it is decoded.
+    path_ends: Vec<usize>,
     /// For each node, those to which everything between can be erased; itself included.
     erasable: Vec<Nodes>,
     /// The nodes at which the first segment can begin.
@@ -112,11 +115,11 @@ pub(super) struct Readings {
 impl Readings {
     /// The readings of a path that begins with a slash; `None` if it is too long, or has too many separators or
     /// parameters.
-    pub fn of(path: &str) -> Option<Readings> {
+    pub fn of(path: &str, case: PathCase) -> Option<Readings> {
         if path.len() > PATH_BYTES_MAX {
             return None;
         }
-        let path = Decoded::of(path);
+        let path = Decoded::of(path).fold_case(case);
         let is_separator = |at: &usize| matches!(path.bytes[*at], b'/' | b'\\');
         let mut separators: Vec<usize> = (1..path.bytes.len()).filter(is_separator).collect();
         separators.push(path.bytes.len());
@@ -126,11 +129,13 @@ impl Readings {
         }
         let is_slash = |at: usize| path.bytes.get(at).is_none_or(|byte| *byte == b'/' && path.literal[at]);
         let seen_by_all = (1..=last).filter(|node| is_slash(separators[node - 1])).fold(0, |set, node| set | 1 << node);
-        let parameters: Vec<usize> = (0..path.bytes.len()).filter(|at| path.bytes[*at] == b';').collect();
-        if parameters.len() > PARAMETERS_MAX {
+        let places_of = |is: fn(u8) -> bool| (0..path.bytes.len()).filter(|at| is(path.bytes[*at])).collect();
+        let (parameters, path_ends): (Vec<usize>, Vec<usize>) = (places_of(|byte| byte == b';'), places_of(ends_paths));
+        if parameters.len() > PARAMETERS_MAX || path_ends.len() > PARAMETERS_MAX {
             return None;
         }
-        let mut readings = Readings { path, separators, seen_by_all, parameters, erasable: vec![0; last + 1], first: 0 };
+        let erasable = vec![0; last + 1];
+        let mut readings = Readings { path, separators, seen_by_all, parameters, path_ends, erasable, first: 0 };
         readings.find_erasable();
         readings.find_first();
         Some(readings)
@@ -159,16 +164,22 @@ impl Readings {
     }
 
     /// The nodes that a segment leads to which may be read as a text that the condition holds for: whole, or cut where a
-    /// parameter begins.
+    /// parameter begins. A reader may also end the path there (Jetty before 9.3), or at what ends a path.
     fn after(&self, node: usize, holds: impl Fn(&[u8]) -> bool) -> Nodes {
         let start = self.start(node);
-        let cuts = &self.parameters[self.parameters.partition_point(|at| *at < start)..];
-        let first_cut = cuts.iter().find(|end| holds(&self.path.bytes[start..**end]));
-        let leads_to = |to: &usize| {
-            let end = self.end(*to);
-            first_cut.is_some_and(|cut| *cut < end) || holds(&self.path.bytes[start..end])
+        let first_of = |cuts: &[usize]| {
+            let behind = &cuts[cuts.partition_point(|at| *at < start)..];
+            behind.iter().copied().find(|end| holds(&self.path.bytes[start..*end]))
         };
-        self.next(node).filter(leads_to).fold(0, |set, to| set | 1 << to)
+        let (first_cut, first_end) = (first_of(&self.parameters), first_of(&self.path_ends));
+        let is_before = |cut: Option<usize>, end| cut.is_some_and(|cut| cut < end);
+        let leads_to = |to: usize| {
+            let end = self.end(to);
+            let here = is_before(first_cut, end) || holds(&self.path.bytes[start..end]);
+            let ends_the_path = is_before(first_cut, end) || is_before(first_end, end);
+            Nodes::from(here) << to | Nodes::from(ends_the_path) << self.last()
+        };
+        self.next(node).fold(0, |set, to| set | leads_to(to))
     }
 
     fn after_text(&self, node: usize, text: &[u8]) -> Nodes {
@@ -200,12 +211,13 @@ impl Readings {
     /// Finds where the first segment can begin: behind what can be erased, behind `..` at the root, and behind `//host`,
     /// which readers of URLs take for an authority (RFC 3986, section 4.2; WHATWG URL, "authority state").
     fn find_first(&mut self) {
-        let mut first = self.erasable[0];
+        let (mut first, mut hosts) = (self.erasable[0], 0);
         for node in 0..self.last() {
             if first & 1 << node != 0 {
-                let hosts = members(self.erased_after(self.after_text(node, b""))).flat_map(|node| self.next(node));
-                let behind_host = hosts.fold(0, |set, to| set | self.erasable[to]);
-                first |= behind_host | self.erased_after(self.after_text(node, b".."));
+                let found = self.erased_after(self.after_text(node, b"")) & !hosts;
+                hosts |= found;
+                let behind_host = members(found).fold(0, |set, host| set | self.after(host, |_| true));
+                first |= self.erased_after(behind_host | self.after_text(node, b".."));
             }
         }
         self.first = first;
@@ -219,19 +231,19 @@ impl Readings {
     }
 
     /// Whether some reading matches a pattern.
-    pub fn some_match(&self, pattern: &Pattern, case: PathCase) -> bool {
+    pub fn some_match(&self, pattern: &Pattern) -> bool {
         let mut nodes = self.first;
         for part in &pattern.0 {
             if let Part::Rest { .. } = part {
-                return members(nodes).any(|node| part.is(self.rest(node), case));
+                return members(nodes).any(|node| part.is(self.rest(node)));
             }
-            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, |text| part.is(text, case))));
+            nodes = self.erased_after(members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))));
         }
         nodes & 1 << self.last() != 0
     }
 
     /// Whether some reading does not match a pattern that the path as received matches.
-    pub fn some_differ(&self, pattern: &Pattern, case: PathCase) -> bool {
+    pub fn some_differ(&self, pattern: &Pattern) -> bool {
         let last = self.last();
         let mut nodes = self.first;
         for part in &pattern.0 {
@@ -239,19 +251,19 @@ impl Readings {
                 return true;
             }
             if let Part::Rest { before } = part {
-                let is_other = |node| self.erasable[node] & 1 << last != 0 || !self.begins_with(node, before, case);
+                let is_other = |node| {
+                    // Nothing may stand behind the part's literal.
+                    let behind_literal = self.erased_after(self.after_text(node, before));
+                    behind_literal & 1 << last != 0 || self.after(node, |text| !text.starts_with(before)) != 0
+                };
                 return members(nodes).any(is_other);
             }
-            if members(nodes).any(|node| self.after(node, |text| !part.is(text, case)) != 0) {
+            if members(nodes).any(|node| self.after(node, |text| !part.is(text)) != 0) {
                 return true;
             }
-            nodes = members(nodes).fold(0, |set, node| set | self.erased_after(self.after(node, |text| part.is(text, case))));
+            nodes = self.erased_after(members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))));
         }
         // Behind the pattern nothing may follow but one slash.
         members(nodes).any(|node| node != last && self.start(node) != self.path.bytes.len())
-    }
-
-    fn begins_with(&self, node: usize, text: &[u8], case: PathCase) -> bool {
-        self.path.bytes[self.start(node)..].get(..text.len()).is_some_and(|begin| case.equal(begin, text))
     }
 }

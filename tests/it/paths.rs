@@ -19,6 +19,10 @@ fn a_path_that_an_upstream_could_resolve_into_a_protected_one_is_refused() {
         "/%2Fv1/payments",
         "/v1/x%2f..%2fpayments",
         "/v1%252Fpayments",
+        "/v1/payments;x/y",
+        "/v1/payments%3Fx/y",
+        "/v1/payments%0A",
+        "/v1/%u0070ayments",
         "/v1%5Cpayments",
         "/v1/%2e/payments",
         "/v1/../v1/payments",
@@ -73,15 +77,21 @@ fn spellings_of_one_path_derive_one_key() {
         // Fingerprints are of the request as received: what is spelled otherwise is refused, and does not run.
         assert_eq!(post(target).send(gateway.port).problem(), "key-reused", "{target}");
     }
-    for target in ["/v1/pay:ments;x?of=a", "/v1/pay:ments%2F?of=a", "/v1/x/../pay:ments?of=a", "/v1/pay%253Aments?of=a"] {
+    for target in [
+        "/v1/pay:ments;x?of=a",
+        "/v1/pay:ments%2F?of=a",
+        "/v1/x/../pay:ments?of=a",
+        "/v1/pay%253Aments?of=a",
+        "/v1/pay:ments%3Fx?of=a",
+    ] {
         assert_eq!(post(target).send(gateway.port).problem(), "path-ambiguous", "{target}");
     }
     assert_eq!(upstream.executed(), 1);
 }
 
 /// Keys that are more or less than one segment of a path to some upstream.
-const NO_SEGMENT: [&str; 10] =
-    ["../../../admin/users", "%2e%2e", "..;", "..", ".", "a/b", "a\\b", ";x", "a%2Fadmin%2Fusers", "a?admin"];
+const NO_SEGMENT: [&str; 11] =
+    ["../../../admin/users", "%2e%2e", "..;", "..", ".", "a/b", "a\\b", ";x", "a%2Fadmin%2Fusers", "a?admin", "..%u002Fa"];
 
 const SOON: &str = "[upstream]\nresponse_timeout = \"1s\"\n";
 
