@@ -215,3 +215,49 @@ pub(super) fn fields_cost(fields: &HeaderMap) -> usize {
 pub(super) fn text_bytes(fields: &HeaderMap) -> usize {
     fields.iter().map(|(name, value)| name.as_str().len() + value.len()).sum()
 }
+
+#[cfg(test)]
+mod tests {
+    use prometheus_client::metrics::gauge::Gauge;
+
+    use super::*;
+
+    fn account(budget: &Budget) -> (Arc<Inflow>, Account) {
+        let inflow = Arc::new(Inflow::new(budget.clone()));
+        (inflow.clone(), Account::new(inflow))
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_connection_waits_for_room_and_ends_when_there_is_none_for_too_long() {
+        let gauge = Gauge::default();
+        let budget = Budget::new(100_000, 100_000, gauge.clone());
+        let ((other, _), (_inflow, mut waiting)) = (account(&budget), account(&budget));
+        waiting.heads(FREE_BYTES + 1);
+        other.add(100_000);
+        let mut room = std::pin::pin!(std::future::poll_fn(|cx| waiting.poll_room(cx)));
+        assert!(tokio::time::timeout(WAIT_MAX / 2, &mut room).await.is_err());
+        other.remove(100_000);
+        assert!(room.await.is_ok());
+        other.add(100_000);
+        let began = Instant::now();
+        assert!(std::future::poll_fn(|cx| waiting.poll_room(cx)).await.is_err());
+        assert!(began.elapsed() >= WAIT_MAX);
+        // Whoever holds little is not held up.
+        waiting.heads(FREE_BYTES);
+        assert!(std::future::poll_fn(|cx| waiting.poll_room(cx)).await.is_ok());
+        drop((other, waiting, _inflow));
+        assert_eq!(gauge.get(), 0);
+    }
+
+    #[test]
+    fn what_is_in_nobodys_hands_any_more_is_counted_out_when_the_connection_is_quiet() {
+        let gauge = Gauge::default();
+        let (_inflow, mut account) = account(&Budget::new(100_000, 100_000, gauge.clone()));
+        account.bodies(50_000);
+        account.heads(10);
+        account.nothing_more();
+        assert_eq!(gauge.get(), 50_010, "their request may not have been taken up yet");
+        account.nothing_more();
+        assert_eq!(gauge.get(), 10);
+    }
+}

@@ -29,6 +29,9 @@ type Kept = Vec<Box<dyn Any>>;
 /// Where the n-th connection comes from.
 type From = fn(usize) -> String;
 
+/// Opens connections from some addresses, and uses them as no decent client does.
+type Attack = fn(&Gateway, From, &mut Kept);
+
 /// An origin that sends endlessly where the path is `/large`, and otherwise neither reads on nor answers.
 fn hostile_origin() -> u16 {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
@@ -232,7 +235,7 @@ impl Drop for Most {
 
 /// Runs every attack against a gateway of its own, and calls `meanwhile` while its connections are open.
 fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
-    let attacks: [(&str, fn(&Gateway, From, &mut Kept)); 9] = [
+    let attacks: [(&str, Attack); 9] = [
         ("many fields", many_fields),
         ("large heads", large_heads),
         ("trailers and small frames", trailers_and_small_frames),
