@@ -386,9 +386,13 @@ fn settings(config: &Config, hashing: Hashing) -> Settings {
 
 fn server_limits(config: &Config, gate: &Gate) -> ServerLimits {
     let limits = &config.limits;
+    let connections = descriptors::share(limits, 1 + config.upstreams.len()).connections;
+    // Where descriptors are scarce, one address would take all that is left of the connections.
+    let scarce = connections < limits.connections;
+    let most_of_a_peer = if scarce { connections.div_ceil(2) } else { limits.connections_per_peer };
     ServerLimits {
-        connections: descriptors::share(limits, 1 + config.upstreams.len()).connections,
-        connections_per_peer: limits.connections_per_peer,
+        connections,
+        connections_per_peer: limits.connections_per_peer.min(most_of_a_peer),
         header_bytes: limits.header_bytes,
         header_timeout: limits.header_timeout,
         idle_timeout: limits.idle_timeout,

@@ -53,7 +53,7 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Movement, Payload, Problem, Settings, Stream, identify,
+    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Hold, Movement, Payload, Problem, Settings, Stream, identify,
     keep_identifying_fields, reconcile, wants_protection,
 };
 use crate::proxy::{Lookalikes, Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
@@ -347,14 +347,15 @@ impl Front {
         let seen = Request::from_parts(parts.clone(), ()).into_parts().0;
         let watched = Watched::default();
         let (gate, route, place) = (self.gate.clone(), guarded.clone(), watched.clone());
-        let copy = move |bytes: Option<Bytes>| {
+        let room = self.gate.passing_room(&seen.extensions);
+        let copy = move |bytes: Option<Bytes>, room: Hold| {
             let unfingerprinted = bytes.is_none();
             let mut policy = route.route.policy.clone();
             if unfingerprinted {
                 policy.fingerprint = FingerprintRule::WithoutBody;
             }
             match identify(&policy, &gate.settings().hashing, &seen, bytes.as_ref().unwrap_or(&Bytes::new())) {
-                Ok(Some(identified)) => place.put(gate.observe(&route, identified, seen, bytes)),
+                Ok(Some(identified)) => place.put(gate.observe(&route, identified, seen, bytes, room)),
                 Ok(None) => route.meter.count_shadow("pass"),
                 Err(problem) => {
                     route.meter.count_shadow(would_refuse(&problem));
@@ -363,8 +364,8 @@ impl Front {
             }
         };
         let limit = self.gate.settings().request_body;
-        let result =
-            self.pass(Request::from_parts(parts, body), inner, Some((limit, Box::new(copy))), guarded.response_timeout).await;
+        let copying: Copying = (limit, room, Box::new(copy));
+        let result = self.pass(Request::from_parts(parts, body), inner, Some(copying), guarded.response_timeout).await;
         watched.ended(match &result {
             Ok(answered) => Outcome::Answered(Arc::new(Reply {
                 status: answered.response.status(),
@@ -399,8 +400,8 @@ impl Front {
             if let Some(movement) = &movement {
                 stream = stream.noting(movement.clone());
             }
-            if let Some((limit, done)) = copy {
-                stream = stream.copying(limit, done);
+            if let Some((limit, room, done)) = copy {
+                stream = stream.copying(limit, room, done);
             }
             Payload::Stream(stream)
         });
@@ -485,5 +486,5 @@ impl Front {
 /// A request's place in a trace, and its trail where somebody wants to know of it.
 struct Followed(TraceParent, Option<Trail>);
 
-/// A body's copy: up to how many bytes, and for whom.
-type Copying = (usize, Box<dyn FnOnce(Option<Bytes>) + Send>);
+/// A body's copy: up to how many bytes, in which room, and for whom.
+type Copying = (usize, Hold, Box<dyn FnOnce(Option<Bytes>, Hold) + Send>);

@@ -71,7 +71,16 @@ async fn passed(admin: &Admin, mut request: Request, next: Next, changes: bool) 
     }
 }
 
-/// Refuses, on every path of a port on loopback, a request for another host name: a web page may have rebound that name to this
+/// Lets anybody pass by a path without a token. On loopback that is anybody on this machine: see [`own_host`]. Paths that need a
+/// token may be asked for by any name, such as a proxy's in front of the port.
+pub(super) async fn open(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+    if admin.on_loopback && !names_this_machine(request.headers()) {
+        return Refusal::FromPage.into_response();
+    }
+    next.run(request).await
+}
+
+/// Refuses, on every path of a port on loopback without tokens, a request for another host name: a web page may have rebound that name to this
 /// machine (DNS rebinding), and would read the answer.
 pub(super) async fn own_host(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     if matches!(admin.access, Access::Loopback) && !names_this_machine(request.headers()) {

@@ -63,6 +63,8 @@ pub struct Admin {
     pub fallback: Policy,
     /// Who may come in.
     pub access: Access,
+    /// Whether the port is on loopback: nobody from elsewhere then has a reason to ask for it by another name.
+    pub on_loopback: bool,
     /// Set when the process has begun to stop.
     pub draining: Arc<AtomicBool>,
     /// For the times that people see, and how long sessions last.
@@ -160,7 +162,7 @@ pub fn router(admin: Admin) -> Router {
     let mut router = Router::new();
     for (path, methods, door) in api() {
         let methods = match door {
-            Door::Open => methods,
+            Door::Open => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::open)),
             Door::Guarded => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard)),
             Door::Readers => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::readers)),
         };

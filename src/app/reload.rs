@@ -130,6 +130,7 @@ impl Prepared {
             policies: policies.clone(),
             fallback: fallback.clone(),
             access: access(&secrets, lasting.admin_address)?,
+            on_loopback: lasting.admin_address.ip().is_loopback(),
             draining: lasting.draining.clone(),
             clock: lasting.clock.clone(),
             reloads: lasting.reloads.clone(),

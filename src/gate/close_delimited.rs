@@ -1,10 +1,10 @@
 //! Answers whose end is only the end of their connection.
 
 use http::HeaderMap;
-use http::header::CONTENT_ENCODING;
+use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::de::IgnoredAny;
 
-use super::identify::is_json;
+use super::identify::essence_has;
 
 /// Marks a response, as an extension, that is neither counted nor chunked and came over a connection whose end
 /// nobody vouches for (RFC 9112, section 6.3): without TLS, whose close_notify would. Whoever forwards sets it.
@@ -17,15 +17,20 @@ pub(super) fn may_be_cut(headers: &HeaderMap, body: &[u8]) -> bool {
     const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
     let is_encoded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    is_json(headers) && (is_encoded || serde_json::from_slice::<IgnoredAny>(text).is_err())
+    claims_one_json_text(headers) && (is_encoded || serde_json::from_slice::<IgnoredAny>(text).is_err())
+}
+
+/// Whether any media type has "json" in it, however it is written, but for the types of several texts and of supersets.
+fn claims_one_json_text(headers: &HeaderMap) -> bool {
+    const OTHERS: [&[u8]; 5] = [b"ndjson", b"json-seq", b"jsonl", b"stream+json", b"json5"];
+    let claims = |value| essence_has(value, b"json") && !OTHERS.iter().any(|other| essence_has(value, other));
+    headers.get_all(CONTENT_TYPE).iter().any(claims)
 }
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-    use http::header::CONTENT_TYPE;
-
     use super::*;
+    use http::HeaderValue;
 
     #[test]
     fn json_that_does_not_parse_may_be_cut() {
@@ -43,13 +48,20 @@ mod tests {
             ("application/problem+json", "", "{\"id\":", true),
             ("application/json", "", "{} {}", true),
             ("application/json", "gzip", "{}", true),
+            ("text/json", "", "{\"id\":1", true),
+            ("application/json; charset=\"\u{e9}\"", "", "{\"id\":1", true),
+            ("application/json, text/plain", "", "{\"id\":1", true),
+            ("\"application/json\"", "", "{\"id\":1", true),
+            ("application/x-amz-json-1.1", "", "{\"id\":1", true),
+            ("application/x-ndjson", "", "{}\n{", false),
+            ("application/stream+json", "", "{}\n{", false),
             ("text/html", "", "{\"id\":1", false),
             ("", "", "{\"id\":1", false),
         ] {
             let mut headers = HeaderMap::new();
             for (name, value) in [(CONTENT_TYPE, content_type), (CONTENT_ENCODING, coding)] {
                 if !value.is_empty() {
-                    headers.insert(name, HeaderValue::from_static(value));
+                    headers.insert(name, HeaderValue::from_bytes(value.as_bytes()).unwrap());
                 }
             }
             let text_start = text.get(..20).unwrap_or(text);

@@ -288,15 +288,17 @@ fn claims_json(headers: &HeaderMap, body: &[u8]) -> bool {
     // Bytes of byte order marks, and the zeros between the letters of UTF-16 and UTF-32.
     let is_mark = |byte: &u8| matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && !is_mark(byte));
-    let in_type = |value: &HeaderValue| {
-        let essence = value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-        essence.windows(4).any(|part| part.eq_ignore_ascii_case(b"json"))
-    };
     match first {
         None => false,
         Some(b'{' | b'[') => true,
-        Some(_) => headers.get_all(CONTENT_TYPE).iter().any(in_type),
+        Some(_) => headers.get_all(CONTENT_TYPE).iter().any(|value| essence_has(value, b"json")),
     }
+}
+
+/// Returns whether a media type, without its parameters, has a word in it, in any letter case.
+pub(super) fn essence_has(media_type: &HeaderValue, word: &[u8]) -> bool {
+    let essence = media_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
+    essence.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
 fn body_key(rule: &KeyRule, pointer: &Pointer, headers: &HeaderMap, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
@@ -330,12 +332,14 @@ fn derived_key(
                 hasher.part(b"query").part(name.as_bytes()).part(&value);
             }
             KeyPart::Header(name) => {
-                if !parts.headers.contains_key(name) {
-                    return Err(missing(format!("the header field {name}")));
+                let mut lines = lines(&parts.headers, name);
+                // An empty value would be one part for all who have none, and of two lines each upstream reads another.
+                let line = lines.next().filter(|line| !line.is_empty());
+                let line = line.ok_or_else(|| missing(format!("the header field {name}")))?;
+                if lines.next().is_some() {
+                    return Err(invalid(KeyFault::Twice));
                 }
-                for line in lines(&parts.headers, name) {
-                    hasher.part(b"header").part(name.as_str().as_bytes()).part(line);
-                }
+                hasher.part(b"header").part(name.as_str().as_bytes()).part(line);
             }
             KeyPart::Body(pointer) => {
                 let name = format!("the body member /{}", pointer.tokens().join("/"));

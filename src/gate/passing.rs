@@ -57,6 +57,11 @@ impl Drop for Passing {
 }
 
 impl Gate {
+    /// Returns an empty hold of the room that requests which pass through may take, for copies of their bodies.
+    pub(crate) fn passing_room(&self, extensions: &Extensions) -> Hold {
+        self.budget.of_address(AddressShare::of(extensions)).of_passing().hold()
+    }
+
     /// Takes a place and room for a request that passes through. `uploads`: whether it has a body that streams.
     ///
     /// # Errors

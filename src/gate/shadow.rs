@@ -6,6 +6,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use tokio::sync::oneshot;
 
+use super::budget::Hold;
 use super::identify::Identified;
 use super::observe::{Sighting, differing, refusal};
 use super::settle::Settled;
@@ -36,6 +37,7 @@ impl Gate {
         identified: Identified,
         parts: Parts,
         body: Option<Bytes>,
+        room: Hold,
     ) -> Option<Observation> {
         // Watching must not pile up behind a slow store, so it has a place only while there is one.
         let permit = self.watched.take()?;
@@ -45,8 +47,9 @@ impl Gate {
             .tells()
             .then(|| self.sighting(Seen::WouldReplay, &guarded.route.policy, Some(&identified.whose), &parts.headers));
         let request = body.filter(|_| guarded.route.policy.explain).map(|body| (parts, body));
+        let room = request.is_some().then_some(room);
         self.tasks.spawn(async move {
-            let _permit = permit;
+            let _held = (permit, room);
             let policy = &watched.route.policy;
             let Ok(identified) = gate.where_it_lies(policy, identified).await else {
                 return watched.meter.count_shadow("unknown");

@@ -10,6 +10,7 @@ use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::{Instant, sleep_until};
 
+use super::budget::Hold;
 use super::outflow::Outflow;
 
 /// When something last moved on a streamed request: an upload that goes on is no silence.
@@ -43,12 +44,14 @@ impl Movement {
     }
 }
 
-/// Takes the copy of a body when it has ended; `None` where it was larger than the limit.
-type Done = Box<dyn FnOnce(Option<Bytes>) + Send>;
+/// Takes the copy of a body when it has ended, and its room in the common buffers; `None` where it was larger than the limit
+/// or found no room.
+type Done = Box<dyn FnOnce(Option<Bytes>, Hold) + Send>;
 
 struct Copy {
     bytes: Option<BytesMut>,
     limit: usize,
+    room: Hold,
     done: Done,
 }
 
@@ -79,10 +82,10 @@ impl<B: Body<Data = Bytes>> Stream<B> {
         Stream { movement: Some(movement), ..self }
     }
 
-    /// Copies up to `limit` bytes for `done`.
-    pub fn copying(self, limit: usize, done: impl FnOnce(Option<Bytes>) + Send + 'static) -> Stream<B> {
-        let mut stream =
-            Stream { copy: Some(Box::new(Copy { bytes: Some(BytesMut::new()), limit, done: Box::new(done) })), ..self };
+    /// Copies up to `limit` bytes for `done`, as far as there is `room` for them.
+    pub fn copying(self, limit: usize, room: Hold, done: impl FnOnce(Option<Bytes>, Hold) + Send + 'static) -> Stream<B> {
+        let copy = Copy { bytes: Some(BytesMut::new()), limit, room, done: Box::new(done) };
+        let mut stream = Stream { copy: Some(Box::new(copy)), ..self };
         if stream.body.is_end_stream() {
             stream.finish();
         }
@@ -91,8 +94,8 @@ impl<B: Body<Data = Bytes>> Stream<B> {
 
     fn finish(&mut self) {
         if let Some(copy) = self.copy.take() {
-            let Copy { bytes, done, .. } = *copy;
-            done(bytes.map(BytesMut::freeze));
+            let Copy { bytes, room, done, .. } = *copy;
+            done(bytes.map(BytesMut::freeze), room);
         }
     }
 
@@ -102,10 +105,13 @@ impl<B: Body<Data = Bytes>> Stream<B> {
         }
         let Some(copy) = &mut self.copy else { return };
         if let (Some(bytes), Some(data)) = (&mut copy.bytes, frame.and_then(Frame::data_ref)) {
-            if bytes.len() + data.len() > copy.limit {
-                copy.bytes = None;
-            } else {
+            let fits = bytes.len() + data.len() <= copy.limit && {
+                let before = bytes.capacity();
                 bytes.extend_from_slice(data);
+                copy.room.grow(bytes.capacity() - before)
+            };
+            if !fits {
+                copy.bytes = None;
             }
         }
         if frame.is_none() || self.body.is_end_stream() {

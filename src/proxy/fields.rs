@@ -199,6 +199,14 @@ pub(super) fn ends_with_connection(headers: &HeaderMap) -> bool {
     }
 }
 
+/// Whether an answer has a transfer coding besides `chunked`. The gateway announces none (`TE` is not forwarded), so nothing
+/// undoes it, and without its field the coded bytes would pass for the content (RFC 9112, section 7).
+pub(super) fn is_coded(headers: &HeaderMap) -> bool {
+    let codings = headers.get_all(TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
+    codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked") && !coding.eq_ignore_ascii_case(b"identity"))
+}
+
 /// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
 /// whose length field describes a body that isn't there. `received`: the version that the upstream sent it by, which
 /// `Via` names in the answer and in every replay of it.

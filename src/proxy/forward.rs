@@ -173,6 +173,9 @@ where
         let switched = response.status() == StatusCode::SWITCHING_PROTOCOLS;
         let protocol = response.headers().get(UPGRADE).cloned();
         let bodiless = head || response.status() == StatusCode::NOT_MODIFIED;
+        if fields::is_coded(response.headers()) {
+            return Err(ForwardError::Broken("its answer has a transfer coding that was not asked for".into()));
+        }
         if self.tls.is_none() && fields::ends_with_connection(response.headers()) && !response.body().is_end_stream() {
             response.extensions_mut().insert(CloseDelimited);
         }

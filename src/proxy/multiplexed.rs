@@ -331,10 +331,9 @@ where
         };
         let mut data = match frame.into_data() {
             Ok(data) => data,
-            Err(frame) => {
-                let Ok(trailers) = frame.into_trailers() else { continue };
-                return stream.send_trailers(trailers).map_err(|_| Reason::CANCEL);
-            }
+            // Trailers are dropped, as HTTP/1.1 upstreams get none: the gateway has not read keys, scopes and callers in
+            // them, and an upstream may merge them into the head (RFC 9110, section 6.5.1).
+            Err(_) => continue,
         };
         let last = body.is_end_stream();
         if data.is_empty() && last {

@@ -291,6 +291,16 @@ fn a_web_page_can_not_act_in_an_operators_name() {
 }
 
 #[test]
+fn with_tokens_too_nothing_that_needs_none_answers_to_a_foreign_name_on_loopback() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, TOKENS, crate::harness::ROUTES);
+    for path in ["/healthz", "/readyz", "/metrics", "/v1/openapi.json"] {
+        let asked = |host: &str| Request::new("GET", path).host(host).send(gateway.admin).status;
+        assert_eq!((asked("evil.example"), asked("localhost:1")), (401, 200), "{path}");
+    }
+}
+
+#[test]
 fn half_requests_and_slow_ones_keep_no_probe_from_its_answer() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);

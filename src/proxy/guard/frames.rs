@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::hpack::{Block, Corrupt, Reader};
+use crate::proxy::rules::TRAILER_BYTES_MAX;
 use crate::proxy::server::FIELDS_MAX;
 
 /// How many frames that carry nothing a client may send in a period. A decent one sends a few: pings, a changed setting,
@@ -44,6 +45,7 @@ const HEADER_BYTES: usize = 9;
 
 const DATA: u8 = 0;
 const HEADERS: u8 = 1;
+const PUSH_PROMISE: u8 = 5;
 const WINDOW_UPDATE: u8 = 8;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
@@ -60,6 +62,10 @@ const PAYLOAD_BYTES_MAX: usize = 16 * 1024;
 
 /// Longest beginning of a field that is kept until its end comes in another frame, in bytes.
 const TAIL_BYTES_MAX: usize = 256 * 1024;
+
+/// Size of a trailer section as HTTP/2 counts it (RFC 9113, section 6.5.2), at most: as much as HTTP/1.1 allows, and below what
+/// the library takes of any header list.
+const TRAILER_LIST_MAX: usize = TRAILER_BYTES_MAX + 32 * FIELDS_MAX;
 
 /// The field that marks a header block with a fault that the library hides. A client that sends it
 /// has its own request refused.
@@ -87,6 +93,8 @@ pub struct Frames {
     blocks_bytes: usize,
     /// What the bodies' frames cost that were seen since this was last asked, in bytes.
     unread: usize,
+    /// Bytes of a body's frame whose first one says how many of them are padding, while that byte has not come.
+    padded: Option<usize>,
 }
 
 /// What was found in frames.
@@ -118,6 +126,7 @@ impl Frames {
             tail: Vec::new(),
             blocks_bytes: 0,
             unread: 0,
+            padded: None,
         }
     }
 
@@ -142,6 +151,11 @@ impl Frames {
         let mut at = 0;
         loop {
             let skipped = self.left.min(bytes.len() - at);
+            if skipped > 0
+                && let Some(length) = self.padded.take()
+            {
+                self.count_data(length.saturating_sub(1 + usize::from(bytes[at])));
+            }
             at += skipped;
             self.left -= skipped;
             if self.left > 0 {
@@ -158,6 +172,11 @@ impl Frames {
             self.header = *header;
             let [high, middle, low, kind, ..] = *header;
             let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
+            // The library would read its header block too, into a table that the reader here doesn't follow. No client may
+            // send one (RFC 9113, section 8.4).
+            if kind == PUSH_PROMISE {
+                return (at, Found::Refused);
+            }
             if matches!(kind, HEADERS | CONTINUATION) && length <= PAYLOAD_BYTES_MAX {
                 let Some(frame) = bytes[at..].get(..HEADER_BYTES + length) else { return (at, Found::Nothing) };
                 match self.header_block(frame, &now) {
@@ -201,6 +220,10 @@ impl Frames {
             return Err(Corrupt);
         }
         let block = self.reader.finish();
+        // The library drops the fields of a list that is too long for it, the mark among them.
+        if self.in_trailers && block.list_bytes > TRAILER_LIST_MAX {
+            return Err(Corrupt);
+        }
         self.end_block(&block, now);
         let faulty = if self.in_trailers { block.pseudo } else { block.target_refused };
         Ok(faulty.then(|| marked(frame, HEADER_BYTES + end)))
@@ -230,10 +253,17 @@ impl Frames {
     /// A frame of a body; whether it carries anything.
     fn data(&mut self, flags: u8) -> bool {
         let carries = self.left > 0 || flags & END_STREAM != 0;
-        if carries {
-            self.unread = self.unread.saturating_add(self.left.max(DATA_BYTES_MIN));
+        if flags & PADDED != 0 && self.left > 0 {
+            // Padding is dropped by the library, so it must not be counted: nobody would count it out.
+            self.padded = Some(self.left);
+        } else if carries {
+            self.count_data(self.left);
         }
         carries
+    }
+
+    fn count_data(&mut self, bytes: usize) {
+        self.unread = self.unread.saturating_add(bytes.max(DATA_BYTES_MIN));
     }
 
     /// Counts a header block that has ended.
@@ -402,6 +432,27 @@ mod tests {
     }
 
     #[test]
+    fn frames_whose_blocks_the_reader_does_not_follow_are_refused_before_a_byte_of_them_passes() {
+        let now = Instant::now();
+        let promise = frame(PUSH_PROMISE, END_HEADERS, b"\0\0\0\x02\x82");
+        assert_eq!(opened(now).scan(&promise, || now), (0, Found::Refused));
+        assert_eq!(scan_byte_by_byte(&mut opened(now), &promise, now), (0, Found::Refused));
+    }
+
+    #[test]
+    fn trailers_whose_list_is_too_long_for_the_library_are_refused() {
+        let now = Instant::now();
+        let mut frames = opened(now);
+        frames.scan(&frame(HEADERS, END_HEADERS, b"\x82"), || now);
+        // A field of 200 bytes is put into the table, and repeated from there.
+        let (name, value) = (b"\x40\x01a\x7f\x49", [b'x'; 200]);
+        let few = [&name[..], &value, &[0xbe; 40]].concat();
+        assert_eq!(frames.scan(&opening(0, END_HEADERS, &few), || now).1, Found::Nothing);
+        let many = opening(0, END_HEADERS | END_STREAM, &[0xbe; 100]);
+        assert_eq!(frames.scan(&many, || now), (0, Found::Refused));
+    }
+
+    #[test]
     fn blocks_that_nobody_can_read_are_refused_before_a_byte_of_them_passes() {
         let now = Instant::now();
         for (flags, payload) in [
@@ -460,6 +511,11 @@ mod tests {
         frames.scan(&opening(0, END_HEADERS, b"\x82"), || now);
         frames.scan(&[frame(DATA, 0, b"x"), frame(DATA, 0, b"")].concat(), || now);
         assert_eq!(frames.take_unread(), DATA_BYTES_MIN);
+        let padded = [&[200][..], &[b'x'; 30_000], &[0; 200]].concat();
+        let length = u32::try_from(padded.len()).unwrap().to_be_bytes();
+        let data = [&length[1..], &[DATA, PADDED, 0, 0, 0, 1], &padded[..]].concat();
+        assert_eq!(scan_byte_by_byte(&mut frames, &data, now), (data.len(), Found::Nothing));
+        assert_eq!(frames.take_unread(), 30_000, "padding is nothing that waits");
         // The first of the static table's names that is no pseudo-header field, ten times.
         let few = opening(0, END_HEADERS | END_STREAM, &[0x90; 10]);
         assert_eq!(frames.scan(&few, || now), (few.len(), Found::Nothing));

@@ -62,7 +62,13 @@ pub(super) struct Block {
     pub fields: usize,
     /// Bytes of the names and values that the block spells out.
     pub text_bytes: usize,
+    /// Its size as a list of fields, 32 bytes beside each field's text (RFC 9113, section 6.5.2). Text in Huffman code that
+    /// is not decoded, and values of the static table, are taken for as long as they can be.
+    pub list_bytes: usize,
 }
+
+/// The longest value in the static table (`gzip, deflate`), in bytes.
+const STATIC_VALUE_MAX: usize = 13;
 
 /// What a field costs in memory beside its name and value, in bytes: its place in a map, and its share of the map's growth.
 pub(in crate::proxy) const FIELD_BYTES: usize = 160;
@@ -120,11 +126,11 @@ impl Reader {
         match first {
             0x80.. => {
                 let Some((index, at)) = integer(bytes, 0, 7)? else { return Ok(None) };
-                let (name, refused) = match self.name(index)? {
-                    (name, Some(entry)) => (name, self.entries.get(entry).is_some_and(|entry| entry.refused)),
-                    (name, None) => (name, false),
-                };
-                self.found(name.kind, refused);
+                let (name, entry) = self.name(index)?;
+                let entry = entry.and_then(|entry| self.entries.get(entry));
+                let refused = entry.is_some_and(|entry| entry.refused);
+                let bytes = entry.map_or(name.length + STATIC_VALUE_MAX + ENTRY_BYTES, |entry| entry.bytes);
+                self.found(name.kind, refused, bytes);
                 Ok(Some(at))
             }
             0x40.. => self.literal(bytes, 6, true),
@@ -155,7 +161,7 @@ impl Reader {
         let Some((value, at)) = string(bytes, at)? else { return Ok(None) };
         self.block.text_bytes += spelled + value.bytes.len();
         let judged = matches!(name.kind, Kind::Path | Kind::Scheme);
-        let (mut refused, mut length) = (false, 0);
+        let (mut refused, mut length) = (false, value.length_max());
         // Most values are neither judged nor kept: they are passed over.
         if judged || indexed {
             let value = value.decoded()?;
@@ -169,11 +175,12 @@ impl Reader {
         if indexed {
             self.insert(Entry { name, bytes: name.length + length + ENTRY_BYTES, refused });
         }
-        self.found(name.kind, refused);
+        self.found(name.kind, refused, name.length + length + ENTRY_BYTES);
         Ok(Some(at))
     }
 
-    fn found(&mut self, kind: Kind, refused: bool) {
+    fn found(&mut self, kind: Kind, refused: bool, list_bytes: usize) {
+        self.block.list_bytes += list_bytes;
         self.block.fields += 1;
         self.block.pseudo |= kind != Kind::Field;
         self.block.target_refused |= refused;
@@ -258,6 +265,11 @@ fn string(bytes: &[u8], at: usize) -> Parsed<Text<'_>> {
 }
 
 impl Text<'_> {
+    /// Returns how many bytes the text has at most: the shortest codes have five bits.
+    fn length_max(&self) -> usize {
+        if self.huffman { self.bytes.len() * 8 / 5 } else { self.bytes.len() }
+    }
+
     fn decoded(&self) -> Result<std::borrow::Cow<'_, [u8]>, Corrupt> {
         if self.huffman { huffman(self.bytes).map(Into::into) } else { Ok(self.bytes.into()) }
     }
