@@ -185,7 +185,13 @@ impl Gate {
             return Err(Problem::of_refusal(Refusal::in_flight(policy), slot));
         }
         let place = self.place(entrant)?;
-        match self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, &entrant.first).await? {
+        let turn = match entrant.address {
+            Some(address) => address.turn().await,
+            None => None,
+        };
+        let tried = self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, &entrant.first).await?;
+        drop(turn);
+        match tried {
             Tried::Stands(claim, rule) => {
                 let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
                 let told = if self.tells() { entrant.first.told_later() } else { Context::default() };

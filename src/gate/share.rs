@@ -4,22 +4,41 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Extensions;
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 /// Counts what one client address holds: requests in flight, and bytes of the common buffers. A request extension, as
 /// `Arc<AddressShare>`; requests without it are bound by the common limits only. Whoever accepts connections gives the
 /// same share to all connections of an address, and none to a trusted proxy, which carries the requests of many clients.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct AddressShare {
     /// Requests in flight.
     pub(super) in_flight: Arc<AtomicUsize>,
     /// Bytes held in the common buffers.
     pub(super) bytes: AtomicUsize,
+    /// Turns for claims.
+    claims: Semaphore,
+}
+
+/// Claims of one address that the store works on at once; others wait for their turn. A claim brings back the record that is in
+/// its way, of any size: without a bound one client's duplicates of large answers keep the store's connection busy for longer
+/// than a call may take, and then nobody's calls get through.
+const CLAIMS_MAX: usize = 32;
+
+impl Default for AddressShare {
+    fn default() -> AddressShare {
+        AddressShare { in_flight: Arc::default(), bytes: AtomicUsize::new(0), claims: Semaphore::new(CLAIMS_MAX) }
+    }
 }
 
 impl AddressShare {
     /// The share of the address that a request came from.
     pub(super) fn of(extensions: &Extensions) -> Option<&Arc<AddressShare>> {
         extensions.get()
+    }
+
+    /// Waits for a turn to claim, which lasts until it is dropped.
+    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.claims.acquire().await.ok()
     }
 
     /// Whether the address holds nothing.
@@ -31,5 +50,22 @@ impl AddressShare {
     pub(super) fn grow(&self, bytes: usize, limit: usize) -> bool {
         let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit);
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn claims_of_one_address_beyond_the_bound_wait_for_their_turn() {
+        let share = AddressShare::default();
+        let now = |share: &AddressShare| share.claims.try_acquire().map(SemaphorePermit::forget).is_ok();
+        assert_eq!((0..2 * CLAIMS_MAX).filter(|_| now(&share)).count(), CLAIMS_MAX);
+        let mut waiting = std::pin::pin!(share.turn());
+        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(waiting.as_mut().poll(&mut cx).is_pending());
+        share.claims.add_permits(1);
+        assert!(waiting.as_mut().poll(&mut cx).is_ready());
     }
 }

@@ -153,3 +153,41 @@ where
         self.body.size_hint()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    //! Copies of bodies that stream through.
+
+    use std::sync::Mutex;
+
+    use http_body_util::{BodyExt, Full};
+    use prometheus_client::metrics::gauge::Gauge;
+
+    use super::super::budget::Budget;
+    use super::*;
+
+    /// The copy of a body of 100 bytes, with so much room for it, and how much is held while the copy is in use.
+    async fn copied(room: usize) -> (Option<Bytes>, i64, i64) {
+        let gauge = Gauge::default();
+        let budget = Budget::new(room, room, gauge.clone());
+        let kept = Arc::new(Mutex::new(None));
+        let keep = kept.clone();
+        let body = Full::new(Bytes::from_static(&[b'x'; 100]));
+        let stream = Stream::new(body).copying(1000, budget.hold(), move |bytes, room| {
+            *keep.lock().unwrap() = Some((bytes, room));
+        });
+        assert_eq!(stream.collect().await.unwrap().to_bytes().len(), 100, "the body itself streams on");
+        let (bytes, room) = kept.lock().unwrap().take().unwrap();
+        let held = gauge.get();
+        drop(room);
+        (bytes, held, gauge.get())
+    }
+
+    #[tokio::test]
+    async fn a_copy_takes_room_for_as_long_as_it_is_used_and_there_is_none_without_room() {
+        let (bytes, held, left) = copied(1 << 20).await;
+        assert_eq!(bytes.map(|bytes| bytes.len()), Some(100));
+        assert!(held >= 100 && left == 0, "{held} held, {left} left");
+        assert_eq!(copied(99).await, (None, 0, 0));
+    }
+}

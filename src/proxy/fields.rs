@@ -288,3 +288,28 @@ fn is_trace_parent(value: &[u8]) -> bool {
         && !zero(&value[36..52])
         && hex(&value[53..])
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_chunked_answers_are_taken_without_their_coding() {
+        for (codings, coded) in [
+            (&[][..], false),
+            (&["chunked"], false),
+            (&["Chunked"], false),
+            (&["identity"], false),
+            (&["gzip, chunked"], true),
+            (&["gzip", "chunked"], true),
+            (&["chunked, gzip"], true),
+            (&["x"], true),
+        ] {
+            let mut headers = HeaderMap::new();
+            for coding in codings {
+                headers.append(TRANSFER_ENCODING, HeaderValue::from_static(coding));
+            }
+            assert_eq!(is_coded(&headers), coded, "{codings:?}");
+        }
+    }
+}

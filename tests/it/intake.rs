@@ -90,6 +90,23 @@ fn parts_of_a_derived_key_stay_though_connection_names_them() {
 }
 
 #[test]
+fn a_part_of_a_derived_key_that_is_empty_or_comes_twice_derives_no_key() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream, "key = { derive = [\"path\", \"header:X-Order\"] }");
+    let order = |values: &[&str]| {
+        let request = Request::new("POST", "/v1/payments");
+        values.iter().fold(request, |request, value| request.field("X-Order", value)).send(gateway.port)
+    };
+    assert_eq!(order(&["7"]).status, 201);
+    assert!(order(&["7"]).replayed());
+    for (values, problem) in [(&[""][..], "key-missing"), (&["7", "7"], "key-invalid"), (&["7", ""], "key-invalid")] {
+        let refused = order(values);
+        assert_eq!((refused.status, refused.problem().as_str()), (400, problem), "{values:?}");
+    }
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
 fn the_field_for_the_upstream_is_the_gateways_even_if_the_client_sends_it() {
     let upstream = Upstream::start();
     let gateway = gateway(&upstream, "on_uncertain = \"forward\"\nupstream_key = { header = \"X-Request-Id\", max_length = 22 }");
