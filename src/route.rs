@@ -2,7 +2,7 @@
 //!
 //! Danger: a path that the upstream reads differently than the gateway slips past the protection. So percent-encoded
 //! unreserved characters are decoded before matching (RFC 3986, section 6.2.2.2), and a path is refused if a folding of it
-//! (see [`folding`]) leads to a protected route that the path itself does not lead to.
+//! (see `folding`) leads to a protected route that the path itself does not lead to.
 
 use std::cell::LazyCell;
 use std::sync::Arc;

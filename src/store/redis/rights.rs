@@ -22,7 +22,7 @@ use crate::store::StoreError;
 pub struct Features {
     /// The event log.
     pub event_log: bool,
-    /// Records kept in the process ([`track`]).
+    /// Records kept in the process (`local_cache`).
     pub local_cache: bool,
 }
 
