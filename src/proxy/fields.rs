@@ -10,7 +10,7 @@ use http::header::{
     CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
     TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
-use http::{HeaderMap, Version};
+use http::{HeaderMap, Method, Version};
 
 use crate::entropy::Entropy;
 use crate::telemetry::Trail;
@@ -145,6 +145,13 @@ fn drop_continue(headers: &mut HeaderMap) {
 
 fn is_continue(value: &HeaderValue) -> bool {
     value.as_bytes().split(|byte| *byte == b',').all(|member| member.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+}
+
+/// Whether a request without a body is sent with `Content-Length: 0`: where its client sent that, and where the method gives
+/// content a meaning (RFC 9110, section 8.6). Many servers answer 411 without it.
+pub(super) fn announces_empty_body(method: &Method, headers: &HeaderMap) -> bool {
+    matches!(*method, Method::POST | Method::PUT | Method::PATCH)
+        || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
 /// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body. `received`:

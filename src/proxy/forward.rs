@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::header::{CONNECTION, HOST, UPGRADE};
+use http::header::{CONNECTION, CONTENT_LENGTH, HOST, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
@@ -158,8 +158,12 @@ where
         let rule = extensions.remove::<Arc<SendRule>>();
         let (terms, permit) = (extensions.remove::<TunnelTerms>(), extensions.remove::<Permit>());
         let received = request.version();
+        let says_empty = request.body().is_end_stream() && fields::announces_empty_body(request.method(), request.headers());
         fields::to_upstream(request.headers_mut(), host, original_host, extensions.get::<Peer>(), received);
         drop(extensions);
+        if says_empty {
+            request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
+        }
         if let (Some(protocol), Some(_)) = (upgrade, &client) {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers_mut().insert(UPGRADE, protocol);

@@ -14,7 +14,7 @@ use bytes::Bytes;
 use h2::client::{Connection, SendRequest};
 use h2::{Reason, RecvStream, SendStream};
 use http::header::{CONNECTION, CONTENT_LENGTH, UPGRADE};
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
@@ -239,7 +239,7 @@ impl StreamSlot {
         let (mut head, body) = request.into_parts();
         head.extensions.clear();
         let bodiless = body.is_end_stream();
-        frame_head(&mut head.headers, &head.method, body.size_hint().exact());
+        frame_head(&mut head.headers, body.size_hint().exact());
         let Multiplexed { sender, gate, abort, .. } = &*self.0;
         let opened = gate.open(rule.as_ref(), || {
             let (answer, stream) = sender.clone().send_request(Request::from_parts(head, ()), bodiless)?;
@@ -267,12 +267,12 @@ impl StreamSlot {
     }
 }
 
-/// Sets the length of a request's body, and drops what HTTP/2 has no place for (RFC 9113, section 8.2.2).
-fn frame_head(headers: &mut HeaderMap, method: &Method, length: Option<u64>) {
+/// Sets the length of a request's body, and drops what HTTP/2 has no place for (RFC 9113, section 8.2.2). The length of an
+/// empty body stands in the head already, where it is sent at all.
+fn frame_head(headers: &mut HeaderMap, length: Option<u64>) {
     headers.remove(CONNECTION);
     headers.remove(UPGRADE);
-    let no_body_expected = matches!(*method, Method::GET | Method::HEAD | Method::DELETE);
-    if let Some(length) = length.filter(|length| *length != 0 || !no_body_expected) {
+    if let Some(length) = length.filter(|length| *length != 0) {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length));
     }
 }

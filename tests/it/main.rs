@@ -54,5 +54,6 @@ mod told;
 mod traces;
 mod truncated;
 mod tunnels;
+mod upstreams;
 mod vendors;
 mod versions;

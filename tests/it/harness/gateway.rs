@@ -44,9 +44,14 @@ impl Gateway {
 
     /// In front of an upstream with a URL, with settings before the usual route.
     pub fn to(url: &str, settings: &str) -> Gateway {
+        Gateway::to_routes(url, settings, ROUTES)
+    }
+
+    /// In front of an upstream with a URL, with settings before the routes, and routes.
+    pub fn to_routes(url: &str, settings: &str, routes: &str) -> Gateway {
         let dir = tempfile::tempdir().unwrap();
         let store = format!("file:{}", dir.path().join("data").display());
-        let mut gateway = Gateway::launch(url, &store, settings, ROUTES, |_| {});
+        let mut gateway = Gateway::launch(url, &store, settings, routes, |_| {});
         gateway._dir = Some(dir);
         until("the gateway to be ready", || gateway.is_ready());
         gateway
