@@ -248,7 +248,7 @@ where
                     // The connection closed before it took the request up: nothing of it was written.
                     Some(unsent) if !fresh && !connection.carried.written() => *request = unsent,
                     Some(_) => return Err(ForwardError::NeverSent(failed.error().to_string())),
-                    None if connection.carried.written() => return Err(ForwardError::Broken(failed.error().to_string())),
+                    None if connection.carried.written() => return Err(ForwardError::Broken(with_sources(failed.error()))),
                     None if connection.carried.too_late() => return Err(ForwardError::TooLate),
                     None => return Err(ForwardError::NeverSent(failed.error().to_string())),
                 },
@@ -359,6 +359,12 @@ where
         });
         Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle())))
     }
+}
+
+/// An error and what caused it: the library's own texts leave that out.
+fn with_sources(error: &dyn std::error::Error) -> String {
+    let sources = std::iter::successors(Some(error), |error| error.source());
+    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 enum Connected<B> {

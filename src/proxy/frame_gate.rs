@@ -25,6 +25,7 @@ const RST_STREAM: u8 = 3;
 const CONTINUATION: u8 = 9;
 const END_STREAM: u8 = 1;
 const END_HEADERS: u8 = 4;
+const PADDED: u8 = 8;
 
 /// Head of a frame (RFC 9113, section 4.1).
 #[derive(Debug, Clone, Copy, Default)]
@@ -32,6 +33,8 @@ struct Head {
     kind: u8,
     flags: u8,
     stream: u32,
+    /// Bytes of its payload.
+    length: usize,
 }
 
 /// Finds the frames in a stream of bytes.
@@ -53,8 +56,14 @@ enum Part {
 }
 
 impl FrameScan {
-    fn new() -> FrameScan {
-        FrameScan { preface_left: PREFACE_BYTES, head_bytes: [0; 9], head_length: 0, head: Head::default(), payload_left: 0 }
+    /// Scans what a client writes.
+    fn of_client() -> FrameScan {
+        FrameScan { preface_left: PREFACE_BYTES, ..FrameScan::of_server() }
+    }
+
+    /// Scans what a server writes.
+    fn of_server() -> FrameScan {
+        FrameScan { preface_left: 0, head_bytes: [0; 9], head_length: 0, head: Head::default(), payload_left: 0 }
     }
 
     /// Moves over `bytes` and reports the frames in them, in order.
@@ -78,7 +87,7 @@ impl FrameScan {
                 self.head_length = 0;
                 let [a, b, c, kind, flags, stream @ ..] = self.head_bytes;
                 self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.head = Head { kind, flags, stream: u32::from_be_bytes(stream) & 0x7fff_ffff };
+                self.head = Head { kind, flags, stream: u32::from_be_bytes(stream) & 0x7fff_ffff, length: self.payload_left };
                 report(Part::Touched(self.head));
             }
             if self.payload_left == 0 {
@@ -109,10 +118,28 @@ struct Outgoing {
     blocked: bool,
 }
 
-/// The requests on one HTTP/2 connection and how much of them was written.
+/// How much of an answer the upstream has written.
+#[derive(Debug, Default, Clone, Copy)]
+struct Arriving {
+    /// Bytes of its body; `None` where a part of it is padded and was not counted.
+    body: Option<usize>,
+    /// The header block that is under way ends the stream.
+    ending: bool,
+    /// Its end has arrived.
+    ended: bool,
+}
+
+#[derive(Debug)]
+struct Incoming {
+    scan: FrameScan,
+    answers: HashMap<u32, Arriving>,
+}
+
+/// The requests on one HTTP/2 connection, how much of them was written, and how much of their answers was read.
 #[derive(Debug)]
 pub(super) struct FrameGate {
     outgoing: Mutex<Outgoing>,
+    incoming: Mutex<Incoming>,
     /// A byte came from the peer since this was last asked.
     heard: AtomicBool,
 }
@@ -120,12 +147,17 @@ pub(super) struct FrameGate {
 impl FrameGate {
     /// A gate for a new connection.
     pub fn new() -> Arc<FrameGate> {
-        let outgoing = Outgoing { scan: FrameScan::new(), unsent: HashMap::new(), written: 0, flushed: 0, blocked: false };
-        Arc::new(FrameGate { outgoing: Mutex::new(outgoing), heard: AtomicBool::new(false) })
+        let outgoing = Outgoing { scan: FrameScan::of_client(), unsent: HashMap::new(), written: 0, flushed: 0, blocked: false };
+        let incoming = Incoming { scan: FrameScan::of_server(), answers: HashMap::new() };
+        Arc::new(FrameGate { outgoing: Mutex::new(outgoing), incoming: Mutex::new(incoming), heard: AtomicBool::new(false) })
     }
 
     fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
         self.outgoing.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn incoming(&self) -> MutexGuard<'_, Incoming> {
+        self.incoming.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Opens a stream with `open`, which returns its id beside its result, and registers the rule of the request.
@@ -133,6 +165,7 @@ impl FrameGate {
     pub fn open<T, E>(&self, rule: Option<&Arc<SendRule>>, open: impl FnOnce() -> Result<(u32, T), E>) -> Result<(u32, T), E> {
         let mut outgoing = self.outgoing();
         let (stream, opened) = open()?;
+        self.incoming().answers.insert(stream, Arriving { body: Some(0), ..Arriving::default() });
         if let Some(rule) = rule {
             outgoing.unsent.insert(stream, Unsent { rule: rule.clone(), bodiless: false, written: false });
         }
@@ -143,6 +176,7 @@ impl FrameGate {
     /// end too: a part of the request is queued where a reset of the stream does not reach it. A request that may
     /// not be sent any more stays registered until its reset is written, so that no frame of it passes before.
     pub fn finish(&self, stream: u32) -> bool {
+        self.incoming().answers.remove(&stream);
         let mut outgoing = self.outgoing();
         let Some(unsent) = outgoing.unsent.get(&stream) else { return false };
         if outgoing.flushed < stream || outgoing.blocked {
@@ -154,9 +188,33 @@ impl FrameGate {
         false
     }
 
+    /// Whether the answer on `stream` came to its end with a body of `body` bytes, whatever became of the connection then.
+    pub fn has_ended(&self, stream: u32, body: usize) -> bool {
+        self.incoming().answers.get(&stream).is_some_and(|answer| answer.ended && answer.body == Some(body))
+    }
+
     /// Whether a byte came from the peer since the last call.
     pub fn take_heard(&self) -> bool {
         self.heard.swap(false, Ordering::AcqRel)
+    }
+}
+
+impl Incoming {
+    fn read(&mut self, bytes: &[u8]) {
+        let Incoming { scan, answers } = self;
+        scan.advance(bytes, |part| {
+            let Part::Ended(Head { kind, flags, stream, length }) = part else { return };
+            let Some(answer) = answers.get_mut(&stream) else { return };
+            match kind {
+                DATA => {
+                    answer.body = answer.body.filter(|_| flags & PADDED == 0).map(|body| body + length);
+                    answer.ended |= flags & END_STREAM != 0;
+                }
+                HEADERS => answer.ending |= flags & END_STREAM != 0,
+                _ => {}
+            }
+            answer.ended |= matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS != 0 && answer.ending;
+        });
     }
 }
 
@@ -178,7 +236,7 @@ impl Outgoing {
     fn wrote(&mut self, bytes: &[u8]) {
         let Outgoing { scan, unsent, written, .. } = self;
         scan.advance(bytes, |part| {
-            let Part::Ended(Head { kind, flags, stream }) = part else { return };
+            let Part::Ended(Head { kind, flags, stream, .. }) = part else { return };
             if kind == RST_STREAM {
                 unsent.remove(&stream);
             }
@@ -222,6 +280,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for GatedWire<T> {
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         if buffer.filled().len() > before {
             self.gate.heard.store(true, Ordering::Release);
+            self.gate.incoming().read(&buffer.filled()[before..]);
         }
         read
     }
@@ -309,6 +368,29 @@ mod tests {
             assert!(gate.outgoing().unsent.contains_key(&1));
             gate.outgoing().flushed();
             assert!(gate.outgoing().unsent.is_empty(), "{cut}");
+        }
+    }
+
+    #[test]
+    fn an_answer_has_ended_when_its_last_frame_is_whole_and_all_of_its_body_was_taken() {
+        let head = |flags| frame(HEADERS, flags, 1, b"block");
+        let data = |flags, payload: &[u8]| frame(DATA, flags, 1, payload);
+        for (frames, body) in [
+            (vec![head(END_HEADERS), data(0, b"ab"), data(END_STREAM, b"c")], Some(3)),
+            (vec![head(END_HEADERS | END_STREAM)], Some(0)),
+            (vec![head(END_STREAM), frame(CONTINUATION, END_HEADERS, 1, b"more")], Some(0)),
+            (vec![head(END_HEADERS), data(0, b"ab"), head(END_HEADERS | END_STREAM)], Some(2)),
+            (vec![head(END_HEADERS), data(PADDED | END_STREAM, b"\x01a\0")], None),
+            (vec![head(END_HEADERS), data(0, b"ab"), frame(DATA, END_STREAM, 3, b"c")], None),
+        ] {
+            let (gate, all) = (FrameGate::new(), frames.concat());
+            opened(&gate, 1, &rule());
+            gate.incoming().read(&all[..all.len() - 1]);
+            assert!((0..9).all(|taken| !gate.has_ended(1, taken)), "{frames:?}");
+            gate.incoming().read(&all[all.len() - 1..]);
+            assert!((0..9).all(|taken| gate.has_ended(1, taken) == (Some(taken) == body)), "{frames:?}");
+            gate.finish(1);
+            assert!(gate.incoming().answers.is_empty());
         }
     }
 

@@ -384,14 +384,30 @@ pub(super) struct Answer {
     /// What is left of the announced length.
     left: Option<u64>,
     in_trailers: bool,
-    _exchange: Exchange,
+    /// Bytes of the body that were taken.
+    taken: usize,
+    ended: bool,
+    exchange: Exchange,
 }
 
 impl Answer {
     fn new(stream: RecvStream, length: Option<u64>, exchange: Exchange) -> Answer {
         // An answer to HEAD announces the length of a body that is not there.
         let left = if stream.is_end_stream() { Some(0) } else { length };
-        Answer { stream, left, in_trailers: false, _exchange: exchange }
+        Answer { stream, left, in_trailers: false, taken: 0, ended: false, exchange }
+    }
+}
+
+impl Answer {
+    /// What an error means: the end, where END_STREAM came before the connection ended, else that the answer was cut. Errors
+    /// of this side are none of that: the library refuses an answer, or the request was given up.
+    fn broken(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, BoxError>> {
+        let connection_ended = error.is_io() || error.is_go_away() && error.is_remote();
+        self.ended = true;
+        if connection_ended && self.exchange.gate.has_ended(self.exchange.stream, self.taken) {
+            return None;
+        }
+        Some(Err(error.into()))
     }
 }
 
@@ -399,26 +415,35 @@ impl Body for Answer {
     type Data = Bytes;
     type Error = BoxError;
 
-    /// Every end but END_STREAM is an error, also a reset with NO_ERROR or CANCEL: the answer may have been cut.
+    /// Every end but END_STREAM is an error, also a reset with NO_ERROR or CANCEL: the answer may have been cut. What happens
+    /// after END_STREAM, such as a reset of the rest of the request or the end of the connection, is none.
     fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
+        if this.ended {
+            return Poll::Ready(None);
+        }
         if !this.in_trailers {
             match ready!(this.stream.poll_data(cx)) {
                 Some(Ok(data)) => {
                     let _ = this.stream.flow_control().release_capacity(data.len());
+                    this.taken += data.len();
                     this.left = this.left.map(|left| left.saturating_sub(data.len() as u64));
                     return Poll::Ready(Some(Ok(Frame::data(data))));
                 }
-                Some(Err(error)) => return Poll::Ready(Some(Err(error.into()))),
+                Some(Err(error)) => return Poll::Ready(this.broken(error)),
                 None => this.in_trailers = true,
             }
         }
         let trailers = ready!(this.stream.poll_trailers(cx));
-        Poll::Ready(trailers.transpose().map(|trailers| trailers.map(Frame::trailers).map_err(Into::into)))
+        this.ended = true;
+        Poll::Ready(match trailers {
+            Ok(trailers) => trailers.map(|trailers| Ok(Frame::trailers(trailers))),
+            Err(error) => this.broken(error),
+        })
     }
 
     fn is_end_stream(&self) -> bool {
-        self.stream.is_end_stream()
+        self.ended || self.stream.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {

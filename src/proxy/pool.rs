@@ -39,6 +39,11 @@ impl<B> Connection<B> {
         Connection { sender, carried, driver: Driver(driver) }
     }
 
+    /// Whether it takes a request.
+    fn is_usable(&self) -> bool {
+        self.sender.is_ready() && !self.carried.failed()
+    }
+
     /// Lets the connection live on with its stream, as after a switch of protocols.
     pub fn detach(self) {
         let Connection { driver, .. } = self;
@@ -93,7 +98,7 @@ impl<B: Send + 'static> Pool<B> {
         let oldest = Instant::now().checked_sub(self.0.idle_timeout);
         let mut idle = lock(&self.0.idle);
         while let Some((since, connection)) = idle.connections.pop() {
-            if connection.sender.is_ready() && oldest.is_none_or(|oldest| since > oldest) {
+            if connection.is_usable() && oldest.is_none_or(|oldest| since > oldest) {
                 return Some(connection);
             }
         }
@@ -102,11 +107,11 @@ impl<B: Send + 'static> Pool<B> {
 
     /// Takes a connection back whose response has ended, as soon as it is ready for the next request.
     pub fn give_back(&self, mut connection: Connection<B>) {
+        if connection.sender.is_closed() || connection.carried.failed() {
+            return;
+        }
         if connection.sender.is_ready() {
             return self.put(connection);
-        }
-        if connection.sender.is_closed() {
-            return;
         }
         let pool = self.clone();
         tokio::spawn(async move {

@@ -144,7 +144,12 @@ impl FrameOrigin {
         answer(&self.shared);
     }
 
-    /// Writes the same bytes to each connection.
+    /// Ends each connection behind what was said on it.
+    pub fn end_connections(&self) {
+        self.say(&[]);
+    }
+
+    /// Writes the same bytes to each connection; none end it.
     pub fn say(&self, bytes: &[u8]) {
         for writer in &*self.shared.writers.lock().unwrap() {
             // The connection may have ended.
@@ -207,6 +212,9 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared
 
 async fn write(mut writer: WriteHalf<TlsStream<TcpStream>>, mut said: mpsc::UnboundedReceiver<Vec<u8>>) -> std::io::Result<()> {
     while let Some(bytes) = said.recv().await {
+        if bytes.is_empty() {
+            return writer.shutdown().await;
+        }
         writer.write_all(&bytes).await?;
         writer.flush().await?;
     }
