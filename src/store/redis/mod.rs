@@ -21,7 +21,6 @@ use self::dial::Dialer;
 pub use self::epoch::QUIET;
 use self::epoch::{Epochs, Generation};
 pub use self::holdings::{Assertion, Holding, Holdings, RECENT};
-use self::large::Large;
 use self::layout::Names;
 use self::link::{Ask, Failure};
 pub use self::presence::Presence;
@@ -35,6 +34,7 @@ use self::write::Change;
 use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::store::large::Large;
 use crate::telemetry::BreakerMeter;
 use crate::tls::TrustError;
 

@@ -4,16 +4,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
-use http::{HeaderMap, StatusCode};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
 use self::server::{PATIENCE, Server, options, store, until};
-use super::{ConnectError, Redis, large, layout};
+use super::{ConnectError, Redis, layout};
 use crate::key::{Caller, Fingerprint, Slot, Space};
-use crate::record::{Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version, encode, head_in_flight};
-use crate::store::suite::{Stage, Time, completed, slot};
+use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, head_in_flight};
+use crate::store::large::ALONG_MAX;
+use crate::store::suite::{self, Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
 
 mod epochs;
@@ -449,11 +449,7 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
 
 /// A completed record whose stored value has so many bytes.
 fn completed_in(bytes: usize) -> Record {
-    let of_body = |length: usize| {
-        let body = ReplyBody::Whole(vec![b'x'; length].into());
-        let reply = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body };
-        Record { state: State::Completed { reply: Arc::new(reply), by: Settler::Upstream }, ..completed(1) }
-    };
+    let of_body = |length: usize| suite::completed_with(1, &vec![b'x'; length]);
     let length = |record: &Record| layout::stamped(&encode(record).head, 0, &encode(record).payload).len();
     let rest = length(&of_body(bytes)) - bytes;
     let record = of_body(bytes - rest);
@@ -465,7 +461,7 @@ fn completed_in(bytes: usize) -> Record {
 async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
     let server = Server::start().await;
     let (store, other) = (server.store(), server.store());
-    for (n, bytes) in (1..).zip([large::ALONG_MAX - 1, large::ALONG_MAX, large::ALONG_MAX + 1, 2_000_000]) {
+    for (n, bytes) in (1..).zip([ALONG_MAX - 1, ALONG_MAX, ALONG_MAX + 1, 2_000_000]) {
         let record = completed_in(bytes);
         assert_eq!(store.swap(&HERE(n), None, &record, KEEP).await.unwrap(), Swap::Stored);
         // Whoever has seen it completed asks another way than who has not.
@@ -481,7 +477,7 @@ async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
 async fn large_records_take_turns_and_all_else_goes_past_them() {
     let server = Server::start().await;
     let (writer, store) = (server.store(), store(&server.unix_url(), SHORT));
-    for (n, bytes) in [(1, large::ALONG_MAX + 1), (2, large::ALONG_MAX)] {
+    for (n, bytes) in [(1, ALONG_MAX + 1), (2, ALONG_MAX)] {
         assert_eq!(writer.swap(&HERE(n), None, &completed_in(bytes), KEEP).await.unwrap(), Swap::Stored);
     }
     let turns = store.large.all_turns().await;
