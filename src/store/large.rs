@@ -9,7 +9,7 @@ use tokio::sync::{Semaphore, SemaphorePermit};
 pub(super) const ALONG_MAX: usize = 64 * 1024;
 
 /// Large records that are on their way at once. Even the largest then delay other calls by some ten milliseconds.
-const AT_ONCE: u32 = 4;
+const AT_ONCE: u32 = 2;
 
 /// Turns to read a large record.
 #[derive(Debug)]
