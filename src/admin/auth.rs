@@ -80,8 +80,8 @@ pub(super) async fn open(State(admin): State<Arc<Admin>>, request: Request, next
     next.run(request).await
 }
 
-/// Refuses, on every path of a port on loopback without tokens, a request for another host name: a web page may have rebound that name to this
-/// machine (DNS rebinding), and would read the answer.
+/// Refuses, on every path of a port on loopback without tokens, a request for another host name: a web page may have rebound
+/// that name to this machine (DNS rebinding), and would read the answer.
 pub(super) async fn own_host(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
     if matches!(admin.access, Access::Loopback) && !names_this_machine(request.headers()) {
         return Refusal::FromPage.into_response();
@@ -123,8 +123,8 @@ fn is_from_a_page(headers: &HeaderMap) -> bool {
 
 /// Whether a request is for an address or `localhost`: any other name may have been rebound to this machine by whose it is.
 pub(super) fn names_this_machine(headers: &HeaderMap) -> bool {
-    let Some(host) = headers.get(header::HOST).and_then(|host| host.to_str().ok()) else { return true };
-    let Ok(authority) = host.parse::<axum::http::uri::Authority>() else { return false };
+    let Some(host) = headers.get(header::HOST) else { return true };
+    let Ok(authority) = axum::http::uri::Authority::try_from(host.as_bytes()) else { return false };
     let name = authority.host().trim_start_matches('[').trim_end_matches(']');
-    name == "localhost" || name.parse::<std::net::IpAddr>().is_ok()
+    name.eq_ignore_ascii_case("localhost") || name.parse::<std::net::IpAddr>().is_ok()
 }

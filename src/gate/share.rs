@@ -20,8 +20,8 @@ pub struct AddressShare {
 }
 
 /// Claims of one address that the store works on at once; others wait for their turn. A claim brings back the record that is in
-/// its way, of any size: without a bound one client's duplicates of large answers keep the store's connection busy for longer
-/// than a call may take, and then nobody's calls get through.
+/// its way: without a bound one client's duplicates keep the store's connection busy for longer than a call may take, and then
+/// nobody's calls get through.
 const CLAIMS_MAX: usize = 32;
 
 impl Default for AddressShare {

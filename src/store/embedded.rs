@@ -13,8 +13,9 @@ use tokio::sync::{mpsc, oneshot};
 
 use self::disk::{Folder, Opener, Writes};
 use self::shelf::{Shelf, StoreTime};
-use self::tables::Parcel;
+use self::tables::{Parcel, Raw};
 use self::writer::{Answer, Exchange, Job, Order, Writer};
+use super::large::{ALONG_MAX, Large};
 use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
@@ -109,6 +110,7 @@ impl From<redb::Error> for OpenError {
 pub struct Embedded {
     queue: mpsc::Sender<Order>,
     shelf: Arc<Shelf>,
+    large: Large,
 }
 
 impl Embedded {
@@ -134,7 +136,7 @@ impl Embedded {
         let writer = Writer::new(shelf.clone(), orders, folder, opener, options)?;
         let thread = std::thread::Builder::new().name("store-writer".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
-        Ok(Embedded { queue, shelf })
+        Ok(Embedded { queue, shelf, large: Large::default() })
     }
 
     /// Does what was asked before, then releases file and folder. Every later call fails, with nothing written.
@@ -158,6 +160,24 @@ impl Embedded {
         let order = Order { job, reply, made: None };
         self.queue.send(order).await.map_err(|_| StoreError::NotApplied("the store is closed".into()))?;
         answer.await.unwrap_or_else(|_| Err(StoreError::MaybeApplied("the store's writer is gone".into())))
+    }
+
+    /// The record, or else its tombstone where that is wanted too.
+    async fn find(&self, slot: &Slot, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
+        let place = *slot;
+        let found = self.read(move |shelf| shelf.load(&place, or_tombstone, ALONG_MAX)).await?;
+        self.whole(slot, found, or_tombstone).await
+    }
+
+    /// What was found, and of a large record, when it is its turn, what stands there now.
+    async fn whole(&self, slot: &Slot, found: Option<Raw>, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
+        let Some(raw) = found else { return Ok(None) };
+        if let Some(held) = raw.held()? {
+            return Ok(Some(held));
+        }
+        let (_turn, slot) = (self.large.turn().await, *slot);
+        let look = move |shelf: &Shelf| shelf.load(&slot, or_tombstone, usize::MAX)?.map_or(Ok(None), Raw::held);
+        self.read(look).await
     }
 
     /// Reads on a thread that may block.
@@ -197,7 +217,7 @@ impl Store for Embedded {
             event: says(),
         };
         match self.ask(Job::Swap(Box::new(exchange))).await? {
-            Answer::Stale(raw) => Ok(Swap::Stale(raw.map(|raw| raw.held()).transpose()?)),
+            Answer::Stale(raw) => self.whole(slot, raw, false).await.map(Swap::Stale),
             _ => Ok(Swap::Stored),
         }
     }
@@ -207,13 +227,11 @@ impl Store for Embedded {
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let slot = *slot;
-        self.read(move |shelf| shelf.load(&slot)).await
+        self.find(slot, false).await
     }
 
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let slot = *slot;
-        self.read(move |shelf| shelf.remains(&slot)).await
+        self.find(slot, true).await
     }
 
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {

@@ -14,6 +14,7 @@ pub mod cache;
 pub mod cached;
 pub mod copy;
 pub mod embedded;
+mod large;
 pub mod latched;
 pub mod log;
 pub mod memory;

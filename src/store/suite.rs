@@ -8,18 +8,20 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
 use super::{ListError, Listing, Swap};
-use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
-use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
+use crate::key::{Slot, Space};
+use crate::record::{Cause, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State};
 
 mod log;
+mod records;
 mod stage;
 mod writes;
 
 pub(crate) use log::*;
+pub(crate) use records::{claim, completed, completed_with, slot};
+use records::{marker, record, uncertain};
 use stage::PATIENCE;
 pub(crate) use stage::{Stage, Time};
 pub(crate) use writes::*;
@@ -28,43 +30,6 @@ pub(crate) use writes::*;
 const LONG: Duration = Duration::from_secs(600);
 /// Short enough to wait for.
 const SHORT: Duration = Duration::from_millis(300);
-
-pub(crate) fn slot(space: Space, n: u64) -> Slot {
-    Slot::of(space, "payments", &Scope::shared(), &n.to_be_bytes(), b"")
-}
-
-fn record(version: u64, fence: u64, state: State) -> Record {
-    Record {
-        version: Version(version),
-        fence: Fence(fence),
-        route: "payments".into(),
-        fingerprint: Some(Fingerprint::from_bytes([7; 32])),
-        caller: Some(Caller::of_field("authorization", b"Bearer alice")),
-        opened_unix_ms: 1_799_999_999_999,
-        kept: None,
-        extras: Extras::default(),
-        state,
-    }
-}
-
-pub(crate) fn claim(version: u64, fence: u64) -> Record {
-    record(version, fence, State::InFlight { doubt_since_ms: None })
-}
-
-fn marker(version: u64, fence: u64) -> Record {
-    Record { fingerprint: None, caller: None, ..record(version, fence, State::Released) }
-}
-
-fn uncertain(version: u64, fence: u64) -> Record {
-    record(version, fence, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None })
-}
-
-/// A result whose version and fence are `version`.
-pub(crate) fn completed(version: u64) -> Record {
-    let headers = HeaderMap::from_iter([(HeaderName::from_static("content-type"), HeaderValue::from_static("text/plain"))]);
-    let reply = Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(Bytes::from_static(b"paid")) });
-    record(version, version, State::Completed { reply, by: Settler::Upstream })
-}
 
 /// The life of an unsettled record.
 fn lease(due: Duration) -> Lifetime {

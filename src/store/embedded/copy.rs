@@ -85,7 +85,10 @@ impl CopiedFile {
         let clock = StoreTime::starting_at(last_ms.max(options.unix_ms), options.boot_ms.clone());
         // Nobody takes orders: whatever would write as a gateway does is refused.
         let (queue, _) = mpsc::channel(1);
-        Ok(CopiedFile { store: Embedded { queue, shelf: std::sync::Arc::new(Shelf::new(db, clock)) }, _folder: folder })
+        Ok(CopiedFile {
+            store: Embedded { queue, shelf: std::sync::Arc::new(Shelf::new(db, clock)), large: Default::default() },
+            _folder: folder,
+        })
     }
 
     fn layout(&self) -> Result<Option<u64>, StoreError> {

@@ -7,9 +7,8 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::BootClock;
-use super::tables::{DUE, Front, IDENTITIES, NOTES, Place, RECORDS, moment, moment_end, read, split_moment};
+use super::tables::{DUE, Front, IDENTITIES, NOTES, Place, RECORDS, Raw, moment, moment_end, read, split_moment};
 use crate::key::{SLOT_BYTES, Slot, Space};
-use crate::record::Held;
 use crate::store::{Hub, ListError, Listing, Page, StoreError, is_listed};
 
 /// How many index entries one search for overdue records looks at. Entries of records that have ended are passed over
@@ -72,21 +71,16 @@ impl Shelf {
         looked.map_err(|error| StoreError::NotApplied(error.to_string()))
     }
 
-    pub(super) fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let raw = self.reading(|txn| read(&txn.open_table(RECORDS)?, &Place::record(slot), self.clock.now_ms()))?;
-        raw?.map(|raw| raw.held()).transpose()
-    }
-
-    /// The record, or else its tombstone.
-    pub(super) fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+    /// The record, or else its tombstone where that is wanted too; of a record longer than `longest` bytes only the front.
+    pub(super) fn load(&self, slot: &Slot, or_tombstone: bool, longest: usize) -> Result<Option<Raw>, StoreError> {
         let raw = self.reading(|txn| {
             let (records, now_ms) = (txn.open_table(RECORDS)?, self.clock.now_ms());
-            match read(&records, &Place::record(slot), now_ms)? {
-                Ok(None) => read(&records, &Place::tombstone(slot), now_ms),
+            match read(&records, &Place::record(slot), now_ms, longest)? {
+                Ok(None) if or_tombstone => read(&records, &Place::tombstone(slot), now_ms, longest),
                 found => Ok(found),
             }
         })?;
-        raw?.map(|raw| raw.held()).transpose()
+        Ok(raw?)
     }
 
     pub(super) fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
@@ -136,7 +130,7 @@ impl Shelf {
                     page.cursor = page.records.last().map(|(last, _)| last.to_string());
                     break;
                 }
-                add(&mut page, &place, super::tables::live(value.value(), now_ms));
+                add(&mut page, &place, super::tables::live(value.value(), now_ms, usize::MAX));
             }
             Ok(page)
         })?;
@@ -159,7 +153,7 @@ impl Shelf {
                     page.cursor = last.map(|(due_ms, slot)| format!("{due_ms}-{slot}"));
                     break;
                 }
-                add(&mut page, &place, read(&records, &place, now_ms)?);
+                add(&mut page, &place, read(&records, &place, now_ms, usize::MAX)?);
                 last = Some((due_ms, slot));
             }
             Ok(page)
@@ -169,9 +163,9 @@ impl Shelf {
 }
 
 /// Adds what was read. One unreadable record must not hide all others.
-fn add(page: &mut Page, place: &Place, raw: Result<Option<super::tables::Raw>, crate::record::CodecError>) {
+fn add(page: &mut Page, place: &Place, raw: Result<Option<Raw>, crate::record::CodecError>) {
     let Some(slot) = place.slot() else { return };
-    match raw.map_err(StoreError::from).and_then(|raw| raw.map(|raw| raw.held()).transpose()) {
+    match raw.map_err(StoreError::from).and_then(|raw| raw.map_or(Ok(None), Raw::held)) {
         Ok(held) => page.records.extend(held.map(|held| (slot, held))),
         Err(error) => tracing::error!(operation = %slot, %error, "a record is left out of a listing"),
     }

@@ -12,6 +12,7 @@ use super::log;
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_fence, head_in_flight, head_version};
 use crate::store::StoreError;
+use crate::store::large::ALONG_MAX;
 use crate::store::log::{EntryId, Trimmed};
 
 /// Bytes of a place: a drawer and a slot's hash.
@@ -152,20 +153,25 @@ impl Front {
 #[derive(Debug)]
 pub(super) struct Raw {
     front: Front,
-    payload: Bytes,
+    /// `None`: it is longer than whoever read it wanted.
+    payload: Option<Bytes>,
     now_ms: u64,
 }
 
 impl Raw {
-    pub(super) fn parse(value: &[u8], now_ms: u64) -> Result<Raw, CodecError> {
+    /// Of a record longer than `longest` bytes, without its payload.
+    fn parse(value: &[u8], now_ms: u64, longest: usize) -> Result<Raw, CodecError> {
         let front = Front::parse(value)?;
-        Ok(Raw { front, payload: Bytes::copy_from_slice(&value[FRONT_BYTES..]), now_ms })
+        let payload = (value.len() <= longest).then(|| Bytes::copy_from_slice(&value[FRONT_BYTES..]));
+        Ok(Raw { front, payload, now_ms })
     }
 
-    /// Decodes it: work for the caller's thread, not for the writer's.
-    pub(super) fn held(self) -> Result<Held, StoreError> {
+    /// Decodes it: work for the caller's thread, not for the writer's. `None` where the payload was not read.
+    pub(super) fn held(self) -> Result<Option<Held>, StoreError> {
         let Raw { front, payload, now_ms } = self;
-        Ok(Held { record: decode(&front.head, payload)?, written_ms: front.written_ms, due_ms: front.due_ms, now_ms })
+        let Some(payload) = payload else { return Ok(None) };
+        let record = decode(&front.head, payload)?;
+        Ok(Some(Held { record, written_ms: front.written_ms, due_ms: front.due_ms, now_ms }))
     }
 }
 
@@ -214,14 +220,16 @@ pub(super) fn read(
     records: &ReadOnlyTable<&'static [u8; PLACE_BYTES], &'static [u8]>,
     place: &Place,
     now_ms: u64,
+    longest: usize,
 ) -> Result<Result<Option<Raw>, CodecError>, redb::Error> {
     let Some(value) = ReadableTable::get(records, &place.0)? else { return Ok(Ok(None)) };
-    Ok(live(value.value(), now_ms))
+    Ok(live(value.value(), now_ms, longest))
 }
 
-pub(super) fn live(value: &[u8], now_ms: u64) -> Result<Option<Raw>, CodecError> {
+/// The record, if it has not ended; without its payload where it is longer than `longest` bytes.
+pub(super) fn live(value: &[u8], now_ms: u64, longest: usize) -> Result<Option<Raw>, CodecError> {
     let front = Front::parse(value)?;
-    if front.ends_ms > now_ms { Raw::parse(value, now_ms).map(Some) } else { Ok(None) }
+    if front.ends_ms > now_ms { Raw::parse(value, now_ms, longest).map(Some) } else { Ok(None) }
 }
 
 /// The open tables of a write transaction.
@@ -244,10 +252,10 @@ impl<'txn> Tables<'txn> {
         Ok(Front::parse(value.value()).map(|front| Some(front).filter(|front| front.ends_ms > self.now_ms)))
     }
 
-    /// The record at a place; one that has ended is not there.
+    /// The record at a place, of a large one without the payload; one that has ended is not there.
     pub(super) fn raw(&self, place: &Place) -> Result<Result<Option<Raw>, CodecError>, redb::Error> {
         let Some(value) = self.records.get(&place.0)? else { return Ok(Ok(None)) };
-        Ok(live(value.value(), self.now_ms))
+        Ok(live(value.value(), self.now_ms, ALONG_MAX))
     }
 
     /// Stores a record over whatever is there.

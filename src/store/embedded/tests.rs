@@ -424,3 +424,31 @@ fn trouble(error: &OpenError) -> Trouble {
         other => panic!("{other}"),
     }
 }
+
+#[tokio::test]
+async fn large_records_take_turns_and_all_else_goes_past_them() {
+    let dir = tempfile::tempdir().unwrap();
+    let store = open(dir.path());
+    let (large, small) = (suite::completed_with(1, &vec![b'x'; ALONG_MAX]), suite::completed_with(2, &vec![b'x'; ALONG_MAX / 2]));
+    for (n, record) in [(1, &large), (2, &small)] {
+        assert_eq!(store.swap(&here(n), None, record, keep()).await.unwrap(), Swap::Stored);
+    }
+    let turns = store.large.all_turns().await;
+    let mut duplicate = std::pin::pin!(claim(&store, 1));
+    let place = here(1);
+    let mut look = std::pin::pin!(store.load(&place));
+    tokio::select! {
+        biased;
+        _ = &mut duplicate => panic!("read out of turn"),
+        _ = &mut look => panic!("read out of turn"),
+        // What was asked later is done.
+        small_too = async { (claim(&store, 2).await, store.load(&here(2)).await, claim(&store, 3).await) } => {
+            let Ok(Swap::Stale(Some(stands))) = small_too.0 else { panic!("not in the way") };
+            assert!(stands.record == small && small_too.1.unwrap().unwrap().record == small);
+            assert_eq!(small_too.2.unwrap(), Swap::Stored);
+        }
+    }
+    drop(turns);
+    let Swap::Stale(Some(stands)) = duplicate.await.unwrap() else { panic!("not in the way") };
+    assert!(stands.record == large && look.await.unwrap().unwrap().record == large);
+}

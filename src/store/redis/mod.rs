@@ -34,6 +34,7 @@ use self::write::Change;
 use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
+use crate::store::large::Large;
 use crate::telemetry::BreakerMeter;
 use crate::tls::TrustError;
 
@@ -44,6 +45,7 @@ mod dial;
 mod epoch;
 mod fault;
 mod holdings;
+mod large;
 mod layout;
 mod link;
 mod listing;
@@ -168,6 +170,7 @@ pub struct Redis {
     epochs: Epochs,
     holdings: Holdings,
     settled: Settled,
+    large: Large,
     /// Where the next [`Store::due`] begins, so that no partition starves behind others.
     next_partition: std::sync::atomic::AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
@@ -176,6 +179,7 @@ pub struct Redis {
 }
 
 struct Scripts {
+    read: Script,
     swap: Script,
     renew: Script,
     forget: Script,
@@ -222,6 +226,7 @@ impl Redis {
             ack: options.ack,
             hub: hub.clone(),
             scripts: Scripts {
+                read: Script::new(include_str!("read.lua")),
                 swap: Script::new(include_str!("swap.lua")),
                 renew: Script::new(include_str!("renew.lua")),
                 forget: Script::new(include_str!("forget.lua")),
@@ -233,6 +238,7 @@ impl Redis {
             epochs: Epochs::new(wanted, options.quiet),
             holdings: Holdings::default(),
             settled: Settled::default(),
+            large: Large::default(),
             next_partition: Default::default(),
             _subscriber: AbortOnDropHandle::new(tokio::spawn(subscriber::run(dialer, hub))),
             keeper: OnceLock::new(),
@@ -367,29 +373,11 @@ impl Store for Redis {
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let mut pipeline = redis::pipe();
-        // The time comes first: a lease that is renewed in between must not look as if it were over.
-        pipeline.cmd("TIME").cmd("GET").arg(self.names.record_key(slot));
-        if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
-            pipeline.add_command(marker).add_command(wait);
-        }
-        let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
-        let (Some(time), Some(value)) = (values.next(), values.next()) else { return Err(unexpected()) };
-        self.insist(values.nth(1))?;
-        held(value, time_ms(time)?)
+        self.read(slot, false).await
     }
 
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let mut pipeline = redis::pipe();
-        pipeline.cmd("TIME").cmd("MGET").arg(self.names.record_key(slot)).arg(self.names.tombstone_key(slot));
-        if let Some(wait) = self.wait() {
-            pipeline.add_command(wait);
-        }
-        let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
-        let (Some(time), Some(Value::Array(found))) = (values.next(), values.next()) else { return Err(unexpected()) };
-        self.insist(values.next())?;
-        let first = found.into_iter().find(|value| *value != Value::Nil).unwrap_or(Value::Nil);
-        held(first, time_ms(time)?)
+        self.read(slot, true).await
     }
 
     async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {

@@ -12,7 +12,8 @@ use self::server::{PATIENCE, Server, options, store, until};
 use super::{ConnectError, Redis, layout};
 use crate::key::{Caller, Fingerprint, Slot, Space};
 use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, head_in_flight};
-use crate::store::suite::{Stage, Time, completed, slot};
+use crate::store::large::ALONG_MAX;
+use crate::store::suite::{self, Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
 
 mod epochs;
@@ -444,4 +445,49 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
     assert_eq!(again(&store, 9).await.unwrap(), Swap::Stored, "what is gone is claimed, known or not");
     assert_eq!(stands(again(&other, 10).await).map(|record| record.version), Some(Version(9)), "in flight");
     assert_eq!(scripts().await, before + 3, "says the script, which knows how old it is");
+}
+
+/// A completed record whose stored value has so many bytes.
+fn completed_in(bytes: usize) -> Record {
+    let of_body = |length: usize| suite::completed_with(1, &vec![b'x'; length]);
+    let length = |record: &Record| layout::stamped(&encode(record).head, 0, &encode(record).payload).len();
+    let rest = length(&of_body(bytes)) - bytes;
+    let record = of_body(bytes - rest);
+    assert_eq!(length(&record), bytes);
+    record
+}
+
+#[tokio::test]
+async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
+    let server = Server::start().await;
+    let (store, other) = (server.store(), server.store());
+    for (n, bytes) in (1..).zip([ALONG_MAX - 1, ALONG_MAX, ALONG_MAX + 1, 2_000_000]) {
+        let record = completed_in(bytes);
+        assert_eq!(store.swap(&HERE(n), None, &record, KEEP).await.unwrap(), Swap::Stored);
+        // Whoever has seen it completed asks another way than who has not.
+        for reader in [&store, &other] {
+            let Swap::Stale(Some(stands)) = claims(reader, n).await.unwrap() else { panic!("{bytes} bytes: not in the way") };
+            assert!(stands.record == record, "{bytes} bytes");
+            assert!(reader.load(&HERE(n)).await.unwrap().unwrap().record == record, "{bytes} bytes");
+        }
+    }
+}
+
+#[tokio::test]
+async fn large_records_take_turns_and_all_else_goes_past_them() {
+    let server = Server::start().await;
+    let (writer, store) = (server.store(), store(&server.unix_url(), SHORT));
+    for (n, bytes) in [(1, ALONG_MAX + 1), (2, ALONG_MAX)] {
+        assert_eq!(writer.swap(&HERE(n), None, &completed_in(bytes), KEEP).await.unwrap(), Swap::Stored);
+    }
+    let turns = store.large.all_turns().await;
+    let waited = |result: Result<(), StoreError>| matches!(result, Err(StoreError::NotApplied(why)) if why.contains("large"));
+    assert!(waited(claims(&store, 1).await.map(drop)));
+    assert!(waited(store.load(&HERE(1)).await.map(drop)));
+    store.settled.note(&HERE(1));
+    assert!(waited(claims(&store, 1).await.map(drop)), "where it is known to be completed");
+    assert!(matches!(claims(&store, 2).await.unwrap(), Swap::Stale(Some(_))));
+    assert!(claimed(&store, 3).await);
+    drop(turns);
+    assert!(matches!(claims(&store, 1).await.unwrap(), Swap::Stale(Some(_))));
 }

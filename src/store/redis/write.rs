@@ -6,7 +6,7 @@ use tokio::time::Instant;
 use super::epoch::Standing;
 use super::holdings::{Assertion, Holding};
 use super::link::Failure;
-use super::{Redis, held, layout, millis, time_ms, unexpected};
+use super::{Redis, held, large, layout, millis, time_ms, unexpected};
 use crate::key::{Slot, Space};
 use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode};
 use crate::store::{Store, StoreError, Swap, log};
@@ -50,9 +50,12 @@ impl Redis {
     /// The completed record that stands in a claim's way. Of anything else, and of nothing, the script decides.
     pub(super) async fn completed(&self, slot: &Slot, deadline: Instant) -> Result<Option<Held>, StoreError> {
         let standing = self.epochs.standing(slot.partition(), deadline).await?;
-        let mut get = redis::cmd("GET");
-        get.arg(self.names.record_key(slot));
+        let get = large::first_bytes(&self.names.record_key(slot));
         match self.confirmed(slot.partition(), get, Some(standing.generation), deadline).await {
+            Ok(Value::BulkString(value)) if large::is_cut(&value) => {
+                let held = self.read_large(slot).await?;
+                Ok(held.filter(|held| matches!(held.record.state, State::Completed { .. })))
+            }
             Ok(Value::BulkString(value)) if layout::is_completed(&value) => self.settled_one(Value::BulkString(value)),
             Ok(_) | Err(Failure::Replaced) => Ok(None),
             Err(failure) => Err(match StoreError::from(failure) {
@@ -195,6 +198,10 @@ impl Redis {
         };
         match answer {
             Err(Failure::Replaced) | Ok(OTHER_EPOCH) => Ok(Written::OtherEpoch),
+            // Nothing was written: a large record stands there, and its length came alone.
+            Ok(Value::Array(parts)) if parts.len() == 1 => {
+                self.read_large(slot).await.map(|held| Written::Swapped(Swap::Stale(held)))
+            }
             answer => Ok(Written::Swapped(self.swap_of(answer?)?)),
         }
     }
