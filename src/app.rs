@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    Ack, Config, Durability, HostHeader, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
+    Ack, Config, Durability, HostHeader, Http2, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
     Upstream as ConfiguredUpstream, UpstreamUrl,
 };
 use crate::engine::Policy;
@@ -42,7 +42,7 @@ use crate::store::redis::{
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
-use crate::tls::Identity;
+use crate::tls::{ClientFiles, ClientIdentity, Identity};
 use crate::token::Keyring;
 
 mod copy;
@@ -320,6 +320,7 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
         place: redis_place(&config.store.url)?,
         timeout: config.store.timeout,
         ca_file: config.store.ca_file.clone(),
+        client: config.store.client.clone(),
         ack: match config.store.ack {
             Ack::Memory => RedisAck::Memory,
             Ack::Replicas(wanted) => RedisAck::Replicas(wanted),
@@ -451,6 +452,11 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
             Some(file) => Some(read(file).await?),
             None => None,
         },
+        client: match &configured.client {
+            Some(ClientFiles { cert, key }) => Some(ClientIdentity { cert_pem: read(cert).await?, key_pem: read(key).await? }),
+            None => None,
+        },
+        prior_knowledge: configured.http2 == Http2::PriorKnowledge,
     })
 }
 

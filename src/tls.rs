@@ -1,5 +1,6 @@
 //! TLS: rustls with ring. Whom to trust, and who this server is.
 
+use std::fmt;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
@@ -19,17 +20,49 @@ pub enum TrustError {
     /// Neither in the given text nor on the system.
     #[error("no certificate authority was found; install the system's certificates or set ca_file")]
     NoneFound,
+    /// The certificate that is shown to servers, or its key, is of no use. The text has nothing of either.
+    #[error("the client certificate can't be used: {0}")]
+    Identity(String),
     /// The cryptography doesn't offer what TLS needs, which a build of this program rules out.
     #[error("TLS can't be set up: {0}")]
     Unsupported(String),
 }
 
-/// Trusts the authorities in `ca_pem`, or else the system's. `alpn`: the protocols that are offered, in this order.
+/// The files of the certificate that a client shows to servers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// The certificate, and those that lead to an authority, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+}
+
+/// The certificate that a client shows to servers, and its private key. `Debug` shows neither.
+#[derive(Clone, PartialEq, Eq)]
+pub struct ClientIdentity {
+    /// The certificate, and those that lead to an authority, in PEM.
+    pub cert_pem: Vec<u8>,
+    /// The private key, in PEM.
+    pub key_pem: Vec<u8>,
+}
+
+impl fmt::Debug for ClientIdentity {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("ClientIdentity(..)")
+    }
+}
+
+/// Trusts the authorities in `ca_pem`, or else the system's, and shows the certificate of `identity` to servers that ask for
+/// one. `alpn`: the protocols that are offered, in this order.
 ///
 /// # Errors
 /// See [`TrustError`].
-pub fn client_config(ca_pem: Option<&[u8]>, alpn: &[&[u8]]) -> Result<ClientConfig, TrustError> {
-    let malformed = |why: &dyn std::fmt::Display| TrustError::Malformed(why.to_string());
+pub fn client_config(
+    ca_pem: Option<&[u8]>,
+    identity: Option<&ClientIdentity>,
+    alpn: &[&[u8]],
+) -> Result<ClientConfig, TrustError> {
+    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(why.to_string());
     let mut roots = RootCertStore::empty();
     match ca_pem {
         Some(pem) => {
@@ -46,11 +79,22 @@ pub fn client_config(ca_pem: Option<&[u8]>, alpn: &[&[u8]]) -> Result<ClientConf
         return Err(TrustError::NoneFound);
     }
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let mut config = ClientConfig::builder_with_provider(provider)
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .map_err(|error| TrustError::Unsupported(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth();
+        .with_root_certificates(roots);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let unusable = |why: &dyn fmt::Display| TrustError::Identity(why.to_string());
+            let chain = CertificateDer::pem_slice_iter(&identity.cert_pem).collect::<Result<Vec<_>, _>>();
+            let chain = chain.ok().filter(|chain| !chain.is_empty());
+            let chain = chain.ok_or_else(|| unusable(&"cert has no certificate in PEM"))?;
+            let key = PrivateKeyDer::from_pem_slice(&identity.key_pem);
+            let key = key.map_err(|_| unusable(&"key has no private key in PEM"))?;
+            builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
+        }
+    };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }

@@ -80,6 +80,8 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                     Some(file) => Some(read(file).await?),
                     None => None,
                 },
+                client: None,
+                prior_knowledge: false,
             };
             let server: Forward<RequestBody> =
                 Forward::new([Arc::new(Upstream::new(settings).with_context(|| format!("jwks {url}"))?)]);

@@ -111,6 +111,8 @@ impl Collector {
                 Some(file) => Some(read(file).await?),
                 None => None,
             },
+            client: None,
+            prior_knowledge: false,
         };
         let server = Upstream::new(settings).with_context(|| format!("otlp_endpoint {}", wanted.url))?;
         let mut headers = wanted.headers.clone();

@@ -2,9 +2,25 @@
 
 use super::read::Table;
 use super::upstream::file_name;
-use crate::tls::IdentityFiles;
+use crate::tls::{ClientFiles, IdentityFiles};
 
 const FILE_EXPECTED: &str = "a file's name";
+
+/// Reads `cert` and `key` of a table: the certificate that the gateway shows to servers. `None` inside where there is none.
+pub(super) fn read_client(table: &Table<'_>) -> Option<Option<ClientFiles>> {
+    let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
+    match (file("cert"), file("key")) {
+        (None, None) => Some(None),
+        (Some(cert), Some(key)) => Some(Some(ClientFiles { cert: cert?, key: key? })),
+        (cert, _) => {
+            let missing = if cert.is_some() { "key" } else { "cert" };
+            table
+                .report
+                .note_absence(&table.place_of(missing), format!("a client certificate needs cert and key: set {missing}"));
+            None
+        }
+    }
+}
 
 /// Reads `[tls]`; `None` inside where clients come without.
 pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {

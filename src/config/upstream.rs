@@ -8,6 +8,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::read::{Place, Table};
+use crate::tls::ClientFiles;
 
 /// The name of `[upstream]`, in messages and metrics.
 pub const DEFAULT_UPSTREAM: &str = "default";
@@ -29,6 +30,19 @@ pub struct Upstream {
     pub host: HostHeader,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that it is shown.
+    pub client: Option<ClientFiles>,
+    /// How HTTP/2 is begun.
+    pub http2: Http2,
+}
+
+/// How HTTP/2 to an upstream is begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2 {
+    /// By TLS, where the upstream chooses it (ALPN, RFC 9113, section 3.2).
+    Negotiate,
+    /// At once and without TLS, by prior knowledge (RFC 9113, section 3.3).
+    PriorKnowledge,
 }
 
 /// Which `Host` an upstream sees.
@@ -111,6 +125,16 @@ impl Upstream {
         let idle_timeout = table.get("idle_timeout").and_then(|value| value.duration());
         let hosts = [("upstream", HostHeader::Upstream), ("preserve", HostHeader::Preserve)];
         let host = table.get("host").and_then(|value| value.choice(&hosts, &[]));
+        let versions = [("negotiate", Http2::Negotiate), ("prior-knowledge", Http2::PriorKnowledge)];
+        let http2 = table.get("http2").and_then(|value| value.choice(&versions, &[]));
+        let client = super::tls::read_client(&table);
+        let is_tls = url.as_ref().is_some_and(|url| url.tls);
+        if http2 == Some(Http2::PriorKnowledge) && is_tls {
+            table.report.note(&table.place_of("http2"), "expected \"negotiate\": with https, TLS negotiates the version");
+        }
+        if matches!(client, Some(Some(_))) && url.is_some() && !is_tls {
+            table.report.warn(&table.path_of("cert"), "not used: the url is not https");
+        }
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
         if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not https");
@@ -124,6 +148,8 @@ impl Upstream {
             idle_timeout: idle_timeout?,
             host: host?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
+            client: client?,
+            http2: http2?,
         })
     }
 }

@@ -31,7 +31,7 @@ use super::pool::{Connection, Pool};
 use super::tunnel::{TunnelTerms, tunnel};
 use super::wire::{Carried, Wire};
 use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
-use crate::tls::{self, TrustError};
+use crate::tls::{self, ClientIdentity, TrustError};
 
 /// Where an upstream is and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +48,10 @@ pub struct UpstreamSettings {
     pub preserve_host: bool,
     /// Certificates to trust instead of the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// The certificate that the upstream is shown.
+    pub client: Option<ClientIdentity>,
+    /// Whether it speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, section 3.3).
+    pub prior_knowledge: bool,
 }
 
 /// An upstream that can't be set up.
@@ -130,11 +134,15 @@ where
         let tls = if settings.scheme == Scheme::HTTPS {
             let name = settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|_| invalid())?;
-            Some((TlsConnector::from(Arc::new(tls::client_config(settings.ca_pem.as_deref(), &[b"h2", b"http/1.1"])?)), name))
+            let (ca_pem, client) = (settings.ca_pem.as_deref(), settings.client.as_ref());
+            let config = tls::client_config(ca_pem, client, &[b"h2", b"http/1.1"])?;
+            Some((TlsConnector::from(Arc::new(config)), name))
         } else {
             None
         };
-        Ok(Upstream { host, tls, pool: Pool::new(settings.idle_timeout), settings })
+        let pool = Pool::new(settings.idle_timeout);
+        pool.note_negotiated(settings.prior_knowledge);
+        Ok(Upstream { host, tls, pool, settings })
     }
 
     /// How it was set up.
@@ -180,7 +188,8 @@ where
         if fields::is_coded(response.headers()) {
             return Err(ForwardError::Broken("its answer has a transfer coding that was not asked for".into()));
         }
-        if self.tls.is_none() && fields::ends_with_connection(response.headers()) && !response.body().is_end_stream() {
+        let unframed = self.tls.is_none() && received != Version::HTTP_2;
+        if unframed && fields::ends_with_connection(response.headers()) && !response.body().is_end_stream() {
             response.extensions_mut().insert(CloseDelimited);
         }
         fields::from_upstream(response.headers_mut(), bodiless, received);
@@ -334,13 +343,26 @@ where
         let carried = Arc::new(Carried::default());
         // Under TLS, where a byte that is counted has left: the layer above may take bytes and fail later.
         let wire = Wire::new(stream, carried.clone());
-        let Some((tls, name)) = &self.tls else { return self.shake_hands(wire, carried).await };
+        let Some((tls, name)) = &self.tls else {
+            return match self.settings.prior_knowledge {
+                true => self.multiplex(wire, permit).await,
+                false => self.shake_hands(wire, carried).await,
+            };
+        };
         let stream = tls.connect(name.clone(), wire).await?;
         let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         self.pool.note_negotiated(multiplexed);
         if !multiplexed {
             return self.shake_hands(stream, carried).await;
         }
+        self.multiplex(stream, permit).await
+    }
+
+    async fn multiplex(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Connected<B>, BoxError> {
         let permit = permit.or_else(|| self.pool.permit());
         let connection = Multiplexed::open(stream, self.pool.freed().clone(), permit).await?;
         Ok(Connected::Shared(self.pool.share(&connection).ok_or("a new connection takes no request")?))

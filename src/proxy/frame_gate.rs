@@ -3,6 +3,9 @@
 //! The library queues a request and may write it much later: when a stream slot frees, when the peer opens a
 //! window, when the socket takes bytes again. No frame of a request leaves after its attempt was given up or its
 //! claim became too old: the write fails, and the connection ends.
+//!
+//! Danger: a stream is opened while the gate is locked, and the library locks its streams then. So it must never write while
+//! it has them locked, or two threads wait for each other: it does not since h2 0.4.16.
 
 use std::collections::HashMap;
 use std::io;
@@ -186,6 +189,12 @@ impl FrameGate {
             outgoing.unsent.remove(&stream);
         }
         false
+    }
+
+    /// Ends the registration of `stream`, which the upstream has refused: what is still written of it has no effect there.
+    pub fn forget(&self, stream: u32) {
+        self.incoming().answers.remove(&stream);
+        self.outgoing().unsent.remove(&stream);
     }
 
     /// Whether the answer on `stream` came to its end with a body of `body` bytes, whatever became of the connection then.

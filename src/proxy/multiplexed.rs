@@ -249,7 +249,8 @@ impl StreamSlot {
             Ok(opened) => opened,
             Err(error) => return failed(ForwardError::NeverSent(error.to_string())),
         };
-        let mut exchange = Exchange { gate: gate.clone(), stream: id, abort: abort.clone(), upload: None, _slot: self };
+        let mut exchange =
+            Exchange { gate: gate.clone(), stream: id, abort: abort.clone(), upload: None, refused: false, _slot: self };
         if !bodiless {
             exchange.upload = start_upload(body, stream, rule.clone());
         }
@@ -258,10 +259,13 @@ impl StreamSlot {
                 let length = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
                 Ok(answer.map(|stream| Answer::new(stream, length, exchange)))
             }
-            // Refused before anything was written: it is in nobody's hands, and never leaves from now on.
-            Err(error) if rule.is_some_and(|rule| rule.revoke()) || was_refused(&error) => {
+            // The upstream does nothing with it, also where a part of it is still to be written: the others go on.
+            Err(error) if was_refused(&error) => {
+                exchange.refused = true;
                 failed(ForwardError::NeverSent(error.to_string()))
             }
+            // Nothing of it was written: it is in nobody's hands, and never leaves from now on.
+            Err(error) if rule.is_some_and(|rule| rule.revoke()) => failed(ForwardError::NeverSent(error.to_string())),
             Err(error) => failed(ForwardError::Broken(error.to_string())),
         }
     }
@@ -366,13 +370,17 @@ struct Exchange {
     stream: u32,
     abort: CancellationToken,
     upload: Option<Upload>,
+    /// The upstream said that it does nothing with the request.
+    refused: bool,
     _slot: StreamSlot,
 }
 
 impl Drop for Exchange {
     fn drop(&mut self) {
         self.upload = None;
-        if self.gate.finish(self.stream) {
+        if self.refused {
+            self.gate.forget(self.stream);
+        } else if self.gate.finish(self.stream) {
             self.abort.cancel();
         }
     }

@@ -25,18 +25,18 @@ pub(super) struct Connection<B> {
     driver: Driver,
 }
 
-/// The task that moves a connection's bytes; it ends with whoever holds this.
-struct Driver(AbortHandle);
+/// The task that moves a connection's bytes; it ends with whoever holds this, unless it was let go.
+struct Driver(Option<AbortHandle>);
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        self.0.abort();
+        self.0.iter().for_each(AbortHandle::abort);
     }
 }
 
 impl<B> Connection<B> {
     pub fn new(sender: http1::SendRequest<B>, carried: Arc<Carried>, driver: AbortHandle) -> Connection<B> {
-        Connection { sender, carried, driver: Driver(driver) }
+        Connection { sender, carried, driver: Driver(Some(driver)) }
     }
 
     /// Whether it takes a request.
@@ -45,9 +45,8 @@ impl<B> Connection<B> {
     }
 
     /// Lets the connection live on with its stream, as after a switch of protocols.
-    pub fn detach(self) {
-        let Connection { driver, .. } = self;
-        std::mem::forget(driver);
+    pub fn detach(mut self) {
+        self.driver.0 = None;
     }
 }
 

@@ -3,7 +3,7 @@
 
 use crate::harness::frame_origin::{INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS};
 use crate::harness::frames::{SETTINGS, WINDOW_UPDATE, frame};
-use crate::harness::{Answer, Authority, FrameOrigin, Gateway, Request, until};
+use crate::harness::{Answer, Authority, FrameOrigin, Gateway, Request, Upstream, until};
 
 const HERE: &str = "127.0.0.1";
 
@@ -15,6 +15,13 @@ fn origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOrigin, G
     let settings = format!("[upstream]\nca_file = \"{ca_file}\"\n{upstream}");
     let gateway = Gateway::to(&format!("https://{HERE}:{}", origin.port), &settings);
     (authority, origin, gateway)
+}
+
+/// The same without TLS, by prior knowledge.
+fn plain_origin(settings: &[(u16, u32)]) -> (FrameOrigin, Gateway) {
+    let origin = FrameOrigin::plain(settings);
+    let gateway = Gateway::to(&format!("http://{HERE}:{}", origin.port), "[upstream]\nhttp2 = \"prior-knowledge\"\n");
+    (origin, gateway)
 }
 
 /// A payment with a body, or without one: then its header block is the whole request.
@@ -40,13 +47,22 @@ fn runs_once_more(gateway: &Gateway, origin: &FrameOrigin, pay: &Request) {
 
 #[test]
 fn requests_beyond_the_limit_of_a_connection_get_others_and_run_once_each() {
-    for (limit, with_body) in [(1, true), (1, false), (2, true), (2, false)] {
-        let (_authority, origin, gateway) = origin(&[(MAX_CONCURRENT_STREAMS, limit)], "");
+    for (limit, with_body, tls) in
+        [(1, true, true), (1, false, true), (2, true, true), (2, false, true), (1, true, false), (2, false, false)]
+    {
+        let settings = [(MAX_CONCURRENT_STREAMS, limit)];
+        let (origin, gateway) = match tls {
+            true => {
+                let (_, origin, gateway) = origin(&settings, "");
+                (origin, gateway)
+            }
+            false => plain_origin(&settings),
+        };
         origin.hold();
         let all: Vec<_> = (0..7).map(|n| pay(&format!("k{n}"), with_body)).collect();
         let answers: Vec<_> = all.iter().map(|pay| pay.send_aside(gateway.port)).collect();
         origin.reached(7);
-        assert!(origin.most_open() <= limit as usize, "limit {limit}, with body: {with_body}");
+        assert!(origin.most_open() <= limit as usize, "limit {limit}, with body: {with_body}, TLS: {tls}");
         origin.release();
         for (pay, first) in all.iter().zip(answers) {
             let (first, second) = (first.join().unwrap(), pay.send(gateway.port));
@@ -150,4 +166,15 @@ fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
         assert_eq!(origin.executed(), 1, "{:?}", origin.arrivals().iter().map(|arrival| arrival.body.len()).collect::<Vec<_>>());
         assert_eq!(Request::pay("k", &body).send(gateway.port).status, 409);
     }
+}
+
+#[test]
+fn an_upstream_of_prior_knowledge_is_never_spoken_to_by_another_version() {
+    // It speaks HTTP/1.1 alone, and takes the preface for rubbish.
+    let upstream = Upstream::start();
+    let settings = "[upstream]\nhttp2 = \"prior-knowledge\"\n";
+    let gateway = Gateway::to(&format!("http://{HERE}:{}", upstream.port), settings);
+    let pay = pay("k", true);
+    is_unreachable(&pay.send(gateway.port));
+    assert_eq!(upstream.executed(), 0);
 }

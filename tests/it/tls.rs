@@ -348,3 +348,48 @@ fn who_says_nothing_in_a_handshake_is_let_go() {
     silent.set_read_timeout(Some(PATIENCE)).unwrap();
     assert_eq!(silent.read(&mut [0; 1]).unwrap(), 0, "closed, and not kept");
 }
+
+#[test]
+fn an_upstream_that_wants_to_know_its_clients_is_shown_a_certificate() {
+    let authority = Authority::new();
+    let own = tempfile::tempdir().unwrap();
+    authority.write_client(Some("onceward"), own.path());
+    let shown = format!("cert = {:?}\nkey = {:?}\n", own.path().join("cert.pem"), own.path().join("key.pem"));
+    for protocol in ["http/1.1", "h2"] {
+        let identity = authority.server_for_known_clients(HERE, &[protocol]);
+        let (upstream, origin);
+        let port = match protocol {
+            "h2" => {
+                origin = Origin::start(identity);
+                origin.port
+            }
+            _ => {
+                upstream = Upstream::with_tls(identity);
+                upstream.port
+            }
+        };
+        let pay = Request::pay("k", "{}");
+        let stranger = gateway(&authority, port, "");
+        let refused = pay.send(stranger.port);
+        assert!(refused.status == 502, "{refused:?}");
+        is_charged_once(&gateway(&authority, port, &shown), &pay);
+    }
+}
+
+#[test]
+fn a_reload_reads_a_client_certificate_that_was_missing_or_of_no_use() {
+    let authority = Authority::new();
+    let upstream = Upstream::with_tls(authority.server_for_known_clients(HERE, &["http/1.1"]));
+    let own = tempfile::tempdir().unwrap();
+    let (cert, key) = (own.path().join("cert.pem"), own.path().join("key.pem"));
+    authority.write_client(Some("onceward"), own.path());
+    let gateway = gateway(&authority, upstream.port, &format!("cert = {cert:?}\nkey = {key:?}\n"));
+    is_charged_once(&gateway, &Request::pay("a", "{}"));
+    std::fs::write(&key, "no key").unwrap();
+    let refused = gateway.ask("POST", "/v1/reload");
+    assert!(refused.status == 409 && refused.text().contains("key has no private key in PEM"), "{}", refused.text());
+    is_charged_once(&gateway, &Request::pay("b", "{}"));
+    authority.write_client(Some("onceward-2"), own.path());
+    assert_eq!(gateway.ask("POST", "/v1/reload").status, 200);
+    is_charged_once(&gateway, &Request::pay("c", "{}"));
+}

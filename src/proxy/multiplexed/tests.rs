@@ -10,6 +10,7 @@ use crate::clock::Clock;
 
 const HEADERS: u8 = 1;
 const SETTINGS: u8 = 4;
+const GOAWAY: u8 = 7;
 const END_STREAM_AND_HEADERS: u8 = 5;
 const MAX_CONCURRENT_STREAMS: u8 = 3;
 
@@ -114,6 +115,17 @@ async fn a_request_in_the_librarys_queue_leaves_when_a_slot_is_free() {
     assert_eq!(peer.request().await, Some(3));
     peer.answer(3).await;
     assert!(second.await.unwrap());
+}
+
+#[tokio::test]
+async fn a_goaway_takes_a_request_out_of_the_librarys_queue_and_those_below_it_are_answered() {
+    let (mut peer, answered, slot) = lowered().await;
+    let mut queued = Box::pin(slot.send(request(), Some(rule(LEASE))));
+    assert!(queued.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+    peer.say(GOAWAY, 0, 0, &[0, 0, 0, 1, 0, 0, 0, 0]).await;
+    assert!(matches!(queued.await, Err(SendFailure::Failed(ForwardError::NeverSent(_)))));
+    peer.answer(1).await;
+    assert!(answered.await.unwrap(), "the connection goes on for it");
 }
 
 #[tokio::test]

@@ -1,6 +1,7 @@
 //! Making connections to servers, each set up in the same way.
 
 use std::fmt;
+use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -23,7 +24,7 @@ use super::layout::Names;
 use super::sentinel::{self, Sentinels};
 use super::{ConnectError, Options, Place, fault};
 use crate::telemetry::BreakerMeter;
-use crate::tls;
+use crate::tls::{self, ClientFiles, ClientIdentity, TrustError};
 
 /// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
 /// released marker stands at least.
@@ -139,7 +140,7 @@ impl Dialer {
         };
         let Some(first) = infos.first() else { return Err(ConnectError::Url) };
         let (address, tls) = address_of(first)?;
-        let connector = connector(tls, options.ca_file.as_deref())?;
+        let connector = connector(tls, options)?;
         let target = match (&options.place, sentinels) {
             (_, Some((asked, name))) => {
                 let Some(asked_first) = asked.first() else { return Err(ConnectError::Url) };
@@ -265,7 +266,8 @@ fn address_of(info: &ConnectionInfo) -> Result<(Address, bool), ConnectError> {
     }
 }
 
-fn connector(tls: bool, ca_file: Option<&std::path::Path>) -> Result<Option<TlsConnector>, ConnectError> {
+fn connector(tls: bool, options: &Options) -> Result<Option<TlsConnector>, ConnectError> {
+    let ca_file = options.ca_file.as_deref();
     let pem =
         ca_file.map(|path| std::fs::read(path).map_err(|error| ConnectError::CaFile { path: path.into(), kind: error.kind() }));
     let pem = pem.transpose()?;
@@ -273,8 +275,17 @@ fn connector(tls: bool, ca_file: Option<&std::path::Path>) -> Result<Option<TlsC
     if !tls {
         return ca_file.map_or(Ok(None), |path| Err(certificates(path)));
     }
-    let config = tls::client_config(pem.as_deref(), &[]);
-    let config = config.map_err(|error| ca_file.map_or(ConnectError::Trust(error), certificates))?;
+    let read =
+        |path: &PathBuf| std::fs::read(path).map_err(|error| ConnectError::ClientFile { path: path.clone(), kind: error.kind() });
+    let identity = match &options.client {
+        Some(ClientFiles { cert, key }) => Some(ClientIdentity { cert_pem: read(cert)?, key_pem: read(key)? }),
+        None => None,
+    };
+    let config = tls::client_config(pem.as_deref(), identity.as_ref(), &[]);
+    let config = config.map_err(|error| match (error, ca_file) {
+        (TrustError::Malformed(_) | TrustError::NoneFound, Some(file)) => certificates(file),
+        (error, _) => ConnectError::Trust(error),
+    })?;
     Ok(Some(TlsConnector::from(Arc::new(config))))
 }
 

@@ -36,7 +36,7 @@ use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::store::large::Large;
 use crate::telemetry::BreakerMeter;
-use crate::tls::TrustError;
+use crate::tls::{ClientFiles, TrustError};
 
 mod breaker;
 mod confirm;
@@ -105,6 +105,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Certificates in PEM that `rediss://` trusts, instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that servers of `rediss://` are shown.
+    pub client: Option<ClientFiles>,
     /// What calls wait for.
     pub ack: Ack,
     /// How long operations that the servers don't know are refused after they may have lost some: [`QUIET`] where none must
@@ -138,6 +140,14 @@ pub enum ConnectError {
     /// The file can't be read.
     #[error("can't read the store's ca_file {}: {kind}", .path.display())]
     CaFile {
+        /// The file.
+        path: PathBuf,
+        /// What went wrong.
+        kind: std::io::ErrorKind,
+    },
+    /// A file of the client certificate can't be read.
+    #[error("can't read the store's cert or key {}: {kind}", .path.display())]
+    ClientFile {
         /// The file.
         path: PathBuf,
         /// What went wrong.

@@ -15,6 +15,7 @@ use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, hea
 use crate::store::large::ALONG_MAX;
 use crate::store::suite::{self, Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
+use crate::tls::{ClientFiles, TrustError};
 
 mod epochs;
 mod log;
@@ -404,6 +405,29 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
         let answer = claims(&trusting(ca_file), 2).await;
         assert!(matches!(&answer, Err(StoreError::NotApplied(text)) if text.contains("certificate")), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn over_tls_a_server_that_wants_to_know_its_clients_is_shown_a_certificate() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, own.cert.pem()).unwrap();
+    std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let settings = ["--tls-port", "TLS_PORT", "--tls-auth-clients", "yes", "--tls-cert-file", "DIR/cert.pem"];
+    let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
+    let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
+    let url = format!("rediss://localhost:{}", server.tls_port);
+    let connect = |client| Redis::connect(super::Options { ca_file: Some(cert.clone()), client, ..options(&url, PATIENCE) });
+    let known = connect(Some(ClientFiles { cert: cert.clone(), key: key.clone() })).unwrap();
+    assert_eq!(claims(&known, 1).await.unwrap(), Swap::Stored);
+    let stranger = Redis::connect(super::Options { ca_file: Some(cert.clone()), ..options(&url, SHORT) }).unwrap();
+    assert!(matches!(claims(&stranger, 2).await, Err(StoreError::NotApplied(_))));
+    let absent = ClientFiles { cert: cert.clone(), key: "/nowhere/key.pem".into() };
+    assert!(matches!(connect(Some(absent)).err().unwrap(), ConnectError::ClientFile { .. }));
+    let swapped = ClientFiles { cert: key, key: cert.clone() };
+    let error = connect(Some(swapped)).err().unwrap();
+    assert!(matches!(&error, ConnectError::Trust(TrustError::Identity(_))), "{error}");
 }
 
 /// How often the server has run a command.
