@@ -24,6 +24,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
+use super::failure::{self, FIELDS_MAX, HEAD_MAX};
 use super::fields::{self, Peer};
 use super::multiplexed::{Answer, Multiplexed, SendFailure, StreamSlot};
 use super::paced::Paced;
@@ -171,6 +172,7 @@ where
         let target = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let head = request.method() == Method::HEAD;
         let mut response = self.send(request, target, rule).await?;
+        failure::of_head(response.version(), response.headers())?;
         let received = response.version();
         // Not the upstream's: to an answer of HTTP/1.0 the client would get no framing that shows a cut.
         *response.version_mut() = Version::HTTP_11;
@@ -248,7 +250,7 @@ where
                     // The connection closed before it took the request up: nothing of it was written.
                     Some(unsent) if !fresh && !connection.carried.written() => *request = unsent,
                     Some(_) => return Err(ForwardError::NeverSent(failed.error().to_string())),
-                    None if connection.carried.written() => return Err(ForwardError::Broken(with_sources(failed.error()))),
+                    None if connection.carried.written() => return Err(failure::of_http1(failed.error(), &connection.carried)),
                     None if connection.carried.too_late() => return Err(ForwardError::TooLate),
                     None => return Err(ForwardError::NeverSent(failed.error().to_string())),
                 },
@@ -351,7 +353,10 @@ where
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         carried: Arc<Carried>,
     ) -> Result<Connected<B>, BoxError> {
-        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(Paced(stream))).await?;
+        let mut builder = http1::Builder::new();
+        // A proxy removes white space before the colon of a response's field (RFC 9112, section 5.1).
+        builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_MAX).allow_spaces_after_header_name_in_responses(true);
+        let (sender, driver) = builder.handshake(TokioIo::new(Paced(stream))).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -359,12 +364,6 @@ where
         });
         Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle())))
     }
-}
-
-/// An error and what caused it: the library's own texts leave that out.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 enum Connected<B> {

@@ -3,6 +3,7 @@
 mod body;
 mod busy;
 mod dialect;
+mod failure;
 mod fetch;
 mod fields;
 mod forward;
