@@ -451,6 +451,7 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
             Some(file) => Some(read(file).await?),
             None => None,
         },
+        rewrite_location: configured.rewrite_location,
     })
 }
 

@@ -29,6 +29,8 @@ pub struct Upstream {
     pub host: HostHeader,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
+    /// Whether answers that name the upstream's address get the client's.
+    pub rewrite_location: bool,
 }
 
 /// Which `Host` an upstream sees.
@@ -115,6 +117,7 @@ impl Upstream {
         if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not https");
         }
+        let rewrite_location = table.get("rewrite_location").and_then(|value| value.boolean());
         table.finish();
         Some(Upstream {
             name: name.to_owned(),
@@ -124,6 +127,7 @@ impl Upstream {
             idle_timeout: idle_timeout?,
             host: host?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
+            rewrite_location: rewrite_location?,
         })
     }
 }

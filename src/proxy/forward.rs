@@ -26,6 +26,7 @@ use tower_service::Service;
 
 use super::failure::{self, FIELDS_MAX, HEAD_MAX};
 use super::fields::{self, Peer};
+use super::location::{self, ClientAddress};
 use super::multiplexed::{Answer, Multiplexed, SendFailure, StreamSlot};
 use super::paced::Paced;
 use super::pool::{Connection, Pool};
@@ -49,6 +50,8 @@ pub struct UpstreamSettings {
     pub preserve_host: bool,
     /// Certificates to trust instead of the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// Whether answers that name the upstream's address get the client's.
+    pub rewrite_location: bool,
 }
 
 /// An upstream that can't be set up.
@@ -165,6 +168,7 @@ where
         if says_empty {
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
+        let address = if self.settings.rewrite_location { ClientAddress::of(request.headers()) } else { None };
         if let (Some(protocol), Some(_)) = (upgrade, &client) {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers_mut().insert(UPGRADE, protocol);
@@ -186,6 +190,9 @@ where
             response.extensions_mut().insert(CloseDelimited);
         }
         fields::from_upstream(response.headers_mut(), bodiless, received);
+        if let Some(client) = address {
+            location::rewrite(response.headers_mut(), &self.settings.scheme, &self.settings.authority, &client);
+        }
         if switched {
             let Some(client) = client else {
                 return Err(ForwardError::Broken("it switched protocols unasked".into()));

@@ -12,6 +12,7 @@ mod guard;
 mod guarded;
 mod inflow;
 mod inspect;
+mod location;
 mod lookalike;
 mod multiplexed;
 mod paced;

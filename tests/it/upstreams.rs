@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use crate::harness::frame_origin::STATUS_200;
 use crate::harness::frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, block, frame};
-use crate::harness::{Authority, Connection, FrameOrigin, Gateway, Origin, Request, Upstream};
+use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream};
 
 const HERE: &str = "127.0.0.1";
 
@@ -148,4 +148,36 @@ fn many_fields_of_an_http_2_answer_pass_and_what_is_too_much_is_named() {
     is_in_doubt(&answered(&fields(257, 0)).1, TOO_MANY);
     is_in_doubt(&answered(&fields(20, 90_000)).1, TOO_LARGE);
     is_in_doubt(&answered(&[("Upper".to_owned(), "case".to_owned())]).1, MALFORMED);
+}
+
+#[test]
+fn an_answer_that_names_the_upstream_names_the_clients_address_where_that_is_wanted() {
+    let upstream = Upstream::start();
+    let own = format!("http://{HERE}:{}", upstream.port);
+    let act = |status: u16| {
+        format!("status {status}, field Location={own}/v1/payments/7?a=b, field Content-Location={own}/c, field Link=<{own}>")
+    };
+    let rewriting = "trusted_proxies = [\"127.0.0.2\"]\n[upstream]\nrewrite_location = true\n";
+    let (plain, rewriting) = (Gateway::start(upstream.port), Gateway::with(upstream.port, rewriting, ROUTES));
+    let named = |answer: &Answer| ["location", "content-location", "link"].map(|name| answer.get(name).unwrap().to_owned());
+    let at = |address: &str| [format!("{address}/v1/payments/7?a=b"), format!("{address}/c"), format!("<{own}>")];
+
+    assert_eq!(named(&Request::pay("k", "{}").act(&act(201)).send(plain.port)), at(&own), "off by default");
+    // Stored as first answered, whatever address a duplicate uses.
+    let pay = Request::pay("k", "{}").act(&act(201));
+    assert_eq!(named(&pay.send(rewriting.port)), at("http://pay.example"));
+    let second = pay.clone().host("other.example:8443").send(rewriting.port);
+    assert!(second.replayed() && named(&second) == at("http://pay.example"), "{second:?}");
+    // Released, and passed through.
+    let released = Request::pay("released", "{}").host("other.example:8443").act(&act(307));
+    for _ in 0..2 {
+        assert_eq!(named(&released.send(rewriting.port)), at("http://other.example:8443"));
+    }
+    let passed = Request::new("GET", "/others").act(&act(301));
+    assert_eq!(named(&passed.send(rewriting.port)), at("http://pay.example"));
+    // A trusted proxy knows what its client used.
+    let behind = passed.field("X-Forwarded-Proto", "https").field("X-Forwarded-Host", "shop.example");
+    assert_eq!(named(&behind.send(rewriting.port)), at("http://pay.example"));
+    let mut proxy = Connection::from("127.0.0.2", rewriting.port);
+    assert_eq!(named(&proxy.exchange(&behind)), at("https://shop.example"));
 }
