@@ -19,7 +19,6 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
@@ -30,6 +29,7 @@ use super::location::{self, ClientAddress};
 use super::multiplexed::{Answer, Multiplexed, SendFailure, StreamSlot};
 use super::paced::Paced;
 use super::pool::{Connection, Pool};
+use super::race;
 use super::tunnel::{TunnelTerms, tunnel};
 use super::wire::{Carried, Wire};
 use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
@@ -338,7 +338,7 @@ where
         let default_port = if self.tls.is_some() { 443 } else { 80 };
         let port = self.settings.authority.port_u16().unwrap_or(default_port);
         let host = self.settings.authority.host().trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, port)).await?;
+        let stream = race::connect(host, port).await?;
         stream.set_nodelay(true)?;
         let carried = Arc::new(Carried::default());
         // Under TLS, where a byte that is counted has left: the layer above may take bytes and fail later.

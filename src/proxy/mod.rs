@@ -19,6 +19,7 @@ mod paced;
 mod peers;
 mod pool;
 mod protocol;
+mod race;
 mod reject;
 mod rules;
 mod seen;
