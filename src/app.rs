@@ -457,6 +457,7 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
             None => None,
         },
         prior_knowledge: configured.http2 == Http2::PriorKnowledge,
+        rewrite_location: configured.rewrite_location,
     })
 }
 

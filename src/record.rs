@@ -118,8 +118,10 @@ pub enum State {
 /// Why an outcome is uncertain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Cause {
-    /// The connection broke, or the answer was no HTTP, after a byte of the request was written.
+    /// The connection broke after a byte of the request was written.
     Broken,
+    /// The upstream answered, and the answer can't be read. Versions that don't know it read [`Cause::Broken`].
+    Unreadable(AnswerFault),
     /// The upstream didn't answer in time.
     TimedOut,
     /// The upstream answered with a status that doesn't say whether it acted.
@@ -130,6 +132,17 @@ pub enum Cause {
     Stopped,
     /// A later attempt did nothing, so that what the first one did is as unknown as before.
     NotRepeated,
+}
+
+/// What is wrong with an answer that can't be read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AnswerFault {
+    /// Its head has more fields than are taken.
+    TooManyFields,
+    /// Its head is larger than is taken.
+    HeadTooLarge,
+    /// Its head is not well-formed HTTP.
+    Malformed,
 }
 
 /// Who settled an operation.
@@ -248,11 +261,23 @@ impl Cause {
     pub fn describe(&self) -> String {
         match self {
             Cause::Broken => "the connection to the upstream broke after the request was sent".into(),
+            Cause::Unreadable(fault) => fault.describe().into(),
             Cause::TimedOut => "the upstream did not answer in time".into(),
             Cause::Status(code) => format!("the upstream answered {code}, which does not say whether it acted"),
             Cause::LeaseEnded => "the gateway that ran it went silent".into(),
             Cause::Stopped => "the gateway was stopped while the request was under way".into(),
             Cause::NotRepeated => "a later attempt did nothing, and what the first one did is not known".into(),
+        }
+    }
+}
+
+impl AnswerFault {
+    /// The fault in words, for people.
+    pub fn describe(self) -> &'static str {
+        match self {
+            AnswerFault::TooManyFields => "the upstream's answer has more than 256 header fields",
+            AnswerFault::HeadTooLarge => "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 KiB)",
+            AnswerFault::Malformed => "the header of the upstream's answer is not well-formed HTTP, or many times too large",
         }
     }
 }

@@ -76,6 +76,7 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                 connect_timeout: CONNECT_MAX,
                 idle_timeout: IDLE_MAX,
                 preserve_host: false,
+                rewrite_location: false,
                 ca_pem: match ca_file {
                     Some(file) => Some(read(file).await?),
                     None => None,

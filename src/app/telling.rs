@@ -107,6 +107,7 @@ impl Collector {
             connect_timeout: CONNECT_MAX,
             idle_timeout: IDLE_MAX,
             preserve_host: false,
+            rewrite_location: false,
             ca_pem: match &wanted.ca_file {
                 Some(file) => Some(read(file).await?),
                 None => None,

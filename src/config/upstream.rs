@@ -34,6 +34,8 @@ pub struct Upstream {
     pub client: Option<ClientFiles>,
     /// How HTTP/2 is begun.
     pub http2: Http2,
+    /// Whether answers that name the upstream's address get the client's.
+    pub rewrite_location: bool,
 }
 
 /// How HTTP/2 to an upstream is begun.
@@ -139,6 +141,7 @@ impl Upstream {
         if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not https");
         }
+        let rewrite_location = table.get("rewrite_location").and_then(|value| value.boolean());
         table.finish();
         Some(Upstream {
             name: name.to_owned(),
@@ -150,6 +153,7 @@ impl Upstream {
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
             client: client?,
             http2: http2?,
+            rewrite_location: rewrite_location?,
         })
     }
 }

@@ -192,6 +192,7 @@ impl Gate {
                     ForwardError::NeverSent(_) => Executed::failed(Outcome::NeverSent),
                     ForwardError::TooLate => Executed { outcome: Outcome::NeverSent, body: None, too_late: true },
                     ForwardError::Broken(_) => Executed::failed(Outcome::InDoubt(Cause::Broken)),
+                    ForwardError::Unreadable(fault, _) => Executed::failed(Outcome::InDoubt(Cause::Unreadable(fault))),
                     ForwardError::TimedOut => Executed::failed(Outcome::InDoubt(Cause::TimedOut)),
                 };
             }

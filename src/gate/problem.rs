@@ -6,6 +6,7 @@ use super::explain::Explanation;
 use super::payload::BoxError;
 use crate::engine::Refusal;
 use crate::key::{KeyError, Slot};
+use crate::record::AnswerFault;
 
 /// Why a request is not answered by the upstream or a stored reply.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -300,6 +301,9 @@ pub enum ForwardError {
     /// The connection broke, or the answer was no HTTP, after a byte was written.
     #[error("the upstream broke off: {0}")]
     Broken(String),
+    /// The upstream answered, and the answer can't be read: for what reason, and in the words of whoever read it.
+    #[error("{fault}: {text}", fault = .0.describe(), text = .1)]
+    Unreadable(AnswerFault, String),
     /// No answer in time, after a byte was written.
     #[error("the upstream did not answer in time")]
     TimedOut,
@@ -318,10 +322,12 @@ impl ForwardError {
     pub fn unprotected(self, idempotent: bool) -> Problem {
         match self {
             ForwardError::NeverSent(_) | ForwardError::TooLate => Problem::UpstreamUnreachable { slot: None },
-            ForwardError::Broken(_) | ForwardError::TimedOut if idempotent => {
+            ForwardError::Broken(_) | ForwardError::Unreadable(..) | ForwardError::TimedOut if idempotent => {
                 Problem::UpstreamFailed { timed_out: matches!(self, ForwardError::TimedOut) }
             }
-            ForwardError::Broken(_) => Problem::OutcomeUncertain { slot: None, status: Some(502), retry_after: None },
+            ForwardError::Broken(_) | ForwardError::Unreadable(..) => {
+                Problem::OutcomeUncertain { slot: None, status: Some(502), retry_after: None }
+            }
             ForwardError::TimedOut => Problem::OutcomeUncertain { slot: None, status: Some(504), retry_after: None },
         }
     }

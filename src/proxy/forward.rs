@@ -19,15 +19,17 @@ use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::TcpStream;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
+use super::failure::{self, FIELDS_MAX, HEAD_MAX};
 use super::fields::{self, Peer};
+use super::location::{self, ClientAddress};
 use super::multiplexed::{Answer, Multiplexed, SendFailure, StreamSlot};
 use super::paced::Paced;
 use super::pool::{Connection, Pool};
+use super::race;
 use super::tunnel::{TunnelTerms, tunnel};
 use super::wire::{Carried, Wire};
 use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
@@ -52,6 +54,8 @@ pub struct UpstreamSettings {
     pub client: Option<ClientIdentity>,
     /// Whether it speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, section 3.3).
     pub prior_knowledge: bool,
+    /// Whether answers that name the upstream's address get the client's.
+    pub rewrite_location: bool,
 }
 
 /// An upstream that can't be set up.
@@ -172,6 +176,7 @@ where
         if says_empty {
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
+        let address = if self.settings.rewrite_location { ClientAddress::of(request.headers()) } else { None };
         if let (Some(protocol), Some(_)) = (upgrade, &client) {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers_mut().insert(UPGRADE, protocol);
@@ -179,6 +184,7 @@ where
         let target = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let head = request.method() == Method::HEAD;
         let mut response = self.send(request, target, rule).await?;
+        failure::of_head(response.version(), response.headers())?;
         let received = response.version();
         // Not the upstream's: to an answer of HTTP/1.0 the client would get no framing that shows a cut.
         *response.version_mut() = Version::HTTP_11;
@@ -193,6 +199,9 @@ where
             response.extensions_mut().insert(CloseDelimited);
         }
         fields::from_upstream(response.headers_mut(), bodiless, received);
+        if let Some(client) = address {
+            location::rewrite(response.headers_mut(), &self.settings.scheme, &self.settings.authority, &client);
+        }
         if switched {
             let Some(client) = client else {
                 return Err(ForwardError::Broken("it switched protocols unasked".into()));
@@ -257,7 +266,7 @@ where
                     // The connection closed before it took the request up: nothing of it was written.
                     Some(unsent) if !fresh && !connection.carried.written() => *request = unsent,
                     Some(_) => return Err(ForwardError::NeverSent(failed.error().to_string())),
-                    None if connection.carried.written() => return Err(ForwardError::Broken(with_sources(failed.error()))),
+                    None if connection.carried.written() => return Err(failure::of_http1(failed.error(), &connection.carried)),
                     None if connection.carried.too_late() => return Err(ForwardError::TooLate),
                     None => return Err(ForwardError::NeverSent(failed.error().to_string())),
                 },
@@ -338,7 +347,7 @@ where
         let default_port = if self.tls.is_some() { 443 } else { 80 };
         let port = self.settings.authority.port_u16().unwrap_or(default_port);
         let host = self.settings.authority.host().trim_start_matches('[').trim_end_matches(']');
-        let stream = TcpStream::connect((host, port)).await?;
+        let stream = race::connect(host, port).await?;
         stream.set_nodelay(true)?;
         let carried = Arc::new(Carried::default());
         // Under TLS, where a byte that is counted has left: the layer above may take bytes and fail later.
@@ -373,7 +382,10 @@ where
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         carried: Arc<Carried>,
     ) -> Result<Connected<B>, BoxError> {
-        let (sender, driver) = http1::Builder::new().handshake(TokioIo::new(Paced(stream))).await?;
+        let mut builder = http1::Builder::new();
+        // A proxy removes white space before the colon of a response's field (RFC 9112, section 5.1).
+        builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_MAX).allow_spaces_after_header_name_in_responses(true);
+        let (sender, driver) = builder.handshake(TokioIo::new(Paced(stream))).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
@@ -381,12 +393,6 @@ where
         });
         Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle())))
     }
-}
-
-/// An error and what caused it: the library's own texts leave that out.
-fn with_sources(error: &dyn std::error::Error) -> String {
-    let sources = std::iter::successors(Some(error), |error| error.source());
-    sources.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 enum Connected<B> {

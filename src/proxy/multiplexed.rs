@@ -22,6 +22,7 @@ use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
+use super::failure::{self, HEADER_LIST_MAX};
 use super::frame_gate::{FrameGate, GatedWire};
 use crate::gate::{BoxError, ForwardError, Payload, SendRule};
 
@@ -41,9 +42,6 @@ const CLOSE_MAX: Duration = Duration::from_secs(1);
 /// of them, so that an answer that nobody takes does not hold up the others.
 const STREAM_WINDOW: u32 = 64 << 10;
 const CONNECTION_WINDOW: u32 = STREAM_WINDOW * STREAMS_MAX as u32;
-
-/// Longest header list of an answer, in bytes.
-const HEADER_LIST_MAX: u32 = 16 << 10;
 
 /// Bytes of one request body that the library holds while the socket does not take them.
 const SEND_BUFFER: usize = 64 << 10;
@@ -266,7 +264,7 @@ impl StreamSlot {
             }
             // Nothing of it was written: it is in nobody's hands, and never leaves from now on.
             Err(error) if rule.is_some_and(|rule| rule.revoke()) => failed(ForwardError::NeverSent(error.to_string())),
-            Err(error) => failed(ForwardError::Broken(error.to_string())),
+            Err(error) => failed(failure::of_http2(&error)),
         }
     }
 }

@@ -8,7 +8,7 @@
 
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 
@@ -23,6 +23,8 @@ pub(super) struct Carried {
     too_late: AtomicBool,
     /// A write of a request that was partly written failed: the connection takes no further request.
     failed: OnceLock<io::ErrorKind>,
+    /// Bytes that were read since the request began.
+    read: AtomicUsize,
     rule: Mutex<Option<Arc<SendRule>>>,
 }
 
@@ -31,6 +33,7 @@ impl Carried {
     pub fn begin(&self, rule: Option<Arc<SendRule>>) {
         self.written.store(false, Ordering::Release);
         self.too_late.store(false, Ordering::Release);
+        self.read.store(0, Ordering::Release);
         *self.rule.lock().unwrap_or_else(PoisonError::into_inner) = rule;
     }
 
@@ -42,6 +45,11 @@ impl Carried {
     /// Whether the send rule stopped it.
     pub fn too_late(&self) -> bool {
         self.too_late.load(Ordering::Acquire)
+    }
+
+    /// Bytes that were read since it began, those of TLS included.
+    pub fn read(&self) -> usize {
+        self.read.load(Ordering::Acquire)
     }
 
     /// Whether a write failed, so that the connection can only be read to its end.
@@ -99,7 +107,9 @@ impl<T: AsyncRead + Unpin> AsyncRead for Wire<T> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         ready!(Pin::new(&mut self.io).poll_read(cx, buffer))?;
-        if buffer.filled().len() == before && buffer.remaining() > 0 {
+        let read = buffer.filled().len() - before;
+        self.carried.read.fetch_add(read, Ordering::AcqRel);
+        if read == 0 && buffer.remaining() > 0 {
             self.carried.end()?;
         }
         Poll::Ready(Ok(()))

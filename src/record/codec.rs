@@ -9,7 +9,7 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{Cause, Extras, Fence, Record, Reply, ReplyBody, Settler, SpanId, State, Version};
+use super::{AnswerFault, Cause, Extras, Fence, Record, Reply, ReplyBody, Settler, SpanId, State, Version};
 use crate::key::{Caller, Fingerprint};
 
 /// Bytes of the head: version (8), fence (8), state (1).
@@ -30,6 +30,8 @@ const UNCERTAIN: u8 = 2;
 const COMPLETED: u8 = 3;
 const RELEASED: u8 = 4;
 const EXPIRED: u8 = 5;
+/// The cause of an uncertain record whose answer was not read; the number behind it is what was wrong with the answer, or 0.
+const BROKEN: u8 = 1;
 /// Beside the cause of an uncertain record: an operator has decided that the next duplicate runs.
 const RETRY: u8 = 0x80;
 
@@ -107,7 +109,11 @@ pub fn encode(record: &Record) -> Encoded {
         State::InFlight { doubt_since_ms } => put_time(&mut out, *doubt_since_ms),
         State::Uncertain { cause, since_ms, retry } => {
             let (tag, status) = match cause {
-                Cause::Broken => (1, 0),
+                Cause::Broken => (BROKEN, 0),
+                // Versions that know no faults pass the number over.
+                Cause::Unreadable(AnswerFault::TooManyFields) => (BROKEN, 1),
+                Cause::Unreadable(AnswerFault::HeadTooLarge) => (BROKEN, 2),
+                Cause::Unreadable(AnswerFault::Malformed) => (BROKEN, 3),
                 Cause::TimedOut => (2, 0),
                 Cause::Status(status) => (3, *status),
                 Cause::LeaseEnded => (4, 0),
@@ -255,7 +261,12 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
         UNCERTAIN => {
             let (tag, status) = (rest.u8()?, rest.u16()?);
             let cause = match tag & !RETRY {
-                1 => Cause::Broken,
+                BROKEN => match status {
+                    1 => Cause::Unreadable(AnswerFault::TooManyFields),
+                    2 => Cause::Unreadable(AnswerFault::HeadTooLarge),
+                    3 => Cause::Unreadable(AnswerFault::Malformed),
+                    _ => Cause::Broken,
+                },
                 2 => Cause::TimedOut,
                 3 => Cause::Status(status),
                 4 => Cause::LeaseEnded,

@@ -2,8 +2,17 @@
 
 use super::*;
 
-const CAUSES: [Cause; 6] =
-    [Cause::Broken, Cause::TimedOut, Cause::Status(503), Cause::LeaseEnded, Cause::Stopped, Cause::NotRepeated];
+const CAUSES: [Cause; 9] = [
+    Cause::Broken,
+    Cause::Unreadable(AnswerFault::TooManyFields),
+    Cause::Unreadable(AnswerFault::HeadTooLarge),
+    Cause::Unreadable(AnswerFault::Malformed),
+    Cause::TimedOut,
+    Cause::Status(503),
+    Cause::LeaseEnded,
+    Cause::Stopped,
+    Cause::NotRepeated,
+];
 
 fn completed() -> State {
     let reply = Reply { status: StatusCode::CREATED, headers: HeaderMap::new(), body: ReplyBody::NotStored };

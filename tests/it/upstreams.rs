@@ -1,6 +1,11 @@
 //! What upstreams get and give: lengths of empty bodies, answers before the end of an upload, large heads, addresses.
 
-use crate::harness::{Authority, Connection, Gateway, Origin, Request, Upstream};
+use std::io::{Read, Write};
+use std::net::TcpListener;
+
+use crate::harness::frame_origin::STATUS_200;
+use crate::harness::frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, block, frame};
+use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream};
 
 const HERE: &str = "127.0.0.1";
 
@@ -46,4 +51,133 @@ fn an_empty_body_is_announced_to_the_upstream() {
     // A retry on the connection that stands is framed as before.
     assert_eq!(Request::pay("next", "{}").send(gateways[0].port).status, 201);
     assert_eq!(plain.seen().pop().unwrap().all("content-length"), ["2"]);
+}
+
+/// What an upstream answers, `|` for the end of a line, and no more.
+fn answers(text: String) -> u16 {
+    let listener = TcpListener::bind((HERE, 0)).unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for mut stream in listener.incoming().map_while(Result::ok) {
+            let mut head = vec![];
+            while !head.ends_with(b"{}") {
+                let mut byte = [0];
+                if stream.read_exact(&mut byte).is_err() {
+                    break;
+                }
+                head.push(byte[0]);
+            }
+            let _ = stream.write_all(text.replace('|', "\r\n").as_bytes());
+        }
+    });
+    port
+}
+
+/// Fields that an answer has beside others, of so many bytes in all.
+fn fields(count: usize, bytes: usize) -> Vec<(String, String)> {
+    (0..count).map(|n| (format!("x-{n:04}"), "v".repeat((bytes / count).saturating_sub(8).max(1)))).collect()
+}
+
+fn http1(fields: &[(String, String)]) -> String {
+    let fields: String = fields.iter().map(|(name, value)| format!("{name}: {value}|")).collect();
+    format!("HTTP/1.1 201 X|Content-Length: 2|{fields}|ok")
+}
+
+/// The cause that an operator reads of an uncertain payment, from the log.
+#[track_caller]
+fn is_in_doubt(gateway: &Gateway, cause: &str) {
+    let first = Request::pay("k", "{}").send(gateway.port);
+    assert_eq!((first.status, first.problem().as_str()), (502, "outcome-uncertain"), "{cause}: {first:?}");
+    gateway.logged(&format!("cause=\"{cause}\""));
+    let listed = gateway.ask("GET", "/v1/operations").json();
+    assert_eq!(listed["operations"][0]["cause"], cause, "{listed}");
+}
+
+#[track_caller]
+fn is_stored(gateway: &Gateway, fields: &[(String, String)]) {
+    let (first, second) = (Request::pay("k", "{}").send(gateway.port), Request::pay("k", "{}").send(gateway.port));
+    assert!(second.replayed(), "{second:?}");
+    for (name, value) in fields {
+        assert_eq!((first.get(name), second.get(name)), (Some(value.as_str()), Some(value.as_str())));
+    }
+}
+
+const TOO_MANY: &str = "the upstream's answer has more than 256 header fields";
+const TOO_LARGE: &str = "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 KiB)";
+const MALFORMED: &str = "the header of the upstream's answer is not well-formed HTTP, or many times too large";
+
+#[test]
+fn many_fields_of_an_answer_pass_and_what_is_too_much_is_named() {
+    // Content-Length is one of them.
+    let gateway = |text: String| Gateway::start(answers(text));
+    for fields in [fields(255, 0), fields(100, 60_000)] {
+        is_stored(&gateway(http1(&fields)), &fields);
+    }
+    is_in_doubt(&gateway(http1(&fields(256, 0))), TOO_MANY);
+    is_in_doubt(&gateway(http1(&fields(200, 600_000))), TOO_LARGE);
+    is_in_doubt(&gateway("HTTP/1.1 201 X|Content-Length: 2|x y: z||ok".to_owned()), MALFORMED);
+    is_in_doubt(&gateway("\0\x01 this is no HTTP||".to_owned()), MALFORMED);
+    // White space before a colon is removed (RFC 9112, section 5.1).
+    let spaced = gateway("HTTP/1.1 201 X|Content-Length : 2|X-A \t: b||ok".to_owned());
+    is_stored(&spaced, &[("x-a".to_owned(), "b".to_owned())]);
+}
+
+#[test]
+fn many_fields_of_an_http_2_answer_pass_and_what_is_too_much_is_named() {
+    let authority = Authority::new();
+    let answered = |fields: &[(String, String)]| {
+        let origin = FrameOrigin::start(authority.server(HERE, &["h2"]), &[]);
+        let all: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let block = [STATUS_200, &block(&all)].concat();
+        origin.answer_by(move |stream| {
+            let mut frames = vec![];
+            // A frame takes 16 KiB.
+            for (n, piece) in block.chunks(16 << 10).enumerate() {
+                let last = if (n + 1) << 14 >= block.len() { END_HEADERS } else { 0 };
+                let (kind, flags) = if n == 0 { (HEADERS, END_STREAM) } else { (CONTINUATION, 0) };
+                frames.extend(frame(kind, flags | last, stream, piece));
+            }
+            frames
+        });
+        let gateway = before_http2(origin.port, &authority, THREE);
+        (origin, gateway)
+    };
+    for fields in [fields(256, 0), fields(256, 60_000), fields(4, 60_000)] {
+        is_stored(&answered(&fields).1, &fields);
+    }
+    is_in_doubt(&answered(&fields(257, 0)).1, TOO_MANY);
+    is_in_doubt(&answered(&fields(20, 90_000)).1, TOO_LARGE);
+    is_in_doubt(&answered(&[("Upper".to_owned(), "case".to_owned())]).1, MALFORMED);
+}
+
+#[test]
+fn an_answer_that_names_the_upstream_names_the_clients_address_where_that_is_wanted() {
+    let upstream = Upstream::start();
+    let own = format!("http://{HERE}:{}", upstream.port);
+    let act = |status: u16| {
+        format!("status {status}, field Location={own}/v1/payments/7?a=b, field Content-Location={own}/c, field Link=<{own}>")
+    };
+    let rewriting = "trusted_proxies = [\"127.0.0.2\"]\n[upstream]\nrewrite_location = true\n";
+    let (plain, rewriting) = (Gateway::start(upstream.port), Gateway::with(upstream.port, rewriting, ROUTES));
+    let named = |answer: &Answer| ["location", "content-location", "link"].map(|name| answer.get(name).unwrap().to_owned());
+    let at = |address: &str| [format!("{address}/v1/payments/7?a=b"), format!("{address}/c"), format!("<{own}>")];
+
+    assert_eq!(named(&Request::pay("k", "{}").act(&act(201)).send(plain.port)), at(&own), "off by default");
+    // Stored as first answered, whatever address a duplicate uses.
+    let pay = Request::pay("k", "{}").act(&act(201));
+    assert_eq!(named(&pay.send(rewriting.port)), at("http://pay.example"));
+    let second = pay.clone().host("other.example:8443").send(rewriting.port);
+    assert!(second.replayed() && named(&second) == at("http://pay.example"), "{second:?}");
+    // Released, and passed through.
+    let released = Request::pay("released", "{}").host("other.example:8443").act(&act(307));
+    for _ in 0..2 {
+        assert_eq!(named(&released.send(rewriting.port)), at("http://other.example:8443"));
+    }
+    let passed = Request::new("GET", "/others").act(&act(301));
+    assert_eq!(named(&passed.send(rewriting.port)), at("http://pay.example"));
+    // A trusted proxy knows what its client used.
+    let behind = passed.field("X-Forwarded-Proto", "https").field("X-Forwarded-Host", "shop.example");
+    assert_eq!(named(&behind.send(rewriting.port)), at("http://pay.example"));
+    let mut proxy = Connection::from("127.0.0.2", rewriting.port);
+    assert_eq!(named(&proxy.exchange(&behind)), at("https://shop.example"));
 }

@@ -46,6 +46,9 @@ fn golden() -> Vec<(&'static str, Record)> {
         ("in-flight", base(State::InFlight { doubt_since_ms: None })),
         ("in-flight-again", base(State::InFlight { doubt_since_ms: Some(1_764_000_000_456) })),
         ("uncertain-broken", uncertain(Cause::Broken, None)),
+        ("uncertain-many-fields", uncertain(Cause::Unreadable(AnswerFault::TooManyFields), None)),
+        ("uncertain-large-head", uncertain(Cause::Unreadable(AnswerFault::HeadTooLarge), None)),
+        ("uncertain-malformed", uncertain(Cause::Unreadable(AnswerFault::Malformed), None)),
         ("uncertain-timed-out", uncertain(Cause::TimedOut, Some(1_764_000_000_456))),
         ("uncertain-status", uncertain(Cause::Status(503), None)),
         ("uncertain-lease-ended", uncertain(Cause::LeaseEnded, None)),
@@ -291,6 +294,9 @@ fn states() -> impl Strategy<Value = State> {
     let time = prop::option::of(1..u64::MAX);
     let cause = prop_oneof![
         Just(Cause::Broken),
+        Just(Cause::Unreadable(AnswerFault::TooManyFields)),
+        Just(Cause::Unreadable(AnswerFault::HeadTooLarge)),
+        Just(Cause::Unreadable(AnswerFault::Malformed)),
         Just(Cause::TimedOut),
         any::<u16>().prop_map(Cause::Status),
         Just(Cause::LeaseEnded),
