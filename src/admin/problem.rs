@@ -294,7 +294,7 @@ impl Kind {
 pub(super) fn unread(error: &StoreError) -> String {
     match error {
         StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => format!("the store does not answer: {why}"),
-        StoreError::Corrupt(_) => error.to_string(),
+        StoreError::Unread(_) | StoreError::Corrupt(_) => error.to_string(),
     }
 }
 

@@ -97,6 +97,10 @@ impl Gate {
                     // Only results are written here; of anything else the record is looked at anew.
                     (Swap::Stored, _) => Ok(Told::Moved(Some(held.clone()))),
                     (Swap::Stale(held), _) => Ok(Told::Moved(held)),
+                    (Swap::Large(_), _) => {
+                        let held = self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
+                        Ok(Told::Moved(held))
+                    }
                 }
             }
             Believed::Admit(admission) => Ok(Told::Admit(admission)),

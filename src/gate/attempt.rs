@@ -120,7 +120,8 @@ impl<S, B> Attempt<S, B> {
         drop(step);
         match settled {
             Settled::Written => {}
-            Settled::Stale(current) => {
+            Settled::Stale => {
+                let current = self.gate.store.load(&slot).await.ok().flatten();
                 self.gate.meter.lost_leases.inc();
                 tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
                 return answer_as_duplicate(slot, current.as_ref(), &self.claimed.asked, policy, self.hold);

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
+use tokio::time::timeout;
 use tower_service::Service;
 
 use super::ask::{Asker, Told};
@@ -102,6 +103,9 @@ const LOOKS_MAX: usize = 32;
 /// How long a client should wait before it tries a store that failed.
 const STORE_RETRY_AFTER: Duration = Duration::from_secs(1);
 
+/// How long a claim waits for its turn among those of its address. A store that answers gives a turn within milliseconds.
+const TURN_MAX: Duration = Duration::from_millis(500);
+
 /// What one try at a claim came to.
 enum Tried {
     Stands(Claim, Arc<SendRule>),
@@ -186,7 +190,7 @@ impl Gate {
         }
         let place = self.place(entrant)?;
         let turn = match entrant.address {
-            Some(address) => address.turn().await,
+            Some(address) => Some(timeout(TURN_MAX, address.turn()).await.map_err(|_| Problem::Overloaded)?),
             None => None,
         };
         let tried = self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, &entrant.first).await?;
@@ -294,7 +298,7 @@ impl Gate {
         timer.stop(self.meter.store(StoreCall::Claim));
         step.result(match &swapped {
             Ok(Swap::Stored) => "stored",
-            Ok(Swap::Stale(_)) => "stale",
+            Ok(Swap::Stale(_) | Swap::Large(_)) => "stale",
             Err(_) => "failed",
         });
         drop(step);
@@ -303,6 +307,12 @@ impl Gate {
             Ok(Swap::Stored) => Ok(Tried::Stands(own.known(), rule())),
             Ok(Swap::Stale(held)) => {
                 own.known();
+                Ok(Tried::Held(held))
+            }
+            // The claim can't arrive any more: a client that leaves meanwhile leaves nothing behind.
+            Ok(Swap::Large(_)) => {
+                own.known();
+                let held = Box::pin(self.store.load(slot)).await.map_err(|error| self.store_failed(slot, &error))?;
                 Ok(Tried::Held(held))
             }
             Err(StoreError::MaybeApplied(_)) => {
@@ -315,7 +325,8 @@ impl Gate {
                 tracing::debug!(operation = %slot, why, "a claim was not stored");
                 Ok(Tried::Unknown(None))
             }
-            Err(error @ StoreError::Corrupt(_)) => {
+            // A record stands there: the request must not run, whatever the route does without a store.
+            Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
                 own.known();
                 Err(self.store_failed(slot, &error))
             }
@@ -369,7 +380,7 @@ impl Gate {
         let Unanswered { own, over, lifetime, rule } = unanswered;
         let held = match self.store.load(slot).await {
             Ok(held) => held,
-            Err(error @ StoreError::Corrupt(_)) => return Err(self.store_failed(slot, &error)),
+            Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => return Err(self.store_failed(slot, &error)),
             Err(_) => return Ok(Tried::Unknown(Some(own.known()))),
         };
         match admit(held.as_ref(), asked, policy) {
@@ -414,6 +425,7 @@ impl Gate {
                 Ok(Some(Held { record: next.record, written_ms: held.now_ms, due_ms: 0, now_ms: held.now_ms }))
             }
             Swap::Stale(current) => Ok(current),
+            Swap::Large(_) => self.store.load(slot).await,
         }
     }
 

@@ -42,7 +42,7 @@ impl Gate {
         let next = decide(&held, decision, Fence(self.entropy.next()), policy)?;
         match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, || by.clone()).await? {
             Swap::Stored => Ok(Held { record: next.record, written_ms: held.now_ms, due_ms: 0, now_ms: held.now_ms }),
-            Swap::Stale(_) => Err(OperatorError::Moved),
+            Swap::Stale(_) | Swap::Large(_) => Err(OperatorError::Moved),
         }
     }
 }

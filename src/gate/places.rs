@@ -45,6 +45,15 @@ impl Places {
     pub fn take(&self) -> Option<Place> {
         Place::default().count_in(&self.taken, self.limit)
     }
+
+    /// The same for an address that has so many already: it takes at most half of them, and may always take one.
+    pub fn take_for(&self, held: Option<&Arc<AtomicUsize>>) -> Option<Place> {
+        let place = match held {
+            Some(held) => Place::default().count_in(held, self.limit.div_ceil(2))?,
+            None => Place::default(),
+        };
+        place.count_in(&self.taken, self.limit)
+    }
 }
 
 impl Drop for Place {

@@ -164,7 +164,7 @@ impl Gate {
             Ok(Swap::Stored) => {
                 tracing::info!(route = %policy.route, operation = %slot, state = next.record.state.name(), "the upstream told what became of an uncertain operation");
             }
-            Ok(Swap::Stale(_)) => {}
+            Ok(Swap::Stale(_) | Swap::Large(_)) => {}
             Err(error) => tracing::debug!(operation = %slot, %error, "what the upstream told is not stored"),
         }
         Ok(())

@@ -61,8 +61,11 @@ impl Gate {
         let identified = match self.where_it_lies(policy, identified).await {
             Ok(identified) => identified,
             // Nothing was seen of the operation.
-            Err(Problem::StoreUnavailable { .. }) if policy.on_failure == OnFailure::FailOpen => return Ok(Entry::Unprotected),
-            Err(problem) => return Err(problem),
+            Err((_, StoreError::NotApplied(_) | StoreError::MaybeApplied(_))) if policy.on_failure == OnFailure::FailOpen => {
+                self.meter.store_errors.inc();
+                return Ok(Entry::Unprotected);
+            }
+            Err((slot, error)) => return Err(self.store_failed(&slot, &error)),
         };
         let others = identified.others.clone();
         match self.admit(guarded, identified, permit, asker).await? {
@@ -72,7 +75,11 @@ impl Gate {
     }
 
     /// The same request under the secret that its record was written under, if there is one already.
-    pub(super) async fn where_it_lies(&self, policy: &Policy, mut identified: Identified) -> Result<Identified, Problem> {
+    pub(super) async fn where_it_lies(
+        &self,
+        policy: &Policy,
+        mut identified: Identified,
+    ) -> Result<Identified, (Slot, StoreError)> {
         if let Some((at, _)) = self.found_at(policy, &identified.others).await? {
             let Identified { slot, caller, others, .. } = &mut identified;
             std::mem::swap(slot, &mut others[at].0);
@@ -91,7 +98,8 @@ impl Gate {
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
         // Given up where it isn't said to be known: also when the client leaves while this looks.
         let own = Unconfirmed::new(self, guarded, &slot, claimed.claim.clone());
-        let Some((at, held)) = self.found_at(policy, others).await? else {
+        let found = self.found_at(policy, others).await.map_err(|(slot, error)| self.store_failed(&slot, &error))?;
+        let Some((at, held)) = found else {
             own.known();
             return Ok(Entry::Run(claimed));
         };
@@ -105,10 +113,10 @@ impl Gate {
     }
 
     /// The first of these slots that holds more than a released marker. They are read at once.
-    async fn found_at(&self, policy: &Policy, slots: &[(Slot, Caller)]) -> Result<Option<(usize, Held)>, Problem> {
+    async fn found_at(&self, policy: &Policy, slots: &[(Slot, Caller)]) -> Result<Option<(usize, Held)>, (Slot, StoreError)> {
         let reads = slots.iter().map(|(slot, _)| async move {
-            let held = self.bars(policy, slot).await.map_err(|error| self.store_failed(slot, &error))?;
-            Ok::<_, Problem>(held.filter(|held| !matches!(held.record.state, State::Released)))
+            let held = self.bars(policy, slot).await.map_err(|error| (*slot, error))?;
+            Ok::<_, (Slot, StoreError)>(held.filter(|held| !matches!(held.record.state, State::Released)))
         });
         let found = try_join_all(reads).await?;
         Ok(found.into_iter().enumerate().find_map(|(at, held)| Some((at, held?))))

@@ -9,7 +9,7 @@ use super::{Gate, Guarded};
 use crate::engine::{Claim, Outcome, Policy, Settlement, settle};
 use crate::event::Context;
 use crate::key::Slot;
-use crate::record::{Held, Record, State, Version};
+use crate::record::{Record, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer};
 
@@ -24,8 +24,8 @@ const RETRY_MAX: Duration = Duration::from_secs(2);
 pub(super) enum Settled {
     /// It is written.
     Written,
-    /// Another has settled the operation; this is its record now.
-    Stale(Option<Held>),
+    /// Another has settled the operation.
+    Stale,
     /// The time was over before the store confirmed.
     Unconfirmed,
 }
@@ -83,7 +83,7 @@ impl Gate {
             let next = match settle(current, claim, outcome, policy, fresh) {
                 Settlement::Write(next) => next,
                 Settlement::Done => return Settled::Written,
-                Settlement::Stale => return Settled::Stale(self.store.load(slot).await.ok().flatten()),
+                Settlement::Stale => return Settled::Stale,
             };
             let expected = current.map(|record| record.version);
             match self.write(slot, expected, (&next.record, next.lifetime), policy, || told.clone()).await {
@@ -93,13 +93,22 @@ impl Gate {
                     }
                     return Settled::Written;
                 }
+                Ok(Swap::Large(fence)) if fence != claim.fence => return Settled::Stale,
+                Ok(Swap::Large(_)) => match self.store.load(slot).await {
+                    Ok(held) => found = Some(held.map(|held| held.record)),
+                    Err(error) => {
+                        tracing::warn!(route = %policy.route, operation = %slot, %error, "an outcome is not stored yet");
+                        sleep(self.entropy.jitter(pause)).await;
+                        pause = (pause * 2).min(RETRY_MAX);
+                    }
+                },
                 Ok(Swap::Stale(held)) => found = Some(held.map(|held| held.record)),
                 Err(error) => {
                     self.meter.store_errors.inc();
                     tracing::warn!(route = %policy.route, operation = %slot, %error, "an outcome is not stored yet");
                     if matches!(error, StoreError::Corrupt(_)) {
                         self.meter.corrupt_records.inc();
-                        return Settled::Stale(None);
+                        return Settled::Stale;
                     }
                     sleep(self.entropy.jitter(pause)).await;
                     pause = (pause * 2).min(RETRY_MAX);

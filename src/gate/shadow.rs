@@ -61,7 +61,11 @@ impl Gate {
             let leaves = request.as_ref().and_then(|(parts, body)| gate.leaves(policy, parts, body));
             next.record.extras = Extras { leaves, span: None };
             let own = Claim { fence: asked.fence, record: next.record };
-            match gate.store.swap(&slot, None, &own.record, next.lifetime).await {
+            let swapped = match gate.store.swap(&slot, None, &own.record, next.lifetime).await {
+                Ok(Swap::Large(_)) => gate.store.load(&slot).await.map(Swap::Stale),
+                swapped => swapped,
+            };
+            match swapped {
                 Ok(Swap::Stored) => {
                     watched.meter.count_shadow("execute");
                     drop(request);
@@ -76,7 +80,7 @@ impl Gate {
                         gate.note_watched(policy, sighting, &duplicate, &admission);
                     }
                 }
-                Err(_) => watched.meter.count_shadow("unknown"),
+                Ok(Swap::Large(_)) | Err(_) => watched.meter.count_shadow("unknown"),
             }
         });
         Some(Observation(outcome))

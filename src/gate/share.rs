@@ -6,13 +6,15 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::Extensions;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
-/// Counts what one client address holds: requests in flight, and bytes of the common buffers. A request extension, as
+/// Counts what one client address holds: requests in flight, duplicates that wait, and bytes of the common buffers. A request extension, as
 /// `Arc<AddressShare>`; requests without it are bound by the common limits only. Whoever accepts connections gives the
 /// same share to all connections of an address, and none to a trusted proxy, which carries the requests of many clients.
 #[derive(Debug)]
 pub struct AddressShare {
     /// Requests in flight.
     pub(super) in_flight: Arc<AtomicUsize>,
+    /// Duplicates that wait.
+    pub(super) waiters: Arc<AtomicUsize>,
     /// Bytes held in the common buffers.
     pub(super) bytes: AtomicUsize,
     /// Turns for claims.
@@ -22,11 +24,12 @@ pub struct AddressShare {
 /// Claims of one address that the store works on at once; others wait for their turn. A claim brings back the record that is in
 /// its way: without a bound one client's duplicates keep the store's connection busy for longer than a call may take, and then
 /// nobody's calls get through.
-const CLAIMS_MAX: usize = 32;
+pub(super) const CLAIMS_MAX: usize = 32;
 
 impl Default for AddressShare {
     fn default() -> AddressShare {
-        AddressShare { in_flight: Arc::default(), bytes: AtomicUsize::new(0), claims: Semaphore::new(CLAIMS_MAX) }
+        let (in_flight, waiters) = (Arc::default(), Arc::default());
+        AddressShare { in_flight, waiters, bytes: AtomicUsize::new(0), claims: Semaphore::new(CLAIMS_MAX) }
     }
 }
 
@@ -43,7 +46,8 @@ impl AddressShare {
 
     /// Whether the address holds nothing.
     pub fn is_idle(&self) -> bool {
-        self.in_flight.load(Ordering::Relaxed) == 0 && self.bytes.load(Ordering::Relaxed) == 0
+        let none = |counter: &AtomicUsize| counter.load(Ordering::Relaxed) == 0;
+        none(&self.in_flight) && none(&self.waiters) && self.bytes.load(Ordering::Relaxed) == 0
     }
 
     /// Adds `bytes` to what the address holds; `false`, with nothing added, where that would exceed `limit`.

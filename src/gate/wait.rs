@@ -1,5 +1,6 @@
 //! Waiting for the first request, where the route lets its duplicates wait.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -7,7 +8,7 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::claim::Entrant;
 use super::places::Place;
-use super::{Gate, Problem};
+use super::{AddressShare, Gate, Problem};
 use crate::engine::{Admission, Asked, Policy, Refusal, admit};
 use crate::key::Slot;
 use crate::record::Held;
@@ -22,11 +23,11 @@ impl Gate {
     pub(super) async fn wait(&self, entrant: &mut Entrant<'_>, waited: &mut Option<Duration>) -> Result<Option<Held>, Problem> {
         // A duplicate that waits runs nothing; its place belongs to those who do.
         entrant.place = None;
-        let Entrant { guarded, slot, asked, first, waiting, .. } = entrant;
+        let Entrant { guarded, slot, asked, first, waiting, address, .. } = entrant;
         let policy = &guarded.route.policy;
         let waiting = match waiting {
             Some(waiting) => waiting,
-            none => none.insert(self.begin_to_wait(policy, slot)?),
+            none => none.insert(self.begin_to_wait(policy, slot, *address)?),
         };
         let _step = Trail::step(first.trail.as_ref(), Work::Wait);
         let began = Instant::now();
@@ -46,8 +47,8 @@ impl Gate {
         Err(Problem::of_refusal(Refusal::in_flight(policy), *slot))
     }
 
-    fn begin_to_wait(&self, policy: &Policy, slot: &Slot) -> Result<Waiting, Problem> {
-        let permit = self.waiters.take().ok_or(Problem::Overloaded)?;
+    fn begin_to_wait(&self, policy: &Policy, slot: &Slot, address: Option<&Arc<AddressShare>>) -> Result<Waiting, Problem> {
+        let permit = self.waiters.take_for(address.map(|address| &address.waiters)).ok_or(Problem::Overloaded)?;
         let watch = self.store.watch(slot);
         if watch.peers() > self.settings.waiters_per_key {
             return Err(Problem::Overloaded);

@@ -1,7 +1,7 @@
 //! Connections by client address, and what one connection counts in for as long as it is open.
 
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv6Addr};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use prometheus_client::metrics::gauge::Gauge;
@@ -23,7 +23,16 @@ struct Known {
 /// Addresses that are always kept.
 const KEPT_MIN: usize = 64;
 
-/// An address that has connections.
+/// What an address counts as: an IPv6 address as its network of 64 bits, since whoever has one has all of its addresses
+/// (RFC 4291, section 2.5.4); an IPv4 address that is written as one of IPv6 as itself.
+fn counted_as(address: IpAddr) -> IpAddr {
+    match address.to_canonical() {
+        IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() >> 64 << 64).into(),
+        address => address,
+    }
+}
+
+/// An address that has connections, or held something of the common limits when it was last looked at.
 #[derive(Default)]
 struct Peer {
     connections: usize,
@@ -40,6 +49,7 @@ pub(super) struct PeerPlace {
 impl Peers {
     /// Counts one more connection of an address, unless it has `limit` of them.
     pub fn enter(&self, address: IpAddr, limit: usize) -> Option<PeerPlace> {
+        let address = counted_as(address);
         let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let Known { peers, forget_at } = &mut *known;
         if peers.len() > *forget_at {
@@ -97,6 +107,23 @@ impl Drop for Admitted {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_network_of_ipv6_is_one_address_and_a_mapped_one_is_itself() {
+        let counted = |text: &str| counted_as(text.parse().unwrap()).to_string();
+        for (address, counts_as) in [
+            ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::"),
+            ("2001:db8:1:2:ffff::", "2001:db8:1:2::"),
+            ("2001:db8:1:3::", "2001:db8:1:3::"),
+            ("192.0.2.7", "192.0.2.7"),
+            ("::ffff:192.0.2.7", "192.0.2.7"),
+        ] {
+            assert_eq!(counted(address), counts_as);
+        }
+        let peers = Peers::default();
+        let first = peers.enter("2001:db8::1".parse().unwrap(), 1);
+        assert!(first.is_some() && peers.enter("2001:db8::2".parse().unwrap(), 1).is_none());
+    }
 
     #[test]
     fn an_address_is_forgotten_when_it_holds_nothing_any_more() {

@@ -60,7 +60,12 @@ impl Store for Cached {
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        self.inner.load(slot).await
+        let found = self.inner.load(slot).await?;
+        // Large records come this way.
+        if let Some(held) = &found {
+            self.cache.offer(slot, held);
+        }
+        Ok(found)
     }
 
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {

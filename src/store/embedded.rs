@@ -164,19 +164,18 @@ impl Embedded {
 
     /// The record, or else its tombstone where that is wanted too.
     async fn find(&self, slot: &Slot, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
-        let place = *slot;
-        let found = self.read(move |shelf| shelf.load(&place, or_tombstone, ALONG_MAX)).await?;
-        self.whole(slot, found, or_tombstone).await
-    }
-
-    /// What was found, and of a large record, when it is its turn, what stands there now.
-    async fn whole(&self, slot: &Slot, found: Option<Raw>, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
+        let slot = *slot;
+        let found = self.read(move |shelf| shelf.load(&slot, or_tombstone, ALONG_MAX)).await?;
         let Some(raw) = found else { return Ok(None) };
         if let Some(held) = raw.held()? {
             return Ok(Some(held));
         }
-        let (_turn, slot) = (self.large.turn().await, *slot);
-        let look = move |shelf: &Shelf| shelf.load(&slot, or_tombstone, usize::MAX)?.map_or(Ok(None), Raw::held);
+        // A large one; what stands there when it is its turn.
+        let turn = self.large.turn().await;
+        let look = move |shelf: &Shelf| {
+            let _turn = turn;
+            shelf.load(&slot, or_tombstone, usize::MAX)?.map_or(Ok(None), Raw::held)
+        };
         self.read(look).await
     }
 
@@ -217,7 +216,11 @@ impl Store for Embedded {
             event: says(),
         };
         match self.ask(Job::Swap(Box::new(exchange))).await? {
-            Answer::Stale(raw) => self.whole(slot, raw, false).await.map(Swap::Stale),
+            Answer::Stale(None) => Ok(Swap::Stale(None)),
+            Answer::Stale(Some(raw)) => {
+                let fence = raw.fence();
+                Ok(raw.held()?.map_or(Swap::Large(fence), |held| Swap::Stale(Some(held))))
+            }
             _ => Ok(Swap::Stored),
         }
     }

@@ -3,33 +3,36 @@
 //! Danger: duplicates of large results that are asked for together would take memory that nobody has counted yet, and keep
 //! the store busy for longer than a call may take: everybody's claims would fail.
 
-use tokio::sync::{Semaphore, SemaphorePermit};
+use std::sync::Arc;
 
-/// Longest record, in bytes, that comes with the answer to another call. The scripts of Redis have the same figure.
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+/// Longest completed record, in bytes, that comes with the answer to another call. The scripts of Redis have the same figure.
 pub(super) const ALONG_MAX: usize = 64 * 1024;
 
-/// Large records that are on their way at once. Even the largest then delay other calls by some ten milliseconds.
+/// Large records that are being read at once. Other calls wait behind so many of them.
 const AT_ONCE: u32 = 2;
 
 /// Turns to read a large record.
 #[derive(Debug)]
-pub(super) struct Large(Semaphore);
+pub(super) struct Large(Arc<Semaphore>);
 
 impl Default for Large {
     fn default() -> Large {
-        Large(Semaphore::new(AT_ONCE as usize))
+        Large(Arc::new(Semaphore::new(AT_ONCE as usize)))
     }
 }
 
 impl Large {
-    /// Waits for a turn, which lasts until it is dropped.
-    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.acquire().await.ok()
+    /// Waits for a turn, which lasts until it is dropped. Whoever reads keeps it until the record is there, also when the caller
+    /// has left: or who asks and leaves would make the store read any number at once.
+    pub async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().acquire_owned().await.ok()
     }
 
     /// Keeps all others from reading a large record.
     #[cfg(test)]
-    pub async fn all_turns(&self) -> Option<SemaphorePermit<'_>> {
-        self.0.acquire_many(AT_ONCE).await.ok()
+    pub async fn all_turns(&self) -> Option<OwnedSemaphorePermit> {
+        self.0.clone().acquire_many_owned(AT_ONCE).await.ok()
     }
 }

@@ -35,6 +35,9 @@ pub enum Swap {
     Stored,
     /// Another version is there (`None`: nothing is); nothing was written.
     Stale(Option<Held>),
+    /// Another version is there, under this fence, in a record so large that it is read by itself: [`Store::load`]. Nothing was
+    /// written.
+    Large(Fence),
 }
 
 /// Which records to list.
@@ -64,6 +67,9 @@ pub enum StoreError {
     /// The call may have been carried out, or may still be.
     #[error("the store did not confirm, the write may have happened: {0}")]
     MaybeApplied(String),
+    /// There is a large record, and it was not read in time. Nothing was written; the record stands in the way of a claim.
+    #[error("a large record could not be read now: {0}")]
+    Unread(String),
     /// There is a record, and it can't be read. It is neither replayed nor run again.
     #[error("a stored record cannot be read: {0}")]
     Corrupt(#[from] CodecError),

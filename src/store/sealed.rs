@@ -151,7 +151,7 @@ impl Store for Sealed {
         let closed = self.closed(slot, next)?;
         let swapped = self.inner.write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, says).await?;
         match swapped {
-            Swap::Stored => Ok(Swap::Stored),
+            Swap::Stored | Swap::Large(_) => Ok(swapped),
             Swap::Stale(held) => Ok(Swap::Stale(self.opened(slot, held)?)),
         }
     }

@@ -149,17 +149,21 @@ impl Reader {
 
     fn literal(&mut self, bytes: &[u8], prefix: u32, indexed: bool) -> Result<Option<usize>, Corrupt> {
         let Some((index, at)) = integer(bytes, 0, prefix)? else { return Ok(None) };
-        let mut spelled = 0;
-        let (name, at) = match index {
+        let (spelled, at) = match index {
             0 => {
                 let Some((text, at)) = string(bytes, at)? else { return Ok(None) };
-                spelled += text.bytes.len();
-                (name_of(&text.decoded()?)?, at)
+                (Some(text), at)
             }
-            index => (self.name(index)?.0, at),
+            _ => (None, at),
         };
         let Some((value, at)) = string(bytes, at)? else { return Ok(None) };
-        self.block.text_bytes += spelled + value.bytes.len();
+        // Only now: an unfinished field is looked at again with every frame, and decoding its long name each time would keep
+        // the connection's thread busy.
+        let name = match &spelled {
+            Some(text) => name_of(&text.decoded()?)?,
+            None => self.name(index)?.0,
+        };
+        self.block.text_bytes += spelled.map_or(0, |text| text.bytes.len()) + value.bytes.len();
         let judged = matches!(name.kind, Kind::Path | Kind::Scheme);
         let (mut refused, mut length) = (false, value.length_max());
         // Most values are neither judged nor kept: they are passed over.

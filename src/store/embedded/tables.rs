@@ -10,7 +10,9 @@ use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransactio
 
 use super::log;
 use crate::key::{SLOT_BYTES, Slot, Space};
-use crate::record::{CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_fence, head_in_flight, head_version};
+use crate::record::{
+    CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence, head_in_flight, head_version,
+};
 use crate::store::StoreError;
 use crate::store::large::ALONG_MAX;
 use crate::store::log::{EntryId, Trimmed};
@@ -159,11 +161,17 @@ pub(super) struct Raw {
 }
 
 impl Raw {
-    /// Of a record longer than `longest` bytes, without its payload.
+    /// Of a completed record longer than `longest` bytes, without its payload.
     fn parse(value: &[u8], now_ms: u64, longest: usize) -> Result<Raw, CodecError> {
         let front = Front::parse(value)?;
-        let payload = (value.len() <= longest).then(|| Bytes::copy_from_slice(&value[FRONT_BYTES..]));
+        let is_whole = value.len() <= longest || !head_completed(&front.head);
+        let payload = is_whole.then(|| Bytes::copy_from_slice(&value[FRONT_BYTES..]));
         Ok(Raw { front, payload, now_ms })
+    }
+
+    /// The fence of its attempt.
+    pub(super) fn fence(&self) -> Fence {
+        self.front.fence()
     }
 
     /// Decodes it: work for the caller's thread, not for the writer's. `None` where the payload was not read.

@@ -26,7 +26,7 @@ use super::servers::{Group, ask_whole};
 use super::write::{Change, Written};
 use super::{Redis, array, copy, fault, time_ms, unexpected};
 use crate::key::{PARTITIONS, Slot};
-use crate::record::{Held, Record, Version, decode, encode};
+use crate::record::{CodecError, Held, Record, Version, decode, encode};
 use crate::store::{StoreError, Swap};
 
 /// How long new operations are refused, under "strict", after the servers may have lost something: several times what the
@@ -178,7 +178,9 @@ impl Epochs {
     /// Why nothing can be claimed. Whatever failed, nothing of a claim was sent.
     fn failure(&self) -> StoreError {
         match &*self.failure.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(StoreError::NotApplied(why) | StoreError::MaybeApplied(why)) => StoreError::NotApplied(why.clone()),
+            Some(StoreError::NotApplied(why) | StoreError::MaybeApplied(why) | StoreError::Unread(why)) => {
+                StoreError::NotApplied(why.clone())
+            }
             Some(error @ StoreError::Corrupt(_)) => error.clone(),
             None => StoreError::NotApplied("what the store's server holds is not known yet".into()),
         }
@@ -356,6 +358,10 @@ impl Redis {
         done.into_iter().collect()
     }
 
+    fn can_not_assert(&self, slot: &Slot, error: &CodecError) {
+        tracing::error!(operation = %slot, %error, "a record that the store may have lost can't be written again: what stands there can't be read");
+    }
+
     async fn assert_one(&self, slot: Slot, holding: Holding) -> Result<(), StoreError> {
         let mut record = decode(&holding.encoded.head, holding.encoded.payload.clone())?;
         let mut encoded = holding.encoded.clone();
@@ -370,12 +376,13 @@ impl Redis {
                     return Ok(());
                 }
                 Ok(Written::Swapped(Swap::Stale(stands))) => stands,
+                Ok(Written::Swapped(Swap::Large(_))) => match self.read(&slot, false).await {
+                    Err(StoreError::Corrupt(error)) => return Ok(self.can_not_assert(&slot, &error)),
+                    stands => stands?,
+                },
                 Ok(Written::OtherEpoch) => return Err(unexpected()),
                 // A record that can't be read is not replaced, and must not keep all others from being written again.
-                Err(StoreError::Corrupt(error)) => {
-                    tracing::error!(operation = %slot, %error, "a record that the store may have lost can't be written again: what stands there can't be read");
-                    return Ok(());
-                }
+                Err(StoreError::Corrupt(error)) => return Ok(self.can_not_assert(&slot, &error)),
                 Err(error) => return Err(error),
             };
             // Of what is gone meanwhile nothing is in the way any more.

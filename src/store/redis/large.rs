@@ -4,54 +4,75 @@
 //! answers would take so long that the breaker takes the server for silent.
 
 use redis::{Cmd, Value};
-use tokio::time::timeout_at;
+use tokio::time::{Instant, timeout_at};
 
+use super::link::Ask;
 use super::{Redis, array, held, time_ms, unexpected};
 use crate::key::Slot;
-use crate::record::Held;
+use crate::record::{Fence, HEAD_BYTES, Held, head_completed, head_fence};
 use crate::store::StoreError;
 use crate::store::large::ALONG_MAX;
 
-/// Reads a record, of a large one only so much that this shows: [`is_cut`].
+/// Reads a record, of a large one only so much that this shows: [`large`].
 pub(super) fn first_bytes(key: &[u8]) -> Cmd {
     let mut command = redis::cmd("GETRANGE");
     command.arg(key).arg(0).arg(ALONG_MAX);
     command
 }
 
-/// Whether what [`first_bytes`] read is not the whole record.
-pub(super) fn is_cut(value: &[u8]) -> bool {
-    value.len() > ALONG_MAX
+/// The fence of a completed record that [`first_bytes`] did not read to its end.
+pub(super) fn large(value: &[u8]) -> Option<Fence> {
+    let head: &[u8; HEAD_BYTES] = value.first_chunk()?;
+    (value.len() > ALONG_MAX && head_completed(head)).then(|| head_fence(head))
 }
 
 impl Redis {
-    /// The record, of any size, or what tells that an operation was completed whose record is gone, where `remains`.
-    pub(super) async fn read(&self, slot: &Slot, remains: bool) -> Result<Option<Held>, StoreError> {
+    /// The record, of any size, or else its tombstone where that is wanted too.
+    pub(super) async fn read(&self, slot: &Slot, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
+        let deadline = self.deadline();
         let keys = [self.names.record_key(slot), self.names.tombstone_key(slot)];
-        let keys = if remains { &keys[..] } else { &keys[..1] };
-        let answer = self.run(slot.partition(), &self.scripts.read, (keys, &[]), None, self.deadline()).await?;
+        let keys = if or_tombstone { &keys[..] } else { &keys[..1] };
+        let answer = self.run(slot.partition(), &self.scripts.read, (keys, &[]), None, deadline).await?;
         let mut parts = array(answer)?.into_iter();
         let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else { return Err(unexpected()) };
         match parts.next() {
-            Some(Value::Int(_)) => self.read_large(slot).await,
+            Some(Value::Int(_)) => self.read_large(slot, or_tombstone, deadline).await,
             value => held(value.unwrap_or(Value::Nil), time_ms(Value::Array(vec![seconds, micros]))?),
         }
     }
 
-    /// A large record, when it is its turn.
-    pub(super) async fn read_large(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        let Ok(_turn) = timeout_at(self.deadline(), self.large.turn()).await else {
-            return Err(StoreError::NotApplied("too many large records are being read".into()));
+    /// What stands there, when it is the turn of a large record.
+    async fn read_large(&self, slot: &Slot, or_tombstone: bool, deadline: Instant) -> Result<Option<Held>, StoreError> {
+        let (Some(store), Ok(turn)) = (self.itself.upgrade(), timeout_at(deadline, self.large.turn()).await) else {
+            return Err(StoreError::Unread("others were read first".into()));
         };
+        let slot = *slot;
+        let reading = tokio::spawn(async move {
+            let _turn = turn;
+            store.read_whole(&slot, or_tombstone, deadline).await
+        });
+        let read = reading.await.unwrap_or_else(|error| Err(StoreError::Unread(error.to_string())));
+        read.map_err(|error| match error {
+            StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => StoreError::Unread(why),
+            error => error,
+        })
+    }
+
+    async fn read_whole(&self, slot: &Slot, or_tombstone: bool, deadline: Instant) -> Result<Option<Held>, StoreError> {
         let mut pipeline = redis::pipe();
         // The time comes first: a lease that is renewed in between must not look as if it were over.
-        pipeline.cmd("TIME").cmd("GET").arg(self.names.record_key(slot));
+        pipeline.cmd("TIME").cmd("MGET").arg(self.names.record_key(slot));
+        if or_tombstone {
+            pipeline.arg(self.names.tombstone_key(slot));
+        }
         if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
             pipeline.add_command(marker).add_command(wait);
         }
-        let mut values = self.pipeline(slot.partition(), &pipeline).await?.into_iter();
-        let (Some(time), Some(value)) = (values.next(), values.next()) else { return Err(unexpected()) };
+        let answer = self.servers.call(slot.partition(), Ask::Many(&pipeline), None, deadline).await?;
+        let mut values = array(answer)?.into_iter();
+        let (Some(time), Some(found)) = (values.next(), values.next()) else { return Err(unexpected()) };
         self.insist(values.nth(1))?;
-        held(value, time_ms(time)?)
+        let first = array(found)?.into_iter().find(|value| *value != Value::Nil);
+        held(first.unwrap_or(Value::Nil), time_ms(time)?)
     }
 }

@@ -6,7 +6,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -166,6 +166,8 @@ pub enum ConnectError {
 
 /// A store in Redis servers. Its connections end when it is dropped.
 pub struct Redis {
+    /// For tasks that outlive their caller.
+    itself: Weak<Redis>,
     servers: Servers,
     /// Makes connections beside the shared ones.
     dialer: Dialer,
@@ -226,7 +228,8 @@ impl Redis {
         let dialer = Dialer::new(&options)?;
         let hub = Hub::remote();
         let wanted = dialer.replaced.clone();
-        Ok(Arc::new(Redis {
+        Ok(Arc::new_cyclic(|itself| Redis {
+            itself: itself.clone(),
             confirmation: dialer.confirmation.clone(),
             servers: Servers::keep(dialer.clone()),
             dialer: dialer.clone(),
@@ -360,16 +363,17 @@ impl Store for Redis {
             && self.settled.knows(slot)
             && let Some(stands) = self.completed(slot, deadline).await?
         {
-            return Ok(Swap::Stale(Some(stands)));
+            return Ok(stands);
         }
         let change = Change { slot, expected, next, encoded: encode(next), lifetime, event: says() };
         let swapped = if in_flight { self.claim(change, deadline).await } else { self.change(change, deadline).await };
-        let stands = match &swapped {
-            Ok(Swap::Stored) => Some(&next.state),
-            Ok(Swap::Stale(Some(held))) => Some(&held.record.state),
-            _ => None,
+        let is_completed = match &swapped {
+            Ok(Swap::Stored) => matches!(next.state, State::Completed { .. }),
+            Ok(Swap::Stale(Some(held))) => matches!(held.record.state, State::Completed { .. }),
+            Ok(Swap::Large(_)) => true,
+            Ok(Swap::Stale(None)) | Err(_) => false,
         };
-        if let Some(State::Completed { .. }) = stands {
+        if is_completed {
             self.settled.note(slot);
         }
         if !in_flight && matches!(swapped, Ok(Swap::Stored)) {

@@ -29,8 +29,9 @@ if current then
   -- An empty value is one that can't be read, and not an empty slot.
   if barred or ARGV[1] == '' or string.sub(current, 1, 8) ~= ARGV[1] then
     if string.sub(current, 1, 17) == string.sub(ARGV[4], 1, 17) then return 1 end
-    -- No rule asks for the age of what is settled. A large one is read by itself: then its length alone comes back.
-    if #current > 65536 then return { #current } end
+    -- A large result is read by itself: its head alone comes back.
+    if before == 3 and #current > 65536 then return { string.sub(current, 1, 17) } end
+    -- No rule asks for the age of what is settled.
     if before > 2 or barred then return current end
     local time = call('TIME')
     return { current, time[1], time[2] }

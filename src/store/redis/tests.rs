@@ -489,9 +489,12 @@ async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
         let record = completed_in(bytes);
         assert_eq!(store.swap(&HERE(n), None, &record, KEEP).await.unwrap(), Swap::Stored);
         // Whoever has seen it completed asks another way than who has not.
-        for reader in [&store, &other] {
-            let Swap::Stale(Some(stands)) = claims(reader, n).await.unwrap() else { panic!("{bytes} bytes: not in the way") };
-            assert!(stands.record == record, "{bytes} bytes");
+        for reader in [&store, &other, &other] {
+            match claims(reader, n).await.unwrap() {
+                Swap::Stale(Some(stands)) => assert!(stands.record == record && bytes <= ALONG_MAX, "{bytes} bytes"),
+                Swap::Large(fence) => assert!(fence == record.fence && bytes > ALONG_MAX, "{bytes} bytes"),
+                other => panic!("{bytes} bytes: {other:?}"),
+            }
             assert!(reader.load(&HERE(n)).await.unwrap().unwrap().record == record, "{bytes} bytes");
         }
     }
@@ -505,13 +508,29 @@ async fn large_records_take_turns_and_all_else_goes_past_them() {
         assert_eq!(writer.swap(&HERE(n), None, &completed_in(bytes), KEEP).await.unwrap(), Swap::Stored);
     }
     let turns = store.large.all_turns().await;
-    let waited = |result: Result<(), StoreError>| matches!(result, Err(StoreError::NotApplied(why)) if why.contains("large"));
-    assert!(waited(claims(&store, 1).await.map(drop)));
-    assert!(waited(store.load(&HERE(1)).await.map(drop)));
-    store.settled.note(&HERE(1));
-    assert!(waited(claims(&store, 1).await.map(drop)), "where it is known to be completed");
+    assert!(matches!(claims(&store, 1).await, Ok(Swap::Large(_))));
+    for read in [store.load(&HERE(1)).await, store.remains(&HERE(1)).await] {
+        assert!(matches!(read, Err(StoreError::Unread(_))), "{read:?}");
+    }
     assert!(matches!(claims(&store, 2).await.unwrap(), Swap::Stale(Some(_))));
+    assert!(store.load(&HERE(2)).await.unwrap().is_some());
     assert!(claimed(&store, 3).await);
     drop(turns);
-    assert!(matches!(claims(&store, 1).await.unwrap(), Swap::Stale(Some(_))));
+    assert!(store.load(&HERE(1)).await.unwrap().is_some());
+}
+
+#[tokio::test]
+async fn a_large_record_that_ends_while_it_waits_for_its_turn_leaves_its_tombstone() {
+    let server = Server::start().await;
+    let store = server.store();
+    let brief = Lifetime { keep: SHORT, due: None, tombstone: Some(Duration::from_secs(600)) };
+    assert_eq!(store.swap(&HERE(1), None, &completed_in(ALONG_MAX + 1), brief).await.unwrap(), Swap::Stored);
+    let turns = store.large.all_turns().await;
+    let release = async {
+        tokio::time::sleep(SHORT * 2).await;
+        drop(turns);
+    };
+    let slot = HERE(1);
+    let (remains, ()) = tokio::join!(store.remains(&slot), release);
+    assert_eq!(remains.unwrap().unwrap().record.state, State::Expired);
 }

@@ -8,7 +8,7 @@ use super::holdings::{Assertion, Holding};
 use super::link::Failure;
 use super::{Redis, held, large, layout, millis, time_ms, unexpected};
 use crate::key::{Slot, Space};
-use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode};
+use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode, head_fence};
 use crate::store::{Store, StoreError, Swap, log};
 
 /// A change that is to be written.
@@ -48,15 +48,14 @@ impl Redis {
     }
 
     /// The completed record that stands in a claim's way. Of anything else, and of nothing, the script decides.
-    pub(super) async fn completed(&self, slot: &Slot, deadline: Instant) -> Result<Option<Held>, StoreError> {
+    pub(super) async fn completed(&self, slot: &Slot, deadline: Instant) -> Result<Option<Swap>, StoreError> {
         let standing = self.epochs.standing(slot.partition(), deadline).await?;
         let get = large::first_bytes(&self.names.record_key(slot));
         match self.confirmed(slot.partition(), get, Some(standing.generation), deadline).await {
-            Ok(Value::BulkString(value)) if large::is_cut(&value) => {
-                let held = self.read_large(slot).await?;
-                Ok(held.filter(|held| matches!(held.record.state, State::Completed { .. })))
-            }
-            Ok(Value::BulkString(value)) if layout::is_completed(&value) => self.settled_one(Value::BulkString(value)),
+            Ok(Value::BulkString(value)) if layout::is_completed(&value) => match large::large(&value) {
+                Some(fence) => Ok(Some(Swap::Large(fence))),
+                None => self.settled_one(Value::BulkString(value)).map(|held| Some(Swap::Stale(held))),
+            },
             Ok(_) | Err(Failure::Replaced) => Ok(None),
             Err(failure) => Err(match StoreError::from(failure) {
                 // It was to be read alone.
@@ -81,6 +80,10 @@ impl Redis {
         loop {
             let (before, founded) = self.foundation(&change, deadline).await?;
             let swapped = match self.swap_script(&change, founded.as_ref(), deadline).await? {
+                // What is held here may prevail over it.
+                Written::Swapped(Swap::Large(_)) if self.holdings.holds(change.slot, |_| true) => {
+                    Swap::Stale(self.load(change.slot).await?)
+                }
                 Written::Swapped(swapped) => swapped,
                 Written::OtherEpoch => {
                     founded.iter().for_each(|standing| self.epochs.doubt(partition, standing));
@@ -90,6 +93,7 @@ impl Redis {
             match &swapped {
                 Swap::Stored => return self.keep(change, before),
                 Swap::Stale(stands) if !self.is_missing(&change, stands.as_ref()) => return Ok(swapped),
+                Swap::Large(_) => return Ok(swapped),
                 Swap::Stale(_) => {}
             }
             if !Box::pin(self.may_have_lost(partition, before)).await? {
@@ -198,10 +202,6 @@ impl Redis {
         };
         match answer {
             Err(Failure::Replaced) | Ok(OTHER_EPOCH) => Ok(Written::OtherEpoch),
-            // Nothing was written: a large record stands there, and its length came alone.
-            Ok(Value::Array(parts)) if parts.len() == 1 => {
-                self.read_large(slot).await.map(|held| Written::Swapped(Swap::Stale(held)))
-            }
             answer => Ok(Written::Swapped(self.swap_of(answer?)?)),
         }
     }
@@ -227,6 +227,11 @@ impl Redis {
             Value::Array(parts) => {
                 let mut parts = parts.into_iter();
                 let value = parts.next().ok_or_else(unexpected)?;
+                // A head alone, without the time: of a large record.
+                if let (Value::BulkString(head), 0) = (&value, parts.len()) {
+                    let head = head.first_chunk().ok_or_else(unexpected)?;
+                    return Ok(Swap::Large(head_fence(head)));
+                }
                 let now_ms = time_ms(Value::Array(parts.collect()))?;
                 self.time.told(now_ms);
                 Ok(Swap::Stale(held(value, now_ms)?))

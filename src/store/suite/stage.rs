@@ -78,6 +78,11 @@ impl Stage {
     pub(super) async fn stale(&self, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime) -> Option<Held> {
         match self.swap(slot, expected, next, lifetime).await {
             Swap::Stale(held) => held,
+            Swap::Large(fence) => {
+                let held = self.load(slot).await;
+                assert_eq!(held.as_ref().map(|held| held.record.fence), Some(fence));
+                held
+            }
             Swap::Stored => panic!("stored over {expected:?}"),
         }
     }

@@ -135,6 +135,7 @@ impl Link {
                     self.world.count("store: gets a lost write again");
                     return Ok(());
                 }
+                Swap::Large(_) => unreachable!("the simulated store has no large records"),
                 Swap::Stale(None) => {
                     expected = None;
                     continue;
@@ -204,6 +205,7 @@ impl Link {
             };
             match self.command(&change).await? {
                 Swap::Stored => return self.keep(&change, before),
+                Swap::Large(_) => unreachable!("the simulated store has no large records"),
                 Swap::Stale(stands) => {
                     if !self.is_missing(&change, stands.as_ref()) || !self.may_have_lost(before) {
                         return Ok(Swap::Stale(stands));

@@ -124,3 +124,13 @@ proptest! {
         prop_assert_eq!(found.map(|at| (at, cut_in_two.finish())), expected);
     }
 }
+
+#[test]
+fn nothing_of_an_unfinished_field_is_decoded() {
+    // A name that is no Huffman code at all, as reading it would find.
+    let name = b"\x40\x84\xff\xff\xff\xff";
+    let mut reader = Reader::default();
+    assert_eq!(reader.read(name), Ok(0), "the value has not begun");
+    assert_eq!(reader.read(&[&name[..], b"\x02a"].concat()), Ok(0), "nor ended");
+    assert_eq!(reader.read(&[&name[..], b"\x01a"].concat()), Err(Corrupt));
+}

@@ -176,6 +176,7 @@ async fn is_settled(store: &Redis) {
                 false
             }
             Ok(Swap::Stale(other)) => panic!("the attempt lost its operation: {other:?}"),
+            Ok(Swap::Large(fence)) => panic!("the attempt lost its operation to {fence:?}"),
             Err(_) => false,
         }
     })

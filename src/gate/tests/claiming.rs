@@ -1,0 +1,83 @@
+//! What a claim comes to where the store gives no clear answer, and who waits for a turn to claim.
+
+use futures_util::future::join_all;
+
+use super::*;
+use crate::engine::{OnFailure, OnInFlight, tests::policy};
+use crate::gate::share::CLAIMS_MAX;
+
+fn fail_open() -> Policy {
+    Policy { on_failure: OnFailure::FailOpen, ..policy() }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fail_open_runs_only_what_it_knows_nothing_of() {
+    let scene = Scene::with(&[Fault::Refused], fail_open());
+    assert_eq!(scene.pay().await, PAID);
+    assert_eq!((scene.executed(), scene.record().await), (1, None), "unprotected");
+
+    let waiting = Policy { on_in_flight: OnInFlight::Wait, ..fail_open() };
+    let scene = Scene::with(&[], waiting);
+    let (first, second) = tokio::join!(scene.pay(), async {
+        while scene.executed() == 0 {
+            tokio::task::yield_now().await;
+        }
+        *scene.store.unreadable.lock().unwrap() = 1;
+        scene.pay().await
+    });
+    assert_eq!(first, PAID);
+    assert!(unavailable(&second), "the first is known to run: {second:?}");
+    assert_eq!(scene.executed(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_large_result_that_can_not_be_read_is_never_run_again_under_any_policy() {
+    for policy in [policy(), fail_open()] {
+        let scene = Scene::with(&[], policy);
+        assert_eq!(scene.pay().await, PAID);
+        scene.store.faults.lock().unwrap().extend([Fault::Large, Fault::Large]);
+        *scene.store.unreadable.lock().unwrap() = 1;
+        assert!(unavailable(&scene.pay().await));
+        assert_eq!(scene.pay().await, REPLAYED);
+        assert_eq!(scene.executed(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_while_a_large_result_is_read_leaves_nothing_to_be_given_up() {
+    let scene = Scene::new(&[]);
+    assert_eq!(scene.pay().await, PAID);
+    scene.settle().await;
+    scene.store.faults.lock().unwrap().push_back(Fault::Large);
+    scene.store.hangs.store(true, Ordering::SeqCst);
+    assert!(tokio::time::timeout(WORK, scene.pay()).await.is_err());
+    assert!(scene.store.faults.lock().unwrap().is_empty() && scene.gate.tasks.is_empty());
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_ever() {
+    const MORE: usize = 8;
+    for (address, claimed) in [(Some(Arc::<AddressShare>::default()), CLAIMS_MAX), (None, CLAIMS_MAX + MORE)] {
+        let scene = Scene::new(&[Fault::Silent; CLAIMS_MAX + MORE]);
+        let all = join_all((0..CLAIMS_MAX + MORE).map(|_| tokio::time::timeout(WORK * 2, scene.pay_from(address.as_ref()))));
+        let refused = all.await.into_iter().filter(|told| matches!(told, Ok(Err(Problem::Overloaded)))).count();
+        let begun = CLAIMS_MAX + MORE - scene.store.faults.lock().unwrap().len();
+        assert_eq!((begun, refused), (claimed, CLAIMS_MAX + MORE - claimed));
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn one_address_takes_half_of_the_places_for_waiters() {
+    let scene = Scene::with(&[], Policy { on_in_flight: OnInFlight::Wait, ..policy() });
+    let scene = Scene { gate: scene.gate.under(Settings { waiters: 2, ..Settings::default() }), ..scene };
+    let (one, other) = (Arc::<AddressShare>::default(), Arc::<AddressShare>::default());
+    let (first, told) = tokio::join!(scene.pay(), async {
+        while scene.executed() == 0 {
+            tokio::task::yield_now().await;
+        }
+        tokio::join!(scene.pay_from(Some(&one)), scene.pay_from(Some(&one)), scene.pay_from(Some(&other)))
+    });
+    assert_eq!((first, told.0, told.2), (PAID, REPLAYED, REPLAYED));
+    assert!(matches!(told.1, Err(Problem::Overloaded)), "{:?}", told.1);
+    assert!(one.is_idle() && other.is_idle());
+}
