@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use http::header::COOKIE;
 use http::{HeaderName, StatusCode};
 
 use super::admit::Refusal;
@@ -10,7 +11,7 @@ use super::chosen::ChosenField;
 use super::doubt::Probe;
 use super::statuses::StatusRules;
 use crate::key::path::PathCase;
-use crate::key::{KeySyntax, Pointer};
+use crate::key::{CookieName, KeySyntax, Pointer};
 
 /// All that is decided per route. Durations as configured; the store counts them by its own clock.
 #[derive(Debug, Clone)]
@@ -148,6 +149,8 @@ pub enum ScopeRule {
     Shared,
     /// One per value of these fields; all must be present.
     Headers(Vec<HeaderName>),
+    /// One per value of this cookie, which must be present.
+    Cookie(CookieName),
     /// One per subject of verified tokens.
     Token(Arc<TokenRule>),
     /// One per subject of the certificates that clients show.
@@ -179,6 +182,8 @@ pub struct TokenRule {
 pub enum CallerRule {
     /// Whoever sends the same value in the first present of these fields; a scope adds to it.
     Headers(Vec<HeaderName>),
+    /// Whoever sends the same value of this cookie; a scope adds to it.
+    Cookie(CookieName),
     /// Whoever has the same scope: a proxy in front vouches for it.
     Scope,
 }
@@ -258,10 +263,15 @@ impl Policy {
         };
         let in_scope = match &self.scope {
             ScopeRule::Headers(names) => names.contains(name),
+            ScopeRule::Cookie(_) => *name == COOKIE,
             ScopeRule::Token(rule) => rule.header == *name,
             ScopeRule::Shared | ScopeRule::ClientCertificate => false,
         };
-        let in_caller = matches!(&self.caller, CallerRule::Headers(names) if names.contains(name));
+        let in_caller = match &self.caller {
+            CallerRule::Headers(names) => names.contains(name),
+            CallerRule::Cookie(_) => *name == COOKIE,
+            CallerRule::Scope => false,
+        };
         let for_upstream = self.upstream_key.as_ref().map(|wanted| &wanted.place);
         in_key || in_scope || in_caller || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
     }

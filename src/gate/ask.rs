@@ -179,12 +179,13 @@ fn credentials(policy: &Policy, headers: &HeaderMap) -> HeaderMap {
     static USUAL: [HeaderName; 3] = [AUTHORIZATION, HeaderName::from_static("x-api-key"), COOKIE];
     let caller: &[HeaderName] = match &policy.caller {
         CallerRule::Headers(names) => names,
-        CallerRule::Scope => &[],
+        // The whole field is among the usual ones.
+        CallerRule::Cookie(_) | CallerRule::Scope => &[],
     };
     let scope: &[HeaderName] = match &policy.scope {
         ScopeRule::Headers(names) => names,
         ScopeRule::Token(rule) => std::slice::from_ref(&rule.header),
-        ScopeRule::Shared | ScopeRule::ClientCertificate => &[],
+        ScopeRule::Shared | ScopeRule::Cookie(_) | ScopeRule::ClientCertificate => &[],
     };
     let mut found = HeaderMap::new();
     for name in USUAL.iter().chain(caller).chain(scope) {

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
@@ -15,8 +15,8 @@ use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule, Side, any_chosen, chosen};
 use crate::key::{
-    BodyHash, Caller, Document, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Reading, Scope, Slot, Space,
-    Unclear, fingerprint, form_boundary, hash_body, path,
+    BodyHash, Caller, CookieName, Document, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Reading, Scope, Slot,
+    Space, Unclear, fingerprint, form_boundary, hash_body, path,
 };
 
 /// A request's place among operations.
@@ -53,7 +53,7 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes)
     readable(policy, &parts.headers)?;
     let how = body_hash(&policy.fingerprint, &parts.headers);
     let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
-    let caller = caller(&policy.caller, &scope, &parts.headers);
+    let caller = caller(&policy.caller, &scope, &parts.headers)?;
     // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
     let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
     let derived = match &policy.key.source {
@@ -79,7 +79,7 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes)
 /// Whose operation a request would be, as far as that can be told of one that is not identified.
 pub(super) fn whose(policy: &Policy, parts: &Parts) -> Option<[u8; 32]> {
     let scope = scope(&policy.scope, &parts.headers, &parts.extensions).ok()?;
-    let caller = caller(&policy.caller, &scope, &parts.headers);
+    let caller = caller(&policy.caller, &scope, &parts.headers).ok()?;
     Some(if policy.scope == ScopeRule::Shared { *caller.as_bytes() } else { *scope.as_bytes() })
 }
 
@@ -98,7 +98,7 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
         }
         KeySource::Derived(wanted) => {
             let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
-            let caller = caller(&policy.caller, &scope, &parts.headers);
+            let caller = caller(&policy.caller, &scope, &parts.headers)?;
             let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
             let how = body_hash(&policy.fingerprint, &parts.headers);
             let key = derived_key(policy, wanted, whose, parts, &Reading::new(body), how)?;
@@ -117,7 +117,8 @@ pub fn wants_protection(policy: &Policy, headers: &HeaderMap, extensions: &Exten
         return if policy.key.required { Err(missing()) } else { Ok(false) };
     }
     readable(policy, headers)?;
-    scope(&policy.scope, headers, extensions)?;
+    let scope = scope(&policy.scope, headers, extensions)?;
+    caller(&policy.caller, &scope, headers)?;
     Ok(true)
 }
 
@@ -133,7 +134,21 @@ pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensio
             let fields: Vec<_> = names.iter().map(|name| scope_field(name, headers)).collect::<Result<_, Problem>>()?;
             Ok(Scope::of_fields(fields))
         }
+        ScopeRule::Cookie(name) => {
+            let value = cookie(name, headers)?;
+            let value = value.ok_or_else(|| Problem::ScopeMissing { what: format!("the cookie {}", name.as_str()) })?;
+            Ok(Scope::of_fields([(name.label(), value)]))
+        }
     }
+}
+
+/// Returns the value of a cookie; `None` where it is absent or empty.
+///
+/// # Errors
+/// The cookie comes more than once with different values, of which an upstream reads the first or the last.
+fn cookie<'h>(name: &CookieName, headers: &'h HeaderMap) -> Result<Option<&'h [u8]>, Problem> {
+    let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    name.value(lines).map_err(|_| Problem::ScopeRepeated { what: format!("the cookie {}", name.as_str()) })
 }
 
 /// Returns the one value of a plain scope field, with its name.
@@ -145,7 +160,7 @@ fn scope_field<'h>(name: &'h HeaderName, headers: &'h HeaderMap) -> Result<(&'h 
     let mut values = lines(headers, name);
     let value = values.next().unwrap_or_default();
     if values.next().is_some() {
-        return Err(Problem::ScopeRepeated { name: name.to_string() });
+        return Err(Problem::ScopeRepeated { what: format!("the field {name}") });
     }
     // In other fields these words are names like any others: a tenant may be called "basic".
     let has_schemes = [AUTHORIZATION, PROXY_AUTHORIZATION].contains(name);
@@ -155,15 +170,23 @@ fn scope_field<'h>(name: &'h HeaderName, headers: &'h HeaderMap) -> Result<(&'h 
     Ok((name.as_str(), value))
 }
 
-pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Caller {
-    match rule {
+/// Returns who asks.
+///
+/// # Errors
+/// The caller's cookie comes more than once with different values.
+pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Result<Caller, Problem> {
+    Ok(match rule {
         CallerRule::Scope => Caller::nobody().with_scope(scope),
         CallerRule::Headers(names) => names
             .iter()
             .find(|name| lines(headers, name).any(is_credential))
             .map(|name| Caller::of_lines(name.as_str(), lines(headers, name)))
             .unwrap_or_else(Caller::nobody),
-    }
+        CallerRule::Cookie(name) => match cookie(name, headers)? {
+            Some(value) => Caller::of_field(name.label(), value),
+            None => Caller::nobody(),
+        },
+    })
 }
 
 /// All lines of a field: which of two an upstream believes is not known here. White space around a value

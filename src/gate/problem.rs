@@ -28,11 +28,11 @@ pub enum Problem {
         /// What is missing, in words.
         what: String,
     },
-    /// A plain field that the scope is made of came more than once.
-    #[error("the field {name}, which says whose key this is, is given more than once")]
+    /// A plain field that the scope is made of, or a cookie that the scope or the caller is made of, came more than once.
+    #[error("{what}, which says whose key this is, is given more than once")]
     ScopeRepeated {
-        /// The field's name.
-        name: String,
+        /// What is repeated, in words.
+        what: String,
     },
     /// The token that the scope is in does not verify.
     #[error("the token, which says whose key this is, {}", if *.expired { "has expired" } else { "is not valid" })]

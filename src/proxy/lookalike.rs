@@ -82,7 +82,8 @@ fn configured(policy: &Policy) -> Vec<&HeaderName> {
     match &policy.scope {
         ScopeRule::Headers(fields) => names.extend(fields),
         ScopeRule::Token(rule) => names.push(&rule.header),
-        ScopeRule::Shared | ScopeRule::ClientCertificate => {}
+        // `Cookie` has no dash.
+        ScopeRule::Shared | ScopeRule::Cookie(_) | ScopeRule::ClientCertificate => {}
     }
     if let CallerRule::Headers(fields) = &policy.caller {
         names.extend(fields);

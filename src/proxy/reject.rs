@@ -95,7 +95,7 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             StatusCode::BAD_REQUEST,
             "scope-invalid",
             "It is not clear whose idempotency key this is",
-            "Send the field once.",
+            "Send it once.",
             Answer::ScopeInvalid,
         ),
         Problem::ScopeInvalid { .. } => doc(

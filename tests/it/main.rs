@@ -12,6 +12,7 @@ mod browsing;
 mod cache;
 mod capacity;
 mod clocks;
+mod cookies;
 mod copies;
 mod demo;
 mod deploy;

@@ -5,13 +5,14 @@ use http::HeaderName;
 use super::{HEADER_EXPECTED, header};
 use crate::config::read::{Table, Value};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, ScopeRule};
-use crate::key::{KeySyntax, Pointer};
+use crate::key::{CookieName, KeySyntax, Pointer};
 
 /// Longest limit for a key.
 const KEY_LENGTH_MAX: u64 = 4096;
 
 const KEY_EXPECTED: &str = "a table such as { header = \"Idempotency-Key\" }";
-const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] }";
+const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] } or { cookie = \"session\" }";
+const COOKIE_EXPECTED: &str = "a cookie's name such as \"session\"";
 const FINGERPRINT_EXPECTED: &str = "a table such as { body = \"json\" }";
 const HEADERS_EXPECTED: &str = "a list of header fields such as [\"Authorization\"]";
 pub(super) const POINTER_EXPECTED: &str = "a JSON pointer such as \"/order/id\"";
@@ -150,15 +151,20 @@ pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Optio
         return Some(CallerRule::Scope);
     }
     let table = value.table(CALLER_EXPECTED)?;
-    let fields = match table.get("headers") {
-        Some(headers) => read_headers(&headers),
-        None => {
+    let caller = match table.get_together(["headers", "cookie"]) {
+        [Some(headers), None] => read_headers(&headers).map(CallerRule::Headers),
+        [None, Some(cookie)] => read_cookie(&cookie).map(CallerRule::Cookie),
+        [Some(_), Some(cookie)] => {
+            cookie.fault("a caller is known by headers or by a cookie, not by both");
+            None
+        }
+        [None, None] => {
             value.fault(format!("expected {CALLER_EXPECTED}"));
             None
         }
     };
     table.finish();
-    fields.map(CallerRule::Headers)
+    caller
 }
 
 /// Reads `fingerprint`, value by value.
@@ -180,6 +186,10 @@ pub(super) fn read_fingerprint(route: &Table<'_>) -> Option<FingerprintRule> {
         (Body::Raw, _) => FingerprintRule::Raw,
         (Body::None, _) => FingerprintRule::WithoutBody,
     })
+}
+
+pub(super) fn read_cookie(value: &Value<'_>) -> Option<CookieName> {
+    value.parsed(COOKIE_EXPECTED, CookieName::parse)
 }
 
 pub(super) fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {

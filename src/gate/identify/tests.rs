@@ -17,7 +17,7 @@ fn headers(lines: &[(&str, &[u8])]) -> HeaderMap {
 
 fn caller_of(lines: &[(&str, &[u8])]) -> Caller {
     let names = ["authorization", "x-api-key", "cookie"].map(HeaderName::from_static).to_vec();
-    caller(&CallerRule::Headers(names), &Scope::shared(), &headers(lines))
+    caller(&CallerRule::Headers(names), &Scope::shared(), &headers(lines)).unwrap()
 }
 
 fn scope_of(name: HeaderName, lines: &[(&str, &[u8])]) -> Result<Scope, Problem> {
@@ -56,7 +56,7 @@ fn every_line_of_a_callers_field_counts() {
 
 #[test]
 fn a_plain_scope_field_comes_once_and_says_something() {
-    let repeated = |name: &str| Err(Problem::ScopeRepeated { name: name.to_owned() });
+    let repeated = |name: &str| Err(Problem::ScopeRepeated { what: format!("the field {name}") });
     for second in [&b"alice"[..], b"bob", b""] {
         assert_eq!(scope_of(TENANT, &[("x-tenant", b"alice"), ("x-tenant", second)]), repeated("x-tenant"));
         assert_eq!(scope_of(TENANT, &[("x-tenant", second), ("x-tenant", b"alice")]), repeated("x-tenant"));
