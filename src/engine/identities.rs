@@ -199,6 +199,7 @@ fn part(part: &KeyPart) -> String {
         KeyPart::Query(name) => format!("query {name:?}"),
         KeyPart::Header(name) => format!("header {name}"),
         KeyPart::Body(at) => format!("body {}", pointer(at)),
+        KeyPart::Form(name) => format!("form {name:?}"),
         KeyPart::BodyHash => BODY_HASH.to_owned(),
     }
 }
@@ -294,7 +295,7 @@ mod tests {
         let pointers = |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
         let header = HeaderName::from_static("x-user");
         let parts = [KeyPart::Path, KeyPart::Query("page".into()), KeyPart::Header(header.clone()), KeyPart::BodyHash];
-        let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0))]].concat();
+        let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0)), KeyPart::Form("a\"b".into())]].concat();
         let rule = super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
         let session = crate::key::CookieName::parse("session").expect("a name");
         let rows = [
@@ -313,7 +314,7 @@ mod tests {
             (supersede(FingerprintRule::WithoutBody), "the key, no scope, one per fingerprint, without bodies"),
             (
                 derived(parts),
-                "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"] and the caller by \
+                "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"], form \"a\\\"b\" and the caller by \
                  authorization, no scope, bodies by value",
             ),
             (

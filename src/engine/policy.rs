@@ -97,12 +97,14 @@ pub struct KeyRule {
 /// Where a key is.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// In a header field, in a member of a JSON body, or in either.
+    /// In a header field, in a member of a JSON body, in a field of a form body, or in any of those that are named.
     Sent {
-        /// The field.
+        /// The header field.
         header: Option<HeaderName>,
         /// The member.
         body: Option<Pointer>,
+        /// The form's field, by its decoded name.
+        form: Option<String>,
     },
     /// Made from parts of the request, together with the scope or else the caller.
     Derived(Vec<KeyPart>),
@@ -138,6 +140,8 @@ pub enum KeyPart {
     Header(HeaderName),
     /// A member of the JSON body.
     Body(Pointer),
+    /// A field of the form body, by its decoded name.
+    Form(String),
     /// The body as the route fingerprints it.
     BodyHash,
 }

@@ -63,7 +63,7 @@ use carry::Carried;
 pub use carry::keep_identifying_fields;
 pub use close_delimited::CloseDelimited;
 pub use explain::Explanation;
-pub use identify::{Identified, identify, wants_protection};
+pub use identify::{BodyKind, Identified, identify, wants_protection};
 pub use lease::SendRule;
 pub use lookup::{LookupError, scope_names, whose_names};
 use observe::Observed;

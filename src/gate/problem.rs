@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::explain::Explanation;
+use super::identify::BodyKind;
 use super::payload::BoxError;
 use crate::engine::Refusal;
 use crate::key::{KeyError, Slot};
@@ -11,10 +12,12 @@ use crate::key::{KeyError, Slot};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The key, or a part of a derived one, is missing.
-    #[error("{what} is required and missing")]
+    #[error("{what} is required and missing{}{}", if .body.is_some() { "; " } else { "" }, .body.map(|kind| kind.to_string()).unwrap_or_default())]
     KeyMissing {
         /// What is missing, in words.
         what: String,
+        /// The kind of the body in which it was looked for, if that was read.
+        body: Option<BodyKind>,
     },
     /// The key is malformed.
     #[error("the idempotency key {why}")]

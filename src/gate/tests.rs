@@ -494,7 +494,8 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
 #[test]
 fn a_body_key_that_is_not_json_is_missing() {
     let mut policy = crate::engine::tests::policy();
-    policy.key = KeyRule { source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key") }, ..policy.key };
+    policy.key =
+        KeyRule { source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key"), form: None }, ..policy.key };
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
     let told = identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json"));
     assert!(matches!(told, Err(Problem::KeyMissing { .. })), "{told:?}");

@@ -76,7 +76,7 @@ fn configured(policy: &Policy) -> Vec<&HeaderName> {
         KeySource::Sent { header, .. } => names.extend(header),
         KeySource::Derived(parts) => names.extend(parts.iter().filter_map(|part| match part {
             KeyPart::Header(name) => Some(name),
-            KeyPart::Path | KeyPart::Query(_) | KeyPart::Body(_) | KeyPart::BodyHash => None,
+            KeyPart::Path | KeyPart::Query(_) | KeyPart::Body(_) | KeyPart::Form(_) | KeyPart::BodyHash => None,
         })),
     }
     match &policy.scope {

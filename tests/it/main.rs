@@ -21,6 +21,7 @@ mod doubt;
 mod explain;
 mod faults;
 mod fleets;
+mod forms;
 mod frames;
 mod hashing;
 mod hostile;

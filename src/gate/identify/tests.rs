@@ -2,8 +2,10 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
+use super::body::claims_json;
 use super::*;
 use crate::engine::tests::policy;
+use crate::key::Pointer;
 
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
@@ -100,8 +102,8 @@ fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_none() {
     let pointer = Pointer::parse("/key").unwrap();
     let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
     for source in [
-        KeySource::Sent { header: None, body: Some(pointer.clone()) },
-        KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: Some(pointer.clone()) },
+        KeySource::Sent { header: None, body: Some(pointer.clone()), form: None },
+        KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: Some(pointer.clone()), form: None },
         KeySource::Derived(vec![KeyPart::Body(pointer.clone())]),
     ] {
         policy.key.source = source;

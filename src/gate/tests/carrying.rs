@@ -81,7 +81,7 @@ proptest! {
 
 #[test]
 fn a_derived_key_and_a_key_in_the_body_change_no_field() {
-    let body_key = crate::engine::KeySource::Sent { header: None, body: Pointer::parse("/key") };
+    let body_key = crate::engine::KeySource::Sent { header: None, body: Pointer::parse("/key"), form: None };
     for source in [crate::engine::KeySource::Derived(vec![KeyPart::Path]), body_key] {
         let mut policy = policy();
         policy.key.source = source;
