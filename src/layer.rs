@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::time::sleep;
 use tower_layer::Layer;
@@ -64,6 +64,7 @@ use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
 mod admission;
+mod cors;
 mod published;
 mod watched;
 
@@ -242,7 +243,8 @@ impl Front {
     {
         self.lookalikes.drop_from(request.headers_mut());
         let trail = Trail::of(request.extensions());
-        let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail);
+        let origin = cors::asking_origin(request.headers());
+        let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail, origin);
         let guarded = match self.routes.position(request.method(), request.uri().path()) {
             Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
@@ -438,7 +440,7 @@ impl Front {
         &self,
         result: Result<Answered<RB>, Problem>,
         guarded: Option<&Guarded>,
-        Followed(trace, trail): &Followed,
+        Followed(trace, trail, origin): &Followed,
     ) -> Response<OnceBody<RB>> {
         let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
         let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
@@ -447,9 +449,16 @@ impl Front {
             let route = guarded.map(|guarded| &guarded.route.policy.route);
             trail.iter().for_each(|trail| trail.answered(route, answer.name()));
         };
+        let fit = |headers: &mut HeaderMap| {
+            let rule = guarded.and_then(|guarded| guarded.route.policy.cors.as_ref());
+            rule.into_iter().for_each(|rule| cors::fit(rule, origin.as_ref(), headers));
+        };
         match result {
-            Ok(Answered { response, answer }) => {
+            Ok(Answered { mut response, answer }) => {
                 note(answer);
+                if answer == Answer::Replayed {
+                    fit(response.headers_mut());
+                }
                 tracing::debug!(
                     request_id = trace.trace_id(),
                     route,
@@ -461,15 +470,9 @@ impl Front {
                 response.map(|body| body.map(|rest| Silence::new(rest, silence)))
             }
             Err(problem) => {
-                let shape = guarded.map_or(Shape::default(), |guarded| {
-                    let policy = &guarded.route.policy;
-                    Shape {
-                        mismatch_status: policy.mismatch_status,
-                        stripe_should_retry: policy.stripe_should_retry,
-                        errors: policy.errors,
-                    }
-                });
-                let (response, answer) = self.rejections.render(&problem, shape);
+                let shape = guarded.map_or_else(Shape::default, |guarded| Shape::of(&guarded.route.policy));
+                let (mut response, answer) = self.rejections.render(&problem, shape);
+                fit(response.headers_mut());
                 note(answer);
                 if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
                     meter.count_held();
@@ -483,8 +486,8 @@ impl Front {
     }
 }
 
-/// A request's place in a trace, and its trail where somebody wants to know of it.
-struct Followed(TraceParent, Option<Trail>);
+/// A request's place in a trace, its trail where somebody wants to know of it, and the origin of the page that sent it.
+struct Followed(TraceParent, Option<Trail>, Option<HeaderValue>);
 
 /// A body's copy: up to how many bytes, in which room, and for whom.
 type Copying = (usize, Hold, Box<dyn FnOnce(Option<Bytes>, Hold) + Send>);

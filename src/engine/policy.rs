@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::header::COOKIE;
-use http::{HeaderName, StatusCode};
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::admit::Refusal;
 use super::chosen::ChosenField;
@@ -66,6 +66,8 @@ pub struct Policy {
     pub errors: Dialect,
     /// Members of bodies that are told to the event log.
     pub fields: Vec<ChosenField>,
+    /// Which pages may read refusals and replays; `None`: those fields are not the gateway's matter.
+    pub cors: Option<CrossOrigin>,
     /// Whether records keep digests of what a request is made of, so that its caller can be told where another one differs.
     pub explain: bool,
 }
@@ -232,6 +234,24 @@ pub enum OnUncertain {
     Forward,
     /// The upstream is asked what became of the first.
     Probe(Arc<Probe>),
+}
+
+/// Which pages of other origins may read the gateway's own answers (the CORS protocol of the Fetch standard).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrossOrigin {
+    /// The origins of these pages.
+    pub origins: Origins,
+    /// Whether they may also where the browser sends cookies.
+    pub credentials: bool,
+}
+
+/// Origins of pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Every origin.
+    Any,
+    /// These, as browsers write them.
+    Listed(Vec<HeaderValue>),
 }
 
 /// In whose words a refusal is told, so that the clients that are there understand it.

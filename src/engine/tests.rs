@@ -59,6 +59,7 @@ pub(crate) fn policy() -> Policy {
         errors: Dialect::Problem,
         fields: Vec::new(),
         explain: false,
+        cors: None,
     }
 }
 

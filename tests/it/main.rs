@@ -14,6 +14,7 @@ mod capacity;
 mod clocks;
 mod cookies;
 mod copies;
+mod cors;
 mod demo;
 mod deploy;
 mod dockerfile;

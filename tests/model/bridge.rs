@@ -183,5 +183,6 @@ pub fn policy() -> Policy {
         errors: Dialect::Problem,
         fields: Vec::new(),
         explain: false,
+        cors: None,
     }
 }

@@ -194,6 +194,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         errors: Dialect::Problem,
         fields: Vec::new(),
         explain: false,
+        cors: None,
     }
 }
 
