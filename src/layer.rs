@@ -53,8 +53,8 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Hold, Movement, Payload, Problem, Settings, Stream, identify,
-    keep_identifying_fields, reconcile, wants_protection,
+    AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Guarded, Hold, Movement, Payload, Problem, Settings, Stream,
+    identify, keep_identifying_fields, reconcile, wants_protection,
 };
 use crate::proxy::{Lookalikes, Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -350,14 +350,21 @@ impl Front {
         let watched = Watched::default();
         let (gate, route, place) = (self.gate.clone(), guarded.clone(), watched.clone());
         let room = self.gate.passing_room(&seen.extensions);
-        let copy = move |bytes: Option<Bytes>, room: Hold| {
-            let unfingerprinted = bytes.is_none();
+        let limit = self.gate.settings().request_body;
+        let copy = move |bytes: Option<Bytes>, mut room: Hold| {
+            // What finds no room decoded counts as a body that was too large.
+            let content = bytes.and_then(|bytes| Content::read_at_once(&seen.headers, &bytes, limit, &mut room).ok());
+            let unfingerprinted = content.is_none();
             let mut policy = route.route.policy.clone();
             if unfingerprinted {
                 policy.fingerprint = FingerprintRule::WithoutBody;
             }
-            match identify(&policy, &gate.settings().hashing, &seen, bytes.as_ref().unwrap_or(&Bytes::new())) {
-                Ok(Some(identified)) => place.put(gate.observe(&route, identified, seen, bytes, room)),
+            let content = content.unwrap_or_else(|| Bytes::new().into());
+            match identify(&policy, &gate.settings().hashing, &seen, &content) {
+                Ok(Some(identified)) => {
+                    let bytes = (!unfingerprinted).then(|| content.bytes().clone());
+                    place.put(gate.observe(&route, identified, seen, bytes, room));
+                }
                 Ok(None) => route.meter.count_shadow("pass"),
                 Err(problem) => {
                     route.meter.count_shadow(would_refuse(&problem));
@@ -365,7 +372,6 @@ impl Front {
                 }
             }
         };
-        let limit = self.gate.settings().request_body;
         let copying: Copying = (limit, room, Box::new(copy));
         let result = self.pass(Request::from_parts(parts, body), inner, Some(copying), guarded.response_timeout).await;
         watched.ended(match &result {

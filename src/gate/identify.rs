@@ -5,11 +5,12 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, COOKIE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use super::content::{Content, can_decode};
 use super::problem::{KeyFault, Problem};
 use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
@@ -43,21 +44,23 @@ pub struct Identified {
 }
 
 /// Identifies a request; `None` where the route doesn't require a key and there is none.
-pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
-    let body = Reading::new(body);
+pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, content: &Content) -> Result<Option<Identified>, Problem> {
+    readable(policy, content.is_decoded())?;
+    let body = Reading::new(content.bytes());
     let sent = match &policy.key.source {
         KeySource::Sent { .. } => {
-            if reads_body_for_key(policy) {
-                readable(policy, &parts.headers)?;
-            }
             // Without a key there is nothing to ask whose it is.
             let Some(key) = sent_key(&policy.key, parts, &body)? else { return Ok(None) };
             Some(key)
         }
         KeySource::Derived(_) => None,
     };
-    readable(policy, &parts.headers)?;
-    let how = body_hash(&policy.fingerprint, &parts.headers);
+    let how = match body_hash(&policy.fingerprint, &parts.headers) {
+        how @ BodyHash::None => how,
+        how if content.is_decoded() => how,
+        // A body that can't be decoded is only equal to itself.
+        _ => BodyHash::Raw,
+    };
     let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
     let caller = caller(&policy.caller, &scope, &parts.headers)?;
     // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
@@ -121,7 +124,7 @@ pub fn wants_protection(policy: &Policy, headers: &HeaderMap, extensions: &Exten
         let missing = || Problem::KeyMissing { what: describe(&policy.key), body: None };
         return if policy.key.required { Err(missing()) } else { Ok(false) };
     }
-    readable(policy, headers)?;
+    readable(policy, can_decode(headers))?;
     let scope = scope(&policy.scope, headers, extensions)?;
     caller(&policy.caller, &scope, headers)?;
     Ok(true)
@@ -233,20 +236,10 @@ fn reads_body_for_key(policy: &Policy) -> bool {
     }
 }
 
-/// Whether a route takes the key, or what to leave out, from members of the body.
-fn reads_members(policy: &Policy) -> bool {
-    reads_body_for_key(policy) || matches!(&policy.fingerprint, FingerprintRule::Json(ignore) if !ignore.is_empty())
-}
-
-/// Refuses a body that has to be read and is encoded. Taken as it is, its key would be missing, and a request that the
-/// upstream decodes and executes would go unprotected.
-fn readable(policy: &Policy, headers: &HeaderMap) -> Result<(), Problem> {
-    let codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let is_plain = |coding: &[u8]| coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity");
-    if reads_members(policy) && !codings.into_iter().all(is_plain) {
-        return Err(Problem::UnsupportedEncoding);
-    }
-    Ok(())
+/// Refuses a body in which the key has to be looked for and that can't be decoded. Taken as it is, its key would be missing,
+/// and a request that the upstream decodes and executes would go unprotected.
+fn readable(policy: &Policy, is_decoded: bool) -> Result<(), Problem> {
+    if reads_body_for_key(policy) && !is_decoded { Err(Problem::UnsupportedEncoding) } else { Ok(()) }
 }
 
 fn sent_key(rule: &KeyRule, parts: &Parts, body: &Reading<'_>) -> Result<Option<Key>, Problem> {

@@ -132,8 +132,10 @@ pub enum Problem {
         /// The limit.
         limit: usize,
     },
-    /// The body is encoded, and the route needs to read it.
-    #[error("the request body has a Content-Encoding, and what tells this request from others has to be read in it")]
+    /// The key has to be read from the body, and the body's content coding can't be undone.
+    #[error(
+        "the idempotency key is read from the request body, and its Content-Encoding is unknown, broken, or too large when decoded"
+    )]
     UnsupportedEncoding,
     /// The key is read from the body, and the body claims to be JSON and can't be read as JSON.
     #[error("the idempotency key is read from the request body, and the body can't be read as JSON")]

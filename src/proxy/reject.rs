@@ -271,8 +271,8 @@ fn document(problem: &Problem, shape: Shape) -> Document {
         Problem::UnsupportedEncoding => doc(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported-encoding",
-            "The request body is encoded",
-            "Send it without Content-Encoding.",
+            "The request body can't be decoded",
+            "Send it in gzip, deflate, br or zstd, or without Content-Encoding.",
             Answer::BadRequest,
         ),
         Problem::BodyUnreadable => doc(
@@ -365,7 +365,7 @@ impl Rejections {
         }
         if *problem == Problem::UnsupportedEncoding {
             // What would do (RFC 9110, section 15.5.16).
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd, identity"));
         }
         if matches!(problem, Problem::ScopeInvalid { .. }) {
             // RFC 6750, section 3.

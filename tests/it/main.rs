@@ -19,6 +19,7 @@ mod demo;
 mod deploy;
 mod dockerfile;
 mod doubt;
+mod encoded;
 mod explain;
 mod faults;
 mod fleets;

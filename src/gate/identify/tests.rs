@@ -107,7 +107,7 @@ fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_none() {
         KeySource::Derived(vec![KeyPart::Body(pointer.clone())]),
     ] {
         policy.key.source = source;
-        let found = |body: &'static [u8]| identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(body));
+        let found = |body: &'static [u8]| identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(body).into());
         assert_eq!(found(br#"{"key":"k","amount":NaN}"#), Err(Problem::BodyUnreadable));
         assert!(matches!(found(br#"{"key":"k","key":"k"}"#), Err(Problem::KeyInvalid { .. })));
         let (plain, marked) = (found(br#"{"key":"k"}"#), found(b"\xef\xbb\xbf{\"key\":\"k\"}"));

@@ -16,7 +16,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
     let request = Request::post("/pay").header(KEY, spelling).header(REQUEST_ID, "the client's").body(()).unwrap();
     let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(b"{}"));
-    Carried::new(policy, &parts, &body).unwrap().apply(&mut parts, &mut body);
+    Carried::new(policy, &parts, &body.clone().into(), &body).unwrap().apply(&mut parts, &mut body);
     parts.headers
 }
 
