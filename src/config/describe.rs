@@ -16,7 +16,8 @@ pub(super) fn describe(config: &Config) -> String {
 }
 
 fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
-    writeln!(text, "listen    {}", config.listen)?;
+    let announced = if config.proxy_protocol { ", trusted proxies announce clients (PROXY protocol)" } else { "" };
+    writeln!(text, "listen    {}{announced}", config.listen)?;
     match config.admin_tokens.len() {
         0 => writeln!(text, "admin     {}, without tokens", config.admin)?,
         1 => writeln!(text, "admin     {}, 1 token", config.admin)?,

@@ -7,6 +7,7 @@ mod harness;
 
 mod access_log;
 mod admin;
+mod announced;
 mod bodies;
 mod browsing;
 mod cache;

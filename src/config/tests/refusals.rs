@@ -172,6 +172,8 @@ fn what_contradicts_itself_is_refused() {
         ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/a\"", "routes[1].path", "a second route is named \"/a\""),
         ("[[routes]]\npath = \"/a\"\n[[routes]]\npath = \"/b\"\nname = \"/a\"", "routes[1].name", "a second route"),
         ("[store]\ntimeout = \"10s\"", "store.timeout", "the lease (30s) has to be longer than 3 times"),
+        ("proxy_protocol = true", "proxy_protocol", "needs trusted_proxies"),
+        ("proxy_protocol = \"v2\"", "proxy_protocol", "true or false"),
         ("trusted_proxies = [\"lb\"]", "trusted_proxies[0]", "an address or a network"),
         ("[hashing]", "hashing", "needs secrets"),
         ("[hashing]\nsecrets = []", "hashing.secrets", "at least one secret"),
