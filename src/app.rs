@@ -399,6 +399,7 @@ fn server_limits(config: &Config, gate: &Gate) -> ServerLimits {
         idle_timeout: limits.idle_timeout,
         budget: gate.budget().clone(),
         trusted: config.trusted_proxies.clone().into(),
+        proxy_protocol: config.proxy_protocol,
     }
 }
 

@@ -9,6 +9,8 @@ use std::sync::LazyLock;
 use sha2::{Digest, Sha256};
 
 mod canonical;
+mod cookie;
+mod form;
 mod hashing;
 mod leaves;
 mod member;
@@ -19,6 +21,8 @@ mod spelling;
 
 use canonical::hash_json;
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
+pub use cookie::{CookieName, CookieRepeated};
+pub use form::{FormField, form_field};
 pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, Named, SecretError};
 pub use leaves::{Anatomy, LEAF_POINTER_BYTES_MAX, LEAVES_MAX, Leaves, Salt};
 pub use member::{element, with_member, with_values_replaced};

@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use http_body::Body;
 use tokio::time::sleep;
 use tower_layer::Layer;
@@ -53,8 +53,8 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, ForwardError, Gate, Guarded, Hold, Movement, Payload, Problem, Settings, Stream, identify,
-    keep_identifying_fields, reconcile, wants_protection,
+    AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Guarded, Hold, Movement, Payload, Problem, Settings, Stream,
+    identify, keep_identifying_fields, reconcile, wants_protection,
 };
 use crate::proxy::{Lookalikes, Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -64,6 +64,7 @@ use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
 mod admission;
+mod cors;
 mod published;
 mod watched;
 
@@ -242,7 +243,8 @@ impl Front {
     {
         self.lookalikes.drop_from(request.headers_mut());
         let trail = Trail::of(request.extensions());
-        let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail);
+        let origin = cors::asking_origin(request.headers());
+        let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail, origin);
         let guarded = match self.routes.position(request.method(), request.uri().path()) {
             Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
@@ -348,14 +350,21 @@ impl Front {
         let watched = Watched::default();
         let (gate, route, place) = (self.gate.clone(), guarded.clone(), watched.clone());
         let room = self.gate.passing_room(&seen.extensions);
-        let copy = move |bytes: Option<Bytes>, room: Hold| {
-            let unfingerprinted = bytes.is_none();
+        let limit = self.gate.settings().request_body;
+        let copy = move |bytes: Option<Bytes>, mut room: Hold| {
+            // What finds no room decoded counts as a body that was too large.
+            let content = bytes.and_then(|bytes| Content::read_at_once(&seen.headers, &bytes, limit, &mut room).ok());
+            let unfingerprinted = content.is_none();
             let mut policy = route.route.policy.clone();
             if unfingerprinted {
                 policy.fingerprint = FingerprintRule::WithoutBody;
             }
-            match identify(&policy, &gate.settings().hashing, &seen, bytes.as_ref().unwrap_or(&Bytes::new())) {
-                Ok(Some(identified)) => place.put(gate.observe(&route, identified, seen, bytes, room)),
+            let content = content.unwrap_or_else(|| Bytes::new().into());
+            match identify(&policy, &gate.settings().hashing, &seen, &content) {
+                Ok(Some(identified)) => {
+                    let bytes = (!unfingerprinted).then(|| content.bytes().clone());
+                    place.put(gate.observe(&route, identified, seen, bytes, room));
+                }
                 Ok(None) => route.meter.count_shadow("pass"),
                 Err(problem) => {
                     route.meter.count_shadow(would_refuse(&problem));
@@ -363,7 +372,6 @@ impl Front {
                 }
             }
         };
-        let limit = self.gate.settings().request_body;
         let copying: Copying = (limit, room, Box::new(copy));
         let result = self.pass(Request::from_parts(parts, body), inner, Some(copying), guarded.response_timeout).await;
         watched.ended(match &result {
@@ -438,7 +446,7 @@ impl Front {
         &self,
         result: Result<Answered<RB>, Problem>,
         guarded: Option<&Guarded>,
-        Followed(trace, trail): &Followed,
+        Followed(trace, trail, origin): &Followed,
     ) -> Response<OnceBody<RB>> {
         let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
         let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
@@ -447,9 +455,16 @@ impl Front {
             let route = guarded.map(|guarded| &guarded.route.policy.route);
             trail.iter().for_each(|trail| trail.answered(route, answer.name()));
         };
+        let fit = |headers: &mut HeaderMap| {
+            let rule = guarded.and_then(|guarded| guarded.route.policy.cors.as_ref());
+            rule.into_iter().for_each(|rule| cors::fit(rule, origin.as_ref(), headers));
+        };
         match result {
-            Ok(Answered { response, answer }) => {
+            Ok(Answered { mut response, answer }) => {
                 note(answer);
+                if answer == Answer::Replayed {
+                    fit(response.headers_mut());
+                }
                 tracing::debug!(
                     request_id = trace.trace_id(),
                     route,
@@ -461,15 +476,9 @@ impl Front {
                 response.map(|body| body.map(|rest| Silence::new(rest, silence)))
             }
             Err(problem) => {
-                let shape = guarded.map_or(Shape::default(), |guarded| {
-                    let policy = &guarded.route.policy;
-                    Shape {
-                        mismatch_status: policy.mismatch_status,
-                        stripe_should_retry: policy.stripe_should_retry,
-                        errors: policy.errors,
-                    }
-                });
-                let (response, answer) = self.rejections.render(&problem, shape);
+                let shape = guarded.map_or_else(Shape::default, |guarded| Shape::of(&guarded.route.policy));
+                let (mut response, answer) = self.rejections.render(&problem, shape);
+                fit(response.headers_mut());
                 note(answer);
                 if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
                     meter.count_held();
@@ -483,8 +492,8 @@ impl Front {
     }
 }
 
-/// A request's place in a trace, and its trail where somebody wants to know of it.
-struct Followed(TraceParent, Option<Trail>);
+/// A request's place in a trace, its trail where somebody wants to know of it, and the origin of the page that sent it.
+struct Followed(TraceParent, Option<Trail>, Option<HeaderValue>);
 
 /// A body's copy: up to how many bytes, in which room, and for whom.
 type Copying = (usize, Hold, Box<dyn FnOnce(Option<Bytes>, Hold) + Send>);

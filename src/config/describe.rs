@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::route::key_place;
 use super::{Config, Route, StoreUrl, Upstream};
-use crate::engine::{Mode, OnFailure, StatusRules, Verdict};
+use crate::engine::{Mode, OnFailure, Origins, StatusRules, Verdict};
 
 /// What is configured, for people. Passwords are masked.
 pub(super) fn describe(config: &Config) -> String {
@@ -16,7 +16,8 @@ pub(super) fn describe(config: &Config) -> String {
 }
 
 fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
-    writeln!(text, "listen    {}", config.listen)?;
+    let announced = if config.proxy_protocol { ", trusted proxies announce clients (PROXY protocol)" } else { "" };
+    writeln!(text, "listen    {}{announced}", config.listen)?;
     match config.admin_tokens.len() {
         0 => writeln!(text, "admin     {}, without tokens", config.admin)?,
         1 => writeln!(text, "admin     {}, 1 token", config.admin)?,
@@ -99,6 +100,14 @@ fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Res
     let fields: Vec<&str> = route.policy.fields.iter().map(|field| field.name.as_str()).collect();
     if !fields.is_empty() {
         writeln!(text, "     fields {}", fields.join(", "))?;
+    }
+    if let Some(cors) = &route.policy.cors {
+        let origins = match &cors.origins {
+            Origins::Any => "every origin".to_owned(),
+            Origins::Listed(origins) => origins.iter().filter_map(|origin| origin.to_str().ok()).collect::<Vec<_>>().join(", "),
+        };
+        let credentials = if cors.credentials { ", with credentials" } else { "" };
+        writeln!(text, "     cors {origins}{credentials}")?;
     }
     Ok(())
 }

@@ -63,6 +63,8 @@ pub struct Config {
     pub tls: Option<IdentityFiles>,
     /// Proxies in front, whose `X-Forwarded-*` fields are believed.
     pub trusted_proxies: Vec<IpNet>,
+    /// Whether they announce the client of each connection by the PROXY protocol.
+    pub proxy_protocol: bool,
     /// What problem types are prefixed with instead of `urn:onceward:problem:`; ends so that a type can follow.
     pub problem_base_url: Option<String>,
     /// Whether clients find the policy at `/.well-known/idempotency`.
@@ -167,6 +169,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let encryption_keys = encryption::read(&root);
     let hash_secrets = hashing::read(&root);
     let trusted_proxies = read_trusted_proxies(&root);
+    let proxy_protocol = read_proxy_protocol(&root, trusted_proxies.as_deref());
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
     let publish_policy = root.get("publish_policy").and_then(|value| value.boolean());
     let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
@@ -211,6 +214,7 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         encryption_keys: encryption_keys?,
         hash_secrets: hash_secrets?,
         trusted_proxies: trusted_proxies?,
+        proxy_protocol: proxy_protocol?,
         drain_timeout: drain_timeout.unwrap_or(Some(slowest + DRAIN_MARGIN))?,
         problem_base_url: problem_base_url.map_or(Some(None), |url| url.map(Some))?,
         publish_policy: publish_policy?,
@@ -272,6 +276,17 @@ fn read_trusted_proxies(root: &Table<'_>) -> Option<Vec<IpNet>> {
     let Some(value) = root.get("trusted_proxies") else { return Some(Vec::new()) };
     let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
     value.list_of("a list of addresses such as [\"10.0.0.0/8\"]", "an address or a network such as \"10.0.0.0/8\"", network)
+}
+
+/// Whether proxies in front announce their clients. The proxies are `None` where they are faulty.
+fn read_proxy_protocol(root: &Table<'_>, trusted: Option<&[IpNet]>) -> Option<bool> {
+    let value = root.get("proxy_protocol")?;
+    let on = value.boolean()?;
+    if on && trusted.is_some_and(<[_]>::is_empty) {
+        value.fault("needs trusted_proxies: only they may announce clients, anybody else could claim any address");
+        return None;
+    }
+    Some(on)
 }
 
 fn check_addresses(

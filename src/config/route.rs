@@ -14,6 +14,7 @@ use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 use crate::key::Pointer;
 use crate::key::path::PathCase;
 
+mod cors;
 mod fields;
 mod identity;
 mod path;
@@ -155,6 +156,12 @@ fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) ->
     };
     let mut besides = Besides::default();
     let policy = read_policy(&table, name.as_deref().unwrap_or_default(), response_timeout, around, &mut besides);
+    if let (Some(policy), Some(methods), Some(value)) = (&policy, &methods, table.get("cors"))
+        && policy.key.required
+        && methods.contains(&Method::OPTIONS)
+    {
+        value.fault("OPTIONS is among the route's methods, and a browser's preflight has no key: take it out of methods");
+    }
     table.finish();
     Some(Route {
         name: name?,
@@ -253,6 +260,7 @@ fn read_policy(
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
     let explain = table.get("explain").and_then(|value| value.boolean());
+    let cors = cors::read(table);
     let times = times?;
     Some(Policy {
         route: Arc::from(name),
@@ -280,6 +288,7 @@ fn read_policy(
         stripe_should_retry: stripe_should_retry?,
         errors: errors?,
         explain: explain?,
+        cors: cors?,
         fields: fields?,
     })
 }

@@ -159,14 +159,17 @@ fn made_of(policy: &Policy) -> String {
         if parts.iter().any(|part| part == PATH) && policy.path_case == PathCase::Insensitive {
             text.push_str(" in any letter case");
         }
-        if let (true, CallerRule::Headers(names)) = (shared, &policy.caller) {
-            // Writing to a string can't fail.
-            let _ = write!(text, " and the caller by {}", list(names));
+        // Writing to a string can't fail.
+        match &policy.caller {
+            CallerRule::Headers(names) if shared => _ = write!(text, " and the caller by {}", list(names)),
+            CallerRule::Cookie(name) if shared => _ = write!(text, " and the caller by the cookie {}", name.as_str()),
+            CallerRule::Headers(_) | CallerRule::Cookie(_) | CallerRule::Scope => {}
         }
     }
     match &policy.scope {
         ScopeRule::Shared => text.push_str(", no scope"),
         ScopeRule::Headers(names) => _ = write!(text, ", scope by {}", list(names)),
+        ScopeRule::Cookie(name) => _ = write!(text, ", scope by the cookie {}", name.as_str()),
         ScopeRule::Token(rule) => _ = write!(text, ", scope by the claim {:?} of the token in {}", rule.claim, rule.header),
         ScopeRule::ClientCertificate => text.push_str(", scope by the client certificate's subject"),
     }
@@ -196,6 +199,7 @@ fn part(part: &KeyPart) -> String {
         KeyPart::Query(name) => format!("query {name:?}"),
         KeyPart::Header(name) => format!("header {name}"),
         KeyPart::Body(at) => format!("body {}", pointer(at)),
+        KeyPart::Form(name) => format!("form {name:?}"),
         KeyPart::BodyHash => BODY_HASH.to_owned(),
     }
 }
@@ -291,8 +295,9 @@ mod tests {
         let pointers = |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
         let header = HeaderName::from_static("x-user");
         let parts = [KeyPart::Path, KeyPart::Query("page".into()), KeyPart::Header(header.clone()), KeyPart::BodyHash];
-        let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0))]].concat();
+        let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0)), KeyPart::Form("a\"b".into())]].concat();
         let rule = super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
+        let session = crate::key::CookieName::parse("session").expect("a name");
         let rows = [
             (policy(), "the key, no scope"),
             (Policy { scope: ScopeRule::ClientCertificate, ..policy() }, "the key, scope by the client certificate's subject"),
@@ -309,12 +314,17 @@ mod tests {
             (supersede(FingerprintRule::WithoutBody), "the key, no scope, one per fingerprint, without bodies"),
             (
                 derived(parts),
-                "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"] and the caller by \
+                "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"], form \"a\\\"b\" and the caller by \
                  authorization, no scope, bodies by value",
             ),
             (
                 Policy { scope: scoped("payments", "x-account").scope, ..derived(vec![KeyPart::Path]) },
                 "a key derived from path, scope by x-account",
+            ),
+            (Policy { scope: ScopeRule::Cookie(session.clone()), ..policy() }, "the key, scope by the cookie session"),
+            (
+                Policy { caller: CallerRule::Cookie(session), ..derived(vec![KeyPart::Path]) },
+                "a key derived from path and the caller by the cookie session, no scope",
             ),
             (
                 Policy { path_case: PathCase::Insensitive, ..derived(vec![KeyPart::Path]) },

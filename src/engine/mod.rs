@@ -17,8 +17,8 @@ pub use doubt::{Believed, Finding, Probe, believe, believe_unasked};
 pub use identities::{Change, Compared, Identities};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
-    CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,
-    OnUncertain, Policy, ScopeRule, TokenRule, UpstreamKey,
+    CallerRule, CrossOrigin, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight,
+    OnMismatch, OnUncertain, Origins, Policy, ScopeRule, TokenRule, UpstreamKey,
 };
 pub use redact::redacted;
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};

@@ -3,14 +3,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{HeaderName, StatusCode};
+use http::header::COOKIE;
+use http::{HeaderName, HeaderValue, StatusCode};
 
 use super::admit::Refusal;
 use super::chosen::ChosenField;
 use super::doubt::Probe;
 use super::statuses::StatusRules;
 use crate::key::path::PathCase;
-use crate::key::{KeySyntax, Pointer};
+use crate::key::{CookieName, KeySyntax, Pointer};
 
 /// All that is decided per route. Durations as configured; the store counts them by its own clock.
 #[derive(Debug, Clone)]
@@ -65,6 +66,8 @@ pub struct Policy {
     pub errors: Dialect,
     /// Members of bodies that are told to the event log.
     pub fields: Vec<ChosenField>,
+    /// Which pages may read refusals and replays; `None`: those fields are not the gateway's matter.
+    pub cors: Option<CrossOrigin>,
     /// Whether records keep digests of what a request is made of, so that its caller can be told where another one differs.
     pub explain: bool,
 }
@@ -96,12 +99,14 @@ pub struct KeyRule {
 /// Where a key is.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// In a header field, in a member of a JSON body, or in either.
+    /// In a header field, in a member of a JSON body, in a field of a form body, or in any of those that are named.
     Sent {
-        /// The field.
+        /// The header field.
         header: Option<HeaderName>,
         /// The member.
         body: Option<Pointer>,
+        /// The form's field, by its decoded name.
+        form: Option<String>,
     },
     /// Made from parts of the request, together with the scope or else the caller.
     Derived(Vec<KeyPart>),
@@ -137,6 +142,8 @@ pub enum KeyPart {
     Header(HeaderName),
     /// A member of the JSON body.
     Body(Pointer),
+    /// A field of the form body, by its decoded name.
+    Form(String),
     /// The body as the route fingerprints it.
     BodyHash,
 }
@@ -148,6 +155,8 @@ pub enum ScopeRule {
     Shared,
     /// One per value of these fields; all must be present.
     Headers(Vec<HeaderName>),
+    /// One per value of this cookie, which must be present.
+    Cookie(CookieName),
     /// One per subject of verified tokens.
     Token(Arc<TokenRule>),
     /// One per subject of the certificates that clients show.
@@ -179,6 +188,8 @@ pub struct TokenRule {
 pub enum CallerRule {
     /// Whoever sends the same value in the first present of these fields; a scope adds to it.
     Headers(Vec<HeaderName>),
+    /// Whoever sends the same value of this cookie; a scope adds to it.
+    Cookie(CookieName),
     /// Whoever has the same scope: a proxy in front vouches for it.
     Scope,
 }
@@ -225,6 +236,24 @@ pub enum OnUncertain {
     Probe(Arc<Probe>),
 }
 
+/// Which pages of other origins may read the gateway's own answers (the CORS protocol of the Fetch standard).
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrossOrigin {
+    /// The origins of these pages.
+    pub origins: Origins,
+    /// Whether they may also where the browser sends cookies.
+    pub credentials: bool,
+}
+
+/// Origins of pages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Origins {
+    /// Every origin.
+    Any,
+    /// These, as browsers write them.
+    Listed(Vec<HeaderValue>),
+}
+
 /// In whose words a refusal is told, so that the clients that are there understand it.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Dialect {
@@ -258,10 +287,15 @@ impl Policy {
         };
         let in_scope = match &self.scope {
             ScopeRule::Headers(names) => names.contains(name),
+            ScopeRule::Cookie(_) => *name == COOKIE,
             ScopeRule::Token(rule) => rule.header == *name,
             ScopeRule::Shared | ScopeRule::ClientCertificate => false,
         };
-        let in_caller = matches!(&self.caller, CallerRule::Headers(names) if names.contains(name));
+        let in_caller = match &self.caller {
+            CallerRule::Headers(names) => names.contains(name),
+            CallerRule::Cookie(_) => *name == COOKIE,
+            CallerRule::Scope => false,
+        };
         let for_upstream = self.upstream_key.as_ref().map(|wanted| &wanted.place);
         in_key || in_scope || in_caller || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
     }

@@ -27,7 +27,7 @@ pub(crate) fn policy() -> Policy {
         mode: Mode::Enforce,
         path_case: crate::key::path::PathCase::Sensitive,
         key: KeyRule {
-            source: KeySource::Sent { header: Some(http::HeaderName::from_static("idempotency-key")), body: None },
+            source: KeySource::Sent { header: Some(http::HeaderName::from_static("idempotency-key")), body: None, form: None },
             required: true,
             max_length: 255,
             syntax: KeySyntax::Lenient,
@@ -59,6 +59,7 @@ pub(crate) fn policy() -> Policy {
         errors: Dialect::Problem,
         fields: Vec::new(),
         explain: false,
+        cors: None,
     }
 }
 

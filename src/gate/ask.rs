@@ -25,7 +25,10 @@ use crate::store::Swap;
 /// What a gate needs to ask: the duplicate, whose credentials it may use, and a way to the upstream.
 pub(super) struct Asker<'r, S> {
     pub parts: &'r Parts,
-    pub body: &'r Bytes,
+    /// Its body, decoded.
+    pub content: &'r Bytes,
+    /// Bytes of its body as it came.
+    pub request_bytes: u64,
     pub service: &'r mut S,
     pub hold: &'r mut Hold,
     /// How long the duplicate waited for the first request.
@@ -59,7 +62,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let key = carry::key_for_upstream(policy, asker.parts, asker.body)?;
+        let key = carry::key_for_upstream(policy, asker.parts, asker.content)?;
         let Some(mut request) = question(probe, &key) else {
             self.count_withheld(policy, slot);
             return Ok(Told::Admit(Admission::Refuse(Refusal::uncertain(None))));
@@ -162,9 +165,9 @@ impl Gate {
 }
 
 /// Whether no probe is ever sent for a request's operation, because its key can't be filled into the probe's path.
-pub(super) fn is_never_probed(policy: &Policy, parts: &Parts, body: &Bytes) -> bool {
+pub(super) fn is_never_probed(policy: &Policy, parts: &Parts, content: &Bytes) -> bool {
     let OnUncertain::Probe(probe) = &policy.on_uncertain else { return false };
-    carry::key_for_upstream(policy, parts, body).is_ok_and(|key| probe.path_for(&key).is_none())
+    carry::key_for_upstream(policy, parts, content).is_ok_and(|key| probe.path_for(&key).is_none())
 }
 
 /// The request that asks, but for who asks. `None` where the key can't be filled into the path.
@@ -183,12 +186,13 @@ fn credentials(policy: &Policy, headers: &HeaderMap) -> HeaderMap {
     static USUAL: [HeaderName; 3] = [AUTHORIZATION, HeaderName::from_static("x-api-key"), COOKIE];
     let caller: &[HeaderName] = match &policy.caller {
         CallerRule::Headers(names) => names,
-        CallerRule::Scope => &[],
+        // The whole field is among the usual ones.
+        CallerRule::Cookie(_) | CallerRule::Scope => &[],
     };
     let scope: &[HeaderName] = match &policy.scope {
         ScopeRule::Headers(names) => names,
         ScopeRule::Token(rule) => std::slice::from_ref(&rule.header),
-        ScopeRule::Shared | ScopeRule::ClientCertificate => &[],
+        ScopeRule::Shared | ScopeRule::Cookie(_) | ScopeRule::ClientCertificate => &[],
     };
     let mut found = HeaderMap::new();
     for name in USUAL.iter().chain(caller).chain(scope) {

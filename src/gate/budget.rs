@@ -99,6 +99,11 @@ impl Budget {
 }
 
 impl Hold {
+    /// Returns an empty hold on the same budget, for the same address.
+    pub fn beside(&self) -> Hold {
+        self.budget.hold()
+    }
+
     /// Takes more room; `false`, with nothing taken, where there is none.
     pub fn grow(&mut self, bytes: usize) -> bool {
         let taken = self.budget.take(bytes);

@@ -11,15 +11,15 @@ use http::header::{CONNECTION, CONTENT_LENGTH};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use super::Problem;
 use super::identify::key_text;
 use super::problem::KeyFault;
+use super::{Content, Problem};
 use crate::engine::{KeyPlace, KeySource, Policy, UpstreamKey};
 use crate::key::{KeySyntax, PartHasher, key_field_value, with_member};
 
 /// The key as the upstream knows it.
-pub(super) fn key_for_upstream(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<String, Problem> {
-    let key = key_text(policy, parts, body)?;
+pub(super) fn key_for_upstream(policy: &Policy, parts: &Parts, content: &Bytes) -> Result<String, Problem> {
+    let key = key_text(policy, parts, content)?;
     Ok(match &policy.upstream_key {
         Some(wanted) => shortened(key, wanted),
         None => key,
@@ -46,7 +46,9 @@ impl Carried {
     ///
     /// Without `upstream_key`, a key that the route reads from a field is written to that field, also
     /// where this client sent it in the body.
-    pub fn new(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<Carried, Problem> {
+    /// `content` is the body decoded; into a body that is encoded no key can be put.
+    pub fn new(policy: &Policy, parts: &Parts, content: &Content, body: &Bytes) -> Result<Carried, Problem> {
+        let content = content.bytes();
         let from = match &policy.key.source {
             KeySource::Sent { header, .. } => header.clone(),
             KeySource::Derived(_) => None,
@@ -60,9 +62,9 @@ impl Carried {
         };
         let to = match (policy.upstream_key.as_ref().map(|wanted| &wanted.place), &from) {
             (None, None) => To::Unchanged,
-            (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => header(name, key_for_upstream(policy, parts, body)?)?,
+            (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => header(name, key_for_upstream(policy, parts, content)?)?,
             (Some(KeyPlace::Body(pointer)), _) => {
-                let key = key_for_upstream(policy, parts, body)?;
+                let key = key_for_upstream(policy, parts, content)?;
                 To::Body(with_member(body, pointer, &key).ok_or_else(refused)?)
             }
         };

@@ -132,7 +132,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let first = self.first(policy, &mut identified, asker.parts, asker.body)?;
+        let first = self.first(policy, &mut identified, asker.parts, asker.content, asker.request_bytes)?;
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let address = AddressShare::of(&asker.parts.extensions);
@@ -166,7 +166,7 @@ impl Gate {
             match (&admission, &held) {
                 (Admission::Replay(_), Some(held)) => entrant.first.links_to(held),
                 (Admission::Refuse(Refusal::KeyReused), held) => {
-                    return Err(self.key_reused(policy, slot, &entrant.asked, held.as_ref(), (asker.parts, asker.body)));
+                    return Err(self.key_reused(policy, slot, &entrant.asked, held.as_ref(), (asker.parts, asker.content)));
                 }
                 _ => {}
             }
@@ -246,20 +246,21 @@ impl Gate {
         policy: &Policy,
         identified: &mut Identified,
         parts: &'r Parts,
-        body: &Bytes,
+        content: &Bytes,
+        request_bytes: u64,
     ) -> Result<First<'r>, Problem> {
         let trail = Trail::of(&parts.extensions);
         if let Some(trail) = &trail {
             trail.identified(identified.slot.to_string(), self.settings.hashing.scope_mark(&identified.whose));
         }
         let kept = match &policy.on_uncertain {
-            OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, parts, body)?.into()),
+            OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, parts, content)?.into()),
             _ => None,
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
-        let extras = Extras { leaves: self.leaves(policy, parts, body), span };
+        let extras = Extras { leaves: self.leaves(policy, parts, content), span };
         let fields = std::mem::take(&mut identified.fields);
-        Ok(First { kept, extras, trail, fields, headers: &parts.headers, request_bytes: body.len() as u64 })
+        Ok(First { kept, extras, trail, fields, headers: &parts.headers, request_bytes })
     }
 
     /// A place among those who use the upstream: the request's own, or a new one after it has waited.

@@ -5,19 +5,26 @@ use std::collections::BTreeMap;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{AUTHORIZATION, CONTENT_ENCODING, CONTENT_TYPE, PROXY_AUTHORIZATION};
+use http::header::{AUTHORIZATION, COOKIE, PROXY_AUTHORIZATION};
 use http::request::Parts;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::percent_decode_str;
 
+use super::content::{Content, can_decode};
 use super::problem::{KeyFault, Problem};
 use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule, Side, any_chosen, chosen};
 use crate::key::{
-    BodyHash, Caller, Document, Fingerprint, Hashing, Key, Member, Named, PartHasher, Pointer, Reading, Scope, Slot, Space,
-    Unclear, fingerprint, form_boundary, hash_body, path,
+    BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, Named, PartHasher, Reading, Scope, Slot, Space,
+    fingerprint, form_boundary, hash_body, path,
 };
+
+mod body;
+
+pub use body::BodyKind;
+use body::{body_key, content_type, document_with_key, field_of_form, form_key, missing_in_body};
+pub(super) use body::{essence_has, is_json};
 
 /// A request's place among operations.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,23 +44,25 @@ pub struct Identified {
 }
 
 /// Identifies a request; `None` where the route doesn't require a key and there is none.
-pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes) -> Result<Option<Identified>, Problem> {
-    let body = Reading::new(body);
+pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, content: &Content) -> Result<Option<Identified>, Problem> {
+    readable(policy, content.is_decoded())?;
+    let body = Reading::new(content.bytes());
     let sent = match &policy.key.source {
-        KeySource::Sent { header, body: pointer } => {
-            if pointer.is_some() {
-                readable(policy, &parts.headers)?;
-            }
+        KeySource::Sent { .. } => {
             // Without a key there is nothing to ask whose it is.
-            let Some(key) = sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, &body)? else { return Ok(None) };
+            let Some(key) = sent_key(&policy.key, parts, &body)? else { return Ok(None) };
             Some(key)
         }
         KeySource::Derived(_) => None,
     };
-    readable(policy, &parts.headers)?;
-    let how = body_hash(&policy.fingerprint, &parts.headers);
+    let how = match body_hash(&policy.fingerprint, &parts.headers) {
+        how @ BodyHash::None => how,
+        how if content.is_decoded() => how,
+        // A body that can't be decoded is only equal to itself.
+        _ => BodyHash::Raw,
+    };
     let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
-    let caller = caller(&policy.caller, &scope, &parts.headers);
+    let caller = caller(&policy.caller, &scope, &parts.headers)?;
     // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
     let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
     let derived = match &policy.key.source {
@@ -79,26 +88,25 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, body: &Bytes)
 /// Whose operation a request would be, as far as that can be told of one that is not identified.
 pub(super) fn whose(policy: &Policy, parts: &Parts) -> Option<[u8; 32]> {
     let scope = scope(&policy.scope, &parts.headers, &parts.extensions).ok()?;
-    let caller = caller(&policy.caller, &scope, &parts.headers);
+    let caller = caller(&policy.caller, &scope, &parts.headers).ok()?;
     Some(if policy.scope == ScopeRule::Shared { *caller.as_bytes() } else { *scope.as_bytes() })
 }
 
 /// The key in plain text, of a request that was identified: as sent, or the digest that a derived one is.
 pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<String, Problem> {
     match &policy.key.source {
-        KeySource::Sent { header, body: pointer } => {
+        KeySource::Sent { header, .. } => {
             let in_header = header.as_ref().map(|name| header_key(&policy.key, name, &parts.headers)).transpose()?;
             let key = match in_header.flatten() {
                 // The request was identified, so a key in the body is the same one.
                 Some(key) => Some(key),
-                None => sent_key(&policy.key, header.as_ref(), pointer.as_ref(), parts, &Reading::new(body))?,
+                None => sent_key(&policy.key, parts, &Reading::new(body))?,
             };
-            key.map(|key| key.as_str().to_owned())
-                .ok_or_else(|| Problem::KeyMissing { what: describe(header.as_ref(), pointer.as_ref()) })
+            key.map(|key| key.as_str().to_owned()).ok_or_else(|| Problem::KeyMissing { what: describe(&policy.key), body: None })
         }
         KeySource::Derived(wanted) => {
             let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
-            let caller = caller(&policy.caller, &scope, &parts.headers);
+            let caller = caller(&policy.caller, &scope, &parts.headers)?;
             let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
             let how = body_hash(&policy.fingerprint, &parts.headers);
             let key = derived_key(policy, wanted, whose, parts, &Reading::new(body), how)?;
@@ -110,14 +118,15 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
 /// Looks at the header fields alone: whether the request asks for protection, before its body is read. A request that
 /// can be refused is refused here, and one that can pass streams through whatever its size.
 pub fn wants_protection(policy: &Policy, headers: &HeaderMap, extensions: &Extensions) -> Result<bool, Problem> {
-    if let KeySource::Sent { header: Some(name), body: None } = &policy.key.source
+    if let KeySource::Sent { header: Some(name), body: None, form: None } = &policy.key.source
         && header_key(&policy.key, name, headers)?.is_none()
     {
-        let missing = || Problem::KeyMissing { what: describe(Some(name), None) };
+        let missing = || Problem::KeyMissing { what: describe(&policy.key), body: None };
         return if policy.key.required { Err(missing()) } else { Ok(false) };
     }
-    readable(policy, headers)?;
-    scope(&policy.scope, headers, extensions)?;
+    readable(policy, can_decode(headers))?;
+    let scope = scope(&policy.scope, headers, extensions)?;
+    caller(&policy.caller, &scope, headers)?;
     Ok(true)
 }
 
@@ -133,7 +142,21 @@ pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensio
             let fields: Vec<_> = names.iter().map(|name| scope_field(name, headers)).collect::<Result<_, Problem>>()?;
             Ok(Scope::of_fields(fields))
         }
+        ScopeRule::Cookie(name) => {
+            let value = cookie(name, headers)?;
+            let value = value.ok_or_else(|| Problem::ScopeMissing { what: format!("the cookie {}", name.as_str()) })?;
+            Ok(Scope::of_fields([(name.label(), value)]))
+        }
     }
+}
+
+/// Returns the value of a cookie; `None` where it is absent or empty.
+///
+/// # Errors
+/// The cookie comes more than once with different values, of which an upstream reads the first or the last.
+fn cookie<'h>(name: &CookieName, headers: &'h HeaderMap) -> Result<Option<&'h [u8]>, Problem> {
+    let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
+    name.value(lines).map_err(|_| Problem::ScopeRepeated { what: format!("the cookie {}", name.as_str()) })
 }
 
 /// Returns the one value of a plain scope field, with its name.
@@ -145,7 +168,7 @@ fn scope_field<'h>(name: &'h HeaderName, headers: &'h HeaderMap) -> Result<(&'h 
     let mut values = lines(headers, name);
     let value = values.next().unwrap_or_default();
     if values.next().is_some() {
-        return Err(Problem::ScopeRepeated { name: name.to_string() });
+        return Err(Problem::ScopeRepeated { what: format!("the field {name}") });
     }
     // In other fields these words are names like any others: a tenant may be called "basic".
     let has_schemes = [AUTHORIZATION, PROXY_AUTHORIZATION].contains(name);
@@ -155,15 +178,23 @@ fn scope_field<'h>(name: &'h HeaderName, headers: &'h HeaderMap) -> Result<(&'h 
     Ok((name.as_str(), value))
 }
 
-pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Caller {
-    match rule {
+/// Returns who asks.
+///
+/// # Errors
+/// The caller's cookie comes more than once with different values.
+pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Result<Caller, Problem> {
+    Ok(match rule {
         CallerRule::Scope => Caller::nobody().with_scope(scope),
         CallerRule::Headers(names) => names
             .iter()
             .find(|name| lines(headers, name).any(is_credential))
             .map(|name| Caller::of_lines(name.as_str(), lines(headers, name)))
             .unwrap_or_else(Caller::nobody),
-    }
+        CallerRule::Cookie(name) => match cookie(name, headers)? {
+            Some(value) => Caller::of_field(name.label(), value),
+            None => Caller::nobody(),
+        },
+    })
 }
 
 /// All lines of a field: which of two an upstream believes is not known here. White space around a value
@@ -197,61 +228,48 @@ pub(super) fn body_hash<'p>(rule: &'p FingerprintRule, headers: &'p HeaderMap) -
     }
 }
 
-/// The media type, where there is exactly one: which of two a reader believes is not known here.
-fn content_type(headers: &HeaderMap) -> Option<&str> {
-    let mut values = headers.get_all(CONTENT_TYPE).iter();
-    let value = values.next()?.to_str().ok()?;
-    values.next().is_none().then_some(value)
-}
-
-/// Whether a route takes the key, or what to leave out, from members of the body.
-fn reads_members(policy: &Policy) -> bool {
-    let in_key = match &policy.key.source {
-        KeySource::Sent { body, .. } => body.is_some(),
-        KeySource::Derived(parts) => parts.iter().any(|part| matches!(part, KeyPart::Body(_))),
-    };
-    in_key || matches!(&policy.fingerprint, FingerprintRule::Json(ignore) if !ignore.is_empty())
-}
-
-/// Refuses a body that has to be read and is encoded. Taken as it is, its key would be missing, and a request that the
-/// upstream decodes and executes would go unprotected.
-fn readable(policy: &Policy, headers: &HeaderMap) -> Result<(), Problem> {
-    let codings = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let is_plain = |coding: &[u8]| coding.trim_ascii().is_empty() || coding.trim_ascii().eq_ignore_ascii_case(b"identity");
-    if reads_members(policy) && !codings.into_iter().all(is_plain) {
-        return Err(Problem::UnsupportedEncoding);
-    }
-    Ok(())
-}
-
-/// Whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).
-pub(super) fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
-    let essence = value.split(';').next().unwrap_or_default().trim();
-    essence.eq_ignore_ascii_case("application/json")
-        || essence.len() > 5 && essence.get(essence.len() - 5..).is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
-}
-
-fn sent_key(
-    rule: &KeyRule,
-    header: Option<&HeaderName>,
-    pointer: Option<&Pointer>,
-    parts: &Parts,
-    body: &Reading<'_>,
-) -> Result<Option<Key>, Problem> {
-    let in_header = header.map(|name| header_key(rule, name, &parts.headers)).transpose()?.flatten();
-    let in_body = pointer.map(|pointer| body_key(rule, pointer, &parts.headers, body)).transpose()?.flatten();
-    match (in_header, in_body) {
-        (Some(a), Some(b)) if a != b => Err(invalid(KeyFault::Differs)),
-        (None, None) if rule.required => Err(Problem::KeyMissing { what: describe(header, pointer) }),
-        (a, b) => Ok(a.or(b)),
+/// Returns whether a route takes the key, or a part of it, from members or fields of the body.
+fn reads_body_for_key(policy: &Policy) -> bool {
+    match &policy.key.source {
+        KeySource::Sent { body, form, .. } => body.is_some() || form.is_some(),
+        KeySource::Derived(parts) => parts.iter().any(|part| matches!(part, KeyPart::Body(_) | KeyPart::Form(_))),
     }
 }
 
-fn describe(header: Option<&HeaderName>, pointer: Option<&Pointer>) -> String {
-    let header = header.map(|name| format!("the header field {name}"));
-    let member = pointer.map(|pointer| format!("the body member /{}", pointer.tokens().join("/")));
-    [header, member].into_iter().flatten().collect::<Vec<_>>().join(" or ")
+/// Refuses a body in which the key has to be looked for and that can't be decoded. Taken as it is, its key would be missing,
+/// and a request that the upstream decodes and executes would go unprotected.
+fn readable(policy: &Policy, is_decoded: bool) -> Result<(), Problem> {
+    if reads_body_for_key(policy) && !is_decoded { Err(Problem::UnsupportedEncoding) } else { Ok(()) }
+}
+
+fn sent_key(rule: &KeyRule, parts: &Parts, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
+    let KeySource::Sent { header, body: pointer, form } = &rule.source else { return Ok(None) };
+    let in_header = header.as_ref().map(|name| header_key(rule, name, &parts.headers)).transpose()?.flatten();
+    let in_body = pointer.as_ref().map(|pointer| body_key(rule, pointer, &parts.headers, body)).transpose()?.flatten();
+    let in_form = form.as_ref().map(|name| form_key(rule, name, &parts.headers, body)).transpose()?.flatten();
+    let mut found = [in_header, in_body, in_form].into_iter().flatten();
+    let first = found.next();
+    if found.any(|other| first.as_ref() != Some(&other)) {
+        return Err(invalid(KeyFault::Differs));
+    }
+    if first.is_none() && rule.required {
+        let kind = reads_body(rule).then(|| BodyKind::of(&parts.headers, body.bytes()));
+        return Err(Problem::KeyMissing { what: describe(rule), body: kind });
+    }
+    Ok(first)
+}
+
+fn reads_body(rule: &KeyRule) -> bool {
+    matches!(&rule.source, KeySource::Sent { body, form, .. } if body.is_some() || form.is_some())
+}
+
+/// Returns the places of a sent key, in words.
+fn describe(rule: &KeyRule) -> String {
+    let KeySource::Sent { header, body, form } = &rule.source else { return String::new() };
+    let header = header.as_ref().map(|name| format!("the header field {name}"));
+    let member = body.as_ref().map(|pointer| format!("the body member {pointer}"));
+    let field = form.as_ref().map(|name| format!("the form field {name}"));
+    [header, member, field].into_iter().flatten().collect::<Vec<_>>().join(" or ")
 }
 
 fn invalid(why: impl Into<KeyFault>) -> Problem {
@@ -267,49 +285,6 @@ fn header_key(rule: &KeyRule, name: &HeaderName, headers: &HeaderMap) -> Result<
     Key::parse(value.as_bytes(), rule.syntax, rule.max_length).map(Some).map_err(invalid)
 }
 
-/// Returns the JSON document that a key is looked for in, or `None` where the body is another kind of body.
-///
-/// # Errors
-/// The body claims to be JSON and can't be read, or two readers could read it in two ways. An upstream
-/// with a more tolerant parser would find a key in it, and execute a request that nothing protects.
-fn document_with_key<'r, 'b>(headers: &HeaderMap, body: &'r Reading<'b>) -> Result<Option<&'r Document<'b>>, Problem> {
-    match body.document() {
-        Ok(document) => Ok(Some(document)),
-        Err(Unclear::Ambiguous) => Err(invalid(KeyFault::AmbiguousBody)),
-        Err(Unclear::TooDeep) => Err(Problem::BodyUnreadable),
-        Err(Unclear::NotJson) if claims_json(headers, body.bytes()) => Err(Problem::BodyUnreadable),
-        Err(Unclear::NotJson) => Ok(None),
-    }
-}
-
-/// Returns whether a body claims to be JSON: by any of its media types, or by its first character, because
-/// many upstreams parse a body without a look at its type. A body without content claims nothing.
-fn claims_json(headers: &HeaderMap, body: &[u8]) -> bool {
-    // Bytes of byte order marks, and the zeros between the letters of UTF-16 and UTF-32.
-    let is_mark = |byte: &u8| matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
-    let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && !is_mark(byte));
-    match first {
-        None => false,
-        Some(b'{' | b'[') => true,
-        Some(_) => headers.get_all(CONTENT_TYPE).iter().any(|value| essence_has(value, b"json")),
-    }
-}
-
-/// Returns whether a media type, without its parameters, has a word in it, in any letter case.
-pub(super) fn essence_has(media_type: &HeaderValue, word: &[u8]) -> bool {
-    let essence = media_type.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default();
-    essence.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
-}
-
-fn body_key(rule: &KeyRule, pointer: &Pointer, headers: &HeaderMap, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
-    let Some(document) = document_with_key(headers, body)? else { return Ok(None) };
-    match document.member(pointer) {
-        Member::Missing => Ok(None),
-        Member::Text(text) => Key::from_body(text, rule.syntax, rule.max_length).map(Some).map_err(invalid),
-        Member::Other => Err(invalid(KeyFault::NotText)),
-    }
-}
-
 fn derived_key(
     policy: &Policy,
     wanted: &[KeyPart],
@@ -318,7 +293,7 @@ fn derived_key(
     body: &Reading<'_>,
     how: BodyHash<'_>,
 ) -> Result<Vec<u8>, Problem> {
-    let missing = |what: String| Problem::KeyMissing { what };
+    let missing = |what: String| Problem::KeyMissing { what, body: None };
     let mut hasher = PartHasher::new("key:derived");
     hasher.part(whose);
     for part in wanted {
@@ -342,11 +317,24 @@ fn derived_key(
                 hasher.part(b"header").part(name.as_str().as_bytes()).part(line);
             }
             KeyPart::Body(pointer) => {
+                // As identities have it since the first version: without the escapes of a pointer.
                 let name = format!("the body member /{}", pointer.tokens().join("/"));
-                let document = document_with_key(&parts.headers, body)?.ok_or_else(|| missing(name.clone()))?;
+                let missing = || missing_in_body(format!("the body member {pointer}"), &parts.headers, body);
+                let document = document_with_key(&parts.headers, body)?.ok_or_else(missing)?;
                 hasher.part(b"body").part(name.as_bytes());
                 if !document.hash_member(&mut hasher, pointer) {
-                    return Err(missing(name));
+                    return Err(missing());
+                }
+            }
+            KeyPart::Form(name) => {
+                let missing = || missing_in_body(format!("the form field {name}"), &parts.headers, body);
+                match field_of_form(name, &parts.headers, body) {
+                    FormField::Repeated => return Err(invalid(KeyFault::Twice)),
+                    // An empty value would be one part for all who have none.
+                    FormField::Value(value) if !value.is_empty() => {
+                        hasher.part(b"form").part(name.as_bytes()).part(&value);
+                    }
+                    FormField::Missing | FormField::Value(_) => return Err(missing()),
                 }
             }
             KeyPart::BodyHash => {

@@ -5,13 +5,14 @@ use std::collections::BTreeMap;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
+use http::header::COOKIE;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
 use super::identify::{caller, is_credential, scope};
 use super::vouch::{Vouched, said_by_certificate, said_by_token};
 use super::{Gate, is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, KeyRule, KeySource, Mode, Policy, ScopeRule};
-use crate::key::{Caller, Key, KeyError, Named, Scope, Slot, Space};
+use crate::key::{Caller, CookieName, Key, KeyError, Named, Scope, Slot, Space};
 
 /// The name under which the issuer of a token is stated.
 const ISSUER: &str = "iss";
@@ -46,6 +47,7 @@ pub fn scope_names(policy: &Policy) -> Vec<String> {
     match &policy.scope {
         ScopeRule::Shared => Vec::new(),
         ScopeRule::Headers(names) => names.iter().map(HeaderName::to_string).collect(),
+        ScopeRule::Cookie(name) => vec![name.as_str().to_owned()],
         ScopeRule::Token(rule) if rule.claim == ISSUER => vec![ISSUER.to_owned()],
         ScopeRule::Token(rule) => vec![ISSUER.to_owned(), rule.claim.clone()],
         ScopeRule::ClientCertificate => vec![SUBJECT.to_owned()],
@@ -57,6 +59,7 @@ pub fn scope_names(policy: &Policy) -> Vec<String> {
 pub fn whose_names(policy: &Policy) -> Vec<String> {
     match (&policy.scope, &policy.caller) {
         (ScopeRule::Shared, CallerRule::Headers(names)) => names.iter().map(HeaderName::to_string).collect(),
+        (ScopeRule::Shared, CallerRule::Cookie(name)) => vec![name.as_str().to_owned()],
         _ => scope_names(policy),
     }
 }
@@ -110,6 +113,10 @@ fn whose(policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<[u8; 32
         return Ok(scopes(&policy.scope, said)?.iter().map(|scope| *scope.as_bytes()).collect());
     }
     let mut headers = HeaderMap::new();
+    if let CallerRule::Cookie(name) = &policy.caller {
+        let line = cookie_line(name, said).ok_or_else(|| LookupError::Caller(format!("the cookie {}", name.as_str())))?;
+        headers.append(COOKIE, line);
+    }
     if let CallerRule::Headers(names) = &policy.caller {
         for name in names {
             let line = HeaderValue::from_str(field(said, name));
@@ -122,13 +129,21 @@ fn whose(policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<[u8; 32
             return Err(LookupError::Caller(whose_names(policy).join(" or ")));
         }
     }
-    Ok(vec![*caller(&policy.caller, &Scope::shared(), &headers).as_bytes()])
+    let caller = caller(&policy.caller, &Scope::shared(), &headers);
+    Ok(vec![*caller.map_err(|_| LookupError::Caller(whose_names(policy).join(" or ")))?.as_bytes()])
 }
 
 /// What was stated for a header field, whose name is the same however it is written.
 fn field<'s>(said: &'s BTreeMap<String, String>, name: &HeaderName) -> &'s str {
     let mut stated = said.iter().filter(|(stated, _)| stated.eq_ignore_ascii_case(name.as_str()));
     stated.next().map_or("", |(_, value)| value.trim())
+}
+
+/// Returns the `Cookie` line of a client that has the stated value of this cookie; `None` where no cookie can have it.
+fn cookie_line(name: &CookieName, said: &BTreeMap<String, String>) -> Option<HeaderValue> {
+    let value = said.get(name.as_str()).map_or("", |value| value.trim());
+    let valid = !value.is_empty() && !value.contains(';');
+    valid.then(|| HeaderValue::from_str(&format!("{}={value}", name.as_str())).ok()).flatten()
 }
 
 /// The scope that was stated. Of a token two: nothing that is written down says whether its claim is a number or a text.
@@ -152,6 +167,11 @@ fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope
             }
             let scope = scope(rule, &headers, &Extensions::new()).map_err(|_| needed("its header fields"))?;
             Ok(vec![scope])
+        }
+        ScopeRule::Cookie(name) => {
+            let line = cookie_line(name, said).ok_or_else(|| needed(&format!("the cookie {}", name.as_str())))?;
+            let headers = HeaderMap::from_iter([(COOKIE, line)]);
+            Ok(vec![scope(rule, &headers, &Extensions::new()).map_err(|_| needed("its cookie"))?])
         }
         ScopeRule::Token(token) => {
             // A token need not say who issued it.

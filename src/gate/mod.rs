@@ -32,6 +32,7 @@ mod budget;
 mod carry;
 mod claim;
 mod close_delimited;
+mod content;
 mod explain;
 mod identify;
 mod lease;
@@ -62,8 +63,9 @@ pub use budget::{Budget, Hold};
 use carry::Carried;
 pub use carry::keep_identifying_fields;
 pub use close_delimited::CloseDelimited;
+pub use content::Content;
 pub use explain::Explanation;
-pub use identify::{Identified, identify, wants_protection};
+pub use identify::{BodyKind, Identified, identify, wants_protection};
 pub use lease::SendRule;
 pub use lookup::{LookupError, scope_names, whose_names};
 use observe::Observed;
@@ -241,16 +243,25 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let Some(identified) = identify(policy, &self.settings.hashing, &parts, &body)? else {
+        let mut decoded = hold.beside();
+        let content = Content::read(&parts.headers, &body, self.settings.request_body, &mut decoded).await?;
+        let Some(identified) = identify(policy, &self.settings.hashing, &parts, &content)? else {
             return Box::pin(self.pass(guarded, parts, body, service, Answer::Passed)).await;
         };
         if self.closed.load(Ordering::Acquire) {
             // The process is about to end: a claim made now would be left to its lease.
             return Err(Problem::Overloaded);
         }
-        let carried = Carried::new(policy, &parts, &body)?;
+        let carried = Carried::new(policy, &parts, &content, &body)?;
         let permit = self.in_flight.protected(AddressShare::of(&parts.extensions)).ok_or(Problem::Overloaded)?;
-        let mut asker = Asker { parts: &parts, body: &body, service: &mut service, hold: &mut hold, waited: None };
+        let mut asker = Asker {
+            parts: &parts,
+            content: content.bytes(),
+            request_bytes: body.len() as u64,
+            service: &mut service,
+            hold: &mut hold,
+            waited: None,
+        };
         let whose = identified.whose;
         let admitted = self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await;
         let waited = asker.waited;
@@ -267,7 +278,8 @@ impl Gate {
         };
         let slot = claimed.slot;
         let trail = Trail::of(&parts.extensions);
-        let never_probed = is_never_probed(policy, &parts, &body);
+        let never_probed = is_never_probed(policy, &parts, content.bytes());
+        drop((content, decoded));
         carried.apply(&mut parts, &mut body);
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold, trail };

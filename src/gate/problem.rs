@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use super::explain::Explanation;
+use super::identify::BodyKind;
 use super::payload::BoxError;
 use crate::engine::Refusal;
 use crate::key::{KeyError, Slot};
@@ -12,10 +13,12 @@ use crate::record::AnswerFault;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
     /// The key, or a part of a derived one, is missing.
-    #[error("{what} is required and missing")]
+    #[error("{what} is required and missing{}{}", if .body.is_some() { "; " } else { "" }, .body.map(|kind| kind.to_string()).unwrap_or_default())]
     KeyMissing {
         /// What is missing, in words.
         what: String,
+        /// The kind of the body in which it was looked for, if that was read.
+        body: Option<BodyKind>,
     },
     /// The key is malformed.
     #[error("the idempotency key {why}")]
@@ -29,11 +32,11 @@ pub enum Problem {
         /// What is missing, in words.
         what: String,
     },
-    /// A plain field that the scope is made of came more than once.
-    #[error("the field {name}, which says whose key this is, is given more than once")]
+    /// A plain field that the scope is made of, or a cookie that the scope or the caller is made of, came more than once.
+    #[error("{what}, which says whose key this is, is given more than once")]
     ScopeRepeated {
-        /// The field's name.
-        name: String,
+        /// What is repeated, in words.
+        what: String,
     },
     /// The token that the scope is in does not verify.
     #[error("the token, which says whose key this is, {}", if *.expired { "has expired" } else { "is not valid" })]
@@ -130,8 +133,10 @@ pub enum Problem {
         /// The limit.
         limit: usize,
     },
-    /// The body is encoded, and the route needs to read it.
-    #[error("the request body has a Content-Encoding, and what tells this request from others has to be read in it")]
+    /// The key has to be read from the body, and the body's content coding can't be undone.
+    #[error(
+        "the idempotency key is read from the request body, and its Content-Encoding is unknown, broken, or too large when decoded"
+    )]
     UnsupportedEncoding,
     /// The key is read from the body, and the body claims to be JSON and can't be read as JSON.
     #[error("the idempotency key is read from the request body, and the body can't be read as JSON")]

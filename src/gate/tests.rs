@@ -196,8 +196,9 @@ impl Scene {
     /// What the request of [`Scene::pay`] says of itself, under a fence of the test's own.
     fn asked(&self, fence: Fence) -> crate::engine::Asked {
         let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified =
-            identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
+        let identified = identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}").into())
+            .unwrap()
+            .unwrap();
         crate::engine::Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence }
     }
 
@@ -230,8 +231,9 @@ impl Scene {
 
     async fn record(&self) -> Option<Record> {
         let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified =
-            identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}")).unwrap().unwrap();
+        let identified = identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}").into())
+            .unwrap()
+            .unwrap();
         self.store.inner.load(&identified.slot).await.unwrap().map(|held| held.record)
     }
 
@@ -337,7 +339,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
 
 fn identified_slot(scene: &Scene) -> Slot {
     let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    identify(&scene.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}")).unwrap().unwrap().slot
+    identify(&scene.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}").into()).unwrap().unwrap().slot
 }
 
 #[tokio::test(start_paused = true)]
@@ -492,8 +494,9 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
 #[test]
 fn a_body_key_that_is_not_json_is_missing() {
     let mut policy = crate::engine::tests::policy();
-    policy.key = KeyRule { source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key") }, ..policy.key };
+    policy.key =
+        KeyRule { source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key"), form: None }, ..policy.key };
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
-    let told = identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json"));
+    let told = identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json").into());
     assert!(matches!(told, Err(Problem::KeyMissing { .. })), "{told:?}");
 }

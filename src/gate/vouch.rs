@@ -39,7 +39,7 @@ impl Gate {
     /// Finds out who vouches for a request; `None` where its route asks for nobody.
     pub fn vouch(&self, guarded: &Guarded, headers: &HeaderMap, extensions: &Extensions) -> Option<Vouched> {
         let said = match &guarded.route.policy.scope {
-            ScopeRule::Shared | ScopeRule::Headers(_) => return None,
+            ScopeRule::Shared | ScopeRule::Headers(_) | ScopeRule::Cookie(_) => return None,
             ScopeRule::Token(rule) => self.by_token(guarded, rule, headers),
             ScopeRule::ClientCertificate => match extensions.get::<ClientSubject>() {
                 Some(ClientSubject(subject)) => Ok([said_by_certificate(subject)].into()),

@@ -99,7 +99,7 @@ fn key(policy: &Policy) -> Value {
     let rule = &policy.key;
     match &rule.source {
         KeySource::Derived(_) => json!({ "derived": true }),
-        KeySource::Sent { header, body } => {
+        KeySource::Sent { header, body, form } => {
             let mut key = json!({
                 "required": rule.required,
                 "syntax": syntax(rule.syntax),
@@ -110,6 +110,9 @@ fn key(policy: &Policy) -> Value {
             }
             if let Some(body) = body {
                 key["body"] = body.to_string().into();
+            }
+            if let Some(form) = form {
+                key["form"] = form.as_str().into();
             }
             key
         }

@@ -76,13 +76,14 @@ fn configured(policy: &Policy) -> Vec<&HeaderName> {
         KeySource::Sent { header, .. } => names.extend(header),
         KeySource::Derived(parts) => names.extend(parts.iter().filter_map(|part| match part {
             KeyPart::Header(name) => Some(name),
-            KeyPart::Path | KeyPart::Query(_) | KeyPart::Body(_) | KeyPart::BodyHash => None,
+            KeyPart::Path | KeyPart::Query(_) | KeyPart::Body(_) | KeyPart::Form(_) | KeyPart::BodyHash => None,
         })),
     }
     match &policy.scope {
         ScopeRule::Headers(fields) => names.extend(fields),
         ScopeRule::Token(rule) => names.push(&rule.header),
-        ScopeRule::Shared | ScopeRule::ClientCertificate => {}
+        // `Cookie` has no dash.
+        ScopeRule::Shared | ScopeRule::Cookie(_) | ScopeRule::ClientCertificate => {}
     }
     if let CallerRule::Headers(fields) = &policy.caller {
         names.extend(fields);

@@ -1,5 +1,6 @@
 //! HTTP on both sides: the listener, the connection to the upstream, the fields that may pass, and the refusals.
 
+mod announced;
 mod body;
 mod busy;
 mod dialect;

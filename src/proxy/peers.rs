@@ -92,6 +92,14 @@ impl Admitted {
         Admitted { peer, gauge, _place: place }
     }
 
+    /// Counts the connection for another address, whose client it carries; `false`, with nothing changed, where that address
+    /// has `limit` of them.
+    pub fn is_for(&mut self, address: IpAddr, limit: usize) -> bool {
+        let Some(peer) = self.peer.peers.enter(address, limit) else { return false };
+        self.peer = peer;
+        true
+    }
+
     /// What the connection's address holds of the common limits.
     pub fn share(&self) -> Arc<AddressShare> {
         self.peer.share.clone()

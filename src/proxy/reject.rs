@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::dialect::{self, Said};
 use super::inspect::ALLOWED;
 use crate::clock::rfc3339;
-use crate::engine::Dialect;
+use crate::engine::{Dialect, Policy};
 use crate::gate::{AnswerBody, Problem};
 use crate::key::Slot;
 use crate::telemetry::Answer;
@@ -35,6 +35,14 @@ pub struct Shape {
     pub stripe_should_retry: bool,
     /// In whose words it is told.
     pub errors: Dialect,
+}
+
+impl Shape {
+    /// Returns what a route's policy says of its refusals.
+    pub fn of(policy: &Policy) -> Shape {
+        let Policy { mismatch_status, stripe_should_retry, errors, .. } = policy;
+        Shape { mismatch_status: *mismatch_status, stripe_should_retry: *stripe_should_retry, errors: *errors }
+    }
 }
 
 impl Default for Shape {
@@ -95,7 +103,7 @@ fn document(problem: &Problem, shape: Shape) -> Document {
             StatusCode::BAD_REQUEST,
             "scope-invalid",
             "It is not clear whose idempotency key this is",
-            "Send the field once.",
+            "Send it once.",
             Answer::ScopeInvalid,
         ),
         Problem::ScopeInvalid { .. } => doc(
@@ -263,8 +271,8 @@ fn document(problem: &Problem, shape: Shape) -> Document {
         Problem::UnsupportedEncoding => doc(
             StatusCode::UNSUPPORTED_MEDIA_TYPE,
             "unsupported-encoding",
-            "The request body is encoded",
-            "Send it without Content-Encoding.",
+            "The request body can't be decoded",
+            "Send it in gzip, deflate, br or zstd, or without Content-Encoding.",
             Answer::BadRequest,
         ),
         Problem::BodyUnreadable => doc(
@@ -357,7 +365,7 @@ impl Rejections {
         }
         if *problem == Problem::UnsupportedEncoding {
             // What would do (RFC 9110, section 15.5.16).
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
+            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd, identity"));
         }
         if matches!(problem, Problem::ScopeInvalid { .. }) {
             // RFC 6750, section 3.

@@ -26,6 +26,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
+use super::announced::client_of;
 use super::body::discard;
 use super::busy::{Busy, BusyBody, Quiet};
 use super::fields::{self, Peer};
@@ -59,12 +60,19 @@ pub struct ServerLimits {
     pub budget: Budget,
     /// Proxies in front, which are believed about their clients. They carry many, so the limit for one peer is not theirs.
     pub trusted: Arc<[IpNet]>,
+    /// Whether those proxies announce the client of each connection by the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 impl ServerLimits {
     fn trusts(&self, address: IpAddr) -> bool {
         let address = address.to_canonical();
         self.trusted.iter().any(|proxies| proxies.contains(&address))
+    }
+
+    /// How many connections an address may have.
+    fn connections_of(&self, address: IpAddr) -> usize {
+        if self.trusts(address) { usize::MAX } else { self.connections_per_peer }
     }
 }
 
@@ -163,8 +171,7 @@ impl Server {
             };
             let Some((stream, address, place)) = accepted else { continue };
             let (limits, rejections) = self.terms.current();
-            let most = if limits.trusts(address.ip()) { usize::MAX } else { limits.connections_per_peer };
-            let Some(peer) = peers.enter(address.ip(), most) else { continue };
+            let Some(peer) = peers.enter(address.ip(), limits.connections_of(address.ip())) else { continue };
             let admitted = Admitted::new(place, peer, self.gauge.clone());
             let arrived = Arrived {
                 stream,
@@ -211,7 +218,13 @@ impl Arrived {
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        let Arrived { stream, address, admitted, closing, limits, rejections, identity, observers } = self;
+        let Arrived { mut stream, mut address, mut admitted, closing, limits, rejections, identity, observers } = self;
+        if limits.proxy_protocol && limits.trusts(address) {
+            // Boxed: it is over soon, and a connection is kept for long.
+            let client = Box::pin(client_of(&mut stream, address, limits.header_timeout, &closing)).await;
+            let Some(client) = client.filter(|client| admitted.is_for(*client, limits.connections_of(*client))) else { return };
+            address = client;
+        }
         let secure = identity.is_some();
         let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else { return };
         let subject = socket.client_subject().map(ClientSubject);

@@ -155,7 +155,7 @@ pub fn policy() -> Policy {
         mode: Mode::Enforce,
         path_case: onceward::key::path::PathCase::Sensitive,
         key: KeyRule {
-            source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None },
+            source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None, form: None },
             required: true,
             max_length: 255,
             syntax: KeySyntax::Lenient,
@@ -183,5 +183,6 @@ pub fn policy() -> Policy {
         errors: Dialect::Problem,
         fields: Vec::new(),
         explain: false,
+        cors: None,
     }
 }

@@ -5,18 +5,20 @@ use http::HeaderName;
 use super::{HEADER_EXPECTED, header};
 use crate::config::read::{Table, Value};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, ScopeRule};
-use crate::key::{KeySyntax, Pointer};
+use crate::key::{CookieName, KeySyntax, Pointer};
 
 /// Longest limit for a key.
 const KEY_LENGTH_MAX: u64 = 4096;
 
 const KEY_EXPECTED: &str = "a table such as { header = \"Idempotency-Key\" }";
-const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] }";
+const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] } or { cookie = \"session\" }";
+const COOKIE_EXPECTED: &str = "a cookie's name such as \"session\"";
 const FINGERPRINT_EXPECTED: &str = "a table such as { body = \"json\" }";
 const HEADERS_EXPECTED: &str = "a list of header fields such as [\"Authorization\"]";
 pub(super) const POINTER_EXPECTED: &str = "a JSON pointer such as \"/order/id\"";
 const PARTS_EXPECTED: &str = "a list of parts such as [\"path\", \"body:/order/id\"]";
-const PART_EXPECTED: &str = "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\" or \"body_hash\"";
+const PART_EXPECTED: &str = "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\", \"form:/NAME\" or \"body_hash\"";
+const FORM_EXPECTED: &str = "a form field's name such as \"txn_id\", without a slash before it";
 
 const SYNTAXES: [(&str, KeySyntax); 5] = [
     ("lenient", KeySyntax::Lenient),
@@ -52,24 +54,27 @@ enum Body {
 }
 
 /// Reads `key`. Where it is comes from one table as a whole, its form value by value: a route that only says
-/// `required = true` keeps its profile's header, one that says `body` or `derive` replaces it.
+/// `required = true` keeps its profile's header, one that says `body`, `form` or `derive` replaces it.
 pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let table = route.table("key", KEY_EXPECTED);
     let required = table.get("required").map(|value| value.boolean().map(|required| (required, value)));
     let max_length = table.get("max_length").and_then(|value| value.number(1, KEY_LENGTH_MAX));
     let syntax = table.get("syntax").and_then(|value| value.choice(&SYNTAXES, &[]));
-    let source = match table.get_together(["header", "body", "derive"]) {
-        [header, None, Some(derive)] if header.is_none() => read_derived(&table, &derive, required.as_ref()),
-        [header, body, None] => {
+    let source = match table.get_together(["header", "body", "form", "derive"]) {
+        [None, None, None, Some(derive)] => read_derived(&table, &derive, required.as_ref()),
+        [header, body, form, None] => {
             let header = header.map(|value| read_key_header(&value));
             let body = body.map(|value| value.parsed(POINTER_EXPECTED, Pointer::parse));
-            match (header, body) {
-                (Some(None), _) | (_, Some(None)) => None,
-                (header, body) => Some(KeySource::Sent { header: header.flatten(), body: body.flatten() }),
+            let form = form.map(|value| value.parsed(FORM_EXPECTED, form_name));
+            match (header, body, form) {
+                (Some(None), _, _) | (_, Some(None), _) | (_, _, Some(None)) => None,
+                (header, body, form) => {
+                    Some(KeySource::Sent { header: header.flatten(), body: body.flatten(), form: form.flatten() })
+                }
             }
         }
-        [_, _, Some(derive)] => {
-            derive.fault("a derived key replaces header and body: it can't have both");
+        [_, _, _, Some(derive)] => {
+            derive.fault("a derived key replaces header, body and form: it can't have both");
             None
         }
     };
@@ -77,6 +82,11 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let source = source?;
     let required = matches!(source, KeySource::Derived(_)) || required??.0;
     Some(KeyRule { source, required, max_length: usize::try_from(max_length?).ok()?, syntax: syntax? })
+}
+
+/// A form field's name. One that begins with a slash is taken for a pointer in the wrong place.
+fn form_name(text: &str) -> Option<String> {
+    (!text.is_empty() && !text.starts_with('/')).then(|| text.to_owned())
 }
 
 /// Reads the name of a field that carries a key, from the client or to the upstream.
@@ -124,6 +134,10 @@ fn read_part(value: &Value<'_>) -> Option<KeyPart> {
         Some(("query", name)) if !name.is_empty() => Some(KeyPart::Query(name.to_owned())),
         Some(("header", name)) => header(name).map(KeyPart::Header),
         Some(("body", pointer)) => Pointer::parse(pointer).map(KeyPart::Body),
+        Some(("form", pointer)) => match Pointer::parse(pointer)?.tokens() {
+            [name] if !name.is_empty() => Some(KeyPart::Form(name.clone())),
+            _ => None,
+        },
         _ => None,
     };
     let part = value.parsed(PART_EXPECTED, parse)?;
@@ -150,15 +164,20 @@ pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Optio
         return Some(CallerRule::Scope);
     }
     let table = value.table(CALLER_EXPECTED)?;
-    let fields = match table.get("headers") {
-        Some(headers) => read_headers(&headers),
-        None => {
+    let caller = match table.get_together(["headers", "cookie"]) {
+        [Some(headers), None] => read_headers(&headers).map(CallerRule::Headers),
+        [None, Some(cookie)] => read_cookie(&cookie).map(CallerRule::Cookie),
+        [Some(_), Some(cookie)] => {
+            cookie.fault("a caller is known by headers or by a cookie, not by both");
+            None
+        }
+        [None, None] => {
             value.fault(format!("expected {CALLER_EXPECTED}"));
             None
         }
     };
     table.finish();
-    fields.map(CallerRule::Headers)
+    caller
 }
 
 /// Reads `fingerprint`, value by value.
@@ -180,6 +199,10 @@ pub(super) fn read_fingerprint(route: &Table<'_>) -> Option<FingerprintRule> {
         (Body::Raw, _) => FingerprintRule::Raw,
         (Body::None, _) => FingerprintRule::WithoutBody,
     })
+}
+
+pub(super) fn read_cookie(value: &Value<'_>) -> Option<CookieName> {
+    value.parsed(COOKIE_EXPECTED, CookieName::parse)
 }
 
 pub(super) fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
@@ -209,10 +232,13 @@ fn repeated_by_retries(value: &Value<'_>, name: &HeaderName) -> Option<()> {
 /// Where a key is, for people.
 pub(in crate::config) fn key_place(key: &KeyRule) -> String {
     match &key.source {
-        KeySource::Sent { header: Some(header), body: None } => format!("header {header}"),
-        KeySource::Sent { header: None, body: Some(body) } => format!("body {body}"),
-        KeySource::Sent { header: Some(header), body: Some(body) } => format!("header {header} or body {body}"),
-        KeySource::Sent { header: None, body: None } => "nowhere".to_owned(),
+        KeySource::Sent { header, body, form } => {
+            let header = header.as_ref().map(|name| format!("header {name}"));
+            let body = body.as_ref().map(|pointer| format!("body {pointer}"));
+            let form = form.as_ref().map(|name| format!("form {name}"));
+            let places: Vec<String> = [header, body, form].into_iter().flatten().collect();
+            if places.is_empty() { "nowhere".to_owned() } else { places.join(" or ") }
+        }
         KeySource::Derived(parts) => {
             format!("derived from {}", parts.iter().map(part_name).collect::<Vec<_>>().join(", "))
         }
@@ -226,6 +252,7 @@ fn part_name(part: &KeyPart) -> String {
         KeyPart::Query(name) => format!("query:{name}"),
         KeyPart::Header(name) => format!("header:{name}"),
         KeyPart::Body(pointer) => format!("body:{pointer}"),
+        KeyPart::Form(name) => format!("form:/{}", name.replace('~', "~0").replace('/', "~1")),
         KeyPart::BodyHash => "body_hash".to_owned(),
     }
 }

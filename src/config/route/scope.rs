@@ -8,7 +8,7 @@ use http::header::AUTHORIZATION;
 use http::uri::{Authority, PathAndQuery};
 
 use super::Surroundings;
-use super::identity::{read_header, read_headers};
+use super::identity::{read_cookie, read_header, read_headers};
 use crate::config::read::{Table, Value};
 use crate::config::upstream::{UpstreamUrl, file_name};
 use crate::engine::{ScopeRule, TokenRule};
@@ -37,18 +37,19 @@ pub enum KeysPlace {
 pub(super) fn read(route: &Table<'_>, around: &Surroundings<'_>) -> Option<(ScopeRule, Option<KeysPlace>)> {
     let Some(value) = route.get("scope") else { return Some((ScopeRule::Shared, None)) };
     let table = value.table(SCOPE_EXPECTED)?;
-    let scope = match table.get_together(["header", "headers", "jwt", "client_cert"]) {
-        [Some(header), None, None, None] => read_header(&header).map(|name| (ScopeRule::Headers(vec![name]), None)),
-        [None, Some(headers), None, None] => read_headers(&headers).map(|names| (ScopeRule::Headers(names), None)),
-        [None, None, Some(jwt), None] => jwt.table(JWT_EXPECTED).and_then(|table| read_jwt(table, &jwt)),
-        [None, None, None, Some(part)] => read_client_cert(&part, around).map(|rule| (rule, None)),
-        [None, None, None, None] => {
+    let scope = match table.get_together(["header", "headers", "cookie", "jwt", "client_cert"]) {
+        [Some(header), None, None, None, None] => read_header(&header).map(|name| (ScopeRule::Headers(vec![name]), None)),
+        [None, Some(headers), None, None, None] => read_headers(&headers).map(|names| (ScopeRule::Headers(names), None)),
+        [None, None, Some(cookie), None, None] => read_cookie(&cookie).map(|name| (ScopeRule::Cookie(name), None)),
+        [None, None, None, Some(jwt), None] => jwt.table(JWT_EXPECTED).and_then(|table| read_jwt(table, &jwt)),
+        [None, None, None, None, Some(part)] => read_client_cert(&part, around).map(|rule| (rule, None)),
+        [None, None, None, None, None] => {
             value.fault(format!("expected {SCOPE_EXPECTED}"));
             None
         }
-        [_, headers, jwt, client_cert] => {
-            if let Some(second) = client_cert.or(jwt).or(headers) {
-                second.fault("a scope is one of header, headers, jwt and client_cert, not both");
+        [_, headers, cookie, jwt, client_cert] => {
+            if let Some(second) = client_cert.or(jwt).or(cookie).or(headers) {
+                second.fault("a scope is one of header, headers, cookie, jwt and client_cert, not both");
             }
             None
         }

@@ -182,11 +182,12 @@ pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Opt
         }
         [None, None] => match key.map(|key| &key.source) {
             Some(KeySource::Sent { header: Some(name), .. }) => Some(KeyPlace::Header(name.clone())),
-            Some(KeySource::Sent { header: None, body: Some(pointer) }) => Some(KeyPlace::Body(pointer.clone())),
+            Some(KeySource::Sent { header: None, body: Some(pointer), .. }) => Some(KeyPlace::Body(pointer.clone())),
             Some(_) => {
-                table
-                    .report
-                    .note_absence(&table.place_of("header"), "a derived key has no place of its own: name header or body");
+                table.report.note_absence(
+                    &table.place_of("header"),
+                    "a derived key has no place of its own, and a form is not rewritten: name header or body",
+                );
                 None
             }
             None => None,

@@ -50,8 +50,9 @@ fn the_documented_route_is_the_ietf_profile() {
     let block = DEFAULTS.lines().skip_while(|line| *line != "# [[routes]]");
     let is_setting = |line: &&str| line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
     let text: Vec<&str> = block.filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
-    // Its name, its path and its upstream are examples, its scope has no default.
-    let text: Vec<&str> = text.into_iter().filter(|line| !line.starts_with("upstream") && !line.starts_with("scope")).collect();
+    // Its name, its path and its upstream are examples, its scope and its cors have no default.
+    let is_example = |line: &&str| ["upstream", "scope", "cors"].iter().any(|name| line.starts_with(name));
+    let text: Vec<&str> = text.into_iter().filter(|line| !is_example(line)).collect();
     assert!(text.len() > 22, "{text:?}");
     let documented = load(&text.join("\n")).unwrap_or_else(|faults| panic!("{faults}")).routes.remove(0);
     let default = load("[[routes]]\nname = \"payments\"\npath = \"/v1/payments/{*rest}\"\n").unwrap().routes.remove(0);

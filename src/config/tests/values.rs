@@ -6,7 +6,7 @@ use http::{HeaderMap, StatusCode};
 
 use super::*;
 use crate::engine::*;
-use crate::key::KeySyntax;
+use crate::key::{CookieName, KeySyntax};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(24 * 60 * 60);
@@ -138,6 +138,9 @@ fn scope_caller_and_fingerprint_are_read() {
     assert_eq!(two.scope, ScopeRule::Headers(vec!["a".parse().unwrap(), "b".parse().unwrap()]));
     assert_eq!(two.caller, CallerRule::Headers(vec!["c".parse().unwrap()]));
     assert!(matches!(&two.fingerprint, FingerprintRule::Json(ignore) if ignore[0].tokens() == ["metadata", "sent_at"]));
+    let session = || CookieName::parse("session").unwrap();
+    let three = route("scope = { cookie = \"session\" }\ncaller = { cookie = \"session\" }").policy;
+    assert_eq!((three.scope, three.caller), (ScopeRule::Cookie(session()), CallerRule::Cookie(session())));
     assert_eq!(route("fingerprint = { body = \"none\" }").policy.fingerprint, FingerprintRule::WithoutBody);
 }
 

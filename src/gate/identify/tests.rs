@@ -2,8 +2,10 @@
 
 use http::{HeaderMap, HeaderName, HeaderValue, Request};
 
+use super::body::claims_json;
 use super::*;
 use crate::engine::tests::policy;
+use crate::key::Pointer;
 
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
@@ -17,7 +19,7 @@ fn headers(lines: &[(&str, &[u8])]) -> HeaderMap {
 
 fn caller_of(lines: &[(&str, &[u8])]) -> Caller {
     let names = ["authorization", "x-api-key", "cookie"].map(HeaderName::from_static).to_vec();
-    caller(&CallerRule::Headers(names), &Scope::shared(), &headers(lines))
+    caller(&CallerRule::Headers(names), &Scope::shared(), &headers(lines)).unwrap()
 }
 
 fn scope_of(name: HeaderName, lines: &[(&str, &[u8])]) -> Result<Scope, Problem> {
@@ -56,7 +58,7 @@ fn every_line_of_a_callers_field_counts() {
 
 #[test]
 fn a_plain_scope_field_comes_once_and_says_something() {
-    let repeated = |name: &str| Err(Problem::ScopeRepeated { name: name.to_owned() });
+    let repeated = |name: &str| Err(Problem::ScopeRepeated { what: format!("the field {name}") });
     for second in [&b"alice"[..], b"bob", b""] {
         assert_eq!(scope_of(TENANT, &[("x-tenant", b"alice"), ("x-tenant", second)]), repeated("x-tenant"));
         assert_eq!(scope_of(TENANT, &[("x-tenant", second), ("x-tenant", b"alice")]), repeated("x-tenant"));
@@ -100,12 +102,12 @@ fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_none() {
     let pointer = Pointer::parse("/key").unwrap();
     let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
     for source in [
-        KeySource::Sent { header: None, body: Some(pointer.clone()) },
-        KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: Some(pointer.clone()) },
+        KeySource::Sent { header: None, body: Some(pointer.clone()), form: None },
+        KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: Some(pointer.clone()), form: None },
         KeySource::Derived(vec![KeyPart::Body(pointer.clone())]),
     ] {
         policy.key.source = source;
-        let found = |body: &'static [u8]| identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(body));
+        let found = |body: &'static [u8]| identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(body).into());
         assert_eq!(found(br#"{"key":"k","amount":NaN}"#), Err(Problem::BodyUnreadable));
         assert!(matches!(found(br#"{"key":"k","key":"k"}"#), Err(Problem::KeyInvalid { .. })));
         let (plain, marked) = (found(br#"{"key":"k"}"#), found(b"\xef\xbb\xbf{\"key\":\"k\"}"));

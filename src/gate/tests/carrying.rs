@@ -16,7 +16,7 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
     let request = Request::post("/pay").header(KEY, spelling).header(REQUEST_ID, "the client's").body(()).unwrap();
     let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(b"{}"));
-    Carried::new(policy, &parts, &body).unwrap().apply(&mut parts, &mut body);
+    Carried::new(policy, &parts, &body.clone().into(), &body).unwrap().apply(&mut parts, &mut body);
     parts.headers
 }
 
@@ -81,7 +81,7 @@ proptest! {
 
 #[test]
 fn a_derived_key_and_a_key_in_the_body_change_no_field() {
-    let body_key = crate::engine::KeySource::Sent { header: None, body: Pointer::parse("/key") };
+    let body_key = crate::engine::KeySource::Sent { header: None, body: Pointer::parse("/key"), form: None };
     for source in [crate::engine::KeySource::Derived(vec![KeyPart::Path]), body_key] {
         let mut policy = policy();
         policy.key.source = source;

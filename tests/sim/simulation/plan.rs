@@ -163,7 +163,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         mode: Mode::Enforce,
         path_case: onceward::key::path::PathCase::Sensitive,
         key: KeyRule {
-            source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None },
+            source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None, form: None },
             required: true,
             max_length: 255,
             syntax: KeySyntax::Lenient,
@@ -194,6 +194,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         errors: Dialect::Problem,
         fields: Vec::new(),
         explain: false,
+        cors: None,
     }
 }
 

@@ -98,7 +98,7 @@ impl World {
         let plan = Plan::draw(&dice, flaw);
         let identified = |asker: usize, key| {
             let body = Bytes::from_static(ASKERS[asker].body);
-            identify(&plan.policy, &Hashing::default(), &head(asker, key), &body).unwrap().unwrap()
+            identify(&plan.policy, &Hashing::default(), &head(asker, key), &body.into()).unwrap().unwrap()
         };
         let slots = (0..plan.keys).map(|key| identified(0, key).slot).collect();
         let marks = (0..ASKERS.len()).map(|asker| identified(asker, 0)).map(|it| (it.caller, it.fingerprint)).collect();
