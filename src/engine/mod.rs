@@ -14,7 +14,7 @@ mod statuses;
 pub use admit::{Admission, Asked, Over, Refusal, admit};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use doubt::{Believed, Finding, Probe, believe, believe_unasked};
-pub use identities::{Change, Compared, Identities};
+pub use identities::{Change, Compared, Identities, Notes, Vanished};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
     CallerRule, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch,

@@ -55,7 +55,7 @@ mod tell;
 mod vouch;
 mod wait;
 
-pub use agree::{AgreeError, agree};
+pub use agree::{AgreeError, agree, notes};
 use ask::{Asker, is_never_probed};
 use attempt::Attempt;
 pub use budget::{Budget, Hold};

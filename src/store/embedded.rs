@@ -15,7 +15,7 @@ use self::disk::{Folder, Opener, Writes};
 use self::shelf::{Shelf, StoreTime};
 use self::tables::Parcel;
 use self::writer::{Answer, Exchange, Job, Order, Writer};
-use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 
@@ -238,12 +238,12 @@ impl Store for Embedded {
         self.ask(Job::Ping).await.map(|_| ())
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.read(|shelf| shelf.identities()).await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.read(move |shelf| shelf.note(note)).await
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
-        let job = Job::Agree { expected: expected.map(str::to_owned), next: next.to_owned() };
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        let job = Job::Agree { note, expected: expected.map(str::to_owned), next: next.to_owned() };
         Ok(matches!(self.ask(job).await?, Answer::Agreed(true)))
     }
 }

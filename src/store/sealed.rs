@@ -13,7 +13,7 @@ use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{
     CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply,
@@ -189,12 +189,12 @@ impl Store for Sealed {
         self.inner.ping().await
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.inner.identities().await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.inner.note(note).await
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
-        self.inner.set_identities(expected, next).await
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.inner.set_note(note, expected, next).await
     }
 }
 

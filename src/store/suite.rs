@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{ListError, Listing, Swap};
+use super::{ListError, Listing, Note, Swap};
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
 
@@ -394,19 +394,21 @@ pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
     }
 }
 
-pub(crate) async fn what_identities_are_made_of_is_kept_and_changed_only_by_naming_it(stage: Stage) {
+pub(crate) async fn notes_are_kept_apart_and_changed_only_by_naming_what_they_were(stage: Stage) {
     let store = &stage.store;
-    assert_eq!(store.identities().await.unwrap(), None);
-    assert!(!store.set_identities(Some("other"), "one").await.unwrap());
-    assert!(store.set_identities(None, "one").await.unwrap());
-    assert_eq!(store.identities().await.unwrap().as_deref(), Some("one"));
-    for expected in [None, Some("other"), Some("two")] {
-        assert!(!store.set_identities(expected, "two").await.unwrap(), "{expected:?}");
-        assert!(store.set_identities(expected, "one").await.unwrap(), "said twice");
+    for note in Note::ALL {
+        assert_eq!(store.note(note).await.unwrap(), None, "{note:?}");
+        assert!(!store.set_note(note, Some("other"), "one").await.unwrap());
+        assert!(store.set_note(note, None, "one").await.unwrap());
+        assert_eq!(store.note(note).await.unwrap().as_deref(), Some("one"));
+        for expected in [None, Some("other"), Some("two")] {
+            assert!(!store.set_note(note, expected, "two").await.unwrap(), "{expected:?}");
+            assert!(store.set_note(note, expected, "one").await.unwrap(), "said twice");
+        }
+        assert!(store.set_note(note, Some("one"), "two").await.unwrap());
+        assert_eq!(store.note(note).await.unwrap().as_deref(), Some("two"));
     }
-    assert!(store.set_identities(Some("one"), "two").await.unwrap());
-    assert_eq!(store.identities().await.unwrap().as_deref(), Some("two"));
-    assert!(stage.listed(Listing::All, 100).await.is_empty(), "it is no record");
+    assert!(stage.listed(Listing::All, 100).await.is_empty(), "they are no records");
 }
 
 pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
@@ -476,7 +478,7 @@ macro_rules! stories {
             shadow_records_are_kept_apart_and_not_listed
             a_watchers_first_look_is_at_once
             a_swap_wakes_every_watcher
-            what_identities_are_made_of_is_kept_and_changed_only_by_naming_it
+            notes_are_kept_apart_and_changed_only_by_naming_what_they_were
             a_big_reply_comes_back_as_it_was
             every_state_comes_back_as_it_was
             an_event_is_appended_with_its_write_and_once

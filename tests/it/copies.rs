@@ -55,6 +55,7 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
 
     let (code, said) = copy(&file("first"), &namespaced);
     assert!(code == 0 && said.contains("all compared") && said.contains("links were made anew"), "{said}");
+    assert_eq!(redis.cli(&["exists", "moved:{p0}:identities", "moved:{p0}:paths"]), "2", "what gateways agreed on is copied");
     let gateway = Gateway::on(upstream.port, &namespaced, LOG, &routes());
     until("all to be replayed in Redis", || pay(0).send(gateway.port).replayed());
     let replayed = |gateway: &Gateway, answers: &[Vec<u8>]| {

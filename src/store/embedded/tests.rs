@@ -72,13 +72,13 @@ async fn a_closed_store_opens_again_with_everything() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     claim(&store, 1).await.unwrap();
-    assert!(store.set_identities(None, "made of this").await.unwrap());
+    assert!(store.set_note(Note::Identities, None, "made of this").await.unwrap());
     store.close().await;
     assert!(matches!(claim(&store, 2).await, Err(StoreError::NotApplied(_))));
     assert!(store.load(&here(1)).await.is_err());
     let again = open(dir.path());
     assert_eq!(again.load(&here(1)).await.unwrap().unwrap().record, suite::claim(1, 1));
-    assert_eq!(again.identities().await.unwrap().as_deref(), Some("made of this"));
+    assert_eq!(again.note(Note::Identities).await.unwrap().as_deref(), Some("made of this"));
     assert_eq!(again.load(&here(2)).await.unwrap(), None);
     store.close().await;
 }
