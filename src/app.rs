@@ -381,6 +381,7 @@ fn settings(config: &Config, hashing: Hashing) -> Settings {
         buffered_bytes: limits.buffered_bytes,
         records_per_scope: limits.records_per_scope,
         hashing,
+        trailers: config.store.format.has_trailers(),
         log_keep: config.log_keep,
     }
 }

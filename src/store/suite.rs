@@ -62,7 +62,12 @@ fn uncertain(version: u64, fence: u64) -> Record {
 /// A result whose version and fence are `version`.
 pub(crate) fn completed(version: u64) -> Record {
     let headers = HeaderMap::from_iter([(HeaderName::from_static("content-type"), HeaderValue::from_static("text/plain"))]);
-    let reply = Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(Bytes::from_static(b"paid")) });
+    let reply = Arc::new(Reply {
+        status: StatusCode::CREATED,
+        headers,
+        body: ReplyBody::Whole(Bytes::from_static(b"paid")),
+        trailers: None,
+    });
     record(version, version, State::Completed { reply, by: Settler::Upstream })
 }
 
@@ -418,7 +423,7 @@ pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
         headers.append(name, HeaderValue::from_bytes(format!("value, {n}; caf\u{e9}").as_bytes()).unwrap());
     }
     let body: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let reply = Arc::new(Reply { status: StatusCode::ACCEPTED, headers, body: ReplyBody::Whole(body.into()) });
+    let reply = Arc::new(Reply { status: StatusCode::ACCEPTED, headers, body: ReplyBody::Whole(body.into()), trailers: None });
     let big = record(10, 1, State::Completed { reply, by: Settler::Operator });
     stage.stored(&HERE(1), None, &big, keep(LONG)).await;
     assert!(stage.load(&HERE(1)).await.unwrap().record == big, "the reply differs");
@@ -427,8 +432,11 @@ pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
 }
 
 pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
-    let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored };
+    let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored, trailers: None };
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let trailed = Reply { body: ReplyBody::Whole(Bytes::from_static(b"paid")), trailers: Some(trailers), ..not_stored.clone() };
     let states = [
+        State::Completed { reply: Arc::new(trailed), by: Settler::Upstream },
         State::InFlight { doubt_since_ms: Some(5) },
         State::Uncertain { cause: Cause::Status(504), since_ms: Some(6), retry: Some(Fence(9)) },
         State::Completed { reply: Arc::new(not_stored), by: Settler::Upstream },

@@ -125,7 +125,7 @@ fn add_records(dir: &Path, count: u64) {
 
 fn record(n: u64) -> Record {
     let body = ReplyBody::Whole(vec![b'x'; 1000].into());
-    let reply = Arc::new(Reply { status: http::StatusCode::CREATED, headers: http::HeaderMap::new(), body });
+    let reply = Arc::new(Reply { status: http::StatusCode::CREATED, headers: http::HeaderMap::new(), body, trailers: None });
     Record {
         version: Version(n),
         fence: Fence(n),

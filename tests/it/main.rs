@@ -21,6 +21,7 @@ mod explain;
 mod faults;
 mod fleets;
 mod frames;
+mod grpc;
 mod hashing;
 mod hostile;
 mod house;
