@@ -119,6 +119,7 @@ impl Embedded {
     pub fn open(dir: &Path, options: Options) -> Result<Embedded, OpenError> {
         let open = || {
             let folder = Folder::lock(dir)?;
+            folder.make_file()?;
             let opener = folder.opener();
             Embedded::open_over(folder, opener, options)
         };

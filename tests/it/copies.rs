@@ -218,6 +218,9 @@ fn a_file_that_can_not_be_opened_is_explained() {
     {
         assert!(code == Some(1) && said.contains(told), "{told}: {said}");
     }
+    std::fs::write(path.join("records.redb"), []).unwrap();
+    let (code, said) = run();
+    assert!(code == Some(1) && said.contains("the file is damaged") && said.contains("it is empty"), "{said}");
     std::fs::remove_file(path.join("records.redb")).unwrap();
     let _holder = Gateway::on(upstream.port, &format!("file:{}", path.display()), "", ROUTES);
     let (code, said) = run();

@@ -76,6 +76,9 @@ impl CopiedFile {
 
     fn open(dir: &Path, options: &Options, writes: Writes) -> Result<CopiedFile, OpenError> {
         let folder = Folder::lock(dir)?;
+        if writes == Writes::Through {
+            folder.make_file()?;
+        }
         let db = writer::open(&folder.opener(), writes, options)?;
         let last_ms = match db.begin_read().map_err(redb::Error::from)?.open_table(META) {
             Ok(meta) => meta.get(TIME_MS).map_err(redb::Error::from)?.map_or(0, |time| time.value()),
