@@ -36,7 +36,7 @@ fn completed() -> Record {
         kept: None,
         extras: Extras::default(),
         state: State::Completed {
-            reply: Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(body) }),
+            reply: Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(body), trailers: None }),
             by: Settler::Upstream,
         },
     }

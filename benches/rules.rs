@@ -35,7 +35,7 @@ fn reply() -> Arc<Reply> {
         (http::header::LOCATION, HeaderValue::from_static("/payments/1")),
     ];
     let body = ReplyBody::Whole(Bytes::from_static(br#"{"id":1}"#));
-    Arc::new(Reply { status: StatusCode::CREATED, headers: HeaderMap::from_iter(headers), body })
+    Arc::new(Reply { status: StatusCode::CREATED, headers: HeaderMap::from_iter(headers), body, trailers: None })
 }
 
 fn held(record: Record) -> Held {

@@ -48,7 +48,12 @@ fn reply() -> Arc<Reply> {
         (http::header::CONTENT_TYPE, HeaderValue::from_static("application/json")),
         (http::header::DATE, HeaderValue::from_static("Mon, 23 Nov 2026 23:59:59 GMT")),
     ]);
-    Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(Bytes::from_static(&[b'x'; BODY_BYTES])) })
+    Arc::new(Reply {
+        status: StatusCode::CREATED,
+        headers,
+        body: ReplyBody::Whole(Bytes::from_static(&[b'x'; BODY_BYTES])),
+        trailers: None,
+    })
 }
 
 /// One operation: a claim over nothing, and its result.

@@ -98,7 +98,8 @@ impl Gateway {
         let hashing = hashing(&secrets)?;
         let identities = identities::configured(&config, &hashing);
         let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
-        let identities::Agreed { store, pending } = identities::agreed(store, identities, config.accept_new_identities).await?;
+        let accept = config.accept_new_identities;
+        let identities::Agreed { store, pending } = identities::agreed(store, identities, accept, &meter.vanished).await?;
         let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config, hashing));
 
         let listener = listen(config.listen).with_context(|| format!("can't listen on {}", config.listen))?;
@@ -381,6 +382,7 @@ fn settings(config: &Config, hashing: Hashing) -> Settings {
         buffered_bytes: limits.buffered_bytes,
         records_per_scope: limits.records_per_scope,
         hashing,
+        trailers: config.store.format.has_trailers(),
         log_keep: config.log_keep,
     }
 }

@@ -66,6 +66,7 @@ use crate::token::Keyring;
 mod admission;
 mod cors;
 mod published;
+mod trailers;
 mod watched;
 
 use admission::admit;
@@ -297,8 +298,10 @@ impl Front {
                 }
                 let (parts, body) = request.into_parts();
                 let parts = Box::new(parts);
+                let announced = trailers::need_announcement(parts.version, &parts.headers);
                 Box::pin(async move {
-                    let result = self.protect(&guarded, parts, body, inner).await;
+                    let mut result = self.protect(&guarded, parts, body, inner).await;
+                    result.iter_mut().filter(|_| announced).for_each(|answered| trailers::announce(&mut answered.response));
                     Ok(self.tell(result, Some(&guarded), &trace))
                 })
             }
@@ -379,6 +382,7 @@ impl Front {
                 status: answered.response.status(),
                 headers: answered.response.headers().clone(),
                 body: ReplyBody::NotStored,
+                trailers: None,
             })),
             Err(Problem::UpstreamUnreachable { .. }) => Outcome::NeverSent,
             Err(_) => Outcome::InDoubt(Cause::Broken),

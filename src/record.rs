@@ -124,7 +124,7 @@ pub enum Cause {
     Unreadable(AnswerFault),
     /// The upstream didn't answer in time.
     TimedOut,
-    /// The upstream answered with a status that doesn't say whether it acted.
+    /// The upstream answered with a status that doesn't say whether it acted. Below 100 it is gRPC's own.
     Status(u16),
     /// The gateway that ran it went silent until its lease ended.
     LeaseEnded,
@@ -165,6 +165,9 @@ pub struct Reply {
     pub headers: HeaderMap,
     /// The body.
     pub body: ReplyBody,
+    /// The fields behind the body (RFC 9110, section 6.5), where they are kept: of gRPC answers with a whole body. Empty beside
+    /// a sealed body, which has them with it. Version 0.1.0 does not read records of such replies.
+    pub trailers: Option<HeaderMap>,
 }
 
 /// A reply's body, as far as it was kept.
@@ -263,6 +266,9 @@ impl Cause {
             Cause::Broken => "the connection to the upstream broke after the request was sent".into(),
             Cause::Unreadable(fault) => fault.describe().into(),
             Cause::TimedOut => "the upstream did not answer in time".into(),
+            Cause::Status(code @ ..100) => {
+                format!("the upstream answered with the gRPC status {code}, which does not say whether it acted")
+            }
             Cause::Status(code) => format!("the upstream answered {code}, which does not say whether it acted"),
             Cause::LeaseEnded => "the gateway that ran it went silent".into(),
             Cause::Stopped => "the gateway was stopped while the request was under way".into(),

@@ -129,7 +129,7 @@ pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply
             headers.insert(header::DATE, date);
         }
     }
-    Ok(Reply { status, headers, body: ReplyBody::Whole(Bytes::from(body)) })
+    Ok(Reply { status, headers, body: ReplyBody::Whole(Bytes::from(body)), trailers: None })
 }
 
 fn field(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {

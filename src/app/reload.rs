@@ -199,7 +199,8 @@ impl InForce {
         let accept = config.accept_new_identities;
         let gate = self.gate.under(settings(&config, hashing));
         let prepared = Prepared::new((config, secrets), gate, lasting, Some(self)).await.map_err(ReloadError::Unusable)?;
-        agree(&**self.gate.store(), &identities, accept).await?;
+        let vanished = agree(&**self.gate.store(), &identities, accept).await?;
+        self.gate.meter().vanished.set(vanished);
 
         if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {
             identity.renew(renewal);

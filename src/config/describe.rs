@@ -4,6 +4,7 @@ use std::fmt::Write;
 use std::time::Duration;
 
 use super::route::key_place;
+use super::store::StoreFormat;
 use super::{Config, Route, StoreUrl, Upstream};
 use crate::engine::{Mode, OnFailure, Origins, StatusRules, Verdict};
 
@@ -31,7 +32,9 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
         OnFailure::FailClosed => "fail_closed",
         OnFailure::FailOpen => "fail_open",
     };
-    writeln!(text, "store     {}, {on_failure}, timeout {}", config.store.place(), duration_text(config.store.timeout))?;
+    let format = if config.store.format == StoreFormat::One { "" } else { ", format 2" };
+    let timeout = duration_text(config.store.timeout);
+    writeln!(text, "store     {}, {on_failure}, timeout {timeout}{format}", config.store.place())?;
     if let Some(keep) = config.log_keep {
         writeln!(text, "log       of every change, kept for {}; {}", duration_text(keep), read_model_text(config))?;
     }

@@ -41,7 +41,7 @@ pub use observers::{AccessLogConfig, AccessLogFormat, TracingConfig};
 pub use read_model::ReadModelConfig;
 pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, KeysPlace, Route};
 pub use secret::Secret;
-pub use store::{Ack, Durability, StoreConfig, StoreUrl};
+pub use store::{Ack, Durability, StoreConfig, StoreFormat, StoreUrl};
 pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2, Upstream, UpstreamUrl};
 
 /// The documented default file: what it sets are the defaults.

@@ -31,6 +31,24 @@ pub struct StoreConfig {
     pub durability: Durability,
     /// Room for completed records in the process, in bytes; 0: none are kept.
     pub local_cache: usize,
+    /// Which versions read what is written.
+    pub format: StoreFormat,
+}
+
+/// What may be written to the store. All formats are read, whichever is set.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StoreFormat {
+    /// What version 0.1.0 reads.
+    One,
+    /// Also what only later versions read.
+    Two,
+}
+
+impl StoreFormat {
+    /// Whether records may have trailers.
+    pub fn has_trailers(self) -> bool {
+        self == StoreFormat::Two
+    }
 }
 
 /// What claims and completions wait for, on Redis.
@@ -315,6 +333,10 @@ impl StoreConfig {
         let ack = table.get("ack").map_or(Some(Ack::Memory), |value| value.parsed(ACK_EXPECTED, ack));
         let durability = table.get("durability").map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
         let local_cache = table.get("local_cache").map_or(Some(0), |value| usize::try_from(value.size(0)?).ok());
+        let format = table.get("format").map_or(Some(StoreFormat::One), |value| match value.number(1, 2)? {
+            1 => Some(StoreFormat::One),
+            _ => Some(StoreFormat::Two),
+        });
 
         if url == Some(StoreUrl::Memory) {
             table.report.warn(&table.path_of("url"), "memory: forgets every operation when the process ends; for tests only");
@@ -356,6 +378,7 @@ impl StoreConfig {
             ack: ack?,
             durability: durability?,
             local_cache: local_cache?,
+            format: format?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
             client: client?,
         })

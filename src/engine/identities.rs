@@ -2,18 +2,24 @@
 //! it is hashed under. The store keeps it, and a start that differs is seen before it bites.
 //!
 //! Danger: under another scope, route name or secret every key is new, and duplicates of what was answered run again.
+//!
+//! A route that is not configured any more changes no identity: its requests pass unprotected. But if another route takes its
+//! requests, their operations get that route's name. So the store also keeps which requests each route covers.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt::Write;
 
-use http::HeaderName;
+use http::{HeaderName, Method};
 use serde::{Deserialize, Serialize};
 
 use super::policy::{CallerRule, FingerprintRule, KeyPart, KeySource, Mode, OnMismatch, Policy, ScopeRule};
 use crate::key::Pointer;
 use crate::key::path::PathCase;
+use targets::Target;
 
-/// The format that this version writes.
+mod targets;
+
+/// The format of both notes that this version writes.
 const FORMAT: u32 = 1;
 
 /// What identities are made of.
@@ -32,9 +38,11 @@ struct Made {
     of: String,
     /// Whether the route protects: one that only watches, or does nothing, has nothing to lose.
     protects: bool,
+    /// The requests that it covers.
+    targets: BTreeSet<Target>,
 }
 
-/// As it is stored.
+/// The note of identities, as it is stored. A route stays in it when it is not configured any more.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Stored {
@@ -43,14 +51,57 @@ struct Stored {
     routes: BTreeMap<String, String>,
 }
 
+/// The note of paths, as it is stored: for each route all requests that it covered since the note is kept. Routes that only
+/// earlier versions have written are left out.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct StoredTargets {
+    format: u32,
+    routes: BTreeMap<String, BTreeSet<Target>>,
+}
+
+/// The two notes that a store keeps of identities; `None` where it keeps none.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// What identities are made of.
+    pub identities: Option<String>,
+    /// Which requests the routes cover.
+    pub paths: Option<String>,
+}
+
+/// A route that protected operations and is not configured any more. No route of the configuration protects its requests.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Vanished {
+    /// Its name.
+    pub route: String,
+    /// The requests that it covered, each as a method and a path pattern.
+    pub targets: Vec<String>,
+}
+
 /// A way in which a configuration would change identities.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Change {
-    /// A route is gone.
-    #[error("route {route:?} is not configured any more, and its name is part of its operations' identity: give the name back")]
+    /// A route is not configured any more, and the store does not have its paths.
+    #[error(
+        "route {route:?} is not configured any more, and its name is part of its operations' identity: give the name back (an \
+         earlier version wrote the store, so its paths are unknown, and another route may cover them)"
+    )]
     Gone {
         /// Its name.
         route: String,
+    },
+    /// A route is not configured any more, and another one protects its requests.
+    #[error(
+        "route {route:?} is not configured any more, and its name is part of its operations' identity: route {now:?} covers \
+         {target} in its place; give the name back"
+    )]
+    Renamed {
+        /// Its name.
+        route: String,
+        /// The name of the other route.
+        now: String,
+        /// A request that both cover: a method and the path pattern of the first route.
+        target: String,
     },
     /// A route's rules are others.
     #[error("route {route:?} makes its operations' identity of {now}, and made it of {before}: change it back")]
@@ -84,10 +135,26 @@ pub enum Change {
 pub struct Compared {
     /// What would change identities.
     pub changes: Vec<Change>,
+    /// Routes that are not configured any more, without a change of identities.
+    pub vanished: Vec<Vanished>,
     /// What an operator should know all the same, in words.
     pub remarks: Vec<&'static str>,
-    /// What the store is to keep if the configuration is accepted.
-    pub next: String,
+    /// What the store is to keep if nothing changes identities.
+    pub next: Notes,
+    /// What the store is to keep if the operator accepts new identities: nothing of routes that are not configured any more.
+    pub accepted: Notes,
+}
+
+impl std::fmt::Display for Vanished {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(
+            f,
+            "route {:?} is not configured any more: requests for {} pass unprotected now, also retries of what it protected; put \
+             the route back, or start once with --accept-new-identities to forget it",
+            self.route,
+            self.targets.join(", ")
+        )
+    }
 }
 
 const WRITER_IS_NEW: &str = "the hashing secret that writes was not looked up before: gateways that still run without it would \
@@ -95,31 +162,38 @@ const WRITER_IS_NEW: &str = "the hashing secret that writes was not looked up be
 const SECRET_DROPPED: &str = "a hashing secret is no longer looked up: what is still kept under it is not found any more";
 
 impl Identities {
-    /// What routes and the check values of secrets make.
-    pub fn of<'p>(policies: impl IntoIterator<Item = &'p Policy>, secrets: Vec<String>) -> Identities {
-        let made = |policy: &Policy| Made { of: made_of(policy), protects: policy.mode == Mode::Enforce };
-        Identities { routes: policies.into_iter().map(|policy| (policy.route.to_string(), made(policy))).collect(), secrets }
+    /// What routes, each with its methods and path patterns, and the check values of secrets make.
+    pub fn of<'p>(
+        routes: impl IntoIterator<Item = (&'p Policy, &'p [Method], &'p [String])>,
+        secrets: Vec<String>,
+    ) -> Identities {
+        let made = |(policy, methods, paths): (&'p Policy, &'p [Method], &'p [String])| {
+            let targets = methods.iter().flat_map(|method| paths.iter().map(move |path| Target::new(method, path))).collect();
+            (policy.route.to_string(), Made { of: made_of(policy), protects: policy.mode == Mode::Enforce, targets })
+        };
+        Identities { routes: routes.into_iter().map(made).collect(), secrets }
     }
 
     /// Compares with what the store keeps.
-    pub fn compare(&self, kept: Option<&str>) -> Compared {
-        let stored = match kept.map(serde_json::from_str::<Stored>) {
-            None => Stored { format: FORMAT, secrets: self.secrets.clone(), routes: BTreeMap::new() },
-            Some(Ok(stored)) if stored.format == FORMAT => stored,
-            Some(_) => {
-                let next = self.text(&BTreeMap::new());
-                return Compared { changes: vec![Change::Unreadable], remarks: Vec::new(), next };
-            }
+    pub fn compare(&self, kept: &Notes) -> Compared {
+        let accepted = self.notes(&BTreeMap::new(), &BTreeMap::new());
+        let Some((stored, targets)) = self.read(kept) else {
+            let changes = vec![Change::Unreadable];
+            return Compared { changes, vanished: Vec::new(), remarks: Vec::new(), next: accepted.clone(), accepted };
         };
-        let changed = stored.routes.iter().filter_map(|(route, before)| match self.routes.get(route) {
-            None => Some(Change::Gone { route: route.clone() }),
-            Some(made) if made.of != *before => {
-                Some(Change::Remade { route: route.clone(), before: before.clone(), now: made.of.clone() })
+        let (mut changes, mut vanished, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
+        for (route, before) in &stored.routes {
+            match self.routes.get(route) {
+                Some(made) if made.of == *before => {}
+                Some(made) => {
+                    changes.push(Change::Remade { route: route.clone(), before: before.clone(), now: made.of.clone() });
+                }
+                None => match self.without(route, targets.get(route)) {
+                    Ok(route) => vanished.push(route),
+                    Err(change) => changes.push(change),
+                },
             }
-            Some(_) => None,
-        });
-        let mut changes: Vec<Change> = changed.collect();
-        let mut remarks = Vec::new();
+        }
         let looked_up = |check: &String| self.secrets.contains(check);
         match (stored.secrets.first(), self.secrets.first()) {
             (None, None) => {}
@@ -135,15 +209,51 @@ impl Identities {
                 }
             }
         }
-        Compared { changes, remarks, next: self.text(&stored.routes) }
+        Compared { changes, vanished, remarks, next: self.notes(&stored.routes, &targets), accepted }
     }
 
-    /// What to keep: of the routes that protect, and of those that did and are only switched off.
-    fn text(&self, kept: &BTreeMap<String, String>) -> String {
+    /// Reads the notes that a store keeps; `None` where one can't be read.
+    fn read(&self, kept: &Notes) -> Option<(Stored, BTreeMap<String, BTreeSet<Target>>)> {
+        let stored = match &kept.identities {
+            None => Stored { format: FORMAT, secrets: self.secrets.clone(), routes: BTreeMap::new() },
+            Some(text) => serde_json::from_str::<Stored>(text).ok().filter(|stored| stored.format == FORMAT)?,
+        };
+        let targets = match &kept.paths {
+            None => BTreeMap::new(),
+            Some(text) => serde_json::from_str::<StoredTargets>(text).ok().filter(|stored| stored.format == FORMAT)?.routes,
+        };
+        Some((stored, targets))
+    }
+
+    /// Returns what it means that a route is not configured any more.
+    fn without(&self, route: &str, targets: Option<&BTreeSet<Target>>) -> Result<Vanished, Change> {
+        let Some(targets) = targets.filter(|targets| !targets.is_empty()) else {
+            return Err(Change::Gone { route: route.to_owned() });
+        };
+        for (now, made) in self.routes.iter().filter(|(_, made)| made.protects) {
+            if let Some(target) = targets.iter().find(|target| made.targets.iter().any(|other| target.overlaps(other))) {
+                return Err(Change::Renamed { route: route.to_owned(), now: now.clone(), target: target.to_string() });
+            }
+        }
+        Ok(Vanished { route: route.to_owned(), targets: targets.iter().map(Target::to_string).collect() })
+    }
+
+    /// What to keep: of the routes that protect, of those that did and are only switched off, and of those that did and are not
+    /// configured any more. Of the requests that a route covered none is forgotten: its operations from before are still there.
+    fn notes(&self, kept: &BTreeMap<String, String>, covered: &BTreeMap<String, BTreeSet<Target>>) -> Notes {
         let is_kept = |(route, made): &(&String, &Made)| made.protects || kept.get(*route) == Some(&made.of);
-        let routes = self.routes.iter().filter(is_kept).map(|(route, made)| (route.clone(), made.of.clone())).collect();
+        let configured = self.routes.iter().filter(is_kept).map(|(route, made)| (route.clone(), made.of.clone()));
+        let vanished = kept.iter().filter(|(route, _)| !self.routes.contains_key(*route));
+        let routes: BTreeMap<_, _> = configured.chain(vanished.map(|(route, of)| (route.clone(), of.clone()))).collect();
+        let mut targets = covered.clone();
+        targets.retain(|route, _| routes.contains_key(route));
+        for (route, made) in self.routes.iter().filter(|(_, made)| made.protects) {
+            targets.entry(route.clone()).or_default().extend(made.targets.iter().cloned());
+        }
         // Strings in lists and maps can always be written.
-        serde_json::to_string(&Stored { format: FORMAT, secrets: self.secrets.clone(), routes }).unwrap_or_default()
+        let identities = serde_json::to_string(&Stored { format: FORMAT, secrets: self.secrets.clone(), routes });
+        let paths = serde_json::to_string(&StoredTargets { format: FORMAT, routes: targets });
+        Notes { identities: identities.ok(), paths: paths.ok() }
     }
 }
 
@@ -213,174 +323,4 @@ fn list(names: &[HeaderName]) -> String {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::engine::tests::policy;
-
-    fn named(route: &str) -> Policy {
-        Policy { route: route.into(), ..policy() }
-    }
-
-    fn scoped(route: &str, header: &'static str) -> Policy {
-        Policy { scope: ScopeRule::Headers(vec![HeaderName::from_static(header)]), ..named(route) }
-    }
-
-    fn of(policies: &[Policy], secrets: &[&str]) -> Identities {
-        Identities::of(policies, secrets.iter().map(|check| (*check).to_owned()).collect())
-    }
-
-    fn derived(parts: Vec<KeyPart>) -> Policy {
-        let key = super::super::KeyRule { source: KeySource::Derived(parts), ..policy().key };
-        Policy { key, ..policy() }
-    }
-
-    /// What a configuration changes of what another left behind.
-    fn changes(before: &Identities, now: &Identities) -> Vec<Change> {
-        now.compare(Some(&before.compare(None).next)).changes
-    }
-
-    #[test]
-    fn what_is_stored_stays_readable_for_ever() {
-        let compared = of(&[scoped("payments", "x-account"), named("refunds")], &["0a", "0b"]).compare(None);
-        let text = r#"{"format":1,"secrets":["0a","0b"],"routes":{"payments":"the key, scope by x-account","refunds":"the key, no scope"}}"#;
-        assert_eq!((compared.changes.as_slice(), compared.next.as_str()), ([].as_slice(), text));
-    }
-
-    #[test]
-    fn a_route_that_is_gone_or_made_of_something_else_is_told_by_name() {
-        let before = of(&[scoped("payments", "x-account"), named("refunds")], &[]);
-        assert_eq!(changes(&before, &of(&[scoped("payments", "x-account")], &[])), [Change::Gone { route: "refunds".into() }]);
-        let remade = changes(&before, &of(&[scoped("payments", "x-api-key"), named("refunds")], &[]));
-        let (before_text, now) = ("the key, scope by x-account".into(), "the key, scope by x-api-key".into());
-        assert_eq!(remade, [Change::Remade { route: "payments".into(), before: before_text, now }]);
-        assert!(remade[0].to_string().contains("\"payments\""));
-        let added = of(&[named("refunds"), named("payouts"), scoped("payments", "x-account")], &[]);
-        let compared = added.compare(Some(&before.compare(None).next));
-        assert_eq!(compared.changes, [], "the order means nothing, and a new route is recorded");
-        assert!(compared.next.contains("payouts"));
-    }
-
-    #[test]
-    fn what_makes_identities_counts_and_nothing_else() {
-        let supersede = Policy { on_mismatch: OnMismatch::Supersede, ..policy() };
-        let header = |name: &'static str| HeaderName::from_static(name);
-        let caller = |name| CallerRule::Headers(vec![header(name)]);
-        let different = [
-            policy(),
-            scoped("payments", "a"),
-            Policy { scope: ScopeRule::Headers(vec![header("a"), header("b")]), ..policy() },
-            supersede.clone(),
-            Policy { fingerprint: FingerprintRule::Raw, ..supersede.clone() },
-            derived(vec![KeyPart::Path]),
-            derived(vec![KeyPart::Path, KeyPart::BodyHash]),
-            Policy { fingerprint: FingerprintRule::Raw, ..derived(vec![KeyPart::Path, KeyPart::BodyHash]) },
-            derived(vec![KeyPart::Query("a".into()), KeyPart::Query("b".into())]),
-            derived(vec![KeyPart::Query("a\", query \"b".into())]),
-            Policy { caller: caller("a"), ..derived(vec![KeyPart::Path]) },
-        ];
-        let texts: std::collections::BTreeSet<String> = different.iter().map(made_of).collect();
-        assert_eq!(texts.len(), different.len(), "{texts:?}");
-        let same = [
-            Policy { fingerprint: FingerprintRule::Raw, ..policy() },
-            Policy { caller: caller("a"), ..policy() },
-            Policy { retention: policy().retention * 2, tombstone: policy().retention, lease: policy().lease * 2, ..policy() },
-            Policy { on_mismatch: OnMismatch::Replay, ..policy() },
-        ];
-        same.iter().for_each(|policy| assert_eq!(made_of(policy), made_of(&different[0])));
-    }
-
-    #[test]
-    fn every_rule_is_written_in_words_that_stay() {
-        let supersede = |fingerprint| Policy { on_mismatch: OnMismatch::Supersede, fingerprint, ..policy() };
-        let pointers = |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
-        let header = HeaderName::from_static("x-user");
-        let parts = [KeyPart::Path, KeyPart::Query("page".into()), KeyPart::Header(header.clone()), KeyPart::BodyHash];
-        let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0)), KeyPart::Form("a\"b".into())]].concat();
-        let rule = super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
-        let session = crate::key::CookieName::parse("session").expect("a name");
-        let rows = [
-            (policy(), "the key, no scope"),
-            (Policy { scope: ScopeRule::ClientCertificate, ..policy() }, "the key, scope by the client certificate's subject"),
-            (
-                Policy { scope: ScopeRule::Token(rule.into()), ..policy() },
-                r#"the key, scope by the claim "sub" of the token in x-user"#,
-            ),
-            (supersede(FingerprintRule::Json(vec![])), "the key, no scope, one per fingerprint, bodies by value"),
-            (
-                supersede(FingerprintRule::Json(pointers(&["/a", "/b/0"]))),
-                r#"the key, no scope, one per fingerprint, bodies by value without ["a"], ["b", "0"]"#,
-            ),
-            (supersede(FingerprintRule::Raw), "the key, no scope, one per fingerprint, bodies as bytes"),
-            (supersede(FingerprintRule::WithoutBody), "the key, no scope, one per fingerprint, without bodies"),
-            (
-                derived(parts),
-                "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"], form \"a\\\"b\" and the caller by \
-                 authorization, no scope, bodies by value",
-            ),
-            (
-                Policy { scope: scoped("payments", "x-account").scope, ..derived(vec![KeyPart::Path]) },
-                "a key derived from path, scope by x-account",
-            ),
-            (Policy { scope: ScopeRule::Cookie(session.clone()), ..policy() }, "the key, scope by the cookie session"),
-            (
-                Policy { caller: CallerRule::Cookie(session), ..derived(vec![KeyPart::Path]) },
-                "a key derived from path and the caller by the cookie session, no scope",
-            ),
-            (
-                Policy { path_case: PathCase::Insensitive, ..derived(vec![KeyPart::Path]) },
-                "a key derived from path in any letter case and the caller by authorization, no scope",
-            ),
-            (Policy { path_case: PathCase::Insensitive, ..policy() }, "the key, no scope"),
-        ];
-        rows.iter().for_each(|(policy, text)| assert_eq!(made_of(policy), *text));
-    }
-
-    #[test]
-    fn a_route_is_kept_from_when_it_protects() {
-        let watching = Policy { mode: Mode::Shadow, ..scoped("payments", "a") };
-        assert_eq!(changes(&of(std::slice::from_ref(&watching), &[]), &of(&[scoped("payments", "b")], &[])), []);
-        // One that is switched off is remembered: its records are still there.
-        let protected = of(&[scoped("payments", "a")], &[]).compare(None).next;
-        let off = of(&[watching], &[]).compare(Some(&protected));
-        assert_eq!((off.changes.as_slice(), &off.next), ([].as_slice(), &protected));
-        assert_eq!(of(&[scoped("payments", "b")], &[]).compare(Some(&off.next)).changes.len(), 1);
-    }
-
-    /// Check values before and now, and what is said of them.
-    type Row<'r> = (&'r [&'r str], &'r [&'r str], Vec<Change>, &'r [&'r str]);
-
-    #[test]
-    fn secrets_rotate_and_are_not_lost() {
-        let secrets = |checks: &[&str]| of(&[policy()], checks);
-        let gone = |check: &str| vec![Change::SecretGone { check: check.into() }];
-        let rows: &[Row<'_>] = &[
-            (&[], &[], vec![], &[]),
-            (&[], &["new"], vec![Change::HashingOn], &[]),
-            (&["old"], &[], vec![Change::HashingOff], &[]),
-            (&["old"], &["old"], vec![], &[]),
-            (&["old"], &["old", "new"], vec![], &[]),
-            (&["old", "new"], &["new", "old"], vec![], &[]),
-            (&["new", "old"], &["new"], vec![], &[SECRET_DROPPED]),
-            (&["new", "old"], &["old", "new"], vec![], &[]),
-            (&["old"], &["new", "old"], vec![], &[WRITER_IS_NEW]),
-            (&["old"], &["new"], gone("old"), &[]),
-            // Dropped before another wrote.
-            (&["old", "new"], &["new"], gone("old"), &[]),
-        ];
-        for (before, now, changes, remarks) in rows {
-            let compared = secrets(now).compare(Some(&secrets(before).compare(None).next));
-            assert_eq!((&compared.changes, compared.remarks.as_slice()), (changes, *remarks), "{before:?} to {now:?}");
-        }
-    }
-
-    #[test]
-    fn what_can_not_be_read_is_not_taken_for_nothing() {
-        for kept in
-            ["", "{", "{}", r#"{"format":2,"secrets":[],"routes":{}}"#, r#"{"format":1,"secrets":[],"routes":{},"more":1}"#]
-        {
-            let compared = of(&[policy()], &[]).compare(Some(kept));
-            assert_eq!(compared.changes, [Change::Unreadable], "{kept}");
-            assert_eq!(of(&[policy()], &[]).compare(Some(&compared.next)).changes, [], "what is accepted is readable");
-        }
-    }
-}
+mod tests;

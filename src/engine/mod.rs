@@ -4,6 +4,7 @@
 mod admit;
 mod chosen;
 mod doubt;
+mod grpc;
 mod identities;
 mod operate;
 mod policy;
@@ -14,7 +15,8 @@ mod statuses;
 pub use admit::{Admission, Asked, Over, Refusal, admit};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
 pub use doubt::{Believed, Finding, Probe, believe, believe_unasked};
-pub use identities::{Change, Compared, Identities};
+pub use grpc::{grpc_doubt, is_grpc};
+pub use identities::{Change, Compared, Identities, Notes, Vanished};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
     CallerRule, CrossOrigin, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight,

@@ -67,7 +67,7 @@ mod tests {
     fn reply(fields: &[(&'static str, &'static str)], body: &'static str) -> Reply {
         let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let body = ReplyBody::Whole(Bytes::from_static(body.as_bytes()));
-        Reply { status: StatusCode::CREATED, headers: fields.collect(), body }
+        Reply { status: StatusCode::CREATED, headers: fields.collect(), body, trailers: None }
     }
 
     const JSON: (&str, &str) = ("content-type", "application/json; charset=utf-8");

@@ -76,7 +76,7 @@ fn asked() -> Asked {
 }
 
 fn reply(status: u16, body: ReplyBody) -> Arc<Reply> {
-    Arc::new(Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body })
+    Arc::new(Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body, trailers: None })
 }
 
 fn whole(status: u16) -> Arc<Reply> {

@@ -26,7 +26,7 @@ fn slot() -> Slot {
 
 fn reply(status: u16) -> Arc<Reply> {
     let status = StatusCode::from_u16(status).unwrap();
-    Arc::new(Reply { status, headers: HeaderMap::new(), body: ReplyBody::Whole(Bytes::from_static(b"paid")) })
+    Arc::new(Reply { status, headers: HeaderMap::new(), body: ReplyBody::Whole(Bytes::from_static(b"paid")), trailers: None })
 }
 
 /// An operation in a store, and the attempt under way.

@@ -1,7 +1,7 @@
 //! Agreeing with the store on what identities are made of, before anything is claimed.
 
-use crate::engine::{Change, Identities};
-use crate::store::{Store, StoreError};
+use crate::engine::{Change, Identities, Notes};
+use crate::store::{Note, Store, StoreError};
 
 /// How often the comparison is begun anew because another gateway has written meanwhile.
 const TRIES_MAX: usize = 16;
@@ -27,24 +27,54 @@ fn told(changes: &[Change]) -> String {
     )
 }
 
-/// Compares a configuration with what the store keeps, and has it kept where nothing changes or `accept` says so.
+/// Compares a configuration with what the store keeps, and has it kept where nothing changes or `accept` says so. Returns how
+/// many routes that protected operations are not configured any more, each of which is a warning in the log.
 ///
 /// # Errors
 /// It would change identities; the store can't tell, and may be asked again.
-pub async fn agree(store: &dyn Store, configured: &Identities, accept: bool) -> Result<(), AgreeError> {
+pub async fn agree(store: &dyn Store, configured: &Identities, accept: bool) -> Result<usize, AgreeError> {
     for _ in 0..TRIES_MAX {
-        let kept = store.identities().await?;
-        let compared = configured.compare(kept.as_deref());
+        let kept = notes(store).await?;
+        let compared = configured.compare(&kept);
         if !compared.changes.is_empty() {
             if !accept {
                 return Err(AgreeError::Changed(compared.changes));
             }
             compared.changes.iter().for_each(|change| tracing::warn!("new identities are accepted: {change}"));
         }
-        if kept.as_ref() == Some(&compared.next) || store.set_identities(kept.as_deref(), &compared.next).await? {
+        let next = if accept { &compared.accepted } else { &compared.next };
+        if write_notes(store, &kept, next).await? {
             compared.remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
-            return Ok(());
+            if accept {
+                compared
+                    .vanished
+                    .iter()
+                    .for_each(|gone| tracing::warn!(route = gone.route, "a route that is not configured any more is forgotten"));
+                return Ok(0);
+            }
+            compared.vanished.iter().for_each(|gone| tracing::warn!("{gone}"));
+            return Ok(compared.vanished.len());
         }
     }
     Err(StoreError::NotApplied("other gateways keep changing what identities are made of".into()).into())
+}
+
+/// Reads the notes of identities. The identities come first: a route that is in them has its paths in the store already.
+pub async fn notes(store: &dyn Store) -> Result<Notes, StoreError> {
+    let identities = store.note(Note::Identities).await?;
+    Ok(Notes { identities, paths: store.note(Note::Paths).await? })
+}
+
+/// Writes the notes that change. The paths come first: a route whose paths are missing can't be told from a renamed one.
+/// Returns whether the store held what was read before.
+async fn write_notes(store: &dyn Store, kept: &Notes, next: &Notes) -> Result<bool, StoreError> {
+    for (note, kept, next) in [(Note::Paths, &kept.paths, &next.paths), (Note::Identities, &kept.identities, &next.identities)] {
+        if let Some(text) = next
+            && kept != next
+            && !store.set_note(note, kept.as_deref(), text).await?
+        {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }

@@ -16,7 +16,9 @@ use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::payload::{BoxError, Payload};
 use super::tell::trace_of;
 use super::{Gate, Guarded, Problem, carry};
-use crate::engine::{Admission, Asked, Believed, CallerRule, Finding, OnUncertain, Policy, Probe, Refusal, ScopeRule, believe};
+use crate::engine::{
+    Admission, Asked, Believed, CallerRule, Finding, OnUncertain, Policy, Probe, Refusal, ScopeRule, believe, is_grpc,
+};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, State};
@@ -153,10 +155,12 @@ impl Gate {
         for name in &policy.drop_headers {
             head.headers.remove(name);
         }
-        let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored };
+        let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored, trailers: None };
         match self.read(&reply, body, hold).await {
-            Read::Whole(bytes) if close_delimited && may_be_cut(&reply.headers, &bytes) => return Finding::Unclear,
-            Read::Whole(bytes) => reply.body = ReplyBody::Whole(bytes),
+            Read::Whole(bytes, _) if close_delimited && may_be_cut(&reply.headers, &bytes) => return Finding::Unclear,
+            // Its status stands in its trailers, which no rule of a probe looks at.
+            Read::Whole(..) if is_grpc(&reply.headers) => return Finding::Unclear,
+            Read::Whole(bytes, _) => reply.body = ReplyBody::Whole(bytes),
             Read::Streams(_) => {}
             Read::Broken => return Finding::Unclear,
         }

@@ -20,8 +20,9 @@ use super::payload::{AnswerBody, BoxError, Payload};
 use super::problem::{ForwardError, Problem};
 use super::quota::Counted;
 use super::settle::Settled;
+use super::trailers::{prepare_trailers, trailer_bytes};
 use super::{Answered, Gate, Guarded, IDEMPOTENT_REPLAYED, replay};
-use crate::engine::{Admission, Outcome, Policy, Verdict, admit, redacted};
+use crate::engine::{Admission, Outcome, Policy, Verdict, admit, grpc_doubt, is_grpc, redacted};
 use crate::key::Slot;
 use crate::record::{Cause, Held, Reply, ReplyBody};
 use crate::telemetry::{Answer, Timer, Trail, Work};
@@ -201,23 +202,32 @@ impl Gate {
         let (mut head, body) = response.into_parts();
         let close_delimited = head.extensions.get::<CloseDelimited>().is_some();
         self.prepare(&mut head.headers);
-        let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored };
+        let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored, trailers: None };
         if policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Uncertain {
             return Executed::failed(Outcome::Answered(Arc::new(reply)));
         }
         match self.read(&reply, body, hold).await {
-            Read::Whole(bytes) => {
+            Read::Whole(bytes, trailers) => {
                 let stored = policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Store;
                 if stored && close_delimited && may_be_cut(&reply.headers, &bytes) {
                     tracing::info!(route = %policy.route, "a close-delimited answer is no whole JSON text");
                     return Executed::failed(Outcome::InDoubt(Cause::Broken));
                 }
                 reply.body = ReplyBody::Whole(bytes.clone());
+                reply.trailers = trailers;
                 // What is only relayed stays as it is.
                 if stored {
+                    if let Some(cause) = grpc_doubt(&reply) {
+                        return Executed::failed(Outcome::InDoubt(cause));
+                    }
                     reply = redacted(reply, &policy.redact);
+                    // A replay without them would be another answer.
+                    if reply.trailers.is_some() && !self.settings.trailers {
+                        reply.body = ReplyBody::NotStored;
+                    }
                 }
-                let relayed = (reply.body == ReplyBody::NotStored).then(|| AnswerBody::whole(bytes));
+                let relayed =
+                    (reply.body == ReplyBody::NotStored).then(|| AnswerBody::whole(bytes).with_trailers(reply.trailers.take()));
                 Executed { outcome: Outcome::Answered(Arc::new(reply)), body: relayed, too_late: false }
             }
             Read::Streams(body) => Executed { outcome: Outcome::Answered(Arc::new(reply)), body: Some(body), too_late: false },
@@ -248,10 +258,21 @@ impl Gate {
         }
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
+        let mut trailers = None;
         while let Some(frame) = body.frame().await {
             let Ok(frame) = frame else { return Read::Broken };
-            // Trailers are dropped: a replay could not be told from the first answer otherwise.
-            let Ok(data) = frame.into_data() else { continue };
+            let data = match frame.into_data() {
+                Ok(data) => data,
+                // Other answers mean the same without them, and records without them are read by every version.
+                Err(frame) => {
+                    if let (Ok(found), true) = (frame.into_trailers(), is_grpc(&reply.headers)) {
+                        let Some(bytes) = trailer_bytes(&found) else { return Read::Broken };
+                        hold.overdraw(bytes);
+                        trailers = prepare_trailers(found);
+                    }
+                    continue;
+                }
+            };
             let length = first.as_ref().map_or(0, Bytes::len) + rest.len();
             let fits = length + data.len() <= limit;
             // Overdrawn rather than refused: an answer that isn't kept can't be given again, and new requests are
@@ -269,7 +290,7 @@ impl Gate {
                 return Read::Streams(AnswerBody::continued(join(first, rest), body));
             }
         }
-        Read::Whole(join(first, rest))
+        Read::Whole(join(first, rest), trailers)
     }
 
     /// Renews the lease for as long as the answer may take; returns when that time is over. A lease that is lost is not
@@ -318,27 +339,34 @@ fn upstream_ms(outcome: &Outcome, took: Duration) -> Option<u64> {
 }
 
 /// The fields that only the first client gets, taken out of what is stored.
-fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<HeaderMap> {
+fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<Fields> {
     let Outcome::Answered(reply) = outcome else { return None };
-    if !policy.drop_headers.iter().any(|name| reply.headers.contains_key(name)) {
+    let has = |name| reply.headers.contains_key(name) || reply.trailers.as_ref().is_some_and(|fields| fields.contains_key(name));
+    if !policy.drop_headers.iter().any(has) {
         return None;
     }
     let reply = Arc::make_mut(reply);
-    let whole = reply.headers.clone();
+    let whole = (reply.headers.clone(), reply.trailers.clone());
     for name in &policy.drop_headers {
         reply.headers.remove(name);
+        reply.trailers.iter_mut().for_each(|trailers| _ = trailers.remove(name));
     }
+    reply.trailers = reply.trailers.take().filter(|trailers| !trailers.is_empty());
     Some(whole)
 }
 
-fn respond<RB>(whole: Option<HeaderMap>, reply: Reply, body: Option<AnswerBody<RB>>, hold: Hold) -> Response<AnswerBody<RB>> {
+/// The fields before and behind a body.
+type Fields = (HeaderMap, Option<HeaderMap>);
+
+fn respond<RB>(whole: Option<Fields>, reply: Reply, body: Option<AnswerBody<RB>>, hold: Hold) -> Response<AnswerBody<RB>> {
+    let (headers, trailers) = whole.unwrap_or((reply.headers, reply.trailers));
     let kept = match reply.body {
-        ReplyBody::Whole(bytes) => AnswerBody::whole(bytes),
+        ReplyBody::Whole(bytes) => AnswerBody::whole(bytes).with_trailers(trailers),
         ReplyBody::NotStored | ReplyBody::Sealed(_) => AnswerBody::whole(Bytes::new()),
     };
     let mut response = Response::new(body.unwrap_or(kept).holding(hold));
     *response.status_mut() = reply.status;
-    *response.headers_mut() = whole.unwrap_or(reply.headers);
+    *response.headers_mut() = headers;
     response
 }
 
@@ -365,7 +393,8 @@ fn uncertain(slot: Slot, status: Option<u16>, policy: &Policy) -> Problem {
 }
 
 pub(super) enum Read<B> {
-    Whole(Bytes),
+    /// All of it, and the trailers of a gRPC answer.
+    Whole(Bytes, Option<HeaderMap>),
     Streams(AnswerBody<B>),
     Broken,
 }

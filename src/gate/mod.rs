@@ -53,10 +53,11 @@ mod share;
 mod stream;
 mod sweep;
 mod tell;
+mod trailers;
 mod vouch;
 mod wait;
 
-pub use agree::{AgreeError, agree};
+pub use agree::{AgreeError, agree, notes};
 use ask::{Asker, is_never_probed};
 use attempt::Attempt;
 pub use budget::{Budget, Hold};
@@ -109,6 +110,8 @@ pub struct Settings {
     pub records_per_scope: usize,
     /// What identities are hashed with.
     pub hashing: Hashing,
+    /// Whether records may have trailers, which version 0.1.0 does not read. Without, answers that have some are not stored.
+    pub trailers: bool,
     /// How long the event log keeps what it is told; `None`: it is told nothing.
     pub log_keep: Option<Duration>,
 }
@@ -125,6 +128,7 @@ impl Default for Settings {
             buffered_bytes: 256 * MIB,
             records_per_scope: 0,
             hashing: Hashing::default(),
+            trailers: false,
             log_keep: None,
         }
     }
@@ -382,7 +386,7 @@ fn replay<RB>(slot: Slot, reply: Arc<Reply>, mut hold: Hold) -> Result<Answered<
     if !hold.grow(body.len()) {
         return Err(Problem::Overloaded);
     }
-    let mut response = Response::new(AnswerBody::whole(body).holding(hold));
+    let mut response = Response::new(AnswerBody::whole(body).with_trailers(reply.trailers).holding(hold));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     response.headers_mut().insert(IDEMPOTENT_REPLAYED, http::HeaderValue::from_static("true"));

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::budget::Hold;
@@ -88,6 +89,8 @@ where
 pub struct AnswerBody<B> {
     first: Option<Bytes>,
     rest: Option<B>,
+    /// The fields behind a body that is held whole. Boxed: they are rare, and bodies are moved often.
+    trailers: Option<Box<HeaderMap>>,
     /// Room in memory, given back when the client has read the body.
     hold: Option<Hold>,
     /// The place of a request whose answer streams through.
@@ -109,22 +112,32 @@ impl AsRef<[u8]> for HeldBytes {
 impl<B> AnswerBody<B> {
     /// A body that is held whole.
     pub fn whole(bytes: Bytes) -> AnswerBody<B> {
-        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None, hold: None, permit: None }
+        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None, trailers: None, hold: None, permit: None }
     }
 
     /// A body that streams through.
     pub fn stream(body: B) -> AnswerBody<B> {
-        AnswerBody { first: None, rest: Some(body), hold: None, permit: None }
+        AnswerBody { first: None, rest: Some(body), trailers: None, hold: None, permit: None }
     }
 
     /// Wraps what streams.
     pub fn map<C>(self, wrap: impl FnOnce(B) -> C) -> AnswerBody<C> {
-        AnswerBody { first: self.first, rest: self.rest.map(wrap), hold: self.hold, permit: self.permit }
+        AnswerBody { first: self.first, rest: self.rest.map(wrap), trailers: self.trailers, hold: self.hold, permit: self.permit }
     }
 
     /// A body of which the beginning was read.
     pub fn continued(first: Bytes, rest: B) -> AnswerBody<B> {
-        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest), hold: None, permit: None }
+        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest), trailers: None, hold: None, permit: None }
+    }
+
+    /// Puts fields behind a body that is held whole.
+    pub fn with_trailers(self, trailers: Option<HeaderMap>) -> AnswerBody<B> {
+        AnswerBody { trailers: trailers.map(Box::new), ..self }
+    }
+
+    /// The fields behind a body that is held whole.
+    pub fn trailers(&self) -> Option<&HeaderMap> {
+        self.trailers.as_deref()
     }
 
     /// Keeps room in memory until the body is gone.
@@ -162,19 +175,24 @@ where
         }
         match &mut body.rest {
             Some(rest) => Pin::new(rest).poll_frame(cx),
-            None => Poll::Ready(None),
+            None => Poll::Ready(body.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers)))),
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.first.is_none() && self.trailers.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {
         let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
-        let Some(rest) = &self.rest else { return SizeHint::with_exact(first) };
-        let rest = rest.size_hint();
         let mut hint = SizeHint::new();
+        let Some(rest) = &self.rest else {
+            // A body whose length is announced has no trailers in HTTP/1.1 (RFC 9112, section 7.1.2).
+            let counted = SizeHint::with_exact(first);
+            hint.set_lower(first);
+            return if self.trailers.is_none() { counted } else { hint };
+        };
+        let rest = rest.size_hint();
         hint.set_lower(rest.lower() + first);
         if let Some(upper) = rest.upper() {
             hint.set_upper(upper + first);

@@ -16,7 +16,7 @@ use crate::engine::{KeyRule, KeySource, Policy};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
-use crate::store::{ListError, Listing, Log, Page, Says, StoreError, Swap, Watch};
+use crate::store::{ListError, Listing, Log, Note, Page, Says, StoreError, Swap, Watch};
 
 mod carrying;
 mod claiming;
@@ -153,12 +153,12 @@ impl Store for Faulty {
         Ok(())
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.inner.identities().await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.inner.note(note).await
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
-        self.inner.set_identities(expected, next).await
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.inner.set_note(note, expected, next).await
     }
 }
 

@@ -12,6 +12,7 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Version};
 
+use super::rules;
 use crate::entropy::Entropy;
 use crate::telemetry::Trail;
 
@@ -154,7 +155,24 @@ pub(super) fn announces_empty_body(method: &Method, headers: &HeaderMap) -> bool
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
-/// Prepares a request's fields for the upstream. Framing fields are dropped: it is recomputed from the body. `received`:
+/// Whether who sends these fields takes trailers (RFC 9110, section 10.1.4).
+pub fn takes_trailers(headers: &HeaderMap) -> bool {
+    let members = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    members.into_iter().any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
+}
+
+/// Drops the trailers of an answer that frame a message or belong to one connection: some recipients merge trailers into the
+/// head (RFC 9110, section 6.5.1).
+pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
+    let forbidden: Vec<HeaderName> =
+        trailers.keys().filter(|name| rules::trailer_name(name.as_str().as_bytes()).is_err()).cloned().collect();
+    for name in forbidden {
+        trailers.remove(name);
+    }
+}
+
+/// Prepares a request's fields for the upstream. Of `TE` it keeps that the client takes trailers. Framing fields are dropped: it
+/// is recomputed from the body. `received`:
 /// the version that the client sent it by.
 pub fn to_upstream(
     headers: &mut HeaderMap,
@@ -163,7 +181,12 @@ pub fn to_upstream(
     peer: Option<&Peer>,
     received: Version,
 ) {
+    let trailers = takes_trailers(headers);
     strip_hop_by_hop(headers);
+    if trailers {
+        headers.insert(TE, HeaderValue::from_static("trailers"));
+        headers.insert(CONNECTION, HeaderValue::from_static("te"));
+    }
     drop_continue(headers);
     headers.remove(CONTENT_LENGTH);
     let believed = peer.filter(|peer| peer.trusted);
@@ -206,7 +229,7 @@ pub(super) fn ends_with_connection(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Whether an answer has a transfer coding besides `chunked`. The gateway announces none (`TE` is not forwarded), so nothing
+/// Whether an answer has a transfer coding besides `chunked`. The gateway announces none (of `TE` only `trailers` is forwarded), so nothing
 /// undoes it, and without its field the coded bytes would pass for the content (RFC 9112, section 7).
 pub(super) fn is_coded(headers: &HeaderMap) -> bool {
     let codings = headers.get_all(TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));

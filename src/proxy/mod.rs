@@ -31,7 +31,7 @@ mod wire;
 
 pub use body::{Silence, discard, read_whole};
 pub use fetch::{FetchError, fetch, post};
-pub use fields::{Peer, TraceParent, from_upstream, to_upstream, trace_parent};
+pub use fields::{Peer, TraceParent, from_upstream, takes_trailers, to_upstream, trace_parent};
 pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
 pub use guard::{Scan, Scanner};
 pub use inspect::{RequestBody, RequestBodyError};

@@ -19,6 +19,9 @@ pub const HEAD_BYTES: usize = 17;
 const FORMAT: u8 = 1;
 /// The format of one with extras: each has a tag and a length, and whoever doesn't know a tag passes it over.
 const FORMAT_WITH_EXTRAS: u8 = 2;
+/// The format of a completed record whose reply has trailers, with or without extras. They are part of the answer, so versions
+/// that don't know them must not replay it without.
+const FORMAT_WITH_TRAILERS: u8 = 3;
 
 const EXTRA_LEAVES: u8 = 1;
 const EXTRA_SPAN: u8 = 2;
@@ -81,7 +84,7 @@ pub fn head_completed(head: &[u8; HEAD_BYTES]) -> bool {
     head[16] == COMPLETED
 }
 
-/// Writes a record in the newest format.
+/// Writes a record in the oldest format that holds all of it.
 pub fn encode(record: &Record) -> Encoded {
     let mut head = [0; HEAD_BYTES];
     head[..8].copy_from_slice(&record.version.0.to_be_bytes());
@@ -95,14 +98,18 @@ pub fn encode(record: &Record) -> Encoded {
     };
     let mut out = BytesMut::with_capacity(160 + reply_size(&record.state));
     let extras = encode_extras(record);
-    let format = if extras.is_empty() { FORMAT } else { FORMAT_WITH_EXTRAS };
+    let format = match &record.state {
+        State::Completed { reply, .. } if reply.trailers.is_some() => FORMAT_WITH_TRAILERS,
+        _ if extras.is_empty() => FORMAT,
+        _ => FORMAT_WITH_EXTRAS,
+    };
     out.put_u8(format);
     out.put_u32(0);
     put_text(&mut out, record.route.as_bytes());
     put_option(&mut out, record.fingerprint.as_ref().map(|f| f.as_bytes().as_slice()));
     put_option(&mut out, record.caller.as_ref().map(|c| c.as_bytes().as_slice()));
     out.put_u64(record.opened_unix_ms);
-    if !extras.is_empty() {
+    if format != FORMAT {
         put_text(&mut out, &extras);
     }
     match &record.state {
@@ -145,7 +152,8 @@ pub fn encode(record: &Record) -> Encoded {
 
 fn reply_size(state: &State) -> usize {
     let State::Completed { reply, .. } = state else { return 0 };
-    let fields: usize = reply.headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
+    let fields = reply.headers.iter().chain(reply.trailers.iter().flatten());
+    let fields: usize = fields.map(|(name, value)| name.as_str().len() + value.len() + 8).sum();
     let body = match &reply.body {
         ReplyBody::Whole(body) => body.len(),
         ReplyBody::Sealed(sealed) => sealed.len(),
@@ -206,10 +214,10 @@ fn put_time(out: &mut BytesMut, time_ms: Option<u64>) {
 
 fn put_reply(out: &mut BytesMut, reply: &Reply) {
     out.put_u16(reply.status.as_u16());
-    out.put_u32(u32::try_from(reply.headers.len()).unwrap_or(u32::MAX));
-    for (name, value) in &reply.headers {
-        put_text(out, name.as_str().as_bytes());
-        put_text(out, value.as_bytes());
+    put_fields(out, &reply.headers);
+    // Before the body, which has no length.
+    if let Some(trailers) = &reply.trailers {
+        put_fields(out, trailers);
     }
     match &reply.body {
         ReplyBody::Whole(body) => {
@@ -224,7 +232,15 @@ fn put_reply(out: &mut BytesMut, reply: &Reply) {
     }
 }
 
-/// A reply alone, as records have it.
+fn put_fields(out: &mut BytesMut, fields: &HeaderMap) {
+    out.put_u32(u32::try_from(fields.len()).unwrap_or(u32::MAX));
+    for (name, value) in fields {
+        put_text(out, name.as_str().as_bytes());
+        put_text(out, value.as_bytes());
+    }
+}
+
+/// A reply alone, as records have it. Whether it has trailers has to be known beside it.
 pub fn encode_reply(reply: &Reply) -> Bytes {
     let mut out = BytesMut::new();
     put_reply(&mut out, reply);
@@ -235,9 +251,9 @@ pub fn encode_reply(reply: &Reply) -> Bytes {
 ///
 /// # Errors
 /// See [`CodecError::Malformed`].
-pub fn decode_reply(text: Bytes) -> Result<Reply, CodecError> {
+pub fn decode_reply(text: Bytes, has_trailers: bool) -> Result<Reply, CodecError> {
     let mut rest = Reader(text);
-    let reply = rest.reply()?;
+    let reply = rest.reply(has_trailers)?;
     if rest.0.is_empty() { Ok(reply) } else { Err(CodecError::Malformed) }
 }
 
@@ -245,7 +261,7 @@ pub fn decode_reply(text: Bytes) -> Result<Reply, CodecError> {
 pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
     let mut rest = Reader(payload);
     let format = rest.u8()?;
-    if ![FORMAT, FORMAT_WITH_EXTRAS].contains(&format) {
+    if ![FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS].contains(&format) {
         return Err(CodecError::Format(format));
     }
     if rest.u32()? != checksum(head, format, &rest.0) {
@@ -256,7 +272,9 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let caller = rest.option()?.map(Caller::from_bytes);
     let opened_unix_ms = rest.u64()?;
     let (extras, lost) = if format == FORMAT { Default::default() } else { Reader(rest.text()?).extras()? };
+    let has_trailers = format == FORMAT_WITH_TRAILERS;
     let state = match head[16] {
+        _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
         IN_FLIGHT => State::InFlight { doubt_since_ms: rest.time()? },
         UNCERTAIN => {
             let (tag, status) = (rest.u8()?, rest.u16()?);
@@ -285,7 +303,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
                 3 => Settler::Probe,
                 _ => return Err(CodecError::Malformed),
             };
-            State::Completed { reply: Arc::new(rest.reply()?), by }
+            State::Completed { reply: Arc::new(rest.reply(has_trailers)?), by }
         }
         RELEASED => State::Released,
         EXPIRED => State::Expired,
@@ -387,8 +405,7 @@ impl Reader {
         Ok((extras, lost))
     }
 
-    fn reply(&mut self) -> Result<Reply, CodecError> {
-        let status = StatusCode::from_u16(self.u16()?).map_err(|_| CodecError::Malformed)?;
+    fn fields(&mut self) -> Result<HeaderMap, CodecError> {
         let fields = self.u32()? as usize;
         // A field takes at least nine bytes, so a forged count can't reserve more than the record holds.
         self.need(fields.checked_mul(9).ok_or(CodecError::Malformed)?)?;
@@ -398,13 +415,20 @@ impl Reader {
             let value = HeaderValue::from_maybe_shared(self.text()?).map_err(|_| CodecError::Malformed)?;
             headers.try_append(name, value).map_err(|_| CodecError::Malformed)?;
         }
+        Ok(headers)
+    }
+
+    fn reply(&mut self, has_trailers: bool) -> Result<Reply, CodecError> {
+        let status = StatusCode::from_u16(self.u16()?).map_err(|_| CodecError::Malformed)?;
+        let headers = self.fields()?;
+        let trailers = if has_trailers { Some(self.fields()?) } else { None };
         let body = match self.u8()? {
             0 => ReplyBody::NotStored,
             1 => ReplyBody::Whole(std::mem::take(&mut self.0)),
             2 => ReplyBody::Sealed(std::mem::take(&mut self.0)),
             _ => return Err(CodecError::Malformed),
         };
-        Ok(Reply { status, headers, body })
+        Ok(Reply { status, headers, body, trailers })
     }
 }
 

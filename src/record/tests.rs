@@ -2,20 +2,21 @@
 
 use super::*;
 
-const CAUSES: [Cause; 9] = [
+const CAUSES: [Cause; 10] = [
     Cause::Broken,
     Cause::Unreadable(AnswerFault::TooManyFields),
     Cause::Unreadable(AnswerFault::HeadTooLarge),
     Cause::Unreadable(AnswerFault::Malformed),
     Cause::TimedOut,
     Cause::Status(503),
+    Cause::Status(14),
     Cause::LeaseEnded,
     Cause::Stopped,
     Cause::NotRepeated,
 ];
 
 fn completed() -> State {
-    let reply = Reply { status: StatusCode::CREATED, headers: HeaderMap::new(), body: ReplyBody::NotStored };
+    let reply = Reply { status: StatusCode::CREATED, headers: HeaderMap::new(), body: ReplyBody::NotStored, trailers: None };
     State::Completed { reply: Arc::new(reply), by: Settler::Upstream }
 }
 
@@ -85,4 +86,5 @@ fn each_cause_is_told_in_words_of_its_own() {
     let told: std::collections::BTreeSet<String> = CAUSES.iter().map(Cause::describe).collect();
     assert_eq!(told.len(), CAUSES.len(), "{told:?}");
     assert!(told.contains("the upstream answered 503, which does not say whether it acted"), "{told:?}");
+    assert!(told.contains("the upstream answered with the gRPC status 14, which does not say whether it acted"), "{told:?}");
 }

@@ -176,7 +176,8 @@ impl Weighter<Slot, Entry> for Weight {
 }
 
 fn reply_bytes(reply: &Reply) -> usize {
-    let fields: usize = reply.headers.iter().map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len()).sum();
+    let fields = reply.headers.iter().chain(reply.trailers.iter().flatten());
+    let fields: usize = fields.map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len()).sum();
     match &reply.body {
         ReplyBody::Whole(body) | ReplyBody::Sealed(body) => fields + body.len(),
         ReplyBody::NotStored => fields,
@@ -224,7 +225,7 @@ mod tests {
         let of = |body| {
             let headers =
                 HeaderMap::from_iter([(header::DATE, HeaderValue::from_static("now")), (header::AGE, HeaderValue::from(17))]);
-            let state = State::Completed { reply: Arc::new(Reply { headers, body, status: reply.status }), by };
+            let state = State::Completed { reply: Arc::new(Reply { headers, body, status: reply.status, trailers: None }), by };
             weight(Record { state, ..completed(1) })
         };
         let fields = empty + 2 * FIELD_BYTES as u64 + ("date".len() + 3 + "age".len() + 2) as u64;

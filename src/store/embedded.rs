@@ -16,7 +16,7 @@ use self::shelf::{Shelf, StoreTime};
 use self::tables::{Parcel, Raw};
 use self::writer::{Answer, Exchange, Job, Order, Writer};
 use super::large::{ALONG_MAX, Large};
-use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 
@@ -121,6 +121,7 @@ impl Embedded {
     pub fn open(dir: &Path, options: Options) -> Result<Embedded, OpenError> {
         let open = || {
             let folder = Folder::lock(dir)?;
+            folder.make_file()?;
             let opener = folder.opener();
             Embedded::open_over(folder, opener, options)
         };
@@ -259,12 +260,12 @@ impl Store for Embedded {
         self.ask(Job::Ping).await.map(|_| ())
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.read(|shelf| shelf.identities()).await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.read(move |shelf| shelf.note(note)).await
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
-        let job = Job::Agree { expected: expected.map(str::to_owned), next: next.to_owned() };
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        let job = Job::Agree { note, expected: expected.map(str::to_owned), next: next.to_owned() };
         Ok(matches!(self.ask(job).await?, Answer::Agreed(true)))
     }
 }

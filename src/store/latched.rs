@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 
-use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, Version};
 
@@ -80,12 +80,12 @@ impl Store for Latched {
         self.opened()?.ping().await
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.opened()?.identities().await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.opened()?.note(note).await
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
-        self.opened()?.set_identities(expected, next).await
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.opened()?.set_note(note, expected, next).await
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::log::Journal;
-use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch, is_listed};
+use super::{Hub, ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch, is_listed};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
@@ -38,8 +38,23 @@ struct Shelf {
     due: BTreeSet<(u64, Slot)>,
     ends: BTreeSet<(u64, Slot)>,
     tombstone_ends: BTreeSet<(u64, Slot)>,
-    identities: Option<String>,
+    notes: Notes,
     journal: Journal,
+}
+
+#[derive(Default)]
+struct Notes {
+    identities: Option<String>,
+    paths: Option<String>,
+}
+
+impl Notes {
+    fn of(&mut self, note: Note) -> &mut Option<String> {
+        match note {
+            Note::Identities => &mut self.identities,
+            Note::Paths => &mut self.paths,
+        }
+    }
 }
 
 struct Kept {
@@ -166,16 +181,16 @@ impl Store for Memory {
         Ok(())
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        Ok(self.open().0.identities.clone())
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        Ok(self.open().0.notes.of(note).clone())
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
         let (mut shelf, _) = self.open();
-        let current = shelf.identities.as_deref();
-        let agreed = current == Some(next) || current == expected;
+        let current = shelf.notes.of(note);
+        let agreed = current.as_deref() == Some(next) || current.as_deref() == expected;
         if agreed {
-            shelf.identities = Some(next.to_owned());
+            *current = Some(next.to_owned());
         }
         Ok(agreed)
     }

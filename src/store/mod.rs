@@ -49,6 +49,20 @@ pub enum Listing {
     All,
 }
 
+/// A text about all records that the gateways of a store have agreed on.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Note {
+    /// What identities are made of.
+    Identities,
+    /// Which requests the routes cover.
+    Paths,
+}
+
+impl Note {
+    /// All notes, in the order in which a copy writes them: once there are identities, gateways compare them with the rest.
+    pub const ALL: [Note; 2] = [Note::Paths, Note::Identities];
+}
+
 /// A page of a listing.
 #[derive(Debug, Clone, Default)]
 pub struct Page {
@@ -144,11 +158,11 @@ pub trait Store: Send + Sync + 'static {
     /// Whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
 
-    /// What the gateways of this store have agreed that identities are made of. Kept for as long as the store.
-    async fn identities(&self) -> Result<Option<String>, StoreError>;
+    /// Reads a note. Notes are kept for as long as the store.
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError>;
 
-    /// Keeps that text if what is kept is `expected`, or is that very text already; `false` where it is another.
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError>;
+    /// Writes a note if it is `expected`, or is that very text already; `false` where it is another.
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError>;
 }
 
 /// Whether a slot belongs to a listing for people.

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{
     CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply,
@@ -106,7 +106,8 @@ impl Sealed {
         if let State::Completed { reply, .. } = &mut held.record.state
             && let ReplyBody::Sealed(sealed) = &reply.body
         {
-            *reply = Arc::new(decode_reply(self.open(slot, REPLY, sealed)?)?);
+            let has_trailers = reply.trailers.is_some();
+            *reply = Arc::new(decode_reply(self.open(slot, context_of(has_trailers), sealed)?, has_trailers)?);
         }
         // Without it an operation is only not asked for in the background.
         held.record.kept = held.record.kept.and_then(|kept| self.open(slot, KEPT, &kept).ok());
@@ -123,8 +124,11 @@ impl Sealed {
         let extras = Extras { leaves, ..record.extras.clone() };
         match &record.state {
             State::Completed { reply, by } => {
-                let body = ReplyBody::Sealed(self.seal(slot, REPLY, &encode_reply(reply))?);
-                let reply = Arc::new(Reply { status: reply.status, headers: HeaderMap::new(), body });
+                let what = context_of(reply.trailers.is_some());
+                let body = ReplyBody::Sealed(self.seal(slot, what, &encode_reply(reply))?);
+                // Empty ones show that there are some, so that the record has the format of those with trailers.
+                let trailers = reply.trailers.as_ref().map(|_| HeaderMap::new());
+                let reply = Arc::new(Reply { status: reply.status, headers: HeaderMap::new(), body, trailers });
                 Ok(Some(Record { state: State::Completed { reply, by: *by }, kept, extras, ..record.clone() }))
             }
             _ if kept.is_some() || extras.leaves.is_some() => Ok(Some(Record { kept, extras, ..record.clone() })),
@@ -135,8 +139,13 @@ impl Sealed {
 
 /// What is sealed, authenticated with it: neither may stand in the other's place.
 const REPLY: &[u8] = b"reply";
+const REPLY_WITH_TRAILERS: &[u8] = b"reply with trailers";
 const KEPT: &[u8] = b"kept";
 const LEAVES: &[u8] = b"leaves";
+
+fn context_of(has_trailers: bool) -> &'static [u8] {
+    if has_trailers { REPLY_WITH_TRAILERS } else { REPLY }
+}
 
 #[async_trait]
 impl Store for Sealed {
@@ -189,12 +198,12 @@ impl Store for Sealed {
         self.inner.ping().await
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.inner.identities().await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.inner.note(note).await
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
-        self.inner.set_identities(expected, next).await
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.inner.set_note(note, expected, next).await
     }
 }
 
@@ -272,6 +281,30 @@ mod tests {
                 assert_eq!(store.load(&theirs).await.unwrap().unwrap().record.extras, Extras::default());
             }
         }
+    }
+
+    #[tokio::test]
+    async fn trailers_are_sealed_with_the_result_and_not_taken_away_or_added() {
+        let (inner, slot) = (memory(), slot(Space::Enforced, 1));
+        let store = sealed(&inner, vec![key("a", 1)]);
+        let State::Completed { reply, by } = completed(1).state else { panic!("completed") };
+        let trailers = HeaderMap::from_iter(
+            [("grpc-status", "0"), ("x-secret", "1")]
+                .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))),
+        );
+        let with = |reply: &Reply, trailers| {
+            let reply = Arc::new(Reply { trailers, ..reply.clone() });
+            Record { state: State::Completed { reply, by }, ..completed(1) }
+        };
+        let record = with(&reply, Some(trailers));
+        store.swap(&slot, None, &record, LIFE).await.unwrap();
+        assert_eq!(store.load(&slot).await.unwrap().unwrap().record, record);
+        let raw = inner.load(&slot).await.unwrap().unwrap().record;
+        let State::Completed { reply: shown, .. } = &raw.state else { panic!("completed") };
+        assert_eq!(shown.trailers, Some(HeaderMap::new()), "that there are some is all that shows");
+        // Whoever can write to the store can't make a reply without trailers of it, nor the other way round.
+        inner.swap(&slot, Some(Version(1)), &Record { version: Version(2), ..with(shown, None) }, LIFE).await.unwrap();
+        assert!(matches!(store.load(&slot).await, Err(StoreError::Corrupt(CodecError::Sealed))));
     }
 
     #[tokio::test]

@@ -8,9 +8,10 @@ use std::collections::HashSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{ListError, Listing, Swap};
+use super::{ListError, Listing, Note, Swap};
 use crate::key::{Slot, Space};
 use crate::record::{Cause, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State};
 
@@ -359,19 +360,21 @@ pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
     }
 }
 
-pub(crate) async fn what_identities_are_made_of_is_kept_and_changed_only_by_naming_it(stage: Stage) {
+pub(crate) async fn notes_are_kept_apart_and_changed_only_by_naming_what_they_were(stage: Stage) {
     let store = &stage.store;
-    assert_eq!(store.identities().await.unwrap(), None);
-    assert!(!store.set_identities(Some("other"), "one").await.unwrap());
-    assert!(store.set_identities(None, "one").await.unwrap());
-    assert_eq!(store.identities().await.unwrap().as_deref(), Some("one"));
-    for expected in [None, Some("other"), Some("two")] {
-        assert!(!store.set_identities(expected, "two").await.unwrap(), "{expected:?}");
-        assert!(store.set_identities(expected, "one").await.unwrap(), "said twice");
+    for note in Note::ALL {
+        assert_eq!(store.note(note).await.unwrap(), None, "{note:?}");
+        assert!(!store.set_note(note, Some("other"), "one").await.unwrap());
+        assert!(store.set_note(note, None, "one").await.unwrap());
+        assert_eq!(store.note(note).await.unwrap().as_deref(), Some("one"));
+        for expected in [None, Some("other"), Some("two")] {
+            assert!(!store.set_note(note, expected, "two").await.unwrap(), "{expected:?}");
+            assert!(store.set_note(note, expected, "one").await.unwrap(), "said twice");
+        }
+        assert!(store.set_note(note, Some("one"), "two").await.unwrap());
+        assert_eq!(store.note(note).await.unwrap().as_deref(), Some("two"));
     }
-    assert!(store.set_identities(Some("one"), "two").await.unwrap());
-    assert_eq!(store.identities().await.unwrap().as_deref(), Some("two"));
-    assert!(stage.listed(Listing::All, 100).await.is_empty(), "it is no record");
+    assert!(stage.listed(Listing::All, 100).await.is_empty(), "they are no records");
 }
 
 pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
@@ -381,7 +384,7 @@ pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
         headers.append(name, HeaderValue::from_bytes(format!("value, {n}; caf\u{e9}").as_bytes()).unwrap());
     }
     let body: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let reply = Arc::new(Reply { status: StatusCode::ACCEPTED, headers, body: ReplyBody::Whole(body.into()) });
+    let reply = Arc::new(Reply { status: StatusCode::ACCEPTED, headers, body: ReplyBody::Whole(body.into()), trailers: None });
     let big = record(10, 1, State::Completed { reply, by: Settler::Operator });
     stage.stored(&HERE(1), None, &big, keep(LONG)).await;
     assert!(stage.load(&HERE(1)).await.unwrap().record == big, "the reply differs");
@@ -390,8 +393,11 @@ pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
 }
 
 pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
-    let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored };
+    let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored, trailers: None };
+    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
+    let trailed = Reply { body: ReplyBody::Whole(Bytes::from_static(b"paid")), trailers: Some(trailers), ..not_stored.clone() };
     let states = [
+        State::Completed { reply: Arc::new(trailed), by: Settler::Upstream },
         State::InFlight { doubt_since_ms: Some(5) },
         State::Uncertain { cause: Cause::Status(504), since_ms: Some(6), retry: Some(Fence(9)) },
         State::Completed { reply: Arc::new(not_stored), by: Settler::Upstream },
@@ -441,7 +447,7 @@ macro_rules! stories {
             shadow_records_are_kept_apart_and_not_listed
             a_watchers_first_look_is_at_once
             a_swap_wakes_every_watcher
-            what_identities_are_made_of_is_kept_and_changed_only_by_naming_it
+            notes_are_kept_apart_and_changed_only_by_naming_what_they_were
             a_big_reply_comes_back_as_it_was
             every_state_comes_back_as_it_was
             an_event_is_appended_with_its_write_and_once

@@ -12,7 +12,7 @@ use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
 use super::logs::log_meter;
-use super::{BreakerMeter, ProjectionMeter, ReloadMeter, TellingMeter};
+use super::{BreakerMeter, ProjectionMeter, ReloadMeter, TellingMeter, VanishedRoutes};
 
 /// How a request was answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -199,6 +199,8 @@ pub struct Meter {
     pub breakers: BreakerMeter,
     /// The configurations that were read.
     pub reloads: ReloadMeter,
+    /// Routes that are not configured any more.
+    pub vanished: VanishedRoutes,
     /// How far the read model is behind.
     pub projection: ProjectionMeter,
     /// Lines of the access log.
@@ -269,6 +271,7 @@ impl Meter {
             cache: CacheMeter::default(),
             breakers: BreakerMeter::default(),
             reloads: ReloadMeter::default(),
+            vanished: VanishedRoutes::default(),
             projection: ProjectionMeter::default(),
             access_log: TellingMeter::default(),
             spans: TellingMeter::default(),
@@ -305,6 +308,7 @@ impl Meter {
         register_cache(&mut registry, &m.cache);
         m.breakers.register(&mut registry);
         m.reloads.register(&mut registry);
+        m.vanished.register(&mut registry);
         m.projection.register(&mut registry);
         m.access_log.register(&mut registry, "access_log_lines", "Lines of the access log");
         log_meter().register(&mut registry, "log_lines", "Lines of the log");

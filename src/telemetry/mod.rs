@@ -18,6 +18,6 @@ pub use line_queue::TellingMeter;
 pub use logs::{FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter};
 pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
 pub use projection::ProjectionMeter;
-pub use reloads::ReloadMeter;
+pub use reloads::{ReloadMeter, VanishedRoutes};
 pub use spans::{Span, SpanQueue, Tracer, export_request};
 pub use trail::{Arrival, Observers, Observing, Step, Trail, Work};

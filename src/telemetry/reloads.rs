@@ -1,4 +1,4 @@
-//! How often the configuration was read again, and when it was last taken.
+//! How often the configuration was read again, when it was last taken, and which routes it has lost.
 
 use prometheus_client::encoding::EncodeLabelSet;
 use prometheus_client::metrics::counter::Counter;
@@ -54,5 +54,20 @@ impl ReloadMeter {
             Unit::Seconds,
             self.in_force_since.clone(),
         );
+    }
+}
+
+/// How many routes protected operations of the store and are not configured any more, as the last comparison found.
+#[derive(Debug, Clone, Default)]
+pub struct VanishedRoutes(Gauge);
+
+impl VanishedRoutes {
+    /// Sets the count.
+    pub fn set(&self, count: usize) {
+        self.0.set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn register(&self, registry: &mut Registry) {
+        registry.register("vanished_routes", "Routes that protected operations and are not configured any more", self.0.clone());
     }
 }

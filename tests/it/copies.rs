@@ -55,6 +55,7 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
 
     let (code, said) = copy(&file("first"), &namespaced);
     assert!(code == 0 && said.contains("all compared") && said.contains("links were made anew"), "{said}");
+    assert_eq!(redis.cli(&["exists", "moved:{p0}:identities", "moved:{p0}:paths"]), "2", "what gateways agreed on is copied");
     let gateway = Gateway::on(upstream.port, &namespaced, LOG, &routes());
     until("all to be replayed in Redis", || pay(0).send(gateway.port).replayed());
     let replayed = |gateway: &Gateway, answers: &[Vec<u8>]| {
@@ -124,7 +125,7 @@ fn add_records(dir: &Path, count: u64) {
 
 fn record(n: u64) -> Record {
     let body = ReplyBody::Whole(vec![b'x'; 1000].into());
-    let reply = Arc::new(Reply { status: http::StatusCode::CREATED, headers: http::HeaderMap::new(), body });
+    let reply = Arc::new(Reply { status: http::StatusCode::CREATED, headers: http::HeaderMap::new(), body, trailers: None });
     Record {
         version: Version(n),
         fence: Fence(n),
@@ -217,6 +218,9 @@ fn a_file_that_can_not_be_opened_is_explained() {
     {
         assert!(code == Some(1) && said.contains(told), "{told}: {said}");
     }
+    std::fs::write(path.join("records.redb"), []).unwrap();
+    let (code, said) = run();
+    assert!(code == Some(1) && said.contains("the file is damaged") && said.contains("it is empty"), "{said}");
     std::fs::remove_file(path.join("records.redb")).unwrap();
     let _holder = Gateway::on(upstream.port, &format!("file:{}", path.display()), "", ROUTES);
     let (code, said) = run();

@@ -44,6 +44,18 @@ fn ended(gateway: &mut Gateway) -> Option<i32> {
     gateway.wait().code()
 }
 
+#[test]
+fn a_store_of_an_earlier_version_misses_a_route_that_is_gone() {
+    let (upstream, redis) = (Upstream::start(), RedisServer::start());
+    let (usual, refunds) = (route("payments", "X-Account"), route("refunds", "X-Account").replace("/v1/pay", "/v1/re"));
+    stop(starts(upstream.port, &redis.url(), "", &format!("{usual}{refunds}"), false));
+    // Earlier versions keep no paths.
+    assert_eq!(redis.cli(&["del", "onceward:{p0}:paths"]), "1");
+    is_refused(&redis.url(), "", &usual, "route \"refunds\" is not configured any more");
+    stop(starts(upstream.port, &redis.url(), "", &format!("{usual}{refunds}"), false));
+    stop(starts(upstream.port, &redis.url(), "", &usual, false));
+}
+
 fn stop(mut gateway: Gateway) {
     gateway.signal("TERM");
     assert_eq!(gateway.wait().code(), Some(0));
@@ -66,7 +78,17 @@ fn a_change_is_refused_until_it_is_accepted(store: &str) {
     let gateway = starts(upstream.port, store, "", &added, false);
     assert!(pay.send(gateway.port).replayed());
     stop(gateway);
-    is_refused(store, "", &usual, "route \"refunds\" is not configured any more");
+    is_refused(store, "", &renamed, "route \"payouts\" covers POST /v1/payments in its place");
+    // Taking it back is none either: it is only told, and told again at each start.
+    for _ in 0..2 {
+        let gateway = starts(upstream.port, store, "", &usual, false);
+        until("the warning", || gateway.logs().contains("requests for POST /v1/refunds pass unprotected now"));
+        assert_eq!(gateway.metric("onceward_vanished_routes"), 1.0);
+        assert!(pay.send(gateway.port).replayed());
+        stop(gateway);
+    }
+    let moved = format!("{usual}{}", route("credits", "X-Account").replace("/v1/payments", "/v1/refunds"));
+    is_refused(store, "", &moved, "route \"credits\" covers POST /v1/refunds in its place");
 
     stop(starts(upstream.port, store, "", &renamed, true));
     let gateway = starts(upstream.port, store, "", &renamed, false);
@@ -93,6 +115,7 @@ fn on_redis_a_change_is_refused_until_it_is_accepted() {
     let redis = RedisServer::start();
     a_change_is_refused_until_it_is_accepted(&redis.url());
     assert_eq!(redis.cli(&["ttl", "onceward:{p0}:identities"]), "-1", "kept for ever");
+    assert_eq!(redis.cli(&["ttl", "onceward:{p0}:paths"]), "-1");
 }
 
 #[test]
@@ -135,4 +158,8 @@ fn the_doctor_tells_whether_a_configuration_fits() {
     assert!(code == 0 && said.contains("ok    the store keeps the identities"), "{said}");
     let (code, said) = doctor(&route("payouts", "X-Account"));
     assert!(code == 1 && said.contains("WARN  route \"payments\" is not configured any more"), "{said}");
+    assert!(said.contains("route \"payouts\" covers POST /v1/payments"), "{said}");
+    let (code, said) = doctor(&route("payouts", "X-Account").replace("/v1/payments", "/v1/payouts"));
+    assert!(code == 1 && said.contains("WARN  route \"payments\" is not configured any more"), "{said}");
+    assert!(said.contains("requests for POST /v1/payments pass unprotected now"), "{said}");
 }

@@ -27,6 +27,7 @@ mod faults;
 mod fleets;
 mod forms;
 mod frames;
+mod grpc;
 mod hashing;
 mod hostile;
 mod house;

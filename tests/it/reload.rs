@@ -101,7 +101,14 @@ fn a_reload_that_would_change_identities_is_refused_unless_the_start_accepted_it
     assert!(pay.send(gateway.port).replayed());
     // A route that was added is one whose name has to stay.
     reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
-    is_refused(&gateway, ROUTES, &["route \"refunds\" is not configured any more"]);
+    is_refused(&gateway, &format!("{renamed}{REFUNDS}"), &["route \"payouts\" covers POST /v1/payments in its place"]);
+    assert_eq!(gateway.metric("onceward_vanished_routes"), 0.0);
+    // One that goes again is told.
+    reload(&gateway, ROUTES, "applied");
+    assert_eq!(gateway.metric("onceward_vanished_routes"), 1.0);
+    until("the warning", || gateway.logs().contains("route \"refunds\" is not configured any more"));
+    reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
+    assert_eq!(gateway.metric("onceward_vanished_routes"), 0.0);
     gateway.signal("TERM");
     assert!(gateway.wait().success());
 

@@ -143,7 +143,7 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn reply(status: StatusCode, body: &'static [u8]) -> Arc<Reply> {
-    Arc::new(Reply { status, headers: HeaderMap::new(), body: ReplyBody::Whole(Bytes::from_static(body)) })
+    Arc::new(Reply { status, headers: HeaderMap::new(), body: ReplyBody::Whole(Bytes::from_static(body)), trailers: None })
 }
 
 /// The documented defaults, with the model's durations. Results are kept for ever: after its retention a key is new,

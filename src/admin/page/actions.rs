@@ -91,6 +91,7 @@ impl Action {
                 status: StatusCode::OK,
                 headers: HeaderMap::new(),
                 body: ReplyBody::Whole(Bytes::new()),
+                trailers: None,
             })),
             Action::Retry => Decision::Retry,
             Action::Release => Decision::Release,

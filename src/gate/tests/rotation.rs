@@ -102,12 +102,12 @@ impl Store for Way {
         Ok(())
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.inner.identities().await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.inner.note(note).await
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
-        self.inner.set_identities(expected, next).await
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+        self.inner.set_note(note, expected, next).await
     }
 }
 

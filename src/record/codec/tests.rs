@@ -7,6 +7,8 @@ use proptest::prelude::*;
 
 use super::*;
 
+const FORMATS: [u8; 3] = [FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS];
+
 /// Bytes of the payload before its content: format and checksum.
 const PREFIX_BYTES: usize = 5;
 
@@ -31,7 +33,7 @@ fn reply(body: ReplyBody) -> Arc<Reply> {
     headers.append("set-cookie", HeaderValue::from_static("b=2, c"));
     headers.append("x-bytes", HeaderValue::from_bytes(b"caf\xc3\xa9 \xff").unwrap());
     headers.append("x-empty", HeaderValue::from_static(""));
-    Arc::new(Reply { status: StatusCode::CREATED, headers, body })
+    Arc::new(Reply { status: StatusCode::CREATED, headers, body, trailers: None })
 }
 
 /// Every kind of record there is, by the name of its golden file.
@@ -41,6 +43,8 @@ fn golden() -> Vec<(&'static str, Record)> {
         |lost| base(State::Uncertain { cause: Cause::TimedOut, since_ms: Some(1_764_000_000_456), retry: Some(Fence(lost)) });
     let whole = ReplyBody::Whole(Bytes::from_static(b"{\"id\":\"pay_1\",\"amount\":9007199254740993}"));
     let more = ReplyBody::Whole(Bytes::from_static(b"{}"));
+    let sealed =
+        Reply { headers: HeaderMap::new(), body: ReplyBody::Sealed(Bytes::from_static(b"sealed")), ..with_trailers(&[]) };
     let marker = Record { fingerprint: None, caller: None, ..base(State::Released) };
     vec![
         ("in-flight", base(State::InFlight { doubt_since_ms: None })),
@@ -65,7 +69,25 @@ fn golden() -> Vec<(&'static str, Record)> {
             "completed-with-extras",
             Record { extras: extras(), ..base(State::Completed { reply: reply(more), by: Settler::Probe }) },
         ),
+        (
+            "completed-with-trailers",
+            Record {
+                extras: extras(),
+                ..base(State::Completed {
+                    reply: with_trailers(&[("grpc-status", "0"), ("grpc-message", ""), ("x-twice", "1"), ("x-twice", "2")])
+                        .into(),
+                    by: Settler::Upstream,
+                })
+            },
+        ),
+        ("completed-sealed-with-trailers", base(State::Completed { reply: sealed.into(), by: Settler::Upstream })),
     ]
+}
+
+fn with_trailers(fields: &[(&'static str, &'static str)]) -> Reply {
+    let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let whole = reply(ReplyBody::Whole(Bytes::from_static(b"\0\0\0\0\x02\x08\x01")));
+    Reply { trailers: Some(fields.collect()), ..Reply::clone(&whole) }
 }
 
 fn extras() -> Extras {
@@ -74,7 +96,11 @@ fn extras() -> Extras {
 }
 
 fn golden_path(name: &str) -> PathBuf {
-    let format = if name.ends_with("-with-extras") { FORMAT_WITH_EXTRAS } else { FORMAT };
+    let format = match name {
+        _ if name.ends_with("-with-trailers") => FORMAT_WITH_TRAILERS,
+        _ if name.ends_with("-with-extras") => FORMAT_WITH_EXTRAS,
+        _ => FORMAT,
+    };
     [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/records", &format!("v{format}-{name}.bin")].iter().collect()
 }
 
@@ -147,6 +173,14 @@ fn an_extra_that_is_not_known_is_passed_over_and_a_damaged_one_is_an_error() {
 }
 
 #[test]
+fn only_a_completed_record_has_trailers() {
+    for (name, record) in golden().into_iter().filter(|(_, record)| !matches!(record.state, State::Completed { .. })) {
+        let Encoded { head, payload } = encode(&Record { extras: extras(), ..record });
+        assert_eq!(forge(head, FORMAT_WITH_TRAILERS, &payload[PREFIX_BYTES..]), Err(CodecError::Malformed), "{name}");
+    }
+}
+
+#[test]
 fn header_fields_keep_their_order_and_their_bytes() {
     let Encoded { head, payload } = encode(&base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream }));
     let State::Completed { reply, .. } = decode(&head, payload).unwrap().state else { panic!("another state") };
@@ -212,9 +246,11 @@ fn a_flipped_bit_is_an_error() {
 fn a_record_that_seems_to_have_another_format_is_an_error() {
     for (name, record) in golden() {
         let Encoded { head, payload } = encode(&record);
-        let mut other = payload.to_vec();
-        other[0] = FORMAT + FORMAT_WITH_EXTRAS - other[0];
-        assert_eq!(decode(&head, other.into()), Err(CodecError::Checksum), "{name}");
+        for format in FORMATS.into_iter().filter(|format| *format != payload[0]) {
+            let mut other = payload.to_vec();
+            other[0] = format;
+            assert_eq!(decode(&head, other.into()), Err(CodecError::Checksum), "{name} as {format}");
+        }
     }
 }
 
@@ -228,7 +264,7 @@ fn another_records_head_is_an_error() {
 #[test]
 fn an_unknown_format_is_named() {
     let Encoded { head, payload } = encode(&base(State::Released));
-    for format in (0..=u8::MAX).filter(|format| ![FORMAT, FORMAT_WITH_EXTRAS].contains(format)) {
+    for format in (0..=u8::MAX).filter(|format| !FORMATS.contains(format)) {
         let mut bytes = payload.to_vec();
         bytes[0] = format;
         assert_eq!(decode(&head, bytes.into()), Err(CodecError::Format(format)));
@@ -240,10 +276,13 @@ fn a_reply_alone_is_read_back_and_what_is_left_over_is_an_error() {
     for body in [ReplyBody::NotStored, ReplyBody::Whole(Bytes::from_static(b"paid")), ReplyBody::Sealed(Bytes::from_static(b"?"))]
     {
         let reply = reply(body);
-        assert_eq!(decode_reply(encode_reply(&reply)).as_ref(), Ok(&*reply));
+        assert_eq!(decode_reply(encode_reply(&reply), false).as_ref(), Ok(&*reply));
+        let trailed = Reply { trailers: with_trailers(&[("grpc-status", "0")]).trailers, ..Reply::clone(&reply) };
+        assert_eq!(decode_reply(encode_reply(&trailed), true).as_ref(), Ok(&trailed));
+        assert_eq!(decode_reply(encode_reply(&trailed), false), Err(CodecError::Malformed), "trailers are not passed over");
     }
     let longer = [&encode_reply(&reply(ReplyBody::NotStored))[..], b"\0"].concat();
-    assert_eq!(decode_reply(longer.into()), Err(CodecError::Malformed));
+    assert_eq!(decode_reply(longer.into(), false), Err(CodecError::Malformed));
 }
 
 #[test]
@@ -311,12 +350,16 @@ fn states() -> impl Strategy<Value = State> {
         prop::collection::vec(any::<u8>(), 0..2000).prop_map(|body| ReplyBody::Sealed(body.into()))
     ];
     let by = prop_oneof![Just(Settler::Upstream), Just(Settler::Operator), Just(Settler::Probe)];
-    let completed = (100..1000_u16, fields, body, by).prop_map(|(status, fields, body, by)| {
-        let mut headers = HeaderMap::new();
-        for (name, value) in fields {
-            headers.append(HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(&value).unwrap());
-        }
-        State::Completed { reply: Arc::new(Reply { status: StatusCode::from_u16(status).unwrap(), headers, body }), by }
+    let trailers = prop::option::of(fields.clone());
+    let completed = (100..1000_u16, fields, body, trailers, by).prop_map(|(status, fields, body, trailers, by)| {
+        let map = |fields: Vec<(String, Vec<u8>)>| -> HeaderMap {
+            let parsed = |(name, value): (String, Vec<u8>)| {
+                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(&value).unwrap())
+            };
+            fields.into_iter().map(parsed).collect()
+        };
+        let (status, headers) = (StatusCode::from_u16(status).unwrap(), map(fields));
+        State::Completed { reply: Arc::new(Reply { status, headers, body, trailers: trailers.map(map) }), by }
     });
     prop_oneof![
         time.clone().prop_map(|doubt_since_ms| State::InFlight { doubt_since_ms }),

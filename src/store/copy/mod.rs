@@ -1,7 +1,6 @@
 //! Copying a store that no gateway uses into another one: for back-ups, and for moves between a file and Redis.
 //!
-//! What is copied: records and tombstones of all routes, the index of unsettled records, the event log and what identities are
-//! made of. A store that is being copied into is closed: no gateway can claim there before everything was copied and compared.
+//! What is copied: records and tombstones of all routes, the index of unsettled records, the event log and the notes. A store that is being copied into is closed: no gateway can claim there before everything was copied and compared.
 //!
 //! Danger: two stores that were the same and go on separately each execute what the other has executed. Who moves must not go
 //! on with the old one.
@@ -12,8 +11,8 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::StoreError;
 use super::log::{Ends, Entry, EntryId, Link, Log, Mark, Position, member, verify};
+use super::{Note, StoreError};
 use crate::key::Slot;
 
 mod merge;
@@ -127,8 +126,8 @@ pub trait Source: Send + Sync {
     /// The store's time, in ms since 1970.
     async fn time_ms(&self) -> Result<u64, StoreError>;
 
-    /// What identities are made of.
-    async fn kept_identities(&self) -> Result<Option<String>, StoreError>;
+    /// Reads a note.
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError>;
 
     /// A text that changes when the store is used by a gateway.
     ///
@@ -161,8 +160,8 @@ pub trait Target: Source {
     /// Writes what is kept beside the event log.
     async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError>;
 
-    /// Opens the store to gateways, under a history of its own.
-    async fn finish(&self, identities: Option<&str>) -> Result<(), StoreError>;
+    /// Writes the notes, and opens the store to gateways, under a history of its own.
+    async fn finish(&self, notes: &[(Note, String)]) -> Result<(), StoreError>;
 }
 
 /// What a copy is doing.
@@ -224,7 +223,7 @@ pub async fn copy(from: &dyn Source, to: &dyn Target, report: Report<'_>) -> Res
             ));
         }
         Begun::Opening => {
-            to.finish(from.kept_identities().await?.as_deref()).await?;
+            to.finish(&notes_of(from).await?).await?;
             return Ok(Copied { resumed: true, ..copied });
         }
     };
@@ -240,8 +239,16 @@ pub async fn copy(from: &dyn Source, to: &dyn Target, report: Report<'_>) -> Res
     if from.unused_state().await? != state {
         return Err(CopyError::Differs("a gateway used the first store while it was copied".into()));
     }
-    to.finish(from.kept_identities().await?.as_deref()).await?;
+    to.finish(&notes_of(from).await?).await?;
     Ok(copied)
+}
+
+async fn notes_of(from: &dyn Source) -> Result<Vec<(Note, String)>, StoreError> {
+    let mut notes = Vec::new();
+    for note in Note::ALL {
+        notes.extend(from.note(note).await?.map(|text| (note, text)));
+    }
+    Ok(notes)
 }
 
 async fn copy_items(from: &dyn Source, to: &dyn Target, progress: &mut Progress, report: Report<'_>) -> Result<(), CopyError> {

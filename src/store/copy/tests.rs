@@ -30,7 +30,8 @@ async fn fill(dir: &Path) {
         let event = || format!("event {n}").into_bytes();
         store.write(&slot(space, n), None, &record, lifetime, &event).await.unwrap();
     }
-    store.set_identities(None, "identities").await.unwrap();
+    store.set_note(Note::Identities, None, "identities").await.unwrap();
+    store.set_note(Note::Paths, None, "paths").await.unwrap();
     store.close().await;
 }
 
@@ -40,7 +41,8 @@ async fn copied(from: &Path, to: &Path) -> Result<Copied, CopyError> {
 
 async fn is_the_same(from: &Path, to: &Path) {
     let [one, other] = [from, to].map(|dir| Embedded::open(dir, options()).unwrap());
-    assert_eq!(other.identities().await.unwrap().as_deref(), Some("identities"));
+    assert_eq!(other.note(Note::Identities).await.unwrap().as_deref(), Some("identities"));
+    assert_eq!(other.note(Note::Paths).await.unwrap().as_deref(), Some("paths"));
     for n in 0..1500 {
         for space in [Space::Enforced, Space::Shadow] {
             let slot = slot(space, n);
@@ -85,8 +87,8 @@ impl Source for Cut<'_> {
         self.inner.time_ms().await
     }
 
-    async fn kept_identities(&self) -> Result<Option<String>, StoreError> {
-        self.inner.kept_identities().await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.inner.note(note).await
     }
 
     async fn unused_state(&self) -> Result<String, CopyError> {
@@ -123,9 +125,9 @@ impl Target for Cut<'_> {
         self.inner.put_ends(ends).await
     }
 
-    async fn finish(&self, identities: Option<&str>) -> Result<(), StoreError> {
+    async fn finish(&self, notes: &[(Note, String)]) -> Result<(), StoreError> {
         self.pass()?;
-        self.inner.finish(identities).await
+        self.inner.finish(notes).await
     }
 }
 

@@ -13,12 +13,12 @@ use tokio::sync::mpsc;
 
 use super::disk::{FILE, Folder, Writes};
 use super::shelf::{Shelf, StoreTime};
-use super::tables::{FRONT_BYTES, Front, IDENTITIES, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables};
+use super::tables::{FRONT_BYTES, Front, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables, name_of};
 use super::{Embedded, OpenError, Options, log, writer};
 use crate::record::HEAD_BYTES;
 use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
 use crate::store::log::{Ends, Entry, Log};
-use crate::store::{Store, StoreError};
+use crate::store::{Note, Store, StoreError};
 
 /// The layout of a file that a copy is written into.
 pub(super) const UNFINISHED: u64 = 1 << 32;
@@ -76,6 +76,9 @@ impl CopiedFile {
 
     fn open(dir: &Path, options: &Options, writes: Writes) -> Result<CopiedFile, OpenError> {
         let folder = Folder::lock(dir)?;
+        if writes == Writes::Through {
+            folder.make_file()?;
+        }
         let db = writer::open(&folder.opener(), writes, options)?;
         let last_ms = match db.begin_read().map_err(redb::Error::from)?.open_table(META) {
             Ok(meta) => meta.get(TIME_MS).map_err(redb::Error::from)?.map_or(0, |time| time.value()),
@@ -138,6 +141,10 @@ fn item_of(place: &Place, value: &[u8]) -> Option<Item> {
 
 #[async_trait]
 impl Source for CopiedFile {
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.store.note(note).await
+    }
+
     fn log_partitions(&self) -> u16 {
         1
     }
@@ -148,10 +155,6 @@ impl Source for CopiedFile {
 
     async fn time_ms(&self) -> Result<u64, StoreError> {
         Ok(self.store.shelf.clock.now_ms())
-    }
-
-    async fn kept_identities(&self) -> Result<Option<String>, StoreError> {
-        self.store.identities().await
     }
 
     /// The lock keeps gateways away. Each commit of one writes its time.
@@ -218,8 +221,9 @@ impl Target for CopiedFile {
         let (tell, told) = tokio::sync::oneshot::channel();
         let begun = self.write(move |txn, _| {
             writer::make_tables(txn)?;
-            let empty =
-                txn.open_table(RECORDS)?.is_empty()? && log::is_empty(txn)? && txn.open_table(NOTES)?.get(IDENTITIES)?.is_none();
+            let has_note = |note| Ok(txn.open_table(NOTES)?.get(name_of(note))?.is_some());
+            let noted = Note::ALL.into_iter().map(has_note).collect::<Result<Vec<bool>, redb::Error>>()?;
+            let empty = txn.open_table(RECORDS)?.is_empty()? && log::is_empty(txn)? && !noted.contains(&true);
             let _ = tell.send(empty);
             if empty {
                 txn.open_table(META)?.insert(LAYOUT, UNFINISHED)?;
@@ -263,12 +267,12 @@ impl Target for CopiedFile {
         self.write(move |txn, _| ends.iter().try_for_each(|ends| log::put_ends(txn, ends))).await
     }
 
-    async fn finish(&self, identities: Option<&str>) -> Result<(), StoreError> {
-        let identities = identities.map(str::to_owned);
+    async fn finish(&self, kept: &[(Note, String)]) -> Result<(), StoreError> {
+        let kept = kept.to_vec();
         let finish = self.write(move |txn, now_ms| {
             let (mut meta, mut notes) = (txn.open_table(META)?, txn.open_table(NOTES)?);
-            if let Some(identities) = &identities {
-                notes.insert(IDENTITIES, identities.as_str())?;
+            for (note, text) in &kept {
+                notes.insert(name_of(*note), text.as_str())?;
             }
             notes.remove(PROGRESS)?;
             meta.insert(TIME_MS, now_ms)?;

@@ -15,6 +15,9 @@ use super::OpenError;
 
 /// The records.
 pub(super) const FILE: &str = "records.redb";
+/// The records of a store that is being made. A file under the name above is never without content: one that is empty was cut, and
+/// to take it for a new store would run again what it has recorded.
+const NEW_FILE: &str = "records.redb.new";
 /// Held locked as long as a process uses the folder. A file of its own, because the records file is closed and opened
 /// again after an I/O error, and nobody else may step in between.
 const LOCK: &str = "lock";
@@ -51,13 +54,32 @@ impl Folder {
         }
     }
 
-    /// How to open the records file in here.
+    /// Makes the records file, if there is none: under another name until all of it is on the disk.
+    pub(super) fn make_file(&self) -> Result<(), OpenError> {
+        let failed = |source| OpenError::Folder { dir: self.path.clone(), source };
+        let (path, new) = (self.path.join(FILE), self.path.join(NEW_FILE));
+        if path.try_exists().map_err(failed)? {
+            return Ok(());
+        }
+        let file = open_private(&new).map_err(failed)?;
+        // Of a start that ended before.
+        file.set_len(0).map_err(failed)?;
+        let backend = FileBackend::new(file).map_err(redb::Error::from)?;
+        drop(Builder::new().create_with_backend(backend).map_err(redb::Error::from)?);
+        File::open(&new).and_then(|file| file.sync_all()).map_err(failed)?;
+        std::fs::rename(&new, &path).map_err(failed)?;
+        // The name must still be there after a power loss.
+        File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed)
+    }
+
+    /// How to open the records file in here, which is there: one that vanished while it was in use is not made anew.
     pub(super) fn opener(&self) -> Opener {
-        let path = self.path.clone();
+        let path = self.path.join(FILE);
         opener(move || {
-            let file = open_private(&path.join(FILE))?;
-            // A file that is new must still be there after a power loss: so must its name.
-            File::open(&path)?.sync_all()?;
+            let file = OpenOptions::new().read(true).write(true).open(&path)?;
+            if file.metadata()?.len() == 0 {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty, which a new store's is not"));
+            }
             FileBackend::new(file).map_err(io::Error::other)
         })
     }

@@ -7,9 +7,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::BootClock;
-use super::tables::{DUE, Front, IDENTITIES, NOTES, Place, RECORDS, Raw, moment, moment_end, read, split_moment};
+use super::tables::{DUE, Front, NOTES, Place, RECORDS, Raw, moment, moment_end, name_of, read, split_moment};
 use crate::key::{SLOT_BYTES, Slot, Space};
-use crate::store::{Hub, ListError, Listing, Page, StoreError, is_listed};
+use crate::store::{Hub, ListError, Listing, Note, Page, StoreError, is_listed};
 
 /// How many index entries one search for overdue records looks at. Entries of records that have ended are passed over
 /// until they are swept; a search must not walk through a million of them.
@@ -102,9 +102,8 @@ impl Shelf {
         })
     }
 
-    /// What identities are made of.
-    pub(super) fn identities(&self) -> Result<Option<String>, StoreError> {
-        self.reading(|txn| Ok(txn.open_table(NOTES)?.get(IDENTITIES)?.map(|text| text.value().to_owned())))
+    pub(super) fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.reading(|txn| Ok(txn.open_table(NOTES)?.get(name_of(note))?.map(|text| text.value().to_owned())))
     }
 
     pub(super) fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {

@@ -13,9 +13,9 @@ use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{
     CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence, head_in_flight, head_version,
 };
-use crate::store::StoreError;
 use crate::store::large::ALONG_MAX;
 use crate::store::log::{EntryId, Trimmed};
+use crate::store::{Note, StoreError};
 
 /// Bytes of a place: a drawer and a slot's hash.
 pub(super) const PLACE_BYTES: usize = 1 + SLOT_BYTES;
@@ -34,8 +34,13 @@ pub(super) const ENDS: TableDefinition<&[u8; MOMENT_BYTES], ()> = TableDefinitio
 pub(super) const META: TableDefinition<&str, u64> = TableDefinition::new("meta");
 /// Texts about the file's records.
 pub(super) const NOTES: TableDefinition<&str, &str> = TableDefinition::new("notes");
-/// In [`NOTES`]: what identities are made of.
-pub(super) const IDENTITIES: &str = "identities";
+/// The name in [`NOTES`] of a note that gateways have agreed on.
+pub(super) fn name_of(note: Note) -> &'static str {
+    match note {
+        Note::Identities => "identities",
+        Note::Paths => "paths",
+    }
+}
 /// In [`META`]: the layout of everything else.
 pub(super) const LAYOUT: &str = "layout";
 /// In [`META`]: the store's time of the last commit, in ms.
@@ -332,16 +337,16 @@ impl<'txn> Tables<'txn> {
         log::trim(self.txn, older_than, self.now_ms)
     }
 
-    /// Keeps what identities are made of, if what is kept is what was expected, or is that already.
-    pub(super) fn agree(&mut self, expected: Option<&str>, next: &str) -> Result<bool, redb::Error> {
+    /// Writes a note, if what is kept is what was expected, or is that already.
+    pub(super) fn agree(&mut self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, redb::Error> {
         let mut notes = self.txn.open_table(NOTES)?;
         let agreed = {
-            let current = notes.get(IDENTITIES)?;
+            let current = notes.get(name_of(note))?;
             let current = current.as_ref().map(|text| text.value());
             current == Some(next) || current == expected
         };
         if agreed {
-            notes.insert(IDENTITIES, next)?;
+            notes.insert(name_of(note), next)?;
         }
         Ok(agreed)
     }

@@ -72,13 +72,13 @@ async fn a_closed_store_opens_again_with_everything() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
     claim(&store, 1).await.unwrap();
-    assert!(store.set_identities(None, "made of this").await.unwrap());
+    assert!(store.set_note(Note::Identities, None, "made of this").await.unwrap());
     store.close().await;
     assert!(matches!(claim(&store, 2).await, Err(StoreError::NotApplied(_))));
     assert!(store.load(&here(1)).await.is_err());
     let again = open(dir.path());
     assert_eq!(again.load(&here(1)).await.unwrap().unwrap().record, suite::claim(1, 1));
-    assert_eq!(again.identities().await.unwrap().as_deref(), Some("made of this"));
+    assert_eq!(again.note(Note::Identities).await.unwrap().as_deref(), Some("made of this"));
     assert_eq!(again.load(&here(2)).await.unwrap(), None);
     store.close().await;
 }
@@ -398,7 +398,7 @@ async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_
 
 #[tokio::test]
 async fn a_file_that_was_cut_short_or_overwritten_is_damaged_and_not_a_panic() {
-    for damage in [0, 1, 2] {
+    for damage in 0..5 {
         let dir = tempfile::tempdir().unwrap();
         let store = open(dir.path());
         for n in 0..50 {
@@ -410,11 +410,31 @@ async fn a_file_that_was_cut_short_or_overwritten_is_damaged_and_not_a_panic() {
         let damaged = match damage {
             0 => whole[..whole.len() / 2].to_vec(),
             1 => whole[..100].to_vec(),
+            2 => vec![],
+            3 => vec![0; whole.len()],
             _ => [&[0xff; 4096][..], &whole[4096..]].concat(),
         };
-        std::fs::write(&path, damaged).unwrap();
+        std::fs::write(&path, &damaged).unwrap();
         let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
-        assert_eq!(trouble(&refused), Trouble::Damaged, "{refused}");
+        assert_eq!(trouble(&refused), Trouble::Damaged, "{damage}: {refused}");
+        let copied = copy::CopiedFile::target(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
+        assert!(copied.to_string().contains("the file is damaged"), "{damage}: {copied}");
+        assert_eq!(std::fs::read(&path).unwrap(), damaged, "nothing was written over it");
+    }
+}
+
+#[tokio::test]
+async fn a_first_start_that_was_killed_leaves_nothing_that_looks_like_a_store() {
+    let dir = tempfile::tempdir().unwrap();
+    // Whatever had been written of the file has another name yet.
+    for left in [&[][..], &[0; 100]] {
+        std::fs::write(dir.path().join("records.redb.new"), left).unwrap();
+        let store = open(dir.path());
+        assert_eq!(claim(&store, 1).await.unwrap(), Swap::Stored);
+        store.close().await;
+        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(names.collect::<std::collections::BTreeSet<_>>(), ["lock", disk::FILE].map(String::from).into());
+        std::fs::remove_file(dir.path().join(disk::FILE)).unwrap();
     }
 }
 

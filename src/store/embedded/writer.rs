@@ -18,8 +18,8 @@ use super::tables::{DUE, ENDS, Front, LAYOUT, META, NOTES, Parcel, Place, RECORD
 use super::{OpenError, Options, log};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
-use crate::store::StoreError;
 use crate::store::log::{EntryId, Trimmed};
+use crate::store::{Note, StoreError};
 
 /// Operations in one commit. More would save little per operation, and the first would wait for the last.
 const BATCH_OPS_MAX: usize = 256;
@@ -45,8 +45,8 @@ pub(super) enum Job {
     Swap(Box<Exchange>),
     /// Move the deadlines of the attempt under way.
     Renew { slot: Slot, fence: Fence, lease: Duration, keep: Duration },
-    /// Keep what identities are made of, if what is kept is as expected.
-    Agree { expected: Option<String>, next: String },
+    /// Write a note, if what is kept is as expected.
+    Agree { note: Note, expected: Option<String>, next: String },
     /// Keep how far a reader of the log has read.
     MarkRead { reader: String, read: EntryId },
     /// Append a batch of observations.
@@ -430,7 +430,7 @@ impl Job {
                 tables.renew(&place, *lease, *keep)?;
                 Ok(Made::written(Answer::Renewed(true)))
             }
-            Job::Agree { expected, next } => match tables.agree(expected.as_deref(), next)? {
+            Job::Agree { note, expected, next } => match tables.agree(*note, expected.as_deref(), next)? {
                 true => Ok(Made::written(Answer::Agreed(true))),
                 false => Ok(Made::seen(Answer::Agreed(false))),
             },

@@ -17,7 +17,7 @@ use super::{ConnectError, Options, Redis, array, layout, millis, time_ms, unexpe
 use crate::key::PARTITIONS;
 use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
 use crate::store::log::{Ends, Entry, Log, digest};
-use crate::store::{Store, StoreError};
+use crate::store::{Note, Store, StoreError};
 
 /// Keys that one SCAN looks at, and about the records that are read at once: large ones must not fill the memory.
 const SCAN_COUNT: usize = 64;
@@ -247,8 +247,8 @@ impl Source for CopiedRedis {
         time_ms(self.store.command(layout::COPY_PARTITION, &redis::cmd("TIME")).await?)
     }
 
-    async fn kept_identities(&self) -> Result<Option<String>, StoreError> {
-        self.store.identities().await
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.store.note(note).await
     }
 
     async fn unused_state(&self) -> Result<String, CopyError> {
@@ -364,13 +364,13 @@ impl Target for CopiedRedis {
         self.to_each(put).await.map(drop)
     }
 
-    /// Identities first: no gateway may claim before it compared them. Then the epochs, each of which opens its partition; once one
+    /// Notes first: no gateway may claim before it compared them. Then the epochs, each of which opens its partition; once one
     /// is there, nothing more is copied. The progress goes last.
-    async fn finish(&self, identities: Option<&str>) -> Result<(), StoreError> {
-        if let Some(identities) = identities {
+    async fn finish(&self, notes: &[(Note, String)]) -> Result<(), StoreError> {
+        for (note, text) in notes {
             let mut set = redis::cmd("SET");
-            set.arg(self.store.names.identities_key()).arg(identities);
-            self.store.command(layout::IDENTITIES_PARTITION, &set).await?;
+            set.arg(self.store.names.note_key(*note)).arg(text);
+            self.store.command(layout::NOTES_PARTITION, &set).await?;
         }
         let marked = self.epochs().await?.marked;
         let name = getrandom::u64().map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;

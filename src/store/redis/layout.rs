@@ -9,6 +9,7 @@ use bytes::Bytes;
 
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{CodecError, HEAD_BYTES, Held, decode};
+use crate::store::Note;
 pub(super) use crate::store::log::{member, slot_of_member};
 
 /// Longest namespace, in bytes.
@@ -49,9 +50,13 @@ impl Names {
         }
     }
 
-    /// The key of what identities are made of, one for the whole store.
-    pub(super) fn identities_key(&self) -> Vec<u8> {
-        self.in_partition(IDENTITIES_PARTITION, b"identities")
+    /// The key of a note, one for the whole store.
+    pub(super) fn note_key(&self, note: Note) -> Vec<u8> {
+        let name: &[u8] = match note {
+            Note::Identities => b"identities",
+            Note::Paths => b"paths",
+        };
+        self.in_partition(NOTES_PARTITION, name)
     }
 
     /// The key of a slot's record.
@@ -179,8 +184,8 @@ impl Names {
     }
 }
 
-/// The partition under whose tag that lies.
-pub(super) const IDENTITIES_PARTITION: u16 = 0;
+/// The partition under whose tag the notes lie.
+pub(super) const NOTES_PARTITION: u16 = 0;
 
 /// The partition under whose tag the gateways lie.
 pub(super) const GATEWAYS_PARTITION: u16 = 0;
@@ -281,7 +286,8 @@ mod tests {
             (names.observations_key(), "onceward:{p0}:observations".into()),
             (names.observed_bytes_key(), "onceward:{p0}:observed_bytes".into()),
             (names.observed_sizes_key(), "onceward:{p0}:observed_sizes".into()),
-            (names.identities_key(), "onceward:{p0}:identities".into()),
+            (names.note_key(Note::Identities), "onceward:{p0}:identities".into()),
+            (names.note_key(Note::Paths), "onceward:{p0}:paths".into()),
             (names.gateways_key(), "onceward:{p0}:gateways".into()),
             (names.copy_key(), "onceward:{p0}:copy".into()),
             (names.ping_key(None), "onceward:ping".into()),
@@ -296,7 +302,13 @@ mod tests {
         assert_eq!(names.stored_at(&names.record_key(&shadow)), Some((shadow, false)));
         let of_empty = [names.epoch_key(3), names.ping_key(None), names.ping_key(Some(3)), names.gateways_key()];
         assert!(of_empty.iter().all(|name| names.is_of_an_empty_store(name)));
-        let others = [names.identities_key(), names.record_key(&shadow), names.chain_key(1), names.copy_key()];
+        let others = [
+            names.note_key(Note::Identities),
+            names.note_key(Note::Paths),
+            names.record_key(&shadow),
+            names.chain_key(1),
+            names.copy_key(),
+        ];
         assert!(others.iter().all(|name| !names.is_of_an_empty_store(name)));
     }
 

@@ -31,7 +31,7 @@ pub use self::survey::{Grade, Remark};
 use self::time::{ServerTime, millis, time_ms};
 pub use self::tracker::track;
 use self::write::Change;
-use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use super::{Hub, ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::store::large::Large;
@@ -445,19 +445,19 @@ impl Store for Redis {
         self.epochs.all_standing(self.deadline()).await
     }
 
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
         let mut get = redis::cmd("MGET");
-        get.arg(self.names.identities_key()).arg(self.names.copy_key());
-        let kept = self.command(layout::IDENTITIES_PARTITION, &get).await?;
-        let (identities, copy): (Option<String>, Option<String>) = redis::from_redis_value(kept).map_err(|_| unexpected())?;
+        get.arg(self.names.note_key(note)).arg(self.names.copy_key());
+        let kept = self.command(layout::NOTES_PARTITION, &get).await?;
+        let (note, copy): (Option<String>, Option<String>) = redis::from_redis_value(kept).map_err(|_| unexpected())?;
         // Whoever asks begins to use the store.
-        if copy.is_some() { Err(copy::unfinished()) } else { Ok(identities) }
+        if copy.is_some() { Err(copy::unfinished()) } else { Ok(note) }
     }
 
-    async fn set_identities(&self, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
         let args = [expected.unwrap_or_default().as_bytes(), next.as_bytes()];
-        let keys = [self.names.identities_key()];
-        let answer = self.run(layout::IDENTITIES_PARTITION, &self.scripts.agree, (&keys, &args), None, self.deadline()).await?;
+        let keys = [self.names.note_key(note)];
+        let answer = self.run(layout::NOTES_PARTITION, &self.scripts.agree, (&keys, &args), None, self.deadline()).await?;
         Ok(answer == Value::Int(1))
     }
 }

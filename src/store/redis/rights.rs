@@ -14,7 +14,7 @@ use super::layout::Names;
 use super::servers::Group;
 use super::{Ack, Grade, Redis, Remark};
 use crate::key::{PARTITIONS, SLOT_BYTES, Slot, Space};
-use crate::store::StoreError;
+use crate::store::{Note, StoreError};
 
 /// Which parts of a store its user uses beside the records: [`Redis::survey`] looks whether the server's user has the rights
 /// that they need.
@@ -164,8 +164,8 @@ fn key_names(names: &Names, partition: u16) -> Vec<(Vec<u8>, Part)> {
     for slot in &slots {
         keys.extend([names.record_key(slot), names.tombstone_key(slot)].map(|name| (name, Part::Records)));
     }
-    let records = [names.due_key(partition), names.epoch_key(partition), names.identities_key(), names.ping_key(None)];
-    keys.extend(records.map(|name| (name, Part::Records)));
+    let records = [names.due_key(partition), names.epoch_key(partition), names.ping_key(None)];
+    keys.extend(records.into_iter().chain(Note::ALL.map(|note| names.note_key(note))).map(|name| (name, Part::Records)));
     keys.extend([(names.copy_key(), Part::Records), (names.gateways_key(), Part::Presence)]);
     keys.extend([names.events_key(partition), names.chain_key(partition)].map(|name| (name, Part::Append)));
     keys.extend([names.trimmed_key(partition), names.readers_key(partition)].map(|name| (name, Part::Log)));

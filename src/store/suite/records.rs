@@ -45,6 +45,11 @@ pub(crate) fn completed(version: u64) -> Record {
 
 pub(crate) fn completed_with(version: u64, body: &[u8]) -> Record {
     let headers = HeaderMap::from_iter([(HeaderName::from_static("content-type"), HeaderValue::from_static("text/plain"))]);
-    let reply = Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(Bytes::copy_from_slice(body)) });
+    let reply = Arc::new(Reply {
+        status: StatusCode::CREATED,
+        headers,
+        body: ReplyBody::Whole(Bytes::copy_from_slice(body)),
+        trailers: None,
+    });
     record(version, version, State::Completed { reply, by: Settler::Upstream })
 }

@@ -1,15 +1,18 @@
 //! An upstream that speaks HTTP/2 behind TLS, and misbehaves on request.
 //!
 //! Of a request's `X-Act` field it knows `hold` (until released), `refuse` (REFUSED_STREAM) and `cut` (the connection
-//! ends without an answer). Whole connections misbehave by their [`Manner`].
+//! ends without an answer), and of gRPC `grpc STATUS` (a message, then the status in trailers), `grpc-head STATUS` (the status in
+//! the head of an answer without a body) and `grpc-cut` (a message without a status). Whole connections misbehave by their [`Manner`].
 
 use std::convert::Infallible;
 use std::error::Error;
+use std::future::{Ready, ready};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
-use http::{Request, Response, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, Version};
+use http_body_util::combinators::WithTrailers;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::server::conn::http2;
@@ -159,7 +162,7 @@ async fn execute(
     request: Request<Incoming>,
     shared: Arc<Shared>,
     cut: CancellationToken,
-) -> Result<Response<Full<Bytes>>, Box<dyn Error + Send + Sync>> {
+) -> Result<Response<Trailed>, Box<dyn Error + Send + Sync>> {
     assert_eq!(request.version(), Version::HTTP_2);
     let (parts, body) = request.into_parts();
     let script = parts.headers.get("x-act").map_or("", |script| script.to_str().unwrap()).to_owned();
@@ -185,8 +188,29 @@ async fn execute(
         "hold" => drop(shared.released.subscribe().wait_for(|released| *released).await?),
         _ => {}
     }
+    if let Some((form, status)) = script.strip_prefix("grpc").map(|rest| rest.split_once(' ').unwrap_or((rest, ""))) {
+        return Ok(grpc(form, status, n));
+    }
     let response = Response::builder().status(201).header("content-type", "application/json");
-    Ok(response.body(Full::new(format!("{{\"payment\":{n}}}").into()))?)
+    Ok(response.body(Full::new(format!("{{\"payment\":{n}}}").into()).with_trailers(ready(None)))?)
+}
+
+/// A body, and perhaps trailers.
+type Trailed = WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallible>>>>;
+
+/// The answer of a gRPC server, whose message no other answer has.
+fn grpc(form: &str, status: &str, n: usize) -> Response<Trailed> {
+    let message = if form == "-head" { Bytes::new() } else { Bytes::from(vec![0, 0, 0, 0, 2, 8, u8::try_from(n).unwrap()]) };
+    let fields = [("grpc-status", status.to_owned()), ("grpc-message", format!("call {n}")), ("x-once", n.to_string())];
+    let fields: HeaderMap =
+        fields.into_iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::try_from(value).unwrap())).collect();
+    let trailers = if form.is_empty() { Some(Ok(fields.clone())) } else { None };
+    let mut response = Response::new(Full::new(message).with_trailers(ready(trailers)));
+    if form == "-head" {
+        *response.headers_mut() = fields;
+    }
+    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc+proto"));
+    response
 }
 
 /// Frames by hand: what a well-behaved server never says.

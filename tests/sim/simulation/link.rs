@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
-use onceward::store::{ListError, Listing, Log, Page, Says, Store, StoreError, Swap, Watch};
+use onceward::store::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -322,11 +322,11 @@ impl Store for Link {
     }
 
     /// Configurations are compared before a gateway serves, which is not simulated.
-    async fn identities(&self) -> Result<Option<String>, StoreError> {
+    async fn note(&self, _: Note) -> Result<Option<String>, StoreError> {
         Ok(None)
     }
 
-    async fn set_identities(&self, _: Option<&str>, _: &str) -> Result<bool, StoreError> {
+    async fn set_note(&self, _: Note, _: Option<&str>, _: &str) -> Result<bool, StoreError> {
         Ok(true)
     }
 }

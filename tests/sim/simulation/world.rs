@@ -240,6 +240,6 @@ impl World {
     pub fn reply(&self, status: u16, body: String) -> Arc<Reply> {
         let status = http::StatusCode::from_u16(status).unwrap();
         let body = onceward::record::ReplyBody::Whole(Bytes::from(body));
-        Arc::new(Reply { status, headers: http::HeaderMap::new(), body })
+        Arc::new(Reply { status, headers: http::HeaderMap::new(), body, trailers: None })
     }
 }

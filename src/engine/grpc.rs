@@ -1,0 +1,114 @@
+//! What a gRPC answer says of its operation. Its HTTP status is 200 whatever happened; its own status stands in the trailers, or in
+//! the head of an answer without a body.
+//!
+//! Danger: a client's library sends a request again after UNAVAILABLE and the like. If such an answer were a result, a payment that
+//! an upstream has executed would be answered as failed for ever.
+
+use http::header::CONTENT_TYPE;
+use http::{HeaderMap, HeaderName};
+
+use crate::record::{Cause, Reply};
+
+const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
+
+/// The statuses that a library or a hop also makes by itself, whatever the upstream has done: UNKNOWN, DEADLINE_EXCEEDED and
+/// UNAVAILABLE.
+const UNCERTAIN: [u8; 3] = [UNKNOWN, 4, 14];
+
+/// What a status that is no number from 0 to 16 counts as.
+const UNKNOWN: u8 = 2;
+
+/// The largest status that is defined.
+const STATUS_MAX: u8 = 16;
+
+/// Whether an answer is gRPC's: `application/grpc`, also with a message format (`+proto`) or parameters. Not gRPC-Web, which
+/// writes its trailers into the body.
+pub fn is_grpc(headers: &HeaderMap) -> bool {
+    const NAME: &[u8] = b"application/grpc";
+    let Some(media_type) = headers.get(CONTENT_TYPE).map(|value| value.as_bytes().trim_ascii_start()) else { return false };
+    let Some((name, rest)) = media_type.split_at_checked(NAME.len()) else { return false };
+    name.eq_ignore_ascii_case(NAME) && rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ' | b'\t'))
+}
+
+/// Why a whole gRPC answer leaves it open whether the upstream acted; `None` where it does not, and of other answers. The reply has
+/// its trailers.
+pub fn grpc_doubt(reply: &Reply) -> Option<Cause> {
+    if !is_grpc(&reply.headers) {
+        return None;
+    }
+    let in_trailers = reply.trailers.as_ref().and_then(|trailers| trailers.get(GRPC_STATUS));
+    // It ended before its status.
+    let Some(status) = in_trailers.or_else(|| reply.headers.get(GRPC_STATUS)) else { return Some(Cause::Broken) };
+    let number = status.to_str().ok().and_then(|text| text.parse::<u8>().ok());
+    let status = number.filter(|number| *number <= STATUS_MAX).unwrap_or(UNKNOWN);
+    UNCERTAIN.contains(&status).then_some(Cause::Status(status.into()))
+}
+
+#[cfg(test)]
+mod tests {
+    use bytes::Bytes;
+    use http::{HeaderValue, StatusCode};
+
+    use super::*;
+    use crate::record::ReplyBody;
+
+    fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        fields.collect()
+    }
+
+    #[test]
+    fn grpc_is_known_by_its_media_type() {
+        for (media_type, expected) in [
+            ("application/grpc", true),
+            ("application/grpc+proto", true),
+            ("Application/gRPC+json", true),
+            ("application/grpc; charset=utf-8", true),
+            ("application/grpc-web", false),
+            ("application/grpc-web+proto", false),
+            ("application/grpcx", false),
+            ("application/json", false),
+            ("", false),
+        ] {
+            assert_eq!(is_grpc(&fields(&[("content-type", media_type)])), expected, "{media_type}");
+        }
+        assert!(!is_grpc(&HeaderMap::new()));
+    }
+
+    #[test]
+    fn the_status_decides_whether_the_outcome_is_known() {
+        let status = |number| Some(Cause::Status(number));
+        for (head, trailers, expected) in [
+            (None, Some("0"), None),
+            (Some("0"), None, None),
+            // A refusal is a result like any other.
+            (None, Some("3"), None),
+            (None, Some("16"), None),
+            (None, Some("2"), status(2)),
+            (None, Some("4"), status(4)),
+            (None, Some("14"), status(14)),
+            (Some("14"), None, status(14)),
+            // The trailers are later.
+            (Some("0"), Some("14"), status(14)),
+            (Some("14"), Some("0"), None),
+            // What nobody defined is UNKNOWN.
+            (None, Some("17"), status(2)),
+            (None, Some("-1"), status(2)),
+            (None, Some("ok"), status(2)),
+            (None, Some(""), status(2)),
+            (None, None, Some(Cause::Broken)),
+        ] {
+            let of = |status: Option<&'static str>| status.map(|status| ("grpc-status", status));
+            let head: Vec<_> = [Some(("content-type", "application/grpc+proto")), of(head)].into_iter().flatten().collect();
+            let reply = Reply {
+                status: StatusCode::OK,
+                headers: fields(&head),
+                body: ReplyBody::Whole(Bytes::new()),
+                trailers: of(trailers).map(|field| fields(&[field])),
+            };
+            assert_eq!(grpc_doubt(&reply), expected, "{head:?} {trailers:?}");
+            let json = Reply { headers: fields(&[("content-type", "application/json")]), ..reply };
+            assert_eq!(grpc_doubt(&json), None, "whatever another answer's fields are called");
+        }
+    }
+}

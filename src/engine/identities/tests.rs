@@ -1,0 +1,259 @@
+//! What a configuration changes of the identities that a store keeps.
+
+use super::*;
+use crate::engine::tests::policy;
+
+fn named(route: &str) -> Policy {
+    Policy { route: route.into(), ..policy() }
+}
+
+fn scoped(route: &str, header: &'static str) -> Policy {
+    Policy { scope: ScopeRule::Headers(vec![HeaderName::from_static(header)]), ..named(route) }
+}
+
+/// Each route covers POST requests for a path of its own, which is named as the route.
+fn of(policies: &[Policy], secrets: &[&str]) -> Identities {
+    let paths: Vec<String> = policies.iter().map(|policy| format!("/v1/{}", policy.route)).collect();
+    let routes: Vec<(&Policy, &str, &str)> =
+        policies.iter().zip(&paths).map(|(policy, path)| (policy, "POST", path.as_str())).collect();
+    covering(&routes, secrets)
+}
+
+/// Routes, each with a method and a path.
+fn covering(routes: &[(&Policy, &str, &str)], secrets: &[&str]) -> Identities {
+    let parts: Vec<(Method, String)> =
+        routes.iter().map(|(_, method, path)| (method.parse().unwrap(), (*path).to_owned())).collect();
+    let slices = |(method, path)| (std::slice::from_ref(method), std::slice::from_ref(path));
+    let routes = routes.iter().zip(parts.iter().map(|(method, path)| slices((method, path))));
+    let routes = routes.map(|((policy, _, _), (methods, paths))| (*policy, methods, paths));
+    Identities::of(routes, secrets.iter().map(|check| (*check).to_owned()).collect())
+}
+
+/// What a store keeps after its first configuration.
+fn kept(before: &Identities) -> Notes {
+    before.compare(&Notes::default()).next
+}
+
+fn derived(parts: Vec<KeyPart>) -> Policy {
+    let key = super::super::KeyRule { source: KeySource::Derived(parts), ..policy().key };
+    Policy { key, ..policy() }
+}
+
+/// What a configuration changes of what another left behind.
+fn changes(before: &Identities, now: &Identities) -> Vec<Change> {
+    now.compare(&kept(before)).changes
+}
+
+#[test]
+fn what_is_stored_stays_readable_for_ever() {
+    let compared = of(&[scoped("payments", "x-account"), named("refunds")], &["0a", "0b"]).compare(&Notes::default());
+    let text =
+        r#"{"format":1,"secrets":["0a","0b"],"routes":{"payments":"the key, scope by x-account","refunds":"the key, no scope"}}"#;
+    let paths = r#"{"format":1,"routes":{"payments":["POST /v1/payments"],"refunds":["POST /v1/refunds"]}}"#;
+    let notes = Notes { identities: Some(text.into()), paths: Some(paths.into()) };
+    assert_eq!((compared.changes.as_slice(), compared.next), ([].as_slice(), notes));
+}
+
+#[test]
+fn a_route_that_is_made_of_something_else_is_told_by_name() {
+    let before = of(&[scoped("payments", "x-account"), named("refunds")], &[]);
+    let remade = changes(&before, &of(&[scoped("payments", "x-api-key"), named("refunds")], &[]));
+    let (before_text, now) = ("the key, scope by x-account".into(), "the key, scope by x-api-key".into());
+    assert_eq!(remade, [Change::Remade { route: "payments".into(), before: before_text, now }]);
+    assert!(remade[0].to_string().contains("\"payments\""));
+    let added = of(&[named("refunds"), named("payouts"), scoped("payments", "x-account")], &[]);
+    let compared = added.compare(&kept(&before));
+    assert_eq!(compared.changes, [], "the order means nothing, and a new route is recorded");
+    assert!(compared.next.identities.unwrap().contains("payouts"));
+}
+
+#[test]
+fn what_makes_identities_counts_and_nothing_else() {
+    let supersede = Policy { on_mismatch: OnMismatch::Supersede, ..policy() };
+    let header = |name: &'static str| HeaderName::from_static(name);
+    let caller = |name| CallerRule::Headers(vec![header(name)]);
+    let different = [
+        policy(),
+        scoped("payments", "a"),
+        Policy { scope: ScopeRule::Headers(vec![header("a"), header("b")]), ..policy() },
+        supersede.clone(),
+        Policy { fingerprint: FingerprintRule::Raw, ..supersede.clone() },
+        derived(vec![KeyPart::Path]),
+        derived(vec![KeyPart::Path, KeyPart::BodyHash]),
+        Policy { fingerprint: FingerprintRule::Raw, ..derived(vec![KeyPart::Path, KeyPart::BodyHash]) },
+        derived(vec![KeyPart::Query("a".into()), KeyPart::Query("b".into())]),
+        derived(vec![KeyPart::Query("a\", query \"b".into())]),
+        Policy { caller: caller("a"), ..derived(vec![KeyPart::Path]) },
+    ];
+    let texts: std::collections::BTreeSet<String> = different.iter().map(made_of).collect();
+    assert_eq!(texts.len(), different.len(), "{texts:?}");
+    let same = [
+        Policy { fingerprint: FingerprintRule::Raw, ..policy() },
+        Policy { caller: caller("a"), ..policy() },
+        Policy { retention: policy().retention * 2, tombstone: policy().retention, lease: policy().lease * 2, ..policy() },
+        Policy { on_mismatch: OnMismatch::Replay, ..policy() },
+    ];
+    same.iter().for_each(|policy| assert_eq!(made_of(policy), made_of(&different[0])));
+}
+
+#[test]
+fn every_rule_is_written_in_words_that_stay() {
+    let supersede = |fingerprint| Policy { on_mismatch: OnMismatch::Supersede, fingerprint, ..policy() };
+    let pointers = |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
+    let header = HeaderName::from_static("x-user");
+    let parts = [KeyPart::Path, KeyPart::Query("page".into()), KeyPart::Header(header.clone()), KeyPart::BodyHash];
+    let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0)), KeyPart::Form("a\"b".into())]].concat();
+    let rule = super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
+    let session = crate::key::CookieName::parse("session").expect("a name");
+    let rows = [
+        (policy(), "the key, no scope"),
+        (Policy { scope: ScopeRule::ClientCertificate, ..policy() }, "the key, scope by the client certificate's subject"),
+        (
+            Policy { scope: ScopeRule::Token(rule.into()), ..policy() },
+            r#"the key, scope by the claim "sub" of the token in x-user"#,
+        ),
+        (supersede(FingerprintRule::Json(vec![])), "the key, no scope, one per fingerprint, bodies by value"),
+        (
+            supersede(FingerprintRule::Json(pointers(&["/a", "/b/0"]))),
+            r#"the key, no scope, one per fingerprint, bodies by value without ["a"], ["b", "0"]"#,
+        ),
+        (supersede(FingerprintRule::Raw), "the key, no scope, one per fingerprint, bodies as bytes"),
+        (supersede(FingerprintRule::WithoutBody), "the key, no scope, one per fingerprint, without bodies"),
+        (
+            derived(parts),
+            "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"], form \"a\\\"b\" and the caller by \
+             authorization, no scope, bodies by value",
+        ),
+        (
+            Policy { scope: scoped("payments", "x-account").scope, ..derived(vec![KeyPart::Path]) },
+            "a key derived from path, scope by x-account",
+        ),
+        (Policy { scope: ScopeRule::Cookie(session.clone()), ..policy() }, "the key, scope by the cookie session"),
+        (
+            Policy { caller: CallerRule::Cookie(session), ..derived(vec![KeyPart::Path]) },
+            "a key derived from path and the caller by the cookie session, no scope",
+        ),
+        (
+            Policy { path_case: PathCase::Insensitive, ..derived(vec![KeyPart::Path]) },
+            "a key derived from path in any letter case and the caller by authorization, no scope",
+        ),
+        (Policy { path_case: PathCase::Insensitive, ..policy() }, "the key, no scope"),
+    ];
+    rows.iter().for_each(|(policy, text)| assert_eq!(made_of(policy), *text));
+}
+
+#[test]
+fn a_route_is_kept_from_when_it_protects() {
+    let watching = Policy { mode: Mode::Shadow, ..scoped("payments", "a") };
+    assert_eq!(changes(&of(std::slice::from_ref(&watching), &[]), &of(&[scoped("payments", "b")], &[])), []);
+    // One that is switched off is remembered: its records are still there.
+    let protected = kept(&of(&[scoped("payments", "a")], &[]));
+    let off = of(&[watching], &[]).compare(&protected);
+    assert_eq!((off.changes.as_slice(), &off.next), ([].as_slice(), &protected));
+    assert_eq!(of(&[scoped("payments", "b")], &[]).compare(&off.next).changes.len(), 1);
+}
+
+/// Check values before and now, and what is said of them.
+type Row<'r> = (&'r [&'r str], &'r [&'r str], Vec<Change>, &'r [&'r str]);
+
+#[test]
+fn secrets_rotate_and_are_not_lost() {
+    let secrets = |checks: &[&str]| of(&[policy()], checks);
+    let gone = |check: &str| vec![Change::SecretGone { check: check.into() }];
+    let rows: &[Row<'_>] = &[
+        (&[], &[], vec![], &[]),
+        (&[], &["new"], vec![Change::HashingOn], &[]),
+        (&["old"], &[], vec![Change::HashingOff], &[]),
+        (&["old"], &["old"], vec![], &[]),
+        (&["old"], &["old", "new"], vec![], &[]),
+        (&["old", "new"], &["new", "old"], vec![], &[]),
+        (&["new", "old"], &["new"], vec![], &[SECRET_DROPPED]),
+        (&["new", "old"], &["old", "new"], vec![], &[]),
+        (&["old"], &["new", "old"], vec![], &[WRITER_IS_NEW]),
+        (&["old"], &["new"], gone("old"), &[]),
+        // Dropped before another wrote.
+        (&["old", "new"], &["new"], gone("old"), &[]),
+    ];
+    for (before, now, changes, remarks) in rows {
+        let compared = secrets(now).compare(&kept(&secrets(before)));
+        assert_eq!((&compared.changes, compared.remarks.as_slice()), (changes, *remarks), "{before:?} to {now:?}");
+    }
+}
+
+#[test]
+fn what_can_not_be_read_is_not_taken_for_nothing() {
+    let usual = of(&[policy()], &[]);
+    let identities =
+        ["", "{", "{}", r#"{"format":2,"secrets":[],"routes":{}}"#, r#"{"format":1,"secrets":[],"routes":{},"x":1}"#];
+    let paths = ["", "{}", r#"{"format":2,"routes":{}}"#, r#"{"format":1,"routes":{},"x":1}"#, r#"{"format":1,"routes":[]}"#];
+    let damaged = identities.map(|text| Notes { identities: Some(text.into()), ..kept(&usual) });
+    for notes in damaged.into_iter().chain(paths.map(|text| Notes { paths: Some(text.into()), ..kept(&usual) })) {
+        let compared = usual.compare(&notes);
+        assert_eq!(compared.changes, [Change::Unreadable], "{notes:?}");
+        assert_eq!(usual.compare(&compared.accepted).changes, [], "what is accepted is readable");
+    }
+}
+
+#[test]
+fn a_route_that_is_gone_is_no_change_and_is_remembered_until_it_is_given_up() {
+    let (usual, more) = (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
+    let compared = usual.compare(&kept(&more));
+    let gone = Vanished { route: "refunds".into(), targets: vec!["POST /v1/refunds".into()] };
+    assert_eq!((compared.changes.as_slice(), compared.vanished), ([].as_slice(), vec![gone.clone()]));
+    assert!(gone.to_string().contains("requests for POST /v1/refunds pass unprotected now"), "{gone}");
+    assert_eq!(compared.next, kept(&more), "both notes keep the route");
+    assert_eq!(compared.accepted, kept(&usual), "and neither does where the operator gives it up");
+    // It comes back as it was, or not at all.
+    assert_eq!(more.compare(&compared.next).vanished, []);
+    let other = of(&[named("payments"), scoped("refunds", "x-account")], &[]).compare(&compared.next);
+    assert!(matches!(&other.changes[..], [Change::Remade { route, .. }] if route == "refunds"), "{other:?}");
+}
+
+#[test]
+fn a_route_that_takes_the_requests_of_one_that_is_gone_would_rename_its_operations() {
+    let (payments, refunds, all) = (named("payments"), named("refunds"), named("all"));
+    let watching = Policy { mode: Mode::Shadow, ..named("all") };
+    let before = covering(&[(&payments, "POST", "/v1/payments"), (&refunds, "POST", "/v1/refunds/{id}")], &[]);
+    let after = |routes: &[(&Policy, &str, &str)]| covering(routes, &[]).compare(&kept(&before));
+    let usual = (&payments, "POST", "/v1/payments");
+    for (policy, method, path, renamed) in [
+        (&all, "POST", "/v1/refunds/{key}", true),
+        (&all, "POST", "/v1/{*rest}", true),
+        (&all, "PATCH", "/v1/refunds/{id}", false),
+        (&all, "POST", "/v1/refunds", false),
+        // What does not protect gives its requests no identity.
+        (&watching, "POST", "/v1/{*rest}", false),
+    ] {
+        let compared = after(&[usual, (policy, method, path)]);
+        let change = Change::Renamed { route: "refunds".into(), now: "all".into(), target: "POST /v1/refunds/{id}".into() };
+        let expected = if renamed { vec![change] } else { vec![] };
+        assert_eq!((compared.changes, compared.vanished.is_empty()), (expected, renamed), "{method} {path}");
+    }
+    // A route that is known already takes requests over, too.
+    let wider = after(&[(&payments, "POST", "/v1/{*rest}")]);
+    assert!(matches!(&wider.changes[..], [Change::Renamed { now, .. }] if now == "payments"), "{wider:?}");
+}
+
+#[test]
+fn the_requests_that_a_route_covered_before_are_remembered() {
+    let payments = named("payments");
+    let moved = covering(&[(&payments, "POST", "/v2/payments")], &[]);
+    let kept = moved.compare(&kept(&of(&[named("payments")], &[]))).next;
+    for path in ["/v1/payments", "/v2/payments"] {
+        let renamed = covering(&[(&named("payouts"), "POST", path)], &[]).compare(&kept);
+        assert!(matches!(&renamed.changes[..], [Change::Renamed { .. }]), "{path}: {renamed:?}");
+    }
+}
+
+#[test]
+fn a_route_that_an_earlier_version_has_written_is_missed_until_its_paths_are_known() {
+    let (usual, more) = (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
+    let earlier = Notes { paths: None, ..kept(&more) };
+    assert_eq!(usual.compare(&earlier).changes, [Change::Gone { route: "refunds".into() }]);
+    let known = more.compare(&earlier).next;
+    assert_eq!(usual.compare(&known).changes, []);
+    // Switched off before its paths were known.
+    let off = of(&[named("payments"), Policy { mode: Mode::Off, ..named("refunds") }], &[]).compare(&earlier);
+    assert_eq!(off.changes, []);
+    assert_eq!(usual.compare(&off.next).changes, [Change::Gone { route: "refunds".into() }]);
+}
