@@ -219,6 +219,7 @@ fn read_policy(
     let path_case = table.get("case").and_then(|value| value.choice(&CASES, &[]));
     let times = read_times(table, around);
     let key = identity::read_key(table);
+    let by_path = identity::read_by_path(table);
     let scope = scope::read(table, around).map(|(rule, jwks)| {
         besides.jwks = jwks;
         rule
@@ -259,6 +260,7 @@ fn read_policy(
         mode: mode?,
         path_case: path_case?,
         key: key?,
+        by_path: by_path?,
         upstream_key: upstream_key?,
         scope: scope?,
         caller: caller?,

@@ -23,6 +23,9 @@ pub struct Policy {
     pub path_case: PathCase,
     /// Where the key is.
     pub key: KeyRule,
+    /// Whether the path of a request is a part of its operation's identity, beside route, scope and key. Of a route without
+    /// it, one key names one operation on all paths.
+    pub by_path: bool,
     /// Where the upstream gets the key, if not in the field or member that the client sent it in.
     pub upstream_key: Option<UpstreamKey>,
     /// Whose keys these are.
@@ -249,6 +252,11 @@ pub enum OnFailure {
 }
 
 impl Policy {
+    /// Returns whether two paths are two operations under one key: the path is a part of the identity or of a derived key.
+    pub fn tells_paths_apart(&self) -> bool {
+        self.by_path || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))
+    }
+
     /// Returns whether a request of this route is identified by this header field: it carries the key,
     /// a part of a derived key, the scope or the caller, or the upstream gets the key in it.
     pub fn identifies_by(&self, name: &HeaderName) -> bool {

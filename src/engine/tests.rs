@@ -32,6 +32,7 @@ pub(crate) fn policy() -> Policy {
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },
+        by_path: false,
         upstream_key: None,
         scope: ScopeRule::Shared,
         caller: CallerRule::Headers(vec![http::header::AUTHORIZATION]),

@@ -26,6 +26,10 @@ const SYNTAXES: [(&str, KeySyntax); 5] = [
     ("word", KeySyntax::Word),
 ];
 
+const IDENTITY_EXPECTED: &str = "a list of what counts beside scope and key: [\"route\"] or [\"path\"]";
+/// What may be named, and whether it adds the path.
+const IDENTITY_PARTS: [(&str, bool); 2] = [("route", false), ("path", true)];
+
 /// Fields that belong to a connection or to the framing of one message: a retry doesn't repeat them.
 const FRAMING: [&str; 9] =
     ["connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
@@ -77,6 +81,18 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let source = source?;
     let required = matches!(source, KeySource::Derived(_)) || required??.0;
     Some(KeyRule { source, required, max_length: usize::try_from(max_length?).ok()?, syntax: syntax? })
+}
+
+/// Reads `identity`: whether the path is a part of it. The route's name always is.
+pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
+    let value = route.get("identity")?;
+    let part = |text: &str| IDENTITY_PARTS.iter().find(|(name, _)| *name == text).map(|(_, by_path)| *by_path);
+    let parts = value.list_of(IDENTITY_EXPECTED, "\"route\" or \"path\"", part)?;
+    if parts.is_empty() {
+        value.fault(format!("expected {IDENTITY_EXPECTED}: the route is always a part"));
+        return None;
+    }
+    Some(parts.contains(&true))
 }
 
 /// Reads the name of a field that carries a key, from the client or to the upstream.

@@ -92,6 +92,18 @@ fn a_key_is_overridden_value_by_value() {
 }
 
 #[test]
+fn the_path_is_a_part_of_the_identity_where_the_route_says_so() {
+    for (lines, by_path) in [
+        ("", false),
+        ("identity = [\"route\"]", false),
+        ("identity = [\"path\"]", true),
+        ("identity = [\"route\", \"path\"]", true),
+    ] {
+        assert_eq!(route(lines).policy.by_path, by_path, "{lines}");
+    }
+}
+
+#[test]
 fn a_verified_scope_is_the_caller_as_well() {
     let one = route("scope = { jwt = { jwks = \"keys.json\" } }");
     assert_eq!((one.jwks, one.policy.caller), (Some(KeysPlace::File("keys.json".into())), CallerRule::Scope));

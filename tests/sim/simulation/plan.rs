@@ -168,6 +168,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },
+        by_path: false,
         upstream_key: None,
         scope: ScopeRule::Shared,
         caller,
