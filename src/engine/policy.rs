@@ -90,6 +90,8 @@ pub struct KeyRule {
     pub source: KeySource,
     /// Whether a request without one is refused; a derived key is always required.
     pub required: bool,
+    /// Shortest decoded key, in bytes: 1 for any.
+    pub min_length: usize,
     /// Longest decoded key, in bytes.
     pub max_length: usize,
     /// Its form.

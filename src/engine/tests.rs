@@ -29,6 +29,7 @@ pub(crate) fn policy() -> Policy {
         key: KeyRule {
             source: KeySource::Sent { header: Some(http::HeaderName::from_static("idempotency-key")), body: None },
             required: true,
+            min_length: 1,
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },

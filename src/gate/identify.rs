@@ -277,7 +277,8 @@ fn header_key(rule: &KeyRule, name: &HeaderName, headers: &HeaderMap) -> Result<
     if values.next().is_some() {
         return Err(invalid(KeyFault::Twice));
     }
-    Key::parse(value.as_bytes(), rule.syntax, rule.max_length).map(Some).map_err(invalid)
+    let key = Key::parse(value.as_bytes(), rule.syntax, rule.max_length);
+    key.and_then(|key| key.at_least(rule.min_length)).map(Some).map_err(invalid)
 }
 
 /// Returns the JSON document that a key is looked for in, or `None` where the body is another kind of body.
@@ -318,7 +319,10 @@ fn body_key(rule: &KeyRule, pointer: &Pointer, headers: &HeaderMap, body: &Readi
     let Some(document) = document_with_key(headers, body)? else { return Ok(None) };
     match document.member(pointer) {
         Member::Missing => Ok(None),
-        Member::Text(text) => Key::from_body(text, rule.syntax, rule.max_length).map(Some).map_err(invalid),
+        Member::Text(text) => {
+            let key = Key::from_body(text, rule.syntax, rule.max_length);
+            key.and_then(|key| key.at_least(rule.min_length)).map(Some).map_err(invalid)
+        }
         Member::Other => Err(invalid(KeyFault::NotText)),
     }
 }

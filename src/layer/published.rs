@@ -105,6 +105,9 @@ fn key(policy: &Policy) -> Value {
                 "syntax": syntax(rule.syntax),
                 "max_length": rule.max_length,
             });
+            if rule.min_length > 1 {
+                key["min_length"] = rule.min_length.into();
+            }
             if let Some(header) = header {
                 key["header"] = header.as_str().into();
             }
@@ -149,6 +152,7 @@ fn syntax(syntax: KeySyntax) -> &'static str {
     match syntax {
         KeySyntax::Lenient => "lenient",
         KeySyntax::Strict => "strict",
+        KeySyntax::Bare => "bare",
         KeySyntax::UuidV4 => "uuid4",
         KeySyntax::Uuid => "uuid",
         KeySyntax::Word => "word",

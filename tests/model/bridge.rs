@@ -157,6 +157,7 @@ pub fn policy() -> Policy {
         key: KeyRule {
             source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None },
             required: true,
+            min_length: 1,
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },

@@ -18,9 +18,10 @@ pub(super) const POINTER_EXPECTED: &str = "a JSON pointer such as \"/order/id\""
 const PARTS_EXPECTED: &str = "a list of parts such as [\"path\", \"body:/order/id\"]";
 const PART_EXPECTED: &str = "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\" or \"body_hash\"";
 
-const SYNTAXES: [(&str, KeySyntax); 5] = [
+const SYNTAXES: [(&str, KeySyntax); 6] = [
     ("lenient", KeySyntax::Lenient),
     ("strict", KeySyntax::Strict),
+    ("bare", KeySyntax::Bare),
     ("uuid", KeySyntax::Uuid),
     ("uuid4", KeySyntax::UuidV4),
     ("word", KeySyntax::Word),
@@ -60,7 +61,7 @@ enum Body {
 pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let table = route.table("key", KEY_EXPECTED);
     let required = table.get("required").map(|value| value.boolean().map(|required| (required, value)));
-    let max_length = table.get("max_length").and_then(|value| value.number(1, KEY_LENGTH_MAX));
+    let lengths = read_lengths(&table);
     let syntax = table.get("syntax").and_then(|value| value.choice(&SYNTAXES, &[]));
     let source = match table.get_together(["header", "body", "derive"]) {
         [header, None, Some(derive)] if header.is_none() => read_derived(&table, &derive, required.as_ref()),
@@ -78,9 +79,25 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
         }
     };
     table.finish();
-    let source = source?;
+    let (source, (min_length, max_length)) = (source?, lengths?);
     let required = matches!(source, KeySource::Derived(_)) || required??.0;
-    Some(KeyRule { source, required, max_length: usize::try_from(max_length?).ok()?, syntax: syntax? })
+    Some(KeyRule { source, required, min_length, max_length, syntax: syntax? })
+}
+
+/// Reads `min_length` and `max_length` of a key. Whichever the route itself sets is blamed where they contradict each other.
+fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
+    let length = |name| {
+        let value = table.get(name)?;
+        value.number(1, KEY_LENGTH_MAX).map(|length| (length, value))
+    };
+    let (min, max) = (length("min_length"), length("max_length"));
+    let ((min, min_value), (max, max_value)) = (min?, max?);
+    if min > max {
+        let blamed = if min_value.place.given { min_value } else { max_value };
+        blamed.fault(format!("min_length ({min}) is more than max_length ({max}): no key could be sent"));
+        return None;
+    }
+    Some((usize::try_from(min).ok()?, usize::try_from(max).ok()?))
 }
 
 /// Reads `identity`: whether the path is a part of it. The route's name always is.
@@ -115,7 +132,7 @@ fn read_derived(table: &Table<'_>, derive: &Value<'_>, required: Option<&Option<
     {
         value.fault("a derived key is always required");
     }
-    for name in ["max_length", "syntax"] {
+    for name in ["min_length", "max_length", "syntax"] {
         if let Some(value) = table.get(name).filter(|value| value.place.given) {
             value.fault("means nothing for a derived key");
         }

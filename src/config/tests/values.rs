@@ -77,7 +77,9 @@ fn key_of(policy: &Policy) -> String {
 fn a_key_is_overridden_value_by_value() {
     let paypal = route("profile = \"paypal\"\nkey = { required = false }").policy;
     assert_eq!(key_of(&paypal), "header paypal-request-id");
-    assert_eq!((paypal.key.required, paypal.key.max_length), (false, 108));
+    assert_eq!((paypal.key.required, paypal.key.min_length, paypal.key.max_length), (false, 1, 108));
+    let long = route("key = { min_length = 22, max_length = 22, syntax = \"bare\" }").policy.key;
+    assert_eq!((long.min_length, long.max_length, long.syntax), (22, 22, KeySyntax::Bare));
 
     let moved = route("profile = \"checkout\"\nkey = { body = \"/key\" }").policy;
     assert_eq!(key_of(&moved), "body /key");

@@ -165,6 +165,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         key: KeyRule {
             source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None },
             required: true,
+            min_length: 1,
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },
