@@ -64,10 +64,12 @@ use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
 mod admission;
+mod echo;
 mod published;
 mod watched;
 
 use admission::admit;
+use echo::Echo;
 use published::Published;
 use watched::{Watched, would_refuse};
 
@@ -242,12 +244,12 @@ impl Front {
     {
         self.lookalikes.drop_from(request.headers_mut());
         let trail = Trail::of(request.extensions());
-        let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail);
+        let mut trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail, None);
         let guarded = match self.routes.position(request.method(), request.uri().path()) {
             Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
                 discard(request.into_body());
-                let response = self.tell(Err(Problem::PathAmbiguous), None, &trace);
+                let response = self.tell(Err(Problem::PathAmbiguous), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
         };
@@ -255,12 +257,12 @@ impl Front {
             if let Some(published) = self.published.as_ref().filter(|_| Published::is_asked(&request)) {
                 let response = published.answer(request.method(), request.headers());
                 discard(request.into_body());
-                let response = self.tell(Ok(Answered { response, answer: Answer::Published }), None, &trace);
+                let response = self.tell(Ok(Answered { response, answer: Answer::Published }), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
             return Box::pin(async move {
                 let result = self.pass(request, inner, None, self.silence).await;
-                Ok(self.tell(result, None, &trace))
+                Ok(self.tell(result, None, trace))
             });
         };
         request.extensions_mut().insert(Target(guarded.route.upstream));
@@ -270,26 +272,27 @@ impl Front {
         match guarded.route.policy.mode {
             Mode::Off => Box::pin(async move {
                 let result = self.pass(request, inner, None, guarded.response_timeout).await;
-                Ok(self.tell(result, Some(&guarded), &trace))
+                Ok(self.tell(result, Some(&guarded), trace))
             }),
             Mode::Shadow => Box::pin(async move {
                 self.vouch(&guarded, &mut request);
                 let result = self.watch(&guarded, request, inner).await;
-                Ok(self.tell(result, Some(&guarded), &trace))
+                Ok(self.tell(result, Some(&guarded), trace))
             }),
             Mode::Enforce => {
+                trace.2 = Echo::of(&guarded.route.policy, request.headers());
                 self.vouch(&guarded, &mut request);
                 match wants_protection(&guarded.route.policy, request.headers(), request.extensions()) {
                     Ok(true) => {}
                     Ok(false) => {
                         return Box::pin(async move {
                             let result = self.pass(request, inner, None, guarded.response_timeout).await;
-                            Ok(self.tell(result, Some(&guarded), &trace))
+                            Ok(self.tell(result, Some(&guarded), trace))
                         });
                     }
                     Err(problem) => {
                         discard(request.into_body());
-                        let response = self.tell(Err(problem), Some(&guarded), &trace);
+                        let response = self.tell(Err(problem), Some(&guarded), trace);
                         return Box::pin(std::future::ready(Ok(response)));
                     }
                 }
@@ -297,7 +300,7 @@ impl Front {
                 let parts = Box::new(parts);
                 Box::pin(async move {
                     let result = self.protect(&guarded, parts, body, inner).await;
-                    Ok(self.tell(result, Some(&guarded), &trace))
+                    Ok(self.tell(result, Some(&guarded), trace))
                 })
             }
         }
@@ -438,7 +441,7 @@ impl Front {
         &self,
         result: Result<Answered<RB>, Problem>,
         guarded: Option<&Guarded>,
-        Followed(trace, trail): &Followed,
+        Followed(trace, trail, echo): Followed,
     ) -> Response<OnceBody<RB>> {
         let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
         let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
@@ -447,7 +450,7 @@ impl Front {
             let route = guarded.map(|guarded| &guarded.route.policy.route);
             trail.iter().for_each(|trail| trail.answered(route, answer.name()));
         };
-        match result {
+        let mut response = match result {
             Ok(Answered { response, answer }) => {
                 note(answer);
                 tracing::debug!(
@@ -461,14 +464,7 @@ impl Front {
                 response.map(|body| body.map(|rest| Silence::new(rest, silence)))
             }
             Err(problem) => {
-                let shape = guarded.map_or(Shape::default(), |guarded| {
-                    let policy = &guarded.route.policy;
-                    Shape {
-                        mismatch_status: policy.mismatch_status,
-                        stripe_should_retry: policy.stripe_should_retry,
-                        errors: policy.errors,
-                    }
-                });
+                let shape = guarded.map_or(Shape::default(), |guarded| Shape::of(&guarded.route.policy));
                 let (response, answer) = self.rejections.render(&problem, shape);
                 note(answer);
                 if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
@@ -479,12 +475,16 @@ impl Front {
                 tracing::info!(request_id, route, outcome, status, operation, "refused");
                 response
             }
+        };
+        if let Some(echo) = echo {
+            echo.put_on(response.headers_mut());
         }
+        response
     }
 }
 
-/// A request's place in a trace, and its trail where somebody wants to know of it.
-struct Followed(TraceParent, Option<Trail>);
+/// A request's place in a trace, its trail where somebody wants to know of it, and its key where the route echoes that.
+struct Followed(TraceParent, Option<Trail>, Option<Echo>);
 
 /// A body's copy: up to how many bytes, in which room, and for whom.
 type Copying = (usize, Hold, Box<dyn FnOnce(Option<Bytes>, Hold) + Send>);

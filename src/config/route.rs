@@ -220,6 +220,7 @@ fn read_policy(
     let times = read_times(table, around);
     let key = identity::read_key(table);
     let by_path = identity::read_by_path(table);
+    let echo_key = identity::read_echo_key(table, key.as_ref());
     let scope = scope::read(table, around).map(|(rule, jwks)| {
         besides.jwks = jwks;
         rule
@@ -261,6 +262,7 @@ fn read_policy(
         path_case: path_case?,
         key: key?,
         by_path: by_path?,
+        echo_key: echo_key?,
         upstream_key: upstream_key?,
         scope: scope?,
         caller: caller?,

@@ -26,6 +26,8 @@ pub struct Policy {
     /// Whether the path of a request is a part of its operation's identity, beside route, scope and key. Of a route without
     /// it, one key names one operation on all paths.
     pub by_path: bool,
+    /// Whether every answer to a request with a key in a header field carries that field as the client sent it.
+    pub echo_key: bool,
     /// Where the upstream gets the key, if not in the field or member that the client sent it in.
     pub upstream_key: Option<UpstreamKey>,
     /// Whose keys these are.
@@ -254,6 +256,20 @@ pub enum OnFailure {
 }
 
 impl Policy {
+    /// Returns the field in which the client's key is echoed, if it is.
+    pub fn echoed_field(&self) -> Option<&HeaderName> {
+        match &self.key.source {
+            KeySource::Sent { header, .. } if self.echo_key => header.as_ref(),
+            KeySource::Sent { .. } | KeySource::Derived(_) => None,
+        }
+    }
+
+    /// Returns the response fields that are never stored: those that the route drops, and the one in which the key is
+    /// echoed, since keys are stored hashed only and each client is echoed its own spelling.
+    pub fn unstored_fields(&self) -> impl Iterator<Item = &HeaderName> {
+        self.drop_headers.iter().chain(self.echoed_field())
+    }
+
     /// Returns whether two paths are two operations under one key: the path is a part of the identity or of a derived key.
     pub fn tells_paths_apart(&self) -> bool {
         self.by_path || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))

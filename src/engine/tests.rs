@@ -34,6 +34,7 @@ pub(crate) fn policy() -> Policy {
             syntax: KeySyntax::Lenient,
         },
         by_path: false,
+        echo_key: false,
         upstream_key: None,
         scope: ScopeRule::Shared,
         caller: CallerRule::Headers(vec![http::header::AUTHORIZATION]),

@@ -318,12 +318,12 @@ fn upstream_ms(outcome: &Outcome, took: Duration) -> Option<u64> {
 /// The fields that only the first client gets, taken out of what is stored.
 fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<HeaderMap> {
     let Outcome::Answered(reply) = outcome else { return None };
-    if !policy.drop_headers.iter().any(|name| reply.headers.contains_key(name)) {
+    if !policy.unstored_fields().any(|name| reply.headers.contains_key(name)) {
         return None;
     }
     let reply = Arc::make_mut(reply);
     let whole = reply.headers.clone();
-    for name in &policy.drop_headers {
+    for name in policy.unstored_fields() {
         reply.headers.remove(name);
     }
     Some(whole)

@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::dialect::{self, Said};
 use super::inspect::ALLOWED;
 use crate::clock::rfc3339;
-use crate::engine::Dialect;
+use crate::engine::{Dialect, Policy};
 use crate::gate::{AnswerBody, Problem};
 use crate::key::Slot;
 use crate::telemetry::Answer;
@@ -35,6 +35,13 @@ pub struct Shape {
     pub stripe_should_retry: bool,
     /// In whose words it is told.
     pub errors: Dialect,
+}
+
+impl Shape {
+    /// Returns what a route's policy changes.
+    pub fn of(policy: &Policy) -> Shape {
+        Shape { mismatch_status: policy.mismatch_status, stripe_should_retry: policy.stripe_should_retry, errors: policy.errors }
+    }
 }
 
 impl Default for Shape {

@@ -17,6 +17,7 @@ mod demo;
 mod deploy;
 mod dockerfile;
 mod doubt;
+mod echo;
 mod explain;
 mod faults;
 mod fleets;

@@ -100,6 +100,18 @@ fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     Some((usize::try_from(min).ok()?, usize::try_from(max).ok()?))
 }
 
+/// Reads `echo_key`. The key is `None` if it is faulty.
+pub(super) fn read_echo_key(route: &Table<'_>, key: Option<&KeyRule>) -> Option<bool> {
+    let value = route.get("echo_key")?;
+    let echoes = value.boolean()?;
+    let in_a_field = matches!(key?.source, KeySource::Sent { header: Some(_), .. });
+    if echoes && !in_a_field && value.place.given {
+        value.fault("the key of this route is in no header field that could be echoed: set header under key, or leave this out");
+        return None;
+    }
+    Some(echoes && in_a_field)
+}
+
 /// Reads `identity`: whether the path is a part of it. The route's name always is.
 pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
     let value = route.get("identity")?;

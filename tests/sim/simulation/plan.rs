@@ -170,6 +170,7 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
             syntax: KeySyntax::Lenient,
         },
         by_path: false,
+        echo_key: false,
         upstream_key: None,
         scope: ScopeRule::Shared,
         caller,
