@@ -42,8 +42,14 @@ const CASES: [(&str, PathCase); 2] = [("sensitive", PathCase::Sensitive), ("inse
 const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
 const MISMATCH: [(&str, OnMismatch); 3] =
     [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
-const ERRORS: [(&str, Dialect); 4] =
-    [("problem", Dialect::Problem), ("stripe", Dialect::Stripe), ("square", Dialect::Square), ("paypal", Dialect::PayPal)];
+const ERRORS: [(&str, Dialect); 6] = [
+    ("problem", Dialect::Problem),
+    ("stripe", Dialect::Stripe),
+    ("square", Dialect::Square),
+    ("paypal", Dialect::PayPal),
+    ("acp", Dialect::Acp),
+    ("ucp", Dialect::Ucp),
+];
 
 /// One route.
 #[derive(Debug, Clone)]

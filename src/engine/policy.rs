@@ -244,6 +244,19 @@ pub enum Dialect {
     Square,
     /// PayPal's error object.
     PayPal,
+    /// The flat error of the Agentic Commerce Protocol.
+    Acp,
+    /// The error of the Universal Commerce Protocol.
+    Ucp,
+}
+
+impl Dialect {
+    /// Returns whether a request whose outcome is uncertain is told to come back although an operator has to decide first. To
+    /// the Agentic Commerce Protocol it is one that is still in flight, and a client without a `Retry-After` would take a
+    /// new key.
+    pub fn calls_back_what_is_held(self) -> bool {
+        self == Dialect::Acp
+    }
 }
 
 /// What happens when the store can't be reached.

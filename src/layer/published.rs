@@ -124,6 +124,7 @@ fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
     let refused =
         |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
     let conflict = StatusCode::CONFLICT.as_u16();
+    let comes_back = policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
     let reused = refused(policy.mismatch_status.as_u16(), "key-reused", false);
     let mut in_flight = refused(conflict, "in-flight", true);
     if policy.on_in_flight == OnInFlight::Wait {
@@ -138,7 +139,7 @@ fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
             OnMismatch::Supersede => json!({ "executed": true }),
         },
         "another_caller": reused,
-        "uncertain": refused(conflict, "outcome-uncertain", policy.uncertain_retry_after().is_some()),
+        "uncertain": refused(conflict, "outcome-uncertain", comes_back),
     });
     if policy.keeps_tombstones() {
         let mut expired = refused(conflict, "result-expired", false);
