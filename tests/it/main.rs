@@ -6,6 +6,7 @@
 mod harness;
 
 mod access_log;
+mod acp;
 mod admin;
 mod bodies;
 mod browsing;
@@ -55,5 +56,6 @@ mod told;
 mod traces;
 mod truncated;
 mod tunnels;
+mod ucp;
 mod vendors;
 mod versions;

@@ -198,6 +198,27 @@ fn profiles_judge_statuses_as_their_vendors_do() {
         assert_eq!(verdict(&success_only, 500, None), Verdict::Uncertain);
         assert_eq!(verdict(&success_only, 503, Some("retry-after")), Verdict::Release);
     }
+    let acp = route("profile = \"acp\"").policy;
+    for (code, field, expected) in [
+        (201, None, Verdict::Store),
+        (402, None, Verdict::Store),
+        (429, None, Verdict::Store),
+        (500, None, Verdict::Uncertain),
+        (503, None, Verdict::Uncertain),
+        (503, Some("retry-after"), Verdict::Release),
+    ] {
+        assert_eq!(verdict(&acp, code, field), expected, "{code}");
+    }
+    assert_eq!((acp.errors, acp.by_path, acp.echo_key, acp.key.required), (Dialect::Acp, true, true, true));
+    let moved = route("profile = \"acp\"\nkey = { body = \"/key\" }").policy;
+    assert!(!moved.echo_key, "a profile asks for no more than the route's key has");
+
+    let ucp = load("[store]\non_failure = \"fail_open\"\n[[routes]]\npath = \"/p\"\nprofile = \"ucp\"").unwrap().routes.remove(0);
+    assert_eq!(ucp.methods, [http::Method::POST, http::Method::PUT]);
+    let ucp = ucp.policy;
+    assert_eq!((ucp.errors, ucp.mismatch_status.as_u16(), ucp.on_failure), (Dialect::Ucp, 409, OnFailure::FailClosed));
+    assert_eq!((ucp.key.min_length, ucp.key.syntax, ucp.retention), (22, KeySyntax::Bare, 2 * DAY));
+    assert_eq!((ucp.fingerprint, ucp.by_path), (FingerprintRule::Raw, false));
     assert_eq!(route("profile = \"modern-treasury\"").policy.on_mismatch, OnMismatch::Replay);
     assert_eq!(route("profile = \"adyen\"").policy.retention, 31 * DAY);
 }
