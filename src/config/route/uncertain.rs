@@ -8,8 +8,8 @@ use super::identity::{POINTER_EXPECTED, read_key_header};
 use crate::config::SecretPlace;
 use crate::config::read::Table;
 use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRules, UpstreamKey};
-use crate::key::Pointer;
 use crate::key::path::{Decoded, fill};
+use crate::key::{KeySyntax, Pointer};
 
 const PROBE_EXPECTED: &str =
     "a table such as { method = \"GET\", path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
@@ -192,6 +192,9 @@ pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Opt
             None => None,
         },
     };
+    if key.is_some_and(|key| key.syntax == KeySyntax::Bare) {
+        table.report.warn(&table.place().path, "changes what clients may have signed: syntax = \"bare\" sends keys as they came");
+    }
     table.finish();
     Some(Some(UpstreamKey { place: place?, max_length: usize::try_from(max_length?).ok()? }))
 }

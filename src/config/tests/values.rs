@@ -211,6 +211,8 @@ fn profiles_judge_statuses_as_their_vendors_do() {
     }
     assert_eq!((acp.errors, acp.by_path, acp.echo_key, acp.key.required), (Dialect::Acp, true, true, true));
     let moved = route("profile = \"acp\"\nkey = { body = \"/key\" }").policy;
+    let shown = load_route("profile = \"acp\"").unwrap().describe();
+    assert!(shown.contains("key header idempotency-key (required) on each path, kept 1d"), "{shown}");
     assert!(!moved.echo_key, "a profile asks for no more than the route's key has");
 
     let ucp = load("[store]\non_failure = \"fail_open\"\n[[routes]]\npath = \"/p\"\nprofile = \"ucp\"").unwrap().routes.remove(0);
@@ -379,6 +381,11 @@ fn what_is_legal_and_dangerous_is_warned_of() {
     let keys: Vec<&str> = warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
     let of_store = ["store.url", "store.local_cache", "store.on_failure", "store.ca_file"];
     assert_eq!(keys, [&of_store[..], &["routes[0].key.derive", "routes[0].on_failure"]].concat());
+    let signed = load_route("key = { syntax = \"bare\" }\nupstream_key = { max_length = 40 }").unwrap().warnings;
+    assert!(
+        signed.len() == 1 && signed[0].starts_with("routes[0].upstream_key: changes what clients may have signed"),
+        "{signed:?}"
+    );
 }
 
 #[test]
