@@ -21,6 +21,7 @@ use crate::store::{ListError, Listing, Log, Page, Says, StoreError, Swap, Watch}
 mod carrying;
 mod observing;
 mod rotation;
+mod sharing;
 
 /// What happens to the next swap.
 #[derive(Debug, Clone, Copy, PartialEq)]
