@@ -237,6 +237,7 @@ fn read_policy(
     let on_mismatch = table.get("on_mismatch").and_then(|value| value.choice(&MISMATCH, &[]));
     let mismatch_status = table.get("mismatch_status").and_then(|value| read_client_error(&value));
     let on_uncertain = uncertain::read(table, &mut besides.probe_headers);
+    uncertain::warn_of_paths(table, by_path, on_uncertain.as_ref());
     let upstream_key = uncertain::read_upstream_key(table, key.as_ref());
     let uncertain_after = match table.get("uncertain_after") {
         Some(value) => value.duration_or_zero(),

@@ -6,7 +6,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::identity::{POINTER_EXPECTED, read_key_header};
 use crate::config::SecretPlace;
-use crate::config::read::Table;
+use crate::config::read::{Table, Value};
 use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRules, UpstreamKey};
 use crate::key::path::{Decoded, fill};
 use crate::key::{KeySyntax, Pointer};
@@ -60,6 +60,19 @@ pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)
         }
         (Word::Forward, None) => Some(OnUncertain::Forward),
         (Word::Hold, None) => Some(OnUncertain::Hold),
+    }
+}
+
+/// Warns of a probe where one key names an operation on each of several paths: a probe asks by the key alone, and what the
+/// upstream has done under it on another path would become the result of this one.
+pub(super) fn warn_of_paths(route: &Table<'_>, by_path: Option<bool>, on_uncertain: Option<&OnUncertain>) {
+    let several = route.get("path").filter(Value::is_text).and_then(|path| path.text("")).is_some_and(|path| path.contains('{'));
+    if several && by_path == Some(true) && matches!(on_uncertain, Some(OnUncertain::Probe(_))) {
+        route.report.warn(
+            &route.place_of("probe").path,
+            "asks by the key alone, and with identity = [\"path\"] each path has an operation of its own under it: use this only \
+             where clients give no key to two of them",
+        );
     }
 }
 

@@ -381,6 +381,10 @@ fn what_is_legal_and_dangerous_is_warned_of() {
     let keys: Vec<&str> = warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
     let of_store = ["store.url", "store.local_cache", "store.on_failure", "store.ca_file"];
     assert_eq!(keys, [&of_store[..], &["routes[0].key.derive", "routes[0].on_failure"]].concat());
+    let probed = "identity = [\"path\"]\non_uncertain = \"probe\"\nprobe = { path = \"/by-key/{key}\" }";
+    assert_eq!(load_route(probed).unwrap().warnings.len(), 0, "one path");
+    let several = load(&format!("[[routes]]\npath = \"/p/{{*rest}}\"\n{probed}")).unwrap().warnings;
+    assert!(several.len() == 1 && several[0].starts_with("routes[0].probe: asks by the key alone"), "{several:?}");
     let signed = load_route("key = { syntax = \"bare\" }\nupstream_key = { max_length = 40 }").unwrap().warnings;
     assert!(
         signed.len() == 1 && signed[0].starts_with("routes[0].upstream_key: changes what clients may have signed"),
