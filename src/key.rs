@@ -18,6 +18,7 @@ mod multipart;
 pub mod path;
 mod reading;
 mod spelling;
+mod syntax;
 
 use canonical::hash_json;
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
@@ -29,6 +30,7 @@ pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
 pub use spelling::key_field_value;
+pub use syntax::KeySyntax;
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
@@ -36,21 +38,6 @@ pub const PARTITIONS: u16 = 256;
 /// Bytes of a slot: a SHA-256 cut to 160 bits. Short enough to be read out to a colleague, long enough that meeting
 /// another operation by search costs 2^160 tries (two of one's own keys: 2^80).
 pub const SLOT_BYTES: usize = 20;
-
-/// How a bare or quoted key may look.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum KeySyntax {
-    /// A structured-field string, or anything of visible ASCII without quotes.
-    Lenient,
-    /// A structured-field string only (RFC 9651, section 3.3.3), as the IETF draft writes it.
-    Strict,
-    /// A bare UUID of version 4.
-    UuidV4,
-    /// A bare UUID of any version except the zero UUID.
-    Uuid,
-    /// A bare word of letters, digits, `_` and `-`.
-    Word,
-}
 
 /// Why a key was refused. The texts never contain the key.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -63,6 +50,12 @@ pub enum KeyError {
     TooLong {
         /// The route's limit.
         max: usize,
+    },
+    /// The decoded value is shorter than the route asks for.
+    #[error("is shorter than {min} characters")]
+    TooShort {
+        /// The route's limit.
+        min: usize,
     },
     /// A byte outside visible ASCII, or a quote inside a bare key.
     #[error(
@@ -97,6 +90,9 @@ impl Key {
             return Err(KeyError::Empty);
         }
         let text = if value[0] == b'"' {
+            if syntax == KeySyntax::Bare {
+                return Err(KeyError::Form { expected: syntax::BARE });
+            }
             parse_quoted(value)?
         } else {
             if syntax == KeySyntax::Strict {
@@ -125,17 +121,18 @@ impl Key {
         if text.len() > max_length {
             return Err(KeyError::TooLong { max: max_length });
         }
-        let expected = match syntax {
-            KeySyntax::Lenient | KeySyntax::Strict => None,
-            KeySyntax::UuidV4 => (!is_uuid(&text, Some(b'4'))).then_some("a UUID of version 4"),
-            KeySyntax::Uuid => (!is_uuid(&text, None)).then_some("a UUID, and not the zero UUID"),
-            KeySyntax::Word => (!text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'))
-                .then_some("letters, digits, _ and - only"),
-        };
-        match expected {
+        match syntax.differing_form(&text) {
             Some(expected) => Err(KeyError::Form { expected }),
             None => Ok(Key(text)),
         }
+    }
+
+    /// The key, if it has at least this many characters.
+    ///
+    /// # Errors
+    /// [`KeyError::TooShort`].
+    pub fn at_least(self, min: usize) -> Result<Key, KeyError> {
+        if self.0.len() < min { Err(KeyError::TooShort { min }) } else { Ok(self) }
     }
 
     /// The decoded key. For hashing and comparing only; never for a log line.
@@ -156,19 +153,6 @@ fn parse_quoted(value: &[u8]) -> Result<String, KeyError> {
         sfv::BareItem::String(text) => Ok(text.as_str().to_owned()),
         _ => Err(KeyError::Quoting),
     }
-}
-
-fn is_uuid(text: &str, version: Option<u8>) -> bool {
-    let bytes = text.as_bytes();
-    bytes.len() == 36
-        && bytes.iter().enumerate().all(|(i, b)| match i {
-            8 | 13 | 18 | 23 => *b == b'-',
-            _ => b.is_ascii_hexdigit(),
-        })
-        && match version {
-            Some(version) => bytes[14] == version && matches!(bytes[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B'),
-            None => bytes.iter().any(|b| !matches!(b, b'0' | b'-')),
-        }
 }
 
 /// SHA-256 over parts that can't run into each other: each is preceded by its length, the whole by its purpose.

@@ -65,11 +65,13 @@ use crate::token::Keyring;
 
 mod admission;
 mod cors;
+mod echo;
 mod published;
 mod trailers;
 mod watched;
 
 use admission::admit;
+use echo::Echo;
 use published::Published;
 use watched::{Watched, would_refuse};
 
@@ -245,12 +247,13 @@ impl Front {
         self.lookalikes.drop_from(request.headers_mut());
         let trail = Trail::of(request.extensions());
         let origin = cors::asking_origin(request.headers());
-        let trace = Followed(trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref()), trail, origin);
+        let trace = trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref());
+        let mut trace = Followed { trace, trail, origin, echo: None };
         let guarded = match self.routes.position(request.method(), request.uri().path()) {
             Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
                 discard(request.into_body());
-                let response = self.tell(Err(Problem::PathAmbiguous), None, &trace);
+                let response = self.tell(Err(Problem::PathAmbiguous), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
         };
@@ -258,12 +261,12 @@ impl Front {
             if let Some(published) = self.published.as_ref().filter(|_| Published::is_asked(&request)) {
                 let response = published.answer(request.method(), request.headers());
                 discard(request.into_body());
-                let response = self.tell(Ok(Answered { response, answer: Answer::Published }), None, &trace);
+                let response = self.tell(Ok(Answered { response, answer: Answer::Published }), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
             return Box::pin(async move {
                 let result = self.pass(request, inner, None, self.silence).await;
-                Ok(self.tell(result, None, &trace))
+                Ok(self.tell(result, None, trace))
             });
         };
         request.extensions_mut().insert(Target(guarded.route.upstream));
@@ -273,26 +276,27 @@ impl Front {
         match guarded.route.policy.mode {
             Mode::Off => Box::pin(async move {
                 let result = self.pass(request, inner, None, guarded.response_timeout).await;
-                Ok(self.tell(result, Some(&guarded), &trace))
+                Ok(self.tell(result, Some(&guarded), trace))
             }),
             Mode::Shadow => Box::pin(async move {
                 self.vouch(&guarded, &mut request);
                 let result = self.watch(&guarded, request, inner).await;
-                Ok(self.tell(result, Some(&guarded), &trace))
+                Ok(self.tell(result, Some(&guarded), trace))
             }),
             Mode::Enforce => {
+                trace.echo = Echo::of(&guarded.route.policy, request.headers());
                 self.vouch(&guarded, &mut request);
                 match wants_protection(&guarded.route.policy, request.headers(), request.extensions()) {
                     Ok(true) => {}
                     Ok(false) => {
                         return Box::pin(async move {
                             let result = self.pass(request, inner, None, guarded.response_timeout).await;
-                            Ok(self.tell(result, Some(&guarded), &trace))
+                            Ok(self.tell(result, Some(&guarded), trace))
                         });
                     }
                     Err(problem) => {
                         discard(request.into_body());
-                        let response = self.tell(Err(problem), Some(&guarded), &trace);
+                        let response = self.tell(Err(problem), Some(&guarded), trace);
                         return Box::pin(std::future::ready(Ok(response)));
                     }
                 }
@@ -302,7 +306,7 @@ impl Front {
                 Box::pin(async move {
                     let mut result = self.protect(&guarded, parts, body, inner).await;
                     result.iter_mut().filter(|_| announced).for_each(|answered| trailers::announce(&mut answered.response));
-                    Ok(self.tell(result, Some(&guarded), &trace))
+                    Ok(self.tell(result, Some(&guarded), trace))
                 })
             }
         }
@@ -450,7 +454,7 @@ impl Front {
         &self,
         result: Result<Answered<RB>, Problem>,
         guarded: Option<&Guarded>,
-        Followed(trace, trail, origin): &Followed,
+        Followed { trace, trail, origin, echo }: Followed,
     ) -> Response<OnceBody<RB>> {
         let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
         let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
@@ -463,7 +467,7 @@ impl Front {
             let rule = guarded.and_then(|guarded| guarded.route.policy.cors.as_ref());
             rule.into_iter().for_each(|rule| cors::fit(rule, origin.as_ref(), headers));
         };
-        match result {
+        let mut response = match result {
             Ok(Answered { mut response, answer }) => {
                 note(answer);
                 if answer == Answer::Replayed {
@@ -492,12 +496,25 @@ impl Front {
                 tracing::info!(request_id, route, outcome, status, operation, "refused");
                 response
             }
+        };
+        if let Some(echo) = echo {
+            echo.put_on(response.headers_mut());
         }
+        response
     }
 }
 
-/// A request's place in a trace, its trail where somebody wants to know of it, and the origin of the page that sent it.
-struct Followed(TraceParent, Option<Trail>, Option<HeaderValue>);
+/// What goes with a request until it is answered.
+struct Followed {
+    /// Its place in a trace.
+    trace: TraceParent,
+    /// Where somebody wants to know of it.
+    trail: Option<Trail>,
+    /// Of the page that sent it.
+    origin: Option<HeaderValue>,
+    /// Its key, where the route echoes that.
+    echo: Option<Echo>,
+}
 
 /// A body's copy: up to how many bytes, in which room, and for whom.
 type Copying = (usize, Hold, Box<dyn FnOnce(Option<Bytes>, Hold) + Send>);

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use http::Method;
 use matchit::Router;
 
-use crate::engine::{KeyPart, KeySource, Mode, Policy};
+use crate::engine::{Mode, Policy};
 use crate::key::path::{PathCase, as_matched, is_opaque_throughout, is_plain};
 use folding::{Pattern, Readings};
 
@@ -72,7 +72,7 @@ impl Routes {
     /// Returns the place of the first route that covers a request. A trailing slash matches the same route.
     ///
     /// Fails where a folding of the path leads to a protected route that the path does not lead to, and where the path is
-    /// part of a derived key and a folding changes it. A plain path costs one scan more than its match, except where a
+    /// part of an identity or of a derived key and a folding changes it. A plain path costs one scan more than its match, except where a
     /// route takes no account of letter case.
     pub fn position(&self, method: &Method, path: &str) -> Result<Option<usize>, AmbiguousPath> {
         let bare = as_matched(path);
@@ -145,11 +145,7 @@ impl Compiled {
 
     /// Whether the path is part of the route's identities and has other foldings, which would be other operations.
     fn is_told_apart_by(&self, path: &str) -> bool {
-        let by_path = match &self.route.policy.key.source {
-            KeySource::Derived(parts) => parts.contains(&KeyPart::Path),
-            KeySource::Sent { .. } => false,
-        };
-        by_path && self.protects() && !is_opaque_throughout(path)
+        self.route.policy.tells_paths_apart() && self.protects() && !is_opaque_throughout(path)
     }
 }
 

@@ -24,6 +24,9 @@ pub struct LookupRequest {
     route: String,
     /// The key, as the client sends it; of a derived one the digest that the upstream gets.
     key: String,
+    /// The path of the request, where the route has `identity = ["path"]`.
+    #[serde(default)]
+    path: String,
     /// A value for each name that the route's scope has: its header fields; `iss` and the claim of a token; `subject` of a
     /// certificate (DER in base64).
     #[serde(default)]
@@ -42,8 +45,8 @@ pub(super) async fn lookup(
     State(admin): State<Arc<Admin>>,
     sent: Result<Json<LookupRequest>, JsonRejection>,
 ) -> Result<Response, Refusal> {
-    let Json(LookupRequest { route, key, scope }) = sent?;
-    find_by_key(&admin, &route, &key, &scope).await.map(shown)
+    let Json(LookupRequest { route, key, path, scope }) = sent?;
+    find_by_key(&admin, &route, (&key, &path), &scope).await.map(shown)
 }
 
 /// Whose operations are wanted.
@@ -84,15 +87,15 @@ pub(super) fn mark_of(admin: &Admin, route: &str, said: &BTreeMap<String, String
     Ok(admin.gate.marks_of(policy, said)?.join(","))
 }
 
-/// The operation under a key, as it is now.
+/// The operation under a key, on a path where the route tells paths apart, as it is now.
 pub(super) async fn find_by_key(
     admin: &Admin,
     route: &str,
-    key: &str,
+    (key, path): (&str, &str),
     scope: &BTreeMap<String, String>,
 ) -> Result<(Slot, Held), Refusal> {
     let policy = admin.policies.get(route).ok_or(Refusal::RouteUnknown)?;
-    for slot in admin.gate.slots_of(policy, key, scope)? {
+    for slot in admin.gate.slots_of(policy, key, path, scope)? {
         if let Some(held) = admin.gate.store().load(&slot).await? {
             return Ok((slot, held));
         }

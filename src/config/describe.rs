@@ -90,11 +90,12 @@ fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Res
         Mode::Off => "off",
     };
     let need = if route.policy.key.required { "required" } else { "optional" };
+    let on_each_path = if route.policy.by_path { " on each path" } else { "" };
     let upstream = route.upstream.as_deref().unwrap_or(super::DEFAULT_UPSTREAM);
     writeln!(text, "  {number}. {:?} {} {}", route.name, methods.join(","), route.paths.join(" "))?;
     writeln!(
         text,
-        "     {mode}, profile {}, key {} ({need}), kept {}, upstream {upstream}",
+        "     {mode}, profile {}, key {} ({need}){on_each_path}, kept {}, upstream {upstream}",
         route.profile,
         key_place(&route.policy.key),
         duration_text(route.policy.retention)

@@ -43,8 +43,14 @@ const CASES: [(&str, PathCase); 2] = [("sensitive", PathCase::Sensitive), ("inse
 const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
 const MISMATCH: [(&str, OnMismatch); 3] =
     [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
-const ERRORS: [(&str, Dialect); 4] =
-    [("problem", Dialect::Problem), ("stripe", Dialect::Stripe), ("square", Dialect::Square), ("paypal", Dialect::PayPal)];
+const ERRORS: [(&str, Dialect); 6] = [
+    ("problem", Dialect::Problem),
+    ("stripe", Dialect::Stripe),
+    ("square", Dialect::Square),
+    ("paypal", Dialect::PayPal),
+    ("acp", Dialect::Acp),
+    ("ucp", Dialect::Ucp),
+];
 
 /// One route.
 #[derive(Debug, Clone)]
@@ -226,6 +232,8 @@ fn read_policy(
     let path_case = table.get("case").and_then(|value| value.choice(&CASES, &[]));
     let times = read_times(table, around);
     let key = identity::read_key(table);
+    let by_path = identity::read_by_path(table);
+    let echo_key = identity::read_echo_key(table, key.as_ref());
     let scope = scope::read(table, around).map(|(rule, jwks)| {
         besides.jwks = jwks;
         rule
@@ -236,6 +244,7 @@ fn read_policy(
     let on_mismatch = table.get("on_mismatch").and_then(|value| value.choice(&MISMATCH, &[]));
     let mismatch_status = table.get("mismatch_status").and_then(|value| read_client_error(&value));
     let on_uncertain = uncertain::read(table, &mut besides.probe_headers);
+    uncertain::warn_of_paths(table, by_path, on_uncertain.as_ref());
     let upstream_key = uncertain::read_upstream_key(table, key.as_ref());
     let uncertain_after = match table.get("uncertain_after") {
         Some(value) => value.duration_or_zero(),
@@ -267,6 +276,8 @@ fn read_policy(
         mode: mode?,
         path_case: path_case?,
         key: key?,
+        by_path: by_path?,
+        echo_key: echo_key?,
         upstream_key: upstream_key?,
         scope: scope?,
         caller: caller?,

@@ -276,6 +276,12 @@ fn made_of(policy: &Policy) -> String {
             CallerRule::Headers(_) | CallerRule::Cookie(_) | CallerRule::Scope => {}
         }
     }
+    if policy.by_path {
+        text.push_str(" and the path");
+        if policy.path_case == PathCase::Insensitive {
+            text.push_str(" in any letter case");
+        }
+    }
     match &policy.scope {
         ScopeRule::Shared => text.push_str(", no scope"),
         ScopeRule::Headers(names) => _ = write!(text, ", scope by {}", list(names)),

@@ -24,6 +24,11 @@ pub struct Policy {
     pub path_case: PathCase,
     /// Where the key is.
     pub key: KeyRule,
+    /// Whether the path of a request is a part of its operation's identity, beside route, scope and key. Of a route without
+    /// it, one key names one operation on all paths.
+    pub by_path: bool,
+    /// Whether every answer to a request with a key in a header field carries that field as the client sent it.
+    pub echo_key: bool,
     /// Where the upstream gets the key, if not in the field or member that the client sent it in.
     pub upstream_key: Option<UpstreamKey>,
     /// Whose keys these are.
@@ -90,6 +95,8 @@ pub struct KeyRule {
     pub source: KeySource,
     /// Whether a request without one is refused; a derived key is always required.
     pub required: bool,
+    /// Shortest decoded key, in bytes: 1 for any.
+    pub min_length: usize,
     /// Longest decoded key, in bytes.
     pub max_length: usize,
     /// Its form.
@@ -266,6 +273,19 @@ pub enum Dialect {
     Square,
     /// PayPal's error object.
     PayPal,
+    /// The flat error of the Agentic Commerce Protocol.
+    Acp,
+    /// The error of the Universal Commerce Protocol.
+    Ucp,
+}
+
+impl Dialect {
+    /// Returns whether a request whose outcome is uncertain is told to come back although an operator has to decide first. To
+    /// the Agentic Commerce Protocol it is one that is still in flight, and a client without a `Retry-After` would take a
+    /// new key.
+    pub fn calls_back_what_is_held(self) -> bool {
+        self == Dialect::Acp
+    }
 }
 
 /// What happens when the store can't be reached.
@@ -278,6 +298,25 @@ pub enum OnFailure {
 }
 
 impl Policy {
+    /// Returns the field in which the client's key is echoed, if it is.
+    pub fn echoed_field(&self) -> Option<&HeaderName> {
+        match &self.key.source {
+            KeySource::Sent { header, .. } if self.echo_key => header.as_ref(),
+            KeySource::Sent { .. } | KeySource::Derived(_) => None,
+        }
+    }
+
+    /// Returns the response fields that are never stored: those that the route drops, and the one in which the key is
+    /// echoed, since keys are stored hashed only and each client is echoed its own spelling.
+    pub fn unstored_fields(&self) -> impl Iterator<Item = &HeaderName> {
+        self.drop_headers.iter().chain(self.echoed_field())
+    }
+
+    /// Returns whether two paths are two operations under one key: the path is a part of the identity or of a derived key.
+    pub fn tells_paths_apart(&self) -> bool {
+        self.by_path || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))
+    }
+
     /// Returns whether a request of this route is identified by this header field: it carries the key,
     /// a part of a derived key, the scope or the caller, or the upstream gets the key in it.
     pub fn identifies_by(&self, name: &HeaderName) -> bool {

@@ -152,7 +152,7 @@ impl Gate {
         let close_delimited = head.extensions.get::<CloseDelimited>().is_some();
         self.prepare(&mut head.headers);
         // It may become the result, and those are never stored.
-        for name in &policy.drop_headers {
+        for name in policy.unstored_fields() {
             head.headers.remove(name);
         }
         let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored, trailers: None };

@@ -342,12 +342,12 @@ fn upstream_ms(outcome: &Outcome, took: Duration) -> Option<u64> {
 fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<Fields> {
     let Outcome::Answered(reply) = outcome else { return None };
     let has = |name| reply.headers.contains_key(name) || reply.trailers.as_ref().is_some_and(|fields| fields.contains_key(name));
-    if !policy.drop_headers.iter().any(has) {
+    if !policy.unstored_fields().any(has) {
         return None;
     }
     let reply = Arc::make_mut(reply);
     let whole = (reply.headers.clone(), reply.trailers.clone());
-    for name in &policy.drop_headers {
+    for name in policy.unstored_fields() {
         reply.headers.remove(name);
         reply.trailers.iter_mut().for_each(|trailers| _ = trailers.remove(name));
     }

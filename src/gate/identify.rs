@@ -78,11 +78,24 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, content: &Con
         _ => BTreeMap::new(),
     };
     let fingerprint = fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
-    let variant: &[u8] = if is_per_fingerprint(policy) { fingerprint.as_bytes() } else { b"" };
-    let named = Named { space, route: &policy.route, scope: &scope, key, variant };
+    let variant = variant(policy, parts.uri.path(), Some(&fingerprint));
+    let named = Named { space, route: &policy.route, scope: &scope, key, variant: &variant };
     let (slot, hashed) = hashing.identity(&named, caller);
     let others = hashing.other_identities(&named, caller);
     Ok(Some(Identified { slot, caller: hashed, fingerprint, whose: *whose, others, fields }))
+}
+
+/// Returns what tells apart the operations under one key of one scope: nothing, except where the route's identities have
+/// the path in them, or there is a record for each fingerprint. What it returns is a storage format.
+pub(super) fn variant(policy: &Policy, path: &str, fingerprint: Option<&Fingerprint>) -> Vec<u8> {
+    let per_fingerprint = fingerprint.filter(|_| is_per_fingerprint(policy));
+    let of_fingerprint = per_fingerprint.map(|fingerprint| fingerprint.as_bytes().as_slice()).unwrap_or_default();
+    if !policy.by_path {
+        return of_fingerprint.to_vec();
+    }
+    let mut hasher = PartHasher::new("variant:path");
+    hasher.part(&path::identity(path, policy.path_case)).part(of_fingerprint);
+    hasher.finish().to_vec()
 }
 
 /// Whose operation a request would be, as far as that can be told of one that is not identified.
@@ -282,7 +295,8 @@ fn header_key(rule: &KeyRule, name: &HeaderName, headers: &HeaderMap) -> Result<
     if values.next().is_some() {
         return Err(invalid(KeyFault::Twice));
     }
-    Key::parse(value.as_bytes(), rule.syntax, rule.max_length).map(Some).map_err(invalid)
+    let key = Key::parse(value.as_bytes(), rule.syntax, rule.max_length);
+    key.and_then(|key| key.at_least(rule.min_length)).map(Some).map_err(invalid)
 }
 
 fn derived_key(

@@ -8,10 +8,11 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::COOKIE;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
-use super::identify::{caller, is_credential, scope};
+use super::identify::{caller, is_credential, scope, variant};
 use super::vouch::{Vouched, said_by_certificate, said_by_token};
 use super::{Gate, is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, KeyRule, KeySource, Mode, Policy, ScopeRule};
+use crate::key::path::is_opaque_throughout;
 use crate::key::{Caller, CookieName, Key, KeyError, Named, Scope, Slot, Space};
 
 /// The name under which the issuer of a token is stated.
@@ -37,6 +38,11 @@ pub enum LookupError {
     /// There are as many records under a key as there were requests.
     #[error("the route keeps a record for each request under a key: search by time or by a field instead")]
     PerRequest,
+    /// The path is a part of the route's identities, and is missing or could be read as another.
+    #[error(
+        "the route tells operations apart by their path: give the path of the request, such as \"/v1/payments/7\", without a query"
+    )]
+    Path,
     /// Nothing is protected there.
     #[error("the route does not protect: records of routes in shadow mode can't be looked up")]
     Unprotected,
@@ -76,18 +82,28 @@ impl Gate {
     }
 
     /// Where the record of a request lies that came with this key, in this scope: under each hashing secret, the one that
-    /// writes first. `said` has a value for each of [`scope_names`].
-    pub fn slots_of(&self, policy: &Policy, key: &str, said: &BTreeMap<String, String>) -> Result<Vec<Slot>, LookupError> {
+    /// writes first. `path` counts only where [`Policy::by_path`]. `said` has a value for each of [`scope_names`].
+    pub fn slots_of(
+        &self,
+        policy: &Policy,
+        key: &str,
+        path: &str,
+        said: &BTreeMap<String, String>,
+    ) -> Result<Vec<Slot>, LookupError> {
         if policy.mode == Mode::Off || is_shadow(policy) {
             return Err(LookupError::Unprotected);
         }
         if is_per_fingerprint(policy) {
             return Err(LookupError::PerRequest);
         }
+        if policy.by_path && !(path.starts_with('/') && is_opaque_throughout(path)) {
+            return Err(LookupError::Path);
+        }
         let key = key_bytes(&policy.key, key)?;
+        let variant = variant(policy, path, None);
         let mut slots = Vec::new();
         for scope in scopes(&policy.scope, said)? {
-            let named = Named { space: Space::Enforced, route: &policy.route, scope: &scope, key: &key, variant: b"" };
+            let named = Named { space: Space::Enforced, route: &policy.route, scope: &scope, key: &key, variant: &variant };
             let hashing = &self.settings.hashing;
             slots.push(hashing.identity(&named, Caller::nobody()).0);
             slots.extend(hashing.other_identities(&named, Caller::nobody()).into_iter().map(|(slot, _)| slot));

@@ -22,6 +22,7 @@ mod carrying;
 mod claiming;
 mod observing;
 mod rotation;
+mod sharing;
 
 /// What happens to the next swap.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -80,8 +80,21 @@ fn a_route_can_ask_for_a_form() {
     assert!(!form("8e03978e-40d5-13e8-bc93-6894a57f9324", KeySyntax::UuidV4));
     assert!(form("8e03978e-40d5-13e8-bc93-6894a57f9324", KeySyntax::Uuid));
     assert!(!form("00000000-0000-0000-0000-000000000000", KeySyntax::Uuid));
+    for (value, taken) in [("a;b=\\1,c", true), ("\"abc\"", false), ("\"abc\";v=1", false), ("a\"b", false), ("a b", false)] {
+        assert_eq!(form(value, KeySyntax::Bare), taken, "{value}");
+        assert_eq!(Key::from_body(value, KeySyntax::Bare, 255).is_ok(), taken, "{value}");
+    }
     assert!(form("a_B-9", KeySyntax::Word));
     assert!(!form("a.b", KeySyntax::Word));
+}
+
+#[test]
+fn a_key_can_have_a_shortest_length() {
+    let key = |text: &str| Key::parse(text.as_bytes(), KeySyntax::Lenient, 255).and_then(|key| key.at_least(3));
+    assert_eq!((key("abc").is_ok(), key("\"abc\"").is_ok()), (true, true));
+    for short in ["ab", "\"ab\"", "\"\\\"\\\"\""] {
+        assert_eq!(key(short), Err(KeyError::TooShort { min: 3 }), "{short}: the decoded key counts");
+    }
 }
 
 #[test]

@@ -105,6 +105,9 @@ fn key(policy: &Policy) -> Value {
                 "syntax": syntax(rule.syntax),
                 "max_length": rule.max_length,
             });
+            if rule.min_length > 1 {
+                key["min_length"] = rule.min_length.into();
+            }
             if let Some(header) = header {
                 key["header"] = header.as_str().into();
             }
@@ -124,6 +127,7 @@ fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
     let refused =
         |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
     let conflict = StatusCode::CONFLICT.as_u16();
+    let comes_back = policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
     let reused = refused(policy.mismatch_status.as_u16(), "key-reused", false);
     let mut in_flight = refused(conflict, "in-flight", true);
     if policy.on_in_flight == OnInFlight::Wait {
@@ -138,7 +142,7 @@ fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
             OnMismatch::Supersede => json!({ "executed": true }),
         },
         "another_caller": reused,
-        "uncertain": refused(conflict, "outcome-uncertain", policy.uncertain_retry_after().is_some()),
+        "uncertain": refused(conflict, "outcome-uncertain", comes_back),
     });
     if policy.keeps_tombstones() {
         let mut expired = refused(conflict, "result-expired", false);
@@ -152,6 +156,7 @@ fn syntax(syntax: KeySyntax) -> &'static str {
     match syntax {
         KeySyntax::Lenient => "lenient",
         KeySyntax::Strict => "strict",
+        KeySyntax::Bare => "bare",
         KeySyntax::UuidV4 => "uuid4",
         KeySyntax::Uuid => "uuid",
         KeySyntax::Word => "word",

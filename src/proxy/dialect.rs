@@ -2,7 +2,9 @@
 //! case. What a library reads is here: its error class hangs on the status and these words, never on the prose.
 //!
 //! Sources: Stripe's API reference (error types and codes), Square's API reference (categories and codes), PayPal's REST
-//! reference (error object); what no public page says of a vendor keeps the name of the problem.
+//! reference (error object), the RFC "Agentic Checkout" of the Agentic Commerce Protocol (sections 3.1 and 6.4), the
+//! specification of the Universal Commerce Protocol (error handling); what no public page says of a vendor keeps the name of
+//! the problem.
 
 use http::StatusCode;
 use serde_json::{Value, json};
@@ -41,24 +43,37 @@ struct Words {
     square: &'static str,
     /// The issue in PayPal's details, where it has one.
     paypal: Option<&'static str>,
+    /// The code of the Agentic Commerce Protocol, where it has one. The Universal one names no codes for these cases, and gets
+    /// the same where they have one meaning in both.
+    acp: Option<&'static str>,
 }
+
+/// What the Agentic Commerce Protocol calls a request that has no outcome yet.
+const IN_FLIGHT: &str = "idempotency_in_flight";
 
 fn words(problem: &Problem, status: StatusCode) -> Words {
     use Class::{Credentials, Request, Service};
-    let say = |class, square| Words { class, stripe: None, square, paypal: None };
+    let say = |class, square| Words { class, stripe: None, square, paypal: None, acp: None };
     match problem {
         // Stripe tells this one by its type, see `stripe`.
         Problem::KeyReused { .. } => Words {
             // Second-hand, as PayPal's pages say nothing of another payload.
             paypal: Some("DUPLICATE_REQUEST_ID"),
+            acp: Some("idempotency_conflict"),
             ..say(Request, "IDEMPOTENCY_KEY_REUSED")
         },
         Problem::InFlight { .. } => Words {
             stripe: Some("idempotency_key_in_use"),
             paypal: Some("PREVIOUS_REQUEST_IN_PROGRESS"),
+            acp: Some(IN_FLIGHT),
             ..say(Request, "CONFLICT")
         },
-        Problem::KeyMissing { .. } | Problem::ScopeMissing { .. } => {
+        Problem::KeyMissing { .. } => Words {
+            paypal: Some("MISSING_REQUIRED_PARAMETER"),
+            acp: Some("idempotency_key_required"),
+            ..say(Request, "MISSING_REQUIRED_PARAMETER")
+        },
+        Problem::ScopeMissing { .. } => {
             Words { paypal: Some("MISSING_REQUIRED_PARAMETER"), ..say(Request, "MISSING_REQUIRED_PARAMETER") }
         }
         Problem::ScopeInvalid { expired } => say(Credentials, if *expired { "ACCESS_TOKEN_EXPIRED" } else { "UNAUTHORIZED" }),
@@ -101,6 +116,8 @@ pub(super) fn body(dialect: Dialect, said: &Said<'_>) -> Option<Value> {
         Dialect::Stripe => stripe(said, &words),
         Dialect::Square => square(said, &words),
         Dialect::PayPal => paypal(said, &words),
+        Dialect::Acp => return Some(acp(said, &words)),
+        Dialect::Ucp => return Some(ucp(said, &words)),
     };
     // Libraries leave alone what they don't know; an operator's colleague asks for this.
     if let Some(slot) = said.problem.operation() {
@@ -150,6 +167,32 @@ fn paypal(said: &Said<'_>, words: &Words) -> Value {
     // The reference under which a vendor's support looks a call up; the operation's is the one that there is here.
     let reference = said.problem.operation().map(|slot| slot.to_string()).unwrap_or_default();
     json!({ "name": name, "message": said.detail, "debug_id": reference, "details": [detail], "links": [] })
+}
+
+/// No member may be added (`additionalProperties` is false), so the reference is a part of the message.
+fn acp(said: &Said<'_>, words: &Words) -> Value {
+    let is_held = matches!(said.problem, Problem::OutcomeUncertain { slot: Some(_), status: None, .. });
+    let kind = match (said.problem, words.class) {
+        _ if is_held => "invalid_request",
+        (_, Class::Request | Class::Credentials) => "invalid_request",
+        (Problem::UpstreamUnreachable { .. }, Class::Service) => "service_unavailable",
+        (_, Class::Service) if said.status == StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
+        (_, Class::Service) => "processing_error",
+    };
+    let code = if is_held { IN_FLIGHT } else { words.acp.unwrap_or(said.kind) };
+    json!({ "type": kind, "code": code, "message": with_reference(said) })
+}
+
+fn ucp(said: &Said<'_>, words: &Words) -> Value {
+    json!({ "code": words.acp.unwrap_or(said.kind), "content": with_reference(said) })
+}
+
+/// The text for people, with the operation's reference where it is known.
+fn with_reference(said: &Said<'_>) -> String {
+    match said.problem.operation() {
+        Some(slot) => format!("{} Operation: {slot}.", said.detail),
+        None => said.detail.to_owned(),
+    }
 }
 
 fn is_about_the_key(problem: &Problem) -> bool {

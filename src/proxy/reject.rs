@@ -62,6 +62,9 @@ struct Document {
     answer: Answer,
 }
 
+/// When to come back where an operator has to decide, in a dialect that calls such requests back. People take minutes:
+/// clients that came back every second or two would only hammer.
+const HELD_RETRY: Duration = Duration::from_secs(30);
 /// How long to wait before trying again where nothing better is known.
 const RETRY_SOON: Duration = Duration::from_secs(1);
 
@@ -148,7 +151,8 @@ fn document(problem: &Problem, shape: Shape) -> Document {
         ),
         Problem::OutcomeUncertain { slot, status, retry_after } => Document {
             operation: *slot,
-            retry_after: *retry_after,
+            // Of a request that no key protects nothing is held: sent again, it would run again.
+            retry_after: retry_after.or((slot.is_some() && shape.errors.calls_back_what_is_held()).then_some(HELD_RETRY)),
             ..doc(
                 status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::CONFLICT),
                 "outcome-uncertain",

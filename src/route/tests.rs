@@ -2,6 +2,7 @@
 
 use super::*;
 use crate::engine::tests::policy;
+use crate::engine::{KeyPart, KeySource};
 
 mod foldings;
 
@@ -198,6 +199,9 @@ fn another_letter_case_is_refused_where_the_route_says_so_and_nowhere_else() {
 fn where_the_path_is_part_of_the_key_it_has_one_reading_or_is_refused() {
     let mut derived = route("/orders/{*rest}", Mode::Enforce, PathCase::Sensitive);
     derived.policy.key.source = KeySource::Derived(vec![KeyPart::Path]);
+    let mut by_path = route("/orders/{*rest}", Mode::Enforce, PathCase::Sensitive);
+    by_path.policy.by_path = true;
+    assert_eq!(Routes::new([by_path]).unwrap().position(&Method::POST, "/orders/7%2Fx"), Err(AmbiguousPath));
     let watched = Route { policy: Policy { mode: Mode::Shadow, ..derived.policy.clone() }, ..derived.clone() };
     let (routes, watching) = (Routes::new([derived]).unwrap(), Routes::new([watched]).unwrap());
     for path in ["/orders/7", "/orders/7/", "/orders/%37", "/orders/a%20b", "/orders/50%25", "/orders/a:b", "/orders/a%3Ab"] {

@@ -132,6 +132,22 @@ fn slow_requests_of_many_addresses_leave_descriptors_for_the_admin_port_and_plac
 }
 
 #[test]
+fn where_descriptors_are_scarce_one_address_gets_half_of_the_connections() {
+    let upstream = Upstream::start();
+    // 200 are left of the 10,000 connections, and each address may have 1000.
+    let gateway = with_descriptors(&upstream, 556);
+    let serves = |connection: &mut Connection| {
+        connection.try_write(&Request::new("GET", "/").bytes()) && connection.try_read("GET").is_some()
+    };
+    let mut kept: Vec<_> = (0..100).map(|_| Connection::from("127.0.0.1", gateway.port)).collect();
+    assert!(kept.iter_mut().all(serves));
+    assert!(!serves(&mut Connection::from("127.0.0.1", gateway.port)), "one more of the same address");
+    assert!(serves(&mut Connection::from("127.0.0.2", gateway.port)));
+    kept.pop();
+    until("a place to be free", || serves(&mut Connection::from("127.0.0.1", gateway.port)));
+}
+
+#[test]
 fn a_thousand_connections_wait_to_be_accepted() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "[limits]\nconnections = 1", ROUTES);

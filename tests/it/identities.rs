@@ -105,6 +105,24 @@ fn a_change_is_refused_until_it_is_accepted(store: &str) {
 }
 
 #[test]
+fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
+    let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
+    let store = format!("file:{}", dir.path().join("data").display());
+    let usual = route("payments", "X-Account");
+    let (same, by_path) = (format!("{usual}identity = [\"route\"]\n"), format!("{usual}identity = [\"path\"]\n"));
+    let pay = Request::pay("k", "{}").field("X-Account", "alice");
+    let gateway = starts(upstream.port, &store, "", &usual, false);
+    assert_eq!(pay.send(gateway.port).status, 201);
+    stop(gateway);
+    let gateway = starts(upstream.port, &store, "", &same, false);
+    assert!(pay.send(gateway.port).replayed(), "what is written out is the default");
+    stop(gateway);
+    is_refused(&store, "", &by_path, "of the key and the path, scope by x-account, and made it of the key, scope by x-account");
+    stop(starts(upstream.port, &store, "", &by_path, true));
+    is_refused(&store, "", &usual, "made it of the key and the path, scope by x-account");
+}
+
+#[test]
 fn on_the_embedded_store_a_change_is_refused_until_it_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
     a_change_is_refused_until_it_is_accepted(&format!("file:{}", dir.path().join("data").display()));

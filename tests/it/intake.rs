@@ -223,3 +223,42 @@ fn a_scope_in_authorization_needs_more_than_a_scheme() {
     }
     assert_eq!(upstream.executed(), 2);
 }
+
+#[test]
+fn a_key_shorter_than_the_route_asks_for_reaches_nobody() {
+    let upstream = Upstream::start();
+    for (place, spell) in [("header = \"Idempotency-Key\"", true), ("body = \"/key\"", false)] {
+        let gateway = gateway(&upstream, &format!("key = {{ {place}, min_length = 22 }}"));
+        let pay = |key: &str| {
+            let request = Request::new("POST", "/v1/payments").json(&format!(r#"{{"key":"{key}"}}"#));
+            if spell { request.field("Idempotency-Key", key) } else { request }.send(gateway.port)
+        };
+        let refused = pay(&"k".repeat(21));
+        assert_eq!((refused.status, refused.problem().as_str()), (400, "key-invalid"));
+        let detail = refused.json()["detail"].as_str().unwrap().to_owned();
+        assert!(detail.contains("is shorter than 22 characters") && !detail.contains("kkk"), "{detail}");
+        assert_eq!(pay(&"k".repeat(22)).status, 201);
+        let published = Request::new("GET", "/.well-known/idempotency").send(gateway.port).json();
+        assert_eq!(published["routes"][0]["key"]["min_length"], 22);
+    }
+    assert_eq!(upstream.executed(), 2);
+    // Quotes are no part of the key.
+    let gateway = gateway(&upstream, "key = { min_length = 3 }");
+    assert_eq!(Request::pay("\"ab\"", "{}").send(gateway.port).problem(), "key-invalid");
+}
+
+#[test]
+fn a_bare_key_goes_on_as_the_client_sent_it_and_every_other_spelling_is_refused() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream, "key = { syntax = \"bare\" }");
+    let keys = ["550e8400-e29b-41d4-a716-446655440000", r"a\b;c=d,e", "~"];
+    for key in keys {
+        assert_eq!(Request::pay(key, "{}").send(gateway.port).status, 201, "{key}");
+        for other in [format!("\"{key}\""), format!("\"{key}\";v=1"), format!("{key}\""), format!("{key} {key}")] {
+            let refused = Request::pay(&other, "{}").send(gateway.port);
+            assert_eq!((refused.status, refused.problem().as_str()), (400, "key-invalid"), "{other}");
+        }
+    }
+    assert_eq!(seen(&upstream, "idempotency-key"), keys.map(|key| [key]));
+    assert_eq!(Request::new("GET", "/.well-known/idempotency").send(gateway.port).json()["routes"][0]["key"]["syntax"], "bare");
+}

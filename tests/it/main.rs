@@ -6,6 +6,7 @@
 mod harness;
 
 mod access_log;
+mod acp;
 mod admin;
 mod announced;
 mod bodies;
@@ -21,6 +22,7 @@ mod deploy;
 mod dockerfile;
 mod doubt;
 mod early;
+mod echo;
 mod encoded;
 mod explain;
 mod faults;
@@ -61,6 +63,7 @@ mod told;
 mod traces;
 mod truncated;
 mod tunnels;
+mod ucp;
 mod upstreams;
 mod vendors;
 mod versions;

@@ -3,7 +3,7 @@
 
 use crate::harness::frame_origin::{INITIAL_WINDOW_SIZE, MAX_CONCURRENT_STREAMS};
 use crate::harness::frames::{SETTINGS, WINDOW_UPDATE, frame};
-use crate::harness::{Answer, Authority, FrameOrigin, Gateway, Request, Upstream, until};
+use crate::harness::{Answer, Authority, FrameOrigin, Gateway, Origin, Request, Upstream, until};
 
 const HERE: &str = "127.0.0.1";
 
@@ -43,6 +43,27 @@ fn runs_once_more(gateway: &Gateway, origin: &FrameOrigin, pay: &Request) {
     let second = pay.send(gateway.port);
     assert!(second.replayed() && second.body == first.body, "{second:?}");
     assert_eq!(origin.executed(), before + 1);
+}
+
+#[test]
+fn trailers_of_a_request_are_dropped_on_the_way_to_an_http_2_upstream() {
+    let authority = Authority::new();
+    let origin = Origin::start(authority.server(HERE, &["h2"]));
+    let settings = format!("[upstream]\nca_file = \"{}\"\n", authority.ca_file().display());
+    let gateway = Gateway::to(&format!("https://{HERE}:{}", origin.port), &settings);
+    let chunked = |request: Request| {
+        let body = "3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n";
+        request.field("Transfer-Encoding", "chunked").body(body).send(gateway.port)
+    };
+    // One that is kept whole, and one that streams through.
+    for request in [Request::pay("k", ""), Request::new("POST", "/others")] {
+        assert_eq!(chunked(request).status, 201);
+        let seen = origin.seen().pop().unwrap();
+        assert_eq!(seen.body, b"abcde");
+        let names: Vec<_> = seen.fields.iter().map(|(name, _)| name.as_str()).collect();
+        assert!(!names.iter().any(|name| name.contains("trailer")), "{names:?}");
+    }
+    assert_eq!(origin.executed(), 2);
 }
 
 #[test]

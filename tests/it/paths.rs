@@ -146,3 +146,65 @@ fn lost_and_asked(gateway: &Gateway, upstream: &Upstream) {
     assert_eq!(Request::pay("plain", "{}").act("drop").send(gateway.port).status, 502);
     crate::harness::until("the upstream to be asked", || upstream.payments_and_questions().1 == 1);
 }
+
+/// A route for each of the two values of `identity`.
+const IDENTITIES: &str = r#"
+[[routes]]
+name = "by-path"
+path = "/by-path/{*rest}"
+identity = ["path"]
+
+[[routes]]
+name = "by-route"
+path = "/by-route/{*rest}"
+"#;
+
+#[test]
+fn one_key_is_an_operation_of_its_own_on_each_path_where_the_path_is_part_of_the_identity() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "", IDENTITIES);
+    let pay = |target: &str| post(target).field("Idempotency-Key", "k").send(gateway.port);
+    let (first, other) = (pay("/by-path/7/pay"), pay("/by-path/8/pay"));
+    assert_eq!((first.status, other.status), (201, 201));
+    for (target, answer) in [("/by-path/7/pay", &first), ("/by-path/8/pay", &other)] {
+        let again = pay(target);
+        assert!(again.replayed() && again.body == answer.body, "{target}");
+    }
+    // Another spelling of a path is the same operation, and as a request another one: nothing runs.
+    for same in ["/by-path/%37/pay", "/by-path/7/pay/"] {
+        assert_eq!(pay(same).problem(), "key-reused", "{same}");
+    }
+    for odd in ["/by-path/7%2Fpay", "/by-path/7;a/pay", "/by-path/x/../7/pay"] {
+        assert_eq!(pay(odd).problem(), "path-ambiguous", "{odd}");
+    }
+    assert_eq!(upstream.executed(), 2);
+
+    assert_eq!(pay("/by-route/7/pay").status, 201);
+    assert_eq!(pay("/by-route/8/pay").problem(), "key-reused", "one operation on the whole route");
+    assert_eq!(upstream.executed(), 3);
+}
+
+#[test]
+fn an_operation_is_found_by_its_key_on_its_path() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::with(upstream.port, "", IDENTITIES);
+    assert_eq!(post("/by-path/7/pay").field("Idempotency-Key", "k").send(gateway.port).status, 201);
+    let look = |path: &str| {
+        let body = format!(r#"{{"route":"by-path","key":"k"{path}}}"#);
+        Request::new("POST", "/v1/operations/lookup").host("127.0.0.1").json(&body).send(gateway.admin)
+    };
+    for path in ["/by-path/7/pay", "/by-path/%37/pay/"] {
+        assert_eq!(look(&format!(r#","path":"{path}""#)).json()["state"], "completed", "{path}");
+    }
+    for (path, status, problem) in [
+        ("", 400, "lookup-invalid"),
+        (r#","path":"by-path/7/pay""#, 400, "lookup-invalid"),
+        (r#","path":"/by-path/7;a/pay""#, 400, "lookup-invalid"),
+        (r#","path":"/by-path/8/pay""#, 404, "operation-unknown"),
+    ] {
+        let answer = look(path);
+        assert_eq!((answer.status, answer.problem().as_str()), (status, problem), "{path}");
+    }
+    let page = gateway.ask("GET", "/operations").text();
+    assert!(page.contains(r#"id="path""#) && page.contains("(of by-path)"), "{page}");
+}

@@ -84,6 +84,28 @@ fn an_answer_that_ends_with_its_plain_connection_is_in_doubt_where_it_claims_jso
 }
 
 #[test]
+fn an_answer_in_a_transfer_coding_that_was_not_asked_for_is_in_doubt() {
+    let upstream = Upstream::start();
+    let gateway = Gateway::start(upstream.port);
+    // Nothing here undoes the coding, and the field that names it is not forwarded: clients would get what they can't read.
+    let coded = [
+        "type text/plain, field Transfer-Encoding=gzip, body paid, to_close",
+        "field Transfer-Encoding=gzip, body {}, to_close",
+        "field Transfer-Encoding=gzip, chunked 2|{}|0||",
+        "field Transfer-Encoding=deflate, chunked 2|{}|0||",
+    ];
+    for (n, script) in coded.iter().enumerate() {
+        is_in_doubt(&gateway, &Request::pay(&format!("coded{n}"), "{}").act(script));
+    }
+    // A content coding is the client's to undo, and is stored with its field where the length shows that the answer is whole.
+    let stored = is_stored(&gateway, &Request::pay("k", "{}").act("field Content-Encoding=br, hex 0b028065"));
+    assert_eq!((stored.get("content-encoding"), &stored.body[..]), (Some("br"), &[0x0b, 0x02, 0x80, 0x65][..]));
+    // One that is cut before its length is reached is in doubt.
+    is_in_doubt(&gateway, &Request::pay("cut", "{}").act("field Content-Encoding=br, hex 0b028065, cut"));
+    assert_eq!(upstream.by_key().values().max(), Some(&1));
+}
+
+#[test]
 fn a_probe_is_not_answered_by_a_cut_text() {
     let upstream = Upstream::start();
     let route = "[[routes]]\npath = \"/v1/payments\"\non_uncertain = \"probe\"\nprobe = { path = \"/v1/by-key/{key}\", found = [\"201\"] }";

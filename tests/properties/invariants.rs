@@ -17,7 +17,7 @@ use onceward::record::{HEAD_BYTES, decode, encode};
 /// An accepted key is printable, not empty and within its limit; quoted it is the same key, under every syntax.
 pub fn key(value: &[u8]) {
     const MAX: usize = 20;
-    let syntaxes = [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Uuid, KeySyntax::UuidV4, KeySyntax::Word];
+    let syntaxes = [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Bare, KeySyntax::Uuid, KeySyntax::UuidV4, KeySyntax::Word];
     for syntax in syntaxes {
         let Ok(key) = Key::parse(value, syntax, MAX) else { continue };
         assert!((1..=MAX).contains(&key.as_str().len()));

@@ -83,8 +83,8 @@ pub(super) async fn look_up(
     Signed(mut form): Signed<BTreeMap<String, String>>,
 ) -> Result<Response, Fault> {
     let mut take = |name: &str| form.remove(name).unwrap_or_default();
-    let (route, key) = (take("route"), take("key"));
-    match find_by_key(&admin, &route, key.trim(), &said(form)).await {
+    let (route, key, path) = (take("route"), take("key"), take("path"));
+    match find_by_key(&admin, &route, (key.trim(), path.trim()), &said(form)).await {
         Ok((slot, _)) => Ok(Redirect::to(&format!("/operations/{slot}")).into_response()),
         Err(refusal) => not_found(&admin, &visitor, &refusal).await,
     }
@@ -267,6 +267,13 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
                     div.field.wide {
                         label for="key" { "Key" }
                         input #key name="key" required autocomplete="off" spellcheck="false" aria-describedby="key-hint";
+                    }
+                    @let by_path: Vec<&str> = routes.iter().filter(|policy| policy.by_path).map(|policy| &*policy.route).collect();
+                    @if !by_path.is_empty() {
+                        div.field {
+                            label for="path" { "Path" span.hint { " (of " (by_path.join(", ")) ")" } }
+                            input #path name="path" autocomplete="off" spellcheck="false";
+                        }
                     }
                     (parts("scope", "scope of", &routes, scope_names))
                     div.buttons { button type="submit" { "Find" } }

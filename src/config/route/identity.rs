@@ -20,13 +20,18 @@ const PARTS_EXPECTED: &str = "a list of parts such as [\"path\", \"body:/order/i
 const PART_EXPECTED: &str = "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\", \"form:/NAME\" or \"body_hash\"";
 const FORM_EXPECTED: &str = "a form field's name such as \"txn_id\", without a slash before it";
 
-const SYNTAXES: [(&str, KeySyntax); 5] = [
+const SYNTAXES: [(&str, KeySyntax); 6] = [
     ("lenient", KeySyntax::Lenient),
     ("strict", KeySyntax::Strict),
+    ("bare", KeySyntax::Bare),
     ("uuid", KeySyntax::Uuid),
     ("uuid4", KeySyntax::UuidV4),
     ("word", KeySyntax::Word),
 ];
+
+const IDENTITY_EXPECTED: &str = "a list of what counts beside scope and key: [\"route\"] or [\"path\"]";
+/// What may be named, and whether it adds the path.
+const IDENTITY_PARTS: [(&str, bool); 2] = [("route", false), ("path", true)];
 
 /// Fields that belong to a connection or to the framing of one message: a retry doesn't repeat them.
 const FRAMING: [&str; 9] =
@@ -58,7 +63,7 @@ enum Body {
 pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let table = route.table("key", KEY_EXPECTED);
     let required = table.get("required").map(|value| value.boolean().map(|required| (required, value)));
-    let max_length = table.get("max_length").and_then(|value| value.number(1, KEY_LENGTH_MAX));
+    let lengths = read_lengths(&table);
     let syntax = table.get("syntax").and_then(|value| value.choice(&SYNTAXES, &[]));
     let source = match table.get_together(["header", "body", "form", "derive"]) {
         [None, None, None, Some(derive)] => read_derived(&table, &derive, required.as_ref()),
@@ -79,9 +84,49 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
         }
     };
     table.finish();
-    let source = source?;
+    let (source, (min_length, max_length)) = (source?, lengths?);
     let required = matches!(source, KeySource::Derived(_)) || required??.0;
-    Some(KeyRule { source, required, max_length: usize::try_from(max_length?).ok()?, syntax: syntax? })
+    Some(KeyRule { source, required, min_length, max_length, syntax: syntax? })
+}
+
+/// Reads `min_length` and `max_length` of a key. Whichever the route itself sets is blamed where they contradict each other.
+fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
+    let length = |name| {
+        let value = table.get(name)?;
+        value.number(1, KEY_LENGTH_MAX).map(|length| (length, value))
+    };
+    let (min, max) = (length("min_length"), length("max_length"));
+    let ((min, min_value), (max, max_value)) = (min?, max?);
+    if min > max {
+        let blamed = if min_value.place.given { min_value } else { max_value };
+        blamed.fault(format!("min_length ({min}) is more than max_length ({max}): no key could be sent"));
+        return None;
+    }
+    Some((usize::try_from(min).ok()?, usize::try_from(max).ok()?))
+}
+
+/// Reads `echo_key`. The key is `None` if it is faulty.
+pub(super) fn read_echo_key(route: &Table<'_>, key: Option<&KeyRule>) -> Option<bool> {
+    let value = route.get("echo_key")?;
+    let echoes = value.boolean()?;
+    let in_a_field = matches!(key?.source, KeySource::Sent { header: Some(_), .. });
+    if echoes && !in_a_field && value.place.given {
+        value.fault("the key of this route is in no header field that could be echoed: set header under key, or leave this out");
+        return None;
+    }
+    Some(echoes && in_a_field)
+}
+
+/// Reads `identity`: whether the path is a part of it. The route's name always is.
+pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
+    let value = route.get("identity")?;
+    let part = |text: &str| IDENTITY_PARTS.iter().find(|(name, _)| *name == text).map(|(_, by_path)| *by_path);
+    let parts = value.list_of(IDENTITY_EXPECTED, "\"route\" or \"path\"", part)?;
+    if parts.is_empty() {
+        value.fault(format!("expected {IDENTITY_EXPECTED}: the route is always a part"));
+        return None;
+    }
+    Some(parts.contains(&true))
 }
 
 /// A form field's name. One that begins with a slash is taken for a pointer in the wrong place.
@@ -109,7 +154,7 @@ fn read_derived(table: &Table<'_>, derive: &Value<'_>, required: Option<&Option<
     {
         value.fault("a derived key is always required");
     }
-    for name in ["max_length", "syntax"] {
+    for name in ["min_length", "max_length", "syntax"] {
         if let Some(value) = table.get(name).filter(|value| value.place.given) {
             value.fault("means nothing for a derived key");
         }

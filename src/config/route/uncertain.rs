@@ -6,10 +6,10 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::identity::{POINTER_EXPECTED, read_key_header};
 use crate::config::SecretPlace;
-use crate::config::read::Table;
+use crate::config::read::{Table, Value};
 use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRules, UpstreamKey};
-use crate::key::Pointer;
 use crate::key::path::{Decoded, fill};
+use crate::key::{KeySyntax, Pointer};
 
 const PROBE_EXPECTED: &str =
     "a table such as { method = \"GET\", path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
@@ -60,6 +60,19 @@ pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)
         }
         (Word::Forward, None) => Some(OnUncertain::Forward),
         (Word::Hold, None) => Some(OnUncertain::Hold),
+    }
+}
+
+/// Warns of a probe where one key names an operation on each of several paths: a probe asks by the key alone, and what the
+/// upstream has done under it on another path would become the result of this one.
+pub(super) fn warn_of_paths(route: &Table<'_>, by_path: Option<bool>, on_uncertain: Option<&OnUncertain>) {
+    let several = route.get("path").filter(Value::is_text).and_then(|path| path.text("")).is_some_and(|path| path.contains('{'));
+    if several && by_path == Some(true) && matches!(on_uncertain, Some(OnUncertain::Probe(_))) {
+        route.report.warn(
+            &route.place_of("probe").path,
+            "asks by the key alone, and with identity = [\"path\"] each path has an operation of its own under it: use this only \
+             where clients give no key to two of them",
+        );
     }
 }
 
@@ -193,6 +206,9 @@ pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Opt
             None => None,
         },
     };
+    if key.is_some_and(|key| key.syntax == KeySyntax::Bare) {
+        table.report.warn(&table.place().path, "changes what clients may have signed: syntax = \"bare\" sends keys as they came");
+    }
     table.finish();
     Some(Some(UpstreamKey { place: place?, max_length: usize::try_from(max_length?).ok()? }))
 }

@@ -5,8 +5,20 @@ use std::path::Path;
 
 use super::*;
 
-const PROFILES: [&str; 10] =
-    ["adyen", "amazon-pay", "checkout", "google", "ietf", "modern-treasury", "openbanking", "paypal", "square", "stripe"];
+const PROFILES: [&str; 12] = [
+    "acp",
+    "adyen",
+    "amazon-pay",
+    "checkout",
+    "google",
+    "ietf",
+    "modern-treasury",
+    "openbanking",
+    "paypal",
+    "square",
+    "stripe",
+    "ucp",
+];
 
 #[test]
 fn every_shipped_file_is_legal() {

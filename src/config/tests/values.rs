@@ -77,7 +77,9 @@ fn key_of(policy: &Policy) -> String {
 fn a_key_is_overridden_value_by_value() {
     let paypal = route("profile = \"paypal\"\nkey = { required = false }").policy;
     assert_eq!(key_of(&paypal), "header paypal-request-id");
-    assert_eq!((paypal.key.required, paypal.key.max_length), (false, 108));
+    assert_eq!((paypal.key.required, paypal.key.min_length, paypal.key.max_length), (false, 1, 108));
+    let long = route("key = { min_length = 22, max_length = 22, syntax = \"bare\" }").policy.key;
+    assert_eq!((long.min_length, long.max_length, long.syntax), (22, 22, KeySyntax::Bare));
 
     let moved = route("profile = \"checkout\"\nkey = { body = \"/key\" }").policy;
     assert_eq!(key_of(&moved), "body /key");
@@ -89,6 +91,18 @@ fn a_key_is_overridden_value_by_value() {
     let derived = route("key = { derive = [\"path\", \"query:p\", \"header:X-U\", \"body:/o/id\", \"body_hash\"] }").policy;
     assert_eq!(key_of(&derived), "derived from path, query:p, header:x-u, body:/o/id, body_hash");
     assert!(derived.key.required);
+}
+
+#[test]
+fn the_path_is_a_part_of_the_identity_where_the_route_says_so() {
+    for (lines, by_path) in [
+        ("", false),
+        ("identity = [\"route\"]", false),
+        ("identity = [\"path\"]", true),
+        ("identity = [\"route\", \"path\"]", true),
+    ] {
+        assert_eq!(route(lines).policy.by_path, by_path, "{lines}");
+    }
 }
 
 #[test]
@@ -187,6 +201,29 @@ fn profiles_judge_statuses_as_their_vendors_do() {
         assert_eq!(verdict(&success_only, 500, None), Verdict::Uncertain);
         assert_eq!(verdict(&success_only, 503, Some("retry-after")), Verdict::Release);
     }
+    let acp = route("profile = \"acp\"").policy;
+    for (code, field, expected) in [
+        (201, None, Verdict::Store),
+        (402, None, Verdict::Store),
+        (429, None, Verdict::Store),
+        (500, None, Verdict::Uncertain),
+        (503, None, Verdict::Uncertain),
+        (503, Some("retry-after"), Verdict::Release),
+    ] {
+        assert_eq!(verdict(&acp, code, field), expected, "{code}");
+    }
+    assert_eq!((acp.errors, acp.by_path, acp.echo_key, acp.key.required), (Dialect::Acp, true, true, true));
+    let moved = route("profile = \"acp\"\nkey = { body = \"/key\" }").policy;
+    let shown = load_route("profile = \"acp\"").unwrap().describe();
+    assert!(shown.contains("key header idempotency-key (required) on each path, kept 1d"), "{shown}");
+    assert!(!moved.echo_key, "a profile asks for no more than the route's key has");
+
+    let ucp = load("[store]\non_failure = \"fail_open\"\n[[routes]]\npath = \"/p\"\nprofile = \"ucp\"").unwrap().routes.remove(0);
+    assert_eq!(ucp.methods, [http::Method::POST, http::Method::PUT]);
+    let ucp = ucp.policy;
+    assert_eq!((ucp.errors, ucp.mismatch_status.as_u16(), ucp.on_failure), (Dialect::Ucp, 409, OnFailure::FailClosed));
+    assert_eq!((ucp.key.min_length, ucp.key.syntax, ucp.retention), (22, KeySyntax::Bare, 2 * DAY));
+    assert_eq!((ucp.fingerprint, ucp.by_path), (FingerprintRule::Raw, false));
     assert_eq!(route("profile = \"modern-treasury\"").policy.on_mismatch, OnMismatch::Replay);
     assert_eq!(route("profile = \"adyen\"").policy.retention, 31 * DAY);
 }
@@ -347,6 +384,15 @@ fn what_is_legal_and_dangerous_is_warned_of() {
     let keys: Vec<&str> = warnings.iter().map(|warning| warning.split(':').next().unwrap()).collect();
     let of_store = ["store.url", "store.local_cache", "store.on_failure", "store.ca_file"];
     assert_eq!(keys, [&of_store[..], &["routes[0].key.derive", "routes[0].on_failure"]].concat());
+    let probed = "identity = [\"path\"]\non_uncertain = \"probe\"\nprobe = { path = \"/by-key/{key}\" }";
+    assert_eq!(load_route(probed).unwrap().warnings.len(), 0, "one path");
+    let several = load(&format!("[[routes]]\npath = \"/p/{{*rest}}\"\n{probed}")).unwrap().warnings;
+    assert!(several.len() == 1 && several[0].starts_with("routes[0].probe: asks by the key alone"), "{several:?}");
+    let signed = load_route("key = { syntax = \"bare\" }\nupstream_key = { max_length = 40 }").unwrap().warnings;
+    assert!(
+        signed.len() == 1 && signed[0].starts_with("routes[0].upstream_key: changes what clients may have signed"),
+        "{signed:?}"
+    );
 }
 
 #[test]

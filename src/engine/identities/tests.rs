@@ -72,12 +72,15 @@ fn what_makes_identities_counts_and_nothing_else() {
     let supersede = Policy { on_mismatch: OnMismatch::Supersede, ..policy() };
     let header = |name: &'static str| HeaderName::from_static(name);
     let caller = |name| CallerRule::Headers(vec![header(name)]);
+    let by_path = Policy { by_path: true, ..policy() };
     let different = [
         policy(),
         scoped("payments", "a"),
         Policy { scope: ScopeRule::Headers(vec![header("a"), header("b")]), ..policy() },
         supersede.clone(),
         Policy { fingerprint: FingerprintRule::Raw, ..supersede.clone() },
+        by_path.clone(),
+        Policy { path_case: PathCase::Insensitive, ..by_path },
         derived(vec![KeyPart::Path]),
         derived(vec![KeyPart::Path, KeyPart::BodyHash]),
         Policy { fingerprint: FingerprintRule::Raw, ..derived(vec![KeyPart::Path, KeyPart::BodyHash]) },
@@ -138,6 +141,11 @@ fn every_rule_is_written_in_words_that_stay() {
             "a key derived from path in any letter case and the caller by authorization, no scope",
         ),
         (Policy { path_case: PathCase::Insensitive, ..policy() }, "the key, no scope"),
+        (Policy { by_path: true, ..policy() }, "the key and the path, no scope"),
+        (
+            Policy { by_path: true, path_case: PathCase::Insensitive, ..policy() },
+            "the key and the path in any letter case, no scope",
+        ),
     ];
     rows.iter().for_each(|(policy, text)| assert_eq!(made_of(policy), *text));
 }

@@ -113,9 +113,14 @@ pub(super) fn body_key(
     let Some(document) = document_with_key(headers, body)? else { return Ok(None) };
     match document.member(pointer) {
         Member::Missing => Ok(None),
-        Member::Text(text) => Key::from_body(text, rule.syntax, rule.max_length).map(Some).map_err(invalid),
+        Member::Text(text) => key_of(rule, text).map(Some),
         Member::Other => Err(invalid(KeyFault::NotText)),
     }
+}
+
+fn key_of(rule: &KeyRule, text: &str) -> Result<Key, Problem> {
+    let key = Key::from_body(text, rule.syntax, rule.max_length);
+    key.and_then(|key| key.at_least(rule.min_length)).map_err(invalid)
 }
 
 /// Returns whether a body is read as a form: by any of its media types, or, where it has none, because it is not JSON
@@ -139,7 +144,7 @@ pub(super) fn form_key(rule: &KeyRule, name: &str, headers: &HeaderMap, body: &R
         FormField::Repeated => Err(invalid(KeyFault::Twice)),
         FormField::Value(value) => {
             let text = std::str::from_utf8(&value).map_err(|_| invalid(KeyError::Character))?;
-            Key::from_body(text, rule.syntax, rule.max_length).map(Some).map_err(invalid)
+            key_of(rule, text).map(Some)
         }
     }
 }

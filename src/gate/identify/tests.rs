@@ -57,6 +57,27 @@ fn every_line_of_a_callers_field_counts() {
 }
 
 #[test]
+fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
+    let of = |by_path, path_case, path: &str| variant(&Policy { by_path, path_case, ..policy() }, path, None);
+    let (exact, folded) = (path::PathCase::Sensitive, path::PathCase::Insensitive);
+    assert_eq!(of(false, exact, "/a"), b"");
+    assert_ne!(of(true, exact, "/a"), of(true, exact, "/b"));
+    assert_ne!(of(true, exact, "/a"), of(true, exact, "/A"));
+    assert_eq!(of(true, exact, "/a"), of(true, exact, "/%61/"));
+    assert_eq!(of(true, folded, "/a"), of(true, folded, "/A"));
+    // Records lie under it.
+    let hex: String = of(true, exact, "/v1/payments").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    assert_eq!(hex, "72a62a97ef8bd561");
+
+    let supersede = Policy { on_mismatch: crate::engine::OnMismatch::Supersede, ..policy() };
+    let print = fingerprint("POST", "/a", None, Reading::new(b""), BodyHash::Raw);
+    assert_eq!(variant(&supersede, "/a", Some(&print)), print.as_bytes());
+    let both = Policy { by_path: true, ..supersede };
+    assert_ne!(variant(&both, "/a", Some(&print)), variant(&both, "/b", Some(&print)));
+    assert_ne!(variant(&both, "/a", Some(&print)), of(true, exact, "/a"));
+}
+
+#[test]
 fn a_plain_scope_field_comes_once_and_says_something() {
     let repeated = |name: &str| Err(Problem::ScopeRepeated { what: format!("the field {name}") });
     for second in [&b"alice"[..], b"bob", b""] {

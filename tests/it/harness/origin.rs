@@ -170,10 +170,13 @@ async fn execute(
         shared.faults.fetch_add(1, Ordering::SeqCst);
         return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
     }
-    let body = body.collect().await?.to_bytes().to_vec();
+    let body = body.collect().await?;
+    let trailers = body.trailers().cloned().unwrap_or_default();
+    let body = body.to_bytes().to_vec();
     let authority = (":authority".to_owned(), parts.uri.authority().map_or(String::new(), ToString::to_string));
     let others = parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    let fields = std::iter::once(authority).chain(others).collect();
+    let trailers = trailers.iter().map(|(name, value)| (format!("trailer: {name}"), value.to_str().unwrap().to_owned()));
+    let fields = std::iter::once(authority).chain(others).chain(trailers).collect();
     let n = {
         let mut seen = shared.seen.lock().unwrap();
         seen.push(Seen { line: format!("{} {}", parts.method, parts.uri.path()), fields, body });

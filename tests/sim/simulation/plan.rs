@@ -165,9 +165,12 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         key: KeyRule {
             source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None, form: None },
             required: true,
+            min_length: 1,
             max_length: 255,
             syntax: KeySyntax::Lenient,
         },
+        by_path: false,
+        echo_key: false,
         upstream_key: None,
         scope: ScopeRule::Shared,
         caller,

@@ -1,0 +1,52 @@
+//! What one client address takes of the store: a bounded number of claims at once.
+
+use super::*;
+use crate::gate::AddressShare;
+
+/// Claims of one address that are at the store at once; see `share.rs`.
+const AT_ONCE: usize = 32;
+const FAULTS: usize = 100;
+
+/// Sends a payment under a key of its own from an address, and leaves it to itself.
+fn begin(scene: &Scene, key: usize, address: Option<&Arc<AddressShare>>) {
+    let upstream = service_fn(|_: Request<Payload<Full<Bytes>>>| async {
+        Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"paid"))))
+    });
+    let (mut parts, ()) = Request::post("/pay").header("idempotency-key", key).body(()).unwrap().into_parts();
+    address.into_iter().for_each(|share| _ = parts.extensions.insert(share.clone()));
+    let (gate, guarded) = (scene.gate.clone(), scene.guarded.clone());
+    tokio::spawn(async move {
+        let hold = gate.budget().hold();
+        gate.handle(&guarded, Box::new(parts), Bytes::new(), hold, upstream).await.map(|_| ())
+    });
+}
+
+/// How many claims the store has been given, once all requests have come as far as they come.
+async fn at_the_store(scene: &Scene) -> usize {
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    FAULTS - scene.store.faults.lock().unwrap().len()
+}
+
+#[tokio::test(start_paused = true)]
+async fn claims_of_one_address_beyond_a_bound_wait_and_those_of_others_do_not() {
+    // None of them is ever answered.
+    let scene = Scene::new(&[Fault::Silent; FAULTS]);
+    let (one, other) = (Arc::default(), Arc::default());
+    (0..AT_ONCE + 8).for_each(|key| begin(&scene, key, Some(&one)));
+    assert_eq!(at_the_store(&scene).await, AT_ONCE);
+    begin(&scene, 200, Some(&other));
+    assert_eq!(at_the_store(&scene).await, AT_ONCE + 1, "another address has turns of its own");
+    (300..300 + AT_ONCE + 8).for_each(|key| begin(&scene, key, None));
+    assert_eq!(at_the_store(&scene).await, 2 * AT_ONCE + 9, "a trusted proxy is no address");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_turn_is_given_back_when_the_store_has_answered() {
+    let scene = Scene::new(&[]);
+    let one = Arc::default();
+    (0..3 * AT_ONCE).for_each(|key| begin(&scene, key, Some(&one)));
+    tokio::time::sleep(Duration::from_millis(1)).await;
+    scene.settle().await;
+    let listed = scene.store.inner.list(Listing::All, None, 4 * AT_ONCE).await.unwrap();
+    assert_eq!(listed.records.len(), 3 * AT_ONCE);
+}

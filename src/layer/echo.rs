@@ -1,0 +1,33 @@
+//! The client's key on its answer: fields that clients match answers to requests by.
+//!
+//! Danger: a key is a secret of its client. The field is put on the answer on its way out, behind everything that stores,
+//! counts or logs, and replaces whatever the upstream wrote there.
+
+use http::{HeaderMap, HeaderName, HeaderValue};
+
+use crate::engine::Policy;
+
+/// A key as its client sent it, and the field that it came in.
+pub(super) struct Echo(HeaderName, HeaderValue);
+
+impl Echo {
+    /// Takes the key from a request of a route that echoes it. There is none where the field is absent, came twice or holds
+    /// other than printable ASCII; a key that is refused for another reason, such as its length, is echoed as well.
+    pub fn of(policy: &Policy, headers: &HeaderMap) -> Option<Echo> {
+        let name = policy.echoed_field()?;
+        let mut lines = headers.get_all(name).iter();
+        let value = lines.next().filter(|value| !value.is_empty() && value.to_str().is_ok_and(|text| !text.contains('\t')))?;
+        if lines.next().is_some() {
+            return None;
+        }
+        let mut value = value.clone();
+        // Never in an HTTP/2 connection's table (RFC 7541, section 7.1.3), nor in what prints the fields of an answer.
+        value.set_sensitive(true);
+        Some(Echo(name.clone(), value))
+    }
+
+    /// Puts it on an answer.
+    pub fn put_on(self, headers: &mut HeaderMap) {
+        headers.insert(self.0, self.1);
+    }
+}
