@@ -42,7 +42,7 @@ pub use read_model::ReadModelConfig;
 pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, KeysPlace, Route};
 pub use secret::Secret;
 pub use store::{Ack, Durability, StoreConfig, StoreUrl};
-pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Upstream, UpstreamUrl};
+pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2, Upstream, UpstreamUrl};
 
 /// The documented default file: what it sets are the defaults.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");

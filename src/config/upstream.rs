@@ -25,12 +25,25 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// How long a pooled connection stays open unused.
     pub idle_timeout: Duration,
+    /// How old a connection may be to take another request.
+    pub max_connection_age: Duration,
+    /// When HTTP/2 is spoken.
+    pub http2: Http2,
     /// Which `Host` the upstream sees.
     pub host: HostHeader,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
     /// Whether answers that name the upstream's address get the client's.
     pub rewrite_location: bool,
+}
+
+/// When HTTP/2 is spoken to an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2 {
+    /// Where TLS negotiates it.
+    Negotiate,
+    /// Always, without TLS.
+    PriorKnowledge,
 }
 
 /// Which `Host` an upstream sees.
@@ -111,6 +124,15 @@ impl Upstream {
         let connect_timeout = table.get("connect_timeout").and_then(|value| value.duration());
         let response_timeout = table.get("response_timeout").and_then(|value| value.duration());
         let idle_timeout = table.get("idle_timeout").and_then(|value| value.duration());
+        let max_connection_age = table.get("max_connection_age").and_then(|value| value.duration());
+        let http2 = table.get("http2").and_then(|value| {
+            let http2 = value.choice(&[("negotiate", Http2::Negotiate), ("prior-knowledge", Http2::PriorKnowledge)], &[])?;
+            if http2 == Http2::PriorKnowledge && url.as_ref().is_some_and(|url| url.tls) {
+                value.fault("it is HTTP/2 without TLS, and the url is https, where HTTP/2 is negotiated; expected \"negotiate\"");
+                return None;
+            }
+            Some(http2)
+        });
         let hosts = [("upstream", HostHeader::Upstream), ("preserve", HostHeader::Preserve)];
         let host = table.get("host").and_then(|value| value.choice(&hosts, &[]));
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
@@ -125,6 +147,8 @@ impl Upstream {
             connect_timeout: connect_timeout?,
             response_timeout: response_timeout?,
             idle_timeout: idle_timeout?,
+            max_connection_age: max_connection_age?,
+            http2: http2?,
             host: host?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
             rewrite_location: rewrite_location?,

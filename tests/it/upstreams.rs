@@ -5,7 +5,7 @@ use std::net::TcpListener;
 
 use crate::harness::frame_origin::STATUS_200;
 use crate::harness::frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, block, frame};
-use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream};
+use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream, until};
 
 const HERE: &str = "127.0.0.1";
 
@@ -180,4 +180,22 @@ fn an_answer_that_names_the_upstream_names_the_clients_address_where_that_is_wan
     assert_eq!(named(&behind.send(rewriting.port)), at("http://pay.example"));
     let mut proxy = Connection::from("127.0.0.2", rewriting.port);
     assert_eq!(named(&proxy.exchange(&behind)), at("https://shop.example"));
+}
+
+#[test]
+fn connections_that_are_too_old_are_replaced_however_busy_they_are() {
+    let upstream = Upstream::start();
+    let settings = "[upstream]\nidle_timeout = \"60s\"\nmax_connection_age = \"1s\"\n";
+    let gateway = Gateway::with(upstream.port, settings, ROUTES);
+    let mut client = Connection::open(gateway.port);
+    let mut sent = 0;
+    until("three connections", || {
+        sent += 1;
+        assert_eq!(client.exchange(&Request::pay(&format!("k{sent}"), "{}")).status, 201);
+        upstream.connections() == 3
+    });
+    assert!(sent > 5 && upstream.executed() == sent, "{sent} requests");
+    // What is under way on an old connection is answered on it.
+    let slow = Request::pay("slow", "{}").act("wait 1500").send(gateway.port);
+    assert!(slow.status == 201 && !slow.replayed(), "{slow:?}");
 }

@@ -1,16 +1,15 @@
-//! An HTTP/2 upstream behind TLS that reads and writes frames by hand: it decides when its SETTINGS come, what they
+//! An HTTP/2 upstream, behind TLS or plain, that reads and writes frames by hand: it decides when its SETTINGS come, what they
 //! allow, when it opens windows and whether it reads, and it sees each frame that reaches it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 
 use rustls::ServerConfig;
-use tokio::io::{AsyncReadExt, AsyncWriteExt, ReadHalf, WriteHalf, split};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadHalf, WriteHalf, split};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
-use tokio_rustls::server::TlsStream;
 
 use super::frames::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame};
 use super::until;
@@ -65,6 +64,15 @@ pub struct FrameOrigin {
 impl FrameOrigin {
     /// Its connections begin with these settings.
     pub fn start(identity: Arc<ServerConfig>, settings: &[(u16, u32)]) -> FrameOrigin {
+        FrameOrigin::listen(Some(TlsAcceptor::from(identity)), settings)
+    }
+
+    /// The same without TLS.
+    pub fn plain(settings: &[(u16, u32)]) -> FrameOrigin {
+        FrameOrigin::listen(None, settings)
+    }
+
+    fn listen(acceptor: Option<TlsAcceptor>, settings: &[(u16, u32)]) -> FrameOrigin {
         let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
@@ -81,7 +89,7 @@ impl FrameOrigin {
             ended: AtomicUsize::new(0),
             most_open: AtomicUsize::new(0),
         });
-        runtime.spawn(accept(listener, TlsAcceptor::from(identity), shared.clone()));
+        runtime.spawn(accept(listener, acceptor, shared.clone()));
         FrameOrigin { port, shared, runtime: Some(runtime) }
     }
 
@@ -184,14 +192,25 @@ fn settings_frame(settings: &[(u16, u32)]) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &pairs)
 }
 
-async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared>) {
+/// A connection, with or without TLS.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
+
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
+
+async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
         if !shared.accepting.load(Ordering::SeqCst) {
             continue;
         }
         let (acceptor, shared) = (acceptor.clone(), shared.clone());
         tokio::spawn(async move {
-            let Ok(stream) = acceptor.accept(stream).await else { return };
+            let stream: Box<dyn Io> = match acceptor {
+                None => Box::new(stream),
+                Some(acceptor) => match acceptor.accept(stream).await {
+                    Ok(stream) => Box::new(stream),
+                    Err(_) => return,
+                },
+            };
             let (reader, writer) = split(stream);
             let (say, said) = mpsc::unbounded_channel();
             let connection = {
@@ -210,7 +229,7 @@ async fn accept(listener: TcpListener, acceptor: TlsAcceptor, shared: Arc<Shared
     }
 }
 
-async fn write(mut writer: WriteHalf<TlsStream<TcpStream>>, mut said: mpsc::UnboundedReceiver<Vec<u8>>) -> std::io::Result<()> {
+async fn write(mut writer: WriteHalf<Box<dyn Io>>, mut said: mpsc::UnboundedReceiver<Vec<u8>>) -> std::io::Result<()> {
     while let Some(bytes) = said.recv().await {
         if bytes.is_empty() {
             return writer.shutdown().await;
@@ -222,7 +241,7 @@ async fn write(mut writer: WriteHalf<TlsStream<TcpStream>>, mut said: mpsc::Unbo
 }
 
 async fn read(
-    mut reader: ReadHalf<TlsStream<TcpStream>>,
+    mut reader: ReadHalf<Box<dyn Io>>,
     connection: usize,
     say: &mpsc::UnboundedSender<Vec<u8>>,
     shared: &Shared,
