@@ -42,7 +42,7 @@ use crate::store::redis::{
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
-use crate::tls::Identity;
+use crate::tls::{ClientIdentity, Identity};
 use crate::token::Keyring;
 
 mod copy;
@@ -320,6 +320,7 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
         place: redis_place(&config.store.url)?,
         timeout: config.store.timeout,
         ca_file: config.store.ca_file.clone(),
+        client: config.store.client.clone(),
         ack: match config.store.ack {
             Ack::Memory => RedisAck::Memory,
             Ack::Replicas(wanted) => RedisAck::Replicas(wanted),
@@ -457,6 +458,7 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
             None => None,
         },
         rewrite_location: configured.rewrite_location,
+        identity: configured.client.clone().map(ClientIdentity::load).transpose()?,
     })
 }
 

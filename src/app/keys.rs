@@ -81,6 +81,7 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                 http2: Http2::Negotiated,
                 preserve_host: false,
                 rewrite_location: false,
+                identity: None,
                 ca_pem: match ca_file {
                     Some(file) => Some(read(file).await?),
                     None => None,

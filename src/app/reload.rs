@@ -237,6 +237,7 @@ fn needs_restart((before, old): (&Config, &Secrets), (now, new): (&Config, &Secr
         ("store.namespace", was.namespace != is.namespace),
         ("store.timeout", was.timeout != is.timeout),
         ("store.ca_file", was.ca_file != is.ca_file),
+        ("store.cert", was.client != is.client),
         ("store.ack", was.ack != is.ack),
         ("store.durability", was.durability != is.durability),
         ("store.local_cache", was.local_cache != is.local_cache),

@@ -112,6 +112,7 @@ impl Collector {
             http2: Http2::Negotiated,
             preserve_host: false,
             rewrite_location: false,
+            identity: None,
             ca_pem: match &wanted.ca_file {
                 Some(file) => Some(read(file).await?),
                 None => None,

@@ -6,8 +6,10 @@ use std::time::Duration;
 
 use super::read::{Place, Table};
 use super::secret::{Secret, masked_url};
+use super::tls;
 use super::upstream::file_name;
 use crate::engine::OnFailure;
+use crate::tls::ClientFiles;
 
 /// Where records are kept, and what happens when that place can't be reached.
 #[derive(Debug, Clone)]
@@ -22,6 +24,8 @@ pub struct StoreConfig {
     pub timeout: Duration,
     /// Certificates to trust instead of the system's for `rediss://`, a PEM file.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that the gateway shows to `rediss://`; `None`: none.
+    pub client: Option<ClientFiles>,
     /// What claims and completions wait for.
     pub ack: Ack,
     /// Whether servers that can lose what they acknowledge are refused.
@@ -340,6 +344,8 @@ impl StoreConfig {
         if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.is_tls()) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not rediss://");
         }
+        let plain = url.as_ref().is_some_and(|url| !url.is_tls());
+        let client = tls::read_client(&table, plain.then_some("not used: the url is not rediss://"));
         table.finish();
         Some(StoreConfig {
             url: url?,
@@ -350,6 +356,7 @@ impl StoreConfig {
             durability: durability?,
             local_cache: local_cache?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
+            client: client?,
         })
     }
 }

@@ -8,6 +8,8 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::read::{Place, Table};
+use super::tls;
+use crate::tls::ClientFiles;
 
 /// The name of `[upstream]`, in messages and metrics.
 pub const DEFAULT_UPSTREAM: &str = "default";
@@ -33,6 +35,8 @@ pub struct Upstream {
     pub host: HostHeader,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that the gateway shows; `None`: none.
+    pub client: Option<ClientFiles>,
     /// Whether answers that name the upstream's address get the client's.
     pub rewrite_location: bool,
 }
@@ -139,6 +143,8 @@ impl Upstream {
         if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not https");
         }
+        let plain = url.as_ref().is_some_and(|url| !url.tls);
+        let client = tls::read_client(&table, plain.then_some("not used: the url is not https"));
         let rewrite_location = table.get("rewrite_location").and_then(|value| value.boolean());
         table.finish();
         Some(Upstream {
@@ -151,6 +157,7 @@ impl Upstream {
             http2: http2?,
             host: host?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
+            client: client?,
             rewrite_location: rewrite_location?,
         })
     }

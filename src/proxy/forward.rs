@@ -34,7 +34,7 @@ use super::upstream_body::{Source, UpstreamBody};
 use super::wire::{Carried, Wire};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
-use crate::tls::{self, TrustError};
+use crate::tls::{self, ClientIdentity, TrustError};
 
 /// Where an upstream is and how it is spoken to.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -55,6 +55,8 @@ pub struct UpstreamSettings {
     pub preserve_host: bool,
     /// Certificates to trust instead of the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
+    /// Who the gateway is to an upstream that asks for a certificate.
+    pub identity: Option<Arc<ClientIdentity>>,
     /// Whether answers that name the upstream's address get the client's.
     pub rewrite_location: bool,
 }
@@ -151,7 +153,14 @@ where
         let tls = if settings.scheme == Scheme::HTTPS {
             let name = settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|_| invalid())?;
-            Some((TlsConnector::from(Arc::new(tls::client_config(settings.ca_pem.as_deref(), &[b"h2", b"http/1.1"])?)), name))
+            Some((
+                TlsConnector::from(Arc::new(tls::client_config(
+                    settings.ca_pem.as_deref(),
+                    settings.identity.clone(),
+                    &[b"h2", b"http/1.1"],
+                )?)),
+                name,
+            ))
         } else {
             None
         };

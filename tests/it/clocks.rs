@@ -90,6 +90,7 @@ impl World {
             place: Place::Server(self.redis.url()),
             timeout: Duration::from_secs(5),
             ca_file: None,
+            client: None,
             ack: Ack::Memory,
             quiet: Duration::ZERO,
             breakers: Default::default(),

@@ -139,7 +139,7 @@ impl Dialer {
         };
         let Some(first) = infos.first() else { return Err(ConnectError::Url) };
         let (address, tls) = address_of(first)?;
-        let connector = connector(tls, options.ca_file.as_deref())?;
+        let connector = connector(tls, options)?;
         let target = match (&options.place, sentinels) {
             (_, Some((asked, name))) => {
                 let Some(asked_first) = asked.first() else { return Err(ConnectError::Url) };
@@ -265,7 +265,8 @@ fn address_of(info: &ConnectionInfo) -> Result<(Address, bool), ConnectError> {
     }
 }
 
-fn connector(tls: bool, ca_file: Option<&std::path::Path>) -> Result<Option<TlsConnector>, ConnectError> {
+fn connector(tls: bool, options: &Options) -> Result<Option<TlsConnector>, ConnectError> {
+    let ca_file = options.ca_file.as_deref();
     let pem =
         ca_file.map(|path| std::fs::read(path).map_err(|error| ConnectError::CaFile { path: path.into(), kind: error.kind() }));
     let pem = pem.transpose()?;
@@ -273,7 +274,8 @@ fn connector(tls: bool, ca_file: Option<&std::path::Path>) -> Result<Option<TlsC
     if !tls {
         return ca_file.map_or(Ok(None), |path| Err(certificates(path)));
     }
-    let config = tls::client_config(pem.as_deref(), &[]);
+    let identity = options.client.clone().map(tls::ClientIdentity::load).transpose()?;
+    let config = tls::client_config(pem.as_deref(), identity, &[]);
     let config = config.map_err(|error| ca_file.map_or(ConnectError::Trust(error), certificates))?;
     Ok(Some(TlsConnector::from(Arc::new(config))))
 }

@@ -35,7 +35,7 @@ use super::{Hub, ListError, Listing, Log, Page, Says, Store, StoreError, Swap, W
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::telemetry::BreakerMeter;
-use crate::tls::TrustError;
+use crate::tls::{ClientFiles, IdentityError, TrustError};
 
 mod breaker;
 mod confirm;
@@ -103,6 +103,8 @@ pub struct Options {
     pub timeout: Duration,
     /// Certificates in PEM that `rediss://` trusts, instead of the system's.
     pub ca_file: Option<PathBuf>,
+    /// The certificate that is shown to servers of `rediss://`.
+    pub client: Option<ClientFiles>,
     /// What calls wait for.
     pub ack: Ack,
     /// How long operations that the servers don't know are refused after they may have lost some: [`QUIET`] where none must
@@ -141,6 +143,9 @@ pub enum ConnectError {
         /// What went wrong.
         kind: std::io::ErrorKind,
     },
+    /// The certificate that is shown to the servers can't be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// There is nobody to trust.
     #[error("TLS to the store can't be set up: {0}")]
     Trust(#[from] TrustError),

@@ -14,6 +14,7 @@ use crate::key::{Caller, Fingerprint, Slot, Space};
 use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, head_in_flight};
 use crate::store::suite::{Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
+use crate::tls::ClientFiles;
 
 mod epochs;
 mod log;
@@ -403,6 +404,27 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
         let answer = claims(&trusting(ca_file), 2).await;
         assert!(matches!(&answer, Err(StoreError::NotApplied(text)) if text.contains("certificate")), "{answer:?}");
     }
+}
+
+#[tokio::test]
+async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
+    let dir = tempfile::tempdir().unwrap();
+    let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
+    let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
+    std::fs::write(&cert, own.cert.pem()).unwrap();
+    std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
+    let settings = ["--tls-port", "TLS_PORT", "--tls-auth-clients", "yes", "--tls-cert-file", "DIR/cert.pem"];
+    let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
+    let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
+    let url = format!("rediss://localhost:{}", server.tls_port);
+    let ca_file = Some(cert.clone());
+    let showing = |client| super::Options { ca_file: ca_file.clone(), client, ..options(&url, PATIENCE) };
+    let files = ClientFiles { cert: cert.clone(), key };
+    assert_eq!(claims(&Redis::connect(showing(Some(files))).unwrap(), 1).await.unwrap(), Swap::Stored);
+    let answer = claims(&Redis::connect(showing(None)).unwrap(), 2).await;
+    assert!(matches!(answer, Err(StoreError::NotApplied(_))), "{answer:?}");
+    let unfit = ClientFiles { cert: cert.clone(), key: cert };
+    assert!(matches!(Redis::connect(showing(Some(unfit))).err(), Some(ConnectError::Identity(_))));
 }
 
 /// How often the server has run a command.

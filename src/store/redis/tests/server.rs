@@ -134,6 +134,7 @@ pub(super) fn options(url: &str, timeout: Duration) -> Options {
         place,
         timeout,
         ca_file: None,
+        client: None,
         ack: Ack::Memory,
         quiet: Duration::ZERO,
         breakers: Default::default(),
