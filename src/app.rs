@@ -21,7 +21,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    Ack, Config, Durability, HostHeader, Http2, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
+    Ack, Config, Durability, HostHeader, Http2 as ConfiguredHttp2, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
     Upstream as ConfiguredUpstream, UpstreamUrl,
 };
 use crate::engine::Policy;
@@ -29,7 +29,7 @@ use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
 use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
-use crate::proxy::{Forward, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings, listen};
+use crate::proxy::{Forward, Http2, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings, listen};
 use crate::route::Route;
 use crate::store::Store;
 use crate::store::cache::LocalCache;
@@ -42,7 +42,7 @@ use crate::store::redis::{
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
-use crate::tls::{ClientFiles, ClientIdentity, Identity};
+use crate::tls::{ClientIdentity, Identity};
 use crate::token::Keyring;
 
 mod copy;
@@ -450,17 +450,18 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
         authority: configured.url.authority.clone(),
         connect_timeout: configured.connect_timeout,
         idle_timeout: configured.idle_timeout,
+        max_connection_age: configured.max_connection_age,
+        http2: match configured.http2 {
+            ConfiguredHttp2::Negotiate => Http2::Negotiated,
+            ConfiguredHttp2::PriorKnowledge => Http2::PriorKnowledge,
+        },
         preserve_host: configured.host == HostHeader::Preserve,
         ca_pem: match &configured.ca_file {
             Some(file) => Some(read(file).await?),
             None => None,
         },
-        client: match &configured.client {
-            Some(ClientFiles { cert, key }) => Some(ClientIdentity { cert_pem: read(cert).await?, key_pem: read(key).await? }),
-            None => None,
-        },
-        prior_knowledge: configured.http2 == Http2::PriorKnowledge,
         rewrite_location: configured.rewrite_location,
+        identity: configured.client.clone().map(ClientIdentity::load).transpose()?,
     })
 }
 

@@ -67,12 +67,14 @@ mod admission;
 mod cors;
 mod echo;
 mod published;
+mod respond;
 mod trailers;
 mod watched;
 
 use admission::admit;
 use echo::Echo;
 use published::Published;
+use respond::Followed;
 use watched::{Watched, would_refuse};
 
 /// Lays the gate around a service. Cheap to clone.
@@ -253,7 +255,7 @@ impl Front {
             Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
                 discard(request.into_body());
-                let response = self.tell(Err(Problem::PathAmbiguous), None, trace);
+                let response = self.respond(Err(Problem::PathAmbiguous), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
         };
@@ -261,12 +263,12 @@ impl Front {
             if let Some(published) = self.published.as_ref().filter(|_| Published::is_asked(&request)) {
                 let response = published.answer(request.method(), request.headers());
                 discard(request.into_body());
-                let response = self.tell(Ok(Answered { response, answer: Answer::Published }), None, trace);
+                let response = self.respond(Ok(Answered { response, answer: Answer::Published }), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
             return Box::pin(async move {
                 let result = self.pass(request, inner, None, self.silence).await;
-                Ok(self.tell(result, None, trace))
+                Ok(self.respond(result, None, trace))
             });
         };
         request.extensions_mut().insert(Target(guarded.route.upstream));
@@ -276,12 +278,12 @@ impl Front {
         match guarded.route.policy.mode {
             Mode::Off => Box::pin(async move {
                 let result = self.pass(request, inner, None, guarded.response_timeout).await;
-                Ok(self.tell(result, Some(&guarded), trace))
+                Ok(self.respond(result, Some(&guarded), trace))
             }),
             Mode::Shadow => Box::pin(async move {
                 self.vouch(&guarded, &mut request);
                 let result = self.watch(&guarded, request, inner).await;
-                Ok(self.tell(result, Some(&guarded), trace))
+                Ok(self.respond(result, Some(&guarded), trace))
             }),
             Mode::Enforce => {
                 trace.echo = Echo::of(&guarded.route.policy, request.headers());
@@ -291,12 +293,12 @@ impl Front {
                     Ok(false) => {
                         return Box::pin(async move {
                             let result = self.pass(request, inner, None, guarded.response_timeout).await;
-                            Ok(self.tell(result, Some(&guarded), trace))
+                            Ok(self.respond(result, Some(&guarded), trace))
                         });
                     }
                     Err(problem) => {
                         discard(request.into_body());
-                        let response = self.tell(Err(problem), Some(&guarded), trace);
+                        let response = self.respond(Err(problem), Some(&guarded), trace);
                         return Box::pin(std::future::ready(Ok(response)));
                     }
                 }
@@ -306,7 +308,7 @@ impl Front {
                 Box::pin(async move {
                     let mut result = self.protect(&guarded, parts, body, inner).await;
                     result.iter_mut().filter(|_| announced).for_each(|answered| trailers::announce(&mut answered.response));
-                    Ok(self.tell(result, Some(&guarded), trace))
+                    Ok(self.respond(result, Some(&guarded), trace))
                 })
             }
         }
@@ -448,72 +450,6 @@ impl Front {
             }
         }
     }
-
-    /// Renders, counts and logs what became of a request. `guarded`: its route, if it has one.
-    fn tell<RB>(
-        &self,
-        result: Result<Answered<RB>, Problem>,
-        guarded: Option<&Guarded>,
-        Followed { trace, trail, origin, echo }: Followed,
-    ) -> Response<OnceBody<RB>> {
-        let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
-        let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
-        let note = |answer: Answer| {
-            meter.count(answer);
-            let route = guarded.map(|guarded| &guarded.route.policy.route);
-            trail.iter().for_each(|trail| trail.answered(route, answer.name()));
-        };
-        let fit = |headers: &mut HeaderMap| {
-            let rule = guarded.and_then(|guarded| guarded.route.policy.cors.as_ref());
-            rule.into_iter().for_each(|rule| cors::fit(rule, origin.as_ref(), headers));
-        };
-        let mut response = match result {
-            Ok(Answered { mut response, answer }) => {
-                note(answer);
-                if answer == Answer::Replayed {
-                    fit(response.headers_mut());
-                }
-                tracing::debug!(
-                    request_id = trace.trace_id(),
-                    route,
-                    outcome = answer.name(),
-                    status = response.status().as_u16(),
-                    "answered"
-                );
-                let silence = guarded.map_or(self.silence, |guarded| guarded.response_timeout);
-                response.map(|body| body.map(|rest| Silence::new(rest, silence)))
-            }
-            Err(problem) => {
-                let shape = guarded.map_or_else(Shape::default, |guarded| Shape::of(&guarded.route.policy));
-                let (mut response, answer) = self.rejections.render(&problem, shape);
-                fit(response.headers_mut());
-                note(answer);
-                if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
-                    meter.count_held();
-                }
-                let operation = problem.operation().map(|slot| slot.to_string());
-                let (request_id, outcome, status) = (trace.trace_id(), answer.name(), response.status().as_u16());
-                tracing::info!(request_id, route, outcome, status, operation, "refused");
-                response
-            }
-        };
-        if let Some(echo) = echo {
-            echo.put_on(response.headers_mut());
-        }
-        response
-    }
-}
-
-/// What goes with a request until it is answered.
-struct Followed {
-    /// Its place in a trace.
-    trace: TraceParent,
-    /// Where somebody wants to know of it.
-    trail: Option<Trail>,
-    /// Of the page that sent it.
-    origin: Option<HeaderValue>,
-    /// Its key, where the route echoes that.
-    echo: Option<Echo>,
 }
 
 /// A body's copy: up to how many bytes, in which room, and for whom.

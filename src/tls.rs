@@ -1,13 +1,14 @@
-//! TLS: rustls with ring. Whom to trust, and who this server is.
+//! TLS: rustls with ring. Whom to trust, who this server is, and who this process is to other servers.
 
-use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard};
 use std::time::Duration;
 
 use bytes::Bytes;
+use rustls::client::ResolvesClientCert;
 use rustls::server::WebPkiClientVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::sign::CertifiedKey;
+use rustls::{ClientConfig, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
@@ -20,49 +21,22 @@ pub enum TrustError {
     /// Neither in the given text nor on the system.
     #[error("no certificate authority was found; install the system's certificates or set ca_file")]
     NoneFound,
-    /// The certificate that is shown to servers, or its key, is of no use. The text has nothing of either.
-    #[error("the client certificate can't be used: {0}")]
-    Identity(String),
     /// The cryptography doesn't offer what TLS needs, which a build of this program rules out.
     #[error("TLS can't be set up: {0}")]
     Unsupported(String),
 }
 
-/// The files of the certificate that a client shows to servers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientFiles {
-    /// The certificate, and those that lead to an authority, in PEM.
-    pub cert: PathBuf,
-    /// Its private key, in PEM.
-    pub key: PathBuf,
-}
-
-/// The certificate that a client shows to servers, and its private key. `Debug` shows neither.
-#[derive(Clone, PartialEq, Eq)]
-pub struct ClientIdentity {
-    /// The certificate, and those that lead to an authority, in PEM.
-    pub cert_pem: Vec<u8>,
-    /// The private key, in PEM.
-    pub key_pem: Vec<u8>,
-}
-
-impl fmt::Debug for ClientIdentity {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("ClientIdentity(..)")
-    }
-}
-
-/// Trusts the authorities in `ca_pem`, or else the system's, and shows the certificate of `identity` to servers that ask for
-/// one. `alpn`: the protocols that are offered, in this order.
+/// Trusts the authorities in `ca_pem`, or else the system's. `identity`: shown to servers that ask for a certificate. `alpn`: the
+/// protocols that are offered, in this order.
 ///
 /// # Errors
 /// See [`TrustError`].
 pub fn client_config(
     ca_pem: Option<&[u8]>,
-    identity: Option<&ClientIdentity>,
+    identity: Option<Arc<ClientIdentity>>,
     alpn: &[&[u8]],
 ) -> Result<ClientConfig, TrustError> {
-    let malformed = |why: &dyn fmt::Display| TrustError::Malformed(why.to_string());
+    let malformed = |why: &dyn std::fmt::Display| TrustError::Malformed(why.to_string());
     let mut roots = RootCertStore::empty();
     match ca_pem {
         Some(pem) => {
@@ -85,15 +59,7 @@ pub fn client_config(
         .with_root_certificates(roots);
     let mut config = match identity {
         None => builder.with_no_client_auth(),
-        Some(identity) => {
-            let unusable = |why: &dyn fmt::Display| TrustError::Identity(why.to_string());
-            let chain = CertificateDer::pem_slice_iter(&identity.cert_pem).collect::<Result<Vec<_>, _>>();
-            let chain = chain.ok().filter(|chain| !chain.is_empty());
-            let chain = chain.ok_or_else(|| unusable(&"cert has no certificate in PEM"))?;
-            let key = PrivateKeyDer::from_pem_slice(&identity.key_pem);
-            let key = key.map_err(|_| unusable(&"key has no private key in PEM"))?;
-            builder.with_client_auth_cert(chain, key).map_err(|error| unusable(&error))?
-        }
+        Some(identity) => builder.with_client_cert_resolver(identity),
     };
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
@@ -114,6 +80,74 @@ pub struct IdentityFiles {
     pub key: PathBuf,
     /// The authorities of clients, in PEM: with them every client has to show a certificate.
     pub client_ca: Option<PathBuf>,
+}
+
+/// The files that say who this process is to servers that ask.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// Its certificate, and those that lead to an authority, in PEM.
+    pub cert: PathBuf,
+    /// Its private key, in PEM.
+    pub key: PathBuf,
+}
+
+/// Who this process is to servers that ask. Each new connection reads the files again, and shows what they say; files that can't
+/// be used leave things as they are, since one of the two may not have been renewed yet.
+pub struct ClientIdentity {
+    files: ClientFiles,
+    /// What the files said when it was loaded.
+    loaded: Vec<CertificateDer<'static>>,
+    current: RwLock<Arc<CertifiedKey>>,
+}
+
+impl ClientIdentity {
+    /// Reads the files.
+    ///
+    /// # Errors
+    /// See [`IdentityError`].
+    pub fn load(files: ClientFiles) -> Result<Arc<ClientIdentity>, IdentityError> {
+        let key = certified_key(&files)?;
+        Ok(Arc::new(ClientIdentity { files, loaded: key.cert.clone(), current: RwLock::new(Arc::new(key)) }))
+    }
+}
+
+impl PartialEq for ClientIdentity {
+    /// Whether both were loaded from the same files, and these said the same.
+    fn eq(&self, other: &ClientIdentity) -> bool {
+        self.files == other.files && self.loaded == other.loaded
+    }
+}
+
+impl Eq for ClientIdentity {}
+
+impl std::fmt::Debug for ClientIdentity {
+    /// Without the key.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("ClientIdentity").field("files", &self.files).finish_non_exhaustive()
+    }
+}
+
+impl ResolvesClientCert for ClientIdentity {
+    /// Connections are made rarely, and the files are small: reading them takes less than the handshake.
+    fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
+        match certified_key(&self.files) {
+            Ok(key) => *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key),
+            Err(error) => {
+                tracing::warn!(%error, "the client certificate can't be read again: the one that was read before stays")
+            }
+        }
+        Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
+    }
+
+    fn has_certs(&self) -> bool {
+        true
+    }
+}
+
+fn certified_key(files: &ClientFiles) -> Result<CertifiedKey, IdentityError> {
+    let (chain, key) = (certificates(&files.cert)?, private_key(&files.key)?);
+    CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
+        .map_err(|error| IdentityError::Unusable { file: files.cert.clone(), why: error.to_string() })
 }
 
 /// Files that say nothing of use.
@@ -143,6 +177,17 @@ pub enum IdentityError {
         /// What went wrong.
         why: String,
     },
+}
+
+impl IdentityError {
+    /// The file that it is about.
+    pub fn file(&self) -> &Path {
+        match self {
+            IdentityError::Unreadable { file, .. }
+            | IdentityError::Malformed { file, .. }
+            | IdentityError::Unusable { file, .. } => file,
+        }
+    }
 }
 
 /// Who this server is, as its files say now.
@@ -228,22 +273,27 @@ async fn contents(files: &IdentityFiles) -> Vec<Option<Vec<u8>>> {
     contents
 }
 
+fn malformed(file: &Path, why: impl std::fmt::Display) -> IdentityError {
+    IdentityError::Malformed { file: file.to_owned(), why: why.to_string() }
+}
+
+fn text(file: &Path) -> Result<Vec<u8>, IdentityError> {
+    std::fs::read(file).map_err(|error| IdentityError::Unreadable { file: file.to_owned(), why: error.to_string() })
+}
+
+fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
+    let all = CertificateDer::pem_slice_iter(&text(file)?).collect::<Result<Vec<_>, _>>();
+    let all = all.map_err(|error| malformed(file, error))?;
+    if all.is_empty() { Err(malformed(file, "it has no certificate in PEM")) } else { Ok(all) }
+}
+
+fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
+    PrivateKeyDer::from_pem_slice(&text(file)?).map_err(|_| malformed(file, "it has no private key in PEM"))
+}
+
 fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {
-    let malformed =
-        |file: &PathBuf, why: &dyn std::fmt::Display| IdentityError::Malformed { file: file.clone(), why: why.to_string() };
-    let text = |file: &PathBuf| {
-        std::fs::read(file).map_err(|error| IdentityError::Unreadable { file: file.clone(), why: error.to_string() })
-    };
-    let certificates = |file: &PathBuf| {
-        let all = CertificateDer::pem_slice_iter(&text(file)?)
-            .collect::<Result<Vec<_>, _>>()
-            .map_err(|error| malformed(file, &error))?;
-        if all.is_empty() { Err(malformed(file, &"it has no certificate in PEM")) } else { Ok(all) }
-    };
     let provider = Arc::new(rustls::crypto::ring::default_provider());
-    let chain = certificates(&files.cert)?;
-    let key =
-        PrivateKeyDer::from_pem_slice(&text(&files.key)?).map_err(|_| malformed(&files.key, &"it has no private key in PEM"))?;
+    let (chain, key) = (certificates(&files.cert)?, private_key(&files.key)?);
     let unusable = |error: rustls::Error| IdentityError::Unusable { file: files.cert.clone(), why: error.to_string() };
     let builder =
         ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(unusable)?;
@@ -252,10 +302,10 @@ fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {
         Some(file) => {
             let mut roots = RootCertStore::empty();
             for certificate in certificates(file)? {
-                roots.add(certificate).map_err(|error| malformed(file, &error))?;
+                roots.add(certificate).map_err(|error| malformed(file, error))?;
             }
             let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
-            builder.with_client_cert_verifier(verifier.map_err(|error| malformed(file, &error))?)
+            builder.with_client_cert_verifier(verifier.map_err(|error| malformed(file, error))?)
         }
     };
     let mut config = builder.with_single_cert(chain, key).map_err(unusable)?;

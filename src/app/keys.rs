@@ -12,7 +12,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::{read, scheme};
 use crate::config::{Config, KeysPlace};
-use crate::proxy::{Forward, RequestBody, Upstream, UpstreamSettings, fetch};
+use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, fetch};
 use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, Pace};
 
 /// How long connecting to a server of keys, and the whole answer, may take. Nobody waits for it.
@@ -20,6 +20,8 @@ const CONNECT_MAX: Duration = Duration::from_secs(5);
 const FETCH_MAX: Duration = Duration::from_secs(10);
 /// Servers of keys are asked rarely.
 const IDLE_MAX: Duration = Duration::from_secs(4);
+/// Its name is looked up again by then.
+const AGE_MAX: Duration = Duration::from_secs(300);
 
 /// The keys by the route's name.
 #[derive(Default)]
@@ -75,14 +77,15 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                 authority: url.authority.clone(),
                 connect_timeout: CONNECT_MAX,
                 idle_timeout: IDLE_MAX,
+                max_connection_age: AGE_MAX,
+                http2: Http2::Negotiated,
                 preserve_host: false,
                 rewrite_location: false,
+                identity: None,
                 ca_pem: match ca_file {
                     Some(file) => Some(read(file).await?),
                     None => None,
                 },
-                client: None,
-                prior_knowledge: false,
             };
             let server: Forward<RequestBody> =
                 Forward::new([Arc::new(Upstream::new(settings).with_context(|| format!("jwks {url}"))?)]);

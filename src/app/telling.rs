@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 use super::{Config, Secrets, read, scheme};
 use crate::clock::Clock;
 use crate::config::{AccessLogConfig, AccessLogFormat, TracingConfig};
-use crate::proxy::{Forward, RequestBody, Upstream, UpstreamSettings, post};
+use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, post};
 use crate::telemetry::{
     AccessFormat, AccessLog, AccessLogEnd, Meter, Observers, Observing, SpanQueue, TellingMeter, Tracer, export_request,
 };
@@ -20,6 +20,8 @@ use crate::telemetry::{
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const POST_MAX: Duration = Duration::from_secs(10);
 const IDLE_MAX: Duration = Duration::from_secs(4);
+/// Its name is looked up again by then.
+const AGE_MAX: Duration = Duration::from_secs(300);
 
 /// How long the end of the process waits for what is still to be told.
 const END_MAX: Duration = Duration::from_secs(2);
@@ -106,14 +108,15 @@ impl Collector {
             authority: wanted.url.authority.clone(),
             connect_timeout: CONNECT_MAX,
             idle_timeout: IDLE_MAX,
+            max_connection_age: AGE_MAX,
+            http2: Http2::Negotiated,
             preserve_host: false,
             rewrite_location: false,
+            identity: None,
             ca_pem: match &wanted.ca_file {
                 Some(file) => Some(read(file).await?),
                 None => None,
             },
-            client: None,
-            prior_knowledge: false,
         };
         let server = Upstream::new(settings).with_context(|| format!("otlp_endpoint {}", wanted.url))?;
         let mut headers = wanted.headers.clone();

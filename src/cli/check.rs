@@ -13,7 +13,8 @@ pub(super) fn check(file: &Path, upstream: Option<String>) -> ExitCode {
         Ok(text) => text,
         Err(error) => return super::fail(&format!("can't read {name}: {error}"), 2),
     };
-    match Config::load(Some((&name, &text)), Overrides { upstream, ..Overrides::default() }) {
+    let read = Config::load(Some((&name, &text)), Overrides { upstream, ..Overrides::default() });
+    match read.and_then(|config| config.check_client_certificates().map(|()| config)) {
         Ok(config) => {
             let _ = super::say(config.describe().trim_end());
             for warning in &config.warnings {

@@ -11,7 +11,7 @@ use http::Uri;
 use ipnet::IpNet;
 
 use crate::engine::OnUncertain;
-use crate::tls::IdentityFiles;
+use crate::tls::{ClientFiles, ClientIdentity, IdentityFiles};
 use profiles::Profiles;
 use read::{Place, Report, Source, Table};
 use route::Surroundings;
@@ -152,6 +152,23 @@ impl Config {
     /// All that are missing, empty or not readable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
         Secrets::resolve(self, env)
+    }
+
+    /// Reads the certificates that the gateway shows to upstreams and the store, as a start would.
+    ///
+    /// # Errors
+    /// All files that can't be read or don't fit each other, at once.
+    pub fn check_client_certificates(&self) -> Result<(), Faults> {
+        let default = ("upstream".to_owned(), &self.upstream.client);
+        let named = self.upstreams.iter().map(|upstream| (format!("upstreams.{}", upstream.name), &upstream.client));
+        let all = std::iter::once(default).chain(named).chain([("store".to_owned(), &self.store.client)]);
+        let fault = |(path, files): (String, &Option<ClientFiles>)| {
+            let error = ClientIdentity::load(files.clone()?).err()?;
+            let name = if error.file() == files.as_ref()?.key { "key" } else { "cert" };
+            Some(Fault::elsewhere(format!("{path}.{name}"), error.to_string()))
+        };
+        let faults: Vec<Fault> = all.filter_map(fault).collect();
+        if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 
     /// What is configured, for people: `onceward check` prints it. Passwords are masked.

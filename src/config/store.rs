@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::read::{Place, Table};
 use super::secret::{Secret, masked_url};
+use super::tls;
 use super::upstream::file_name;
 use crate::engine::OnFailure;
 use crate::tls::ClientFiles;
@@ -23,7 +24,7 @@ pub struct StoreConfig {
     pub timeout: Duration,
     /// Certificates to trust instead of the system's for `rediss://`, a PEM file.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that servers of `rediss://` are shown.
+    /// The certificate that the gateway shows to `rediss://`; `None`: none.
     pub client: Option<ClientFiles>,
     /// What claims and completions wait for.
     pub ack: Ack,
@@ -329,7 +330,6 @@ impl StoreConfig {
         let on_failure = table.get("on_failure").and_then(|value| value.choice(&ON_FAILURE, &[]));
         let timeout = table.get("timeout").and_then(|value| value.duration());
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
-        let client = super::tls::read_client(&table);
         let ack = table.get("ack").map_or(Some(Ack::Memory), |value| value.parsed(ACK_EXPECTED, ack));
         let durability = table.get("durability").map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
         let local_cache = table.get("local_cache").map_or(Some(0), |value| usize::try_from(value.size(0)?).ok());
@@ -366,9 +366,8 @@ impl StoreConfig {
         if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.is_tls()) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not rediss://");
         }
-        if matches!(client, Some(Some(_))) && url.as_ref().is_some_and(|url| !url.is_tls()) {
-            table.report.warn(&table.path_of("cert"), "not used: the url is not rediss://");
-        }
+        let plain = url.as_ref().is_some_and(|url| !url.is_tls());
+        let client = tls::read_client(&table, plain.then_some("not used: the url is not rediss://"));
         table.finish();
         Some(StoreConfig {
             url: url?,

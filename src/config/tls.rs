@@ -1,26 +1,10 @@
-//! `[tls]`: who the gateway is to its clients.
+//! `[tls]`: who the gateway is to its clients. And `cert` and `key` of upstreams and the store: who it is to them.
 
 use super::read::Table;
 use super::upstream::file_name;
 use crate::tls::{ClientFiles, IdentityFiles};
 
 const FILE_EXPECTED: &str = "a file's name";
-
-/// Reads `cert` and `key` of a table: the certificate that the gateway shows to servers. `None` inside where there is none.
-pub(super) fn read_client(table: &Table<'_>) -> Option<Option<ClientFiles>> {
-    let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
-    match (file("cert"), file("key")) {
-        (None, None) => Some(None),
-        (Some(cert), Some(key)) => Some(Some(ClientFiles { cert: cert?, key: key? })),
-        (cert, _) => {
-            let missing = if cert.is_some() { "key" } else { "cert" };
-            table
-                .report
-                .note_absence(&table.place_of(missing), format!("a client certificate needs cert and key: set {missing}"));
-            None
-        }
-    }
-}
 
 /// Reads `[tls]`; `None` inside where clients come without.
 pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
@@ -38,4 +22,26 @@ pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
     let (cert, key, client_ca) = (needed("cert"), needed("key"), file("client_ca"));
     table.finish();
     Some(Some(IdentityFiles { cert: cert?, key: key?, client_ca: client_ca.map_or(Some(None), |file| file.map(Some))? }))
+}
+
+/// Reads `cert` and `key` of a server that the gateway connects to; `None` inside where it shows no certificate. `unused`: why the
+/// server never sees one.
+pub(super) fn read_client(table: &Table<'_>, unused: Option<&str>) -> Option<Option<ClientFiles>> {
+    let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
+    let missing = |name: &'static str, other: &str| {
+        let text = format!("{other} is of no use without {name}: expected the name of a file in PEM");
+        table.report.note_absence(&table.place_of(name), text);
+        None
+    };
+    if let Some(unused) = unused
+        && table.get("cert").is_some()
+    {
+        table.report.warn(&table.path_of("cert"), unused);
+    }
+    match (file("cert"), file("key")) {
+        (None, None) => Some(None),
+        (Some(_), None) => missing("key", "cert"),
+        (None, Some(_)) => missing("cert", "key"),
+        (Some(cert), Some(key)) => Some(Some(ClientFiles { cert: cert?, key: key? })),
+    }
 }

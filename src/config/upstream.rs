@@ -8,6 +8,7 @@ use http::Uri;
 use http::uri::Authority;
 
 use super::read::{Place, Table};
+use super::tls;
 use crate::tls::ClientFiles;
 
 /// The name of `[upstream]`, in messages and metrics.
@@ -26,24 +27,26 @@ pub struct Upstream {
     pub response_timeout: Duration,
     /// How long a pooled connection stays open unused.
     pub idle_timeout: Duration,
+    /// How old a connection may be to take another request.
+    pub max_connection_age: Duration,
+    /// When HTTP/2 is spoken.
+    pub http2: Http2,
     /// Which `Host` the upstream sees.
     pub host: HostHeader,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that it is shown.
+    /// The certificate that the gateway shows; `None`: none.
     pub client: Option<ClientFiles>,
-    /// How HTTP/2 is begun.
-    pub http2: Http2,
     /// Whether answers that name the upstream's address get the client's.
     pub rewrite_location: bool,
 }
 
-/// How HTTP/2 to an upstream is begun.
+/// When HTTP/2 is spoken to an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Http2 {
-    /// By TLS, where the upstream chooses it (ALPN, RFC 9113, section 3.2).
+    /// Where TLS negotiates it.
     Negotiate,
-    /// At once and without TLS, by prior knowledge (RFC 9113, section 3.3).
+    /// Always, without TLS.
     PriorKnowledge,
 }
 
@@ -125,22 +128,23 @@ impl Upstream {
         let connect_timeout = table.get("connect_timeout").and_then(|value| value.duration());
         let response_timeout = table.get("response_timeout").and_then(|value| value.duration());
         let idle_timeout = table.get("idle_timeout").and_then(|value| value.duration());
+        let max_connection_age = table.get("max_connection_age").and_then(|value| value.duration());
+        let http2 = table.get("http2").and_then(|value| {
+            let http2 = value.choice(&[("negotiate", Http2::Negotiate), ("prior-knowledge", Http2::PriorKnowledge)], &[])?;
+            if http2 == Http2::PriorKnowledge && url.as_ref().is_some_and(|url| url.tls) {
+                value.fault("it is HTTP/2 without TLS, and the url is https, where HTTP/2 is negotiated; expected \"negotiate\"");
+                return None;
+            }
+            Some(http2)
+        });
         let hosts = [("upstream", HostHeader::Upstream), ("preserve", HostHeader::Preserve)];
         let host = table.get("host").and_then(|value| value.choice(&hosts, &[]));
-        let versions = [("negotiate", Http2::Negotiate), ("prior-knowledge", Http2::PriorKnowledge)];
-        let http2 = table.get("http2").and_then(|value| value.choice(&versions, &[]));
-        let client = super::tls::read_client(&table);
-        let is_tls = url.as_ref().is_some_and(|url| url.tls);
-        if http2 == Some(Http2::PriorKnowledge) && is_tls {
-            table.report.note(&table.place_of("http2"), "expected \"negotiate\": with https, TLS negotiates the version");
-        }
-        if matches!(client, Some(Some(_))) && url.is_some() && !is_tls {
-            table.report.warn(&table.path_of("cert"), "not used: the url is not https");
-        }
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
         if ca_file.is_some() && url.as_ref().is_some_and(|url| !url.tls) {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not https");
         }
+        let plain = url.as_ref().is_some_and(|url| !url.tls);
+        let client = tls::read_client(&table, plain.then_some("not used: the url is not https"));
         let rewrite_location = table.get("rewrite_location").and_then(|value| value.boolean());
         table.finish();
         Some(Upstream {
@@ -149,10 +153,11 @@ impl Upstream {
             connect_timeout: connect_timeout?,
             response_timeout: response_timeout?,
             idle_timeout: idle_timeout?,
+            max_connection_age: max_connection_age?,
+            http2: http2?,
             host: host?,
             ca_file: ca_file.map_or(Some(None), |file| file.map(Some))?,
             client: client?,
-            http2: http2?,
             rewrite_location: rewrite_location?,
         })
     }

@@ -13,8 +13,7 @@ use bytes::Bytes;
 use http::header::{CONNECTION, CONTENT_LENGTH, HOST, TE, UPGRADE};
 use http::uri::{Authority, PathAndQuery, Scheme};
 use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, Version};
-use http_body::{Body, Frame, SizeHint};
-use hyper::body::Incoming;
+use http_body::Body;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use rustls_pki_types::ServerName;
@@ -26,12 +25,14 @@ use tower_service::Service;
 use super::failure::{self, FIELDS_MAX, HEAD_MAX};
 use super::fields::{self, Peer};
 use super::location::{self, ClientAddress};
-use super::multiplexed::{Answer, Multiplexed, SendFailure, StreamSlot};
+use super::multiplexed::{Multiplexed, SendFailure, StreamSlot};
 use super::paced::Paced;
 use super::pool::{Connection, Pool};
 use super::race;
 use super::tunnel::{TunnelTerms, tunnel};
+use super::upstream_body::{Source, UpstreamBody};
 use super::wire::{Carried, Wire};
+use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
 use crate::tls::{self, ClientIdentity, TrustError};
 
@@ -46,16 +47,27 @@ pub struct UpstreamSettings {
     pub connect_timeout: Duration,
     /// How long a pooled connection may be idle.
     pub idle_timeout: Duration,
+    /// How old a connection may be to take another request; a little less, at random, for most of them.
+    pub max_connection_age: Duration,
+    /// When HTTP/2 is spoken.
+    pub http2: Http2,
     /// Whether the client's `Host` is kept.
     pub preserve_host: bool,
     /// Certificates to trust instead of the system's, in PEM.
     pub ca_pem: Option<Vec<u8>>,
-    /// The certificate that the upstream is shown.
-    pub client: Option<ClientIdentity>,
-    /// Whether it speaks HTTP/2 without TLS, by prior knowledge (RFC 9113, section 3.3).
-    pub prior_knowledge: bool,
+    /// Who the gateway is to an upstream that asks for a certificate.
+    pub identity: Option<Arc<ClientIdentity>>,
     /// Whether answers that name the upstream's address get the client's.
     pub rewrite_location: bool,
+}
+
+/// When HTTP/2 is spoken to an upstream.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Http2 {
+    /// Where TLS negotiates it.
+    Negotiated,
+    /// Always, without TLS and without an upgrade (RFC 9113, section 3.3).
+    PriorKnowledge,
 }
 
 /// An upstream that can't be set up.
@@ -67,6 +79,9 @@ pub enum UpstreamError {
     /// The host is no valid name for TLS.
     #[error("`{0}` is not a host name that a certificate can be checked against")]
     Name(String),
+    /// There is no randomness for the ages of connections.
+    #[error(transparent)]
+    Entropy(#[from] EntropyError),
 }
 
 /// One upstream, with its connections. `B` is the type of bodies that stream through.
@@ -138,14 +153,19 @@ where
         let tls = if settings.scheme == Scheme::HTTPS {
             let name = settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|_| invalid())?;
-            let (ca_pem, client) = (settings.ca_pem.as_deref(), settings.client.as_ref());
-            let config = tls::client_config(ca_pem, client, &[b"h2", b"http/1.1"])?;
-            Some((TlsConnector::from(Arc::new(config)), name))
+            Some((
+                TlsConnector::from(Arc::new(tls::client_config(
+                    settings.ca_pem.as_deref(),
+                    settings.identity.clone(),
+                    &[b"h2", b"http/1.1"],
+                )?)),
+                name,
+            ))
         } else {
             None
         };
-        let pool = Pool::new(settings.idle_timeout);
-        pool.note_negotiated(settings.prior_knowledge);
+        let pool = Pool::new(settings.idle_timeout, settings.max_connection_age, Entropy::from_system()?);
+        pool.note_negotiated(settings.http2 == Http2::PriorKnowledge);
         Ok(Upstream { host, tls, pool, settings })
     }
 
@@ -196,8 +216,11 @@ where
         if fields::is_coded(response.headers()) {
             return Err(ForwardError::Broken("its answer has a transfer coding that was not asked for".into()));
         }
-        let unframed = self.tls.is_none() && received != Version::HTTP_2;
-        if unframed && fields::ends_with_connection(response.headers()) && !response.body().is_end_stream() {
+        if self.tls.is_none()
+            && received != Version::HTTP_2
+            && fields::ends_with_connection(response.headers())
+            && !response.body().is_end_stream()
+        {
             response.extensions_mut().insert(CloseDelimited);
         }
         fields::from_upstream(response.headers_mut(), bodiless, received);
@@ -355,18 +378,15 @@ where
         // Under TLS, where a byte that is counted has left: the layer above may take bytes and fail later.
         let wire = Wire::new(stream, carried.clone());
         let Some((tls, name)) = &self.tls else {
-            return match self.settings.prior_knowledge {
-                true => self.multiplex(wire, permit).await,
-                false => self.shake_hands(wire, carried).await,
+            return match self.settings.http2 {
+                Http2::Negotiated => self.shake_hands(wire, carried).await,
+                Http2::PriorKnowledge => self.multiplex(wire, permit).await,
             };
         };
         let stream = tls.connect(name.clone(), wire).await?;
         let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         self.pool.note_negotiated(multiplexed);
-        if !multiplexed {
-            return self.shake_hands(stream, carried).await;
-        }
-        self.multiplex(stream, permit).await
+        if multiplexed { self.multiplex(stream, permit).await } else { self.shake_hands(stream, carried).await }
     }
 
     async fn multiplex(
@@ -375,7 +395,7 @@ where
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Connected<B>, BoxError> {
         let permit = permit.or_else(|| self.pool.permit());
-        let connection = Multiplexed::open(stream, self.pool.freed().clone(), permit).await?;
+        let connection = Multiplexed::open(stream, self.pool.freed().clone(), permit, self.pool.age_limit()).await?;
         Ok(Connected::Shared(self.pool.share(&connection).ok_or("a new connection takes no request")?))
     }
 
@@ -393,7 +413,7 @@ where
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle())))
+        Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle(), self.pool.age_limit())))
     }
 }
 
@@ -408,94 +428,4 @@ enum Shared<B: Send + 'static> {
     Answered(Response<UpstreamBody<B>>),
     /// The connection was closed before it took the request up: nothing of it was written.
     Closed(Request<Payload<B>>),
-}
-
-/// A connection, and where it goes back to.
-type Lent<B> = (Connection<Payload<B>>, Pool<Payload<B>>);
-
-/// A response body; its connection goes back to the pool when it has ended, and is reset when it is dropped before.
-pub struct UpstreamBody<B: Send + 'static> {
-    body: Source,
-    lent: Option<Lent<B>>,
-}
-
-/// Where a response body comes from.
-enum Source {
-    /// A connection that carries one request at a time.
-    Own(Incoming),
-    /// A stream of an HTTP/2 connection.
-    Shared(Answer),
-}
-
-impl Body for Source {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        match self.get_mut() {
-            Source::Own(body) => Pin::new(body).poll_frame(cx).map(|frame| frame.map(|frame| frame.map_err(Into::into))),
-            Source::Shared(body) => Pin::new(body).poll_frame(cx),
-        }
-    }
-
-    fn is_end_stream(&self) -> bool {
-        match self {
-            Source::Own(body) => body.is_end_stream(),
-            Source::Shared(body) => body.is_end_stream(),
-        }
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        match self {
-            Source::Own(body) => body.size_hint(),
-            Source::Shared(body) => body.size_hint(),
-        }
-    }
-}
-
-impl<B: Send + 'static> UpstreamBody<B> {
-    fn finish(&mut self) {
-        if let Some((connection, pool)) = self.lent.take() {
-            pool.give_back(connection);
-        }
-    }
-}
-
-impl<B: Send + Unpin + 'static> Body for UpstreamBody<B> {
-    type Data = Bytes;
-    type Error = BoxError;
-
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
-        let this = self.get_mut();
-        let mut frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(cx));
-        if let Some(Ok(frame)) = &mut frame
-            && let Some(trailers) = frame.trailers_mut()
-        {
-            fields::strip_trailers(trailers);
-        }
-        match &frame {
-            Some(Ok(_)) if this.body.is_end_stream() => this.finish(),
-            Some(Ok(_)) => {}
-            None => this.finish(),
-            Some(Err(_)) => this.lent = None,
-        }
-        Poll::Ready(frame)
-    }
-
-    fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
-    }
-
-    fn size_hint(&self) -> SizeHint {
-        self.body.size_hint()
-    }
-}
-
-impl<B: Send + 'static> Drop for UpstreamBody<B> {
-    fn drop(&mut self) {
-        // A body without content (204, HEAD) has ended before anybody asked for a frame.
-        if self.body.is_end_stream() {
-            self.finish();
-        }
-    }
 }

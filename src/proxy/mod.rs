@@ -27,14 +27,16 @@ mod seen;
 mod server;
 mod socket;
 mod tunnel;
+mod upstream_body;
 mod wire;
 
 pub use body::{Silence, discard, read_whole};
 pub use fetch::{FetchError, fetch, post};
 pub use fields::{Peer, TraceParent, from_upstream, takes_trailers, to_upstream, trace_parent};
-pub use forward::{Forward, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings};
+pub use forward::{Forward, Http2, Target, Upstream, UpstreamError, UpstreamSettings};
 pub use guard::{Scan, Scanner};
 pub use inspect::{RequestBody, RequestBodyError};
 pub use lookalike::Lookalikes;
 pub use reject::{Rejections, Shape};
 pub use server::{Server, ServerLimits, Terms, listen};
+pub use upstream_body::UpstreamBody;

@@ -19,7 +19,7 @@ use http_body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::{Notify, OwnedSemaphorePermit};
 use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::failure::{self, HEADER_LIST_MAX};
@@ -55,6 +55,8 @@ pub(super) struct Multiplexed {
     abort: CancellationToken,
     /// Its place among the connections of the upstream.
     permit: Option<OwnedSemaphorePermit>,
+    /// When it becomes too old for another request.
+    until: Instant,
     /// Lets the connection close when nobody uses it. Dropped after `sender`, which keeps the connection open.
     _unused: DropGuard,
 }
@@ -95,11 +97,17 @@ impl Drop for StreamSlot {
 
 impl Multiplexed {
     /// Begins HTTP/2 on a connection, and waits for the peer's first SETTINGS that allow a stream. `freed` is
-    /// notified when a slot may have become free. `permit` is kept until the connection is dropped.
+    /// notified when a slot may have become free. `permit` is kept until the connection is dropped. Requests are taken until
+    /// `until`.
     ///
     /// # Errors
     /// The connection ended before.
-    pub async fn open<T>(io: T, freed: Arc<Notify>, permit: Option<OwnedSemaphorePermit>) -> Result<Arc<Multiplexed>, BoxError>
+    pub async fn open<T>(
+        io: T,
+        freed: Arc<Notify>,
+        permit: Option<OwnedSemaphorePermit>,
+        until: Instant,
+    ) -> Result<Arc<Multiplexed>, BoxError>
     where
         T: AsyncRead + AsyncWrite + Send + Unpin + 'static,
     {
@@ -116,7 +124,7 @@ impl Multiplexed {
         let slots = Arc::new(Slots { limit: AtomicUsize::new(0), used: AtomicUsize::new(0), changed: Notify::new(), freed });
         let (abort, unused) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(drive(connection, gate.clone(), slots.clone(), abort.clone(), unused.clone()));
-        let opened = Multiplexed { sender, gate, slots: slots.clone(), abort, permit, _unused: unused.drop_guard() };
+        let opened = Multiplexed { sender, gate, slots: slots.clone(), abort, permit, until, _unused: unused.drop_guard() };
         let opened = Arc::new(opened);
         loop {
             let mut changed = pin!(slots.changed.notified());
@@ -133,10 +141,18 @@ impl Multiplexed {
 
     /// Takes a slot, where one is free.
     pub fn slot(self: &Arc<Self>) -> Option<StreamSlot> {
+        if self.is_old() {
+            return None;
+        }
         let Slots { used, .. } = &*self.slots;
         let taken =
             used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| (used < self.slots.limit()).then_some(used + 1));
         taken.is_ok().then(|| StreamSlot(self.clone()))
+    }
+
+    /// Whether it is too old for another request.
+    pub fn is_old(&self) -> bool {
+        Instant::now() >= self.until
     }
 
     /// How many slots are free.

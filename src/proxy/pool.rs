@@ -11,6 +11,7 @@ use tokio::time::{Instant, sleep};
 
 use super::multiplexed::{Multiplexed, STREAMS_MAX, StreamSlot};
 use super::wire::Carried;
+use crate::entropy::Entropy;
 
 /// Idle connections kept, at most: beyond, they cost more memory than their handshakes save.
 const IDLE_MAX: usize = 512;
@@ -23,6 +24,8 @@ pub(super) struct Connection<B> {
     pub sender: http1::SendRequest<B>,
     pub carried: Arc<Carried>,
     driver: Driver,
+    /// When it becomes too old for another request.
+    until: Instant,
 }
 
 /// The task that moves a connection's bytes; it ends with whoever holds this, unless it was let go.
@@ -35,13 +38,13 @@ impl Drop for Driver {
 }
 
 impl<B> Connection<B> {
-    pub fn new(sender: http1::SendRequest<B>, carried: Arc<Carried>, driver: AbortHandle) -> Connection<B> {
-        Connection { sender, carried, driver: Driver(Some(driver)) }
+    pub fn new(sender: http1::SendRequest<B>, carried: Arc<Carried>, driver: AbortHandle, until: Instant) -> Connection<B> {
+        Connection { sender, carried, driver: Driver(Some(driver)), until }
     }
 
-    /// Whether it takes a request.
-    fn is_usable(&self) -> bool {
-        self.sender.is_ready() && !self.carried.failed()
+    /// Whether it takes no further request: it is too old, or a write failed.
+    fn is_done(&self) -> bool {
+        Instant::now() >= self.until || self.carried.failed() || self.sender.is_closed()
     }
 
     /// Lets the connection live on with its stream, as after a switch of protocols.
@@ -67,6 +70,8 @@ struct Shared<B> {
     /// Notified when a stream slot may have become free.
     freed: Arc<Notify>,
     idle_timeout: Duration,
+    age_max: Duration,
+    entropy: Entropy,
 }
 
 struct Idle<B> {
@@ -81,7 +86,8 @@ impl<B> Clone for Pool<B> {
 }
 
 impl<B: Send + 'static> Pool<B> {
-    pub fn new(idle_timeout: Duration) -> Pool<B> {
+    /// Of an upstream whose connections may be idle, and old, for so long.
+    pub fn new(idle_timeout: Duration, age_max: Duration, entropy: Entropy) -> Pool<B> {
         Pool(Arc::new(Shared {
             idle: Mutex::new(Idle { connections: Vec::new(), reaper: false }),
             multiplexed: Mutex::default(),
@@ -89,7 +95,18 @@ impl<B: Send + 'static> Pool<B> {
             negotiated: AtomicBool::new(false),
             freed: Arc::default(),
             idle_timeout,
+            age_max,
+            entropy,
         }))
+    }
+
+    /// When a connection that is opened now becomes too old for another request: after the longest age, or up to a quarter of it
+    /// earlier, so that what was opened at once is not replaced at once.
+    pub fn age_limit(&self) -> Instant {
+        let Shared { age_max, entropy, .. } = &*self.0;
+        let earlier = u32::try_from(entropy.next() % 1024).unwrap_or(0);
+        let age = age_max.saturating_sub(*age_max / 4 / 1024 * earlier);
+        Instant::now() + age
     }
 
     /// The connection that was used last and is still open.
@@ -97,7 +114,7 @@ impl<B: Send + 'static> Pool<B> {
         let oldest = Instant::now().checked_sub(self.0.idle_timeout);
         let mut idle = lock(&self.0.idle);
         while let Some((since, connection)) = idle.connections.pop() {
-            if connection.is_usable() && oldest.is_none_or(|oldest| since > oldest) {
+            if connection.sender.is_ready() && !connection.is_done() && oldest.is_none_or(|oldest| since > oldest) {
                 return Some(connection);
             }
         }
@@ -106,7 +123,7 @@ impl<B: Send + 'static> Pool<B> {
 
     /// Takes a connection back whose response has ended, as soon as it is ready for the next request.
     pub fn give_back(&self, mut connection: Connection<B>) {
-        if connection.sender.is_closed() || connection.carried.failed() {
+        if connection.is_done() {
             return;
         }
         if connection.sender.is_ready() {
@@ -138,7 +155,8 @@ impl<B: Send + 'static> Pool<B> {
         // After a rush, idle connections are kept for as many requests as one connection takes.
         let mut spare = 0;
         all.retain(|connection| {
-            let kept = !connection.is_idle() || (connection.free() > 0 && spare < STREAMS_MAX);
+            // One that is too old ends with the last request on it, which keeps it until then.
+            let kept = !connection.is_old() && (!connection.is_idle() || (connection.free() > 0 && spare < STREAMS_MAX));
             spare += if connection.is_idle() { connection.free() } else { 0 };
             kept
         });
@@ -198,8 +216,7 @@ async fn reap<B: Send + 'static>(pool: Pool<B>) {
         sleep(pool.0.idle_timeout / 2).await;
         let oldest = Instant::now().checked_sub(pool.0.idle_timeout);
         let mut idle = lock(&pool.0.idle);
-        idle.connections
-            .retain(|(since, connection)| oldest.is_none_or(|oldest| *since > oldest) && !connection.sender.is_closed());
+        idle.connections.retain(|(since, connection)| oldest.is_none_or(|oldest| *since > oldest) && !connection.is_done());
         if idle.connections.is_empty() {
             idle.reaper = false;
             return;

@@ -7,6 +7,17 @@ use crate::harness::{Answer, Authority, FrameOrigin, Gateway, Origin, Request, U
 
 const HERE: &str = "127.0.0.1";
 
+/// Starts an upstream and a gateway: settings of the one, and of the other under [upstream].
+type Start = fn(&[(u16, u32)], &str) -> (Authority, FrameOrigin, Gateway);
+
+/// The same by HTTP/2 without TLS, where the gateway knows that the upstream speaks it.
+fn plain_origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOrigin, Gateway) {
+    let origin = FrameOrigin::plain(settings);
+    let settings = format!("[upstream]\nhttp2 = \"prior-knowledge\"\n{upstream}");
+    let gateway = Gateway::to(&format!("http://{HERE}:{}", origin.port), &settings);
+    (Authority::new(), origin, gateway)
+}
+
 /// An upstream whose connections begin with these settings, and a gateway in front of it.
 fn origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOrigin, Gateway) {
     let authority = Authority::new();
@@ -15,13 +26,6 @@ fn origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOrigin, G
     let settings = format!("[upstream]\nca_file = \"{ca_file}\"\n{upstream}");
     let gateway = Gateway::to(&format!("https://{HERE}:{}", origin.port), &settings);
     (authority, origin, gateway)
-}
-
-/// The same without TLS, by prior knowledge.
-fn plain_origin(settings: &[(u16, u32)]) -> (FrameOrigin, Gateway) {
-    let origin = FrameOrigin::plain(settings);
-    let gateway = Gateway::to(&format!("http://{HERE}:{}", origin.port), "[upstream]\nhttp2 = \"prior-knowledge\"\n");
-    (origin, gateway)
 }
 
 /// A payment with a body, or without one: then its header block is the whole request.
@@ -68,22 +72,15 @@ fn trailers_of_a_request_are_dropped_on_the_way_to_an_http_2_upstream() {
 
 #[test]
 fn requests_beyond_the_limit_of_a_connection_get_others_and_run_once_each() {
-    for (limit, with_body, tls) in
-        [(1, true, true), (1, false, true), (2, true, true), (2, false, true), (1, true, false), (2, false, false)]
+    for (limit, with_body, origin) in
+        [(1, true, origin as Start), (1, false, plain_origin), (2, true, plain_origin), (2, false, origin)]
     {
-        let settings = [(MAX_CONCURRENT_STREAMS, limit)];
-        let (origin, gateway) = match tls {
-            true => {
-                let (_, origin, gateway) = origin(&settings, "");
-                (origin, gateway)
-            }
-            false => plain_origin(&settings),
-        };
+        let (_authority, origin, gateway) = origin(&[(MAX_CONCURRENT_STREAMS, limit)], "");
         origin.hold();
         let all: Vec<_> = (0..7).map(|n| pay(&format!("k{n}"), with_body)).collect();
         let answers: Vec<_> = all.iter().map(|pay| pay.send_aside(gateway.port)).collect();
         origin.reached(7);
-        assert!(origin.most_open() <= limit as usize, "limit {limit}, with body: {with_body}, TLS: {tls}");
+        assert!(origin.most_open() <= limit as usize, "limit {limit}, with body: {with_body}");
         origin.release();
         for (pay, first) in all.iter().zip(answers) {
             let (first, second) = (first.join().unwrap(), pay.send(gateway.port));
@@ -98,7 +95,9 @@ fn requests_beyond_the_limit_of_a_connection_get_others_and_run_once_each() {
 
 #[test]
 fn a_request_that_finds_no_free_stream_is_given_up_unsent_and_its_retry_runs_once() {
-    for (limit, with_body) in [(1, true), (1, false), (2, false)] {
+    for (limit, with_body, origin) in
+        [(1, true, origin as Start), (1, false, origin), (2, false, origin), (1, true, plain_origin), (1, false, plain_origin)]
+    {
         let (_authority, origin, gateway) = origin(&[(MAX_CONCURRENT_STREAMS, limit)], "connect_timeout = \"1s\"");
         origin.hold();
         let mut held = vec![];
@@ -121,7 +120,14 @@ fn a_request_that_finds_no_free_stream_is_given_up_unsent_and_its_retry_runs_onc
 
 #[test]
 fn a_connection_without_settings_or_with_a_limit_of_zero_takes_nothing() {
-    for (silent, with_body) in [(true, true), (true, false), (false, true), (false, false)] {
+    for (silent, with_body, origin) in [
+        (true, true, origin as Start),
+        (true, false, origin),
+        (false, true, origin),
+        (false, false, origin),
+        (true, true, plain_origin),
+        (false, false, plain_origin),
+    ] {
         let (_authority, origin, gateway) = origin(&[(MAX_CONCURRENT_STREAMS, 0)], "connect_timeout = \"400ms\"");
         origin.stay_silent(silent);
         let early = pay("early", with_body);
@@ -170,7 +176,7 @@ fn a_limit_that_is_lowered_counts_from_then_on() {
 #[test]
 fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
     // The peer opens no window; or it takes no bytes from the socket, whose buffers hold less than the body.
-    for window in [true, false] {
+    for (window, origin) in [(true, origin as Start), (false, origin), (true, plain_origin), (false, plain_origin)] {
         let settings: &[(u16, u32)] = if window { &[(INITIAL_WINDOW_SIZE, 5)] } else { &[(INITIAL_WINDOW_SIZE, 1 << 30)] };
         let more = "response_timeout = \"1s\"\n[limits]\nrequest_body = \"32MiB\"";
         let (_authority, origin, gateway) = origin(settings, more);
@@ -190,11 +196,37 @@ fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
 }
 
 #[test]
-fn an_upstream_of_prior_knowledge_is_never_spoken_to_by_another_version() {
-    // It speaks HTTP/1.1 alone, and takes the preface for rubbish.
-    let upstream = Upstream::start();
-    let settings = "[upstream]\nhttp2 = \"prior-knowledge\"\n";
-    let gateway = Gateway::to(&format!("http://{HERE}:{}", upstream.port), settings);
+fn prior_knowledge_of_http_2_needs_no_tls_and_an_upstream_that_does_not_speak_it_gets_no_request() {
+    let (_authority, origin, gateway) = plain_origin(&[], "");
+    runs_once_more(&gateway, &origin, &pay("k", true));
+    // What passes through takes the same connection.
+    assert_eq!(Request::new("GET", "/others").send(gateway.port).text(), "answer 1");
+    assert_eq!((origin.connections(), origin.executed()), (1, 2));
+
+    let old = Upstream::start();
+    let gateway = Gateway::to(&format!("http://{HERE}:{}", old.port), "[upstream]\nhttp2 = \"prior-knowledge\"");
     is_unreachable(&pay("k", true).send(gateway.port));
-    assert!(upstream.seen().iter().all(|seen| seen.get("idempotency-key").is_none()), "only the preface came");
+}
+
+#[test]
+fn a_connection_that_is_too_old_finishes_its_requests_and_takes_no_other() {
+    for origin in [origin as Start, plain_origin] {
+        let (_authority, origin, gateway) = origin(&[], "max_connection_age = \"1s\"");
+        origin.hold();
+        let held = pay("held", true).send_aside(gateway.port);
+        origin.reached(1);
+        let mut others = vec![];
+        until("a new connection", || {
+            others.push(pay(&format!("k{}", others.len()), true).send_aside(gateway.port));
+            origin.reached(1 + others.len());
+            origin.connections() == 2
+        });
+        let last = origin.arrivals().pop().unwrap();
+        assert_eq!(last.connection, 1);
+        assert_eq!(origin.ended(), 0, "the old one is in use");
+        origin.release();
+        assert_eq!(held.join().unwrap().status, 200);
+        assert!(others.into_iter().all(|answer| answer.join().unwrap().status == 200));
+        until("the old one to end", || origin.ended() >= 1);
+    }
 }

@@ -2,10 +2,11 @@
 
 use std::io::{Read, Write};
 use std::net::TcpListener;
+use std::process::Command;
 
 use crate::harness::frame_origin::STATUS_200;
 use crate::harness::frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, block, frame};
-use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream};
+use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream, until};
 
 const HERE: &str = "127.0.0.1";
 
@@ -180,4 +181,86 @@ fn an_answer_that_names_the_upstream_names_the_clients_address_where_that_is_wan
     assert_eq!(named(&behind.send(rewriting.port)), at("http://pay.example"));
     let mut proxy = Connection::from("127.0.0.2", rewriting.port);
     assert_eq!(named(&proxy.exchange(&behind)), at("https://shop.example"));
+}
+
+#[test]
+fn connections_that_are_too_old_are_replaced_however_busy_they_are() {
+    let upstream = Upstream::start();
+    let settings = "[upstream]\nidle_timeout = \"60s\"\nmax_connection_age = \"1s\"\n";
+    let gateway = Gateway::with(upstream.port, settings, ROUTES);
+    let mut client = Connection::open(gateway.port);
+    let mut sent = 0;
+    until("three connections", || {
+        sent += 1;
+        assert_eq!(client.exchange(&Request::pay(&format!("k{sent}"), "{}")).status, 201);
+        upstream.connections() == 3
+    });
+    assert!(sent > 5 && upstream.executed() == sent, "{sent} requests");
+    // What is under way on an old connection is answered on it.
+    let slow = Request::pay("slow", "{}").act("wait 1500").send(gateway.port);
+    assert!(slow.status == 201 && !slow.replayed(), "{slow:?}");
+}
+
+#[test]
+fn an_upstream_that_asks_for_a_certificate_gets_the_configured_one_and_a_reload_reads_it_anew() {
+    let (authority, other, dir) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let named = Upstream::with_tls(authority.server_for_clients(HERE, &["http/1.1"]));
+    let default = Origin::start(authority.server_for_clients(HERE, &["h2"]));
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let files =
+        format!("ca_file = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n", authority.ca_file().display(), at("cert.pem"), at("key.pem"));
+    let settings = format!("[upstream]\n{files}[upstreams.named]\nurl = \"https://{HERE}:{}\"\n{files}", named.port);
+    let routes = format!("{ROUTES}[[routes]]\nname = \"n\"\npath = \"/named\"\nupstream = \"named\"\n");
+    // Another authority's certificate opens no door.
+    other.write("gateway.example", dir.path());
+    let gateway = Gateway::to_routes(&format!("https://{HERE}:{}", default.port), &settings, &routes);
+    let pay = |key: &str| Request::pay(key, "{}").send(gateway.port).status;
+    let named_pay = |key: &str| Request::new("POST", "/named").field("Idempotency-Key", key).json("{}").send(gateway.port).status;
+    assert!(pay("stranger") == 502 && named_pay("stranger") == 502);
+    assert_eq!((default.executed(), named.executed()), (0, 0));
+
+    authority.write("gateway.example", dir.path());
+    let reloads = |result: &str| gateway.metric(&format!("onceward_config_reloads_total{{result=\"{result}\"}}"));
+    gateway.signal("HUP");
+    until("the new certificate", || reloads("applied") == 1.0);
+    assert!(pay("known") == 201 && named_pay("known") == 201);
+
+    // Half a renewal changes nothing: neither a reload nor new connections take it.
+    std::fs::write(dir.path().join("key.pem"), "no key").unwrap();
+    gateway.signal("HUP");
+    until("the reload to be refused", || reloads("refused") == 1.0);
+    gateway.logged("it has no private key in PEM");
+    assert!(pay("still-known") == 201 && named_pay("still-known") == 201);
+}
+
+#[test]
+fn a_check_names_certificates_that_are_missing_or_do_not_fit() {
+    let (authority, dir) = (Authority::new(), tempfile::tempdir().unwrap());
+    authority.write("one.example", dir.path());
+    std::fs::rename(dir.path().join("cert.pem"), dir.path().join("other.pem")).unwrap();
+    authority.write("two.example", dir.path());
+    let at = |name: &str| dir.path().join(name).display().to_string();
+    let check = |settings: &str| {
+        let config = dir.path().join("onceward.toml");
+        std::fs::write(&config, settings).unwrap();
+        let done = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["check", "--config"]).arg(config).output().unwrap();
+        (done.status.code(), String::from_utf8(done.stderr).unwrap())
+    };
+    let showing = |cert: &str, key: &str| {
+        check(&format!("[upstream]\nurl = \"https://a\"\ncert = \"{}\"\nkey = \"{}\"\n", at(cert), at(key)))
+    };
+    assert_eq!(showing("cert.pem", "key.pem"), (Some(0), String::new()));
+    for (cert, key, expected) in [
+        ("none.pem", "key.pem", "upstream.cert: can't read"),
+        ("cert.pem", "none.pem", "upstream.key: can't read"),
+        ("key.pem", "key.pem", "it has no certificate in PEM"),
+        ("cert.pem", "cert.pem", "it has no private key in PEM"),
+        ("other.pem", "key.pem", "upstream.cert: the certificate in"),
+    ] {
+        let (code, text) = showing(cert, key);
+        assert!(code == Some(2) && text.contains(expected), "{cert} {key}: {text}");
+    }
+    let store = format!("[store]\nurl = \"rediss://a\"\ncert = \"{}\"\nkey = \"{}\"\n", at("none.pem"), at("key.pem"));
+    let (code, text) = check(&format!("[upstream]\nurl = \"http://a\"\n{store}"));
+    assert!(code == Some(2) && text.contains("store.cert: can't read"), "{text}");
 }

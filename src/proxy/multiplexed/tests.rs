@@ -51,7 +51,7 @@ async fn connected() -> (Peer, Arc<Multiplexed>) {
     let (client, server) = duplex(1 << 16);
     let mut peer = Peer(server);
     peer.limit(2).await;
-    let connection = Multiplexed::open(client, Arc::default(), None).await.unwrap();
+    let connection = Multiplexed::open(client, Arc::default(), None, Instant::now() + LEASE).await.unwrap();
     peer.0.read_exact(&mut [0; 24]).await.unwrap();
     (peer, connection)
 }

@@ -1,7 +1,6 @@
 //! Making connections to servers, each set up in the same way.
 
 use std::fmt;
-use std::path::PathBuf;
 use std::pin::Pin;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
@@ -24,7 +23,7 @@ use super::layout::Names;
 use super::sentinel::{self, Sentinels};
 use super::{ConnectError, Options, Place, fault};
 use crate::telemetry::BreakerMeter;
-use crate::tls::{self, ClientFiles, ClientIdentity, TrustError};
+use crate::tls;
 
 /// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
 /// released marker stands at least.
@@ -275,17 +274,9 @@ fn connector(tls: bool, options: &Options) -> Result<Option<TlsConnector>, Conne
     if !tls {
         return ca_file.map_or(Ok(None), |path| Err(certificates(path)));
     }
-    let read =
-        |path: &PathBuf| std::fs::read(path).map_err(|error| ConnectError::ClientFile { path: path.clone(), kind: error.kind() });
-    let identity = match &options.client {
-        Some(ClientFiles { cert, key }) => Some(ClientIdentity { cert_pem: read(cert)?, key_pem: read(key)? }),
-        None => None,
-    };
-    let config = tls::client_config(pem.as_deref(), identity.as_ref(), &[]);
-    let config = config.map_err(|error| match (error, ca_file) {
-        (TrustError::Malformed(_) | TrustError::NoneFound, Some(file)) => certificates(file),
-        (error, _) => ConnectError::Trust(error),
-    })?;
+    let identity = options.client.clone().map(tls::ClientIdentity::load).transpose()?;
+    let config = tls::client_config(pem.as_deref(), identity, &[]);
+    let config = config.map_err(|error| ca_file.map_or(ConnectError::Trust(error), certificates))?;
     Ok(Some(TlsConnector::from(Arc::new(config))))
 }
 

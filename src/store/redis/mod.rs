@@ -36,7 +36,7 @@ use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::store::large::Large;
 use crate::telemetry::BreakerMeter;
-use crate::tls::{ClientFiles, TrustError};
+use crate::tls::{ClientFiles, IdentityError, TrustError};
 
 mod breaker;
 mod confirm;
@@ -105,7 +105,7 @@ pub struct Options {
     pub timeout: Duration,
     /// Certificates in PEM that `rediss://` trusts, instead of the system's.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that servers of `rediss://` are shown.
+    /// The certificate that is shown to servers of `rediss://`.
     pub client: Option<ClientFiles>,
     /// What calls wait for.
     pub ack: Ack,
@@ -145,14 +145,9 @@ pub enum ConnectError {
         /// What went wrong.
         kind: std::io::ErrorKind,
     },
-    /// A file of the client certificate can't be read.
-    #[error("can't read the store's cert or key {}: {kind}", .path.display())]
-    ClientFile {
-        /// The file.
-        path: PathBuf,
-        /// What went wrong.
-        kind: std::io::ErrorKind,
-    },
+    /// The certificate that is shown to the servers can't be used.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
     /// There is nobody to trust.
     #[error("TLS to the store can't be set up: {0}")]
     Trust(#[from] TrustError),

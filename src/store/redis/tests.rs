@@ -15,7 +15,7 @@ use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, hea
 use crate::store::large::ALONG_MAX;
 use crate::store::suite::{self, Stage, Time, completed, slot};
 use crate::store::{Listing, Store, StoreError, Swap, Watch};
-use crate::tls::{ClientFiles, TrustError};
+use crate::tls::ClientFiles;
 
 mod epochs;
 mod log;
@@ -408,7 +408,7 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
 }
 
 #[tokio::test]
-async fn over_tls_a_server_that_wants_to_know_its_clients_is_shown_a_certificate() {
+async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
     let dir = tempfile::tempdir().unwrap();
     let own = rcgen::generate_simple_self_signed(["localhost".to_owned()]).unwrap();
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
@@ -418,16 +418,14 @@ async fn over_tls_a_server_that_wants_to_know_its_clients_is_shown_a_certificate
     let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
     let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
     let url = format!("rediss://localhost:{}", server.tls_port);
-    let connect = |client| Redis::connect(super::Options { ca_file: Some(cert.clone()), client, ..options(&url, PATIENCE) });
-    let known = connect(Some(ClientFiles { cert: cert.clone(), key: key.clone() })).unwrap();
-    assert_eq!(claims(&known, 1).await.unwrap(), Swap::Stored);
-    let stranger = Redis::connect(super::Options { ca_file: Some(cert.clone()), ..options(&url, SHORT) }).unwrap();
-    assert!(matches!(claims(&stranger, 2).await, Err(StoreError::NotApplied(_))));
-    let absent = ClientFiles { cert: cert.clone(), key: "/nowhere/key.pem".into() };
-    assert!(matches!(connect(Some(absent)).err().unwrap(), ConnectError::ClientFile { .. }));
-    let swapped = ClientFiles { cert: key, key: cert.clone() };
-    let error = connect(Some(swapped)).err().unwrap();
-    assert!(matches!(&error, ConnectError::Trust(TrustError::Identity(_))), "{error}");
+    let ca_file = Some(cert.clone());
+    let showing = |client| super::Options { ca_file: ca_file.clone(), client, ..options(&url, PATIENCE) };
+    let files = ClientFiles { cert: cert.clone(), key };
+    assert_eq!(claims(&Redis::connect(showing(Some(files))).unwrap(), 1).await.unwrap(), Swap::Stored);
+    let answer = claims(&Redis::connect(showing(None)).unwrap(), 2).await;
+    assert!(matches!(answer, Err(StoreError::NotApplied(_))), "{answer:?}");
+    let unfit = ClientFiles { cert: cert.clone(), key: cert };
+    assert!(matches!(Redis::connect(showing(Some(unfit))).err(), Some(ConnectError::Identity(_))));
 }
 
 /// How often the server has run a command.

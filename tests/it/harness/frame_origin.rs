@@ -1,4 +1,4 @@
-//! An HTTP/2 upstream, mostly behind TLS, that reads and writes frames by hand: it decides when its SETTINGS come, what they
+//! An HTTP/2 upstream, behind TLS or plain, that reads and writes frames by hand: it decides when its SETTINGS come, what they
 //! allow, when it opens windows and whether it reads, and it sees each frame that reaches it.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
@@ -67,7 +67,7 @@ impl FrameOrigin {
         FrameOrigin::listen(Some(TlsAcceptor::from(identity)), settings)
     }
 
-    /// The same without TLS: clients know that it speaks HTTP/2.
+    /// The same without TLS.
     pub fn plain(settings: &[(u16, u32)]) -> FrameOrigin {
         FrameOrigin::listen(None, settings)
     }
@@ -192,10 +192,10 @@ fn settings_frame(settings: &[(u16, u32)]) -> Vec<u8> {
     frame(SETTINGS, 0, 0, &pairs)
 }
 
-/// What frames are read from and written to.
-trait Wire: AsyncRead + AsyncWrite + Send + Unpin {}
+/// A connection, with or without TLS.
+trait Io: AsyncRead + AsyncWrite + Send + Unpin {}
 
-impl<T: AsyncRead + AsyncWrite + Send + Unpin> Wire for T {}
+impl<T: AsyncRead + AsyncWrite + Send + Unpin> Io for T {}
 
 async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Arc<Shared>) {
     while let Ok((stream, _)) = listener.accept().await {
@@ -204,7 +204,7 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
         }
         let (acceptor, shared) = (acceptor.clone(), shared.clone());
         tokio::spawn(async move {
-            let stream: Box<dyn Wire> = match acceptor {
+            let stream: Box<dyn Io> = match acceptor {
                 None => Box::new(stream),
                 Some(acceptor) => match acceptor.accept(stream).await {
                     Ok(stream) => Box::new(stream),
@@ -229,7 +229,7 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
     }
 }
 
-async fn write(mut writer: WriteHalf<Box<dyn Wire>>, mut said: mpsc::UnboundedReceiver<Vec<u8>>) -> std::io::Result<()> {
+async fn write(mut writer: WriteHalf<Box<dyn Io>>, mut said: mpsc::UnboundedReceiver<Vec<u8>>) -> std::io::Result<()> {
     while let Some(bytes) = said.recv().await {
         if bytes.is_empty() {
             return writer.shutdown().await;
@@ -241,7 +241,7 @@ async fn write(mut writer: WriteHalf<Box<dyn Wire>>, mut said: mpsc::UnboundedRe
 }
 
 async fn read(
-    mut reader: ReadHalf<Box<dyn Wire>>,
+    mut reader: ReadHalf<Box<dyn Io>>,
     connection: usize,
     say: &mpsc::UnboundedSender<Vec<u8>>,
     shared: &Shared,

@@ -4,9 +4,8 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
-use rustls::server::WebPkiClientVerifier;
-use rustls::server::danger::ClientCertVerifier;
-use rustls::{ClientConfig, RootCertStore, ServerConfig};
+use rustls::server::{WantsServerCert, WebPkiClientVerifier};
+use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -73,30 +72,32 @@ impl Authority {
 
     /// What a server at a name needs that speaks these protocols.
     pub fn server(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
-        self.server_for(name, protocols, None)
+        self.server_of(name, protocols, |builder| builder.with_no_client_auth())
     }
 
-    /// The same for a server whose clients need a certificate of this authority.
-    pub fn server_for_known_clients(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
+    /// The same where clients have to show a certificate of this authority.
+    #[allow(dead_code, reason = "only some of the test binaries that share this file ask clients for certificates")]
+    pub fn server_for_clients(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.ca_file).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
         let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
-        self.server_for(name, protocols, Some(verifier))
+        self.server_of(name, protocols, |builder| builder.with_client_cert_verifier(verifier))
     }
 
-    fn server_for(&self, name: &str, protocols: &[&str], clients: Option<Arc<dyn ClientCertVerifier>>) -> Arc<ServerConfig> {
+    fn server_of(
+        &self,
+        name: &str,
+        protocols: &[&str],
+        ask: impl FnOnce(ConfigBuilder<ServerConfig, WantsVerifier>) -> ConfigBuilder<ServerConfig, WantsServerCert>,
+    ) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
         let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
         let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
             .with_safe_default_protocol_versions()
             .unwrap();
-        let builder = match clients {
-            None => builder.with_no_client_auth(),
-            Some(clients) => builder.with_client_cert_verifier(clients),
-        };
-        let mut config = builder.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        let mut config = ask(builder).with_single_cert(vec![certificate.der().clone()], key).unwrap();
         config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
