@@ -42,7 +42,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{Request, Response};
 use http_body::Body;
 use tokio::time::sleep;
 use tower_layer::Layer;
@@ -56,7 +56,7 @@ use crate::gate::{
     AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Guarded, Hold, Movement, Payload, Problem, Settings, Stream,
     identify, keep_identifying_fields, reconcile, wants_protection,
 };
-use crate::proxy::{Lookalikes, Rejections, Shape, Silence, Target, TraceParent, discard, read_whole, trace_parent};
+use crate::proxy::{Lookalikes, Rejections, Silence, Target, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
 use crate::route::{PatternError, Route, Routes};
 use crate::store::memory::Memory;

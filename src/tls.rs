@@ -312,3 +312,41 @@ fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {
     config.alpn_protocols = ALPN.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used)]
+
+    use super::*;
+
+    /// Writes a new certificate and its key; returns the certificate.
+    fn renew(files: &ClientFiles) -> CertificateDer<'static> {
+        let own = rcgen::generate_simple_self_signed(["gateway.example".to_owned()]).unwrap();
+        std::fs::write(&files.cert, own.cert.pem()).unwrap();
+        std::fs::write(&files.key, own.signing_key.serialize_pem()).unwrap();
+        own.cert.der().clone()
+    }
+
+    #[test]
+    fn new_connections_show_the_newest_pair_of_certificate_and_key_that_fits() {
+        let dir = tempfile::tempdir().unwrap();
+        let files = ClientFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+        let first = renew(&files);
+        let identity = ClientIdentity::load(files.clone()).unwrap();
+        let shown = || identity.resolve(&[], &[]).unwrap().cert.clone();
+        assert_eq!(shown(), [first]);
+        let second = renew(&files);
+        assert!(shown().contains(&second));
+        assert!(*identity != *ClientIdentity::load(files.clone()).unwrap(), "a reload sees another one");
+
+        // Half a renewal: the new certificate, and the key of the old one.
+        let key = std::fs::read(&files.key).unwrap();
+        renew(&files);
+        std::fs::write(&files.key, key).unwrap();
+        assert_eq!(shown(), [second]);
+        assert!(matches!(ClientIdentity::load(files.clone()), Err(IdentityError::Unusable { .. })));
+        std::fs::remove_file(&files.key).unwrap();
+        assert!(matches!(ClientIdentity::load(files), Err(IdentityError::Unreadable { .. })));
+        assert!(!format!("{identity:?}").contains("PRIVATE"));
+    }
+}

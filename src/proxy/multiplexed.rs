@@ -426,7 +426,8 @@ impl Answer {
     fn broken(&mut self, error: h2::Error) -> Option<Result<Frame<Bytes>, BoxError>> {
         let connection_ended = error.is_io() || error.is_go_away() && error.is_remote();
         self.ended = true;
-        if connection_ended && self.exchange.gate.has_ended(self.exchange.stream, self.taken) {
+        let short = self.left.is_some_and(|left| left > 0);
+        if connection_ended && !short && self.exchange.gate.has_ended(self.exchange.stream, self.taken) {
             return None;
         }
         Some(Err(error.into()))

@@ -113,6 +113,7 @@ fn an_http_2_answer_that_came_before_a_reset_or_the_end_of_the_connection_counts
     let reset = |reason: u8| frame(RST_STREAM, 0, 1, &[0, 0, 0, reason]);
     let goaway = |last: u8| frame(GOAWAY, 0, 0, &[0, 0, 0, last, 0, 0, 0, 0]);
     let whole = [head(0), data(END_STREAM)].concat();
+    let counted = frame(HEADERS, END_HEADERS, 1, &block(&[STATUS_413, ("content-length", "9")]));
     let trailers = frame(HEADERS, END_HEADERS | END_STREAM, 1, &block(&[("x-a", "b")]));
     // What the upstream says, whether the connection ends behind it, and the answer that counts.
     for (name, frames, ends, counts) in [
@@ -123,6 +124,7 @@ fn an_http_2_answer_that_came_before_a_reset_or_the_end_of_the_connection_counts
         ("end behind trailers", [head(0), data(0), trailers].concat(), true, Some("large")),
         ("goaway", [whole.clone(), goaway(1)].concat(), true, Some("large")),
         ("goaway below it", [whole, goaway(0)].concat(), true, Some("large")),
+        ("shorter than announced", [counted, data(0), frame(DATA, END_STREAM, 1, &[])].concat(), true, None),
         ("cut by a reset", [head(0), data(0), reset(0)].concat(), false, None),
         ("cut by the end", [head(0), data(0)].concat(), true, None),
         ("cut by a goaway", [head(0), data(0), goaway(1)].concat(), true, None),
