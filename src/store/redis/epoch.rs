@@ -358,8 +358,10 @@ impl Redis {
         done.into_iter().collect()
     }
 
-    fn can_not_assert(&self, slot: &Slot, error: &CodecError) {
+    /// Leaves a record alone that can't be read.
+    fn can_not_assert(&self, slot: &Slot, error: &CodecError) -> Result<(), StoreError> {
         tracing::error!(operation = %slot, %error, "a record that the store may have lost can't be written again: what stands there can't be read");
+        Ok(())
     }
 
     async fn assert_one(&self, slot: Slot, holding: Holding) -> Result<(), StoreError> {
@@ -377,12 +379,12 @@ impl Redis {
                 }
                 Ok(Written::Swapped(Swap::Stale(stands))) => stands,
                 Ok(Written::Swapped(Swap::Large(_))) => match self.read(&slot, false).await {
-                    Err(StoreError::Corrupt(error)) => return Ok(self.can_not_assert(&slot, &error)),
+                    Err(StoreError::Corrupt(error)) => return self.can_not_assert(&slot, &error),
                     stands => stands?,
                 },
                 Ok(Written::OtherEpoch) => return Err(unexpected()),
                 // A record that can't be read is not replaced, and must not keep all others from being written again.
-                Err(StoreError::Corrupt(error)) => return Ok(self.can_not_assert(&slot, &error)),
+                Err(StoreError::Corrupt(error)) => return self.can_not_assert(&slot, &error),
                 Err(error) => return Err(error),
             };
             // Of what is gone meanwhile nothing is in the way any more.
