@@ -39,7 +39,7 @@ pub struct Document<'a>(Value<'a>);
 /// What a pointer leads to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Member<'d> {
-    /// Nothing, or `null`.
+    /// Nothing.
     Missing,
     /// A string.
     Text(&'d str),
@@ -60,7 +60,7 @@ impl<'a> Document<'a> {
     /// What a pointer leads to.
     pub fn member(&self, pointer: &Pointer) -> Member<'_> {
         match self.0.find(pointer.tokens()) {
-            None | Some(Value::Literal("null")) => Member::Missing,
+            None => Member::Missing,
             Some(Value::Text(text)) => Member::Text(text),
             Some(_) => Member::Other,
         }

@@ -254,10 +254,10 @@ where
             if let Some(rule) = &rule {
                 rule.withhold();
             }
-            let (connected, fresh) = match self.pooled() {
+            let (connected, fresh) = match self.pooled(rule.is_some()) {
                 Some(pooled) => (pooled, false),
                 // Boxed: connecting is rare, and its state would be carried by every request.
-                None => Box::pin(self.connect()).await?,
+                None => Box::pin(self.connect(rule.is_some())).await?,
             };
             let mut connection = match connected {
                 Connected::Own(connection) => connection,
@@ -330,28 +330,33 @@ where
     }
 
     /// A connection that stands and takes a request.
-    fn pooled(&self) -> Option<Connected<B>> {
-        self.pool.slot().map(Connected::Shared).or_else(|| self.pool.take().map(Connected::Own))
+    fn pooled(&self, protected: bool) -> Option<Connected<B>> {
+        self.pool
+            .lane(protected)
+            .slot(self.pool.idle_max())
+            .map(Connected::Shared)
+            .or_else(|| self.pool.take().map(Connected::Own))
     }
 
     /// A connection, and whether it is new: opens one, and takes a stream slot instead that becomes free before.
     /// Where the upstream speaks HTTP/2 and has as many connections as it may have, it first waits for one of them
     /// to end. `connect_timeout` bounds all of it.
-    async fn connect(&self) -> Result<(Connected<B>, bool), ForwardError> {
+    async fn connect(&self, protected: bool) -> Result<(Connected<B>, bool), ForwardError> {
         let unreachable = |error: &dyn std::fmt::Display| ForwardError::NeverSent(error.to_string());
         let connecting = async {
+            let lane = self.pool.lane(protected);
             let mut opening = pin!(async {
-                let permits = self.pool.expects_multiplexed().then(|| self.pool.permits().clone());
+                let permits = self.pool.expects_multiplexed().then(|| lane.permits.clone());
                 let permit = match permits {
                     Some(permits) => permits.acquire_owned().await.ok(),
                     None => None,
                 };
-                self.open(permit).await
+                self.open(protected, permit).await
             });
             loop {
-                let mut freed = pin!(self.pool.freed().notified());
+                let mut freed = pin!(lane.freed.notified());
                 freed.as_mut().enable();
-                if let Some(pooled) = self.pooled() {
+                if let Some(pooled) = self.pooled(protected) {
                     return Ok((pooled, false));
                 }
                 tokio::select! {
@@ -368,7 +373,7 @@ where
     }
 
     /// Opens a connection. `permit`: for one that speaks HTTP/2.
-    async fn open(&self, permit: Option<OwnedSemaphorePermit>) -> Result<Connected<B>, BoxError> {
+    async fn open(&self, protected: bool, permit: Option<OwnedSemaphorePermit>) -> Result<Connected<B>, BoxError> {
         let default_port = if self.tls.is_some() { 443 } else { 80 };
         let port = self.settings.authority.port_u16().unwrap_or(default_port);
         let host = self.settings.authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -380,23 +385,25 @@ where
         let Some((tls, name)) = &self.tls else {
             return match self.settings.http2 {
                 Http2::Negotiated => self.shake_hands(wire, carried).await,
-                Http2::PriorKnowledge => self.multiplex(wire, permit).await,
+                Http2::PriorKnowledge => self.multiplex(wire, protected, permit).await,
             };
         };
         let stream = tls.connect(name.clone(), wire).await?;
         let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         self.pool.note_negotiated(multiplexed);
-        if multiplexed { self.multiplex(stream, permit).await } else { self.shake_hands(stream, carried).await }
+        if multiplexed { self.multiplex(stream, protected, permit).await } else { self.shake_hands(stream, carried).await }
     }
 
     async fn multiplex(
         &self,
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        protected: bool,
         permit: Option<OwnedSemaphorePermit>,
     ) -> Result<Connected<B>, BoxError> {
-        let permit = permit.or_else(|| self.pool.permit());
-        let connection = Multiplexed::open(stream, self.pool.freed().clone(), permit, self.pool.age_limit()).await?;
-        Ok(Connected::Shared(self.pool.share(&connection).ok_or("a new connection takes no request")?))
+        let lane = self.pool.lane(protected);
+        let permit = permit.or_else(|| lane.permit());
+        let connection = Multiplexed::open(stream, lane.freed.clone(), permit, self.pool.age_limit()).await?;
+        Ok(Connected::Shared(self.pool.share(protected, &connection).ok_or("a new connection takes no request")?))
     }
 
     async fn shake_hands(

@@ -5,8 +5,8 @@
 //! slot, and a [`FrameGate`] checks what it writes.
 
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 use std::time::Duration;
 
@@ -66,6 +66,8 @@ struct Slots {
     /// SETTINGS_MAX_CONCURRENT_STREAMS of the peer; 0 until its first SETTINGS arrived.
     limit: AtomicUsize,
     used: AtomicUsize,
+    /// When a slot was last given back.
+    idle_since: Mutex<Instant>,
     /// Notifies who waits for the first SETTINGS.
     changed: Notify,
     /// Notifies who waits for a slot on any connection of the upstream.
@@ -73,6 +75,10 @@ struct Slots {
 }
 
 impl Slots {
+    fn idle_since(&self) -> MutexGuard<'_, Instant> {
+        self.idle_since.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     fn limit(&self) -> usize {
         self.limit.load(Ordering::Acquire).min(STREAMS_MAX)
     }
@@ -90,8 +96,10 @@ pub(super) struct StreamSlot(Arc<Multiplexed>);
 
 impl Drop for StreamSlot {
     fn drop(&mut self) {
-        self.0.slots.used.fetch_sub(1, Ordering::AcqRel);
-        self.0.slots.freed.notify_one();
+        let slots = &self.0.slots;
+        *slots.idle_since() = Instant::now();
+        slots.used.fetch_sub(1, Ordering::AcqRel);
+        slots.freed.notify_one();
     }
 }
 
@@ -121,7 +129,8 @@ impl Multiplexed {
             .enable_push(false)
             .handshake(GatedWire::new(io, gate.clone()))
             .await?;
-        let slots = Arc::new(Slots { limit: AtomicUsize::new(0), used: AtomicUsize::new(0), changed: Notify::new(), freed });
+        let (limit, used, idle_since) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Instant::now()));
+        let slots = Arc::new(Slots { limit, used, idle_since, changed: Notify::new(), freed });
         let (abort, unused) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(drive(connection, gate.clone(), slots.clone(), abort.clone(), unused.clone()));
         let opened = Multiplexed { sender, gate, slots: slots.clone(), abort, permit, until, _unused: unused.drop_guard() };
@@ -163,6 +172,11 @@ impl Multiplexed {
     /// Whether no request uses it.
     pub fn is_idle(&self) -> bool {
         self.slots.used.load(Ordering::Acquire) == 0
+    }
+
+    /// For how long no request has used it; `None` where one does.
+    pub fn idle_for(&self) -> Option<Duration> {
+        self.is_idle().then(|| self.slots.idle_since().elapsed())
     }
 
     /// Whether it counts among the upstream's connections.

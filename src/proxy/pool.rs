@@ -1,7 +1,7 @@
 //! Connections to one upstream that wait for their next request: last in, first out, closed after a while.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use hyper::client::conn::http1;
@@ -53,22 +53,30 @@ impl<B> Connection<B> {
     }
 }
 
-/// HTTP/2 connections to one upstream, at most. Requests beyond their stream slots wait for one.
-const MULTIPLEXED_MAX: usize = 256;
+/// HTTP/2 connections to one upstream, at most, for protected requests, and as many for all others. Requests beyond their
+/// stream slots wait for one.
+const MULTIPLEXED_MAX: usize = 128;
+
+/// HTTP/2 connections that carry one kind of requests. Protected requests have connections of their own: upstreams end a
+/// connection on which too many requests are reset or come in tiny pieces, which any client can do to requests that pass through,
+/// and then nobody knows what became of the others on it.
+pub(super) struct Lane {
+    connections: Mutex<Vec<Arc<Multiplexed>>>,
+    /// Permits for [`MULTIPLEXED_MAX`] of them.
+    pub permits: Arc<Semaphore>,
+    /// Notified when a stream slot may have become free.
+    pub freed: Arc<Notify>,
+}
 
 /// The connections of an upstream that take a request.
 pub(super) struct Pool<B>(Arc<Shared<B>>);
 
 struct Shared<B> {
     idle: Mutex<Idle<B>>,
-    /// HTTP/2 connections, where the upstream negotiated it.
-    multiplexed: Mutex<Vec<Arc<Multiplexed>>>,
-    /// Permits for [`MULTIPLEXED_MAX`] of them.
-    permits: Arc<Semaphore>,
+    /// HTTP/2 connections, where the upstream speaks it: those of protected requests, and of all others.
+    lanes: [Lane; 2],
     /// Whether the last new connection was one of them.
     negotiated: AtomicBool,
-    /// Notified when a stream slot may have become free.
-    freed: Arc<Notify>,
     idle_timeout: Duration,
     age_max: Duration,
     entropy: Entropy,
@@ -90,10 +98,8 @@ impl<B: Send + 'static> Pool<B> {
     pub fn new(idle_timeout: Duration, age_max: Duration, entropy: Entropy) -> Pool<B> {
         Pool(Arc::new(Shared {
             idle: Mutex::new(Idle { connections: Vec::new(), reaper: false }),
-            multiplexed: Mutex::default(),
-            permits: Arc::new(Semaphore::new(MULTIPLEXED_MAX)),
+            lanes: [Lane::new(), Lane::new()],
             negotiated: AtomicBool::new(false),
-            freed: Arc::default(),
             idle_timeout,
             age_max,
             entropy,
@@ -149,44 +155,14 @@ impl<B: Send + 'static> Pool<B> {
         }
     }
 
-    /// A stream slot on the first HTTP/2 connection that has one.
-    pub fn slot(&self) -> Option<StreamSlot> {
-        let mut all = lock(&self.0.multiplexed);
-        // After a rush, idle connections are kept for as many requests as one connection takes.
-        let mut spare = 0;
-        all.retain(|connection| {
-            // One that is too old ends with the last request on it, which keeps it until then.
-            let kept = !connection.is_old() && (!connection.is_idle() || (connection.free() > 0 && spare < STREAMS_MAX));
-            spare += if connection.is_idle() { connection.free() } else { 0 };
-            kept
-        });
-        loop {
-            let at = all.iter().position(|connection| connection.free() > 0)?;
-            if all[at].is_closed() {
-                all.remove(at);
-            } else if let Some(slot) = all[at].slot() {
-                return Some(slot);
-            }
-        }
-    }
-
-    /// Adds a new HTTP/2 connection, and takes its first slot.
-    pub fn share(&self, connection: &Arc<Multiplexed>) -> Option<StreamSlot> {
-        let slot = connection.slot();
-        let mut all = lock(&self.0.multiplexed);
-        // Where many requests came at once and each opened its own connection, one is enough for later requests.
-        let spare: usize = all.iter().map(|connection| connection.free()).sum();
-        if spare < STREAMS_MAX && connection.is_counted() {
-            all.push(connection.clone());
-            // The slots that it has left.
-            self.0.freed.notify_waiters();
-        }
-        slot
-    }
-
     /// Notes what the last new connection negotiated.
     pub fn note_negotiated(&self, multiplexed: bool) {
         self.0.negotiated.store(multiplexed, Ordering::Release);
+    }
+
+    /// How long a connection may be idle and still take a request.
+    pub fn idle_max(&self) -> Duration {
+        self.0.idle_timeout
     }
 
     /// Whether new connections are expected to speak HTTP/2, so that they need a permit.
@@ -194,19 +170,72 @@ impl<B: Send + 'static> Pool<B> {
         self.0.negotiated.load(Ordering::Acquire)
     }
 
-    /// The permits of HTTP/2 connections.
-    pub fn permits(&self) -> &Arc<Semaphore> {
-        &self.0.permits
+    /// The HTTP/2 connections of protected requests, or of all others.
+    pub fn lane(&self, protected: bool) -> &Lane {
+        let [of_protected, of_others] = &self.0.lanes;
+        if protected { of_protected } else { of_others }
     }
 
-    /// A permit for one more HTTP/2 connection, where one is left.
+    /// Adds a new HTTP/2 connection, and takes its first slot.
+    pub fn share(&self, protected: bool, connection: &Arc<Multiplexed>) -> Option<StreamSlot> {
+        let (slot, lane) = (connection.slot(), self.lane(protected));
+        let mut all = lock(&lane.connections);
+        // Where many requests came at once and each opened its own connection, one is enough for later requests.
+        let spare: usize = all.iter().map(|connection| connection.free()).sum();
+        if spare < STREAMS_MAX && connection.is_counted() {
+            all.push(connection.clone());
+            // The slots that it has left.
+            lane.freed.notify_waiters();
+            tokio::spawn(end_when_idle(self.clone(), protected, Arc::downgrade(connection)));
+        }
+        slot
+    }
+}
+
+impl Lane {
+    fn new() -> Lane {
+        Lane { connections: Mutex::default(), permits: Arc::new(Semaphore::new(MULTIPLEXED_MAX)), freed: Arc::default() }
+    }
+
+    /// A stream slot on the first connection that has one, and was not idle for longer than `idle_max`: an upstream may be about
+    /// to close that.
+    pub fn slot(&self, idle_max: Duration) -> Option<StreamSlot> {
+        let mut all = lock(&self.connections);
+        // After a rush, idle connections are kept for as many requests as one connection takes.
+        let mut spare = 0;
+        all.retain(|connection| {
+            // One that is too old ends with the last request on it, which keeps it until then.
+            let fit = !connection.is_old() && connection.idle_for().is_none_or(|idle| idle < idle_max);
+            let kept = fit && (!connection.is_idle() || (connection.free() > 0 && spare < STREAMS_MAX));
+            spare += if connection.is_idle() { connection.free() } else { 0 };
+            kept
+        });
+        // A connection that gives none, because it has just ended or become too old, must not be asked for ever.
+        while let Some(at) = all.iter().position(|connection| connection.free() > 0) {
+            match all[at].slot() {
+                Some(slot) if !all[at].is_closed() => return Some(slot),
+                _ => drop(all.remove(at)),
+            }
+        }
+        None
+    }
+
+    /// A permit for one more connection, where one is left.
     pub fn permit(&self) -> Option<OwnedSemaphorePermit> {
-        self.0.permits.clone().try_acquire_owned().ok()
+        self.permits.clone().try_acquire_owned().ok()
     }
+}
 
-    /// Notified when a stream slot may have become free.
-    pub fn freed(&self) -> &Arc<Notify> {
-        &self.0.freed
+/// Drops an HTTP/2 connection when it was idle for too long, which closes it.
+async fn end_when_idle<B: Send + 'static>(pool: Pool<B>, protected: bool, connection: Weak<Multiplexed>) {
+    let idle_timeout = pool.0.idle_timeout;
+    loop {
+        sleep(idle_timeout).await;
+        let Some(connection) = connection.upgrade() else { return };
+        let mut all = lock(&pool.lane(protected).connections);
+        if connection.idle_for().is_some_and(|idle| idle >= idle_timeout) {
+            return all.retain(|other| !Arc::ptr_eq(other, &connection));
+        }
     }
 }
 

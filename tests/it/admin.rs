@@ -322,13 +322,16 @@ fn half_requests_and_slow_ones_keep_no_probe_from_its_answer() {
     let half = opened(300, "GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n");
     probes_are_answered();
     drop(half);
-    // Their bodies never come.
-    let slow =
-        opened(140, "POST /v1/scope HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n");
-    until("all others to be taken", || gateway.ask("GET", "/v1/operations").status == 503);
+    // Their bodies never come. Some find no place, while the connections of before are still being closed.
+    let slow = "POST /v1/scope HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n";
+    let mut slow_ones = opened(130, slow);
+    until("all others to be taken", || {
+        slow_ones.extend(opened(1, slow));
+        gateway.ask("GET", "/v1/operations").status == 503
+    });
     assert_eq!(gateway.ask("GET", "/metrics").problem(), "overloaded");
     probes_are_answered();
-    drop(slow);
+    drop(slow_ones);
     until("them to be given back", || gateway.ask("GET", "/v1/operations").status == 200);
     assert!(began.elapsed() < std::time::Duration::from_secs(10), "nobody waited for a timeout");
 }

@@ -199,9 +199,12 @@ fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
 fn prior_knowledge_of_http_2_needs_no_tls_and_an_upstream_that_does_not_speak_it_gets_no_request() {
     let (_authority, origin, gateway) = plain_origin(&[], "");
     runs_once_more(&gateway, &origin, &pay("k", true));
-    // What passes through takes the same connection.
+    // What passes through takes another connection, which its clients may have the upstream end.
     assert_eq!(Request::new("GET", "/others").send(gateway.port).text(), "answer 1");
-    assert_eq!((origin.connections(), origin.executed()), (1, 2));
+    assert_eq!(Request::new("GET", "/others").send(gateway.port).status, 200);
+    runs_once_more(&gateway, &origin, &pay("other", true));
+    let connections: Vec<_> = origin.arrivals().iter().map(|arrival| arrival.connection).collect();
+    assert_eq!(connections, [0, 1, 1, 0]);
 
     let old = Upstream::start();
     let gateway = Gateway::to(&format!("http://{HERE}:{}", old.port), "[upstream]\nhttp2 = \"prior-knowledge\"");
@@ -228,5 +231,16 @@ fn a_connection_that_is_too_old_finishes_its_requests_and_takes_no_other() {
         assert_eq!(held.join().unwrap().status, 200);
         assert!(others.into_iter().all(|answer| answer.join().unwrap().status == 200));
         until("the old one to end", || origin.ended() >= 1);
+    }
+}
+
+#[test]
+fn a_connection_that_is_idle_for_too_long_ends_and_takes_no_request_any_more() {
+    for origin in [origin as Start, plain_origin] {
+        let (_authority, origin, gateway) = origin(&[], "idle_timeout = \"200ms\"");
+        runs_once_more(&gateway, &origin, &pay("a", true));
+        until("the idle connection to end", || origin.ended() == 1);
+        runs_once_more(&gateway, &origin, &pay("b", true));
+        assert_eq!(origin.connections(), 2);
     }
 }

@@ -194,7 +194,9 @@ fn keys_can_be_in_the_body() {
     assert_eq!(pay(r#"{"idempotency_key":"k","amount":1}"#).status, 201);
     assert!(pay(r#"{"amount":1,"idempotency_key":"k"}"#).replayed());
     assert_eq!(pay(r#"{"amount":2,"idempotency_key":"k"}"#).problem(), "key-reused");
-    assert_eq!(pay(r#"{"idempotency_key":7}"#).problem(), "key-invalid");
+    for other in ["7", "null", "{}"] {
+        assert_eq!(pay(&format!(r#"{{"idempotency_key":{other}}}"#)).problem(), "key-invalid", "{other}");
+    }
     assert_eq!(pay(r#"{"idempotency_key":"k","idempotency_key":"l"}"#).problem(), "key-invalid");
     let both = Request::new("POST", "/v2/payments").field("Idempotency-Key", "other").json(r#"{"idempotency_key":"k"}"#);
     assert_eq!(both.send(gateway.port).problem(), "key-invalid");
