@@ -119,7 +119,14 @@ pub fn headers(lines: &[u8]) {
     assert_eq!(forwarded.get_all(VIA).iter().next_back().unwrap(), "2.0 onceward");
     const ABOUT_CLIENTS: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-host"];
     assert!(!ABOUT_CLIENTS.iter().chain([&"content-length"]).any(|name| forwarded.contains_key(*name)));
-    const SET: [&str; 9] = [
+    // The gateway speaks for itself: that it takes trailers, where the client does.
+    let taken = |name: &str| forwarded.get_all(name).iter().cloned().collect::<Vec<_>>();
+    assert!(matches!((&*taken("te"), &*taken("connection")), ([], []) | ([_], [_])));
+    assert!(taken("te").iter().all(|value| value == "trailers" && onceward::proxy::takes_trailers(&given)));
+    assert!(taken("connection").iter().all(|value| value == "te"));
+    const SET: [&str; 11] = [
+        "te",
+        "connection",
         "host",
         "x-forwarded-for",
         "x-forwarded-proto",
