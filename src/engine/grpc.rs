@@ -36,10 +36,13 @@ pub fn grpc_doubt(reply: &Reply) -> Option<Cause> {
     if !is_grpc(&reply.headers) {
         return None;
     }
-    let in_trailers = reply.trailers.as_ref().and_then(|trailers| trailers.get(GRPC_STATUS));
+    let fields = reply.trailers.iter().chain([&reply.headers]);
+    let mut statuses = fields.flat_map(|fields| fields.get_all(GRPC_STATUS));
     // It ended before its status.
-    let Some(status) = in_trailers.or_else(|| reply.headers.get(GRPC_STATUS)) else { return Some(Cause::Broken) };
+    let Some(status) = statuses.next() else { return Some(Cause::Broken) };
     let number = status.to_str().ok().and_then(|text| text.parse::<u8>().ok());
+    // Clients read one of several, and not all the same.
+    let number = number.filter(|_| statuses.all(|other| other == status));
     let status = number.filter(|number| *number <= STATUS_MAX).unwrap_or(UNKNOWN);
     UNCERTAIN.contains(&status).then_some(Cause::Status(status.into()))
 }
@@ -88,9 +91,10 @@ mod tests {
             (None, Some("4"), status(4)),
             (None, Some("14"), status(14)),
             (Some("14"), None, status(14)),
-            // The trailers are later.
-            (Some("0"), Some("14"), status(14)),
-            (Some("14"), Some("0"), None),
+            // Two that contradict each other.
+            (Some("0"), Some("14"), status(2)),
+            (Some("14"), Some("0"), status(2)),
+            (Some("0"), Some("0"), None),
             // What nobody defined is UNKNOWN.
             (None, Some("17"), status(2)),
             (None, Some("-1"), status(2)),

@@ -40,6 +40,8 @@ struct Made {
     protects: bool,
     /// The requests that it covers.
     targets: BTreeSet<Target>,
+    /// Its place among the routes: of those that cover a request the first one takes it.
+    place: usize,
 }
 
 /// The note of identities, as it is stored. A route stays in it when it is not configured any more.
@@ -101,6 +103,19 @@ pub enum Change {
         /// The name of the other route.
         now: String,
         /// A request that both cover: a method and the path pattern of the first route.
+        target: String,
+    },
+    /// A route is configured, and another one protects requests that it protected.
+    #[error(
+        "route {now:?} takes the requests for {target}, which route {route:?} protected: their retries would be new operations; \
+         put {route:?} in front of it"
+    )]
+    TakenOver {
+        /// Its name.
+        route: String,
+        /// The name of the other route.
+        now: String,
+        /// The requests: a method and a path pattern that both routes had.
         target: String,
     },
     /// A route's rules are others.
@@ -167,11 +182,11 @@ impl Identities {
         routes: impl IntoIterator<Item = (&'p Policy, &'p [Method], &'p [String])>,
         secrets: Vec<String>,
     ) -> Identities {
-        let made = |(policy, methods, paths): (&'p Policy, &'p [Method], &'p [String])| {
+        let made = |(place, (policy, methods, paths)): (usize, (&'p Policy, &'p [Method], &'p [String]))| {
             let targets = methods.iter().flat_map(|method| paths.iter().map(move |path| Target::new(method, path))).collect();
-            (policy.route.to_string(), Made { of: made_of(policy), protects: policy.mode == Mode::Enforce, targets })
+            (policy.route.to_string(), Made { of: made_of(policy), protects: policy.mode == Mode::Enforce, targets, place })
         };
-        Identities { routes: routes.into_iter().map(made).collect(), secrets }
+        Identities { routes: routes.into_iter().enumerate().map(made).collect(), secrets }
     }
 
     /// Compares with what the store keeps.
@@ -184,7 +199,7 @@ impl Identities {
         let (mut changes, mut vanished, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
         for (route, before) in &stored.routes {
             match self.routes.get(route) {
-                Some(made) if made.of == *before => {}
+                Some(made) if made.of == *before => changes.extend(self.taken_over(route, targets.get(route))),
                 Some(made) => {
                     changes.push(Change::Remade { route: route.clone(), before: before.clone(), now: made.of.clone() });
                 }
@@ -225,6 +240,21 @@ impl Identities {
         Some((stored, targets))
     }
 
+    /// The first of the routes that protect the requests of a target by its very pattern.
+    fn taker(&self, target: &Target) -> Option<&String> {
+        let takers = self.routes.iter().filter(|(_, made)| made.protects && made.targets.contains(target));
+        takers.min_by_key(|(_, made)| made.place).map(|(route, _)| route)
+    }
+
+    /// Returns the change where requests that a route covered, by the very pattern, now go to another one that protects. Patterns
+    /// that only overlap may: a part of a route's requests is often given rules of its own.
+    fn taken_over(&self, route: &str, targets: Option<&BTreeSet<Target>>) -> Option<Change> {
+        targets.into_iter().flatten().find_map(|target| {
+            let now = self.taker(target).filter(|now| *now != route)?;
+            Some(Change::TakenOver { route: route.to_owned(), now: now.clone(), target: target.to_string() })
+        })
+    }
+
     /// Returns what it means that a route is not configured any more.
     fn without(&self, route: &str, targets: Option<&BTreeSet<Target>>) -> Result<Vanished, Change> {
         let Some(targets) = targets.filter(|targets| !targets.is_empty()) else {
@@ -248,7 +278,8 @@ impl Identities {
         let mut targets = covered.clone();
         targets.retain(|route, _| routes.contains_key(route));
         for (route, made) in self.routes.iter().filter(|(_, made)| made.protects) {
-            targets.entry(route.clone()).or_default().extend(made.targets.iter().cloned());
+            let own = made.targets.iter().filter(|target| self.taker(target) == Some(route));
+            targets.entry(route.clone()).or_default().extend(own.cloned());
         }
         // Strings in lists and maps can always be written.
         let identities = serde_json::to_string(&Stored { format: FORMAT, secrets: self.secrets.clone(), routes });

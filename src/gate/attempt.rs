@@ -208,18 +208,22 @@ impl Gate {
         }
         match self.read(&reply, body, hold).await {
             Read::Whole(bytes, trailers) => {
-                let stored = policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Store;
+                let verdict = policy.statuses.verdict(reply.status, &reply.headers);
+                let stored = verdict == Verdict::Store;
                 if stored && close_delimited && may_be_cut(&reply.headers, &bytes) {
                     tracing::info!(route = %policy.route, "a close-delimited answer is no whole JSON text");
                     return Executed::failed(Outcome::InDoubt(Cause::Broken));
                 }
                 reply.body = ReplyBody::Whole(bytes.clone());
                 reply.trailers = trailers;
+                // Its own status says more than the HTTP status that it came with, also where that means that nothing was done.
+                if verdict != Verdict::Uncertain
+                    && let Some(cause) = grpc_doubt(&reply)
+                {
+                    return Executed::failed(Outcome::InDoubt(cause));
+                }
                 // What is only relayed stays as it is.
                 if stored {
-                    if let Some(cause) = grpc_doubt(&reply) {
-                        return Executed::failed(Outcome::InDoubt(cause));
-                    }
                     reply = redacted(reply, &policy.redact);
                     // A replay without them would be another answer.
                     if reply.trailers.is_some() && !self.settings.trailers {

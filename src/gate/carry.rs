@@ -7,7 +7,7 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use bytes::Bytes;
-use http::header::{CONNECTION, CONTENT_LENGTH};
+use http::header::{CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_TYPE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -65,6 +65,9 @@ impl Carried {
             (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => header(name, key_for_upstream(policy, parts, content)?)?,
             (Some(KeyPlace::Body(pointer)), _) => {
                 let key = key_for_upstream(policy, parts, content)?;
+                if parts.headers.contains_key(CONTENT_ENCODING) {
+                    return Err(Problem::UnsupportedEncoding);
+                }
                 To::Body(with_member(body, pointer, &key).ok_or_else(refused)?)
             }
         };
@@ -90,10 +93,12 @@ impl Carried {
     }
 }
 
-/// Removes from `Connection` the names of the fields that identify a request of this route. Whoever
+/// Removes from `Connection` the names of the fields that identify a request of this route, and of those that say how its body is
+/// read: the upstream must read the key in it as the gateway did. Whoever
 /// strips hop-by-hop fields behind the gate (RFC 9110, section 7.6.1) then forwards these fields.
 pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
-    let identifies = |option: &[u8]| HeaderName::from_bytes(option.trim_ascii()).is_ok_and(|name| policy.identifies_by(&name));
+    let is_kept = |name: HeaderName| [CONTENT_TYPE, CONTENT_ENCODING].contains(&name) || policy.identifies_by(&name);
+    let identifies = |option: &[u8]| HeaderName::from_bytes(option.trim_ascii()).is_ok_and(is_kept);
     let options = || headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     if !options().any(identifies) {
         return;

@@ -17,6 +17,13 @@ use decoder::{Coding, Decoder, Undecodable};
 /// Codings of one body, one over the other, that are decoded. Nobody compresses more than twice.
 const CODINGS_MAX: usize = 3;
 
+/// How many times as long as a body its content may be. Requests shrink to a tenth, and hardly ever to a hundredth: what
+/// shrinks more was made to cost time.
+const RATIO_MAX: usize = 256;
+
+/// Content of which the ratio is not looked at, in bytes.
+const RATIO_FREE: usize = 64 * 1024;
+
 /// A body, read for what a request is known by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Content {
@@ -115,6 +122,7 @@ impl Decoding {
         let codings = if body.is_empty() { Some(Vec::new()) } else { codings(headers) };
         let is_known = codings.is_some();
         let codings = codings.unwrap_or_default();
+        let limit = limit.min(body.len().saturating_mul(RATIO_MAX).max(RATIO_FREE));
         Decoding { body: body.clone(), codings, is_known, input: body.clone(), current: None, limit }
     }
 

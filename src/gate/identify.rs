@@ -249,10 +249,12 @@ fn reads_body_for_key(policy: &Policy) -> bool {
     }
 }
 
-/// Refuses a body in which the key has to be looked for and that can't be decoded. Taken as it is, its key would be missing,
-/// and a request that the upstream decodes and executes would go unprotected.
+/// Refuses a body in which the key has to be looked for, or of which it is made, and that can't be decoded. Taken as it is, its
+/// key would be missing, and a request that the upstream decodes and executes would go unprotected; or it would be another key
+/// each time that a client compresses the body.
 fn readable(policy: &Policy, is_decoded: bool) -> Result<(), Problem> {
-    if reads_body_for_key(policy) && !is_decoded { Err(Problem::UnsupportedEncoding) } else { Ok(()) }
+    let is_made_of_body = matches!(&policy.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::BodyHash));
+    if (reads_body_for_key(policy) || is_made_of_body) && !is_decoded { Err(Problem::UnsupportedEncoding) } else { Ok(()) }
 }
 
 fn sent_key(rule: &KeyRule, parts: &Parts, body: &Reading<'_>) -> Result<Option<Key>, Problem> {

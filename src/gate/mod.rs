@@ -11,6 +11,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{Request, Response};
 use http_body::Body;
+use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tower_service::Service;
@@ -34,6 +35,7 @@ mod claim;
 mod close_delimited;
 mod content;
 mod explain;
+mod heavy;
 mod identify;
 mod lease;
 mod lookup;
@@ -168,6 +170,8 @@ pub struct Gate {
     /// Requests in shadow mode that are watched; they take no place from those that are protected.
     watched: Places,
     giving_up: Places,
+    /// Turns for heavy work.
+    heavy: Arc<Semaphore>,
     quota: Arc<Quota>,
     observed: Arc<Observed>,
     closed: Arc<AtomicBool>,
@@ -192,6 +196,7 @@ impl Gate {
             waiters: Places::new(settings.waiters),
             watched: Places::new(settings.in_flight),
             giving_up: Places::new(GIVING_UP_MAX),
+            heavy: heavy::turns(),
             quota: Quota::new(settings.records_per_scope),
             observed: Arc::default(),
             closed: Arc::default(),
@@ -218,6 +223,7 @@ impl Gate {
             waiters: self.waiters.limited_to(settings.waiters),
             watched: self.watched.limited_to(settings.in_flight),
             giving_up: self.giving_up.clone(),
+            heavy: self.heavy.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
             observed: self.observed.clone(),
             closed: self.closed.clone(),
@@ -247,11 +253,13 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
+        let turn = self.turn_to_read(&parts, &body).await?;
         let mut decoded = hold.beside();
         let content = Content::read(&parts.headers, &body, self.settings.request_body, &mut decoded).await?;
         let Some(identified) = identify(policy, &self.settings.hashing, &parts, &content)? else {
             return Box::pin(self.pass(guarded, parts, body, service, Answer::Passed)).await;
         };
+        drop(turn);
         if self.closed.load(Ordering::Acquire) {
             // The process is about to end: a claim made now would be left to its lease.
             return Err(Problem::Overloaded);

@@ -17,6 +17,8 @@ pub struct AddressShare {
     pub(super) waiters: Arc<AtomicUsize>,
     /// Bytes held in the common buffers.
     pub(super) bytes: AtomicUsize,
+    /// The turn for heavy work.
+    pub(super) heavy: Arc<Semaphore>,
     /// Turns for claims.
     claims: Semaphore,
 }
@@ -29,7 +31,8 @@ pub(super) const CLAIMS_MAX: usize = 32;
 impl Default for AddressShare {
     fn default() -> AddressShare {
         let (in_flight, waiters) = (Arc::default(), Arc::default());
-        AddressShare { in_flight, waiters, bytes: AtomicUsize::new(0), claims: Semaphore::new(CLAIMS_MAX) }
+        let (heavy, claims) = (Arc::new(Semaphore::new(1)), Semaphore::new(CLAIMS_MAX));
+        AddressShare { in_flight, waiters, bytes: AtomicUsize::new(0), heavy, claims }
     }
 }
 

@@ -4,8 +4,8 @@
 //! would not fit, and a cache could keep them.
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap, HeaderValue, ORIGIN,
-    VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap, HeaderName,
+    HeaderValue, ORIGIN, VARY,
 };
 
 use crate::engine::{CrossOrigin, Origins};
@@ -45,6 +45,15 @@ pub(super) fn fit(rule: &CrossOrigin, origin: Option<&HeaderValue>, headers: &mu
     }
     // What the upstream exposes of its own fields stays.
     headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
+}
+
+/// Lets the page read one more field, where it may read the answer.
+pub(super) fn expose(name: &HeaderName, headers: &mut HeaderMap) {
+    if headers.contains_key(ACCESS_CONTROL_EXPOSE_HEADERS)
+        && let Ok(name) = HeaderValue::from_str(name.as_str())
+    {
+        headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, name);
+    }
 }
 
 fn varies_by_origin(headers: &HeaderMap) -> bool {

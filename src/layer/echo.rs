@@ -26,6 +26,11 @@ impl Echo {
         Some(Echo(name.clone(), value))
     }
 
+    /// The field's name.
+    pub fn name(&self) -> &HeaderName {
+        &self.0
+    }
+
     /// Puts it on an answer.
     pub fn put_on(self, headers: &mut HeaderMap) {
         headers.insert(self.0, self.1);

@@ -70,6 +70,7 @@ impl Front {
             }
         };
         if let Some(echo) = echo {
+            cors::expose(echo.name(), response.headers_mut());
             echo.put_on(response.headers_mut());
         }
         response

@@ -128,6 +128,24 @@ fn what_can_not_be_decoded_counts_as_its_bytes_and_is_refused_where_the_key_is_i
 }
 
 #[test]
+fn a_body_that_can_not_be_decoded_is_never_made_a_key_of() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream, "key = { derive = [\"path\", \"body_hash\"] }");
+    let whole = gzip(JSON.as_bytes(), 6, 0);
+    assert_eq!(send(&gateway, None, "gzip", &whole).status, 201);
+    assert!(send(&gateway, None, "gzip", &gzip(JSON.as_bytes(), 9, 7)).replayed());
+    for (coding, body) in [("gzip", [whole.clone(), vec![0]].concat()), ("gzip, gzip, gzip, gzip", whole.clone()), ("lz4", whole)]
+    {
+        assert_eq!(send(&gateway, None, coding, &body).problem(), "unsupported-encoding", "{coding}");
+    }
+    // Decoded it is longer than any that was not made to cost time.
+    let dense = gzip(&vec![b' '; 900 << 10], 9, 0);
+    assert!(dense.len() * 256 < 900 << 10);
+    assert_eq!(send(&gateway, None, "gzip", &dense).problem(), "unsupported-encoding");
+    assert_eq!(upstream.executed(), 1);
+}
+
+#[test]
 fn many_bombs_take_no_memory_and_hold_nobody_up() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(

@@ -96,3 +96,32 @@ fn a_refusal_names_the_kind_of_body_that_was_read_and_no_value() {
     }
     assert_eq!(upstream.executed(), 0);
 }
+
+#[test]
+fn a_body_without_a_type_is_a_form_whatever_it_begins_with() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream, "key = { form = \"k\" }");
+    let send = |types: &[&str], body: &str| {
+        let request = Request::new("POST", "/v1/payments").body(body.as_bytes());
+        types.iter().fold(request, |request, value| request.field("Content-Type", value)).send(gateway.port)
+    };
+    for (n, (types, body)) in
+        [(&[][..], "[x]=1&k="), (&[], "{&k="), (&[], " {}&k="), (&[""], "a=1&k="), (&[";"], "k=")].into_iter().enumerate()
+    {
+        let body = format!("{body}b{n}");
+        assert_eq!(send(types, &body).status, 201, "{body}");
+        assert!(send(types, &body).replayed(), "{body}");
+    }
+    assert_eq!(upstream.executed(), 5);
+}
+
+#[test]
+fn connection_does_not_take_away_how_a_body_is_read() {
+    let upstream = Upstream::start();
+    let gateway = gateway(&upstream, "key = { form = \"k\" }");
+    let request = Request::new("POST", "/v1/payments").body("k=a").field("Content-Type", FORM);
+    let request = request.field("Content-Encoding", "identity").field("Connection", "Content-Type, content-encoding");
+    assert_eq!(request.send(gateway.port).status, 201);
+    let seen = upstream.seen().pop().unwrap();
+    assert_eq!((seen.get("content-type"), seen.get("content-encoding")), (Some(FORM), Some("identity")));
+}

@@ -39,6 +39,13 @@ fn check_escapes(pattern: &str) -> Result<(), String> {
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
             return Err(format!("matches nothing: write {:?} instead of its percent-encoding", char::from(byte)));
         }
+        // Upstreams take both for one path, and the plain one would pass unprotected (RFC 3986, section 3.3: pchar).
+        if b"!$&'()*+,=:@".contains(&byte) {
+            return Err(format!(
+                "write {:?} instead of its percent-encoding: then requests with either are protected or refused",
+                char::from(byte)
+            ));
+        }
     }
     Ok(())
 }

@@ -243,6 +243,28 @@ fn a_route_that_takes_the_requests_of_one_that_is_gone_would_rename_its_operatio
 }
 
 #[test]
+fn a_route_in_front_of_another_does_not_take_its_requests_over() {
+    let (payments, payouts) = (named("payments"), named("payouts"));
+    let switched_off = Policy { mode: Mode::Off, ..named("payments") };
+    let (path, other) = ("/v1/payments/{id}", "/v1/payments/{id}/refunds");
+    let before = covering(&[(&payments, "POST", path)], &[]);
+    for (routes, taken) in [
+        (vec![(&payouts, "POST", path), (&payments, "POST", path)], true),
+        (vec![(&payouts, "POST", path), (&payments, "POST", "/v2/payments")], true),
+        (vec![(&payouts, "POST", path), (&switched_off, "POST", path)], true),
+        (vec![(&payments, "POST", path), (&payouts, "POST", path)], false),
+        (vec![(&payouts, "PATCH", path), (&payments, "POST", path)], false),
+        (vec![(&payouts, "POST", other), (&payments, "POST", path)], false),
+    ] {
+        let compared = covering(&routes, &[]).compare(&kept(&before));
+        let change =
+            Change::TakenOver { route: "payments".into(), now: "payouts".into(), target: "POST /v1/payments/{id}".into() };
+        assert_eq!(compared.changes, if taken { vec![change] } else { vec![] }, "{routes:?}");
+        assert_eq!(covering(&routes, &[]).compare(&compared.accepted).changes, [], "once it was accepted");
+    }
+}
+
+#[test]
 fn the_requests_that_a_route_covered_before_are_remembered() {
     let payments = named("payments");
     let moved = covering(&[(&payments, "POST", "/v2/payments")], &[]);

@@ -8,7 +8,7 @@ use flate2::{Decompress, FlushDecompress, Status};
 use ruzstd::decoding::{BlockDecodingStrategy, FrameDecoder};
 
 /// Bytes that a step reads at most. Input can build a code table with every few bytes, which costs more than writing does.
-const STEP_INPUT_BYTES: usize = 8 * 1024;
+const STEP_INPUT_BYTES: usize = 2 * 1024;
 
 /// Bytes that a step writes at most, but for the last block of zstd: some 0.1 ms of work.
 const STEP_OUTPUT_BYTES: usize = 32 * 1024;

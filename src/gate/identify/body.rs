@@ -33,7 +33,7 @@ impl BodyKind {
             BodyKind::None
         } else if claims_json(headers, body) {
             BodyKind::Json
-        } else if is_form(headers, body) {
+        } else if is_form(headers) {
             BodyKind::Form
         } else if has(b"multipart/form-data") {
             BodyKind::Multipart
@@ -123,19 +123,18 @@ fn key_of(rule: &KeyRule, text: &str) -> Result<Key, Problem> {
     key.and_then(|key| key.at_least(rule.min_length)).map_err(invalid)
 }
 
-/// Returns whether a body is read as a form: by any of its media types, or, where it has none, because it is not JSON
-/// either. Some servers take a body without a type for a form.
-fn is_form(headers: &HeaderMap, body: &[u8]) -> bool {
-    let mut types = headers.get_all(CONTENT_TYPE).iter().peekable();
-    match types.peek() {
-        None => !claims_json(headers, body),
-        Some(_) => types.any(|value| essence_has(value, b"x-www-form-urlencoded")),
-    }
+/// Returns whether a body is read as a form: by any of its media types, or because it has none. Some servers take a body without
+/// a type for a form, whatever it begins with; an empty type is none.
+fn is_form(headers: &HeaderMap) -> bool {
+    let essence =
+        |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().len();
+    let mut types = headers.get_all(CONTENT_TYPE).iter().filter(|value| essence(value) > 0).peekable();
+    types.peek().is_none() || types.any(|value| essence_has(value, b"x-www-form-urlencoded"))
 }
 
 /// Looks a form's field up. A body that is no form has no fields.
 pub(super) fn field_of_form<'b>(name: &str, headers: &HeaderMap, body: &Reading<'b>) -> FormField<'b> {
-    if is_form(headers, body.bytes()) { form_field(body.bytes(), name) } else { FormField::Missing }
+    if is_form(headers) { form_field(body.bytes(), name) } else { FormField::Missing }
 }
 
 pub(super) fn form_key(rule: &KeyRule, name: &str, headers: &HeaderMap, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
