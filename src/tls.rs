@@ -57,10 +57,15 @@ pub fn client_config(
         .with_safe_default_protocol_versions()
         .map_err(|error| TrustError::Unsupported(error.to_string()))?
         .with_root_certificates(roots);
+    let shows_certificate = identity.is_some();
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => builder.with_client_cert_resolver(identity),
     };
+    // A resumed session keeps the certificate of the first one, also when that was replaced.
+    if shows_certificate {
+        config.resumption = rustls::client::Resumption::disabled();
+    }
     config.alpn_protocols = alpn.iter().map(|protocol| protocol.to_vec()).collect();
     Ok(config)
 }

@@ -9,6 +9,7 @@ use bytes::Bytes;
 use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tower_service::Service;
 
@@ -190,12 +191,10 @@ impl Gate {
         }
         let place = self.place(entrant)?;
         let turn = match entrant.address {
-            Some(address) => Some(timeout(TURN_MAX, address.turn()).await.map_err(|_| Problem::Overloaded)?),
+            Some(address) => timeout(TURN_MAX, address.turn()).await.map_err(|_| Problem::Overloaded)?,
             None => None,
         };
-        let tried = self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, &entrant.first).await?;
-        drop(turn);
-        match tried {
+        match self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, (&entrant.first, turn)).await? {
             Tried::Stands(claim, rule) => {
                 let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
                 let told = if self.tells() { entrant.first.told_later() } else { Context::default() };
@@ -213,7 +212,7 @@ impl Gate {
                 Ok(ControlFlow::Break(Entry::Unprotected))
             }
             Tried::Unknown(own) => {
-                own.into_iter().for_each(|own| self.give_up(slot, own, guarded));
+                own.into_iter().for_each(|own| self.give_up(slot, own, guarded, None));
                 Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER })
             }
         }
@@ -279,7 +278,7 @@ impl Gate {
         (slot, whose): (&Slot, &[u8; 32]),
         asked: &Asked,
         over: Over,
-        first: &First<'_>,
+        (first, turn): (&First<'_>, Option<OwnedSemaphorePermit>),
     ) -> Result<Tried, Problem> {
         let policy = &guarded.route.policy;
         if let Err(retry_after) = self.room(policy, whose, over) {
@@ -291,7 +290,8 @@ impl Gate {
         // Counted from before the command leaves: the store's lease can only begin later.
         let from_ms = self.clock.boot_ms();
         let claim = Claim { fence: asked.fence, record: next.record };
-        let own = Unconfirmed::new(self, guarded, slot, claim);
+        let mut own = Unconfirmed::new(self, guarded, slot, claim);
+        own.turn = turn;
         let told = || first.told(self.settings.hashing.scope_mark(whose));
         let timer = Timer::start();
         let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
@@ -355,7 +355,7 @@ impl Gate {
             return Ok(None);
         }
         self.quota.take(&policy.route, whose, policy.retention, self.clock.boot_ms()).map_err(|retry_after| {
-            self.give_up(*slot, claim.clone(), guarded);
+            self.give_up(*slot, claim.clone(), guarded, None);
             Problem::QuotaReached { retry_after }
         })
     }
@@ -405,11 +405,11 @@ impl Gate {
     }
 
     /// A claim that may still arrive is released, in the background and for as long as it takes.
-    fn give_up(self: &Arc<Self>, slot: Slot, own: Claim, guarded: &Arc<Guarded>) {
+    fn give_up(self: &Arc<Self>, slot: Slot, own: Claim, guarded: &Arc<Guarded>, turn: Option<OwnedSemaphorePermit>) {
         match self.giving_up.take() {
             Some(place) => {
                 let told = (Outcome::NeverSent, Context::default());
-                self.settle_in_background(slot, own, None, told, guarded.clone(), place);
+                self.settle_in_background(slot, own, None, told, guarded.clone(), (place, turn));
             }
             None => tracing::warn!(operation = %slot, "too many claims to give up at once: this one may end uncertain"),
         }
@@ -458,12 +458,15 @@ pub(super) struct Unconfirmed<'g> {
     guarded: &'g Arc<Guarded>,
     slot: &'g Slot,
     claim: Claim,
+    /// The turn of its address. It is kept until the claim is given up: the store's answer to the claim comes before that, and may
+    /// be large. Or who claims and leaves, again and again, would have the store send any number of answers.
+    turn: Option<OwnedSemaphorePermit>,
     open: bool,
 }
 
 impl<'g> Unconfirmed<'g> {
     pub fn new(gate: &'g Arc<Gate>, guarded: &'g Arc<Guarded>, slot: &'g Slot, claim: Claim) -> Unconfirmed<'g> {
-        Unconfirmed { gate, guarded, slot, claim, open: true }
+        Unconfirmed { gate, guarded, slot, claim, turn: None, open: true }
     }
 
     /// Its fate is known, or in the hands of whoever takes it.
@@ -476,7 +479,7 @@ impl<'g> Unconfirmed<'g> {
 impl Drop for Unconfirmed<'_> {
     fn drop(&mut self) {
         if self.open {
-            self.gate.give_up(*self.slot, self.claim.clone(), self.guarded);
+            self.gate.give_up(*self.slot, self.claim.clone(), self.guarded, self.turn.take());
         }
     }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use http::Extensions;
-use tokio::sync::{Semaphore, SemaphorePermit};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Counts what one client address holds: requests in flight, duplicates that wait, and bytes of the common buffers. A request extension, as
 /// `Arc<AddressShare>`; requests without it are bound by the common limits only. Whoever accepts connections gives the
@@ -20,7 +20,7 @@ pub struct AddressShare {
     /// The turn for heavy work.
     pub(super) heavy: Arc<Semaphore>,
     /// Turns for claims.
-    claims: Semaphore,
+    claims: Arc<Semaphore>,
 }
 
 /// Claims of one address that the store works on at once; others wait for their turn. A claim brings back the record that is in
@@ -31,7 +31,7 @@ pub(super) const CLAIMS_MAX: usize = 32;
 impl Default for AddressShare {
     fn default() -> AddressShare {
         let (in_flight, waiters) = (Arc::default(), Arc::default());
-        let (heavy, claims) = (Arc::new(Semaphore::new(1)), Semaphore::new(CLAIMS_MAX));
+        let (heavy, claims) = (Arc::new(Semaphore::new(1)), Arc::new(Semaphore::new(CLAIMS_MAX)));
         AddressShare { in_flight, waiters, bytes: AtomicUsize::new(0), heavy, claims }
     }
 }
@@ -43,8 +43,8 @@ impl AddressShare {
     }
 
     /// Waits for a turn to claim, which lasts until it is dropped.
-    pub(super) async fn turn(&self) -> Option<SemaphorePermit<'_>> {
-        self.claims.acquire().await.ok()
+    pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
+        self.claims.clone().acquire_owned().await.ok()
     }
 
     /// Whether the address holds nothing.
@@ -67,7 +67,7 @@ mod tests {
     #[test]
     fn claims_of_one_address_beyond_the_bound_wait_for_their_turn() {
         let share = AddressShare::default();
-        let now = |share: &AddressShare| share.claims.try_acquire().map(SemaphorePermit::forget).is_ok();
+        let now = |share: &AddressShare| share.claims.clone().try_acquire_owned().map(OwnedSemaphorePermit::forget).is_ok();
         assert_eq!((0..2 * CLAIMS_MAX).filter(|_| now(&share)).count(), CLAIMS_MAX);
         let mut waiting = std::pin::pin!(share.turn());
         let mut cx = std::task::Context::from_waker(std::task::Waker::noop());

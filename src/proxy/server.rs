@@ -4,7 +4,7 @@ use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::pin::Pin;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, PoisonError, RwLock};
 use std::task::{Context, Poll};
 use std::time::Duration;
@@ -39,7 +39,7 @@ use super::reject::{Rejections, Shape};
 use super::seen::Seen;
 use super::socket::Socket;
 use super::tunnel::TunnelTerms;
-use crate::gate::{AnswerBody, BoxError, Budget, ClientSubject};
+use crate::gate::{AnswerBody, BoxError, Budget, ClientSubject, Problem};
 use crate::telemetry::Observers;
 use crate::tls::Identity;
 
@@ -232,12 +232,14 @@ impl Arrived {
         let verdict = quiet.verdict.clone();
         let trusted = limits.trusts(address);
         let share = Some(admitted.share()).filter(|_| !trusted);
-        let tunnel_terms = TunnelTerms { silence: limits.idle_timeout, closing };
+        let tunnel_terms = TunnelTerms { silence: limits.idle_timeout, closing: closing.clone() };
         let stream = TimedStream::new(socket, admitted, quiet.clone(), &limits);
         let budget = limits.budget.of_address(share.as_ref());
         let inflow = Arc::new(Inflow::new(budget.clone()));
         let io = Guarded::new(stream, verdict.clone(), limits.header_bytes).counting(Account::new(inflow.clone()));
         let peer = Peer::new(address, secure, trusted);
+        let (late, requests) = (Arc::new(AtomicBool::new(false)), quiet.clone());
+        let ending = idle_while_ending(closing, requests, late.clone());
         let service = service_fn(move |mut request: Request<Incoming>| {
             let busy = Busy::new(quiet.clone());
             let verdict = verdict.clone();
@@ -258,6 +260,7 @@ impl Arrived {
                 request.extensions_mut().insert(subject.clone());
             }
             let mut seen = Seen::begin(&observers, &mut request, &peer, &verdict);
+            let checked = if late.load(Ordering::Acquire) { Err(Problem::Overloaded) } else { checked };
             let answered = checked.and_then(|()| inspect::max_forwards(&mut request));
             let (head, body) = request.into_parts();
             let (body, fault) = RequestBody::new(body, framed.then(|| inflow.clone()));
@@ -287,8 +290,27 @@ impl Arrived {
             }
         });
         let connection = protocol(&limits).serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
-        if let Err(error) = watcher.watch(connection).await {
-            tracing::debug!(error = error.to_string(), "a client connection ended");
+        tokio::select! {
+            ended = watcher.watch(connection) => if let Err(error) = ended {
+                tracing::debug!(error = error.to_string(), "a client connection ended");
+            },
+            () = ending => tracing::debug!("a client connection is ended: its client did not take notice"),
+        }
+    }
+}
+
+/// Between two looks at a connection whose client was told that no more requests are taken.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// Waits for the end of the server, and then until the connection has no request under way: a client over HTTP/2 has to agree to the
+/// end (RFC 9113, section 6.8), and one that is asleep would hold up all others. What it sends from then on comes `late`.
+async fn idle_while_ending(closing: CancellationToken, requests: Arc<Quiet>, late: Arc<AtomicBool>) {
+    closing.cancelled().await;
+    loop {
+        tokio::time::sleep(NOTICE).await;
+        late.store(true, Ordering::Release);
+        if requests.requests.load(Ordering::Acquire) == 0 {
+            return;
         }
     }
 }

@@ -201,3 +201,18 @@ fn an_upload_that_its_client_resets_is_never_executed_whatever_the_reset_says() 
     }
     assert_eq!(upstream.executed(), 2);
 }
+
+#[test]
+fn a_client_that_takes_no_notice_of_the_end_holds_nobody_up() {
+    let upstream = Upstream::start();
+    let mut gateway = Gateway::start(upstream.port);
+    // It answers no PING and heeds no GOAWAY.
+    let mut asleep = Frames::open(gateway.port, &[]);
+    asleep.headers(1, END_STREAM, &request("GET", "/", &[]));
+    assert!(asleep.until(&[HEADERS]).is_some());
+    gateway.signal("TERM");
+    #[allow(clippy::disallowed_methods)]
+    let began = std::time::Instant::now();
+    assert!(gateway.wait().success());
+    assert!(began.elapsed() < std::time::Duration::from_secs(20), "far less than the drain timeout");
+}

@@ -81,3 +81,14 @@ async fn one_address_takes_half_of_the_places_for_waiters() {
     assert!(matches!(told.1, Err(Problem::Overloaded)), "{:?}", told.1);
     assert!(one.is_idle() && other.is_idle());
 }
+
+#[tokio::test(start_paused = true)]
+async fn who_leaves_keeps_the_turn_until_the_claim_is_given_up() {
+    let (scene, address) = (Scene::new(&[Fault::Silent; CLAIMS_MAX]), Arc::<AddressShare>::default());
+    let leaving = join_all((0..CLAIMS_MAX).map(|_| tokio::time::timeout(WORK, scene.pay_from(Some(&address))))).await;
+    assert!(leaving.iter().all(Result::is_err));
+    let free = || futures_util::FutureExt::now_or_never(address.turn()).is_some();
+    assert!(!free(), "the store may still have all of their answers to send");
+    scene.settle().await;
+    assert!(free());
+}

@@ -3,8 +3,10 @@
 //! Danger: all calls to a server share a connection, and its answers come in the order of the calls. Calls behind many large
 //! answers would take so long that the breaker takes the server for silent.
 
+use std::time::Duration;
+
 use redis::{Cmd, Value};
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout};
 
 use super::link::Ask;
 use super::{Redis, array, held, time_ms, unexpected};
@@ -12,6 +14,9 @@ use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, head_completed, head_fence};
 use crate::store::StoreError;
 use crate::store::large::ALONG_MAX;
+
+/// How long a large record waits for its turn. The store answers meanwhile, so that waiting is better than a refusal.
+const TURN_MAX: Duration = Duration::from_secs(5);
 
 /// Reads a record, of a large one only so much that this shows: [`large`].
 pub(super) fn first_bytes(key: &[u8]) -> Cmd {
@@ -36,19 +41,21 @@ impl Redis {
         let mut parts = array(answer)?.into_iter();
         let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else { return Err(unexpected()) };
         match parts.next() {
-            Some(Value::Int(_)) => self.read_large(slot, or_tombstone, deadline).await,
+            Some(Value::Int(_)) => self.read_large(slot, or_tombstone).await,
             value => held(value.unwrap_or(Value::Nil), time_ms(Value::Array(vec![seconds, micros]))?),
         }
     }
 
     /// What stands there, when it is the turn of a large record.
-    async fn read_large(&self, slot: &Slot, or_tombstone: bool, deadline: Instant) -> Result<Option<Held>, StoreError> {
-        let (Some(store), Ok(turn)) = (self.itself.upgrade(), timeout_at(deadline, self.large.turn()).await) else {
+    async fn read_large(&self, slot: &Slot, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
+        let (Some(store), Ok(turn)) = (self.itself.upgrade(), timeout(TURN_MAX, self.large.turn()).await) else {
             return Err(StoreError::Unread("others were read first".into()));
         };
         let slot = *slot;
         let reading = tokio::spawn(async move {
             let _turn = turn;
+            // Only now: the breaker must not take the wait for a turn for a server that does not answer.
+            let deadline = store.deadline();
             store.read_whole(&slot, or_tombstone, deadline).await
         });
         let read = reading.await.unwrap_or_else(|error| Err(StoreError::Unread(error.to_string())));
