@@ -7,10 +7,12 @@ use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 
 use super::guarded::Verdict;
 use super::seen::Seen;
@@ -75,6 +77,22 @@ impl Drop for Busy {
         self.quiet.requests.fetch_sub(1, Ordering::AcqRel);
         if self.quiet.framed.load(Ordering::Acquire) {
             self.taken();
+        }
+    }
+}
+
+/// Between two looks at a connection whose client was told that no more requests are taken.
+const NOTICE: Duration = Duration::from_secs(1);
+
+/// Waits for the end of the server, and then until the connection has no request under way: a client over HTTP/2 has to agree to the
+/// end (RFC 9113, section 6.8), and one that is asleep would hold up all others. What it sends from then on comes `late`.
+pub(super) async fn idle_while_ending(closing: CancellationToken, requests: Arc<Quiet>, late: Arc<AtomicBool>) {
+    closing.cancelled().await;
+    loop {
+        tokio::time::sleep(NOTICE).await;
+        late.store(true, Ordering::Release);
+        if requests.requests.load(Ordering::Acquire) == 0 {
+            return;
         }
     }
 }

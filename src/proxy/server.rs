@@ -28,7 +28,7 @@ use tower_service::Service;
 
 use super::announced::client_of;
 use super::body::discard;
-use super::busy::{Busy, BusyBody, Quiet};
+use super::busy::{Busy, BusyBody, Quiet, idle_while_ending};
 use super::fields::{self, Peer};
 use super::guarded::Guarded;
 use super::inflow::{Account, Inflow};
@@ -295,22 +295,6 @@ impl Arrived {
                 tracing::debug!(error = error.to_string(), "a client connection ended");
             },
             () = ending => tracing::debug!("a client connection is ended: its client did not take notice"),
-        }
-    }
-}
-
-/// Between two looks at a connection whose client was told that no more requests are taken.
-const NOTICE: Duration = Duration::from_secs(1);
-
-/// Waits for the end of the server, and then until the connection has no request under way: a client over HTTP/2 has to agree to the
-/// end (RFC 9113, section 6.8), and one that is asleep would hold up all others. What it sends from then on comes `late`.
-async fn idle_while_ending(closing: CancellationToken, requests: Arc<Quiet>, late: Arc<AtomicBool>) {
-    closing.cancelled().await;
-    loop {
-        tokio::time::sleep(NOTICE).await;
-        late.store(true, Ordering::Release);
-        if requests.requests.load(Ordering::Acquire) == 0 {
-            return;
         }
     }
 }
