@@ -66,7 +66,7 @@ impl Content {
     /// The same, at once: for requests that are only watched, whose copies are read where they end.
     ///
     /// # Errors
-    /// As [`Content::read`].
+    /// [`Problem::Overloaded`], where the common buffers have no room.
     pub fn read_at_once(headers: &HeaderMap, body: &Bytes, limit: usize, hold: &mut Hold) -> Result<Content, Problem> {
         let mut decoding = Decoding::new(headers, body, limit);
         loop {
