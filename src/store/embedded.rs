@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use async_trait::async_trait;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Semaphore, mpsc, oneshot};
 
 use self::disk::{Folder, Opener, Writes};
 use self::shelf::{Shelf, StoreTime};
@@ -41,6 +41,13 @@ const QUEUE_MAX: usize = 1024;
 const CACHE_BYTES: usize = 64 << 20;
 /// Free disk space that is kept for completions: those of some thousand operations in flight, most of them small.
 const MIN_FREE_BYTES: u64 = 64 << 20;
+
+/// Threads that read at once. More would read no faster, and each takes memory.
+const READERS_MAX: usize = 8;
+
+fn readers() -> Arc<Semaphore> {
+    Arc::new(Semaphore::new(READERS_MAX))
+}
 
 /// How to open an embedded store.
 #[derive(Clone)]
@@ -111,6 +118,8 @@ pub struct Embedded {
     queue: mpsc::Sender<Order>,
     shelf: Arc<Shelf>,
     large: Large,
+    /// Permits for [`READERS_MAX`].
+    readers: Arc<Semaphore>,
 }
 
 impl Embedded {
@@ -137,7 +146,7 @@ impl Embedded {
         let writer = Writer::new(shelf.clone(), orders, folder, opener, options)?;
         let thread = std::thread::Builder::new().name("store-writer".into());
         thread.spawn(move || writer.run()).map_err(OpenError::Thread)?;
-        Ok(Embedded { queue, shelf, large: Large::default() })
+        Ok(Embedded { queue, shelf, large: Large::default(), readers: readers() })
     }
 
     /// Does what was asked before, then releases file and folder. Every later call fails, with nothing written.
@@ -185,8 +194,12 @@ impl Embedded {
         &self,
         look: impl FnOnce(&Shelf) -> Result<T, StoreError> + Send + 'static,
     ) -> Result<T, StoreError> {
-        let shelf = self.shelf.clone();
-        let looked = tokio::task::spawn_blocking(move || look(&shelf)).await;
+        let (shelf, permit) = (self.shelf.clone(), self.readers.clone().acquire_owned().await);
+        let looking = move || {
+            let _permit = permit;
+            look(&shelf)
+        };
+        let looked = tokio::task::spawn_blocking(looking).await;
         looked.unwrap_or_else(|error| Err(StoreError::NotApplied(error.to_string())))
     }
 }

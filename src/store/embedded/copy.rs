@@ -89,7 +89,12 @@ impl CopiedFile {
         // Nobody takes orders: whatever would write as a gateway does is refused.
         let (queue, _) = mpsc::channel(1);
         Ok(CopiedFile {
-            store: Embedded { queue, shelf: std::sync::Arc::new(Shelf::new(db, clock)), large: Default::default() },
+            store: Embedded {
+                queue,
+                shelf: std::sync::Arc::new(Shelf::new(db, clock)),
+                large: Default::default(),
+                readers: super::readers(),
+            },
             _folder: folder,
         })
     }
