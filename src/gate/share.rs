@@ -59,20 +59,3 @@ impl AddressShare {
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()
     }
 }
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn claims_of_one_address_beyond_the_bound_wait_for_their_turn() {
-        let share = AddressShare::default();
-        let now = |share: &AddressShare| share.claims.clone().try_acquire_owned().map(OwnedSemaphorePermit::forget).is_ok();
-        assert_eq!((0..2 * CLAIMS_MAX).filter(|_| now(&share)).count(), CLAIMS_MAX);
-        let mut waiting = std::pin::pin!(share.turn());
-        let mut cx = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(waiting.as_mut().poll(&mut cx).is_pending());
-        share.claims.add_permits(1);
-        assert!(waiting.as_mut().poll(&mut cx).is_ready());
-    }
-}

@@ -88,12 +88,16 @@ const NOTICE: Duration = Duration::from_secs(1);
 /// end (RFC 9113, section 6.8), and one that is asleep would hold up all others. What it sends from then on comes `late`.
 pub(super) async fn idle_while_ending(closing: CancellationToken, requests: Arc<Quiet>, late: Arc<AtomicBool>) {
     closing.cancelled().await;
+    let mut was_idle = false;
     loop {
         tokio::time::sleep(NOTICE).await;
         late.store(true, Ordering::Release);
-        if requests.requests.load(Ordering::Acquire) == 0 {
+        // Twice in a row: the end of an answer may still be on its way when its request is over.
+        let is_idle = requests.requests.load(Ordering::Acquire) == 0;
+        if is_idle && was_idle {
             return;
         }
+        was_idle = is_idle;
     }
 }
 
