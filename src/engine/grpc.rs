@@ -1,5 +1,5 @@
-//! What a gRPC answer says of its operation. Its HTTP status is 200 whatever happened; its own status stands in the trailers, or in
-//! the head of an answer without a body.
+//! The outcome of a gRPC call. Its HTTP status is 200 whatever happened; the gRPC status stands in the trailers, or in the head
+//! of an answer without a body.
 //!
 //! Danger: a client's library sends a request again after UNAVAILABLE and the like. If such an answer were a result, a payment that
 //! an upstream has executed would be answered as failed for ever.
@@ -30,8 +30,8 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
     name.eq_ignore_ascii_case(NAME) && rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ' | b'\t'))
 }
 
-/// Why a whole gRPC answer leaves it open whether the upstream acted; `None` where it does not, and of other answers. The reply has
-/// its trailers.
+/// Returns why a gRPC answer leaves the outcome uncertain; `None` where it does not, and for answers that are not gRPC. The reply
+/// must have its trailers.
 pub fn grpc_doubt(reply: &Reply) -> Option<Cause> {
     if !is_grpc(&reply.headers) {
         return None;

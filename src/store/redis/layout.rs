@@ -196,14 +196,6 @@ pub(super) const COPY_PARTITION: u16 = 0;
 /// The last byte of the head of a record that is in flight, as the scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
 
-/// The same of one that is completed.
-pub(super) const COMPLETED: u8 = 3;
-
-/// Whether a stored value is a completed record, by its head.
-pub(super) fn is_completed(value: &[u8]) -> bool {
-    value.get(HEAD_BYTES - 1) == Some(&COMPLETED)
-}
-
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Room for the longest name behind its prefix.

@@ -469,6 +469,14 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
     assert_eq!(scripts().await, before + 3, "says the script, which knows how old it is");
 }
 
+#[test]
+fn the_scripts_and_the_store_agree_on_what_is_large() {
+    assert_eq!(encode(&completed(1)).head[16], 3, "as swap.lua compares it");
+    for script in [include_str!("swap.lua"), include_str!("read.lua")] {
+        assert!(script.contains(&format!("> {ALONG_MAX} then")));
+    }
+}
+
 /// A completed record whose stored value has so many bytes.
 fn completed_in(bytes: usize) -> Record {
     let of_body = |length: usize| suite::completed_with(1, &vec![b'x'; length]);

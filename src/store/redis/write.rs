@@ -8,7 +8,7 @@ use super::holdings::{Assertion, Holding};
 use super::link::Failure;
 use super::{Redis, held, large, layout, millis, time_ms, unexpected};
 use crate::key::{Slot, Space};
-use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode, head_fence};
+use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode, head_completed, head_fence};
 use crate::store::{Store, StoreError, Swap, log};
 
 /// A change that is to be written.
@@ -52,7 +52,7 @@ impl Redis {
         let standing = self.epochs.standing(slot.partition(), deadline).await?;
         let get = large::first_bytes(&self.names.record_key(slot));
         match self.confirmed(slot.partition(), get, Some(standing.generation), deadline).await {
-            Ok(Value::BulkString(value)) if layout::is_completed(&value) => match large::large(&value) {
+            Ok(Value::BulkString(value)) if value.first_chunk().is_some_and(head_completed) => match large::large(&value) {
                 Some(fence) => Ok(Some(Swap::Large(fence))),
                 None => self.settled_one(Value::BulkString(value)).map(|held| Some(Swap::Stale(held))),
             },
