@@ -11,9 +11,12 @@ const BODY_BYTES: usize = 1024;
 
 /// A payment with line items, filled up to the size with a note.
 fn payment() -> Bytes {
-    let item = |n| format!(r#"{{"sku":"SKU-{n:04}","quantity":{n},"unit_price":{n}9.90,"taxable":true}}"#);
+    let item =
+        |n| format!(r#"{{"sku":"SKU-{n:04}","quantity":{n},"unit_price":{n}9.90,"taxable":true}}"#);
     let items = (1..=10).map(item).collect::<Vec<_>>().join(",");
-    let open = format!(r#"{{"amount":4990,"currency":"EUR","customer":{{"id":"c_81","vip":false}},"items":[{items}],"note":""#);
+    let open = format!(
+        r#"{{"amount":4990,"currency":"EUR","customer":{{"id":"c_81","vip":false}},"items":[{items}],"note":""#
+    );
     let note = "x".repeat(BODY_BYTES - open.len() - 2);
     Bytes::from(format!("{open}{note}\"}}"))
 }

@@ -30,8 +30,12 @@ fn gated() -> (impl Service<Sent, Error = Infallible>, Arc<AtomicU64>) {
     let counter = runs.clone();
     let charge = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
         counter.fetch_add(1, Ordering::Relaxed);
-        let response = Response::builder().status(StatusCode::CREATED).header("content-type", "application/json");
-        std::future::ready(Ok::<_, Infallible>(response.body(Full::new(Bytes::from_static(ANSWERED))).expect("response")))
+        let response = Response::builder()
+            .status(StatusCode::CREATED)
+            .header("content-type", "application/json");
+        std::future::ready(Ok::<_, Infallible>(
+            response.body(Full::new(Bytes::from_static(ANSWERED))).expect("response"),
+        ))
     });
     (OncewardLayer::in_memory().expect("defaults").layer(charge), runs)
 }
@@ -66,7 +70,11 @@ fn gate(c: &mut Criterion) {
         b.iter_custom(|n| {
             // A store of its own for each sample: its size, and so the figure, doesn't grow with the run.
             let (mut service, runs) = gated();
-            let took = time(&runtime, &mut service, (0..n).map(|n| request(&format!("key-{n}"))).collect());
+            let took = time(
+                &runtime,
+                &mut service,
+                (0..n).map(|n| request(&format!("key-{n}"))).collect(),
+            );
             assert_eq!(runs.load(Ordering::Relaxed), n, "every key ran");
             took
         });

@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use onceward::event::{Context, Event, Kind, Observation, Seen};
 use onceward::key::{SLOT_BYTES, Slot, Space};
-use onceward::query::{Filter, Projector, QueryError, ReadModel, State};
+use onceward::read_model::{Filter, Projector, QueryError, ReadModel, State};
 use onceward::record::{Fence, Lifetime, Record, Version};
 use onceward::store::Store;
 use onceward::store::log::{Entry, EntryId};
@@ -46,7 +46,9 @@ fn mixed(n: u64) -> u64 {
 fn slot(n: u64) -> Slot {
     let mut hash = [0; SLOT_BYTES];
     let parts = [mixed(n), mixed(!n), mixed(n ^ T0)];
-    hash.iter_mut().zip(parts.iter().flat_map(|part| part.to_be_bytes())).for_each(|(to, from)| *to = from);
+    hash.iter_mut()
+        .zip(parts.iter().flat_map(|part| part.to_be_bytes()))
+        .for_each(|(to, from)| *to = from);
     Slot::from_hash(Space::Enforced, hash)
 }
 
@@ -77,7 +79,12 @@ fn claimed(n: u64, at_ms: u64) -> Event {
         status: None,
         response_bytes: None,
         cause: None,
-        context: Context { scope: Some(scope(n)), request_bytes: Some(300 + n % 700), fields, ..Context::default() },
+        context: Context {
+            scope: Some(scope(n)),
+            request_bytes: Some(300 + n % 700),
+            fields,
+            ..Context::default()
+        },
     }
 }
 
@@ -91,7 +98,11 @@ fn ended(n: u64, at_ms: u64) -> Event {
     event.status = (!lost).then_some(if mixed(n).is_multiple_of(50) { 402 } else { 201 });
     event.cause = lost.then(|| "the connection broke before the response was whole".to_owned());
     event.response_bytes = (!lost).then_some(412);
-    event.context = Context { scope: Some(scope(n)), upstream_ms: Some(20 + mixed(n) % 400), ..Context::default() };
+    event.context = Context {
+        scope: Some(scope(n)),
+        upstream_ms: Some(20 + mixed(n) % 400),
+        ..Context::default()
+    };
     event
 }
 
@@ -107,7 +118,11 @@ fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<Entry> {
         let id = EntryId { ms: at_ms(n, of) + 100 * nth, seq: 2 * n + nth };
         Entry { partition, id, slot, event: serde_json::to_vec(event).unwrap().into(), link: None }
     };
-    operations.flat_map(|n| [entry(n, 0, &claimed(n, at_ms(n, of))), entry(n, 1, &ended(n, at_ms(n, of)))]).collect()
+    operations
+        .flat_map(|n| {
+            [entry(n, 0, &claimed(n, at_ms(n, of))), entry(n, 1, &ended(n, at_ms(n, of)))]
+        })
+        .collect()
 }
 
 /// Fills a file; how long applying took.
@@ -123,7 +138,10 @@ fn fill(model: &ReadModel, operations: u64) -> Duration {
         took += began.elapsed();
         if first >= reported + operations / 4 {
             reported = first;
-            println!("  {first} operations, {:.0} entries/s so far", 2.0 * first as f64 / took.as_secs_f64());
+            println!(
+                "  {first} operations, {:.0} entries/s so far",
+                2.0 * first as f64 / took.as_secs_f64()
+            );
         }
     }
     took
@@ -168,7 +186,11 @@ fn ask<T>(name: &str, question: impl Fn(u64) -> Result<T, QueryError>) {
         })
         .collect();
     took.sort();
-    println!("{name:<42} median {:>9.3?}  slowest {:>9.3?}", took[took.len() / 2], took[took.len() - 1]);
+    println!(
+        "{name:<42} median {:>9.3?}  slowest {:>9.3?}",
+        took[took.len() / 2],
+        took[took.len() - 1]
+    );
 }
 
 fn questions(model: &ReadModel, operations: u64) {
@@ -182,12 +204,18 @@ fn questions(model: &ReadModel, operations: u64) {
     ask("state uncertain", |_| search(Filter { state: Some(State::Uncertain), ..none() }));
     ask("state completed", |_| search(Filter { state: Some(State::Completed), ..none() }));
     ask("state expired (none)", |_| search(Filter { state: Some(State::Expired), ..none() }));
-    ask("route and state", |n| search(Filter { route: Some(route(n)), state: Some(State::Uncertain), ..none() }));
+    ask("route and state", |n| {
+        search(Filter { route: Some(route(n)), state: Some(State::Uncertain), ..none() })
+    });
     ask("status 402", |_| search(Filter { status: Some(402), ..none() }));
     ask("status 500 (none)", |_| search(Filter { status: Some(500), ..none() }));
-    ask("status and route", |n| search(Filter { status: Some(402), route: Some(route(n)), ..none() }));
+    ask("status and route", |n| {
+        search(Filter { status: Some(402), route: Some(route(n)), ..none() })
+    });
     ask("scope", |n| search(Filter { scopes: vec![scope(any(n))], ..none() }));
-    ask("scope and state", |n| search(Filter { scopes: vec![scope(any(n))], state: Some(State::Uncertain), ..none() }));
+    ask("scope and state", |n| {
+        search(Filter { scopes: vec![scope(any(n))], state: Some(State::Uncertain), ..none() })
+    });
     let large = |filter: Filter| search(Filter { scopes: vec![LARGE.to_owned()], ..filter });
     ask("the large scope", |_| large(none()));
     ask("the large scope and state", |_| large(Filter { state: Some(State::Uncertain), ..none() }));
@@ -197,11 +225,22 @@ fn questions(model: &ReadModel, operations: u64) {
     ask("field currency (a third)", |_| search(field("currency", "EUR".into())));
     let lost = |filter: Filter| Filter { state: Some(State::Uncertain), ..filter };
     ask("field currency and state", |_| search(lost(field("currency", "EUR".into()))));
-    ask("field currency and scope", |n| search(Filter { scopes: vec![scope(any(n))], ..field("currency", "EUR".into()) }));
-    let hour = |n: u64| (T0 + mixed(n) % (DAY_MS - 3_600_000), T0 + mixed(n) % (DAY_MS - 3_600_000) + 3_600_000);
-    ask("an hour", |n| search(Filter { from_ms: Some(hour(n).0), until_ms: Some(hour(n).1), ..none() }));
+    ask("field currency and scope", |n| {
+        search(Filter { scopes: vec![scope(any(n))], ..field("currency", "EUR".into()) })
+    });
+    let hour = |n: u64| {
+        (T0 + mixed(n) % (DAY_MS - 3_600_000), T0 + mixed(n) % (DAY_MS - 3_600_000) + 3_600_000)
+    };
+    ask("an hour", |n| {
+        search(Filter { from_ms: Some(hour(n).0), until_ms: Some(hour(n).1), ..none() })
+    });
     ask("an hour and status", |n| {
-        search(Filter { from_ms: Some(hour(n).0), until_ms: Some(hour(n).1), status: Some(402), ..none() })
+        search(Filter {
+            from_ms: Some(hour(n).0),
+            until_ms: Some(hour(n).1),
+            status: Some(402),
+            ..none()
+        })
     });
     ask("text: a reference", |n| search(Filter { text: Some(slot(any(n)).to_string()), ..none() }));
     ask("text: an order", |n| search(Filter { text: Some(format!("order-{}", any(n))), ..none() }));
@@ -219,21 +258,32 @@ fn drain(operations: u64) {
     let model = Arc::new(ReadModel::open(&folder.path().join("drained.sqlite")).unwrap());
     runtime.block_on(async {
         let record: Record = record();
-        let lifetime = Lifetime { keep: Duration::from_millis(KEEP_MS), due: None, tombstone: None };
+        let lifetime =
+            Lifetime { keep: Duration::from_millis(KEEP_MS), due: None, tombstone: None };
         for n in 0..operations {
             let (first, second) = (Version(2 * n + 1), Version(2 * n + 2));
-            for (expected, version, event) in [(None, first, claimed(n, T0)), (Some(first), second, ended(n, T0))] {
+            for (expected, version, event) in
+                [(None, first, claimed(n, T0)), (Some(first), second, ended(n, T0))]
+            {
                 let next = Record { version, fence: Fence(n + 1), ..record.clone() };
                 let event = serde_json::to_vec(&event).unwrap();
                 store.write(&slot(n), expected, &next, lifetime, &|| event.clone()).await.unwrap();
             }
         }
         let began = Instant::now();
-        let mut projector = Projector::new(model.clone(), store, Duration::from_millis(KEEP_MS), Arc::new(|| T0 + DAY_MS));
+        let mut projector = Projector::new(
+            model.clone(),
+            store,
+            Duration::from_millis(KEEP_MS),
+            Arc::new(|| T0 + DAY_MS),
+        );
         projector.catch_up(|_| {}).await.unwrap();
         let entries = model.freshness().entries;
         let took = began.elapsed();
-        println!("the projector drains {:.0} entries/s ({entries} in {took:.1?})", entries as f64 / took.as_secs_f64());
+        println!(
+            "the projector drains {:.0} entries/s ({entries} in {took:.1?})",
+            entries as f64 / took.as_secs_f64()
+        );
     });
 }
 
@@ -241,7 +291,8 @@ fn record() -> Record {
     use onceward::config::{Config, Overrides};
     use onceward::engine::{Asked, Over, claim};
     use onceward::key::{BodyHash, Caller, fingerprint};
-    let overrides = Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
+    let overrides =
+        Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
     let policy = Config::load(None, overrides).unwrap().routes.swap_remove(0).policy;
     let body = Bytes::from_static(b"{}");
     let asked = Asked {
@@ -253,12 +304,16 @@ fn record() -> Record {
 }
 
 fn main() {
-    let operations = std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(OPERATIONS);
+    let operations =
+        std::env::args().skip(1).find_map(|word| word.parse().ok()).unwrap_or(OPERATIONS);
     drain(operations.min(200_000));
     let folder = tempfile::tempdir().unwrap();
     let model = ReadModel::open(&folder.path().join("model.sqlite")).unwrap();
     let took = fill(&model, operations);
-    println!("{operations} operations applied at {:.0} entries/s", 2.0 * operations as f64 / took.as_secs_f64());
+    println!(
+        "{operations} operations applied at {:.0} entries/s",
+        2.0 * operations as f64 / took.as_secs_f64()
+    );
     observe(&model, operations);
     questions(&model, operations);
     let bytes = std::fs::metadata(folder.path().join("model.sqlite")).unwrap().len();

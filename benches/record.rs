@@ -8,7 +8,9 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 use onceward::key::{BodyHash, Caller, fingerprint};
-use onceward::record::{Extras, Fence, Record, Reply, ReplyBody, Settler, State, Version, decode, encode};
+use onceward::record::{
+    Extras, Fence, Record, Reply, ReplyBody, Settler, State, Version, decode, encode,
+};
 
 const BODY_BYTES: usize = 300;
 const FIELDS: [(&str, &str); 8] = [
@@ -36,7 +38,12 @@ fn completed() -> Record {
         kept: None,
         extras: Extras::default(),
         state: State::Completed {
-            reply: Arc::new(Reply { status: StatusCode::CREATED, headers, body: ReplyBody::Whole(body), trailers: None }),
+            reply: Arc::new(Reply {
+                status: StatusCode::CREATED,
+                headers,
+                body: ReplyBody::Whole(body),
+                trailers: None,
+            }),
             by: Settler::Upstream,
         },
     }
@@ -45,7 +52,10 @@ fn completed() -> Record {
 fn records(c: &mut Criterion) {
     let record = completed();
     let encoded = encode(&record);
-    let read = || decode(black_box(&encoded.head), black_box(encoded.payload.clone())).expect("what encode wrote");
+    let read = || {
+        decode(black_box(&encoded.head), black_box(encoded.payload.clone()))
+            .expect("what encode wrote")
+    };
     assert_eq!(read(), record);
 
     let mut group = c.benchmark_group("record");

@@ -9,13 +9,16 @@ use bytes::Bytes;
 use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use onceward::config::{Config, Overrides};
-use onceward::engine::{Admission, Asked, Claim, Outcome, Policy, Refusal, Settlement, admit, claim, settle};
+use onceward::engine::{
+    Admission, Asked, Claim, Outcome, Policy, Refusal, Settlement, admit, claim, settle,
+};
 use onceward::key::{BodyHash, Caller, fingerprint};
 use onceward::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Version};
 
 /// The policy of who configures nothing but an upstream.
 fn policy() -> Policy {
-    let overrides = Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
+    let overrides =
+        Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
     Config::load(None, overrides).expect("defaults").routes.swap_remove(0).policy
 }
 
@@ -35,7 +38,12 @@ fn reply() -> Arc<Reply> {
         (http::header::LOCATION, HeaderValue::from_static("/payments/1")),
     ];
     let body = ReplyBody::Whole(Bytes::from_static(br#"{"id":1}"#));
-    Arc::new(Reply { status: StatusCode::CREATED, headers: HeaderMap::from_iter(headers), body, trailers: None })
+    Arc::new(Reply {
+        status: StatusCode::CREATED,
+        headers: HeaderMap::from_iter(headers),
+        body,
+        trailers: None,
+    })
 }
 
 fn held(record: Record) -> Held {
@@ -49,7 +57,8 @@ fn rules(c: &mut Criterion) {
     let attempt = Claim { fence: first.fence, record: claimed.clone() };
     let answered = Outcome::Answered(reply());
     let in_doubt = Outcome::InDoubt(Cause::TimedOut);
-    let settled = |outcome: &Outcome| settle(Some(&claimed), &attempt, outcome, &policy, Version(9));
+    let settled =
+        |outcome: &Outcome| settle(Some(&claimed), &attempt, outcome, &policy, Version(9));
     let completed = match settled(&answered) {
         Settlement::Write(next) => held(next.record),
         Settlement::Done | Settlement::Stale => unreachable!("the claim is the record's own"),
@@ -60,7 +69,10 @@ fn rules(c: &mut Criterion) {
     assert_eq!(admitted(None), Admission::Claim(onceward::engine::Over::Nothing));
     assert!(matches!(admitted(Some(&completed)), Admission::Replay(_)));
     let two_seconds = Duration::from_secs(2);
-    assert_eq!(admitted(Some(&running)), Admission::Refuse(Refusal::InFlight { retry_after: two_seconds }));
+    assert_eq!(
+        admitted(Some(&running)),
+        Admission::Refuse(Refusal::InFlight { retry_after: two_seconds })
+    );
 
     let mut group = c.benchmark_group("rules");
     group.bench_function("admit/first", |b| b.iter(|| admitted(black_box(None))));

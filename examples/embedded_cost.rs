@@ -15,7 +15,9 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, StatusCode};
 use onceward::clock::Clock;
 use onceward::key::{Caller, Fingerprint, Scope, Slot, Space};
-use onceward::record::{Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
+use onceward::record::{
+    Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
+};
 use onceward::store::embedded::{Embedded, Options};
 use onceward::store::{Store, Swap};
 use tokio::time::Instant;
@@ -76,7 +78,9 @@ async fn run(store: &Arc<Embedded>, next: &Arc<AtomicU64>, clients: u64, count: 
             let (store, next) = (store.clone(), next.clone());
             tokio::spawn(async move {
                 loop {
-                    let taken = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| (n < end).then_some(n + 1));
+                    let taken = next.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |n| {
+                        (n < end).then_some(n + 1)
+                    });
                     let Ok(n) = taken else { return };
                     operation(&store, n).await;
                 }
@@ -96,7 +100,9 @@ async fn measure(store: &Arc<Embedded>, next: &Arc<AtomicU64>) -> (f64, f64) {
     let alone = run(store, next, 1, MEASURED / 10).await;
     let per = |span: Duration, count: u64| span.as_secs_f64() * 1e6 / count as f64;
     let (many, alone) = (per(many, MEASURED), per(alone, MEASURED / 10));
-    println!("  {many:8.1} us per operation with 64 clients, {shared:.1} claims per commit; {alone:.1} us alone");
+    println!(
+        "  {many:8.1} us per operation with 64 clients, {shared:.1} claims per commit; {alone:.1} us alone"
+    );
     (many, alone)
 }
 
@@ -121,13 +127,21 @@ async fn main() {
 
     println!("empty:");
     let empty = measure(&store, &next).await;
-    let filling = run(&store, &next, FILLERS, records.saturating_sub(next.load(Ordering::Relaxed))).await;
-    println!("{records} records after {:.0} s, {} MiB resident:", filling.as_secs_f64(), resident_mib());
+    let filling =
+        run(&store, &next, FILLERS, records.saturating_sub(next.load(Ordering::Relaxed))).await;
+    println!(
+        "{records} records after {:.0} s, {} MiB resident:",
+        filling.as_secs_f64(),
+        resident_mib()
+    );
     let full = measure(&store, &next).await;
     println!("growth: {:.2} with 64 clients, {:.2} alone", full.0 / empty.0, full.1 / empty.1);
 
     store.close().await;
-    let size = std::fs::read_dir(&dir).unwrap().map(|file| file.unwrap().metadata().unwrap().len()).sum::<u64>();
+    let size = std::fs::read_dir(&dir)
+        .unwrap()
+        .map(|file| file.unwrap().metadata().unwrap().len())
+        .sum::<u64>();
     let begin = Instant::now();
     let again = Embedded::open(&dir, options).unwrap();
     println!("{} MiB on disk, opened again in {} ms", size >> 20, begin.elapsed().as_millis());

@@ -6,7 +6,12 @@
 //! Prints how many ran and, at the end, how often each fault and each kind of answer occurred. Where a promise is not
 //! kept, it prints the lowest such seed with everything that happened to that key, and exits with 1. A flaw is a wrong
 //! store, clock, upstream or policy, for which something must be found.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "a simulation stops where it can't go on")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a simulation stops where it can't go on"
+)]
 
 #[path = "../tests/sim/simulation/mod.rs"]
 #[allow(dead_code, unused_imports, reason = "the tests use all of it")]
@@ -59,7 +64,12 @@ fn main() -> ExitCode {
     for (what, times) in &found.tally {
         println!("{times:>12}  {what}");
     }
-    println!("{} seeds in {:.1} s, {:.0} per second", found.seeds, begin.elapsed().as_secs_f64(), rate(found.seeds));
+    println!(
+        "{} seeds in {:.1} s, {:.0} per second",
+        found.seeds,
+        begin.elapsed().as_secs_f64(),
+        rate(found.seeds)
+    );
     match found.broken {
         Some(broken) => {
             println!("{}", broken.story());

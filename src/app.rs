@@ -21,15 +21,18 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    Ack, Config, Durability, HostHeader, Http2 as ConfiguredHttp2, Role, Route as ConfiguredRoute, Secret, Secrets, StoreUrl,
-    Upstream as ConfiguredUpstream, UpstreamUrl,
+    Ack, Config, Durability, HostHeader, Http2 as ConfiguredHttp2, Role, Route as ConfiguredRoute,
+    Secret, Secrets, StoreUrl, Upstream as ConfiguredUpstream, UpstreamUrl,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
 use crate::gate::{Gate, Settings, sweep};
 use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
-use crate::proxy::{Forward, Http2, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings, listen};
+use crate::proxy::{
+    Forward, Http2, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings,
+    listen,
+};
 use crate::route::Route;
 use crate::store::Store;
 use crate::store::cache::LocalCache;
@@ -37,7 +40,8 @@ use crate::store::cached::Cached;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
 use crate::store::redis::{
-    self, Ack as RedisAck, Features, Options as RedisOptions, Place as RedisPlace, Presence, QUIET, Redis,
+    self, Ack as RedisAck, Features, Options as RedisOptions, Place as RedisPlace, Presence, QUIET,
+    Redis,
 };
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
@@ -99,11 +103,20 @@ impl Gateway {
         let identities = identities::configured(&config, &hashing);
         let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
         let accept = config.accept_new_identities;
-        let identities::Agreed { store, pending } = identities::agreed(store, identities, accept, &meter.vanished).await?;
-        let gate = Gate::new(store, clock.clone(), Entropy::from_system()?, meter, settings(&config, hashing));
+        let identities::Agreed { store, pending } =
+            identities::agreed(store, identities, accept, &meter.vanished).await?;
+        let gate = Gate::new(
+            store,
+            clock.clone(),
+            Entropy::from_system()?,
+            meter,
+            settings(&config, hashing),
+        );
 
-        let listener = listen(config.listen).with_context(|| format!("can't listen on {}", config.listen))?;
-        let admin = listen(config.admin).with_context(|| format!("can't listen on {} (admin)", config.admin))?;
+        let listener =
+            listen(config.listen).with_context(|| format!("can't listen on {}", config.listen))?;
+        let admin = listen(config.admin)
+            .with_context(|| format!("can't listen on {} (admin)", config.admin))?;
         let (reloads, asked) = Reloads::channel();
         let following = read_model::follow(&config, gate.store().clone(), &clock).await?;
         let identity = config.tls.clone().map(Identity::load).transpose()?;
@@ -119,7 +132,8 @@ impl Gateway {
         let prepared = Prepared::new((config, secrets), gate.clone(), &lasting, None).await?;
         let doors = prepared.doors();
 
-        let server = Server::new(listener, doors.terms.clone(), gate.meter().connections.clone()).with_identity(identity.clone());
+        let server = Server::new(listener, doors.terms.clone(), gate.meter().connections.clone())
+            .with_identity(identity.clone());
         let server = server.with_observers(doors.observers.clone());
         let (listen, admin_address) = (server.address()?, lasting.admin_address);
         gate.meter().reloads.began(lasting.clock.unix_ms());
@@ -157,7 +171,10 @@ impl Gateway {
     ///
     /// # Errors
     /// It was not taken, and nothing has changed.
-    pub async fn reload(&self, read: Result<(Config, Secrets), ReloadError>) -> Result<(), ReloadError> {
+    pub async fn reload(
+        &self,
+        read: Result<(Config, Secrets), ReloadError>,
+    ) -> Result<(), ReloadError> {
         let Running { lasting, doors, in_force } = &*self.running;
         let mut in_force = in_force.lock().await;
         let replaced = match read {
@@ -188,17 +205,31 @@ impl Gateway {
 
 impl Running {
     /// Serves until it is stopped, and then ends in order.
-    async fn serve(self: Arc<Self>, server: Server, admin: TcpListener, kept: Kept, stop: CancellationToken) -> bool {
-        let keeper = self.lasting.identity.clone().map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
+    async fn serve(
+        self: Arc<Self>,
+        server: Server,
+        admin: TcpListener,
+        kept: Kept,
+        stop: CancellationToken,
+    ) -> bool {
+        let keeper = self
+            .lasting
+            .identity
+            .clone()
+            .map(|identity| AbortOnDropHandle::new(tokio::spawn(identity.keep())));
         let operators = tokio::spawn(operators::serve(admin, self.doors.operators.clone()));
         let gate = self.in_force.lock().await.gate.clone();
         // All gates that follow share what was observed.
         let told = CancellationToken::new();
         let end_of_telling = told.clone();
-        let telling = AbortOnDropHandle::new(tokio::spawn(async move { gate.tell_observations(&told).await }));
+        let telling =
+            AbortOnDropHandle::new(tokio::spawn(
+                async move { gate.tell_observations(&told).await },
+            ));
         let drained = CancellationToken::new();
         let serving = tokio::spawn({
-            let (stop, drained, service) = (stop.clone(), drained.clone(), self.doors.clients.clone());
+            let (stop, drained, service) =
+                (stop.clone(), drained.clone(), self.doors.clients.clone());
             async move { server.run(service, stop.cancelled_owned(), drained.cancelled_owned()).await }
         });
         stop.cancelled().await;
@@ -222,7 +253,12 @@ impl Running {
 }
 
 /// Waits for requests under way: first their connections, then what goes on without a client.
-async fn end(gate: &Gate, mut serving: JoinHandle<()>, drained: CancellationToken, timeout: Duration) -> bool {
+async fn end(
+    gate: &Gate,
+    mut serving: JoinHandle<()>,
+    drained: CancellationToken,
+    timeout: Duration,
+) -> bool {
     let until = tokio::time::Instant::now() + timeout;
     let connections_done = tokio::time::timeout_at(until, &mut serving).await.is_ok();
     let settled = gate.drain(until.saturating_duration_since(tokio::time::Instant::now())).await;
@@ -268,7 +304,10 @@ async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
     let strict = durability == Durability::Strict;
     let remarks = match store.survey().await {
         Ok(remarks) => remarks,
-        Err(error) if strict => return Err(error).context("durability = \"strict\" needs a store whose settings can be asked"),
+        Err(error) if strict => {
+            return Err(error)
+                .context("durability = \"strict\" needs a store whose settings can be asked");
+        }
         Err(error) => {
             tracing::warn!(%error, "the store does not answer yet");
             return Ok(());
@@ -279,7 +318,11 @@ async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
         tracing::warn!(advice = remark.advice, "store: {}", remark.text);
     }
     match faults.iter().find(|remark| remark.grade != Grade::Limited) {
-        Some(first) if strict => anyhow::bail!("durability = \"strict\" refuses this store: {}; {}", first.text, first.advice),
+        Some(first) if strict => anyhow::bail!(
+            "durability = \"strict\" refuses this store: {}; {}",
+            first.text,
+            first.advice
+        ),
         _ => Ok(()),
     }
 }
@@ -289,15 +332,23 @@ fn sealed(store: Arc<dyn Store>, secrets: &Secrets) -> Result<Arc<dyn Store>> {
     if secrets.encryption_keys.is_empty() {
         return Ok(store);
     }
-    let key = |(id, text): &(String, Secret)| anyhow::Ok(SealingKey::new(id, &BASE64.decode(text.expose())?)?);
+    let key = |(id, text): &(String, Secret)| {
+        anyhow::Ok(SealingKey::new(id, &BASE64.decode(text.expose())?)?)
+    };
     let keys = secrets.encryption_keys.iter().map(key).collect::<Result<Vec<_>>>()?;
     Ok(Arc::new(Sealed::new(store, keys)?))
 }
 
 /// The store, or one whose completed records are kept in the process: outermost, so that a replay opens no seal either.
-fn cached(store: Arc<dyn Store>, config: &Config, clock: &Clock, meter: &Meter) -> Result<Arc<dyn Store>> {
+fn cached(
+    store: Arc<dyn Store>,
+    config: &Config,
+    clock: &Clock,
+    meter: &Meter,
+) -> Result<Arc<dyn Store>> {
     let bytes = config.store.local_cache;
-    if bytes == 0 || !matches!(config.store.url, StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. }) {
+    if bytes == 0 || !matches!(config.store.url, StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. })
+    {
         return Ok(store);
     }
     let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.cache.clone());
@@ -330,7 +381,10 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
         quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
         breakers: meter.breakers.clone(),
         namespace: config.store.namespace.clone(),
-        features: Features { event_log: config.log_keep.is_some(), local_cache: config.store.local_cache > 0 },
+        features: Features {
+            event_log: config.log_keep.is_some(),
+            local_cache: config.store.local_cache > 0,
+        },
     })
 }
 
@@ -339,23 +393,33 @@ fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
     Ok(match url {
         StoreUrl::Redis { url, .. } => RedisPlace::Server(url.expose().to_owned()),
         StoreUrl::Cluster { nodes, .. } => RedisPlace::Cluster(all(nodes)),
-        StoreUrl::Sentinel { sentinels, primary, name, .. } => {
-            RedisPlace::Sentinel { sentinels: all(sentinels), primary: primary.expose().to_owned(), name: name.clone() }
-        }
+        StoreUrl::Sentinel { sentinels, primary, name, .. } => RedisPlace::Sentinel {
+            sentinels: all(sentinels),
+            primary: primary.expose().to_owned(),
+            name: name.clone(),
+        },
         StoreUrl::Memory | StoreUrl::File(_) => anyhow::bail!("the store is not in Redis"),
     })
 }
 
 async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kept> {
     match &config.store.url {
-        StoreUrl::Memory => {
-            Ok(Kept { store: Arc::new(Memory::new(clock.anchored())), embedded: None, redis: None, presence: None })
-        }
+        StoreUrl::Memory => Ok(Kept {
+            store: Arc::new(Memory::new(clock.anchored())),
+            embedded: None,
+            redis: None,
+            presence: None,
+        }),
         StoreUrl::File(dir) => {
             let span = clock.clone();
             let options = EmbeddedOptions::new(Arc::new(move || span.boot_ms()), clock.unix_ms());
             let embedded = Arc::new(Embedded::open(dir, options)?);
-            Ok(Kept { store: embedded.clone(), embedded: Some(embedded), redis: None, presence: None })
+            Ok(Kept {
+                store: embedded.clone(),
+                embedded: Some(embedded),
+                redis: None,
+                presence: None,
+            })
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
             let store = Redis::connect(redis_options(config, meter)?)?;
@@ -412,7 +476,11 @@ fn rejections(config: &Config) -> Rejections {
 fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> LayerSettings {
     let route = |configured: &ConfiguredRoute| {
         let upstream = config.upstream_of(configured);
-        let index = config.upstreams.iter().position(|other| other.name == upstream.name).map_or(0, |at| at + 1);
+        let index = config
+            .upstreams
+            .iter()
+            .position(|other| other.name == upstream.name)
+            .map_or(0, |at| at + 1);
         let route = Route {
             paths: configured.paths.clone(),
             methods: configured.methods.clone(),
@@ -432,13 +500,18 @@ fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> L
 }
 
 /// The upstreams, the default one first. Those that were set up in the same way `before` keep their connections.
-async fn upstreams(config: &Config, before: &[Arc<Upstream<RequestBody>>]) -> Result<Vec<Arc<Upstream<RequestBody>>>> {
+async fn upstreams(
+    config: &Config,
+    before: &[Arc<Upstream<RequestBody>>],
+) -> Result<Vec<Arc<Upstream<RequestBody>>>> {
     let mut all = Vec::new();
     for configured in std::iter::once(&config.upstream).chain(&config.upstreams) {
         let settings = upstream_settings(configured).await?;
         all.push(match before.iter().find(|upstream| *upstream.settings() == settings) {
             Some(same) => same.clone(),
-            None => Arc::new(Upstream::new(settings).with_context(|| format!("upstream {}", configured.name))?),
+            None => Arc::new(
+                Upstream::new(settings).with_context(|| format!("upstream {}", configured.name))?,
+            ),
         });
     }
     Ok(all)
@@ -482,14 +555,19 @@ fn access(secrets: &Secrets, address: SocketAddr) -> Result<Access> {
         return Ok(Access::Tokens(tokens));
     }
     if !address.ip().is_loopback() {
-        bail!("the admin port {address} is open to others: set [admin_auth] tokens, or listen on 127.0.0.1");
+        bail!(
+            "the admin port {address} is open to others: set [admin_auth] tokens, or listen on 127.0.0.1"
+        );
     }
     Ok(Access::Loopback)
 }
 
 /// The rules of records whose route is no longer configured.
 fn fallback() -> Result<Policy> {
-    let overrides = crate::config::Overrides { upstream: Some("http://localhost".into()), ..Default::default() };
+    let overrides = crate::config::Overrides {
+        upstream: Some("http://localhost".into()),
+        ..Default::default()
+    };
     let mut routes = Config::load(None, overrides)?.routes;
     if routes.is_empty() {
         bail!("there is no default route");

@@ -14,7 +14,8 @@ const LAST_MS: u64 = 253_402_300_799_999;
 /// A time, in ms since 1970, as RFC 3339 writes it, in UTC. What is later than the year 9999 is written as its end: times are
 /// read from stores, and whoever can write there must not be able to stop what shows them.
 pub fn rfc3339(unix_ms: u64) -> String {
-    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS))).to_string()
+    humantime::format_rfc3339_millis(UNIX_EPOCH + Duration::from_millis(unix_ms.min(LAST_MS)))
+        .to_string()
 }
 
 /// The clocks of this process. Cheap to clone.
@@ -62,7 +63,10 @@ impl Clock {
 
     /// Clocks from elsewhere, for simulations that have a time of their own. The first must run on while the process is
     /// stopped, as [`Clock::boot_ms`] does.
-    pub fn given(boot_ms: Arc<dyn Fn() -> u64 + Send + Sync>, unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>) -> Clock {
+    pub fn given(
+        boot_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+        unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
+    ) -> Clock {
         Clock(Source::Given { boot_ms, unix_ms })
     }
 
@@ -106,11 +110,13 @@ impl Clock {
 /// Microseconds of the monotonic clock, by which a service manager tells one reload from another.
 pub fn monotonic_us() -> u64 {
     let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1000
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1_000_000
+        + u64::try_from(time.tv_nsec).unwrap_or(0) / 1000
 }
 
 fn millis(time: rustix::time::Timespec) -> u64 {
-    u64::try_from(time.tv_sec).unwrap_or(0) * 1000 + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
+    u64::try_from(time.tv_sec).unwrap_or(0) * 1000
+        + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
 impl Manual {

@@ -155,7 +155,11 @@ impl Event {
         };
         if let Some(reason) = &mut context.reason {
             let fits = (0..=REASON_BYTES_MAX).rev().find(|at| reason.is_char_boundary(*at));
-            reason.truncate(if reason.len() > REASON_BYTES_MAX { fits.unwrap_or(0) } else { reason.len() });
+            reason.truncate(if reason.len() > REASON_BYTES_MAX {
+                fits.unwrap_or(0)
+            } else {
+                reason.len()
+            });
         }
         Event {
             kind,
@@ -178,7 +182,8 @@ impl Event {
     pub fn encode(&self) -> Vec<u8> {
         let Event { kind, version, fence, route, opened_ms, keep_ms, tombstone_ms, .. } = self;
         let Event { lease_ms, status, response_bytes, cause, context, .. } = self;
-        let Context { scope, trace, request_bytes, upstream_ms, fields, operator, reason } = context;
+        let Context { scope, trace, request_bytes, upstream_ms, fields, operator, reason } =
+            context;
         let mut encoded = Vec::with_capacity(USUAL_BYTES);
         let mut event = Object::begin(&mut encoded);
         event.text("kind", kind.name());
@@ -228,7 +233,9 @@ pub struct Summary {
 impl Summary {
     /// Folds an operation's events, in order, each with the time of its entry. `None` without any.
     pub fn fold(events: impl IntoIterator<Item = (u64, Event)>) -> Option<Summary> {
-        events.into_iter().fold(None, |before: Option<Summary>, (at_ms, event)| Some(Summary::after(before, at_ms, event)))
+        events.into_iter().fold(None, |before: Option<Summary>, (at_ms, event)| {
+            Some(Summary::after(before, at_ms, event))
+        })
     }
 
     /// What one more event makes of it.

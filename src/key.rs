@@ -192,7 +192,8 @@ pub struct Scope([u8; 32]);
 impl Scope {
     /// The key space of a route that configures no scope.
     pub fn shared() -> Scope {
-        static SHARED: LazyLock<Scope> = LazyLock::new(|| Scope(PartHasher::new("scope:none").finish()));
+        static SHARED: LazyLock<Scope> =
+            LazyLock::new(|| Scope(PartHasher::new("scope:none").finish()));
         *SHARED
     }
 
@@ -214,7 +215,8 @@ pub struct Caller([u8; 32]);
 impl Caller {
     /// A request without any of the caller fields.
     pub fn nobody() -> Caller {
-        static NOBODY: LazyLock<Caller> = LazyLock::new(|| Caller(PartHasher::new("caller:none").finish()));
+        static NOBODY: LazyLock<Caller> =
+            LazyLock::new(|| Caller(PartHasher::new("caller:none").finish()));
         *NOBODY
     }
 
@@ -246,7 +248,10 @@ impl Caller {
     }
 }
 
-fn hash_fields<'a>(purpose: &str, fields: impl IntoIterator<Item = (&'a str, &'a [u8])>) -> [u8; 32] {
+fn hash_fields<'a>(
+    purpose: &str,
+    fields: impl IntoIterator<Item = (&'a str, &'a [u8])>,
+) -> [u8; 32] {
     let mut hasher = PartHasher::new(purpose);
     for (name, value) in fields {
         hasher.part(name.as_bytes()).part(value);
@@ -347,7 +352,9 @@ impl Pointer {
 impl fmt::Display for Pointer {
     /// As RFC 6901 writes it.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|token| write!(f, "/{}", token.replace('~', "~0").replace('/', "~1")))
+        self.0
+            .iter()
+            .try_for_each(|token| write!(f, "/{}", token.replace('~', "~0").replace('/', "~1")))
     }
 }
 

@@ -53,8 +53,8 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Guarded, Hold, Movement, Payload, Problem, Settings, Stream,
-    identify, keep_identifying_fields, reconcile, wants_protection,
+    AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Guarded, Hold, Movement, Payload,
+    Problem, Settings, Stream, identify, keep_identifying_fields, reconcile, wants_protection,
 };
 use crate::proxy::{Lookalikes, Rejections, Silence, Target, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -154,7 +154,9 @@ impl OncewardLayer {
         Ok(OncewardLayer(Arc::new(Front {
             guarded: guarded.collect(),
             passed: gate.meter().route("-"),
-            published: settings.publish_policy.then(|| Published::of(&routes, &settings.rejections)),
+            published: settings
+                .publish_policy
+                .then(|| Published::of(&routes, &settings.rejections)),
             rejections: settings.rejections,
             lookalikes: Lookalikes::new(routes.iter().map(|route| &route.policy)),
             body_timeout: settings.body_timeout,
@@ -168,8 +170,12 @@ impl OncewardLayer {
     pub fn in_memory() -> Result<OncewardLayer, LayerError> {
         let clock = Clock::system();
         let store = Arc::new(Memory::new(clock.anchored()));
-        let gate = Gate::new(store, clock, Entropy::from_system()?, Meter::new(), Settings::default());
-        let defaults = Config::load(None, Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() })?;
+        let gate =
+            Gate::new(store, clock, Entropy::from_system()?, Meter::new(), Settings::default());
+        let defaults = Config::load(
+            None,
+            Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() },
+        )?;
         let timeout = defaults.upstream.response_timeout;
         let route = |route: crate::config::Route| {
             let crate::config::Route { paths, methods, policy, .. } = route;
@@ -206,7 +212,8 @@ pub struct Once<S> {
 pub type OnceBody<B> = AnswerBody<Silence<B>>;
 
 /// An answer on its way.
-pub type Answering<B> = Pin<Box<dyn Future<Output = Result<Response<OnceBody<B>>, Infallible>> + Send>>;
+pub type Answering<B> =
+    Pin<Box<dyn Future<Output = Result<Response<OnceBody<B>>, Infallible>> + Send>>;
 
 impl<S, B, RB> Service<Request<B>> for Once<S>
 where
@@ -260,10 +267,13 @@ impl Front {
             }
         };
         let Some(guarded) = guarded else {
-            if let Some(published) = self.published.as_ref().filter(|_| Published::is_asked(&request)) {
+            if let Some(published) =
+                self.published.as_ref().filter(|_| Published::is_asked(&request))
+            {
                 let response = published.answer(request.method(), request.headers());
                 discard(request.into_body());
-                let response = self.respond(Ok(Answered { response, answer: Answer::Published }), None, trace);
+                let response =
+                    self.respond(Ok(Answered { response, answer: Answer::Published }), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
             return Box::pin(async move {
@@ -288,11 +298,16 @@ impl Front {
             Mode::Enforce => {
                 trace.echo = Echo::of(&guarded.route.policy, request.headers());
                 self.vouch(&guarded, &mut request);
-                match wants_protection(&guarded.route.policy, request.headers(), request.extensions()) {
+                match wants_protection(
+                    &guarded.route.policy,
+                    request.headers(),
+                    request.extensions(),
+                ) {
                     Ok(true) => {}
                     Ok(false) => {
                         return Box::pin(async move {
-                            let result = self.pass(request, inner, None, guarded.response_timeout).await;
+                            let result =
+                                self.pass(request, inner, None, guarded.response_timeout).await;
                             Ok(self.respond(result, Some(&guarded), trace))
                         });
                     }
@@ -307,7 +322,10 @@ impl Front {
                 let announced = trailers::need_announcement(parts.version, &parts.headers);
                 Box::pin(async move {
                     let mut result = self.protect(&guarded, parts, body, inner).await;
-                    result.iter_mut().filter(|_| announced).for_each(|answered| trailers::announce(&mut answered.response));
+                    result
+                        .iter_mut()
+                        .filter(|_| announced)
+                        .for_each(|answered| trailers::announce(&mut answered.response));
                     Ok(self.respond(result, Some(&guarded), trace))
                 })
             }
@@ -338,7 +356,9 @@ impl Front {
         RB::Error: Into<BoxError>,
     {
         let mut hold = self.gate.budget().of_address(parts.extensions.get()).hold();
-        match read_whole(&mut body, self.gate.settings().request_body, self.body_timeout, &mut hold).await {
+        match read_whole(&mut body, self.gate.settings().request_body, self.body_timeout, &mut hold)
+            .await
+        {
             Ok(bytes) => self.gate.handle(guarded, parts, bytes, hold, inner).await,
             Err(problem) => {
                 discard(body);
@@ -348,7 +368,12 @@ impl Front {
     }
 
     /// Passes through, with a watcher at its side.
-    async fn watch<S, B, RB>(&self, guarded: &Arc<Guarded>, request: Request<B>, inner: S) -> Result<Answered<RB>, Problem>
+    async fn watch<S, B, RB>(
+        &self,
+        guarded: &Arc<Guarded>,
+        request: Request<B>,
+        inner: S,
+    ) -> Result<Answered<RB>, Problem>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
@@ -362,7 +387,9 @@ impl Front {
         let limit = self.gate.settings().request_body;
         let copy = move |bytes: Option<Bytes>, mut room: Hold| {
             // What finds no room decoded counts as a body that was too large.
-            let content = bytes.and_then(|bytes| Content::read_at_once(&seen.headers, &bytes, limit, &mut room).ok());
+            let content = bytes.and_then(|bytes| {
+                Content::read_at_once(&seen.headers, &bytes, limit, &mut room).ok()
+            });
             let unfingerprinted = content.is_none();
             let mut policy = route.route.policy.clone();
             if unfingerprinted {
@@ -382,7 +409,9 @@ impl Front {
             }
         };
         let copying: Copying = (limit, room, Box::new(copy));
-        let result = self.pass(Request::from_parts(parts, body), inner, Some(copying), guarded.response_timeout).await;
+        let result = self
+            .pass(Request::from_parts(parts, body), inner, Some(copying), guarded.response_timeout)
+            .await;
         watched.ended(match &result {
             Ok(answered) => Outcome::Answered(Arc::new(Reply {
                 status: answered.response.status(),

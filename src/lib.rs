@@ -18,7 +18,7 @@ pub mod gate;
 pub mod key;
 pub mod layer;
 pub mod proxy;
-pub mod query;
+pub mod read_model;
 pub mod record;
 pub mod route;
 pub mod store;

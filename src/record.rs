@@ -14,8 +14,8 @@ use crate::key::{Caller, Fingerprint};
 mod codec;
 
 pub use codec::{
-    CodecError, Encoded, HEAD_BYTES, decode, decode_reply, encode, encode_reply, head_completed, head_fence, head_in_flight,
-    head_version,
+    CodecError, Encoded, HEAD_BYTES, decode, decode_reply, encode, encode_reply, head_completed,
+    head_fence, head_in_flight, head_version,
 };
 
 /// Counts the changes of a record. Every change increments it; over nothing it starts at a random number, so that a
@@ -210,13 +210,20 @@ pub struct Held {
 impl Record {
     /// The small tombstone that outlives a result.
     pub fn tombstone(&self) -> Record {
-        Record { route: self.route.clone(), kept: None, extras: Extras::default(), state: State::Expired, ..*self }
+        Record {
+            route: self.route.clone(),
+            kept: None,
+            extras: Extras::default(),
+            state: State::Expired,
+            ..*self
+        }
     }
 
     /// Whether an attempt may still settle this record, as far as fences decide: the record carries the attempt's fence, or
     /// an operator's retry names it.
     pub fn belongs_to(&self, attempt: Fence) -> bool {
-        let named = matches!(self.state, State::Uncertain { retry: Some(lost), .. } if lost == attempt);
+        let named =
+            matches!(self.state, State::Uncertain { retry: Some(lost), .. } if lost == attempt);
         self.fence == attempt || named
     }
 
@@ -263,16 +270,24 @@ impl Cause {
     /// The cause in words, for people.
     pub fn describe(&self) -> String {
         match self {
-            Cause::Broken => "the connection to the upstream broke after the request was sent".into(),
+            Cause::Broken => {
+                "the connection to the upstream broke after the request was sent".into()
+            }
             Cause::Unreadable(fault) => fault.describe().into(),
             Cause::TimedOut => "the upstream did not answer in time".into(),
             Cause::Status(code @ ..100) => {
-                format!("the upstream answered with the gRPC status {code}, which does not say whether it acted")
+                format!(
+                    "the upstream answered with the gRPC status {code}, which does not say whether it acted"
+                )
             }
-            Cause::Status(code) => format!("the upstream answered {code}, which does not say whether it acted"),
+            Cause::Status(code) => {
+                format!("the upstream answered {code}, which does not say whether it acted")
+            }
             Cause::LeaseEnded => "the gateway that ran it went silent".into(),
             Cause::Stopped => "the gateway was stopped while the request was under way".into(),
-            Cause::NotRepeated => "a later attempt did nothing, and what the first one did is not known".into(),
+            Cause::NotRepeated => {
+                "a later attempt did nothing, and what the first one did is not known".into()
+            }
         }
     }
 }
@@ -282,8 +297,12 @@ impl AnswerFault {
     pub fn describe(self) -> &'static str {
         match self {
             AnswerFault::TooManyFields => "the upstream's answer has more than 256 header fields",
-            AnswerFault::HeadTooLarge => "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 KiB)",
-            AnswerFault::Malformed => "the header of the upstream's answer is not well-formed HTTP, or many times too large",
+            AnswerFault::HeadTooLarge => {
+                "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 KiB)"
+            }
+            AnswerFault::Malformed => {
+                "the header of the upstream's answer is not well-formed HTTP, or many times too large"
+            }
         }
     }
 }

@@ -61,9 +61,12 @@ impl Routes {
             let mut router = Router::new();
             for path in &route.paths {
                 let bare = if path.len() > 1 { path.trim_end_matches('/') } else { path };
-                router.insert(bare, ()).map_err(|fault| PatternError { path: path.clone(), why: fault.to_string() })?;
+                router
+                    .insert(bare, ())
+                    .map_err(|fault| PatternError { path: path.clone(), why: fault.to_string() })?;
             }
-            let patterns = route.paths.iter().map(|path| Pattern::of(path, route.policy.path_case)).collect();
+            let patterns =
+                route.paths.iter().map(|path| Pattern::of(path, route.policy.path_case)).collect();
             Ok(Compiled { router, patterns, route: Arc::new(route) })
         };
         routes.into_iter().map(compile).collect::<Result<_, _>>().map(Routes)
@@ -76,20 +79,30 @@ impl Routes {
     /// route takes no account of letter case.
     pub fn position(&self, method: &Method, path: &str) -> Result<Option<usize>, AmbiguousPath> {
         let bare = as_matched(path);
-        let found = self.0.iter().position(|each| each.covers(method) && each.router.at(&bare).is_ok());
+        let found =
+            self.0.iter().position(|each| each.covers(method) && each.router.at(&bare).is_ok());
         let plain = is_plain(path);
         if !path.starts_with('/') || plain && !self.0.iter().any(Compiled::ignores_case) {
             return Ok(found);
         }
-        if self.leads_elsewhere(method, path, &bare, found) || found.is_some_and(|at| self.0[at].is_told_apart_by(path)) {
+        if self.leads_elsewhere(method, path, &bare, found)
+            || found.is_some_and(|at| self.0[at].is_told_apart_by(path))
+        {
             return Err(AmbiguousPath);
         }
         Ok(found)
     }
 
     /// Whether a folding of a path leads to a protected route other than the one found.
-    fn leads_elsewhere(&self, method: &Method, path: &str, bare: &str, found: Option<usize>) -> bool {
-        let is_other = |at: usize| found != Some(at) && self.0[at].protects() && self.0[at].covers(method);
+    fn leads_elsewhere(
+        &self,
+        method: &Method,
+        path: &str,
+        bare: &str,
+        found: Option<usize>,
+    ) -> bool {
+        let is_other =
+            |at: usize| found != Some(at) && self.0[at].protects() && self.0[at].covers(method);
         let mut others = (0..self.0.len()).filter(|at| is_other(*at)).peekable();
         if others.peek().is_none() {
             return false;
@@ -104,11 +117,17 @@ impl Routes {
         others.any(|at| {
             let other = &self.0[at];
             let matched = other.router.at(bare).is_ok();
-            let leads_there = matched || some_reading(other.case(), &|readings| other.some_reading_matches(readings));
+            let leads_there = matched
+                || some_reading(other.case(), &|readings| other.some_reading_matches(readings));
             // What leads to a route that comes first does not lead to the other one, except in another letter case.
             let found = found.filter(|found| *found < at).map(|found| &self.0[found]);
-            let first = found.filter(|found| matched || !other.ignores_case() || found.case() == PathCase::Insensitive);
-            leads_there && first.is_none_or(|first| some_reading(first.case(), &|readings| first.some_reading_leaves(readings)))
+            let first = found.filter(|found| {
+                matched || !other.ignores_case() || found.case() == PathCase::Insensitive
+            });
+            leads_there
+                && first.is_none_or(|first| {
+                    some_reading(first.case(), &|readings| first.some_reading_leaves(readings))
+                })
         })
     }
 

@@ -112,7 +112,11 @@ impl ClientIdentity {
     /// See [`IdentityError`].
     pub fn load(files: ClientFiles) -> Result<Arc<ClientIdentity>, IdentityError> {
         let key = certified_key(&files)?;
-        Ok(Arc::new(ClientIdentity { files, loaded: key.cert.clone(), current: RwLock::new(Arc::new(key)) }))
+        Ok(Arc::new(ClientIdentity {
+            files,
+            loaded: key.cert.clone(),
+            current: RwLock::new(Arc::new(key)),
+        }))
     }
 }
 
@@ -136,7 +140,9 @@ impl ResolvesClientCert for ClientIdentity {
     /// Connections are made rarely, and the files are small: reading them takes less than the handshake.
     fn resolve(&self, _: &[&[u8]], _: &[SignatureScheme]) -> Option<Arc<CertifiedKey>> {
         match certified_key(&self.files) {
-            Ok(key) => *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key),
+            Ok(key) => {
+                *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key)
+            }
             Err(error) => {
                 tracing::warn!(%error, "the client certificate can't be read again: the one that was read before stays")
             }
@@ -151,8 +157,9 @@ impl ResolvesClientCert for ClientIdentity {
 
 fn certified_key(files: &ClientFiles) -> Result<CertifiedKey, IdentityError> {
     let (chain, key) = (certificates(&files.cert)?, private_key(&files.key)?);
-    CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider())
-        .map_err(|error| IdentityError::Unusable { file: files.cert.clone(), why: error.to_string() })
+    CertifiedKey::from_der(chain, key, &rustls::crypto::ring::default_provider()).map_err(|error| {
+        IdentityError::Unusable { file: files.cert.clone(), why: error.to_string() }
+    })
 }
 
 /// Files that say nothing of use.
@@ -264,7 +271,9 @@ impl Identity {
                     tracing::info!("new connections get the new certificate");
                 }
                 // Half written, perhaps: looked at again.
-                Err(error) => tracing::warn!(%error, "the certificate changed and can't be used: the old one stays"),
+                Err(error) => {
+                    tracing::warn!(%error, "the certificate changed and can't be used: the old one stays")
+                }
             }
         }
     }
@@ -272,7 +281,9 @@ impl Identity {
 
 async fn contents(files: &IdentityFiles) -> Vec<Option<Vec<u8>>> {
     let mut contents = Vec::new();
-    for file in [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten() {
+    for file in
+        [Some(&files.cert), Some(&files.key), files.client_ca.as_ref()].into_iter().flatten()
+    {
         contents.push(tokio::fs::read(file).await.ok());
     }
     contents
@@ -283,7 +294,10 @@ fn malformed(file: &Path, why: impl std::fmt::Display) -> IdentityError {
 }
 
 fn text(file: &Path) -> Result<Vec<u8>, IdentityError> {
-    std::fs::read(file).map_err(|error| IdentityError::Unreadable { file: file.to_owned(), why: error.to_string() })
+    std::fs::read(file).map_err(|error| IdentityError::Unreadable {
+        file: file.to_owned(),
+        why: error.to_string(),
+    })
 }
 
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
@@ -293,15 +307,20 @@ fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityErr
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
-    PrivateKeyDer::from_pem_slice(&text(file)?).map_err(|_| malformed(file, "it has no private key in PEM"))
+    PrivateKeyDer::from_pem_slice(&text(file)?)
+        .map_err(|_| malformed(file, "it has no private key in PEM"))
 }
 
 fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {
     let provider = Arc::new(rustls::crypto::ring::default_provider());
     let (chain, key) = (certificates(&files.cert)?, private_key(&files.key)?);
-    let unusable = |error: rustls::Error| IdentityError::Unusable { file: files.cert.clone(), why: error.to_string() };
-    let builder =
-        ServerConfig::builder_with_provider(provider.clone()).with_safe_default_protocol_versions().map_err(unusable)?;
+    let unusable = |error: rustls::Error| IdentityError::Unusable {
+        file: files.cert.clone(),
+        why: error.to_string(),
+    };
+    let builder = ServerConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?;
     let builder = match &files.client_ca {
         None => builder.with_no_client_auth(),
         Some(file) => {
@@ -309,7 +328,8 @@ fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {
             for certificate in certificates(file)? {
                 roots.add(certificate).map_err(|error| malformed(file, error))?;
             }
-            let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
+            let verifier =
+                WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build();
             builder.with_client_cert_verifier(verifier.map_err(|error| malformed(file, error))?)
         }
     };
@@ -335,14 +355,18 @@ mod tests {
     #[test]
     fn new_connections_show_the_newest_pair_of_certificate_and_key_that_fits() {
         let dir = tempfile::tempdir().unwrap();
-        let files = ClientFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
+        let files =
+            ClientFiles { cert: dir.path().join("cert.pem"), key: dir.path().join("key.pem") };
         let first = renew(&files);
         let identity = ClientIdentity::load(files.clone()).unwrap();
         let shown = || identity.resolve(&[], &[]).unwrap().cert.clone();
         assert_eq!(shown(), [first]);
         let second = renew(&files);
         assert!(shown().contains(&second));
-        assert!(*identity != *ClientIdentity::load(files.clone()).unwrap(), "a reload sees another one");
+        assert!(
+            *identity != *ClientIdentity::load(files.clone()).unwrap(),
+            "a reload sees another one"
+        );
 
         // Half a renewal: the new certificate, and the key of the old one.
         let key = std::fs::read(&files.key).unwrap();

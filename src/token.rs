@@ -66,14 +66,22 @@ pub enum TokenError {
 ///
 /// # Errors
 /// See [`TokenError`]. `now_ms`: the wall clock, ms since 1970.
-pub fn verify(field: &[u8], keys: &KeySet, expected: &Expected<'_>, now_ms: u64) -> Result<Subject, TokenError> {
+pub fn verify(
+    field: &[u8],
+    keys: &KeySet,
+    expected: &Expected<'_>,
+    now_ms: u64,
+) -> Result<Subject, TokenError> {
     let token = without_scheme(field);
     if token.len() > TOKEN_BYTES_MAX {
         return Err(TokenError::Invalid);
     }
     let text = std::str::from_utf8(token).map_err(|_| TokenError::Invalid)?;
     let (signed, signature) = text.rsplit_once('.').ok_or(TokenError::Invalid)?;
-    let (header, payload) = signed.split_once('.').filter(|(_, payload)| !payload.contains('.')).ok_or(TokenError::Invalid)?;
+    let (header, payload) = signed
+        .split_once('.')
+        .filter(|(_, payload)| !payload.contains('.'))
+        .ok_or(TokenError::Invalid)?;
     let header = object(header)?;
     // An extension that has to be understood (RFC 7515, section 4.1.11); none is.
     if header.contains_key("crit") {
@@ -106,7 +114,11 @@ fn object(part: &str) -> Result<Map<String, Value>, TokenError> {
 }
 
 /// What a verified token says.
-fn subject(claims: &Map<String, Value>, expected: &Expected<'_>, now_ms: u64) -> Result<Subject, TokenError> {
+fn subject(
+    claims: &Map<String, Value>,
+    expected: &Expected<'_>,
+    now_ms: u64,
+) -> Result<Subject, TokenError> {
     let now = std::time::Duration::from_millis(now_ms).as_secs_f64();
     let time = |value: &Value| value.as_f64().ok_or(TokenError::Invalid);
     let expires = claims.get("exp").ok_or(TokenError::Invalid).and_then(time)?;
@@ -128,13 +140,17 @@ fn subject(claims: &Map<String, Value>, expected: &Expected<'_>, now_ms: u64) ->
         Some(Value::Array(many)) => many.iter().any(|one| one.as_str() == Some(audience)),
         _ => false,
     };
-    if expected.issuer.is_some_and(|wanted| wanted != issuer) || !expected.audience.is_none_or(is_for) {
+    if expected.issuer.is_some_and(|wanted| wanted != issuer)
+        || !expected.audience.is_none_or(is_for)
+    {
         return Err(TokenError::Invalid);
     }
     let (value, is_number) = match claims.get(expected.claim) {
         Some(Value::String(text)) if !text.is_empty() => (text.clone(), false),
         // Beyond 64 bits, and behind a point, digits are lost: two subjects could become one.
-        Some(Value::Number(number)) if number.is_u64() || number.is_i64() => (number.to_string(), true),
+        Some(Value::Number(number)) if number.is_u64() || number.is_i64() => {
+            (number.to_string(), true)
+        }
         _ => return Err(TokenError::Invalid),
     };
     Ok(Subject { issuer: issuer.to_owned(), value, is_number })

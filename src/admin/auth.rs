@@ -51,13 +51,21 @@ pub enum Access {
 pub(super) struct Operator(pub String);
 
 /// Lets a request pass, or refuses it: who may read only asks by GET and HEAD.
-pub(super) async fn guard(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+    next: Next,
+) -> Response {
     let changes = !matches!(*request.method(), Method::GET | Method::HEAD);
     passed(&admin, request, next, changes).await
 }
 
 /// The same for a path that changes nothing, whatever its method.
-pub(super) async fn readers(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+pub(super) async fn readers(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+    next: Next,
+) -> Response {
     passed(&admin, request, next, false).await
 }
 
@@ -73,7 +81,11 @@ async fn passed(admin: &Admin, mut request: Request, next: Next, changes: bool) 
 
 /// Lets anybody pass by a path without a token. On loopback that is anybody on this machine: see [`own_host`]. Paths that need a
 /// token may be asked for by any name, such as a proxy's in front of the port.
-pub(super) async fn open(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+pub(super) async fn open(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if admin.on_loopback && !names_this_machine(request.headers()) {
         return Refusal::FromPage.into_response();
     }
@@ -82,7 +94,11 @@ pub(super) async fn open(State(admin): State<Arc<Admin>>, request: Request, next
 
 /// Refuses, on every path of a port on loopback without tokens, a request for another host name: a web page may have rebound
 /// that name to this machine (DNS rebinding), and would read the answer.
-pub(super) async fn own_host(State(admin): State<Arc<Admin>>, request: Request, next: Next) -> Response {
+pub(super) async fn own_host(
+    State(admin): State<Arc<Admin>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if matches!(admin.access, Access::Loopback) && !names_this_machine(request.headers()) {
         return Refusal::FromPage.into_response();
     }
@@ -111,13 +127,17 @@ fn bearer(headers: &HeaderMap) -> Option<&[u8]> {
 /// The token with this secret. Every one is compared, in constant time: how long it takes tells nothing about which is near.
 pub(super) fn find<'t>(tokens: &'t [Token], secret: &[u8]) -> Option<&'t Token> {
     let hash: [u8; 32] = Sha256::digest(secret).into();
-    tokens.iter().fold(None, |found, token| if bool::from(token.hash.ct_eq(&hash)) { Some(token) } else { found })
+    tokens.iter().fold(
+        None,
+        |found, token| if bool::from(token.hash.ct_eq(&hash)) { Some(token) } else { found },
+    )
 }
 
 /// Whether a browser sent this for a page: it names an origin, or a host name that was rebound to this machine. The page
 /// has paths of its own, and none of them is here.
 fn is_from_a_page(headers: &HeaderMap) -> bool {
-    let by_a_page = headers.contains_key(header::ORIGIN) || headers.get("sec-fetch-site").is_some_and(|site| site != "none");
+    let by_a_page = headers.contains_key(header::ORIGIN)
+        || headers.get("sec-fetch-site").is_some_and(|site| site != "none");
     by_a_page || !names_this_machine(headers)
 }
 

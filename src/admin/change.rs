@@ -32,7 +32,8 @@ const FRAMING: [HeaderName; 7] = [
 ];
 
 /// Answers without a body, whatever their fields say (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
-const BODILESS: [StatusCode; 3] = [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
+const BODILESS: [StatusCode; 3] =
+    [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
 
 /// An operation that is there, and the version that an operator saw.
 pub(super) struct Change {
@@ -57,7 +58,11 @@ impl Reason {
 
 impl Change {
     /// Of this operation, as it was at the version that `If-Match` names.
-    pub(super) async fn of(admin: &Admin, operation: &str, headers: &HeaderMap) -> Result<Change, Refusal> {
+    pub(super) async fn of(
+        admin: &Admin,
+        operation: &str,
+        headers: &HeaderMap,
+    ) -> Result<Change, Refusal> {
         let (slot, held) = find(admin, operation).await?;
         let seen = headers.get(header::IF_MATCH).ok_or(Refusal::VersionMissing)?;
         let seen = seen.to_str().ok().and_then(version).ok_or(Refusal::VersionInvalid)?;
@@ -65,7 +70,11 @@ impl Change {
     }
 
     /// Of this operation, as it was at this version.
-    pub(super) async fn at(admin: &Admin, operation: &str, seen: Version) -> Result<Change, Refusal> {
+    pub(super) async fn at(
+        admin: &Admin,
+        operation: &str,
+        seen: Version,
+    ) -> Result<Change, Refusal> {
         let (slot, held) = find(admin, operation).await?;
         Ok(Change { slot, route: held.record.route, seen })
     }
@@ -84,9 +93,14 @@ impl Change {
             Decision::Retry => "let run again",
             Decision::Expire => "expired",
         };
-        let by = Context { operator: Some(operator.0.clone()), reason: Some(reason.clone()), ..Context::default() };
+        let by = Context {
+            operator: Some(operator.0.clone()),
+            reason: Some(reason.clone()),
+            ..Context::default()
+        };
         let policy = admin.policy(&self.route);
-        let held = admin.gate.settle_by_hand(&self.slot, decision, Some(self.seen), policy, by).await?;
+        let held =
+            admin.gate.settle_by_hand(&self.slot, decision, Some(self.seen), policy, by).await?;
         tracing::info!(operation = %self.slot, route = %self.route, operator = operator.0, reason, "{word} by hand");
         Ok((self.slot, held))
     }
@@ -107,11 +121,18 @@ fn version(tag: &str) -> Option<Version> {
 /// The reply that an operator states, with a date and a media type where none is given.
 pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply, Refusal> {
     let body = BASE64.decode(&request.body_base64);
-    let body = body.map_err(|error| Refusal::Invalid(format!("body_base64 is not base64: {error}")))?;
-    let status = StatusCode::from_u16(request.status).ok().filter(|status| (200..=599).contains(&status.as_u16()));
-    let status = status.ok_or_else(|| Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned()))?;
+    let body =
+        body.map_err(|error| Refusal::Invalid(format!("body_base64 is not base64: {error}")))?;
+    let status = StatusCode::from_u16(request.status)
+        .ok()
+        .filter(|status| (200..=599).contains(&status.as_u16()));
+    let status = status
+        .ok_or_else(|| Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned()))?;
     if BODILESS.contains(&status) && !body.is_empty() {
-        return Err(Refusal::Invalid(format!("an answer with the status {} has no body", status.as_u16())));
+        return Err(Refusal::Invalid(format!(
+            "an answer with the status {} has no body",
+            status.as_u16()
+        )));
     }
     let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
@@ -134,7 +155,8 @@ pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply
 
 fn field(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let name = HeaderName::from_str(name).map_err(|_| format!("`{name}` is not a header name"))?;
-    let value = HeaderValue::from_str(value).map_err(|_| format!("the value of {name} is not a header value"))?;
+    let value = HeaderValue::from_str(value)
+        .map_err(|_| format!("the value of {name} is not a header value"))?;
     if FRAMING.contains(&name) {
         return Err(format!("{name} can't be stated: framing is computed from the body"));
     }
@@ -148,7 +170,16 @@ mod tests {
     #[test]
     fn a_version_is_one_strong_entity_tag() {
         assert_eq!(version("\"18446744073709551615\""), Some(Version(u64::MAX)));
-        for other in ["*", "7", "\"\"", "W/\"7\"", "\"7\", \"8\"", "\"-1\"", "\"18446744073709551616\"", "\""] {
+        for other in [
+            "*",
+            "7",
+            "\"\"",
+            "W/\"7\"",
+            "\"7\", \"8\"",
+            "\"-1\"",
+            "\"18446744073709551616\"",
+            "\"",
+        ] {
             assert_eq!(version(other), None, "{other}");
         }
     }
@@ -180,12 +211,18 @@ mod tests {
             assert!(stated(0, &request(name)).is_err(), "{name}");
         }
         for status in [0, 101, 199, 600, 999] {
-            assert!(stated(0, &ResolveRequest { status, ..ResolveRequest::default() }).is_err(), "{status}");
+            assert!(
+                stated(0, &ResolveRequest { status, ..ResolveRequest::default() }).is_err(),
+                "{status}"
+            );
         }
         for status in [204, 205, 304] {
             let bare = ResolveRequest { status, ..ResolveRequest::default() };
             assert!(stated(0, &bare).is_ok(), "{status}");
-            assert!(stated(0, &ResolveRequest { body_base64: BASE64.encode("{}"), ..bare }).is_err(), "{status} with a body");
+            assert!(
+                stated(0, &ResolveRequest { body_base64: BASE64.encode("{}"), ..bare }).is_err(),
+                "{status} with a body"
+            );
         }
     }
 }

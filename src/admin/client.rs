@@ -13,8 +13,8 @@ use serde::de::DeserializeOwned;
 use tokio::net::TcpStream;
 
 use super::{
-    Listed, LogLevelView, LoggedView, OperationView, ProjectionView, ReleaseRequest, ReportView, ResolveRequest, ScopeRequest,
-    ScopeView, VerifiedView,
+    Listed, LogLevelView, LoggedView, OperationView, ProjectionView, ReleaseRequest, ReportView,
+    ResolveRequest, ScopeRequest, ScopeView, VerifiedView,
 };
 
 /// Longest wait for the admin port, and largest answer.
@@ -87,7 +87,12 @@ impl Client {
     }
 
     /// A page of operations.
-    pub async fn list(&self, wanted: &Wanted, limit: usize, cursor: Option<&str>) -> Result<Listed, ClientError> {
+    pub async fn list(
+        &self,
+        wanted: &Wanted,
+        limit: usize,
+        cursor: Option<&str>,
+    ) -> Result<Listed, ClientError> {
         let limit = limit.to_string();
         let Wanted { state, route, scope } = wanted;
         let parameters = [
@@ -107,7 +112,13 @@ impl Client {
 
     /// What enforcing would have done on shadow routes, since a time (RFC 3339).
     pub async fn report(&self, since: &str) -> Result<ReportView, ClientError> {
-        self.json(Method::GET, &with_query("/v1/report", [("since", Some(since))]), None::<&()>, None).await
+        self.json(
+            Method::GET,
+            &with_query("/v1/report", [("since", Some(since))]),
+            None::<&()>,
+            None,
+        )
+        .await
     }
 
     /// How far the read model is.
@@ -122,13 +133,25 @@ impl Client {
 
     /// Verifies a piece of the event log, from a cursor on.
     pub async fn verify_log(&self, cursor: Option<&str>) -> Result<VerifiedView, ClientError> {
-        self.json(Method::GET, &with_query("/v1/log/verify", [("cursor", cursor)]), None::<&()>, None).await
+        self.json(
+            Method::GET,
+            &with_query("/v1/log/verify", [("cursor", cursor)]),
+            None::<&()>,
+            None,
+        )
+        .await
     }
 
     /// A piece of the event log: behind a cursor, or since a time (RFC 3339), or from now on. It is waited for so long, in seconds.
-    pub async fn tail(&self, after: Option<&str>, since: Option<&str>, wait_s: u64) -> Result<LoggedView, ClientError> {
+    pub async fn tail(
+        &self,
+        after: Option<&str>,
+        since: Option<&str>,
+        wait_s: u64,
+    ) -> Result<LoggedView, ClientError> {
         let wait = wait_s.to_string();
-        let path = with_query("/v1/log", [("after", after), ("since", since), ("wait", Some(&*wait))]);
+        let path =
+            with_query("/v1/log", [("after", after), ("since", since), ("wait", Some(&*wait))]);
         self.json(Method::GET, &path, None::<&()>, None).await
     }
 
@@ -148,7 +171,12 @@ impl Client {
     }
 
     /// Settles an operation with a result, if it still has this version.
-    pub async fn resolve(&self, operation: &str, version: &str, request: &ResolveRequest) -> Result<OperationView, ClientError> {
+    pub async fn resolve(
+        &self,
+        operation: &str,
+        version: &str,
+        request: &ResolveRequest,
+    ) -> Result<OperationView, ClientError> {
         self.json(Method::POST, &path(operation, "/resolve"), Some(request), Some(version)).await
     }
 
@@ -160,7 +188,8 @@ impl Client {
         version: &str,
         request: &ReleaseRequest,
     ) -> Result<OperationView, ClientError> {
-        self.json(Method::POST, &path(operation, word.segment()), Some(request), Some(version)).await
+        self.json(Method::POST, &path(operation, word.segment()), Some(request), Some(version))
+            .await
     }
 
     /// Whether a path answers 200, with what it said.
@@ -177,7 +206,9 @@ impl Client {
         version: Option<&str>,
     ) -> Result<T, ClientError> {
         let body = match body {
-            Some(body) => serde_json::to_vec(body).map_err(|error| self.unreachable(&error))?.into(),
+            Some(body) => {
+                serde_json::to_vec(body).map_err(|error| self.unreachable(&error))?.into()
+            }
             None => Bytes::new(),
         };
         let answer = self.call(method, path, body, version).await?;
@@ -188,7 +219,13 @@ impl Client {
         ClientError::Unreachable { address: self.address.clone(), why: why.to_string() }
     }
 
-    async fn call(&self, method: Method, path: &str, body: Bytes, version: Option<&str>) -> Result<Bytes, ClientError> {
+    async fn call(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+        version: Option<&str>,
+    ) -> Result<Bytes, ClientError> {
         let mut request = Request::builder().method(method).uri(path).header(HOST, &self.address);
         if let Some(token) = &self.token {
             request = request.header(AUTHORIZATION, format!("Bearer {token}"));
@@ -201,16 +238,22 @@ impl Client {
         }
         let request = request.body(Full::new(body)).map_err(|error| self.unreachable(&error))?;
         let exchange = async {
-            let stream = TcpStream::connect(&self.address).await.map_err(|error| self.unreachable(&error))?;
-            let (mut sender, driver) = http1::handshake(TokioIo::new(stream)).await.map_err(|error| self.unreachable(&error))?;
+            let stream = TcpStream::connect(&self.address)
+                .await
+                .map_err(|error| self.unreachable(&error))?;
+            let (mut sender, driver) = http1::handshake(TokioIo::new(stream))
+                .await
+                .map_err(|error| self.unreachable(&error))?;
             tokio::spawn(driver);
-            let response = sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
+            let response =
+                sender.send_request(request).await.map_err(|error| self.unreachable(&error))?;
             let status = response.status();
             let body = Limited::new(response.into_body(), ANSWER_BYTES_MAX).collect().await;
             Ok((status, body.map_err(|error| self.unreachable(&error))?.to_bytes()))
         };
-        let (status, body) =
-            tokio::time::timeout(TIMEOUT, exchange).await.unwrap_or_else(|_| Err(self.unreachable(&"no answer in time")))?;
+        let (status, body) = tokio::time::timeout(TIMEOUT, exchange)
+            .await
+            .unwrap_or_else(|_| Err(self.unreachable(&"no answer in time")))?;
         if status.is_success() {
             return Ok(body);
         }
@@ -225,12 +268,16 @@ impl Client {
 fn with_query<const N: usize>(path: &str, parameters: [(&str, Option<&str>); N]) -> String {
     let stated = parameters.into_iter().filter_map(|(name, value)| Some((name, value?)));
     let written = stated.map(|(name, value)| {
-        format!("{name}={}", percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC))
+        format!(
+            "{name}={}",
+            percent_encoding::utf8_percent_encode(value, percent_encoding::NON_ALPHANUMERIC)
+        )
     });
     format!("{path}?{}", written.collect::<Vec<_>>().join("&"))
 }
 
 fn path(operation: &str, verb: &str) -> String {
-    let operation = percent_encoding::utf8_percent_encode(operation, percent_encoding::NON_ALPHANUMERIC);
+    let operation =
+        percent_encoding::utf8_percent_encode(operation, percent_encoding::NON_ALPHANUMERIC);
     format!("/v1/operations/{}{verb}", operation.to_string().replace("%5F", "_"))
 }

@@ -34,7 +34,11 @@ pub(super) async fn verify_log(
     let from = from.map_err(|error| Refusal::Invalid(format!("cursor: {error}")))?;
     let progress = verify(admin.gate.store().log(), from, ENTRIES).await?;
     // Entries of a time when it was on are verified all the same.
-    if !admin.gate.tells() && query.cursor.is_none() && progress.entries == 0 && progress.breaks.is_empty() {
+    if !admin.gate.tells()
+        && query.cursor.is_none()
+        && progress.entries == 0
+        && progress.breaks.is_empty()
+    {
         return Err(Refusal::LogOff);
     }
     let breaks = progress.breaks.iter().map(|at| BreakView {

@@ -22,7 +22,9 @@ pub struct LogLevelView {
     responses((status = 200, body = LogLevelView, description = "The filter"), super::openapi::LogLevel),
 )]
 pub(super) async fn show() -> Result<Json<LogLevelView>, Refusal> {
-    log_filter().map(|filter| Json(LogLevelView { filter })).ok_or(Refusal::LogLevel(FilterError::NotLogging))
+    log_filter()
+        .map(|filter| Json(LogLevelView { filter }))
+        .ok_or(Refusal::LogLevel(FilterError::NotLogging))
 }
 
 /// Changes what the process logs, until it ends.

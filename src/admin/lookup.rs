@@ -82,7 +82,11 @@ pub(super) async fn scope(
 }
 
 /// The mark of a scope, or several with commas between them.
-pub(super) fn mark_of(admin: &Admin, route: &str, said: &BTreeMap<String, String>) -> Result<String, Refusal> {
+pub(super) fn mark_of(
+    admin: &Admin,
+    route: &str,
+    said: &BTreeMap<String, String>,
+) -> Result<String, Refusal> {
     let policy = admin.policies.get(route).ok_or(Refusal::RouteUnknown)?;
     Ok(admin.gate.marks_of(policy, said)?.join(","))
 }

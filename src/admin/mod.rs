@@ -19,7 +19,7 @@ use tokio::sync::Semaphore;
 use crate::clock::Clock;
 use crate::engine::{OnFailure, Policy};
 use crate::gate::Gate;
-use crate::query::ReadModel;
+use crate::read_model::ReadModel;
 
 mod auth;
 mod change;
@@ -48,9 +48,9 @@ use problem::{Refusal, every_refusal_is_a_document};
 pub use projection::ProjectionView;
 pub use reload::{ReloadAsked, Reloads};
 pub use view::{
-    BreakView, DifferenceView, EventView, HourView, LatencyView, Listed, LoggedView, MinuteView, MomentView, OperationView,
-    OverviewView, ReleaseRequest, ReportRowView, ReportView, ResolveRequest, StatisticsView, TallyView, TimelineView,
-    VerifiedView,
+    BreakView, DifferenceView, EventView, HourView, LatencyView, Listed, LoggedView, MinuteView,
+    MomentView, OperationView, OverviewView, ReleaseRequest, ReportRowView, ReportView,
+    ResolveRequest, StatisticsView, TallyView, TimelineView, VerifiedView,
 };
 
 /// What the admin port serves from.
@@ -136,7 +136,9 @@ const REQUEST_MAX: Duration = Duration::from_secs(45);
 
 /// Lets go of a request that does not come to its end, so that bodies that never come hold no connections.
 async fn in_time(request: Request, next: Next) -> Response {
-    tokio::time::timeout(REQUEST_MAX, next.run(request)).await.unwrap_or_else(|_| Refusal::TooSlow.into_response())
+    tokio::time::timeout(REQUEST_MAX, next.run(request))
+        .await
+        .unwrap_or_else(|_| Refusal::TooSlow.into_response())
 }
 
 /// Most requests at once, other than for health and readiness. With the largest bodies that are taken they hold a quarter of a
@@ -147,7 +149,11 @@ const REQUESTS_MAX: usize = 128;
 const PROBED: [&str; 2] = ["/healthz", "/readyz"];
 
 /// Bounds requests, until their answers are sent.
-async fn within_places(State(places): State<Arc<Semaphore>>, request: Request, next: Next) -> Response {
+async fn within_places(
+    State(places): State<Arc<Semaphore>>,
+    request: Request,
+    next: Next,
+) -> Response {
     if PROBED.contains(&request.uri().path()) {
         return next.run(request).await;
     }
@@ -162,9 +168,15 @@ pub fn router(admin: Admin) -> Router {
     let mut router = Router::new();
     for (path, methods, door) in api() {
         let methods = match door {
-            Door::Open => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::open)),
-            Door::Guarded => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard)),
-            Door::Readers => methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::readers)),
+            Door::Open => {
+                methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::open))
+            }
+            Door::Guarded => {
+                methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard))
+            }
+            Door::Readers => {
+                methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::readers))
+            }
         };
         router = router.route(path, methods);
     }
@@ -172,7 +184,10 @@ pub fn router(admin: Admin) -> Router {
         .merge(page::router(&admin))
         .fallback(|| async { Refusal::NotFound })
         .layer(middleware::from_fn_with_state(admin.clone(), auth::own_host))
-        .layer(middleware::from_fn_with_state(Arc::new(Semaphore::new(REQUESTS_MAX)), within_places))
+        .layer(middleware::from_fn_with_state(
+            Arc::new(Semaphore::new(REQUESTS_MAX)),
+            within_places,
+        ))
         .layer(middleware::from_fn(every_refusal_is_a_document))
         .layer(middleware::from_fn(in_time))
         .with_state(admin)
@@ -196,9 +211,13 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     match admin.gate.store().ping().await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
-            let can_do_without = admin.policies.values().any(|policy| policy.on_failure == OnFailure::FailOpen);
-            let (status, word) =
-                if can_do_without { (StatusCode::OK, "degraded") } else { (StatusCode::SERVICE_UNAVAILABLE, "not ready") };
+            let can_do_without =
+                admin.policies.values().any(|policy| policy.on_failure == OnFailure::FailOpen);
+            let (status, word) = if can_do_without {
+                (StatusCode::OK, "degraded")
+            } else {
+                (StatusCode::SERVICE_UNAVAILABLE, "not ready")
+            };
             (status, format!("{word}: {error}\n")).into_response()
         }
     }
@@ -228,8 +247,10 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_body_that_never_comes_is_not_waited_for() {
-        let router: Router = Router::new().route("/", post(|_: Bytes| async {})).layer(middleware::from_fn(in_time));
-        let never = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+        let router: Router =
+            Router::new().route("/", post(|_: Bytes| async {})).layer(middleware::from_fn(in_time));
+        let never =
+            Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
         let began = tokio::time::Instant::now();
         let answer = router.oneshot(Request::post("/").body(never).unwrap()).await.unwrap();
         assert_eq!((answer.status(), began.elapsed()), (StatusCode::REQUEST_TIMEOUT, REQUEST_MAX));

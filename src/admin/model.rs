@@ -11,7 +11,7 @@ use super::problem::Refusal;
 use super::view::{OperationView, OverviewView, ReportView, StatisticsView, TimelineView};
 use crate::engine::Mode;
 use crate::key::Slot;
-use crate::query::{Filter, QueryError, ReadModel};
+use crate::read_model::{Filter, QueryError, ReadModel};
 
 /// Longest span of one answer's statistics: a quarter of a year, in ms.
 const SPAN_MS_MAX: u64 = 92 * 24 * HOUR_MS;
@@ -34,7 +34,9 @@ pub(super) fn lag_ms(admin: &Admin) -> Option<u64> {
 }
 
 /// What a search asks for, by names and values: one of the names below, or `field.` and the name of a chosen field.
-pub(super) fn filter<'q>(pairs: impl IntoIterator<Item = (&'q str, &'q str)>) -> Result<Filter, Refusal> {
+pub(super) fn filter<'q>(
+    pairs: impl IntoIterator<Item = (&'q str, &'q str)>,
+) -> Result<Filter, Refusal> {
     let mut filter = Filter::default();
     for (name, value) in pairs {
         let value = value.to_owned();
@@ -47,9 +49,15 @@ pub(super) fn filter<'q>(pairs: impl IntoIterator<Item = (&'q str, &'q str)>) ->
             "from" => filter.from_ms = Some(moment(&value)?),
             "until" => filter.until_ms = Some(moment(&value)?),
             other => match other.strip_prefix("field.") {
-                Some(field) if filter.field.is_none() => filter.field = Some((field.to_owned(), value)),
+                Some(field) if filter.field.is_none() => {
+                    filter.field = Some((field.to_owned(), value))
+                }
                 Some(_) => return Err(invalid("a search goes by one field")),
-                None => return Err(invalid(&format!("{other} is nothing that operations are searched by"))),
+                None => {
+                    return Err(invalid(&format!(
+                        "{other} is nothing that operations are searched by"
+                    )));
+                }
             },
         }
     }
@@ -61,7 +69,11 @@ const SCOPES_MAX: usize = 16;
 
 fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     let scopes: Vec<String> = text.split(',').map(|mark| mark.trim().to_owned()).collect();
-    if scopes.len() <= SCOPES_MAX { Ok(scopes) } else { Err(invalid("a search goes by 16 scopes at most")) }
+    if scopes.len() <= SCOPES_MAX {
+        Ok(scopes)
+    } else {
+        Err(invalid("a search goes by 16 scopes at most"))
+    }
 }
 
 fn status(text: &str) -> Result<u16, Refusal> {
@@ -88,7 +100,9 @@ pub(super) async fn search(
     cursor: Option<String>,
     limit: usize,
 ) -> Result<(Vec<OperationView>, Option<String>), Refusal> {
-    let found = ask(admin, move |model, now_ms| model.search(&filter, now_ms, cursor.as_deref(), limit)).await?;
+    let found =
+        ask(admin, move |model, now_ms| model.search(&filter, now_ms, cursor.as_deref(), limit))
+            .await?;
     Ok((found.operations.iter().map(OperationView::from).collect(), found.cursor))
 }
 
@@ -133,13 +147,22 @@ pub(super) async fn statistics(
     State(admin): State<Arc<Admin>>,
     Query(span): Query<Span>,
 ) -> Result<Json<StatisticsView>, Refusal> {
-    let until_ms = span.until.as_deref().map(moment).transpose()?.unwrap_or_else(|| admin.clock.unix_ms());
-    let from_ms = span.from.as_deref().map(moment).transpose()?.unwrap_or_else(|| until_ms.saturating_sub(24 * HOUR_MS));
+    let until_ms =
+        span.until.as_deref().map(moment).transpose()?.unwrap_or_else(|| admin.clock.unix_ms());
+    let from_ms = span
+        .from
+        .as_deref()
+        .map(moment)
+        .transpose()?
+        .unwrap_or_else(|| until_ms.saturating_sub(24 * HOUR_MS));
     if until_ms.saturating_sub(from_ms) > SPAN_MS_MAX {
         return Err(invalid("statistics are told of 92 days at most: ask for the rest apart"));
     }
     let rows = ask(&admin, move |model, _| model.statistics(from_ms, until_ms)).await?;
-    Ok(Json(StatisticsView { hours: rows.iter().map(Into::into).collect(), lag_ms: lag_ms(&admin) }))
+    Ok(Json(StatisticsView {
+        hours: rows.iter().map(Into::into).collect(),
+        lag_ms: lag_ms(&admin),
+    }))
 }
 
 /// What is going on.
@@ -147,7 +170,9 @@ pub(super) async fn statistics(
     get, path = "/v1/overview", tag = "read model",
     responses((status = 200, body = OverviewView, description = "The last hour and day, and what is open"), super::openapi::Asked),
 )]
-pub(super) async fn overview(State(admin): State<Arc<Admin>>) -> Result<Json<OverviewView>, Refusal> {
+pub(super) async fn overview(
+    State(admin): State<Arc<Admin>>,
+) -> Result<Json<OverviewView>, Refusal> {
     Ok(Json((&ask(&admin, ReadModel::overview).await?).into()))
 }
 
@@ -163,9 +188,14 @@ pub(super) struct Since {
     params(("since" = Option<String>, Query, description = "From the hour in which this is (RFC 3339); otherwise 24 h before now")),
     responses((status = 200, body = ReportView, description = "The report"), super::openapi::Asked),
 )]
-pub(super) async fn report(State(admin): State<Arc<Admin>>, Query(asked): Query<Since>) -> Result<Json<ReportView>, Refusal> {
+pub(super) async fn report(
+    State(admin): State<Arc<Admin>>,
+    Query(asked): Query<Since>,
+) -> Result<Json<ReportView>, Refusal> {
     let since_ms = asked.since.as_deref().map(moment).transpose()?;
-    let report = ask(&admin, move |model, now_ms| model.report(since_ms.unwrap_or(now_ms.saturating_sub(24 * HOUR_MS))));
+    let report = ask(&admin, move |model, now_ms| {
+        model.report(since_ms.unwrap_or(now_ms.saturating_sub(24 * HOUR_MS)))
+    });
     let report = report.await?;
     let watched = admin.policies.iter().filter(|(_, policy)| policy.mode == Mode::Shadow);
     let mut shadow_routes: Vec<String> = watched.map(|(name, _)| name.clone()).collect();
@@ -176,7 +206,7 @@ pub(super) async fn report(State(admin): State<Arc<Admin>>, Query(asked): Query<
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::query::State;
+    use crate::read_model::State;
 
     #[test]
     fn a_search_is_read_from_names_and_values_and_nothing_is_passed_over() {
@@ -190,10 +220,16 @@ mod tests {
             ("scope", "0a,1b"),
         ];
         let filter = filter(asked).unwrap();
-        assert_eq!((filter.route.as_deref(), filter.state, filter.status), (Some("payments"), Some(State::Uncertain), Some(201)));
+        assert_eq!(
+            (filter.route.as_deref(), filter.state, filter.status),
+            (Some("payments"), Some(State::Uncertain), Some(201))
+        );
         assert_eq!(filter.scopes, ["0a", "1b"]);
         assert_eq!(filter.field, Some(("order".to_owned(), "A-17".to_owned())));
-        assert_eq!((filter.from_ms, filter.until_ms, filter.text.as_deref()), (Some(1_795_575_600_000), None, Some("x")));
+        assert_eq!(
+            (filter.from_ms, filter.until_ms, filter.text.as_deref()),
+            (Some(1_795_575_600_000), None, Some("x"))
+        );
     }
 
     #[test]

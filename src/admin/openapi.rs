@@ -59,9 +59,13 @@ impl Modify for Tokens {
         let scheme = SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer));
         document.components.get_or_insert_default().add_security_scheme(NAME, scheme);
         let paths = document.paths.paths.values_mut();
-        let operations = paths.flat_map(|path| [&mut path.get, &mut path.put, &mut path.post]).flatten();
-        for operation in operations.filter(|operation| operation.responses.responses.contains_key("401")) {
-            operation.security = Some(vec![SecurityRequirement::new(NAME, [""; 0]), SecurityRequirement::default()]);
+        let operations =
+            paths.flat_map(|path| [&mut path.get, &mut path.put, &mut path.post]).flatten();
+        for operation in
+            operations.filter(|operation| operation.responses.responses.contains_key("401"))
+        {
+            operation.security =
+                Some(vec![SecurityRequirement::new(NAME, [""; 0]), SecurityRequirement::default()]);
         }
     }
 }
@@ -128,11 +132,19 @@ fn problems(kinds: &[Kind]) -> BTreeMap<String, RefOr<Response>> {
         by_status.entry(kind.status().as_str().to_owned()).or_default().push(*kind);
     }
     let response = |kinds: &[Kind]| {
-        let told: Vec<String> = kinds.iter().map(|kind| format!("`{}`: {}", kind.name(), kind.meaning())).collect();
-        let types: Vec<String> = kinds.iter().map(|kind| format!("{TYPE_PREFIX}{}", kind.name())).collect();
-        let mut content = Content::new(Some(utoipa::openapi::Ref::from_schema_name("ProblemDocument")));
-        content.example = types.first().map(|first| json!({ "type": first, "status": kinds[0].status().as_u16() }));
-        ResponseBuilder::new().description(told.join("; ")).content("application/problem+json", content).build()
+        let told: Vec<String> =
+            kinds.iter().map(|kind| format!("`{}`: {}", kind.name(), kind.meaning())).collect();
+        let types: Vec<String> =
+            kinds.iter().map(|kind| format!("{TYPE_PREFIX}{}", kind.name())).collect();
+        let mut content =
+            Content::new(Some(utoipa::openapi::Ref::from_schema_name("ProblemDocument")));
+        content.example = types
+            .first()
+            .map(|first| json!({ "type": first, "status": kinds[0].status().as_u16() }));
+        ResponseBuilder::new()
+            .description(told.join("; "))
+            .content("application/problem+json", content)
+            .build()
     };
     by_status.into_iter().map(|(status, kinds)| (status, response(&kinds).into())).collect()
 }
@@ -151,15 +163,18 @@ mod tests {
     fn every_path_of_the_router_is_told_of_and_no_other() {
         let document = text();
         assert_eq!(document["openapi"], "3.1.0");
-        let told: BTreeSet<&str> = document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
+        let told: BTreeSet<&str> =
+            document["paths"].as_object().unwrap().keys().map(String::as_str).collect();
         let served: BTreeSet<&str> = super::super::paths().collect();
         assert_eq!(told, served);
     }
 
     #[test]
-    fn a_client_that_is_made_of_it_sends_the_token_where_one_is_wanted_and_knows_where_versions_are() {
+    fn a_client_that_is_made_of_it_sends_the_token_where_one_is_wanted_and_knows_where_versions_are()
+     {
         let document = text();
-        let (name, scheme) = document["components"]["securitySchemes"].as_object().unwrap().iter().next().unwrap();
+        let (name, scheme) =
+            document["components"]["securitySchemes"].as_object().unwrap().iter().next().unwrap();
         assert_eq!((&scheme["type"], &scheme["scheme"]), (&"http".into(), &"bearer".into()));
         let wanted = json!([{ name: [] }, {}]);
         for (path, methods) in document["paths"].as_object().unwrap() {
@@ -178,8 +193,13 @@ mod tests {
     #[test]
     fn every_operation_has_a_name_of_its_own() {
         let document = text();
-        let methods = document["paths"].as_object().unwrap().values().flat_map(|path| path.as_object().unwrap().values());
-        let names: Vec<&str> = methods.map(|method| method["operationId"].as_str().unwrap()).collect();
+        let methods = document["paths"]
+            .as_object()
+            .unwrap()
+            .values()
+            .flat_map(|path| path.as_object().unwrap().values());
+        let names: Vec<&str> =
+            methods.map(|method| method["operationId"].as_str().unwrap()).collect();
         assert_eq!(names.iter().collect::<BTreeSet<_>>().len(), names.len(), "{names:?}");
     }
 
@@ -192,7 +212,8 @@ mod tests {
                 for (status, response) in method["responses"].as_object().unwrap() {
                     let words = response["description"].as_str().unwrap().split("; ");
                     for name in words.filter_map(|word| word.strip_prefix('`')?.split_once("`: ")) {
-                        let kind = Kind::ALL.into_iter().find(|kind| kind.name() == name.0).unwrap();
+                        let kind =
+                            Kind::ALL.into_iter().find(|kind| kind.name() == name.0).unwrap();
                         assert_eq!(kind.status().as_str(), status, "{kind:?}");
                         told.insert(kind.name());
                     }
@@ -200,7 +221,10 @@ mod tests {
             }
         }
         // What belongs to no path.
-        told.extend([Kind::NotFound, Kind::MethodNotAllowed, Kind::RequestTimeout, Kind::Overloaded].map(Kind::name));
+        told.extend(
+            [Kind::NotFound, Kind::MethodNotAllowed, Kind::RequestTimeout, Kind::Overloaded]
+                .map(Kind::name),
+        );
         assert_eq!(told, Kind::ALL.map(Kind::name).into());
     }
 }

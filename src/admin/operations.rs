@@ -61,7 +61,10 @@ pub(super) async fn list(
     };
     let (limit, cursor, source) = (take("limit"), take("cursor"), take("source"));
     let limit = limit.map(|limit| limit.parse::<usize>()).transpose();
-    let limit = limit.map_err(|_| Refusal::Invalid("limit is a number".to_owned()))?.unwrap_or(PAGE).clamp(1, PAGE_MAX);
+    let limit = limit
+        .map_err(|_| Refusal::Invalid("limit is a number".to_owned()))?
+        .unwrap_or(PAGE)
+        .clamp(1, PAGE_MAX);
     let only_state = pairs.iter().all(|(name, _)| name == "state");
     match source.as_deref() {
         Some("store") | None if only_state => {
@@ -71,9 +74,16 @@ pub(super) async fn list(
         Some("read_model") | None => {
             let filter = filter(pairs.iter().map(|(name, value)| (name.as_str(), value.as_str())))?;
             let (operations, cursor) = search(&admin, filter, cursor, limit).await?;
-            Ok(Json(Listed { operations, cursor, source: "read_model".to_owned(), lag_ms: lag_ms(&admin) }))
+            Ok(Json(Listed {
+                operations,
+                cursor,
+                source: "read_model".to_owned(),
+                lag_ms: lag_ms(&admin),
+            }))
         }
-        Some("store") => Err(Refusal::Invalid("the store lists by state alone: leave source away to search by more".to_owned())),
+        Some("store") => Err(Refusal::Invalid(
+            "the store lists by state alone: leave source away to search by more".to_owned(),
+        )),
         Some(_) => Err(Refusal::Invalid("source is store or read_model".to_owned())),
     }
 }
@@ -106,7 +116,10 @@ pub(super) async fn from_store(
         super::openapi::Found,
     ),
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>, Path(operation): Path<String>) -> Result<Response, Refusal> {
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+    Path(operation): Path<String>,
+) -> Result<Response, Refusal> {
     find(&admin, &operation).await.map(shown)
 }
 

@@ -10,7 +10,7 @@ use serde_json::json;
 use crate::engine::Denied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
-use crate::query::QueryError;
+use crate::read_model::QueryError;
 use crate::store::{ListError, StoreError};
 use crate::telemetry::FilterError;
 
@@ -45,13 +45,19 @@ pub(super) enum Refusal {
     #[error("the body is larger than this path takes")]
     TooLarge,
     /// It did not come to its end.
-    #[error("this took too long, as a rule because the body did not come: look what was done before you ask again")]
+    #[error(
+        "this took too long, as a rule because the body did not come: look what was done before you ask again"
+    )]
     TooSlow,
     /// Too many requests are under way.
-    #[error("too many requests are under way on the admin port: health and readiness are answered all the same")]
+    #[error(
+        "too many requests are under way on the admin port: health and readiness are answered all the same"
+    )]
     Busy,
     /// A state that is none.
-    #[error("state is one of in_flight, uncertain, completed, released, expired; of the read model also gone")]
+    #[error(
+        "state is one of in_flight, uncertain, completed, released, expired; of the read model also gone"
+    )]
     StateUnknown,
     /// A route that is none.
     #[error("no route has this name: it has to be as in the configuration")]
@@ -60,10 +66,14 @@ pub(super) enum Refusal {
     #[error(transparent)]
     Lookup(#[from] LookupError),
     /// Nothing is there.
-    #[error("nothing lies under this key: it never came on this route in this scope, or its retention is over")]
+    #[error(
+        "nothing lies under this key: it never came on this route in this scope, or its retention is over"
+    )]
     NothingUnderKey,
     /// A change that does not say what it changes.
-    #[error("a change names the version it was decided on: send If-Match with the ETag of the operation as you saw it")]
+    #[error(
+        "a change names the version it was decided on: send If-Match with the ETag of the operation as you saw it"
+    )]
     VersionMissing,
     /// That is no version.
     #[error("If-Match is one version in double quotes, as the operation's ETag has it")]
@@ -78,7 +88,9 @@ pub(super) enum Refusal {
     #[error("{0}")]
     ReloadUnavailable(&'static str),
     /// Nothing is told of an operation.
-    #[error("the event log tells nothing of it: it is older than the log, or a moment too young, or there never was one")]
+    #[error(
+        "the event log tells nothing of it: it is older than the log, or a moment too young, or there never was one"
+    )]
     Untold,
     /// What is logged was not changed.
     #[error(transparent)]
@@ -111,7 +123,9 @@ pub(super) enum Refusal {
 impl Refusal {
     /// A change without a reason, or with one that the event log would cut.
     pub(super) fn reason() -> Refusal {
-        Refusal::Invalid(format!("reason is required: why this is done, in 1 to {REASON_BYTES_MAX} bytes of text"))
+        Refusal::Invalid(format!(
+            "reason is required: why this is done, in 1 to {REASON_BYTES_MAX} bytes of text"
+        ))
     }
 
     /// What kind of problem it is.
@@ -133,12 +147,16 @@ impl Refusal {
             Refusal::ReloadRefused(_) => Kind::ReloadRefused,
             Refusal::ReloadUnavailable(_) => Kind::ReloadUnavailable,
             Refusal::LogLevel(FilterError::NotLogging) => Kind::LogLevelUnavailable,
-            Refusal::LogLevel(FilterError::TooLong | FilterError::Unclear { .. }) => Kind::LogLevelRefused,
+            Refusal::LogLevel(FilterError::TooLong | FilterError::Unclear { .. }) => {
+                Kind::LogLevelRefused
+            }
             Refusal::LogOff => Kind::LogOff,
             Refusal::ReadModelOff => Kind::ReadModelOff,
             Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
             Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
-            Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Untold => Kind::OperationUnknown,
+            Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Untold => {
+                Kind::OperationUnknown
+            }
             Refusal::Listed(ListError::Cursor) => Kind::RequestInvalid,
             Refusal::Unread(_) | Refusal::Listed(ListError::Store(_)) => Kind::StoreUnavailable,
             Refusal::Operator(error) => match error {
@@ -241,51 +259,101 @@ impl Kind {
 
     fn described(self) -> (StatusCode, &'static str, &'static str) {
         match self {
-            Kind::Unauthorized => (StatusCode::UNAUTHORIZED, "unauthorized", "no valid token, or a web page sent it"),
+            Kind::Unauthorized => {
+                (StatusCode::UNAUTHORIZED, "unauthorized", "no valid token, or a web page sent it")
+            }
             Kind::Forbidden => (StatusCode::FORBIDDEN, "forbidden", "the token's role is `read`"),
             Kind::NotFound => (StatusCode::NOT_FOUND, "not-found", "no such path"),
-            Kind::MethodNotAllowed => (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "not on this path"),
-            Kind::RequestInvalid => {
-                (StatusCode::BAD_REQUEST, "request-invalid", "a parameter, the cursor or the body can't be read")
+            Kind::MethodNotAllowed => {
+                (StatusCode::METHOD_NOT_ALLOWED, "method-not-allowed", "not on this path")
             }
-            Kind::BodyTooLarge => (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large"),
-            Kind::RequestTimeout => (StatusCode::REQUEST_TIMEOUT, "request-timeout", "its body did not come in time"),
-            Kind::Overloaded => {
-                (StatusCode::SERVICE_UNAVAILABLE, "overloaded", "too many requests are under way on the admin port")
+            Kind::RequestInvalid => (
+                StatusCode::BAD_REQUEST,
+                "request-invalid",
+                "a parameter, the cursor or the body can't be read",
+            ),
+            Kind::BodyTooLarge => {
+                (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large")
             }
+            Kind::RequestTimeout => {
+                (StatusCode::REQUEST_TIMEOUT, "request-timeout", "its body did not come in time")
+            }
+            Kind::Overloaded => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "overloaded",
+                "too many requests are under way on the admin port",
+            ),
             Kind::StateUnknown => (StatusCode::BAD_REQUEST, "state-unknown", "no such state"),
-            Kind::RouteUnknown => (StatusCode::NOT_FOUND, "route-unknown", "no route has this name"),
-            Kind::LookupInvalid => (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope"),
-            Kind::IfMatchRequired => (StatusCode::PRECONDITION_REQUIRED, "if-match-required", "a change without `If-Match`"),
-            Kind::IfMatchInvalid => (StatusCode::BAD_REQUEST, "if-match-invalid", "`If-Match` is not one version"),
-            Kind::OperationUnknown => {
-                (StatusCode::NOT_FOUND, "operation-unknown", "there never was one, or its retention is over")
+            Kind::RouteUnknown => {
+                (StatusCode::NOT_FOUND, "route-unknown", "no route has this name")
             }
-            Kind::OperationMoved => (StatusCode::PRECONDITION_FAILED, "operation-moved", "it has changed since: look again"),
+            Kind::LookupInvalid => {
+                (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope")
+            }
+            Kind::IfMatchRequired => (
+                StatusCode::PRECONDITION_REQUIRED,
+                "if-match-required",
+                "a change without `If-Match`",
+            ),
+            Kind::IfMatchInvalid => {
+                (StatusCode::BAD_REQUEST, "if-match-invalid", "`If-Match` is not one version")
+            }
+            Kind::OperationUnknown => (
+                StatusCode::NOT_FOUND,
+                "operation-unknown",
+                "there never was one, or its retention is over",
+            ),
+            Kind::OperationMoved => (
+                StatusCode::PRECONDITION_FAILED,
+                "operation-moved",
+                "it has changed since: look again",
+            ),
             Kind::InFlight => (StatusCode::CONFLICT, "in-flight", "it is still running"),
-            Kind::OperationSettled => (StatusCode::CONFLICT, "operation-settled", "it is not uncertain"),
-            Kind::OperationNotCompleted => (StatusCode::CONFLICT, "operation-not-completed", "it has no result to expire"),
+            Kind::OperationSettled => {
+                (StatusCode::CONFLICT, "operation-settled", "it is not uncertain")
+            }
+            Kind::OperationNotCompleted => {
+                (StatusCode::CONFLICT, "operation-not-completed", "it has no result to expire")
+            }
             Kind::OutcomeUncertain => (
                 StatusCode::CONFLICT,
                 "outcome-uncertain",
                 "too early: the lost request may still be executed; see `Retry-After`",
             ),
-            Kind::ReloadRefused => {
-                (StatusCode::CONFLICT, "reload-refused", "the configuration can't be taken; nothing has changed")
+            Kind::ReloadRefused => (
+                StatusCode::CONFLICT,
+                "reload-refused",
+                "the configuration can't be taken; nothing has changed",
+            ),
+            Kind::ReloadUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "reload-unavailable",
+                "it was not read; ask again",
+            ),
+            Kind::LogLevelRefused => {
+                (StatusCode::BAD_REQUEST, "log-level-refused", "that is no filter")
             }
-            Kind::ReloadUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "reload-unavailable", "it was not read; ask again"),
-            Kind::LogLevelRefused => (StatusCode::BAD_REQUEST, "log-level-refused", "that is no filter"),
-            Kind::LogLevelUnavailable => (StatusCode::SERVICE_UNAVAILABLE, "log-level-unavailable", "the process logs nothing"),
+            Kind::LogLevelUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "log-level-unavailable",
+                "the process logs nothing",
+            ),
             Kind::LogOff => (StatusCode::NOT_IMPLEMENTED, "log-off", "it needs `[log]` enabled"),
-            Kind::ReadModelOff => {
-                (StatusCode::NOT_IMPLEMENTED, "read-model-off", "it needs `[log]` and `[read_model]` enabled since the start")
-            }
-            Kind::ReadModelUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "read-model-unavailable", "it can't be read; ask again")
-            }
-            Kind::StoreUnavailable => {
-                (StatusCode::SERVICE_UNAVAILABLE, "store-unavailable", "the store does not answer; ask again")
-            }
+            Kind::ReadModelOff => (
+                StatusCode::NOT_IMPLEMENTED,
+                "read-model-off",
+                "it needs `[log]` and `[read_model]` enabled since the start",
+            ),
+            Kind::ReadModelUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "read-model-unavailable",
+                "it can't be read; ask again",
+            ),
+            Kind::StoreUnavailable => (
+                StatusCode::SERVICE_UNAVAILABLE,
+                "store-unavailable",
+                "the store does not answer; ask again",
+            ),
         }
     }
 }
@@ -293,7 +361,9 @@ impl Kind {
 /// Why the store did not tell what it was asked. Its own words are of writes, and would have people look for one.
 pub(super) fn unread(error: &StoreError) -> String {
     match error {
-        StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => format!("the store does not answer: {why}"),
+        StoreError::NotApplied(why) | StoreError::MaybeApplied(why) => {
+            format!("the store does not answer: {why}")
+        }
         StoreError::Unread(_) | StoreError::Corrupt(_) => error.to_string(),
     }
 }
@@ -320,10 +390,14 @@ impl IntoResponse for Refusal {
         let mut response = document(self.kind(), &self.to_string());
         match &self {
             Refusal::TokenMissing => {
-                response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+                response
+                    .headers_mut()
+                    .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
             Refusal::Operator(OperatorError::Denied(Denied::TooEarly { wait })) => {
-                response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
+                response
+                    .headers_mut()
+                    .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
             }
             _ => {}
         }
@@ -347,7 +421,8 @@ pub(super) async fn every_refusal_is_a_document(request: Request, next: Next) ->
     let response = next.run(request).await;
     let status = response.status();
     let kind = response.headers().get(header::CONTENT_TYPE).map(HeaderValue::as_bytes);
-    let worded = kind.is_some_and(|kind| kind == b"application/problem+json" || kind.starts_with(b"text/html"));
+    let worded = kind
+        .is_some_and(|kind| kind == b"application/problem+json" || kind.starts_with(b"text/html"));
     if !status.is_client_error() || worded {
         return response;
     }
@@ -383,11 +458,17 @@ mod tests {
     async fn a_refusal_says_its_type_what_to_do_and_when_to_come_back() {
         let early = Denied::TooEarly { wait: std::time::Duration::from_millis(4200) };
         let response = Refusal::Operator(early.into()).into_response();
-        assert_eq!((response.status().as_u16(), &response.headers()["retry-after"]), (409, &HeaderValue::from(5)));
+        assert_eq!(
+            (response.status().as_u16(), &response.headers()["retry-after"]),
+            (409, &HeaderValue::from(5))
+        );
         assert_eq!(response.headers()["content-type"], "application/problem+json");
         let body = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
         let body: serde_json::Value = serde_json::from_slice(&body).unwrap();
-        assert_eq!((&body["type"], &body["status"]), (&"urn:onceward:problem:outcome-uncertain".into(), &409.into()));
+        assert_eq!(
+            (&body["type"], &body["status"]),
+            (&"urn:onceward:problem:outcome-uncertain".into(), &409.into())
+        );
         assert!(body["detail"].as_str().unwrap().contains("another 5 s"), "{body}");
     }
 }

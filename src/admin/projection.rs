@@ -12,7 +12,7 @@ use super::auth::Operator;
 use super::model::ask;
 use super::problem::Refusal;
 use crate::clock::rfc3339;
-use crate::query::Freshness;
+use crate::read_model::Freshness;
 
 /// How far the read model is.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -56,6 +56,9 @@ pub(super) async fn rebuild(
     Extension(operator): Extension<Operator>,
 ) -> Result<(axum::http::StatusCode, Json<ProjectionView>), Refusal> {
     let freshness = ask(&admin, |model, _| model.clear().map(|()| model.freshness())).await?;
-    tracing::warn!(operator = operator.0, "the read model was emptied by hand: it is built anew from the event log");
+    tracing::warn!(
+        operator = operator.0,
+        "the read model was emptied by hand: it is built anew from the event log"
+    );
     Ok((axum::http::StatusCode::ACCEPTED, view(&admin, freshness)))
 }

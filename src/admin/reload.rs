@@ -65,8 +65,8 @@ pub(super) async fn reload(
     match tokio::time::timeout(ANSWER_MAX, answered).await {
         Ok(Ok(Ok(()))) => Ok(Json(json!({ "result": "applied" }))),
         Ok(Ok(Err(faults))) => Err(Refusal::ReloadRefused(faults.join("; "))),
-        Ok(Err(_)) | Err(_) => {
-            Err(Refusal::ReloadUnavailable("the configuration was not read in time; the metrics tell what became of it"))
-        }
+        Ok(Err(_)) | Err(_) => Err(Refusal::ReloadUnavailable(
+            "the configuration was not read in time; the metrics tell what became of it",
+        )),
     }
 }

@@ -51,7 +51,8 @@ struct Turns(Mutex<Option<Instant>>);
 impl Turns {
     async fn mine(&self) {
         let turn = {
-            let (mut next, now) = (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
+            let (mut next, now) =
+                (self.0.lock().unwrap_or_else(PoisonError::into_inner), Instant::now());
             let turn = next.map_or(now, |next| next.max(now));
             *next = Some(turn + PACE);
             turn
@@ -79,7 +80,10 @@ pub(super) struct TailQuery {
     ),
     responses((status = 200, body = LoggedView, description = "The events: the end is reached where there are none, also with fewer than `limit` there may be more"), super::openapi::Tailed),
 )]
-pub(super) async fn tail(State(admin): State<Arc<Admin>>, Query(asked): Query<TailQuery>) -> Result<Json<LoggedView>, Refusal> {
+pub(super) async fn tail(
+    State(admin): State<Arc<Admin>>,
+    Query(asked): Query<TailQuery>,
+) -> Result<Json<LoggedView>, Refusal> {
     if !admin.gate.tells() {
         return Err(Refusal::LogOff);
     }
@@ -87,8 +91,12 @@ pub(super) async fn tail(State(admin): State<Arc<Admin>>, Query(asked): Query<Ta
     let from = match (asked.after, asked.since) {
         (Some(cursor), None) => read_cursor(&cursor)?,
         (None, Some(since)) => before(moment(&since)?),
-        (None, None) => Position(log.ends().await?.iter().map(|ends| (ends.partition, ends.last.id)).collect()),
-        (Some(_), Some(_)) => return Err(Refusal::Invalid("after says where to go on: leave since away".to_owned())),
+        (None, None) => {
+            Position(log.ends().await?.iter().map(|ends| (ends.partition, ends.last.id)).collect())
+        }
+        (Some(_), Some(_)) => {
+            return Err(Refusal::Invalid("after says where to go on: leave since away".to_owned()));
+        }
     };
     let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
     let wait = Duration::from_secs(asked.wait.unwrap_or(0).min(WAIT_S_MAX));
@@ -116,7 +124,11 @@ async fn read(log: &dyn Log, from: &Position, limit: usize) -> Result<Vec<Entry>
 ///
 /// Danger: that is looked up behind the reading. Before it, what is trimmed between the two would be left out unsaid; so at worst it
 /// is said of entries that were trimmed when they had just been read.
-async fn told(log: &dyn Log, from: &Position, entries: Vec<Entry>) -> Result<LoggedView, StoreError> {
+async fn told(
+    log: &dyn Log,
+    from: &Position,
+    entries: Vec<Entry>,
+) -> Result<LoggedView, StoreError> {
     let ends = if entries.is_empty() {
         log.ends().await?
     } else {
@@ -126,7 +138,8 @@ async fn told(log: &dyn Log, from: &Position, entries: Vec<Entry>) -> Result<Log
     let mut position = from.clone();
     entries.iter().for_each(|entry| position.advance(entry));
     let mut trimmed = false;
-    for (partition, end) in ends.iter().filter_map(|ends| Some((ends.partition, ends.trimmed?.id))) {
+    for (partition, end) in ends.iter().filter_map(|ends| Some((ends.partition, ends.trimmed?.id)))
+    {
         if end > from.of(partition) {
             trimmed = true;
             // Said once: the next piece goes on behind it.
@@ -161,11 +174,16 @@ fn write_cursor(position: &Position) -> String {
 }
 
 fn read_cursor(cursor: &str) -> Result<Position, Refusal> {
-    let none = || Refusal::Invalid("after is the cursor that the piece before came with".to_owned());
+    let none =
+        || Refusal::Invalid("after is the cursor that the piece before came with".to_owned());
     if cursor.len() > CURSOR_BYTES_MAX {
         return Err(none());
     }
-    let text = URL_SAFE_NO_PAD.decode(cursor).ok().and_then(|bytes| String::from_utf8(bytes).ok()).ok_or_else(none)?;
+    let text = URL_SAFE_NO_PAD
+        .decode(cursor)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok())
+        .ok_or_else(none)?;
     text.parse().map_err(|_| none())
 }
 
@@ -182,12 +200,19 @@ mod tests {
 
     #[test]
     fn the_cursor_of_all_partitions_is_read_again_and_fits() {
-        let position = Position((0..PARTITIONS).map(|n| (n, EntryId { ms: 9_999_999_999_999, seq: 9999 })).collect());
+        let position = Position(
+            (0..PARTITIONS).map(|n| (n, EntryId { ms: 9_999_999_999_999, seq: 9999 })).collect(),
+        );
         let cursor = write_cursor(&position);
-        assert!(cursor.len() < CURSOR_BYTES_MAX / 2 && cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b)));
+        assert!(
+            cursor.len() < CURSOR_BYTES_MAX / 2
+                && cursor.bytes().all(|b| b.is_ascii_alphanumeric() || b"-_".contains(&b))
+        );
         assert_eq!(read_cursor(&cursor).unwrap(), position);
         assert_eq!(read_cursor("").unwrap(), Position::default(), "of a log without an entry");
-        for none in ["nowhere!", &URL_SAFE_NO_PAD.encode("7:now"), &"A".repeat(CURSOR_BYTES_MAX + 1)] {
+        for none in
+            ["nowhere!", &URL_SAFE_NO_PAD.encode("7:now"), &"A".repeat(CURSOR_BYTES_MAX + 1)]
+        {
             assert!(read_cursor(none).is_err(), "{none}");
         }
     }
@@ -197,7 +222,11 @@ mod tests {
         let (looks, began) = (Turns(Mutex::new(None)), Instant::now());
         for n in 0..3 {
             looks.mine().await;
-            assert!((n * PACE..(n + 1) * PACE).contains(&began.elapsed()), "{n}: {:?}", began.elapsed());
+            assert!(
+                (n * PACE..(n + 1) * PACE).contains(&began.elapsed()),
+                "{n}: {:?}",
+                began.elapsed()
+            );
         }
         tokio::time::advance(10 * PACE).await;
         let later = Instant::now();
@@ -213,19 +242,30 @@ mod tests {
         let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
         for n in 1..=5 {
             store
-                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| br#"{"kind":"claimed"}"#.into())
+                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| {
+                    br#"{"kind":"claimed"}"#.into()
+                })
                 .await
                 .unwrap();
         }
         let piece = async |from: &Position| {
-            let piece = told(store.log(), from, read(store.log(), from, 3).await.unwrap()).await.unwrap();
+            let piece =
+                told(store.log(), from, read(store.log(), from, 3).await.unwrap()).await.unwrap();
             let position = read_cursor(&piece.cursor).unwrap();
             (piece, position)
         };
         let (first, position) = piece(&before(1000)).await;
         let (second, position) = piece(&position).await;
-        let operations: Vec<String> = first.events.iter().chain(&second.events).map(|event| event.operation.clone()).collect();
-        assert_eq!(operations, (1..=5).map(|n| slot(Space::Enforced, n).to_string()).collect::<Vec<_>>());
+        let operations: Vec<String> = first
+            .events
+            .iter()
+            .chain(&second.events)
+            .map(|event| event.operation.clone())
+            .collect();
+        assert_eq!(
+            operations,
+            (1..=5).map(|n| slot(Space::Enforced, n).to_string()).collect::<Vec<_>>()
+        );
         assert_eq!((first.events.len(), first.trimmed, second.trimmed), (3, false, false));
         assert!(piece(&position).await.0.events.is_empty());
         assert!(piece(&before(1001)).await.0.events.is_empty());
@@ -240,12 +280,15 @@ mod tests {
         let tell = async |n, ms| {
             clock.store(ms, Ordering::SeqCst);
             store
-                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| br#"{"kind":"claimed"}"#.into())
+                .write(&slot(Space::Enforced, n), None, &claim(1, 1), lifetime, &|| {
+                    br#"{"kind":"claimed"}"#.into()
+                })
                 .await
                 .unwrap();
         };
         let piece = async |from: &Position| {
-            let piece = told(store.log(), from, read(store.log(), from, 1).await.unwrap()).await.unwrap();
+            let piece =
+                told(store.log(), from, read(store.log(), from, 1).await.unwrap()).await.unwrap();
             (piece.events.len(), piece.trimmed, read_cursor(&piece.cursor).unwrap())
         };
         for (n, ms) in [(1, 1000), (2, 2000), (3, 3000), (4, 9000)] {
@@ -275,9 +318,18 @@ mod tests {
         };
         let event = told(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
         assert_eq!((event.operation, event.entry.as_str()), (slot.to_string(), "9:1000-2"));
-        assert_eq!((event.moment.kind.as_str(), event.moment.at.as_str()), ("of a later version", "1970-01-01T00:00:01.000Z"));
+        assert_eq!(
+            (event.moment.kind.as_str(), event.moment.at.as_str()),
+            ("of a later version", "1970-01-01T00:00:01.000Z")
+        );
         let forged = EntryId { ms: u64::MAX, seq: 0 };
-        let event = EventView::from(&Entry { partition: 9, id: forged, slot, event: Default::default(), link: None });
+        let event = EventView::from(&Entry {
+            partition: 9,
+            id: forged,
+            slot,
+            event: Default::default(),
+            link: None,
+        });
         assert_eq!(event.moment.at, "9999-12-31T23:59:59.999Z");
         for unreadable in [&b"\xff"[..], b"", b"[]"] {
             assert_eq!(told(unreadable).moment.kind, "unreadable");

@@ -12,7 +12,8 @@ mod told;
 pub use logged::{EventView, LoggedView};
 pub use report::{ReportRowView, ReportView};
 pub use told::{
-    DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, StatisticsView, TallyView, TimelineView,
+    DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, StatisticsView,
+    TallyView, TimelineView,
 };
 
 use crate::clock::rfc3339;

@@ -23,21 +23,32 @@ enum End {
 ///
 /// # Errors
 /// Why nothing, or not everything, was copied. Gateways are kept from the second store until a copy is complete.
-pub async fn copy_store(from: &Config, to: &Config, report: &(dyn Fn(Step, u64) + Send + Sync)) -> Result<Copied, CopyError> {
+pub async fn copy_store(
+    from: &Config,
+    to: &Config,
+    report: &(dyn Fn(Step, u64) + Send + Sync),
+) -> Result<Copied, CopyError> {
     let source = open(from, End::From)?;
     let target = open(to, End::To)?;
     copy(&*source, &*target, report).await
 }
 
 fn open(config: &Config, end: End) -> Result<Box<dyn Target>, CopyError> {
-    let refused = |error: anyhow::Error| CopyError::Refused(format!("{}: {error:#}", config.store.place()));
+    let refused =
+        |error: anyhow::Error| CopyError::Refused(format!("{}: {error:#}", config.store.place()));
     match &config.store.url {
-        StoreUrl::Memory => Err(CopyError::Refused("memory: belongs to one process, and can't be copied".into())),
+        StoreUrl::Memory => {
+            Err(CopyError::Refused("memory: belongs to one process, and can't be copied".into()))
+        }
         StoreUrl::File(dir) => {
             let clock = Clock::system();
             let unix_ms = clock.unix_ms();
             let options = EmbeddedOptions::new(Arc::new(move || clock.boot_ms()), unix_ms);
-            Ok(Box::new(if end == End::From { CopiedFile::source(dir, options)? } else { CopiedFile::target(dir, options)? }))
+            Ok(Box::new(if end == End::From {
+                CopiedFile::source(dir, options)?
+            } else {
+                CopiedFile::target(dir, options)?
+            }))
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
             let mut options = redis_options(config, &Meter::new()).map_err(refused)?;

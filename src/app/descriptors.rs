@@ -57,7 +57,9 @@ fn reserved(upstreams: usize) -> u64 {
 }
 
 fn needed(limits: &Limits, upstreams: usize) -> u64 {
-    (limits.connections as u64).saturating_add(limits.in_flight as u64).saturating_add(reserved(upstreams))
+    (limits.connections as u64)
+        .saturating_add(limits.in_flight as u64)
+        .saturating_add(reserved(upstreams))
 }
 
 /// The configured limits; where there are too few descriptors, both in proportion, and at least one of each.
@@ -81,7 +83,8 @@ mod tests {
 
     #[test]
     fn too_few_descriptors_are_shared_out_in_proportion_and_some_are_kept() {
-        let overrides = Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() };
+        let overrides =
+            Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() };
         let limits = Config::load(None, overrides).unwrap().limits;
         assert_eq!((limits.connections, limits.in_flight), (10_000, 5000));
         let share = |connections, in_flight| Share { connections, in_flight };
@@ -90,7 +93,11 @@ mod tests {
         }
         assert_eq!(needed(&limits, 1), 15_256);
         assert_eq!(fit(&limits, 1, Some(4096)), share(2560, 1280));
-        assert_eq!(fit(&limits, 2, Some(4096)), share(2218, 1110), "another upstream keeps idle connections of its own");
+        assert_eq!(
+            fit(&limits, 2, Some(4096)),
+            share(2218, 1110),
+            "another upstream keeps idle connections of its own"
+        );
         assert_eq!(fit(&limits, 1, Some(10)), share(1, 1));
         let fewer = Limits { connections: 1, in_flight: 5000, ..limits };
         assert_eq!(fit(&fewer, 1, Some(1256)), share(1, 999));

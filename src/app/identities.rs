@@ -30,7 +30,10 @@ pub(super) struct Pending {
 
 /// What identities are made of by a configuration.
 pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
-    Identities::of(config.routes.iter().map(|route| (&route.policy, &*route.methods, &*route.paths)), hashing.checks())
+    Identities::of(
+        config.routes.iter().map(|route| (&route.policy, &*route.methods, &*route.paths)),
+        hashing.checks(),
+    )
 }
 
 /// Compares with what the store keeps. One that doesn't answer stays latched until it has told: its gateway starts not ready.
@@ -115,7 +118,10 @@ mod tests {
 
     fn identities(route: &str) -> Identities {
         let policy = Policy { route: route.into(), ..fallback().unwrap() };
-        Identities::of([(&policy, &[Method::POST][..], &["/v1/payments".to_owned()][..])], Vec::new())
+        Identities::of(
+            [(&policy, &[Method::POST][..], &["/v1/payments".to_owned()][..])],
+            Vec::new(),
+        )
     }
 
     fn out_of_reach() -> (Arc<Latched>, Arc<Memory>) {
@@ -127,14 +133,22 @@ mod tests {
     async fn a_store_that_comes_back_is_compared_before_it_is_used() {
         let (server, _) = out_of_reach();
         let Agreed { store, pending } =
-            agreed(server.clone(), identities("payments"), false, &VanishedRoutes::default()).await.unwrap();
+            agreed(server.clone(), identities("payments"), false, &VanishedRoutes::default())
+                .await
+                .unwrap();
         assert!(pending.is_some());
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), b"k", b"");
         server.open();
-        assert!(server.load(&slot).await.is_ok() && store.load(&slot).await.is_err(), "it answers, and is not compared yet");
+        assert!(
+            server.load(&slot).await.is_ok() && store.load(&slot).await.is_err(),
+            "it answers, and is not compared yet"
+        );
         sleep(ASK_AGAIN * 2).await;
         assert_eq!(store.load(&slot).await.unwrap(), None);
-        assert_eq!(notes(&*server).await.unwrap(), identities("payments").compare(&Notes::default()).next);
+        assert_eq!(
+            notes(&*server).await.unwrap(),
+            identities("payments").compare(&Notes::default()).next
+        );
     }
 
     #[tokio::test(start_paused = true)]
@@ -143,14 +157,22 @@ mod tests {
         agree(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
         let Agreed { store, pending } =
-            agreed(server.clone(), identities("payouts"), false, &VanishedRoutes::default()).await.unwrap();
+            agreed(server.clone(), identities("payouts"), false, &VanishedRoutes::default())
+                .await
+                .unwrap();
         server.open();
         let told = pending.unwrap().disagreement.await.unwrap().to_string();
         assert!(told.contains("route \"payments\" is not configured any more"), "{told}");
         assert!(store.ping().await.is_err());
         assert_eq!(notes(&*memory).await.unwrap(), kept);
         // Had it answered at once, there would have been no start.
-        assert!(agreed(memory.clone(), identities("payouts"), false, &VanishedRoutes::default()).await.is_err());
-        assert!(agreed(memory, identities("payouts"), true, &VanishedRoutes::default()).await.is_ok());
+        assert!(
+            agreed(memory.clone(), identities("payouts"), false, &VanishedRoutes::default())
+                .await
+                .is_err()
+        );
+        assert!(
+            agreed(memory, identities("payouts"), true, &VanishedRoutes::default()).await.is_ok()
+        );
     }
 }

@@ -46,7 +46,8 @@ pub(super) async fn keyrings(config: &Config, before: &Keyrings) -> Result<Keyri
     let mut keyrings = Keyrings::default();
     for route in &config.routes {
         let Some(place) = &route.jwks else { continue };
-        let known = keyrings.kept.iter().chain(&before.kept).find(|kept| kept.place == *place).cloned();
+        let known =
+            keyrings.kept.iter().chain(&before.kept).find(|kept| kept.place == *place).cloned();
         let kept = match known {
             Some(kept) => kept,
             None => {
@@ -66,7 +67,9 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
             let name = file.display().to_string();
             let text = contents(file.clone()).await.map_err(anyhow::Error::msg);
             let keys = text.and_then(|text| Ok(KeySet::parse(&text)?));
-            let keyring = Keyring::new(Some(keys.with_context(|| format!("the keys of tokens (jwks) in {name}"))?));
+            let keyring = Keyring::new(Some(
+                keys.with_context(|| format!("the keys of tokens (jwks) in {name}"))?,
+            ));
             let file = file.clone();
             let keeper = keyring.clone().keep(name, Pace::FILE, move || contents(file.clone()));
             (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
@@ -87,12 +90,17 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                     None => None,
                 },
             };
-            let server: Forward<RequestBody> =
-                Forward::new([Arc::new(Upstream::new(settings).with_context(|| format!("jwks {url}"))?)]);
+            let server: Forward<RequestBody> = Forward::new([Arc::new(
+                Upstream::new(settings).with_context(|| format!("jwks {url}"))?,
+            )]);
             let (keyring, path) = (Keyring::new(None), path.clone());
             let ask = move || {
                 let (server, path) = (server.clone(), path.clone());
-                async move { fetch(&server, &path, KEY_SET_BYTES_MAX, FETCH_MAX).await.map_err(|error| error.to_string()) }
+                async move {
+                    fetch(&server, &path, KEY_SET_BYTES_MAX, FETCH_MAX)
+                        .await
+                        .map_err(|error| error.to_string())
+                }
             };
             let keeper = keyring.clone().keep(url.to_string(), Pace::SERVER, ask);
             (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
@@ -104,7 +112,11 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
 async fn contents(file: PathBuf) -> Result<Bytes, String> {
     let reading = async {
         let mut text = Vec::new();
-        tokio::fs::File::open(&file).await?.take(KEY_SET_BYTES_MAX as u64 + 1).read_to_end(&mut text).await?;
+        tokio::fs::File::open(&file)
+            .await?
+            .take(KEY_SET_BYTES_MAX as u64 + 1)
+            .read_to_end(&mut text)
+            .await?;
         std::io::Result::Ok(Bytes::from(text))
     };
     reading.await.map_err(|error| format!("can't read {}: {error}", file.display()))

@@ -97,7 +97,12 @@ impl Permits {
         };
         let evicted = CancellationToken::new();
         let number = lock(&self.waiting).add(evicted.clone());
-        Arc::new(Permit { waiting: self.waiting.clone(), number: Mutex::new(number), evicted, _held: held })
+        Arc::new(Permit {
+            waiting: self.waiting.clone(),
+            number: Mutex::new(number),
+            evicted,
+            _held: held,
+        })
     }
 }
 
@@ -138,8 +143,11 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-async fn serve_connection<S>(stream: impl AsyncRead + AsyncWrite + Unpin, service: S, place: Arc<Permit>)
-where
+async fn serve_connection<S>(
+    stream: impl AsyncRead + AsyncWrite + Unpin,
+    service: S,
+    place: Arc<Permit>,
+) where
     S: Service<Request<Incoming>, Response = Response<Body>, Error = Infallible> + Clone,
 {
     let evicted = place.evicted.clone();

@@ -11,8 +11,8 @@ use tokio_util::task::AbortOnDropHandle;
 use super::open_store;
 use crate::clock::Clock;
 use crate::config::{Config, ReadModelConfig, StoreUrl};
-pub use crate::query::Freshness;
-use crate::query::{Projector, ReadModel};
+pub use crate::read_model::Freshness;
+use crate::read_model::{Projector, ReadModel};
 use crate::store::Store;
 use crate::telemetry::Meter;
 
@@ -30,7 +30,11 @@ pub(super) struct Following {
 }
 
 /// Opens the read model and begins to follow, or to look how far who follows is; `None` where there is none, or no log.
-pub(super) async fn follow(config: &Config, store: Arc<dyn Store>, clock: &Clock) -> Result<Option<Following>> {
+pub(super) async fn follow(
+    config: &Config,
+    store: Arc<dyn Store>,
+    clock: &Clock,
+) -> Result<Option<Following>> {
     let (Some(keep), Some(wanted)) = (config.log_keep, &config.read_model) else { return Ok(None) };
     let model = open(configured_place(config, wanted)).await?;
     let task = if wanted.project {
@@ -51,12 +55,17 @@ impl Projection {
     /// # Errors
     /// There is no log, no file, or a store that no other process can read; or one of them can't be opened.
     pub async fn start(config: &Config, rebuild: bool) -> Result<Projection> {
-        let Some(keep) = config.log_keep else { bail!("the event log is off: set enabled = true under [log]") };
+        let Some(keep) = config.log_keep else {
+            bail!("the event log is off: set enabled = true under [log]")
+        };
         let Some(wanted) = &config.read_model else {
             bail!("the read model is switched off: set enabled = true under [read_model]")
         };
         if matches!(config.store.url, StoreUrl::Memory | StoreUrl::File(_)) {
-            bail!("the store {} can't be read by another process: its gateway keeps the read model itself", config.store.url);
+            bail!(
+                "the store {} can't be read by another process: its gateway keeps the read model itself",
+                config.store.url
+            );
         }
         let Some(place) = configured_place(config, wanted) else {
             bail!("nobody else could read what is built in memory: set path under [read_model]")
@@ -86,7 +95,12 @@ async fn open(place: Option<PathBuf>) -> Result<Arc<ReadModel>> {
     Ok(Arc::new(opened.await?.context("the read model can't be opened")?))
 }
 
-fn projector(model: Arc<ReadModel>, store: Arc<dyn Store>, keep: Duration, clock: Clock) -> Projector {
+fn projector(
+    model: Arc<ReadModel>,
+    store: Arc<dyn Store>,
+    keep: Duration,
+    clock: Clock,
+) -> Projector {
     Projector::new(model, store, keep, Arc::new(move || clock.unix_ms()))
 }
 
@@ -139,7 +153,10 @@ mod tests {
             },
         );
         let redis = redis.unwrap().store.url;
-        assert_eq!(place(&redis, Some("/state:/other".into())), Some("/state/read-model.sqlite".into()));
+        assert_eq!(
+            place(&redis, Some("/state:/other".into())),
+            Some("/state/read-model.sqlite".into())
+        );
         assert_eq!(place(&redis, None), None);
     }
 }

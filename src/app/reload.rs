@@ -120,7 +120,8 @@ impl Prepared {
         let none = Keyrings::default();
         let keyrings = keyrings(&config, before.map_or(&none, |before| &before.keyrings)).await?;
         let upstreams = upstreams(&config, before.map_or(&[], |before| &before.upstreams)).await?;
-        let layer = OncewardLayer::new(gate.clone(), layer_settings(&config, keyrings.by_route.clone()))?;
+        let layer =
+            OncewardLayer::new(gate.clone(), layer_settings(&config, keyrings.by_route.clone()))?;
         let policies: HashMap<String, Policy> =
             config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
         let (observing, telling) = observing(&config, &secrets, gate.meter()).await?;
@@ -168,7 +169,19 @@ impl Prepared {
 
     /// Begins with what it keeps running.
     pub fn begin(self) -> InForce {
-        let Prepared { gate, config, secrets, upstreams, keyrings, telling, layer, forward, policies, fallback, .. } = self;
+        let Prepared {
+            gate,
+            config,
+            secrets,
+            upstreams,
+            keyrings,
+            telling,
+            layer,
+            forward,
+            policies,
+            fallback,
+            ..
+        } = self;
         let sweeper = tokio::spawn(sweep(gate.clone(), policies, fallback));
         let reconciler = tokio::spawn(async move { layer.reconcile(forward).await });
         let tasks = vec![AbortOnDropHandle::new(sweeper), AbortOnDropHandle::new(reconciler)];
@@ -198,14 +211,18 @@ impl InForce {
         let identities = identities::configured(&config, &hashing);
         let accept = config.accept_new_identities;
         let gate = self.gate.under(settings(&config, hashing));
-        let prepared = Prepared::new((config, secrets), gate, lasting, Some(self)).await.map_err(ReloadError::Unusable)?;
+        let prepared = Prepared::new((config, secrets), gate, lasting, Some(self))
+            .await
+            .map_err(ReloadError::Unusable)?;
         let vanished = agree(&**self.gate.store(), &identities, accept).await?;
         self.gate.meter().vanished.set(vanished);
 
         if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {
             identity.renew(renewal);
         }
-        doors.terms.replace(server_limits(&prepared.config, &prepared.gate), rejections(&prepared.config));
+        doors
+            .terms
+            .replace(server_limits(&prepared.config, &prepared.gate), rejections(&prepared.config));
         doors.observers.replace(prepared.observing.clone());
         doors.operators.replace(prepared.operators.clone());
         doors.clients.replace(prepared.layer.layer(prepared.forward.clone()));
@@ -228,7 +245,10 @@ impl InForce {
 }
 
 /// What another configuration changes that can't be changed: sockets are bound, the store is open and its records sealed.
-fn needs_restart((before, old): (&Config, &Secrets), (now, new): (&Config, &Secrets)) -> Vec<&'static str> {
+fn needs_restart(
+    (before, old): (&Config, &Secrets),
+    (now, new): (&Config, &Secrets),
+) -> Vec<&'static str> {
     let (was, is) = (&before.store, &now.store);
     let changed = [
         ("listen", before.listen != now.listen),

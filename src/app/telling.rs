@@ -13,7 +13,8 @@ use crate::clock::Clock;
 use crate::config::{AccessLogConfig, AccessLogFormat, TracingConfig};
 use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, post};
 use crate::telemetry::{
-    AccessFormat, AccessLog, AccessLogEnd, Meter, Observers, Observing, SpanQueue, TellingMeter, Tracer, export_request,
+    AccessFormat, AccessLog, AccessLogEnd, Meter, Observers, Observing, SpanQueue, TellingMeter,
+    Tracer, export_request,
 };
 
 /// How long connecting to a collector, and an answer of it, may take.
@@ -37,7 +38,11 @@ pub(super) struct Telling {
 ///
 /// # Errors
 /// The file can't be opened, the collector has no name that could be vouched for.
-pub(super) async fn observing(config: &Config, secrets: &Secrets, meter: &Meter) -> Result<(Option<Observing>, Telling)> {
+pub(super) async fn observing(
+    config: &Config,
+    secrets: &Secrets,
+    meter: &Meter,
+) -> Result<(Option<Observing>, Telling)> {
     let mut telling = Telling::default();
     let mut observing = Observing { access: None, tracer: None, now_unix_ns };
     if let Some(wanted) = &config.access_log {
@@ -88,7 +93,9 @@ impl Telling {
             // What is not told in time is lost with the process.
             let _ = timeout_at(until, exporter).await;
         }
-        while self.access_log.as_ref().is_some_and(|end| !end.is_reached()) && Instant::now() < until {
+        while self.access_log.as_ref().is_some_and(|end| !end.is_reached())
+            && Instant::now() < until
+        {
             sleep(LOOK).await;
         }
     }
@@ -118,10 +125,15 @@ impl Collector {
                 None => None,
             },
         };
-        let server = Upstream::new(settings).with_context(|| format!("otlp_endpoint {}", wanted.url))?;
+        let server =
+            Upstream::new(settings).with_context(|| format!("otlp_endpoint {}", wanted.url))?;
         let mut headers = wanted.headers.clone();
         headers.extend(secrets.tracing_headers.clone());
-        Ok(Collector { server: Forward::new([std::sync::Arc::new(server)]), path: wanted.path.clone(), headers })
+        Ok(Collector {
+            server: Forward::new([std::sync::Arc::new(server)]),
+            path: wanted.path.clone(),
+            headers,
+        })
     }
 
     /// Sends what comes. What the collector doesn't take is dropped and counted: traces are not worth a queue without end.

@@ -20,7 +20,10 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
     // It isn't asked for, and a file that leaves it to a flag is none the worse.
     let upstream = file.is_none().then(|| "http://127.0.0.1:9000".to_owned());
     let overrides = Overrides { upstream, store: args.store.clone(), ..Overrides::default() };
-    let config = match Config::load(file.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), overrides) {
+    let config = match Config::load(
+        file.as_ref().map(|(name, text)| (name.as_str(), text.as_str())),
+        overrides,
+    ) {
         Ok(config) => config,
         Err(faults) => {
             print_error(&faults.to_string());
@@ -53,7 +56,11 @@ fn tell_servers(remarks: Option<&[Remark]>) -> bool {
                     Grade::Unsound | Grade::Limited => "WARN",
                     Grade::Unknown => "?   ",
                 };
-                let advice = if remark.advice.is_empty() { String::new() } else { format!("; {}", remark.advice) };
+                let advice = if remark.advice.is_empty() {
+                    String::new()
+                } else {
+                    format!("; {}", remark.advice)
+                };
                 let _ = super::say(&escape(&format!("{word}  {}{advice}", remark.text)));
             }
             remarks.iter().all(|remark| remark.grade == Grade::Sound)

@@ -33,9 +33,10 @@ fn level(client: &Client, filter: Option<String>) -> ExitCode {
 fn verified(client: &Client) -> ExitCode {
     match super::block_on(verify(client)) {
         Ok(Ok((entries, 0))) => super::say(&format!("{entries} entries, each as it was written")),
-        Ok(Ok((entries, breaks))) => {
-            super::fail(&format!("{entries} entries, and the log is not what was written in {breaks} places"), 1)
-        }
+        Ok(Ok((entries, breaks))) => super::fail(
+            &format!("{entries} entries, and the log is not what was written in {breaks} places"),
+            1,
+        ),
         Ok(Err(error)) => super::fail(&error, 1),
         Err(error) => super::fail(&error, 1),
     }

@@ -5,9 +5,12 @@ use std::process::ExitCode;
 
 /// Writes a page for the command and each of its subcommands.
 pub(super) fn write(command: &clap::Command, dir: &Path) -> ExitCode {
-    let written = std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command.clone(), dir));
+    let written =
+        std::fs::create_dir_all(dir).and_then(|()| clap_mangen::generate_to(command.clone(), dir));
     match written {
         Ok(()) => ExitCode::SUCCESS,
-        Err(error) => super::fail(&format!("can't write manual pages to {}: {error}", dir.display()), 1),
+        Err(error) => {
+            super::fail(&format!("can't write manual pages to {}: {error}", dir.display()), 1)
+        }
     }
 }

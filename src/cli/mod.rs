@@ -165,10 +165,22 @@ struct CheckArgs {
 #[derive(Debug, Clone, Args)]
 struct AdminArgs {
     /// The admin port of a running gateway.
-    #[arg(long, env = "ONCEWARD_ADMIN", value_name = "ADDR", default_value = "127.0.0.1:8081", global = true)]
+    #[arg(
+        long,
+        env = "ONCEWARD_ADMIN",
+        value_name = "ADDR",
+        default_value = "127.0.0.1:8081",
+        global = true
+    )]
     admin: String,
     /// The bearer token, where the admin port wants one.
-    #[arg(long, env = "ONCEWARD_ADMIN_TOKEN", value_name = "TOKEN", hide_env_values = true, global = true)]
+    #[arg(
+        long,
+        env = "ONCEWARD_ADMIN_TOKEN",
+        value_name = "TOKEN",
+        hide_env_values = true,
+        global = true
+    )]
     token: Option<String>,
 }
 
@@ -354,7 +366,9 @@ fn run_command(command: Command) -> ExitCode {
         Command::Demo(args) => demo::demo(args.once),
         Command::Check(args) => check::check(&args.config, args.upstream),
         Command::Doctor(args) => doctor::doctor(&args),
-        Command::Store(StoreArgs { verb: StoreVerb::Copy { from, to, config } }) => store::copy(&from, &to, config.as_deref()),
+        Command::Store(StoreArgs { verb: StoreVerb::Copy { from, to, config } }) => {
+            store::copy(&from, &to, config.as_deref())
+        }
         Command::Operations(args) => operations::operations(args),
         Command::Report(args) => report::report(args),
         Command::Projection(args) => projection::projection(args),

@@ -51,7 +51,10 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
     Ok(match verb {
         Verb::List { state, route, scope, client, limit } => {
             let client = client.map(|file| {
-                Ok::<_, String>(ScopeRequest { route: route.clone().unwrap_or_default(), scope: read_client(&file)? })
+                Ok::<_, String>(ScopeRequest {
+                    route: route.clone().unwrap_or_default(),
+                    scope: read_client(&file)?,
+                })
             });
             Prepared::List(Wanted { state, route, scope }, client.transpose()?, limit.get())
         }
@@ -61,12 +64,20 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
         Verb::Expire(change) => Prepared::Decide(Word::Expire, change),
         Verb::Resolve { change, status, body, headers } => {
             let body = match body {
-                Some(file) => std::fs::read(&file).map_err(|error| format!("can't read {}: {error}", file.display()))?,
+                Some(file) => std::fs::read(&file)
+                    .map_err(|error| format!("can't read {}: {error}", file.display()))?,
                 None => Vec::new(),
             };
-            let field = |text: &String| named(text).ok_or(format!("`{text}` is not a header field: write `Name: value`"));
+            let field = |text: &String| {
+                named(text).ok_or(format!("`{text}` is not a header field: write `Name: value`"))
+            };
             let headers = headers.iter().map(field).collect::<Result<BTreeMap<_, _>, _>>()?;
-            let request = ResolveRequest { status, headers, body_base64: BASE64.encode(body), reason: Some(change.reason()) };
+            let request = ResolveRequest {
+                status,
+                headers,
+                body_base64: BASE64.encode(body),
+                reason: Some(change.reason()),
+            };
             Prepared::Resolve(change, request)
         }
     })
@@ -82,10 +93,18 @@ fn named(line: &str) -> Option<(String, String)> {
 /// an error either.
 fn read_client(file: &Path) -> Result<BTreeMap<String, String>, String> {
     let from = if file == Path::new("-") { "stdin".to_owned() } else { file.display().to_string() };
-    let read = if file == Path::new("-") { std::io::read_to_string(std::io::stdin()) } else { std::fs::read_to_string(file) };
+    let read = if file == Path::new("-") {
+        std::io::read_to_string(std::io::stdin())
+    } else {
+        std::fs::read_to_string(file)
+    };
     let text = read.map_err(|error| format!("can't read {from}: {error}"))?;
     let lines = text.lines().enumerate().filter(|(_, line)| !line.trim().is_empty());
-    lines.map(|(at, line)| named(line).ok_or(format!("line {} of {from} is not `name: value`", at + 1))).collect()
+    lines
+        .map(|(at, line)| {
+            named(line).ok_or(format!("line {} of {from} is not `name: value`", at + 1))
+        })
+        .collect()
 }
 
 /// Carries a verb out. A change names the version that whoever decided saw, or else the one that is read here: then it loses
@@ -109,7 +128,9 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
             }
         }
         Prepared::Show(operation) => client.show(&operation).await?,
-        Prepared::Resolve(change, request) => client.resolve(&change.operation, &seen(client, &change).await?, &request).await?,
+        Prepared::Resolve(change, request) => {
+            client.resolve(&change.operation, &seen(client, &change).await?, &request).await?
+        }
         Prepared::Decide(word, change) => {
             let request = ReleaseRequest { reason: Some(change.reason()) };
             client.decide(&change.operation, word, &seen(client, &change).await?, &request).await?
@@ -146,15 +167,27 @@ fn print(views: &[OperationView], json: bool, whole: bool) -> ExitCode {
     let mut out = String::new();
     for view in views {
         let detail = match (&view.cause, view.status, &view.settled_by) {
-            (Some(cause), ..) if view.retry == Some(true) => format!("{cause}; the next duplicate runs"),
+            (Some(cause), ..) if view.retry == Some(true) => {
+                format!("{cause}; the next duplicate runs")
+            }
             (Some(cause), ..) => cause.clone(),
             (None, Some(status), Some(by)) => format!("status {status}, settled by the {by}"),
-            _ => view.lease_ends_at.as_ref().map(|end| format!("lease until {end}")).unwrap_or_default(),
+            _ => view
+                .lease_ends_at
+                .as_ref()
+                .map(|end| format!("lease until {end}"))
+                .unwrap_or_default(),
         };
-        let line = format!("{}  {:9}  {}  {}  {detail}", view.operation, view.state, view.changed_at, view.route);
+        let line = format!(
+            "{}  {:9}  {}  {}  {detail}",
+            view.operation, view.state, view.changed_at, view.route
+        );
         out.push_str(&format!("{}\n", escape(&line)));
         if whole {
-            let times = format!("opened {}, changed {}, version {}", view.opened_at, view.changed_at, view.version);
+            let times = format!(
+                "opened {}, changed {}, version {}",
+                view.opened_at, view.changed_at, view.version
+            );
             out.push_str(&format!("{}\n", escape(&times)));
         }
     }

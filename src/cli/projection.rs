@@ -18,14 +18,17 @@ pub(super) fn projection(args: ProjectionArgs) -> ExitCode {
     let client = Client::new(&args.admin.admin, args.admin.token);
     let asked = async {
         match args.verb {
-            ProjectionVerb::Status { json: false } => client.projection().await.map(|view| escape(&in_words(&view)).into_owned()),
+            ProjectionVerb::Status { json: false } => {
+                client.projection().await.map(|view| escape(&in_words(&view)).into_owned())
+            }
             ProjectionVerb::Status { json: true } => {
                 let json = |view| serde_json::to_string_pretty(&view).unwrap_or_default();
                 client.projection().await.map(|view| escape_json(&json(view)).into_owned())
             }
-            ProjectionVerb::Rebuild { no_wait: true } => {
-                client.rebuild_projection().await.map(|_| "The read model is empty, and being built anew.".to_owned())
-            }
+            ProjectionVerb::Rebuild { no_wait: true } => client
+                .rebuild_projection()
+                .await
+                .map(|_| "The read model is empty, and being built anew.".to_owned()),
             ProjectionVerb::Rebuild { no_wait: false } => rebuild(&client).await,
         }
     };
@@ -46,8 +49,13 @@ async fn rebuild(client: &Client) -> Result<String, ClientError> {
         sleep(LOOK_PERIOD).await;
         let view = client.projection().await?;
         if view.lag_ms.is_some_and(|lag| Duration::from_millis(lag) < begun.elapsed()) {
-            let took = humantime::format_duration(Duration::from_millis(asked.elapsed().as_millis() as u64));
-            return Ok(format!("Built anew of {} entries of the event log in {took}.", view.entries));
+            let took = humantime::format_duration(Duration::from_millis(
+                asked.elapsed().as_millis() as u64,
+            ));
+            return Ok(format!(
+                "Built anew of {} entries of the event log in {took}.",
+                view.entries
+            ));
         }
         if Instant::now() >= word {
             print_error(&escape(&in_words(&view)));
@@ -59,7 +67,10 @@ async fn rebuild(client: &Client) -> Result<String, ClientError> {
 fn in_words(view: &ProjectionView) -> String {
     let so_far = match (&view.as_of, view.lag_ms) {
         (Some(as_of), Some(lag)) => {
-            format!("all that was told until {as_of}, {} ago", humantime::format_duration(Duration::from_millis(lag)))
+            format!(
+                "all that was told until {as_of}, {} ago",
+                humantime::format_duration(Duration::from_millis(lag))
+            )
         }
         _ => "nobody knows yet until when".to_owned(),
     };

@@ -40,7 +40,8 @@ pub(super) fn run(args: &ProjectorArgs) -> ExitCode {
 
 fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
     let name = args.config.display().to_string();
-    let text = std::fs::read_to_string(&args.config).map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
+    let text = std::fs::read_to_string(&args.config)
+        .map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
     // Requests go nowhere from here, and a file that leaves the upstream to a flag is none the worse.
     let overrides = |upstream: Option<&str>| Overrides {
         upstream: upstream.map(str::to_owned),
@@ -57,7 +58,8 @@ fn load(args: &ProjectorArgs) -> Result<Config, ExitCode> {
 
 async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
     super::ignore_user_signals()?;
-    let (mut terminate, mut interrupt) = (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
+    let (mut terminate, mut interrupt) =
+        (signal(SignalKind::terminate())?, signal(SignalKind::interrupt())?);
     let supervisor = Supervisor::new(std::env::var_os("NOTIFY_SOCKET"));
     let projection = tokio::select! {
         biased;
@@ -68,7 +70,8 @@ async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
     };
     tracing::info!(store = %config.store.url, "following the event log");
     supervisor.following();
-    let _signs = supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
+    let _signs =
+        supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
     let clock = Clock::system();
     let mut up_to_date = false;
     let mut word = Instant::now() + BEGINNING;
@@ -86,8 +89,14 @@ async fn follow(config: &Config, rebuild: bool) -> anyhow::Result<()> {
         if now_up_to_date && !up_to_date {
             tracing::info!(entries = freshness.entries, "the read model is up to date");
         } else if !now_up_to_date {
-            let behind = lag.map_or("by nobody knows how much".to_owned(), |lag| humantime::format_duration(lag).to_string());
-            tracing::info!(entries = freshness.entries, behind, "the read model is behind the event log");
+            let behind = lag.map_or("by nobody knows how much".to_owned(), |lag| {
+                humantime::format_duration(lag).to_string()
+            });
+            tracing::info!(
+                entries = freshness.entries,
+                behind,
+                "the read model is behind the event log"
+            );
         }
         up_to_date = now_up_to_date;
     }

@@ -26,11 +26,17 @@ const HEADER: [&str; 5] = ["ROUTE", "CLIENT", "WOULD", "WHY", "REQUESTS"];
 fn in_words(report: &ReportView) -> String {
     let since = escape(&report.since);
     let known = match report.lag_ms {
-        Some(lag_ms) => format!("as it was known {} ago", humantime::format_duration(Duration::from_millis(lag_ms))),
+        Some(lag_ms) => format!(
+            "as it was known {} ago",
+            humantime::format_duration(Duration::from_millis(lag_ms))
+        ),
         None => "nobody knows how far behind".to_owned(),
     };
     if report.rows.is_empty() {
-        return format!("Since {since} (hours are counted whole), {known}: nothing.\n{}", why_nothing(report));
+        return format!(
+            "Since {since} (hours are counted whole), {known}: nothing.\n{}",
+            why_nothing(report)
+        );
     }
     let mut text = format!(
         "What enforcing would have done on shadow routes since {since} (hours are counted whole), {known}.\n\
@@ -73,10 +79,15 @@ fn table(rows: &[ReportRowView]) -> String {
     let lines: Vec<[String; 5]> = std::iter::once(HEADER.map(str::to_owned)).chain(cells).collect();
     let mut widths = [0; 5];
     for line in &lines {
-        widths.iter_mut().zip(line).for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
+        widths
+            .iter_mut()
+            .zip(line)
+            .for_each(|(width, cell)| *width = (*width).max(cell.chars().count()));
     }
     let [route, client, would, why, requests] = widths;
-    let line = |[r, c, w, y, n]: &[String; 5]| format!("{r:route$}  {c:client$}  {w:would$}  {y:why$}  {n:>requests$}\n");
+    let line = |[r, c, w, y, n]: &[String; 5]| {
+        format!("{r:route$}  {c:client$}  {w:would$}  {y:why$}  {n:>requests$}\n")
+    };
     lines.iter().map(line).collect()
 }
 
@@ -87,17 +98,33 @@ mod tests {
     fn of(rows: Vec<ReportRowView>, shadow_routes: &[&str]) -> ReportView {
         let shadow_routes = shadow_routes.iter().map(|route| (*route).to_owned()).collect();
         let since = "2026-11-24T19:00:00.000Z".to_owned();
-        ReportView { since, would_replay: 12, would_refuse: 3, rows, cut: false, shadow_routes, lag_ms: Some(250) }
+        ReportView {
+            since,
+            would_replay: 12,
+            would_refuse: 3,
+            rows,
+            cut: false,
+            shadow_routes,
+            lag_ms: Some(250),
+        }
     }
 
-    fn row(scope: Option<&str>, would: &str, problem: Option<&str>, requests: u64) -> ReportRowView {
+    fn row(
+        scope: Option<&str>,
+        would: &str,
+        problem: Option<&str>,
+        requests: u64,
+    ) -> ReportRowView {
         let (scope, problem) = (scope.map(str::to_owned), problem.map(str::to_owned));
         ReportRowView { route: "payments".into(), scope, would: would.into(), problem, requests }
     }
 
     #[test]
     fn rows_stand_in_columns_under_a_header_with_totals_below() {
-        let rows = vec![row(Some("0123456789abcdef"), "replay", None, 12), row(None, "refuse", Some("key-missing"), 3)];
+        let rows = vec![
+            row(Some("0123456789abcdef"), "replay", None, 12),
+            row(None, "refuse", Some("key-missing"), 3),
+        ];
         let mut report = of(rows, &["payments"]);
         let text = in_words(&report);
         let lines: Vec<&str> = text.lines().collect();
@@ -108,19 +135,28 @@ mod tests {
         assert_eq!(lines[3], "ROUTE     CLIENT            WOULD   WHY          REQUESTS");
         assert_eq!(lines[4], "payments  0123456789abcdef  replay  -                  12");
         assert_eq!(lines[5], "payments  -                 refuse  key-missing         3");
-        assert_eq!(lines[7], "In all 12 would have got the stored answer, and 3 would have been refused.");
+        assert_eq!(
+            lines[7],
+            "In all 12 would have got the stored answer, and 3 would have been refused."
+        );
         assert_eq!(lines.len(), 8, "{text}");
         report.cut = true;
-        assert!(in_words(&report).ends_with("the 2 rows with the most requests; there are more, which only the totals count."));
+        assert!(in_words(&report).ends_with(
+            "the 2 rows with the most requests; there are more, which only the totals count."
+        ));
     }
 
     #[test]
     fn nothing_is_told_with_why_it_may_be() {
         let unwatched = in_words(&of(Vec::new(), &[]));
-        assert!(unwatched.contains(": nothing.") && unwatched.contains("No route is in shadow mode"), "{unwatched}");
+        assert!(
+            unwatched.contains(": nothing.") && unwatched.contains("No route is in shadow mode"),
+            "{unwatched}"
+        );
         let watched = in_words(&of(Vec::new(), &["payments", "refunds"]));
         assert!(
-            watched.contains("In shadow mode: payments, refunds.") && watched.contains("before [log] was enabled"),
+            watched.contains("In shadow mode: payments, refunds.")
+                && watched.contains("before [log] was enabled"),
             "{watched}"
         );
     }

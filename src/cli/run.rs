@@ -42,7 +42,10 @@ fn load(args: &RunArgs) -> Result<(Config, Secrets), ReloadError> {
         Some(path) => {
             let name = path.display().to_string();
             let read = std::fs::read_to_string(path);
-            let text = read.map_err(|error| ReloadError::Unreadable { file: name.clone(), why: error.to_string() })?;
+            let text = read.map_err(|error| ReloadError::Unreadable {
+                file: name.clone(),
+                why: error.to_string(),
+            })?;
             Some((name, text))
         }
         None => None,
@@ -71,7 +74,8 @@ async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Resu
     let mut gateway = Gateway::start(config, secrets).await?;
     tracing::info!(listen = %gateway.listen, admin = %gateway.admin, upstream, "serving");
     supervisor.waiting();
-    let _signs = supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
+    let _signs =
+        supervisor.watched(std::env::var_os("WATCHDOG_USEC"), std::env::var_os("WATCHDOG_PID"));
     let mut agreed = std::pin::pin!(gateway.agreed());
     let mut ready = false;
     let error = loop {
@@ -118,7 +122,10 @@ async fn reload(gateway: &Gateway, args: &RunArgs, asked: Option<ReloadAsked>) {
         Ok(()) => tracing::info!(by, "the configuration was read again and is in force"),
         Err(faults) => {
             for fault in faults {
-                tracing::error!(by, "the configuration that was read is not taken, and the one in force stays: {fault}");
+                tracing::error!(
+                    by,
+                    "the configuration that was read is not taken, and the one in force stays: {fault}"
+                );
             }
         }
     }

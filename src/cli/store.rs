@@ -22,13 +22,17 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
         (Err(code), _) | (_, Err(code)) => return code,
     };
     if [&from, &to].iter().any(|config| config.store.url == StoreUrl::Memory) {
-        return super::fail(&"memory: belongs to one process: it can't be copied, and nothing can be copied into it", 2);
+        return super::fail(
+            &"memory: belongs to one process: it can't be copied, and nothing can be copied into it",
+            2,
+        );
     }
     if (&from.store.url, &from.store.namespace) == (&to.store.url, &to.store.namespace) {
         return super::fail(&"both stores are the same", 2);
     }
     let progress = Progress::new();
-    let copied = super::block_on(app::copy_store(&from, &to, &|step, done| progress.report(step, done)));
+    let copied =
+        super::block_on(app::copy_store(&from, &to, &|step, done| progress.report(step, done)));
     progress.end();
     match copied {
         Ok(Ok(copied)) => {
@@ -44,29 +48,35 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
 fn config_of(store: &str, file: Option<&Path>) -> Result<Config, ExitCode> {
     let read = |path: &Path| -> Result<(String, String), ExitCode> {
         let name = path.display().to_string();
-        let text = std::fs::read_to_string(path).map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
+        let text = std::fs::read_to_string(path)
+            .map_err(|error| super::fail(&format!("can't read {name}: {error}"), 2))?;
         Ok((name, text))
     };
     let file = file.map(read).transpose()?;
     // It isn't asked for.
     let upstream = file.is_none().then(|| "http://127.0.0.1:9000".to_owned());
     let overrides = Overrides { upstream, store: Some(store.to_owned()), ..Overrides::default() };
-    Config::load(file.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), overrides).map_err(|faults| {
-        eprint!("{faults}");
-        ExitCode::from(2)
-    })
+    Config::load(file.as_ref().map(|(name, text)| (name.as_str(), text.as_str())), overrides)
+        .map_err(|faults| {
+            eprint!("{faults}");
+            ExitCode::from(2)
+        })
 }
 
 fn summary(from: &str, to: &str, copied: Copied) -> String {
     let Copied { items, events, resumed, relinked, breaks } = copied;
     let again = if resumed { ", carrying on an interrupted copy" } else { "" };
-    let mut text = format!("copied {from} to {to}{again}: {items} records and tombstones and {events} events, all compared\n");
+    let mut text = format!(
+        "copied {from} to {to}{again}: {items} records and tombstones and {events} events, all compared\n"
+    );
     if relinked && events > 0 {
         text += "the event log is divided otherwise there: its links were made anew, and a read model that is kept has to be built \
                  anew (onceward projection rebuild)\n";
     }
     if breaks > 0 {
-        text += &format!("WARN  {breaks} links of the original event log were broken, which the new ones do not show\n");
+        text += &format!(
+            "WARN  {breaks} links of the original event log were broken, which the new ones do not show\n"
+        );
     }
     text
 }
@@ -83,7 +93,12 @@ struct Progress {
 impl Progress {
     fn new() -> Progress {
         let terminal = std::io::stderr().is_terminal();
-        Progress { clock: Clock::system(), terminal, shown_ms: AtomicU64::new(0), step: AtomicU64::new(0) }
+        Progress {
+            clock: Clock::system(),
+            terminal,
+            shown_ms: AtomicU64::new(0),
+            step: AtomicU64::new(0),
+        }
     }
 
     fn report(&self, step: Step, done: u64) {
@@ -101,7 +116,11 @@ impl Progress {
         }
         self.shown_ms.store(now_ms, Ordering::Relaxed);
         let mut stderr = std::io::stderr();
-        let _ = if self.terminal { write!(stderr, "\r\x1b[K{text}: {done}") } else { writeln!(stderr, "{text}: {done}") };
+        let _ = if self.terminal {
+            write!(stderr, "\r\x1b[K{text}: {done}")
+        } else {
+            writeln!(stderr, "{text}: {done}")
+        };
     }
 
     /// Leaves the line free on a terminal.

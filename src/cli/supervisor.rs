@@ -52,7 +52,10 @@ impl Supervisor {
 
     /// The configuration is read again. The time is what systemd tells one reload from another by.
     pub fn reloading(&self) {
-        self.tell(&format!("RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again", monotonic_us()));
+        self.tell(&format!(
+            "RELOADING=1\nMONOTONIC_USEC={}\nSTATUS=reading the configuration again",
+            monotonic_us()
+        ));
     }
 
     /// The end has begun.
@@ -62,10 +65,16 @@ impl Supervisor {
 
     /// Gives signs of life from now on, twice as often as is asked for in `WATCHDOG_USEC`, if it is asked of this process
     /// (`WATCHDOG_PID`). They come from the runtime that serves requests: a runtime that hangs gives none.
-    pub fn watched(&self, every_us: Option<OsString>, process: Option<OsString>) -> Option<AbortOnDropHandle<()>> {
+    pub fn watched(
+        &self,
+        every_us: Option<OsString>,
+        process: Option<OsString>,
+    ) -> Option<AbortOnDropHandle<()>> {
         let number = |text: OsString| text.to_str().and_then(|text| text.parse::<u64>().ok());
-        let mine = process.is_none_or(|process| number(process) == Some(u64::from(std::process::id())));
-        let every = every_us.and_then(number).filter(|us| *us > 0 && mine).map(Duration::from_micros)?;
+        let mine =
+            process.is_none_or(|process| number(process) == Some(u64::from(std::process::id())));
+        let every =
+            every_us.and_then(number).filter(|us| *us > 0 && mine).map(Duration::from_micros)?;
         let (socket, address) = self.listener.as_ref()?;
         let told = Supervisor { listener: Some((socket.try_clone().ok()?, address.clone())) };
         let mut signs = interval((every / 2).max(SIGN_MIN));

@@ -65,7 +65,9 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
             // Before the first answer it is the address that is wrong, more likely than not.
             Err(error) if cursor.is_some() && may_pass(&error) => {
                 if pause == PAUSE {
-                    print_error(&format!("onceward: {error}; trying again until it answers, to go on behind the last event"));
+                    print_error(&format!(
+                        "onceward: {error}; trying again until it answers, to go on behind the last event"
+                    ));
                 }
                 sleep(entropy.jitter(pause)).await;
                 pause = (pause * 2).min(PAUSE_MAX);
@@ -74,7 +76,9 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
             Err(error) => return error.into(),
         };
         if piece.trimmed && !gap_said {
-            print_error("onceward: some of what was told since then is no longer kept by the event log, and is left out");
+            print_error(
+                "onceward: some of what was told since then is no longer kept by the event log, and is left out",
+            );
         }
         // The partitions of an old log come to their gaps one by one: one word is enough until the end is reached.
         gap_said = (gap_said || piece.trimmed) && !piece.events.is_empty();
@@ -92,7 +96,9 @@ async fn follow(client: &Client, mut since: Option<String>, json: bool) -> Ended
 fn may_pass(error: &ClientError) -> bool {
     match error {
         ClientError::Unreachable { .. } => true,
-        ClientError::Refused { status, .. } => status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED,
+        ClientError::Refused { status, .. } => {
+            status.is_server_error() && *status != StatusCode::NOT_IMPLEMENTED
+        }
     }
 }
 
@@ -126,7 +132,10 @@ fn in_words(event: &EventView) -> String {
         line.push_str(&format!("  {cause}"));
     }
     if let Some(operator) = &told.operator {
-        line.push_str(&format!("  by {operator}: {}", told.reason.as_deref().unwrap_or("no reason given")));
+        line.push_str(&format!(
+            "  by {operator}: {}",
+            told.reason.as_deref().unwrap_or("no reason given")
+        ));
     }
     for (name, value) in &told.fields {
         line.push_str(&format!("  {name}={value}"));
@@ -143,10 +152,18 @@ mod tests {
     fn a_refusal_that_stays_one_ends_it_and_trouble_is_waited_for() {
         let refused = |status| may_pass(&ClientError::Refused { status, detail: String::new() });
         use StatusCode as S;
-        assert!([S::INTERNAL_SERVER_ERROR, S::BAD_GATEWAY, S::SERVICE_UNAVAILABLE].into_iter().all(refused));
-        let finally = [S::BAD_REQUEST, S::UNAUTHORIZED, S::FORBIDDEN, S::NOT_FOUND, S::NOT_IMPLEMENTED];
+        assert!(
+            [S::INTERNAL_SERVER_ERROR, S::BAD_GATEWAY, S::SERVICE_UNAVAILABLE]
+                .into_iter()
+                .all(refused)
+        );
+        let finally =
+            [S::BAD_REQUEST, S::UNAUTHORIZED, S::FORBIDDEN, S::NOT_FOUND, S::NOT_IMPLEMENTED];
         assert!(!finally.into_iter().any(refused));
-        assert!(may_pass(&ClientError::Unreachable { address: "a:1".into(), why: "refused".into() }));
+        assert!(may_pass(&ClientError::Unreachable {
+            address: "a:1".into(),
+            why: "refused".into()
+        }));
     }
 
     #[test]
@@ -160,7 +177,12 @@ mod tests {
             fields: [("order".to_owned(), "A-\u{202e}17".to_owned())].into(),
             ..MomentView::default()
         };
-        let event = EventView { operation: "op_1".into(), route: "payments".into(), moment, ..EventView::default() };
+        let event = EventView {
+            operation: "op_1".into(),
+            route: "payments".into(),
+            moment,
+            ..EventView::default()
+        };
         let line = escape(&in_words(&event)).into_owned();
         assert_eq!(
             line,

@@ -73,8 +73,7 @@ pub struct Secrets {
     pub tracing_headers: HeaderMap,
 }
 
-const TOKEN_EXPECTED: &str =
-    "a list of tokens such as [{ name = \"on-call\", role = \"operate\", env = \"ONCEWARD_ADMIN_TOKEN\" }]";
+const TOKEN_EXPECTED: &str = "a list of tokens such as [{ name = \"on-call\", role = \"operate\", env = \"ONCEWARD_ADMIN_TOKEN\" }]";
 const ROLES: [(&str, Role); 2] = [("read", Role::Read), ("operate", Role::Operate)];
 
 /// Reads `[admin_auth]`.
@@ -102,7 +101,8 @@ pub(super) fn read_tokens(table: Table<'_>) -> Option<Vec<TokenSource>> {
 }
 
 fn read_token(table: Table<'_>) -> Option<TokenSource> {
-    let missing = |name: &'static str, why: &str| table.report.note_absence(&table.place_of(name), why);
+    let missing =
+        |name: &'static str, why: &str| table.report.note_absence(&table.place_of(name), why);
     let name = table.get("name").map(|value| value.parsed("the holder's name", word));
     if name.is_none() {
         missing("name", "a token needs a name, for the audit trail");
@@ -122,7 +122,9 @@ impl TokenSource {
         let secret = self.place.read(env)?;
         // It has to travel as one word of an Authorization field.
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err("expected a secret of visible ASCII characters without white space".to_owned());
+            return Err(
+                "expected a secret of visible ASCII characters without white space".to_owned()
+            );
         }
         Ok(AdminToken { name: self.name.clone(), role: self.role, secret: Secret::new(secret) })
     }
@@ -142,7 +144,9 @@ impl SecretPlace {
                 None
             }
             [None, None] => {
-                let text = format!("the secret of {what} is named by env (an environment variable) or file");
+                let text = format!(
+                    "the secret of {what} is named by env (an environment variable) or file"
+                );
                 table.report.note_absence(&table.place_of("env"), text);
                 None
             }
@@ -152,10 +156,11 @@ impl SecretPlace {
     /// Reads the secret itself.
     fn read(&self, env: impl Fn(&str) -> Option<String>) -> Result<String, String> {
         let text = match self {
-            SecretPlace::Env(variable) => {
-                env(variable).ok_or_else(|| format!("the environment variable {variable} is not set"))?
+            SecretPlace::Env(variable) => env(variable)
+                .ok_or_else(|| format!("the environment variable {variable} is not set"))?,
+            SecretPlace::File(file) => {
+                fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
             }
-            SecretPlace::File(file) => fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?,
         };
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
@@ -163,7 +168,8 @@ impl SecretPlace {
     /// Reads it as the value of a header field.
     fn read_field(&self, env: impl Fn(&str) -> Option<String>) -> Result<HeaderValue, String> {
         let text = self.read(env)?;
-        let mut value = HeaderValue::try_from(text).map_err(|_| "expected a field's value: visible characters".to_owned())?;
+        let mut value = HeaderValue::try_from(text)
+            .map_err(|_| "expected a field's value: visible characters".to_owned())?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -175,13 +181,19 @@ fn word(text: &str) -> Option<String> {
 
 impl Secrets {
     /// Reads all secrets. `env` looks up an environment variable.
-    pub(super) fn resolve(config: &Config, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
+    pub(super) fn resolve(
+        config: &Config,
+        env: impl Fn(&str) -> Option<String>,
+    ) -> Result<Secrets, Faults> {
         let (mut secrets, mut faults) = (Secrets::default(), Faults::default());
         for (index, source) in config.admin_tokens.iter().enumerate() {
             let resolved = source.resolve(&env).and_then(|token| {
                 let same = secrets.admin_tokens.iter().find(|other| other.secret == token.secret);
                 same.map_or(Ok(token), |other| {
-                    Err(format!("the same secret as {:?}: it couldn't be told who used it", other.name))
+                    Err(format!(
+                        "the same secret as {:?}: it couldn't be told who used it",
+                        other.name
+                    ))
                 })
             });
             match resolved {
@@ -192,11 +204,17 @@ impl Secrets {
             }
         }
         for (index, key) in config.encryption_keys.iter().enumerate() {
-            let sound = |text: &String| BASE64.decode(text).is_ok_and(|bytes| bytes.len() == ENCRYPTION_KEY_BYTES);
+            let sound = |text: &String| {
+                BASE64.decode(text).is_ok_and(|bytes| bytes.len() == ENCRYPTION_KEY_BYTES)
+            };
             let read = key.place.read(&env).map(|text| text.trim().to_owned());
-            match read.and_then(|text| if sound(&text) { Ok(text) } else { Err("expected 32 bytes in base64".to_owned()) }) {
+            match read.and_then(|text| {
+                if sound(&text) { Ok(text) } else { Err("expected 32 bytes in base64".to_owned()) }
+            }) {
                 Ok(text) => secrets.encryption_keys.push((key.id.clone(), Secret::new(text))),
-                Err(text) => faults.0.push(Fault::elsewhere(format!("encryption.keys[{index}]"), text)),
+                Err(text) => {
+                    faults.0.push(Fault::elsewhere(format!("encryption.keys[{index}]"), text))
+                }
             }
         }
         for (index, place) in config.hash_secrets.iter().enumerate() {
@@ -211,23 +229,34 @@ impl Secrets {
             };
             match told {
                 Ok(text) => secrets.hash_secrets.push(Secret::new(text)),
-                Err(text) => faults.0.push(Fault::elsewhere(format!("hashing.secrets[{index}]"), text)),
+                Err(text) => {
+                    faults.0.push(Fault::elsewhere(format!("hashing.secrets[{index}]"), text))
+                }
             }
         }
         for (index, route) in config.routes.iter().enumerate() {
             for (name, place) in &route.probe_headers {
                 match place.read_field(&env) {
                     Ok(value) => {
-                        secrets.probe_headers.entry(route.name.clone()).or_default().append(name, value);
+                        secrets
+                            .probe_headers
+                            .entry(route.name.clone())
+                            .or_default()
+                            .append(name, value);
                     }
-                    Err(text) => faults.0.push(Fault::elsewhere(format!("routes[{index}].probe.headers.{name}"), text)),
+                    Err(text) => faults.0.push(Fault::elsewhere(
+                        format!("routes[{index}].probe.headers.{name}"),
+                        text,
+                    )),
                 }
             }
         }
         for (name, place) in config.tracing.iter().flat_map(|tracing| &tracing.secret_headers) {
             match place.read_field(&env) {
                 Ok(value) => _ = secrets.tracing_headers.append(name, value),
-                Err(text) => faults.0.push(Fault::elsewhere(format!("tracing.headers.{name}"), text)),
+                Err(text) => {
+                    faults.0.push(Fault::elsewhere(format!("tracing.headers.{name}"), text))
+                }
             }
         }
         if faults.0.is_empty() { Ok(secrets) } else { Err(faults) }

@@ -17,7 +17,11 @@ pub(super) fn describe(config: &Config) -> String {
 }
 
 fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
-    let announced = if config.proxy_protocol { ", trusted proxies announce clients (PROXY protocol)" } else { "" };
+    let announced = if config.proxy_protocol {
+        ", trusted proxies announce clients (PROXY protocol)"
+    } else {
+        ""
+    };
     writeln!(text, "listen    {}{announced}", config.listen)?;
     match config.admin_tokens.len() {
         0 => writeln!(text, "admin     {}, without tokens", config.admin)?,
@@ -36,13 +40,22 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
     let timeout = duration_text(config.store.timeout);
     writeln!(text, "store     {}, {on_failure}, timeout {timeout}{format}", config.store.place())?;
     if let Some(keep) = config.log_keep {
-        writeln!(text, "log       of every change, kept for {}; {}", duration_text(keep), read_model_text(config))?;
+        writeln!(
+            text,
+            "log       of every change, kept for {}; {}",
+            duration_text(keep),
+            read_model_text(config)
+        )?;
     }
     if let Some(log) = &config.access_log {
         writeln!(text, "requests  logged to {}", log.path.display())?;
     }
     if let Some(tracing) = &config.tracing {
-        writeln!(text, "traces    told to {}{}, {} of those that begin here", tracing.url, tracing.path, tracing.sample_ratio)?;
+        writeln!(
+            text,
+            "traces    told to {}{}, {} of those that begin here",
+            tracing.url, tracing.path, tracing.sample_ratio
+        )?;
     }
     writeln!(text, "routes    (the first match wins; what matches none passes through)")?;
     for (index, route) in config.routes.iter().enumerate() {
@@ -66,7 +79,8 @@ fn read_model_text(config: &Config) -> String {
 
 /// A duration as the file would write it, in units that mean the same everywhere: no months.
 pub(super) fn duration_text(duration: Duration) -> String {
-    const UNITS: [(&str, u128); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
+    const UNITS: [(&str, u128); 5] =
+        [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
     let mut rest = duration.as_millis();
     let mut parts = Vec::new();
     for (unit, millis) in UNITS {
@@ -79,7 +93,12 @@ pub(super) fn duration_text(duration: Duration) -> String {
 }
 
 fn write_upstream(text: &mut String, label: &str, upstream: &Upstream) -> std::fmt::Result {
-    writeln!(text, "{label:<9} {}, response within {}", upstream.url, duration_text(upstream.response_timeout))
+    writeln!(
+        text,
+        "{label:<9} {}, response within {}",
+        upstream.url,
+        duration_text(upstream.response_timeout)
+    )
 }
 
 fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Result {
@@ -108,7 +127,11 @@ fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Res
     if let Some(cors) = &route.policy.cors {
         let origins = match &cors.origins {
             Origins::Any => "every origin".to_owned(),
-            Origins::Listed(origins) => origins.iter().filter_map(|origin| origin.to_str().ok()).collect::<Vec<_>>().join(", "),
+            Origins::Listed(origins) => origins
+                .iter()
+                .filter_map(|origin| origin.to_str().ok())
+                .collect::<Vec<_>>()
+                .join(", "),
         };
         let credentials = if cors.credentials { ", with credentials" } else { "" };
         writeln!(text, "     cors {origins}{credentials}")?;
@@ -121,6 +144,8 @@ fn write_statuses(text: &mut String, statuses: &StatusRules) -> std::fmt::Result
     let listed = |verdict| statuses.listed(verdict).join(", ");
     writeln!(text, "     statuses: store {}", listed(Verdict::Store))?;
     writeln!(text, "               release {}", listed(Verdict::Release))?;
-    let uncertain = [listed(Verdict::Uncertain), "all others".to_owned()].into_iter().filter(|list| !list.is_empty());
+    let uncertain = [listed(Verdict::Uncertain), "all others".to_owned()]
+        .into_iter()
+        .filter(|list| !list.is_empty());
     writeln!(text, "               uncertain {}", uncertain.collect::<Vec<_>>().join(", "))
 }

@@ -3,7 +3,8 @@
 use super::admin::SecretPlace;
 use super::read::Table;
 
-const KEYS_EXPECTED: &str = "a list of keys such as [{ id = \"2026-11\", env = \"ONCEWARD_KEY_2026_11\" }]";
+const KEYS_EXPECTED: &str =
+    "a list of keys such as [{ id = \"2026-11\", env = \"ONCEWARD_KEY_2026_11\" }]";
 /// Longest name of a key, in bytes; it stands in every record.
 const ID_MAX: usize = 64;
 
@@ -40,18 +41,26 @@ pub(super) fn read(root: &Table<'_>) -> Option<Vec<KeySource>> {
             continue;
         };
         let word = |text: &str| {
-            let sound = !text.is_empty() && text.len() <= ID_MAX && text.bytes().all(|byte| byte.is_ascii_graphic());
+            let sound = !text.is_empty()
+                && text.len() <= ID_MAX
+                && text.bytes().all(|byte| byte.is_ascii_graphic());
             sound.then(|| text.to_owned())
         };
-        let id = table.get("id").map(|value| value.parsed("a key's name of at most 64 visible characters", word));
+        let id = table
+            .get("id")
+            .map(|value| value.parsed("a key's name of at most 64 visible characters", word));
         if id.is_none() {
-            table.report.note_absence(&table.place_of("id"), "a key needs an id, by which records know it");
+            table
+                .report
+                .note_absence(&table.place_of("id"), "a key needs an id, by which records know it");
         }
         let place = SecretPlace::read_from(&table, "a key");
         table.finish();
         let (Some(Some(id)), Some(place)) = (id, place) else { continue };
         if found.iter().any(|other| other.id == id) {
-            item.fault(format!("a second key is named {id:?}: it couldn't be told which one opens a record"));
+            item.fault(format!(
+                "a second key is named {id:?}: it couldn't be told which one opens a record"
+            ));
         }
         found.push(KeySource { id, place });
     }

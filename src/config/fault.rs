@@ -63,7 +63,12 @@ impl fmt::Display for Fault {
             writeln!(f, "{margin}--> {file}:{line}:{column}")?;
             writeln!(f, "{margin} |")?;
             writeln!(f, "{number} | {text}")?;
-            writeln!(f, "{margin} | {}{}", " ".repeat(caret.start), "^".repeat(caret.len().max(1)))?;
+            writeln!(
+                f,
+                "{margin} | {}{}",
+                " ".repeat(caret.start),
+                "^".repeat(caret.len().max(1))
+            )?;
         }
         match &self.help {
             Some(help) => writeln!(f, "{margin} = help: {help}"),
@@ -75,7 +80,10 @@ impl fmt::Display for Fault {
 impl Fault {
     /// The fault in one line: where, which key, what.
     pub fn sentence(&self) -> String {
-        let place = self.excerpt.as_ref().map(|Excerpt { file, line, column, .. }| format!("{file}:{line}:{column}: "));
+        let place = self
+            .excerpt
+            .as_ref()
+            .map(|Excerpt { file, line, column, .. }| format!("{file}:{line}:{column}: "));
         let key = if self.key.is_empty() { String::new() } else { format!("{}: ", self.key) };
         let help = self.help.as_ref().map(|help| format!(" ({help})"));
         format!("{}{key}{}{}", place.unwrap_or_default(), self.text, help.unwrap_or_default())
@@ -90,14 +98,20 @@ impl Fault {
 impl Excerpt {
     /// The place of a byte range. `hidden` are ranges of the text that are shown masked, besides those that look like
     /// secrets.
-    pub(super) fn of(file: &str, text: &str, span: &Range<usize>, hidden: &[Range<usize>]) -> Excerpt {
+    pub(super) fn of(
+        file: &str,
+        text: &str,
+        span: &Range<usize>,
+        hidden: &[Range<usize>],
+    ) -> Excerpt {
         let start = floor_boundary(text, span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let line = text[line_start..].split('\n').next().unwrap_or_default().trim_end_matches('\r');
         let mut masked = secrets_in(line);
         masked.extend(hidden.iter().filter_map(|range| within(range, line_start, line.len())));
         let shown = shown_characters(line, &masked);
-        let place = |byte: usize| shown.iter().position(|(at, _)| *at >= byte).unwrap_or(shown.len());
+        let place =
+            |byte: usize| shown.iter().position(|(at, _)| *at >= byte).unwrap_or(shown.len());
         let caret = place(start - line_start)..place(span.end.saturating_sub(line_start));
         Excerpt {
             file: file.to_owned(),

@@ -49,7 +49,8 @@ impl Limits {
 
         let (request_body, response_body) = (size("request_body", 1), size("response_body", 1));
         let buffered_bytes = size("buffered_bytes", 1);
-        let (connections, connections_per_peer) = (count("connections", 1), count("connections_per_peer", 1));
+        let (connections, connections_per_peer) =
+            (count("connections", 1), count("connections_per_peer", 1));
         let in_flight = count("in_flight", 1);
         let (waiters, waiters_per_key) = (count("waiters", 0), count("waiters_per_key", 0));
         let records_per_scope = count("records_per_scope", 0);
@@ -57,10 +58,14 @@ impl Limits {
         let (header_timeout, body_timeout) = (duration("header_timeout"), duration("body_timeout"));
         let idle_timeout = duration("idle_timeout");
 
-        if let (Some(request), Some(response), Some(all)) = (request_body, response_body, buffered_bytes)
+        if let (Some(request), Some(response), Some(all)) =
+            (request_body, response_body, buffered_bytes)
             && request.saturating_add(response) > all
         {
-            table.report.note(&table.place_of("buffered_bytes"), "no room for one request_body and one response_body");
+            table.report.note(
+                &table.place_of("buffered_bytes"),
+                "no room for one request_body and one response_body",
+            );
         }
         table.finish();
         Some(Limits {

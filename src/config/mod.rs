@@ -119,18 +119,26 @@ impl Config {
     /// All faults of the file and the overrides at once; none shows a password.
     pub fn load(file: Option<(&str, &str)>, overrides: Overrides) -> Result<Config, Faults> {
         let report = Report::default();
-        let given = file.map_or_else(Source::empty, |(name, text)| Source::parse(name, text, false, &report));
+        let given = file
+            .map_or_else(Source::empty, |(name, text)| Source::parse(name, text, false, &report));
         let defaults = Source::parse("the built-in default.toml", DEFAULTS, true, &report);
         let profiles = Source::parse("the built-in profiles.toml", profiles::TEXT, true, &report);
         let config = read_all(&report, [&given, &defaults, &profiles], &overrides);
         let warnings = report.finish(&[&given, &defaults, &profiles])?;
-        let unexplained = || Fault::elsewhere("config", "is not usable, and no fault was found: please report this");
-        config.map(|config| Config { warnings, ..config }).ok_or_else(|| Faults(vec![unexplained()]))
+        let unexplained = || {
+            Fault::elsewhere("config", "is not usable, and no fault was found: please report this")
+        };
+        config
+            .map(|config| Config { warnings, ..config })
+            .ok_or_else(|| Faults(vec![unexplained()]))
     }
 
     /// The upstream that a route's requests go to.
     pub fn upstream_of(&self, route: &Route) -> &Upstream {
-        let named = route.upstream.as_ref().and_then(|name| self.upstreams.iter().find(|upstream| upstream.name == *name));
+        let named = route
+            .upstream
+            .as_ref()
+            .and_then(|name| self.upstreams.iter().find(|upstream| upstream.name == *name));
         named.unwrap_or(&self.upstream)
     }
 
@@ -140,7 +148,9 @@ impl Config {
         for route in &mut self.routes {
             if let OnUncertain::Probe(probe) = &mut route.policy.on_uncertain {
                 let probe = Arc::make_mut(probe);
-                probe.headers.extend(secrets.probe_headers.get(&route.name).cloned().unwrap_or_default());
+                probe
+                    .headers
+                    .extend(secrets.probe_headers.get(&route.name).cloned().unwrap_or_default());
                 probe.background = !probe.headers.is_empty() && !secrets.encryption_keys.is_empty();
             }
         }
@@ -160,8 +170,12 @@ impl Config {
     /// All files that can't be read or don't fit each other, at once.
     pub fn check_client_certificates(&self) -> Result<(), Faults> {
         let default = ("upstream".to_owned(), &self.upstream.client);
-        let named = self.upstreams.iter().map(|upstream| (format!("upstreams.{}", upstream.name), &upstream.client));
-        let all = std::iter::once(default).chain(named).chain([("store".to_owned(), &self.store.client)]);
+        let named = self
+            .upstreams
+            .iter()
+            .map(|upstream| (format!("upstreams.{}", upstream.name), &upstream.client));
+        let all =
+            std::iter::once(default).chain(named).chain([("store".to_owned(), &self.store.client)]);
         let fault = |(path, files): (String, &Option<ClientFiles>)| {
             let error = ClientIdentity::load(files.clone()?).err()?;
             let name = if error.file() == files.as_ref()?.key { "key" } else { "cert" };
@@ -177,7 +191,11 @@ impl Config {
     }
 }
 
-fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Overrides) -> Option<Config> {
+fn read_all<'a>(
+    report: &'a Report,
+    files: [&'a Source<'a>; 3],
+    flags: &Overrides,
+) -> Option<Config> {
     let [given, defaults, profiles] = files;
     let root = Table::roots(report, [given, defaults]);
     let listen = address(&root, "listen", "--listen (ONCEWARD_LISTEN)", flags.listen.as_deref());
@@ -189,7 +207,8 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     let proxy_protocol = read_proxy_protocol(&root, trusted_proxies.as_deref());
     let drain_timeout = root.get("drain_timeout").map(|value| value.duration_or_zero());
     let publish_policy = root.get("publish_policy").and_then(|value| value.boolean());
-    let problem_base_url = root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
+    let problem_base_url =
+        root.get("problem_base_url").map(|value| value.checked(BASE_URL_EXPECTED, base_url));
 
     let (upstream, upstreams) = read_upstreams(report, &root, defaults, flags.upstream.as_deref());
     let store_table = root.table("store", "a table: [store]");
@@ -208,7 +227,9 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
     check_addresses(report, listen.as_ref(), admin.as_ref(), admin_tokens.as_deref());
 
     let response_timeout = upstream.as_ref().map(|upstream| upstream.response_timeout);
-    let timeouts = upstreams.iter().map(|(name, it)| (name.clone(), it.as_ref().map(|it| it.response_timeout)));
+    let timeouts = upstreams
+        .iter()
+        .map(|(name, it)| (name.clone(), it.as_ref().map(|it| it.response_timeout)));
     let around = Surroundings {
         profiles: Profiles::of(&Table::roots(report, [profiles])),
         upstreams: timeouts.collect(),
@@ -217,13 +238,17 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
         on_failure: store.as_ref().map(|store| store.on_failure),
         log: log_keep.map(|keep| keep.is_some()),
         encrypted: encryption_keys.as_ref().is_some_and(|keys| !keys.is_empty()),
-        client_ca: identity.as_ref().map(|tls| tls.as_ref().is_some_and(|files| files.client_ca.is_some())),
+        client_ca: identity
+            .as_ref()
+            .map(|tls| tls.as_ref().is_some_and(|files| files.client_ca.is_some())),
     };
     let routes = route::read_all(&root, &around);
     root.finish();
 
-    let upstreams: Vec<Upstream> = upstreams.into_iter().map(|(_, upstream)| upstream).collect::<Option<_>>()?;
-    let slowest = upstreams.iter().map(|upstream| upstream.response_timeout).chain(response_timeout).max()?;
+    let upstreams: Vec<Upstream> =
+        upstreams.into_iter().map(|(_, upstream)| upstream).collect::<Option<_>>()?;
+    let slowest =
+        upstreams.iter().map(|upstream| upstream.response_timeout).chain(response_timeout).max()?;
     Some(Config {
         listen: listen?.0,
         admin: admin?.0,
@@ -251,9 +276,16 @@ fn read_all<'a>(report: &'a Report, files: [&'a Source<'a>; 3], flags: &Override
 }
 
 /// An address from a flag or else the file, and where it stands.
-fn address(root: &Table<'_>, name: &'static str, flag: &str, text: Option<&str>) -> Option<(SocketAddr, Place)> {
+fn address(
+    root: &Table<'_>,
+    name: &'static str,
+    flag: &str,
+    text: Option<&str>,
+) -> Option<(SocketAddr, Place)> {
     const EXPECTED: &str = "an address such as \"127.0.0.1:8080\"";
-    let in_file = root.get(name).and_then(|value| Some((value.parsed(EXPECTED, |text| text.parse().ok())?, value.place)));
+    let in_file = root
+        .get(name)
+        .and_then(|value| Some((value.parsed(EXPECTED, |text| text.parse().ok())?, value.place)));
     let Some(text) = text else { return in_file };
     let place = Place::flag(flag);
     match text.parse() {
@@ -281,7 +313,8 @@ fn read_upstreams<'a>(
         if name == DEFAULT_UPSTREAM {
             report.note(&table.place(), "this is the name of [upstream]: choose another");
         }
-        let upstream = Upstream::read(&name, table.over(&built_in.table("upstream", EXPECTED)), None);
+        let upstream =
+            Upstream::read(&name, table.over(&built_in.table("upstream", EXPECTED)), None);
         (name, upstream)
     };
     let named = root.table("upstreams", NAMED_EXPECTED).entries(NAMED_EXPECTED);
@@ -291,8 +324,13 @@ fn read_upstreams<'a>(
 /// Addresses, or networks such as 10.0.0.0/8.
 fn read_trusted_proxies(root: &Table<'_>) -> Option<Vec<IpNet>> {
     let Some(value) = root.get("trusted_proxies") else { return Some(Vec::new()) };
-    let network = |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
-    value.list_of("a list of addresses such as [\"10.0.0.0/8\"]", "an address or a network such as \"10.0.0.0/8\"", network)
+    let network =
+        |text: &str| text.parse().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+    value.list_of(
+        "a list of addresses such as [\"10.0.0.0/8\"]",
+        "an address or a network such as \"10.0.0.0/8\"",
+        network,
+    )
 }
 
 /// Whether proxies in front announce their clients. The proxies are `None` where they are faulty.
@@ -328,7 +366,10 @@ fn base_url(text: &str) -> Result<String, String> {
     let expected = || format!("expected {BASE_URL_EXPECTED}");
     let uri: Uri = text.parse().map_err(|_| expected())?;
     let plain = text.bytes().all(|byte| byte.is_ascii_graphic() && !b"<>\"\\^`{|}".contains(&byte));
-    if !plain || !matches!(uri.scheme_str(), Some("http" | "https")) || uri.host().is_none_or(str::is_empty) {
+    if !plain
+        || !matches!(uri.scheme_str(), Some("http" | "https"))
+        || uri.host().is_none_or(str::is_empty)
+    {
         return Err(expected());
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {

@@ -45,8 +45,11 @@ pub struct TracingConfig {
     pub secret_headers: Vec<(HeaderName, SecretPlace)>,
 }
 
-const FORMATS: [(&str, Option<AccessLogFormat>); 3] =
-    [("json", Some(AccessLogFormat::Json)), ("combined", Some(AccessLogFormat::Combined)), ("off", None)];
+const FORMATS: [(&str, Option<AccessLogFormat>); 3] = [
+    ("json", Some(AccessLogFormat::Json)),
+    ("combined", Some(AccessLogFormat::Combined)),
+    ("off", None),
+];
 const ENDPOINT_EXPECTED: &str = "a url such as \"http://127.0.0.1:4318\"";
 
 /// Where a collector takes spans, below its endpoint (OTLP/HTTP).
@@ -55,7 +58,8 @@ const TRACES: &str = "/v1/traces";
 /// Reads `[access_log]`; `None` inside where it is off.
 pub(super) fn read_access_log(table: Table<'_>) -> Option<Option<AccessLogConfig>> {
     let format = table.get("format").and_then(|value| value.choice(&FORMATS, &[]));
-    let path = table.get("path").and_then(|value| value.parsed("a file's name, or \"-\"", file_name));
+    let path =
+        table.get("path").and_then(|value| value.parsed("a file's name, or \"-\"", file_name));
     table.finish();
     let (format, path) = (format?, path?);
     Some(format.map(|format| AccessLogConfig { format, path }))
@@ -63,12 +67,19 @@ pub(super) fn read_access_log(table: Table<'_>) -> Option<Option<AccessLogConfig
 
 /// Reads `[tracing]`; `None` inside where it is off.
 pub(super) fn read_tracing(table: Table<'_>) -> Option<Option<TracingConfig>> {
-    let endpoint = table.get("otlp_endpoint").map(|value| value.checked(ENDPOINT_EXPECTED, endpoint));
+    let endpoint =
+        table.get("otlp_endpoint").map(|value| value.checked(ENDPOINT_EXPECTED, endpoint));
     let ratio = table.get("sample_ratio").and_then(|value| value.ratio());
-    let ca_file = table.get("ca_file").map_or(Some(None), |value| value.parsed("a file's name", file_name).map(Some));
+    let ca_file = table
+        .get("ca_file")
+        .map_or(Some(None), |value| value.parsed("a file's name", file_name).map(Some));
     let mut secret_headers = Vec::new();
     let headers = match table.get("headers") {
-        Some(_) => read_headers(&table.table("headers", "a table of header fields"), "a collector", &mut secret_headers),
+        Some(_) => read_headers(
+            &table.table("headers", "a table of header fields"),
+            "a collector",
+            &mut secret_headers,
+        ),
         None => Some(HeaderMap::new()),
     };
     table.finish();
@@ -99,8 +110,18 @@ mod tests {
     fn an_endpoint_is_a_server_and_perhaps_a_path_below_which_spans_are_taken() {
         let read = |text: &str| endpoint(text).map(|(url, path)| format!("{url}{path}")).ok();
         assert_eq!(read("http://127.0.0.1:4318").unwrap(), "http://127.0.0.1:4318/v1/traces");
-        assert_eq!(read("https://otlp.example.com/otlp/").unwrap(), "https://otlp.example.com/otlp/v1/traces");
-        for wrong in ["127.0.0.1:4318", "ftp://a", "http://user:pass@a", "http://a?x=1", "http://a/#b", "http://"] {
+        assert_eq!(
+            read("https://otlp.example.com/otlp/").unwrap(),
+            "https://otlp.example.com/otlp/v1/traces"
+        );
+        for wrong in [
+            "127.0.0.1:4318",
+            "ftp://a",
+            "http://user:pass@a",
+            "http://a?x=1",
+            "http://a/#b",
+            "http://",
+        ] {
             assert_eq!(read(wrong), None, "{wrong}");
         }
     }

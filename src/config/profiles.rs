@@ -22,7 +22,8 @@ impl<'a> Profiles<'a> {
         if !known {
             let names: Vec<&str> = self.names().collect();
             let help = closest(name, self.names()).map(|near| format!("did you mean \"{near}\"?"));
-            let text = format!("there is no profile named {name:?}; there are {}", names.join(", "));
+            let text =
+                format!("there is no profile named {name:?}; there are {}", names.join(", "));
             value.report.note_with_help(&value.place, text, help);
         }
         known

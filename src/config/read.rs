@@ -62,7 +62,8 @@ impl<'a> Source<'a> {
         for error in errors {
             let span = error.span().unwrap_or(0..0);
             let line_start = line_start(text, span.start);
-            let at = Place { path: String::new(), file: Some(name.to_owned()), span, given: !builtin };
+            let at =
+                Place { path: String::new(), file: Some(name.to_owned()), span, given: !builtin };
             // One misplaced byte can be an error to several rules of the grammar: the first says it best.
             if report.broken.borrow_mut().insert((name.to_owned(), line_start)) {
                 report.note(&at, error.message());
@@ -101,8 +102,12 @@ impl Report {
     /// Masks a value, or all that are in it, wherever a line with it is shown.
     fn hide(&self, file: &str, span: &Range<usize>, value: &DeValue<'_>) {
         match value {
-            DeValue::Table(entries) => entries.values().for_each(|inner| self.hide(file, &inner.span(), inner.get_ref())),
-            DeValue::Array(items) => items.iter().for_each(|inner| self.hide(file, &inner.span(), inner.get_ref())),
+            DeValue::Table(entries) => {
+                entries.values().for_each(|inner| self.hide(file, &inner.span(), inner.get_ref()))
+            }
+            DeValue::Array(items) => {
+                items.iter().for_each(|inner| self.hide(file, &inner.span(), inner.get_ref()))
+            }
             _ => self.hidden.borrow_mut().push((file.to_owned(), span.clone())),
         }
     }
@@ -120,11 +125,14 @@ impl Report {
     pub fn finish(self, sources: &[&Source<'_>]) -> Result<Vec<String>, Faults> {
         let broken = self.broken.into_inner();
         let mut noted = self.noted.into_inner();
-        let text_of = |file: &str| sources.iter().find(|source| source.name == file).map_or("", |source| source.text);
+        let text_of = |file: &str| {
+            sources.iter().find(|source| source.name == file).map_or("", |source| source.text)
+        };
         noted.retain(|fault| {
             let Some(file) = &fault.at.file else { return !fault.absence || broken.is_empty() };
             let line = (file.clone(), line_start(text_of(file), fault.at.span.start));
-            fault.at.path.is_empty() || !(broken.contains(&line) || fault.absence && !broken.is_empty())
+            fault.at.path.is_empty()
+                || !(broken.contains(&line) || fault.absence && !broken.is_empty())
         });
         if noted.is_empty() {
             return Ok(self.warnings.into_inner());
@@ -134,7 +142,11 @@ impl Report {
         let hidden = self.hidden.into_inner();
         let fault = |noted: Noted| {
             let excerpt = noted.at.file.as_ref().map(|file| {
-                let hidden: Vec<_> = hidden.iter().filter(|(of, _)| of == file).map(|(_, range)| range.clone()).collect();
+                let hidden: Vec<_> = hidden
+                    .iter()
+                    .filter(|(of, _)| of == file)
+                    .map(|(_, range)| range.clone())
+                    .collect();
                 Excerpt::of(file, text_of(file), &noted.at.span, &hidden)
             });
             Fault { key: noted.at.path, text: noted.text, help: noted.help, excerpt }
@@ -167,7 +179,10 @@ struct Layer<'a> {
 
 impl<'a> Table<'a> {
     /// The roots of some files, the nearest first.
-    pub fn roots(report: &'a Report, sources: impl IntoIterator<Item = &'a Source<'a>>) -> Table<'a> {
+    pub fn roots(
+        report: &'a Report,
+        sources: impl IntoIterator<Item = &'a Source<'a>>,
+    ) -> Table<'a> {
         let layer = |source: &'a Source<'a>| Layer { source, entries: &source.root, span: 0..0 };
         Table::new(report, String::new(), sources.into_iter().map(layer).collect())
     }
@@ -194,10 +209,13 @@ impl<'a> Table<'a> {
 
     /// Where the table itself stands.
     pub fn place(&self) -> Place {
-        self.layers.iter().find(|layer| !layer.source.builtin && !layer.source.name.is_empty()).map_or_else(
-            || Place { path: self.path.clone(), file: None, span: 0..0, given: false },
-            |layer| layer.source.place(self.path.clone(), layer.span.clone()),
-        )
+        self.layers
+            .iter()
+            .find(|layer| !layer.source.builtin && !layer.source.name.is_empty())
+            .map_or_else(
+                || Place { path: self.path.clone(), file: None, span: 0..0, given: false },
+                |layer| layer.source.place(self.path.clone(), layer.span.clone()),
+            )
     }
 
     /// Where one of its keys stands, or else the table.
@@ -234,7 +252,8 @@ impl<'a> Table<'a> {
 
     /// A table inside, layer over layer; empty if there is none.
     pub fn table(&self, name: &'static str, expected: &str) -> Table<'a> {
-        let layers = self.get_all(name).into_iter().filter_map(|value| value.layer(expected)).collect();
+        let layers =
+            self.get_all(name).into_iter().filter_map(|value| value.layer(expected)).collect();
         Table::new(self.report, self.path_of(name), layers)
     }
 
@@ -244,7 +263,8 @@ impl<'a> Table<'a> {
         let mut tables = Vec::new();
         for (name, value) in layer.entries.iter().filter(|(_, value)| is_parsed(value)) {
             let place = layer.source.place(self.path_of(name.get_ref()), value.span());
-            let value = Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
+            let value =
+                Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
             tables.extend(value.table(expected).map(|table| (name.get_ref().to_string(), table)));
         }
         tables
@@ -257,7 +277,8 @@ impl<'a> Table<'a> {
         let mut values = Vec::new();
         for (name, value) in parsed {
             let place = layer.source.place(self.path_of(name.get_ref()), value.span());
-            let value = Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
+            let value =
+                Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
             values.push((name.get_ref().to_string(), value));
         }
         values
@@ -267,7 +288,9 @@ impl<'a> Table<'a> {
     pub fn finish(self) {
         let asked = self.asked.borrow();
         for layer in &self.layers {
-            for (key, value) in layer.entries.iter().filter(|(key, _)| !asked.contains(key.get_ref().as_ref())) {
+            for (key, value) in
+                layer.entries.iter().filter(|(key, _)| !asked.contains(key.get_ref().as_ref()))
+            {
                 let at = layer.source.place(self.path_of(key.get_ref()), key.span());
                 let near = closest(key.get_ref(), asked.iter().copied());
                 // It might be a password in the wrong place.
@@ -294,7 +317,9 @@ fn is_parsed(value: &Spanned<DeValue<'_>>) -> bool {
 
 /// The name that was probably meant.
 pub(super) fn closest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
-    let near = names.map(|name| (edits(text, name), name)).filter(|(edits, name)| *edits <= EDITS_MAX.min(name.len() / 2));
+    let near = names
+        .map(|name| (edits(text, name), name))
+        .filter(|(edits, name)| *edits <= EDITS_MAX.min(name.len() / 2));
     near.min_by_key(|(edits, _)| *edits).map(|(_, name)| name)
 }
 

@@ -16,9 +16,15 @@ pub struct ReadModelConfig {
 }
 
 /// Reads `[read_model]`; `None` inside where it is switched off.
-pub(super) fn read(table: Table<'_>, store: Option<&StoreUrl>, log: Option<bool>) -> Option<Option<ReadModelConfig>> {
+pub(super) fn read(
+    table: Table<'_>,
+    store: Option<&StoreUrl>,
+    log: Option<bool>,
+) -> Option<Option<ReadModelConfig>> {
     let enabled = table.get("enabled").and_then(|value| value.boolean());
-    let path = table.get("path").map_or(Some(None), |value| value.parsed("a file's name", file_name).map(Some));
+    let path = table
+        .get("path")
+        .map_or(Some(None), |value| value.parsed("a file's name", file_name).map(Some));
     let project = table.get("project").and_then(|value| value.boolean());
     if project == Some(false) {
         let place = table.place_of("project");
@@ -27,13 +33,18 @@ pub(super) fn read(table: Table<'_>, store: Option<&StoreUrl>, log: Option<bool>
                 table.report.note(&place, "no other process can read this store: leave it true, or keep the store in Redis");
             }
             _ if path == Some(None) => {
-                table.report.note(&place, "another process keeps the read model: set path to the file that both open");
+                table.report.note(
+                    &place,
+                    "another process keeps the read model: set path to the file that both open",
+                );
             }
             _ => {}
         }
     }
     if log == Some(false) && path.as_ref().is_some_and(Option::is_some) {
-        table.report.warn(&table.path_of("path"), "not used: the event log is off ([log] enabled = true)");
+        table
+            .report
+            .warn(&table.path_of("path"), "not used: the event log is off ([log] enabled = true)");
     }
     table.finish();
     let config = ReadModelConfig { path: path?, project: project? };

@@ -38,11 +38,17 @@ const LEASE_MIN: Duration = Duration::from_secs(1);
 const LEASE_TIMEOUTS: u32 = 3;
 
 const HEADER_EXPECTED: &str = "a header field's name such as \"Idempotency-Key\"";
-const MODES: [(&str, Mode); 3] = [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("off", Mode::Off)];
-const CASES: [(&str, PathCase); 2] = [("sensitive", PathCase::Sensitive), ("insensitive", PathCase::Insensitive)];
-const IN_FLIGHT: [(&str, OnInFlight); 2] = [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
-const MISMATCH: [(&str, OnMismatch); 3] =
-    [("reject", OnMismatch::Reject), ("replay", OnMismatch::Replay), ("supersede", OnMismatch::Supersede)];
+const MODES: [(&str, Mode); 3] =
+    [("enforce", Mode::Enforce), ("shadow", Mode::Shadow), ("off", Mode::Off)];
+const CASES: [(&str, PathCase); 2] =
+    [("sensitive", PathCase::Sensitive), ("insensitive", PathCase::Insensitive)];
+const IN_FLIGHT: [(&str, OnInFlight); 2] =
+    [("reject", OnInFlight::Reject), ("wait", OnInFlight::Wait)];
+const MISMATCH: [(&str, OnMismatch); 3] = [
+    ("reject", OnMismatch::Reject),
+    ("replay", OnMismatch::Replay),
+    ("supersede", OnMismatch::Supersede),
+];
 const ERRORS: [(&str, Dialect); 6] = [
     ("problem", Dialect::Problem),
     ("stripe", Dialect::Stripe),
@@ -129,7 +135,13 @@ pub(super) fn read_all(root: &Table<'_>, around: &Surroundings<'_>) -> Vec<Route
 /// The route of a file without routes: everything that carries a key.
 fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
     let table = around.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
-    let policy = read_policy(&table, IMPLICIT_ROUTE, around.response_timeout, around, &mut Besides::default())?;
+    let policy = read_policy(
+        &table,
+        IMPLICIT_ROUTE,
+        around.response_timeout,
+        around,
+        &mut Besides::default(),
+    )?;
     Some(Route {
         name: IMPLICIT_ROUTE.to_owned(),
         paths: vec!["/".to_owned(), "/{*rest}".to_owned()],
@@ -145,23 +157,40 @@ fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
 fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) -> Option<Route> {
     let profile = match table.get("profile") {
         None => Some(DEFAULT_PROFILE),
-        Some(value) => value.text("a profile's name such as \"stripe\"").filter(|name| around.profiles.know(name, &value)),
+        Some(value) => value
+            .text("a profile's name such as \"stripe\"")
+            .filter(|name| around.profiles.know(name, &value)),
     };
     // A route with an unknown profile is read on, for its other faults.
     let table = around.profiles.lay_under(table, profile.unwrap_or(DEFAULT_PROFILE))?;
-    let path = table.get("path").map(|value| value.checked(path::EXPECTED, path::parse).map(|path| (path, value)));
+    let path = table
+        .get("path")
+        .map(|value| value.checked(path::EXPECTED, path::parse).map(|path| (path, value)));
     if path.is_none() {
-        table.report.note_absence(&table.place_of("path"), format!("a route needs a path: {}", path::EXPECTED));
+        table.report.note_absence(
+            &table.place_of("path"),
+            format!("a route needs a path: {}", path::EXPECTED),
+        );
     }
     let name = read_name(&table, names);
     let methods = table.get("methods").and_then(|value| read_methods(&value));
     let upstream = read_upstream(&table, around);
     let response_timeout = match &upstream {
-        Some(Some(name)) => around.upstreams.iter().find(|(other, _)| other == name).and_then(|(_, timeout)| *timeout),
+        Some(Some(name)) => around
+            .upstreams
+            .iter()
+            .find(|(other, _)| other == name)
+            .and_then(|(_, timeout)| *timeout),
         _ => around.response_timeout,
     };
     let mut besides = Besides::default();
-    let policy = read_policy(&table, name.as_deref().unwrap_or_default(), response_timeout, around, &mut besides);
+    let policy = read_policy(
+        &table,
+        name.as_deref().unwrap_or_default(),
+        response_timeout,
+        around,
+        &mut besides,
+    );
     if let (Some(policy), Some(methods), Some(value)) = (&policy, &methods, table.get("cors"))
         && policy.key.required
         && methods.contains(&Method::OPTIONS)
@@ -187,7 +216,9 @@ fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
         (Some(name), _) => (name, "a name without control characters"),
         (None, path) => (path.filter(Value::is_text)?, path::EXPECTED),
     };
-    let plain = |text: &str| (!text.is_empty() && !text.chars().any(char::is_control)).then(|| text.to_owned());
+    let plain = |text: &str| {
+        (!text.is_empty() && !text.chars().any(char::is_control)).then(|| text.to_owned())
+    };
     let name = value.parsed(expected, plain)?;
     if names.contains(&name) {
         value.fault(format!("a second route is named {name:?}: they would share each other's operations; give it a name"));
@@ -198,10 +229,16 @@ fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
 
 fn read_methods(value: &Value<'_>) -> Option<Vec<Method>> {
     let method = |text: &str| {
-        let known = text != "CONNECT" && !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
+        let known = text != "CONNECT"
+            && !text.is_empty()
+            && text.bytes().all(|byte| byte.is_ascii_uppercase() || byte == b'-');
         Method::from_bytes(text.as_bytes()).ok().filter(|_| known)
     };
-    let methods = value.list_of("a list of methods such as [\"POST\"]", "a method such as \"POST\"", method)?;
+    let methods = value.list_of(
+        "a list of methods such as [\"POST\"]",
+        "a method such as \"POST\"",
+        method,
+    )?;
     if methods.is_empty() {
         value.fault("expected at least one method");
     }
@@ -216,8 +253,15 @@ fn read_upstream(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Option<
         return Some(Some(name.to_owned()));
     }
     let near = closest(name, around.upstreams.iter().map(|(other, _)| other.as_str()));
-    let help = near.map_or_else(|| format!("add [upstreams.{name}]"), |near| format!("did you mean \"{near}\"?"));
-    table.report.note_with_help(&value.place, format!("there is no upstream named {name:?}"), Some(help));
+    let help = near.map_or_else(
+        || format!("add [upstreams.{name}]"),
+        |near| format!("did you mean \"{near}\"?"),
+    );
+    table.report.note_with_help(
+        &value.place,
+        format!("there is no upstream named {name:?}"),
+        Some(help),
+    );
     None
 }
 
@@ -251,11 +295,15 @@ fn read_policy(
         None => response_timeout,
     };
     let statuses = status::read(table);
-    let drop_headers = table
-        .get("drop_headers")
-        .and_then(|value| value.list_of("a list of header fields such as [\"Set-Cookie\"]", HEADER_EXPECTED, header));
+    let drop_headers = table.get("drop_headers").and_then(|value| {
+        value.list_of("a list of header fields such as [\"Set-Cookie\"]", HEADER_EXPECTED, header)
+    });
     let redact = table.get("redact").and_then(|value| {
-        value.list_of("a list of JSON pointers such as [\"/card/number\"]", identity::POINTER_EXPECTED, Pointer::parse)
+        value.list_of(
+            "a list of JSON pointers such as [\"/card/number\"]",
+            identity::POINTER_EXPECTED,
+            Pointer::parse,
+        )
     });
     let fields = fields::read(table, redact.as_deref().unwrap_or_default(), around);
     let on_failure = match table.get("on_failure") {
@@ -308,12 +356,16 @@ fn read_times(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Times> {
     let wait_timeout = table.get("wait_timeout").and_then(|value| value.duration_or_zero());
     let retention = table.get("retention").and_then(|value| value.duration());
     let tombstone = table.get("tombstone").and_then(|value| value.duration_or_zero());
-    let unsettled = table.get("unsettled_retention").and_then(|value| value.duration().map(|duration| (duration, value)));
-    let lease = table.get("lease").and_then(|value| value.duration().map(|duration| (duration, value)));
+    let unsettled = table
+        .get("unsettled_retention")
+        .and_then(|value| value.duration().map(|duration| (duration, value)));
+    let lease =
+        table.get("lease").and_then(|value| value.duration().map(|duration| (duration, value)));
     if let Some((lease, value)) = &lease {
         check_lease(*lease, value, around);
     }
-    let (retention, tombstone, (unsettled, value), (lease, _)) = (retention?, tombstone?, unsettled?, lease?);
+    let (retention, tombstone, (unsettled, value), (lease, _)) =
+        (retention?, tombstone?, unsettled?, lease?);
     let needed = retention + tombstone + lease;
     if value.place.given && unsettled < needed {
         value.fault(format!(

@@ -49,7 +49,8 @@ pub(super) fn masked_url(url: &str) -> String {
 
 /// Byte ranges of one line that may be secrets, sorted. It works on broken lines too, and rather hides too much.
 pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
-    let mut hidden: Vec<Range<usize>> = line.match_indices("://").filter_map(|(at, _)| user_info(line, at)).collect();
+    let mut hidden: Vec<Range<usize>> =
+        line.match_indices("://").filter_map(|(at, _)| user_info(line, at)).collect();
     hidden.extend(line.match_indices('=').filter_map(|(at, _)| named_secret(line, at)));
     // What follows the opening of a multi-line string may go on in the next line, unmasked here.
     for quotes in ["\"\"\"", "'''"] {
@@ -61,8 +62,11 @@ pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
 
 /// The password (or, without one, the whole user part) of the url whose `://` stands at `at`.
 fn user_info(line: &str, at: usize) -> Option<Range<usize>> {
-    let scheme_start = line[..at].rfind(|c: char| !(c.is_ascii_alphanumeric() || "+.-".contains(c)));
-    let quote = scheme_start.map(|start| line.as_bytes()[start]).filter(|byte| matches!(byte, b'"' | b'\''));
+    let scheme_start =
+        line[..at].rfind(|c: char| !(c.is_ascii_alphanumeric() || "+.-".contains(c)));
+    let quote = scheme_start
+        .map(|start| line.as_bytes()[start])
+        .filter(|byte| matches!(byte, b'"' | b'\''));
     let start = at + "://".len();
     let rest = &line[start..];
     let end = quote.map_or(rest.len(), |quote| closing_quote(rest, quote));

@@ -72,16 +72,20 @@ pub enum Durability {
     Strict,
 }
 
-const DURABILITY: [(&str, Durability); 2] = [("warn", Durability::Warn), ("strict", Durability::Strict)];
+const DURABILITY: [(&str, Durability); 2] =
+    [("warn", Durability::Warn), ("strict", Durability::Strict)];
 const ACK_EXPECTED: &str = "\"memory\", \"replicas:N\" or \"fsync\"";
 
-const LOCAL_CACHE_EXPECTED: &str = "it works with one server or with sentinels, not with a cluster; expected \"0B\"";
+const LOCAL_CACHE_EXPECTED: &str =
+    "it works with one server or with sentinels, not with a cluster; expected \"0B\"";
 
 fn ack(text: &str) -> Option<Ack> {
     match text.split_once(':') {
         None if text == "memory" => Some(Ack::Memory),
         None if text == "fsync" => Some(Ack::Fsync),
-        Some(("replicas", number)) => number.parse().ok().filter(|number| *number > 0).map(Ack::Replicas),
+        Some(("replicas", number)) => {
+            number.parse().ok().filter(|number| *number > 0).map(Ack::Replicas)
+        }
         _ => None,
     }
 }
@@ -107,7 +111,12 @@ fn without_namespace(text: &str) -> Result<(String, Option<String>), String> {
         match part.strip_prefix("namespace=") {
             None => rest.push(part),
             Some(_) if named.is_some() => return Err("expected one namespace".to_owned()),
-            Some(name) => named = Some(namespace(name).ok_or(format!("expected {NAMESPACE_EXPECTED} behind namespace="))?),
+            Some(name) => {
+                named = Some(
+                    namespace(name)
+                        .ok_or(format!("expected {NAMESPACE_EXPECTED} behind namespace="))?,
+                )
+            }
         }
     }
     let mark = if rest.is_empty() { "" } else { "?" };
@@ -172,7 +181,9 @@ impl StoreUrl {
             "file" => {
                 let dir = &text["file:".len()..];
                 let dir = dir.strip_prefix("//").unwrap_or(dir);
-                file_name(dir).map(StoreUrl::File).ok_or_else(|| "expected a directory after file:".to_owned())
+                file_name(dir)
+                    .map(StoreUrl::File)
+                    .ok_or_else(|| "expected a directory after file:".to_owned())
             }
             "redis" | "rediss" | "unix" => StoreUrl::redis(scheme, text),
             "redis+cluster" | "rediss+cluster" => StoreUrl::cluster(scheme, text),
@@ -205,35 +216,54 @@ impl StoreUrl {
         if !path.is_empty() || query.is_some() {
             return Err("a cluster has one database: nothing may follow its nodes".to_owned());
         }
-        let nodes = hosts.split(',').map(|host| node(plain, user, host, None, "")).collect::<Option<_>>().ok_or_else(why)?;
+        let nodes = hosts
+            .split(',')
+            .map(|host| node(plain, user, host, None, ""))
+            .collect::<Option<_>>()
+            .ok_or_else(why)?;
         Ok(StoreUrl::Cluster { url: Secret::new(text), nodes, tls: plain == "rediss" })
     }
 
     fn sentinel(scheme: &str, text: &str) -> Result<StoreUrl, String> {
-        let why =
-            || format!("expected sentinels and what they call the primary, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT/NAME");
+        let why = || {
+            format!(
+                "expected sentinels and what they call the primary, as in {scheme}://:PASSWORD@HOST:PORT,HOST:PORT/NAME"
+            )
+        };
         let Parts { plain, user, hosts, path, query } = Parts::of(text).ok_or_else(why)?;
         let (name, database) = path.split_once('/').unwrap_or((path, ""));
         if name.is_empty() {
             return Err(why());
         }
         let database = if database.is_empty() { String::new() } else { format!("/{database}") };
-        let own = match query.map(|query| query.split_once('=')) {
-            None => String::new(),
-            Some(Some(("sentinel_password", password))) => format!(":{password}@"),
-            Some(_) => return Err("after the name only ?sentinel_password=PASSWORD and namespace=NAME are known".to_owned()),
-        };
+        let own =
+            match query.map(|query| query.split_once('=')) {
+                None => String::new(),
+                Some(Some(("sentinel_password", password))) => format!(":{password}@"),
+                Some(_) => return Err(
+                    "after the name only ?sentinel_password=PASSWORD and namespace=NAME are known"
+                        .to_owned(),
+                ),
+            };
         let sentinel = |host| node(plain, &own, host, Some(SENTINEL_PORT), "");
         let sentinels = hosts.split(',').map(sentinel).collect::<Option<_>>().ok_or_else(why)?;
         let primary = node(plain, user, "primary", None, &database).ok_or_else(why)?;
-        Ok(StoreUrl::Sentinel { url: Secret::new(text), sentinels, primary, name: name.to_owned(), tls: plain == "rediss" })
+        Ok(StoreUrl::Sentinel {
+            url: Secret::new(text),
+            sentinels,
+            primary,
+            name: name.to_owned(),
+            tls: plain == "rediss",
+        })
     }
 
     /// Whether it is spoken to by TLS.
     fn is_tls(&self) -> bool {
         match self {
             StoreUrl::Memory | StoreUrl::File(_) => false,
-            StoreUrl::Redis { tls, .. } | StoreUrl::Cluster { tls, .. } | StoreUrl::Sentinel { tls, .. } => *tls,
+            StoreUrl::Redis { tls, .. }
+            | StoreUrl::Cluster { tls, .. }
+            | StoreUrl::Sentinel { tls, .. } => *tls,
         }
     }
 
@@ -244,13 +274,19 @@ impl StoreUrl {
             "unix" => "unix:///run/redis.sock",
             _ => "redis://:PASSWORD@HOST:PORT/DB",
         };
-        let why = || format!("not a url that a Redis client understands; expected one such as {example}");
+        let why =
+            || format!("not a url that a Redis client understands; expected one such as {example}");
         let info = text.into_connection_info().map_err(|_| why())?;
         match info.addr() {
-            ConnectionAddr::TcpTls { insecure: true, .. } => {
-                Err("#insecure is not supported: name the server's certificate authority as ca_file".to_owned())
-            }
-            _ => Ok(StoreUrl::Redis { url: Secret::new(text), tls: scheme == "rediss", unix: scheme == "unix" }),
+            ConnectionAddr::TcpTls { insecure: true, .. } => Err(
+                "#insecure is not supported: name the server's certificate authority as ca_file"
+                    .to_owned(),
+            ),
+            _ => Ok(StoreUrl::Redis {
+                url: Secret::new(text),
+                tls: scheme == "rediss",
+                unix: scheme == "unix",
+            }),
         }
     }
 }
@@ -270,7 +306,8 @@ struct Parts<'a> {
 impl<'a> Parts<'a> {
     fn of(text: &'a str) -> Option<Parts<'a>> {
         let (scheme, rest) = text.split_once("://")?;
-        let (rest, query) = rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
+        let (rest, query) =
+            rest.split_once('?').map_or((rest, None), |(rest, query)| (rest, Some(query)));
         let (user, rest) = rest.split_at(rest.rfind('@').map_or(0, |at| at + 1));
         let (hosts, path) = rest.split_once('/').unwrap_or((rest, ""));
         Some(Parts { plain: scheme.split('+').next()?, user, hosts, path, query })
@@ -280,9 +317,14 @@ impl<'a> Parts<'a> {
 /// The url of one server, if the client understands it.
 fn node(plain: &str, user: &str, host: &str, port: Option<u16>, path: &str) -> Option<Secret> {
     use redis::IntoConnectionInfo;
-    let port = port.filter(|_| host.ends_with(']') || !host.contains(':')).map(|port| format!(":{port}")).unwrap_or_default();
+    let port = port
+        .filter(|_| host.ends_with(']') || !host.contains(':'))
+        .map(|port| format!(":{port}"))
+        .unwrap_or_default();
     let url = format!("{plain}://{user}{host}{port}{path}");
-    let sound = !host.is_empty() && !host.contains(char::is_whitespace) && url.as_str().into_connection_info().is_ok();
+    let sound = !host.is_empty()
+        && !host.contains(char::is_whitespace)
+        && url.as_str().into_connection_info().is_ok();
     sound.then(|| Secret::new(url))
 }
 
@@ -291,9 +333,9 @@ impl fmt::Display for StoreUrl {
         match self {
             StoreUrl::Memory => f.write_str("memory:"),
             StoreUrl::File(dir) => write!(f, "file:{}", dir.display()),
-            StoreUrl::Redis { url, .. } | StoreUrl::Cluster { url, .. } | StoreUrl::Sentinel { url, .. } => {
-                f.write_str(&masked_url(url.expose()))
-            }
+            StoreUrl::Redis { url, .. }
+            | StoreUrl::Cluster { url, .. }
+            | StoreUrl::Sentinel { url, .. } => f.write_str(&masked_url(url.expose())),
         }
     }
 }
@@ -303,20 +345,25 @@ pub(super) const ON_FAILURE: [(&str, OnFailure); 2] =
     [("fail_closed", OnFailure::FailClosed), ("fail_open", OnFailure::FailOpen)];
 
 /// What `fail_open` means, wherever it is set.
-pub(super) const FAIL_OPEN_WARNING: &str = "without the store, requests are forwarded unprotected and may run twice";
+pub(super) const FAIL_OPEN_WARNING: &str =
+    "without the store, requests are forwarded unprotected and may run twice";
 
 impl StoreConfig {
     /// The url, with the namespace where that is another than usual. Masks a password.
     pub fn place(&self) -> String {
         match self.namespace.as_str() {
-            name if name != NAMESPACE_DEFAULT && self.url.is_redis() => format!("{} (namespace {name})", self.url),
+            name if name != NAMESPACE_DEFAULT && self.url.is_redis() => {
+                format!("{} (namespace {name})", self.url)
+            }
             _ => self.url.to_string(),
         }
     }
 
     /// Reads `[store]`; `flag` is the url that was given besides the file.
     pub(super) fn read(table: Table<'_>, flag: Option<&str>) -> Option<StoreConfig> {
-        let in_file = table.get("url").and_then(|value| value.checked(URL_EXPECTED, StoreUrl::with_namespace));
+        let in_file = table
+            .get("url")
+            .and_then(|value| value.checked(URL_EXPECTED, StoreUrl::with_namespace));
         let url = match flag {
             None => in_file,
             Some(text) => {
@@ -324,36 +371,56 @@ impl StoreConfig {
                 StoreUrl::with_namespace(text).map_err(|why| table.report.note(&flag, why)).ok()
             }
         };
-        let (url, url_namespace) = url.map_or((None, None), |(url, namespace)| (Some(url), namespace));
-        let namespace = table.get("namespace").and_then(|value| value.parsed(NAMESPACE_EXPECTED, namespace));
+        let (url, url_namespace) =
+            url.map_or((None, None), |(url, namespace)| (Some(url), namespace));
+        let namespace =
+            table.get("namespace").and_then(|value| value.parsed(NAMESPACE_EXPECTED, namespace));
         let namespace = url_namespace.or(namespace);
         let on_failure = table.get("on_failure").and_then(|value| value.choice(&ON_FAILURE, &[]));
         let timeout = table.get("timeout").and_then(|value| value.duration());
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
-        let ack = table.get("ack").map_or(Some(Ack::Memory), |value| value.parsed(ACK_EXPECTED, ack));
-        let durability = table.get("durability").map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
-        let local_cache = table.get("local_cache").map_or(Some(0), |value| usize::try_from(value.size(0)?).ok());
-        let format = table.get("format").map_or(Some(StoreFormat::One), |value| match value.number(1, 2)? {
-            1 => Some(StoreFormat::One),
-            _ => Some(StoreFormat::Two),
+        let ack =
+            table.get("ack").map_or(Some(Ack::Memory), |value| value.parsed(ACK_EXPECTED, ack));
+        let durability = table
+            .get("durability")
+            .map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
+        let local_cache =
+            table.get("local_cache").map_or(Some(0), |value| usize::try_from(value.size(0)?).ok());
+        let format = table.get("format").map_or(Some(StoreFormat::One), |value| {
+            match value.number(1, 2)? {
+                1 => Some(StoreFormat::One),
+                _ => Some(StoreFormat::Two),
+            }
         });
 
         if url == Some(StoreUrl::Memory) {
-            table.report.warn(&table.path_of("url"), "memory: forgets every operation when the process ends; for tests only");
+            table.report.warn(
+                &table.path_of("url"),
+                "memory: forgets every operation when the process ends; for tests only",
+            );
         }
-        if ack.is_some_and(|ack| ack != Ack::Memory) && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_))) {
-            table.report.warn(&table.path_of("ack"), "not used: it is for Redis; file: answers after the disk has it");
+        if ack.is_some_and(|ack| ack != Ack::Memory)
+            && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_)))
+        {
+            table.report.warn(
+                &table.path_of("ack"),
+                "not used: it is for Redis; file: answers after the disk has it",
+            );
         }
         let other_name = namespace.as_ref().is_some_and(|namespace| namespace != NAMESPACE_DEFAULT);
         if other_name && url.as_ref().is_some_and(|url| !url.is_redis()) {
-            table.report.warn(&table.path_of("namespace"), "not used: it is for Redis; memory: and file: are nobody else's");
+            table.report.warn(
+                &table.path_of("namespace"),
+                "not used: it is for Redis; memory: and file: are nobody else's",
+            );
         }
         match (local_cache, &url) {
             (Some(0) | None, _) => {}
             (_, Some(StoreUrl::Memory | StoreUrl::File(_))) => {
-                table
-                    .report
-                    .warn(&table.path_of("local_cache"), "not used: it is for Redis; memory: and file: are in the process");
+                table.report.warn(
+                    &table.path_of("local_cache"),
+                    "not used: it is for Redis; memory: and file: are in the process",
+                );
             }
             (_, Some(StoreUrl::Cluster { .. })) => {
                 table.report.note(&table.place_of("local_cache"), LOCAL_CACHE_EXPECTED);
@@ -367,7 +434,8 @@ impl StoreConfig {
             table.report.warn(&table.path_of("ca_file"), "not used: the url is not rediss://");
         }
         let plain = url.as_ref().is_some_and(|url| !url.is_tls());
-        let client = tls::read_client(&table, plain.then_some("not used: the url is not rediss://"));
+        let client =
+            tls::read_client(&table, plain.then_some("not used: the url is not rediss://"));
         table.finish();
         Some(StoreConfig {
             url: url?,

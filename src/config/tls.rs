@@ -15,13 +15,20 @@ pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
     let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
     let needed = |name| {
         file(name).unwrap_or_else(|| {
-            table.report.note_absence(&table.place_of(name), format!("TLS needs {name}: the name of a file in PEM"));
+            table.report.note_absence(
+                &table.place_of(name),
+                format!("TLS needs {name}: the name of a file in PEM"),
+            );
             None
         })
     };
     let (cert, key, client_ca) = (needed("cert"), needed("key"), file("client_ca"));
     table.finish();
-    Some(Some(IdentityFiles { cert: cert?, key: key?, client_ca: client_ca.map_or(Some(None), |file| file.map(Some))? }))
+    Some(Some(IdentityFiles {
+        cert: cert?,
+        key: key?,
+        client_ca: client_ca.map_or(Some(None), |file| file.map(Some))?,
+    }))
 }
 
 /// Reads `cert` and `key` of a server that the gateway connects to; `None` inside where it shows no certificate. `unused`: why the
@@ -29,7 +36,8 @@ pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
 pub(super) fn read_client(table: &Table<'_>, unused: Option<&str>) -> Option<Option<ClientFiles>> {
     let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
     let missing = |name: &'static str, other: &str| {
-        let text = format!("{other} is of no use without {name}: expected the name of a file in PEM");
+        let text =
+            format!("{other} is of no use without {name}: expected the name of a file in PEM");
         table.report.note_absence(&table.place_of(name), text);
         None
     };

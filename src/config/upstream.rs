@@ -92,10 +92,14 @@ impl UpstreamUrl {
         };
         let authority = uri.authority().ok_or_else(expected)?;
         if authority.as_str().contains('@') {
-            return Err("credentials in an upstream's url are not used: clients send their own".to_owned());
+            return Err(
+                "credentials in an upstream's url are not used: clients send their own".to_owned()
+            );
         }
         let port = authority.as_str().strip_prefix(authority.host()).ok_or_else(expected)?;
-        if authority.host().is_empty() || !(port.is_empty() || authority.port_u16().is_some_and(|port| port > 0)) {
+        if authority.host().is_empty()
+            || !(port.is_empty() || authority.port_u16().is_some_and(|port| port > 0))
+        {
             return Err(expected());
         }
         if !matches!(uri.path(), "" | "/") || uri.query().is_some() || text.contains('#') {
@@ -118,7 +122,9 @@ impl Upstream {
             (None, Some(url)) => url,
             (None, None) => {
                 let help = match name {
-                    DEFAULT_UPSTREAM => "no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url under [upstream]",
+                    DEFAULT_UPSTREAM => {
+                        "no upstream: pass --upstream URL (ONCEWARD_UPSTREAM), or set url under [upstream]"
+                    }
                     _ => "an upstream needs a url",
                 };
                 table.report.note_absence(&table.place_of("url"), help);

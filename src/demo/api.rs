@@ -142,7 +142,11 @@ impl Desk {
     }
 
     async fn pay(self, request: Request<Incoming>) -> Result<Response<Full<Bytes>>, HangUp> {
-        let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX).collect().await.map_err(|_| HangUp)?.to_bytes();
+        let body = Limited::new(request.into_body(), REQUEST_BYTES_MAX)
+            .collect()
+            .await
+            .map_err(|_| HangUp)?
+            .to_bytes();
         let order: Order = match serde_json::from_slice(&body) {
             Ok(order) => order,
             Err(error) => return Ok(respond(StatusCode::BAD_REQUEST, message(&error.to_string()))),
@@ -169,7 +173,9 @@ impl Desk {
 
     /// A line a charge: it is read by people.
     fn ledger(&self) -> String {
-        let lines: Vec<String> = self.book(|book| book.charges.iter().map(|charge| format!("  {}", json!(charge))).collect());
+        let lines: Vec<String> = self.book(|book| {
+            book.charges.iter().map(|charge| format!("  {}", json!(charge))).collect()
+        });
         format!("[\n{}\n]\n", lines.join(",\n"))
     }
 

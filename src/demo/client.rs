@@ -96,11 +96,13 @@ pub async fn pay(server: SocketAddr, order: &Order) -> Seen {
 /// A server that says whether to retry is believed. Without its word, an answer is final unless it is one of the
 /// statuses that mean "not now" and says when to come back.
 pub fn decide(tried: &Try, count: usize) -> Next {
-    let backoff = PAUSE * 2u32.saturating_pow(u32::try_from(count).unwrap_or(u32::MAX).saturating_sub(1));
+    let backoff =
+        PAUSE * 2u32.saturating_pow(u32::try_from(count).unwrap_or(u32::MAX).saturating_sub(1));
     let pause = match tried {
         Try::TimedOut | Try::Dropped => backoff,
         Try::Answered(answer) => {
-            let not_now = matches!(answer.status.as_u16(), 409 | 502 | 503) && answer.retry_after.is_some();
+            let not_now =
+                matches!(answer.status.as_u16(), 409 | 502 | 503) && answer.retry_after.is_some();
             if answer.status.is_success() || !answer.should_retry.unwrap_or(not_now) {
                 return Next::Stop;
             }
@@ -147,7 +149,9 @@ impl Answer {
             status,
             is_replayed: field("idempotent-replayed") == Some("true"),
             should_retry: field("x-should-retry").and_then(|word| word.parse().ok()),
-            retry_after: field(RETRY_AFTER.as_str()).and_then(|text| text.parse().ok()).map(Duration::from_secs),
+            retry_after: field(RETRY_AFTER.as_str())
+                .and_then(|text| text.parse().ok())
+                .map(Duration::from_secs),
             problem: kind.map(str::to_owned),
             operation: document["operation"].as_str().map(str::to_owned),
         }
@@ -158,7 +162,11 @@ impl Seen {
     /// The operation that the client was told is held: nobody knows whether it was executed.
     pub fn held(&self) -> Option<&str> {
         match self.tries.last() {
-            Some(Try::Answered(answer)) if answer.problem.as_deref() == Some("outcome-uncertain") => answer.operation.as_deref(),
+            Some(Try::Answered(answer))
+                if answer.problem.as_deref() == Some("outcome-uncertain") =>
+            {
+                answer.operation.as_deref()
+            }
             _ => None,
         }
     }
@@ -199,7 +207,12 @@ mod tests {
 
     fn answered(status: u16, should_retry: Option<bool>, retry_after: Option<u64>) -> Try {
         let status = StatusCode::from_u16(status).expect("a status");
-        Try::Answered(Answer { status, should_retry, retry_after: retry_after.map(Duration::from_secs), ..Answer::default() })
+        Try::Answered(Answer {
+            status,
+            should_retry,
+            retry_after: retry_after.map(Duration::from_secs),
+            ..Answer::default()
+        })
     }
 
     #[test]
@@ -209,16 +222,36 @@ mod tests {
             ("an answer", answered(201, None, None), 1, Next::Stop),
             ("a success is never repeated", answered(201, Some(true), Some(1)), 1, Next::Stop),
             ("a final refusal", answered(422, None, None), 1, Next::Stop),
-            ("a conflict that says when", answered(409, None, Some(1)), 1, Next::RetryAfter(second)),
+            (
+                "a conflict that says when",
+                answered(409, None, Some(1)),
+                1,
+                Next::RetryAfter(second),
+            ),
             ("a bare conflict", answered(409, None, None), 1, Next::Stop),
             ("a bare bad gateway", answered(502, None, None), 1, Next::Stop),
             ("the server's yes", answered(500, Some(true), None), 1, Next::RetryAfter(PAUSE)),
-            ("the server's no beats its Retry-After", answered(503, Some(false), Some(1)), 1, Next::Stop),
-            ("a pause without end", answered(503, None, Some(86_400)), 1, Next::RetryAfter(PAUSE_MAX)),
+            (
+                "the server's no beats its Retry-After",
+                answered(503, Some(false), Some(1)),
+                1,
+                Next::Stop,
+            ),
+            (
+                "a pause without end",
+                answered(503, None, Some(86_400)),
+                1,
+                Next::RetryAfter(PAUSE_MAX),
+            ),
             ("no answer", Try::TimedOut, 1, Next::RetryAfter(PAUSE)),
             ("the pause doubles", Try::Dropped, 3, Next::RetryAfter(PAUSE * 4)),
             ("often enough", Try::TimedOut, TRIES_MAX, Next::GiveUp),
-            ("often enough, and told to come back", answered(503, Some(true), Some(1)), TRIES_MAX, Next::GiveUp),
+            (
+                "often enough, and told to come back",
+                answered(503, Some(true), Some(1)),
+                TRIES_MAX,
+                Next::GiveUp,
+            ),
             ("the last try may succeed", answered(201, None, None), TRIES_MAX, Next::Stop),
         ];
         for (story, tried, count, next) in table {

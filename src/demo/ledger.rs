@@ -34,8 +34,13 @@ const ALARM: (&str, &str) = ("\x1b[1;31m", "\x1b[0m");
 impl Ledger {
     /// Puts together what the clients saw and what the API did.
     pub fn new(seen: Vec<(Order, Seen)>, charges: &[Charge]) -> Ledger {
-        let charges_for = |order: &Order| charges.iter().filter(|charge| charge.order == order.order).count();
-        Ledger(seen.into_iter().map(|(order, seen)| Row { charges: charges_for(&order), order, seen }).collect())
+        let charges_for =
+            |order: &Order| charges.iter().filter(|charge| charge.order == order.order).count();
+        Ledger(
+            seen.into_iter()
+                .map(|(order, seen)| Row { charges: charges_for(&order), order, seen })
+                .collect(),
+        )
     }
 
     /// The sum.
@@ -70,7 +75,9 @@ impl Ledger {
         for (row, cells) in self.0.iter().zip(&cells) {
             let text = line(cells.each_ref().map(String::as_str));
             match row.mark() {
-                Some(mark) if colours => out.push_str(&format!("{}{text}  ◀ {mark}{}\n", ALARM.0, ALARM.1)),
+                Some(mark) if colours => {
+                    out.push_str(&format!("{}{text}  ◀ {mark}{}\n", ALARM.0, ALARM.1))
+                }
                 Some(mark) => out.push_str(&format!("{text}  ◀ {mark}\n")),
                 None => out.push_str(&format!("{}\n", text.trim_end())),
             }
@@ -102,7 +109,11 @@ impl Row {
 impl fmt::Display for Totals {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let customers = if self.doubled == 1 { "customer" } else { "customers" };
-        write!(f, "{} orders, {} charges, {} {customers} charged twice", self.orders, self.charges, self.doubled)
+        write!(
+            f,
+            "{} orders, {} charges, {} {customers} charged twice",
+            self.orders, self.charges, self.doubled
+        )
     }
 }
 
@@ -128,13 +139,25 @@ mod tests {
             operation: Some("op_7".into()),
             ..Answer::default()
         });
-        let seen = |tries: &[&Try]| Seen { tries: tries.iter().map(|tried| (*tried).clone()).collect(), gave_up: false };
+        let seen = |tries: &[&Try]| Seen {
+            tries: tries.iter().map(|tried| (*tried).clone()).collect(),
+            gave_up: false,
+        };
         let rows = vec![
             (order("order-01", 995), seen(&[&created])),
             (order("order-02", 12_000), seen(&[&Try::TimedOut, &created])),
             (order("order-03", 5), seen(&[&held])),
         ];
-        Ledger::new(rows, &[charge("order-01"), charge("order-02"), charge("order-02"), charge("order-03"), charge("another")])
+        Ledger::new(
+            rows,
+            &[
+                charge("order-01"),
+                charge("order-02"),
+                charge("order-02"),
+                charge("order-03"),
+                charge("another"),
+            ],
+        )
     }
 
     #[test]
@@ -151,7 +174,8 @@ mod tests {
 
     #[test]
     fn only_double_charges_are_coloured() {
-        let coloured: Vec<bool> = ledger().table(true).lines().map(|line| line.contains(ALARM.0)).collect();
+        let coloured: Vec<bool> =
+            ledger().table(true).lines().map(|line| line.contains(ALARM.0)).collect();
         assert_eq!(coloured, [false, false, false, true, false]);
     }
 
@@ -163,7 +187,8 @@ mod tests {
     #[test]
     fn held_orders_are_told_with_their_operation() {
         let ledger = ledger();
-        let held: Vec<_> = ledger.held().map(|(order, operation)| (order.order.as_str(), operation)).collect();
+        let held: Vec<_> =
+            ledger.held().map(|(order, operation)| (order.order.as_str(), operation)).collect();
         assert_eq!(held, [("order-03", "op_7")]);
     }
 }

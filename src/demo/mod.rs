@@ -40,7 +40,9 @@ pub async fn tell(once: bool) -> Result<()> {
         () = interrupted.wait() => bail!("interrupted before the story was told"),
     };
     if once {
-        say("\n`onceward demo` without --once stays up to be tried: with a page for the browser that shows what happened to");
+        say(
+            "\n`onceward demo` without --once stays up to be tried: with a page for the browser that shows what happened to",
+        );
         say("each order, and with curl lines to paste.");
     } else {
         stage.invite().await;
@@ -116,7 +118,8 @@ async fn start_gateway(api: &Api, scratch: &Scratch) -> Result<Gateway> {
 
 /// Pays for all orders at once, then looks at what the API charged.
 async fn pay_all(api: &Api, server: SocketAddr) -> Ledger {
-    let orders = (1..=ORDERS).map(|number| Order { order: format!("order-{number:02}"), amount: amount(number) });
+    let orders = (1..=ORDERS)
+        .map(|number| Order { order: format!("order-{number:02}"), amount: amount(number) });
     let seen = join_all(orders.map(async |order| {
         let seen = client::pay(server, &order).await;
         (order, seen)
@@ -161,21 +164,40 @@ impl Stage {
         let mine = Order { order: "my-order".into(), amount: 4200 };
         let dearer = Order { amount: 9900, ..mine.clone() };
         let first = pay(listen, "my-key", &mine);
-        say(format_args!("\nStill running: the gateway on {listen}, its admin port on {admin}, the API on {api}."));
+        say(format_args!(
+            "\nStill running: the gateway on {listen}, its admin port on {admin}, the API on {api}."
+        ));
         say(format_args!("See in a browser what happened to each order: http://{admin}/"));
         say("Or paste these into another terminal, in this order:\n");
         say(format_args!("# A first payment: sent to the API, charged.\n{first}\n"));
-        say(format_args!("# Its retry: the stored answer, with Idempotent-Replayed: true.\n{first}\n"));
-        say(format_args!("# The same key for another payment: 422, and nothing is sent.\n{}\n", pay(listen, "my-key", &dearer)));
+        say(format_args!(
+            "# Its retry: the stored answer, with Idempotent-Replayed: true.\n{first}\n"
+        ));
+        say(format_args!(
+            "# The same key for another payment: 422, and nothing is sent.\n{}\n",
+            pay(listen, "my-key", &dearer)
+        ));
         say("# What is held (or: onceward operations list --state uncertain, with this --admin).");
         say(format_args!("curl 'http://{admin}/v1/operations?state=uncertain'\n"));
         let charges = self.api.charges().await;
         let charge_of = |order: &Order| charges.iter().find(|charge| charge.order == order.order);
-        let held = self.ledger.held().find_map(|(order, operation)| Some((order, operation, charge_of(order)?)));
+        let held = self
+            .ledger
+            .held()
+            .find_map(|(order, operation)| Some((order, operation, charge_of(order)?)));
         if let Some((order, operation, charge)) = held {
-            say(format_args!("# What the API knows of {}: it was charged.\ncurl http://{api}{LEDGER}\n", order.order));
-            say(format_args!("# So settle it, with the answer that was lost ...\n{}\n", resolve(admin, operation, charge)));
-            say(format_args!("# ... which is what its client now gets.\n{}\n", pay(listen, &order.order, order)));
+            say(format_args!(
+                "# What the API knows of {}: it was charged.\ncurl http://{api}{LEDGER}\n",
+                order.order
+            ));
+            say(format_args!(
+                "# So settle it, with the answer that was lost ...\n{}\n",
+                resolve(admin, operation, charge)
+            ));
+            say(format_args!(
+                "# ... which is what its client now gets.\n{}\n",
+                pay(listen, &order.order, order)
+            ));
         }
         say("Ctrl-C ends it.");
     }
@@ -190,11 +212,14 @@ fn pay(listen: SocketAddr, key: &str, order: &Order) -> String {
 
 fn resolve(admin: SocketAddr, operation: &str, charge: &Charge) -> String {
     let body = BASE64.encode(charge.document());
-    let stated = serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
+    let stated =
+        serde_json::json!({ "status": 201, "body_base64": body, "reason": "found in the ledger" });
     let operation = format!("http://{admin}/v1/operations/{operation}");
     // What is settled has to be what was looked at.
     let version = format!("If-Match: $(curl -so /dev/null -w '%header{{etag}}' {operation})");
-    format!("curl {operation}/resolve -H 'Content-Type: application/json' \\\n    -H \"{version}\" \\\n    -d '{stated}'")
+    format!(
+        "curl {operation}/resolve -H 'Content-Type: application/json' \\\n    -H \"{version}\" \\\n    -d '{stated}'"
+    )
 }
 
 /// Prints. A reader that has gone away is no error.
@@ -207,7 +232,8 @@ struct Scratch(PathBuf);
 
 impl Scratch {
     fn create() -> Result<Scratch> {
-        let path = std::env::temp_dir().join(format!("onceward-demo-{:016x}", Entropy::from_system()?.next()));
+        let path = std::env::temp_dir()
+            .join(format!("onceward-demo-{:016x}", Entropy::from_system()?.next()));
         // Fails where the path exists: nothing that is not ours is written to, or removed.
         let made = std::fs::DirBuilder::new().mode(0o700).create(&path);
         made.with_context(|| format!("can't make the directory {}", path.display()))?;
@@ -231,7 +257,10 @@ struct Interrupted {
 
 impl Interrupted {
     fn listen() -> io::Result<Interrupted> {
-        Ok(Interrupted { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+        Ok(Interrupted {
+            interrupt: signal(SignalKind::interrupt())?,
+            terminate: signal(SignalKind::terminate())?,
+        })
     }
 
     async fn wait(&mut self) {
@@ -250,7 +279,11 @@ mod tests {
     fn a_double_charge_through_the_gateway_fails_the_demo() {
         let totals = Totals { orders: 20, charges: 20, doubled: 0 };
         assert!(check(totals).is_ok());
-        let error = check(Totals { charges: 21, doubled: 1, ..totals }).expect_err("a double charge");
-        assert!(error.to_string().starts_with("1 of 20 orders were charged more than once"), "{error}");
+        let error =
+            check(Totals { charges: 21, doubled: 1, ..totals }).expect_err("a double charge");
+        assert!(
+            error.to_string().starts_with("1 of 20 orders were charged more than once"),
+            "{error}"
+        );
     }
 }

@@ -67,7 +67,11 @@ impl Over {
 
     pub(super) fn of_doubt(held: &Held) -> Over {
         let record = &held.record;
-        Over::Doubt { version: record.version, since_ms: doubt_since_ms(held), opened_unix_ms: record.opened_unix_ms }
+        Over::Doubt {
+            version: record.version,
+            since_ms: doubt_since_ms(held),
+            opened_unix_ms: record.opened_unix_ms,
+        }
     }
 }
 
@@ -129,7 +133,9 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
         State::Completed { reply, .. } => match &reply.body {
             ReplyBody::Whole(_) => Admission::Replay(reply.clone()),
             ReplyBody::Sealed(_) => Admission::Refuse(Refusal::Unreadable),
-            ReplyBody::NotStored => Admission::Refuse(Refusal::ResponseNotStored { status: reply.status.as_u16() }),
+            ReplyBody::NotStored => {
+                Admission::Refuse(Refusal::ResponseNotStored { status: reply.status.as_u16() })
+            }
         },
         // Its own marker says that this claim was given up; only another's may be replaced, by naming its version.
         State::Released if record.fence == asked.fence => Admission::Refuse(Refusal::NotSent),

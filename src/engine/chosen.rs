@@ -46,11 +46,18 @@ pub fn any_chosen(fields: &[ChosenField], side: Side) -> bool {
 
 /// The values of the fields of one side, by name. What is missing, too long, or neither text nor number nor boolean is left
 /// out; what looks like a card's number shows its last four digits.
-pub fn chosen(fields: &[ChosenField], side: Side, document: &Document<'_>) -> BTreeMap<String, String> {
+pub fn chosen(
+    fields: &[ChosenField],
+    side: Side,
+    document: &Document<'_>,
+) -> BTreeMap<String, String> {
     let of_side = fields.iter().filter(|field| field.side == side);
     let value = |field: &ChosenField| {
         let text = document.scalar(&field.pointer, CHOSEN_BYTES_MAX)?;
-        Some((field.name.clone(), card_end(&text).map_or_else(|| text.to_string(), |end| format!("\u{2026}{end}"))))
+        Some((
+            field.name.clone(),
+            card_end(&text).map_or_else(|| text.to_string(), |end| format!("\u{2026}{end}")),
+        ))
     };
     of_side.filter_map(value).collect()
 }
@@ -63,7 +70,8 @@ fn card_end(text: &str) -> Option<String> {
     }
     // Letters part numbers; anything else may stand between a number's groups.
     text.split(char::is_alphabetic).find_map(|run| {
-        let groups: Vec<&str> = run.split(|c: char| !c.is_ascii_digit()).filter(|group| !group.is_empty()).collect();
+        let groups: Vec<&str> =
+            run.split(|c: char| !c.is_ascii_digit()).filter(|group| !group.is_empty()).collect();
         (0..groups.len()).find_map(|first| {
             let mut digits = String::new();
             groups[first..].iter().find_map(|group| {
@@ -89,16 +97,27 @@ mod tests {
     use super::*;
 
     fn value(json: &str) -> Option<String> {
-        let field = ChosenField { name: "f".into(), side: Side::Request, pointer: Pointer::parse("/a/0").unwrap() };
+        let field = ChosenField {
+            name: "f".into(),
+            side: Side::Request,
+            pointer: Pointer::parse("/a/0").unwrap(),
+        };
         let body = format!(r#"{{"a":[{json}]}}"#);
         let document = Document::parse(body.as_bytes()).unwrap();
-        assert!(chosen(std::slice::from_ref(&field), Side::Response, &document).is_empty(), "the other side's");
+        assert!(
+            chosen(std::slice::from_ref(&field), Side::Response, &document).is_empty(),
+            "the other side's"
+        );
         chosen(&[field], Side::Request, &document).remove("f")
     }
 
     #[test]
     fn a_side_has_chosen_fields_or_has_none() {
-        let field = ChosenField { name: "f".into(), side: Side::Response, pointer: Pointer::parse("/a").unwrap() };
+        let field = ChosenField {
+            name: "f".into(),
+            side: Side::Response,
+            pointer: Pointer::parse("/a").unwrap(),
+        };
         assert!(any_chosen(std::slice::from_ref(&field), Side::Response));
         assert!(!any_chosen(&[field], Side::Request) && !any_chosen(&[], Side::Response));
     }
@@ -134,8 +153,16 @@ mod tests {
         ] {
             assert_eq!(value(card).as_deref(), Some("\u{2026}4242"), "{card}");
         }
-        for (card, end) in [("5500005555555559", "5559"), ("378282246310005", "0005"), ("4012888888881881", "1881")] {
-            assert_eq!(value(&format!("\"{card}\"")), Some(format!("\u{2026}{end}")), "every digit is weighed");
+        for (card, end) in [
+            ("5500005555555559", "5559"),
+            ("378282246310005", "0005"),
+            ("4012888888881881", "1881"),
+        ] {
+            assert_eq!(
+                value(&format!("\"{card}\"")),
+                Some(format!("\u{2026}{end}")),
+                "every digit is weighed"
+            );
         }
         assert_eq!(value(r#""4222222222222""#).as_deref(), Some("\u{2026}2222"), "13 digits");
         assert_eq!(value(r#""6304000000000000000""#).as_deref(), Some("\u{2026}0000"), "19 digits");

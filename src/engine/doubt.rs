@@ -83,7 +83,9 @@ impl Probe {
             Verdict::Store => match (&self.found_if, &reply.body) {
                 (None, _) => Finding::Found(Arc::new(self.result(reply))),
                 (Some(_), ReplyBody::NotStored | ReplyBody::Sealed(_)) => Finding::Unclear,
-                (Some(_), ReplyBody::Whole(_)) if reply.headers.contains_key(CONTENT_ENCODING) => Finding::Unclear,
+                (Some(_), ReplyBody::Whole(_)) if reply.headers.contains_key(CONTENT_ENCODING) => {
+                    Finding::Unclear
+                }
                 (Some(pointer), ReplyBody::Whole(body)) => match element(body, pointer) {
                     Err(_) => Finding::Unclear,
                     Ok(None) => Finding::Absent,
@@ -109,13 +111,19 @@ impl Probe {
 /// `held` is the record as it was before the upstream was asked. An "absent" counts only if the operation had rested long
 /// enough by then: the lost request may have sat in a queue while the upstream looked.
 pub fn believe(held: &Held, finding: Finding, fence: Fence, policy: &Policy) -> Believed {
-    let State::Uncertain { .. } = &held.record.state else { return Believed::Admit(Admission::Wait) };
+    let State::Uncertain { .. } = &held.record.state else {
+        return Believed::Admit(Admission::Wait);
+    };
     match finding {
         Finding::Found(reply) => match decide(held, Decision::Found(reply), fence, policy) {
             Ok(next) => Believed::Write(next),
-            Err(_) => Believed::Admit(Admission::Refuse(Refusal::uncertain(Some(Refusal::RETRY_AFTER_MAX)))),
+            Err(_) => Believed::Admit(Admission::Refuse(Refusal::uncertain(Some(
+                Refusal::RETRY_AFTER_MAX,
+            )))),
         },
-        Finding::Unclear => Believed::Admit(Admission::Refuse(Refusal::uncertain(Some(Refusal::RETRY_AFTER_MAX)))),
+        Finding::Unclear => {
+            Believed::Admit(Admission::Refuse(Refusal::uncertain(Some(Refusal::RETRY_AFTER_MAX))))
+        }
         Finding::Absent => Believed::Admit(match resting(held, policy) {
             Some(wait) => Admission::Refuse(Refusal::uncertain(Some(wait))),
             None => Admission::Claim(Over::of_doubt(held)),
@@ -125,7 +133,12 @@ pub fn believe(held: &Held, finding: Finding, fence: Fence, policy: &Policy) -> 
 
 /// Decides what a finding is worth where no duplicate waits to run: an "absent" that counts frees the key. `None`: nothing
 /// changes.
-pub fn believe_unasked(held: &Held, finding: Finding, fence: Fence, policy: &Policy) -> Option<Next> {
+pub fn believe_unasked(
+    held: &Held,
+    finding: Finding,
+    fence: Fence,
+    policy: &Policy,
+) -> Option<Next> {
     let decision = match finding {
         Finding::Found(reply) => Decision::Found(reply),
         Finding::Absent => Decision::Release,

@@ -25,9 +25,14 @@ const STATUS_MAX: u8 = 16;
 /// writes its trailers into the body.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const NAME: &[u8] = b"application/grpc";
-    let Some(media_type) = headers.get(CONTENT_TYPE).map(|value| value.as_bytes().trim_ascii_start()) else { return false };
+    let Some(media_type) =
+        headers.get(CONTENT_TYPE).map(|value| value.as_bytes().trim_ascii_start())
+    else {
+        return false;
+    };
     let Some((name, rest)) = media_type.split_at_checked(NAME.len()) else { return false };
-    name.eq_ignore_ascii_case(NAME) && rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ' | b'\t'))
+    name.eq_ignore_ascii_case(NAME)
+        && rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ' | b'\t'))
 }
 
 /// Returns why a gRPC answer leaves the outcome uncertain; `None` where it does not, and for answers that are not gRPC. The reply
@@ -56,7 +61,9 @@ mod tests {
     use crate::record::ReplyBody;
 
     fn fields(fields: &[(&'static str, &'static str)]) -> HeaderMap {
-        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         fields.collect()
     }
 
@@ -103,7 +110,10 @@ mod tests {
             (None, None, Some(Cause::Broken)),
         ] {
             let of = |status: Option<&'static str>| status.map(|status| ("grpc-status", status));
-            let head: Vec<_> = [Some(("content-type", "application/grpc+proto")), of(head)].into_iter().flatten().collect();
+            let head: Vec<_> = [Some(("content-type", "application/grpc+proto")), of(head)]
+                .into_iter()
+                .flatten()
+                .collect();
             let reply = Reply {
                 status: StatusCode::OK,
                 headers: fields(&head),

@@ -12,7 +12,9 @@ use std::fmt::Write;
 use http::{HeaderName, Method};
 use serde::{Deserialize, Serialize};
 
-use super::policy::{CallerRule, FingerprintRule, KeyPart, KeySource, Mode, OnMismatch, Policy, ScopeRule};
+use super::policy::{
+    CallerRule, FingerprintRule, KeyPart, KeySource, Mode, OnMismatch, Policy, ScopeRule,
+};
 use crate::key::Pointer;
 use crate::key::path::PathCase;
 use targets::Target;
@@ -119,7 +121,9 @@ pub enum Change {
         target: String,
     },
     /// A route's rules are others.
-    #[error("route {route:?} makes its operations' identity of {now}, and made it of {before}: change it back")]
+    #[error(
+        "route {route:?} makes its operations' identity of {now}, and made it of {before}: change it back"
+    )]
     Remade {
         /// Its name.
         route: String,
@@ -135,13 +139,17 @@ pub enum Change {
     #[error("[hashing] is not configured, and records were written under a secret: put it back")]
     HashingOff,
     /// The secret that wrote is gone.
-    #[error("records were written under the hashing secret with the check value {check}, which is not configured: put it back")]
+    #[error(
+        "records were written under the hashing secret with the check value {check}, which is not configured: put it back"
+    )]
     SecretGone {
         /// Its check value.
         check: String,
     },
     /// What is kept can't be read.
-    #[error("what the store keeps of identities can't be read: it may be of a newer version, which then has to be run")]
+    #[error(
+        "what the store keeps of identities can't be read: it may be of a newer version, which then has to be run"
+    )]
     Unreadable,
 }
 
@@ -174,7 +182,8 @@ impl std::fmt::Display for Vanished {
 
 const WRITER_IS_NEW: &str = "the hashing secret that writes was not looked up before: gateways that still run without it would \
                              run duplicates again; add a new secret behind the old one everywhere first";
-const SECRET_DROPPED: &str = "a hashing secret is no longer looked up: what is still kept under it is not found any more";
+const SECRET_DROPPED: &str =
+    "a hashing secret is no longer looked up: what is still kept under it is not found any more";
 
 impl Identities {
     /// What routes, each with its methods and path patterns, and the check values of secrets make.
@@ -182,9 +191,23 @@ impl Identities {
         routes: impl IntoIterator<Item = (&'p Policy, &'p [Method], &'p [String])>,
         secrets: Vec<String>,
     ) -> Identities {
-        let made = |(place, (policy, methods, paths)): (usize, (&'p Policy, &'p [Method], &'p [String]))| {
-            let targets = methods.iter().flat_map(|method| paths.iter().map(move |path| Target::new(method, path))).collect();
-            (policy.route.to_string(), Made { of: made_of(policy), protects: policy.mode == Mode::Enforce, targets, place })
+        let made = |(place, (policy, methods, paths)): (
+            usize,
+            (&'p Policy, &'p [Method], &'p [String]),
+        )| {
+            let targets = methods
+                .iter()
+                .flat_map(|method| paths.iter().map(move |path| Target::new(method, path)))
+                .collect();
+            (
+                policy.route.to_string(),
+                Made {
+                    of: made_of(policy),
+                    protects: policy.mode == Mode::Enforce,
+                    targets,
+                    place,
+                },
+            )
         };
         Identities { routes: routes.into_iter().enumerate().map(made).collect(), secrets }
     }
@@ -194,14 +217,26 @@ impl Identities {
         let accepted = self.notes(&BTreeMap::new(), &BTreeMap::new());
         let Some((stored, targets)) = self.read(kept) else {
             let changes = vec![Change::Unreadable];
-            return Compared { changes, vanished: Vec::new(), remarks: Vec::new(), next: accepted.clone(), accepted };
+            return Compared {
+                changes,
+                vanished: Vec::new(),
+                remarks: Vec::new(),
+                next: accepted.clone(),
+                accepted,
+            };
         };
         let (mut changes, mut vanished, mut remarks) = (Vec::new(), Vec::new(), Vec::new());
         for (route, before) in &stored.routes {
             match self.routes.get(route) {
-                Some(made) if made.of == *before => changes.extend(self.taken_over(route, targets.get(route))),
+                Some(made) if made.of == *before => {
+                    changes.extend(self.taken_over(route, targets.get(route)))
+                }
                 Some(made) => {
-                    changes.push(Change::Remade { route: route.clone(), before: before.clone(), now: made.of.clone() });
+                    changes.push(Change::Remade {
+                        route: route.clone(),
+                        before: before.clone(),
+                        now: made.of.clone(),
+                    });
                 }
                 None => match self.without(route, targets.get(route)) {
                     Ok(route) => vanished.push(route),
@@ -214,7 +249,9 @@ impl Identities {
             (None, None) => {}
             (None, Some(_)) => changes.push(Change::HashingOn),
             (Some(_), None) => changes.push(Change::HashingOff),
-            (Some(wrote), Some(_)) if !looked_up(wrote) => changes.push(Change::SecretGone { check: wrote.clone() }),
+            (Some(wrote), Some(_)) if !looked_up(wrote) => {
+                changes.push(Change::SecretGone { check: wrote.clone() })
+            }
             (Some(_), Some(writes)) => {
                 if !stored.secrets.contains(writes) {
                     remarks.push(WRITER_IS_NEW);
@@ -224,25 +261,41 @@ impl Identities {
                 }
             }
         }
-        Compared { changes, vanished, remarks, next: self.notes(&stored.routes, &targets), accepted }
+        Compared {
+            changes,
+            vanished,
+            remarks,
+            next: self.notes(&stored.routes, &targets),
+            accepted,
+        }
     }
 
     /// Reads the notes that a store keeps; `None` where one can't be read.
     fn read(&self, kept: &Notes) -> Option<(Stored, BTreeMap<String, BTreeSet<Target>>)> {
         let stored = match &kept.identities {
-            None => Stored { format: FORMAT, secrets: self.secrets.clone(), routes: BTreeMap::new() },
-            Some(text) => serde_json::from_str::<Stored>(text).ok().filter(|stored| stored.format == FORMAT)?,
+            None => {
+                Stored { format: FORMAT, secrets: self.secrets.clone(), routes: BTreeMap::new() }
+            }
+            Some(text) => serde_json::from_str::<Stored>(text)
+                .ok()
+                .filter(|stored| stored.format == FORMAT)?,
         };
         let targets = match &kept.paths {
             None => BTreeMap::new(),
-            Some(text) => serde_json::from_str::<StoredTargets>(text).ok().filter(|stored| stored.format == FORMAT)?.routes,
+            Some(text) => {
+                serde_json::from_str::<StoredTargets>(text)
+                    .ok()
+                    .filter(|stored| stored.format == FORMAT)?
+                    .routes
+            }
         };
         Some((stored, targets))
     }
 
     /// The first of the routes that protect the requests of a target by its very pattern.
     fn taker(&self, target: &Target) -> Option<&String> {
-        let takers = self.routes.iter().filter(|(_, made)| made.protects && made.targets.contains(target));
+        let takers =
+            self.routes.iter().filter(|(_, made)| made.protects && made.targets.contains(target));
         takers.min_by_key(|(_, made)| made.place).map(|(route, _)| route)
     }
 
@@ -251,7 +304,11 @@ impl Identities {
     fn taken_over(&self, route: &str, targets: Option<&BTreeSet<Target>>) -> Option<Change> {
         targets.into_iter().flatten().find_map(|target| {
             let now = self.taker(target).filter(|now| *now != route)?;
-            Some(Change::TakenOver { route: route.to_owned(), now: now.clone(), target: target.to_string() })
+            Some(Change::TakenOver {
+                route: route.to_owned(),
+                now: now.clone(),
+                target: target.to_string(),
+            })
         })
     }
 
@@ -261,20 +318,40 @@ impl Identities {
             return Err(Change::Gone { route: route.to_owned() });
         };
         for (now, made) in self.routes.iter().filter(|(_, made)| made.protects) {
-            if let Some(target) = targets.iter().find(|target| made.targets.iter().any(|other| target.overlaps(other))) {
-                return Err(Change::Renamed { route: route.to_owned(), now: now.clone(), target: target.to_string() });
+            if let Some(target) = targets
+                .iter()
+                .find(|target| made.targets.iter().any(|other| target.overlaps(other)))
+            {
+                return Err(Change::Renamed {
+                    route: route.to_owned(),
+                    now: now.clone(),
+                    target: target.to_string(),
+                });
             }
         }
-        Ok(Vanished { route: route.to_owned(), targets: targets.iter().map(Target::to_string).collect() })
+        Ok(Vanished {
+            route: route.to_owned(),
+            targets: targets.iter().map(Target::to_string).collect(),
+        })
     }
 
     /// What to keep: of the routes that protect, of those that did and are only switched off, and of those that did and are not
     /// configured any more. Of the requests that a route covered none is forgotten: its operations from before are still there.
-    fn notes(&self, kept: &BTreeMap<String, String>, covered: &BTreeMap<String, BTreeSet<Target>>) -> Notes {
-        let is_kept = |(route, made): &(&String, &Made)| made.protects || kept.get(*route) == Some(&made.of);
-        let configured = self.routes.iter().filter(is_kept).map(|(route, made)| (route.clone(), made.of.clone()));
+    fn notes(
+        &self,
+        kept: &BTreeMap<String, String>,
+        covered: &BTreeMap<String, BTreeSet<Target>>,
+    ) -> Notes {
+        let is_kept =
+            |(route, made): &(&String, &Made)| made.protects || kept.get(*route) == Some(&made.of);
+        let configured = self
+            .routes
+            .iter()
+            .filter(is_kept)
+            .map(|(route, made)| (route.clone(), made.of.clone()));
         let vanished = kept.iter().filter(|(route, _)| !self.routes.contains_key(*route));
-        let routes: BTreeMap<_, _> = configured.chain(vanished.map(|(route, of)| (route.clone(), of.clone()))).collect();
+        let routes: BTreeMap<_, _> =
+            configured.chain(vanished.map(|(route, of)| (route.clone(), of.clone()))).collect();
         let mut targets = covered.clone();
         targets.retain(|route, _| routes.contains_key(route));
         for (route, made) in self.routes.iter().filter(|(_, made)| made.protects) {
@@ -282,7 +359,11 @@ impl Identities {
             targets.entry(route.clone()).or_default().extend(own.cloned());
         }
         // Strings in lists and maps can always be written.
-        let identities = serde_json::to_string(&Stored { format: FORMAT, secrets: self.secrets.clone(), routes });
+        let identities = serde_json::to_string(&Stored {
+            format: FORMAT,
+            secrets: self.secrets.clone(),
+            routes,
+        });
         let paths = serde_json::to_string(&StoredTargets { format: FORMAT, routes: targets });
         Notes { identities: identities.ok(), paths: paths.ok() }
     }
@@ -302,8 +383,12 @@ fn made_of(policy: &Policy) -> String {
         }
         // Writing to a string can't fail.
         match &policy.caller {
-            CallerRule::Headers(names) if shared => _ = write!(text, " and the caller by {}", list(names)),
-            CallerRule::Cookie(name) if shared => _ = write!(text, " and the caller by the cookie {}", name.as_str()),
+            CallerRule::Headers(names) if shared => {
+                _ = write!(text, " and the caller by {}", list(names))
+            }
+            CallerRule::Cookie(name) if shared => {
+                _ = write!(text, " and the caller by the cookie {}", name.as_str())
+            }
             CallerRule::Headers(_) | CallerRule::Cookie(_) | CallerRule::Scope => {}
         }
     }
@@ -317,15 +402,25 @@ fn made_of(policy: &Policy) -> String {
         ScopeRule::Shared => text.push_str(", no scope"),
         ScopeRule::Headers(names) => _ = write!(text, ", scope by {}", list(names)),
         ScopeRule::Cookie(name) => _ = write!(text, ", scope by the cookie {}", name.as_str()),
-        ScopeRule::Token(rule) => _ = write!(text, ", scope by the claim {:?} of the token in {}", rule.claim, rule.header),
-        ScopeRule::ClientCertificate => text.push_str(", scope by the client certificate's subject"),
+        ScopeRule::Token(rule) => {
+            _ = write!(
+                text,
+                ", scope by the claim {:?} of the token in {}",
+                rule.claim, rule.header
+            )
+        }
+        ScopeRule::ClientCertificate => {
+            text.push_str(", scope by the client certificate's subject")
+        }
     }
     if policy.on_mismatch == OnMismatch::Supersede {
         text.push_str(", one per fingerprint");
     }
     if reads_body {
         match &policy.fingerprint {
-            FingerprintRule::Json(ignore) if ignore.is_empty() => text.push_str(", bodies by value"),
+            FingerprintRule::Json(ignore) if ignore.is_empty() => {
+                text.push_str(", bodies by value")
+            }
             FingerprintRule::Json(ignore) => {
                 let ignore: Vec<String> = ignore.iter().map(pointer).collect();
                 let _ = write!(text, ", bodies by value without {}", ignore.join(", "));

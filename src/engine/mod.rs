@@ -19,8 +19,9 @@ pub use grpc::{grpc_doubt, is_grpc};
 pub use identities::{Change, Compared, Identities, Notes, Vanished};
 pub use operate::{Decision, Denied, decide, expire};
 pub use policy::{
-    CallerRule, CrossOrigin, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode, OnFailure, OnInFlight,
-    OnMismatch, OnUncertain, Origins, Policy, ScopeRule, TokenRule, UpstreamKey,
+    CallerRule, CrossOrigin, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode,
+    OnFailure, OnInFlight, OnMismatch, OnUncertain, Origins, Policy, ScopeRule, TokenRule,
+    UpstreamKey,
 };
 pub use redact::redacted;
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};

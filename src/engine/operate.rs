@@ -47,12 +47,19 @@ pub enum Denied {
 
 /// What an operator's decision makes of a record. The new fence shuts out the attempt that was lost: if it still
 /// comes back with an answer, it changes nothing. Only a retry lets it, until a duplicate runs.
-pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) -> Result<Next, Denied> {
+pub fn decide(
+    held: &Held,
+    decision: Decision,
+    fence: Fence,
+    policy: &Policy,
+) -> Result<Next, Denied> {
     let record = &held.record;
     let version = record.version.next();
     let (cause, lost) = match &record.state {
         State::InFlight { .. } => return Err(Denied::InFlight),
-        State::Completed { .. } if decision == Decision::Expire => return Ok(expired(held, fence, policy)),
+        State::Completed { .. } if decision == Decision::Expire => {
+            return Ok(expired(held, fence, policy));
+        }
         State::Uncertain { cause, retry, .. } => (*cause, retry.unwrap_or(record.fence)),
         settled if decision == Decision::Expire => return Err(Denied::NoResult(settled.name())),
         settled => return Err(Denied::Settled(settled.name())),
@@ -60,7 +67,13 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
     let completed = |reply: Arc<Reply>, by| {
         let reply = Arc::new(redacted(Arc::unwrap_or_clone(reply), &policy.redact));
         Next {
-            record: Record { version, fence, kept: None, state: State::Completed { reply, by }, ..record.clone() },
+            record: Record {
+                version,
+                fence,
+                kept: None,
+                state: State::Completed { reply, by },
+                ..record.clone()
+            },
             lifetime: result_lifetime(policy),
         }
     };
@@ -72,7 +85,8 @@ pub fn decide(held: &Held, decision: Decision, fence: Fence, policy: &Policy) ->
         // Names the lost attempt: should that come back with the answer after all, before any duplicate runs, the answer is
         // the result. Under the lost attempt's own fence, a late "uncertain" of it could not be told from this decision.
         Decision::Retry => rested().map(|()| {
-            let state = State::Uncertain { cause, since_ms: Some(doubt_since_ms(held)), retry: Some(lost) };
+            let state =
+                State::Uncertain { cause, since_ms: Some(doubt_since_ms(held)), retry: Some(lost) };
             unsettled(Record { version, fence, state, ..record.clone() }, policy)
         }),
         Decision::Expire => Err(Denied::NoResult(record.state.name())),
@@ -87,7 +101,11 @@ fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
     Next {
         record: Record { version: held.record.version.next(), fence, ..held.record.tombstone() },
         // Not less than a marker, where the policy was changed meanwhile to a time that is over already.
-        lifetime: Lifetime { keep: left.max(policy.marker_retention()), due: None, tombstone: None },
+        lifetime: Lifetime {
+            keep: left.max(policy.marker_retention()),
+            due: None,
+            tombstone: None,
+        },
     }
 }
 
@@ -100,5 +118,13 @@ pub fn expire(held: &Held, policy: &Policy) -> Option<Next> {
     let State::InFlight { .. } = &held.record.state else { return None };
     // Since now, also where the attempt began from an older doubt: its own request may sit in a queue.
     let record = &held.record;
-    held.lease_is_over().then(|| uncertain(record, record.fence, (Cause::LeaseEnded, None), record.version.after_next(), policy))
+    held.lease_is_over().then(|| {
+        uncertain(
+            record,
+            record.fence,
+            (Cause::LeaseEnded, None),
+            record.version.after_next(),
+            policy,
+        )
+    })
 }

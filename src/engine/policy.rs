@@ -314,7 +314,8 @@ impl Policy {
 
     /// Returns whether two paths are two operations under one key: the path is a part of the identity or of a derived key.
     pub fn tells_paths_apart(&self) -> bool {
-        self.by_path || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))
+        self.by_path
+            || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))
     }
 
     /// Returns whether a request of this route is identified by this header field: it carries the key,
@@ -322,7 +323,9 @@ impl Policy {
     pub fn identifies_by(&self, name: &HeaderName) -> bool {
         let in_key = match &self.key.source {
             KeySource::Sent { header, .. } => header.as_ref() == Some(name),
-            KeySource::Derived(parts) => parts.iter().any(|part| matches!(part, KeyPart::Header(header) if header == name)),
+            KeySource::Derived(parts) => {
+                parts.iter().any(|part| matches!(part, KeyPart::Header(header) if header == name))
+            }
         };
         let in_scope = match &self.scope {
             ScopeRule::Headers(names) => names.contains(name),
@@ -336,7 +339,10 @@ impl Policy {
             CallerRule::Scope => false,
         };
         let for_upstream = self.upstream_key.as_ref().map(|wanted| &wanted.place);
-        in_key || in_scope || in_caller || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
+        in_key
+            || in_scope
+            || in_caller
+            || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
     }
 
     /// When a client may send the same request again whose outcome has just become uncertain; `None` where an operator

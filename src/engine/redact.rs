@@ -53,7 +53,8 @@ fn is_encoded(headers: &HeaderMap) -> bool {
 
 /// Whether the media type has to do with JSON; sequences of documents too.
 fn claims_json(headers: &HeaderMap) -> bool {
-    let mut types = headers.get_all(CONTENT_TYPE).iter().map(|value| value.as_bytes().to_ascii_lowercase());
+    let mut types =
+        headers.get_all(CONTENT_TYPE).iter().map(|value| value.as_bytes().to_ascii_lowercase());
     types.any(|name| name.windows(4).any(|part| part == b"json"))
 }
 
@@ -65,7 +66,9 @@ mod tests {
     use http::StatusCode;
 
     fn reply(fields: &[(&'static str, &'static str)], body: &'static str) -> Reply {
-        let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+        let fields = fields
+            .iter()
+            .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
         let body = ReplyBody::Whole(Bytes::from_static(body.as_bytes()));
         Reply { status: StatusCode::CREATED, headers: fields.collect(), body, trailers: None }
     }
@@ -78,11 +81,23 @@ mod tests {
         let pointers = [Pointer::parse("/card/number").unwrap()];
         for (fields, body, kept) in [
             (&[JSON][..], PAID, Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#)),
-            (&[("content-type", "application/vnd.a+JSON")], PAID, Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#)),
+            (
+                &[("content-type", "application/vnd.a+JSON")],
+                PAID,
+                Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#),
+            ),
             // Whatever it is called: it is JSON.
             (&[], PAID, Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#)),
-            (&[("content-type", "text/plain")], PAID, Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#)),
-            (&[JSON, ("content-encoding", "identity")], PAID, Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#)),
+            (
+                &[("content-type", "text/plain")],
+                PAID,
+                Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#),
+            ),
+            (
+                &[JSON, ("content-encoding", "identity")],
+                PAID,
+                Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#),
+            ),
             (&[JSON], r#"{"id":1}"#, Some(r#"{"id":1}"#)),
             (&[JSON], "", Some("")),
             (&[JSON, ("content-encoding", "gzip")], "", Some("")),
@@ -92,13 +107,27 @@ mod tests {
             (&[JSON], r#"{"card":{"number":"42"#, None),
             (&[JSON], r#"{"card":1,"card":{"number":"4242"}}"#, None),
             (&[("content-type", "text/plain")], r#"{"card":1,"card":{"number":"4242"}}"#, None),
-            (&[("content-type", "application/x-ndjson")], "{}\n{\"card\":{\"number\":\"4242\"}}", None),
+            (
+                &[("content-type", "application/x-ndjson")],
+                "{}\n{\"card\":{\"number\":\"4242\"}}",
+                None,
+            ),
         ] {
             let found = redacted(reply(fields, body), &pointers);
-            let expected = kept.map_or(ReplyBody::NotStored, |text| ReplyBody::Whole(Bytes::from_static(text.as_bytes())));
+            let expected = kept.map_or(ReplyBody::NotStored, |text| {
+                ReplyBody::Whole(Bytes::from_static(text.as_bytes()))
+            });
             assert_eq!(found.body, expected, "{fields:?} {body}");
-            assert_eq!(redacted(found.clone(), &pointers), found, "a second time it changes nothing: {body}");
-            assert_eq!(redacted(reply(fields, body), &[]), reply(fields, body), "nothing is asked for: {body}");
+            assert_eq!(
+                redacted(found.clone(), &pointers),
+                found,
+                "a second time it changes nothing: {body}"
+            );
+            assert_eq!(
+                redacted(reply(fields, body), &[]),
+                reply(fields, body),
+                "nothing is asked for: {body}"
+            );
         }
     }
 
@@ -117,6 +146,10 @@ mod tests {
         let mut left: Vec<_> = changed.headers.keys().map(HeaderName::as_str).collect();
         left.sort_unstable();
         assert_eq!(left, ["content-type", "location"]);
-        assert_eq!(redacted(reply(&fields, "{}"), &pointers).headers.len(), fields.len(), "an unchanged one keeps it");
+        assert_eq!(
+            redacted(reply(&fields, "{}"), &pointers).headers.len(),
+            fields.len(),
+            "an unchanged one keeps it"
+        );
     }
 }

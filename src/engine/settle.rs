@@ -37,7 +37,8 @@ pub struct Claim {
 impl Claim {
     /// Whether an outcome leaves the operation as uncertain as it was before this attempt.
     pub fn gives_doubt_back(&self, outcome: &Outcome, policy: &Policy) -> bool {
-        self.doubt_since_ms().is_some() && matches!(Effect::of(outcome, true, policy), Effect::Nothing)
+        self.doubt_since_ms().is_some()
+            && matches!(Effect::of(outcome, true, policy), Effect::Nothing)
     }
 
     /// Since when the operation was uncertain that this attempt began from, in ms of the store's clock.
@@ -114,8 +115,13 @@ impl Effect<'_> {
         match outcome {
             Outcome::NeverSent => Effect::Nothing,
             Outcome::InDoubt(cause) => Effect::Doubt(*cause),
-            Outcome::Answered(reply) if doubted && SAYS_NOTHING_OF_THE_FIRST.contains(&reply.status.as_u16()) => Effect::Nothing,
-            Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers) {
+            Outcome::Answered(reply)
+                if doubted && SAYS_NOTHING_OF_THE_FIRST.contains(&reply.status.as_u16()) =>
+            {
+                Effect::Nothing
+            }
+            Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers)
+            {
                 Verdict::Store => Effect::Result(reply),
                 Verdict::Release => Effect::Nothing,
                 Verdict::Uncertain => Effect::Doubt(Cause::Status(reply.status.as_u16())),
@@ -129,7 +135,13 @@ impl Effect<'_> {
 /// Only the attempt whose fence the record carries may change it, and only while it is unsettled: what an operator or
 /// another attempt has settled may have been answered, and stays. An attempt that began from uncertain never leaves
 /// less. `fresh` is used where a marker is written over nothing.
-pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy: &Policy, fresh: Version) -> Settlement {
+pub fn settle(
+    current: Option<&Record>,
+    claim: &Claim,
+    outcome: &Outcome,
+    policy: &Policy,
+    fresh: Version,
+) -> Settlement {
     let doubt_since_ms = claim.doubt_since_ms();
     let effect = Effect::of(outcome, doubt_since_ms.is_some(), policy);
     let gives_up = *outcome == Outcome::NeverSent;
@@ -145,23 +157,36 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
     match (&record.state, effect) {
         (State::InFlight { .. } | State::Uncertain { .. }, effect) if own => {
             let next = match (effect, doubt_since_ms) {
-                (Effect::Result(reply), _) => completed(record, claim.fence, reply, version, policy),
+                (Effect::Result(reply), _) => {
+                    completed(record, claim.fence, reply, version, policy)
+                }
                 (Effect::Nothing, None) => marker(claim, version, policy),
-                (Effect::Nothing, since) => uncertain(record, claim.fence, (Cause::NotRepeated, since), version, policy),
+                (Effect::Nothing, since) => {
+                    uncertain(record, claim.fence, (Cause::NotRepeated, since), version, policy)
+                }
                 // Since now: what is in doubt is this attempt's own request as well, and that may sit in a queue.
-                (Effect::Doubt(cause), _) => uncertain(record, claim.fence, (cause, None), version, policy),
+                (Effect::Doubt(cause), _) => {
+                    uncertain(record, claim.fence, (cause, None), version, policy)
+                }
             };
             // An attempt writes each outcome once, or a later version of it could be taken for what the sweeper writes.
             let stands = next.record == Record { version, ..record.clone() };
             if stands { Settlement::Done } else { Settlement::Write(next) }
         }
         // What it claimed over still stands, and the claim may yet arrive there: it must not meet the version it names.
-        (State::Uncertain { .. }, Effect::Nothing) if gives_up && version == claim.record.version => {
+        (State::Uncertain { .. }, Effect::Nothing)
+            if gives_up && version == claim.record.version =>
+        {
             let state = match record.state {
-                State::Uncertain { cause, retry, .. } => State::Uncertain { cause, since_ms: doubt_since_ms, retry },
+                State::Uncertain { cause, retry, .. } => {
+                    State::Uncertain { cause, since_ms: doubt_since_ms, retry }
+                }
                 ref state => state.clone(),
             };
-            Settlement::Write(unsettled(Record { version: record.version.after_next(), state, ..record.clone() }, policy))
+            Settlement::Write(unsettled(
+                Record { version: record.version.after_next(), state, ..record.clone() },
+                policy,
+            ))
         }
         (State::InFlight { .. } | State::Uncertain { .. }, _) => Settlement::Stale,
         // A marker is written anew over any marker: the claim that is given up may name the version that stands there.
@@ -174,9 +199,18 @@ pub fn settle(current: Option<&Record>, claim: &Claim, outcome: &Outcome, policy
 }
 
 /// Every write of an attempt carries the attempt's own fence, also over an operator's retry, whose fence is another.
-fn completed(record: &Record, fence: Fence, reply: &Arc<Reply>, version: Version, policy: &Policy) -> Next {
+fn completed(
+    record: &Record,
+    fence: Fence,
+    reply: &Arc<Reply>,
+    version: Version,
+    policy: &Policy,
+) -> Next {
     let state = State::Completed { reply: reply.clone(), by: Settler::Upstream };
-    Next { record: Record { version, fence, kept: None, state, ..record.clone() }, lifetime: result_lifetime(policy) }
+    Next {
+        record: Record { version, fence, kept: None, state, ..record.clone() },
+        lifetime: result_lifetime(policy),
+    }
 }
 
 /// An uncertain record under the fence of the attempt that is in doubt: keeps fingerprint and caller.
@@ -195,7 +229,11 @@ pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
     Next {
         record,
         // Overdue only when it is about to disappear, so that the index of what is unsettled lists it until then.
-        lifetime: Lifetime { keep: policy.unsettled_retention, due: Some(policy.unsettled_retention), tombstone: None },
+        lifetime: Lifetime {
+            keep: policy.unsettled_retention,
+            due: Some(policy.unsettled_retention),
+            tombstone: None,
+        },
     }
 }
 

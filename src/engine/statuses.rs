@@ -25,7 +25,9 @@ pub struct StatusRules {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatusRulesError {
     /// Not one of the three forms.
-    #[error("`{0}` is not a status: write a code (`404`), a class (`4xx`), or a code and the field it needs (`503 retry-after`)")]
+    #[error(
+        "`{0}` is not a status: write a code (`404`), a class (`4xx`), or a code and the field it needs (`503 retry-after`)"
+    )]
     Form(String),
     /// Listed with two meanings.
     #[error("`{0}` stands in two of the three status lists")]
@@ -41,12 +43,20 @@ const CLASS_CODES: usize = 100;
 
 impl StatusRules {
     /// Builds the rules from the three lists.
-    pub fn new(store: &[String], release: &[String], uncertain: &[String]) -> Result<StatusRules, StatusRulesError> {
+    pub fn new(
+        store: &[String],
+        release: &[String],
+        uncertain: &[String],
+    ) -> Result<StatusRules, StatusRulesError> {
         let mut exact: Vec<Option<Verdict>> = vec![None; usize::from(STATUS_END - STATUS_MIN)];
         let mut classes: [Option<Verdict>; 6] = [None; 6];
         let mut conditional: Vec<(u16, HeaderName, Verdict)> = Vec::new();
-        let lists = [(store, Verdict::Store), (release, Verdict::Release), (uncertain, Verdict::Uncertain)];
-        for (text, verdict) in lists.into_iter().flat_map(|(list, verdict)| list.iter().map(move |text| (text, verdict))) {
+        let lists =
+            [(store, Verdict::Store), (release, Verdict::Release), (uncertain, Verdict::Uncertain)];
+        for (text, verdict) in lists
+            .into_iter()
+            .flat_map(|(list, verdict)| list.iter().map(move |text| (text, verdict)))
+        {
             let form = || StatusRulesError::Form(text.clone());
             let twice = || StatusRulesError::Twice(text.clone());
             if let Some((code, field)) = text.split_once(' ') {
@@ -69,7 +79,11 @@ impl StatusRules {
             *place = Some(verdict);
         }
         let bare = (STATUS_MIN..STATUS_END)
-            .map(|code| exact[usize::from(code - STATUS_MIN)].or(classes[usize::from(code / 100)]).unwrap_or(Verdict::Uncertain))
+            .map(|code| {
+                exact[usize::from(code - STATUS_MIN)]
+                    .or(classes[usize::from(code / 100)])
+                    .unwrap_or(Verdict::Uncertain)
+            })
             .collect();
         Ok(StatusRules { bare, conditional })
     }
@@ -80,10 +94,15 @@ impl StatusRules {
             return Verdict::Store;
         }
         let code = status.as_u16();
-        let conditional = self.conditional.iter().find(|(c, field, _)| *c == code && headers.contains_key(field));
+        let conditional =
+            self.conditional.iter().find(|(c, field, _)| *c == code && headers.contains_key(field));
         match conditional {
             Some((_, _, verdict)) => *verdict,
-            None => self.bare.get(usize::from(code.saturating_sub(STATUS_MIN))).copied().unwrap_or(Verdict::Uncertain),
+            None => self
+                .bare
+                .get(usize::from(code.saturating_sub(STATUS_MIN)))
+                .copied()
+                .unwrap_or(Verdict::Uncertain),
         }
     }
 
@@ -96,7 +115,9 @@ impl StatusRules {
         let mut single = Vec::new();
         for (class, codes) in (1..).zip(self.bare.chunks(CLASS_CODES)) {
             let count = |wanted: Verdict| codes.iter().filter(|other| **other == wanted).count();
-            let common = [Verdict::Store, Verdict::Release, Verdict::Uncertain].into_iter().max_by_key(|other| count(*other));
+            let common = [Verdict::Store, Verdict::Release, Verdict::Uncertain]
+                .into_iter()
+                .max_by_key(|other| count(*other));
             if common == Some(verdict) {
                 if verdict != Verdict::Uncertain {
                     listed.push(format!("{class}xx"));

@@ -10,7 +10,9 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 
 use super::*;
 use crate::key::{BodyHash, Caller, Fingerprint, KeySyntax, fingerprint};
-use crate::record::{Cause, Extras, Fence, Held, Record, Reply, ReplyBody, Settler, State, Version};
+use crate::record::{
+    Cause, Extras, Fence, Held, Record, Reply, ReplyBody, Settler, State, Version,
+};
 
 mod exact;
 mod writes;
@@ -27,7 +29,11 @@ pub(crate) fn policy() -> Policy {
         mode: Mode::Enforce,
         path_case: crate::key::path::PathCase::Sensitive,
         key: KeyRule {
-            source: KeySource::Sent { header: Some(http::HeaderName::from_static("idempotency-key")), body: None, form: None },
+            source: KeySource::Sent {
+                header: Some(http::HeaderName::from_static("idempotency-key")),
+                body: None,
+                form: None,
+            },
             required: true,
             min_length: 1,
             max_length: 255,
@@ -79,7 +85,12 @@ fn asked() -> Asked {
 }
 
 fn reply(status: u16, body: ReplyBody) -> Arc<Reply> {
-    Arc::new(Reply { status: StatusCode::from_u16(status).unwrap(), headers: HeaderMap::new(), body, trailers: None })
+    Arc::new(Reply {
+        status: StatusCode::from_u16(status).unwrap(),
+        headers: HeaderMap::new(),
+        body,
+        trailers: None,
+    })
 }
 
 fn whole(status: u16) -> Arc<Reply> {
@@ -130,8 +141,18 @@ fn admit_has_one_answer_for_every_case() {
     let late = 31_000;
     // state, fence, now | same request, waiting route, other body, other body under "replay"
     let rows: [(State, Fence, u64, [A; 4]); 12] = [
-        (in_flight(), OTHER, 30_999, [busy.clone(), A::Wait, refuse(Refusal::KeyReused), busy.clone()]),
-        (in_flight(), OTHER, late, [A::MarkUncertain, A::MarkUncertain, refuse(Refusal::KeyReused), A::MarkUncertain]),
+        (
+            in_flight(),
+            OTHER,
+            30_999,
+            [busy.clone(), A::Wait, refuse(Refusal::KeyReused), busy.clone()],
+        ),
+        (
+            in_flight(),
+            OTHER,
+            late,
+            [A::MarkUncertain, A::MarkUncertain, refuse(Refusal::KeyReused), A::MarkUncertain],
+        ),
         (in_flight(), OWN, 30_999, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
         (in_flight(), OWN, late, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
         (
@@ -160,13 +181,23 @@ fn admit_has_one_answer_for_every_case() {
             completed(),
             OTHER,
             late,
-            [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))],
+            [
+                A::Replay(whole(201)),
+                A::Replay(whole(201)),
+                refuse(Refusal::KeyReused),
+                A::Replay(whole(201)),
+            ],
         ),
         (
             completed(),
             OWN,
             late,
-            [A::Replay(whole(201)), A::Replay(whole(201)), refuse(Refusal::KeyReused), A::Replay(whole(201))],
+            [
+                A::Replay(whole(201)),
+                A::Replay(whole(201)),
+                refuse(Refusal::KeyReused),
+                A::Replay(whole(201)),
+            ],
         ),
         (
             not_stored(),
@@ -205,7 +236,12 @@ fn admit_has_one_answer_for_every_case() {
             State::Released,
             OWN,
             late,
-            [refuse(Refusal::NotSent), refuse(Refusal::NotSent), refuse(Refusal::NotSent), refuse(Refusal::NotSent)],
+            [
+                refuse(Refusal::NotSent),
+                refuse(Refusal::NotSent),
+                refuse(Refusal::NotSent),
+                refuse(Refusal::NotSent),
+            ],
         ),
     ];
     let waiting = Policy { on_in_flight: OnInFlight::Wait, ..policy() };
@@ -213,10 +249,26 @@ fn admit_has_one_answer_for_every_case() {
     let other_body = Asked { fingerprint: print(b"b"), ..asked() };
     for (state, fence, now, [same, wait, other, replay]) in rows {
         let held = held(record(state.clone(), fence), now);
-        assert_eq!(admit(Some(&held), &asked(), &policy()), same, "same request, {state:?} {fence:?} {now}");
-        assert_eq!(admit(Some(&held), &asked(), &waiting), wait, "waiting route, {state:?} {fence:?} {now}");
-        assert_eq!(admit(Some(&held), &other_body, &policy()), other, "other body, {state:?} {fence:?} {now}");
-        assert_eq!(admit(Some(&held), &other_body, &replaying), replay, "other body under replay, {state:?} {fence:?} {now}");
+        assert_eq!(
+            admit(Some(&held), &asked(), &policy()),
+            same,
+            "same request, {state:?} {fence:?} {now}"
+        );
+        assert_eq!(
+            admit(Some(&held), &asked(), &waiting),
+            wait,
+            "waiting route, {state:?} {fence:?} {now}"
+        );
+        assert_eq!(
+            admit(Some(&held), &other_body, &policy()),
+            other,
+            "other body, {state:?} {fence:?} {now}"
+        );
+        assert_eq!(
+            admit(Some(&held), &other_body, &replaying),
+            replay,
+            "other body under replay, {state:?} {fence:?} {now}"
+        );
     }
     assert_eq!(admit(None, &asked(), &policy()), A::Claim(Over::Nothing));
 }
@@ -231,7 +283,11 @@ fn a_stranger_learns_nothing_in_any_state_under_any_policy() {
                     for on_in_flight in [OnInFlight::Reject, OnInFlight::Wait] {
                         let policy = Policy { on_mismatch, on_in_flight, ..policy() };
                         let held = held(record(state.clone(), fence), now);
-                        assert_eq!(admit(Some(&held), &mallory, &policy), Admission::Refuse(Refusal::KeyReused), "{state:?}");
+                        assert_eq!(
+                            admit(Some(&held), &mallory, &policy),
+                            Admission::Refuse(Refusal::KeyReused),
+                            "{state:?}"
+                        );
                     }
                 }
             }
@@ -266,7 +322,8 @@ fn becomes(settlement: &Settlement) -> Becomes {
 fn settle_has_one_answer_for_every_case() {
     use Becomes::{Completed, Done, Marker, Stale, Uncertain};
     let fresh = Claim { fence: OWN, record: record(in_flight(), OWN) };
-    let again = Claim { fence: OWN, record: record(State::InFlight { doubt_since_ms: Some(900) }, OWN) };
+    let again =
+        Claim { fence: OWN, record: record(State::InFlight { doubt_since_ms: Some(900) }, OWN) };
     let outcomes = [
         Outcome::Answered(whole(201)),
         Outcome::Answered(whole(429)),
@@ -296,21 +353,39 @@ fn settle_has_one_answer_for_every_case() {
     // An attempt that began from uncertain never leaves less, also where a sweeper has marked it meanwhile.
     let rows_again: [(Option<(State, Fence)>, [Becomes; 6]); 6] = [
         (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
-        (Some((doubted(), OWN)), [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()]),
-        (Some((uncertain(), OWN)), [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()]),
+        (
+            Some((doubted(), OWN)),
+            [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()],
+        ),
+        (
+            Some((uncertain(), OWN)),
+            [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()],
+        ),
         (Some((doubted(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
         (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
     ];
-    let all = rows.into_iter().map(|row| (&fresh, row)).chain(rows_again.into_iter().map(|row| (&again, row)));
+    let all = rows
+        .into_iter()
+        .map(|row| (&fresh, row))
+        .chain(rows_again.into_iter().map(|row| (&again, row)));
     for (claim, (current, expected)) in all {
         let current = current.map(|(state, fence)| record(state, fence));
         for (outcome, expected) in outcomes.iter().zip(expected) {
             let settlement = settle(current.as_ref(), claim, outcome, &policy(), Version(99));
-            assert_eq!(becomes(&settlement), expected, "{:?} {outcome:?}", current.as_ref().map(|r| (&r.state, r.fence)));
+            assert_eq!(
+                becomes(&settlement),
+                expected,
+                "{:?} {outcome:?}",
+                current.as_ref().map(|r| (&r.state, r.fence))
+            );
             if let Settlement::Write(next) = settlement {
                 let version = current.as_ref().map_or(Version(99), |record| record.version.next());
-                assert_eq!((next.record.version, next.record.fence), (version, OWN), "every change has its own version");
+                assert_eq!(
+                    (next.record.version, next.record.fence),
+                    (version, OWN),
+                    "every change has its own version"
+                );
             }
         }
     }
@@ -319,10 +394,15 @@ fn settle_has_one_answer_for_every_case() {
 #[test]
 fn a_marker_names_nobody_and_outlives_every_store_command() {
     let claim = Claim { fence: OWN, record: record(in_flight(), OWN) };
-    let Settlement::Write(next) = settle(Some(&claim.record), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
+    let Settlement::Write(next) =
+        settle(Some(&claim.record), &claim, &Outcome::NeverSent, &policy(), Version(9))
+    else {
         panic!("a claim that was never sent is released")
     };
-    assert_eq!((next.record.caller, next.record.fingerprint, next.record.state), (None, None, State::Released));
+    assert_eq!(
+        (next.record.caller, next.record.fingerprint, next.record.state),
+        (None, None, State::Released)
+    );
     assert_eq!((next.lifetime.keep, next.lifetime.due), (60 * SECOND, None));
     assert_eq!(Policy { wait_timeout: 90 * SECOND, ..policy() }.marker_retention(), 90 * SECOND);
 }
@@ -331,10 +411,15 @@ fn a_marker_names_nobody_and_outlives_every_store_command() {
 fn what_began_from_uncertain_keeps_its_time() {
     let record = record(State::InFlight { doubt_since_ms: Some(900) }, OWN);
     let claim = Claim { fence: OWN, record: record.clone() };
-    let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
+    let Settlement::Write(next) =
+        settle(Some(&record), &claim, &Outcome::NeverSent, &policy(), Version(9))
+    else {
         panic!("it goes back to uncertain")
     };
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::NotRepeated, since_ms: Some(900), retry: None });
+    assert_eq!(
+        next.record.state,
+        State::Uncertain { cause: Cause::NotRepeated, since_ms: Some(900), retry: None }
+    );
     assert_eq!((next.record.caller, next.record.fingerprint), (record.caller, record.fingerprint));
 }
 
@@ -342,28 +427,46 @@ fn what_began_from_uncertain_keeps_its_time() {
 fn what_was_sent_again_and_lost_rests_anew() {
     let record = record(State::InFlight { doubt_since_ms: Some(900) }, OWN);
     let claim = Claim { fence: OWN, record: record.clone() };
-    let Settlement::Write(next) = settle(Some(&record), &claim, &Outcome::InDoubt(Cause::Broken), &policy(), Version(9)) else {
+    let Settlement::Write(next) =
+        settle(Some(&record), &claim, &Outcome::InDoubt(Cause::Broken), &policy(), Version(9))
+    else {
         panic!("it is uncertain")
     };
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None });
+    assert_eq!(
+        next.record.state,
+        State::Uncertain { cause: Cause::Broken, since_ms: None, retry: None }
+    );
     let next = expire(&held(record, 31_000), &policy()).unwrap();
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None });
+    assert_eq!(
+        next.record.state,
+        State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None }
+    );
 }
 
 #[test]
 fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
     const LOST: Fence = Fence(33);
-    let stands = record(State::Uncertain { cause: Cause::Broken, since_ms: None, retry: Some(LOST) }, OTHER);
+    let stands =
+        record(State::Uncertain { cause: Cause::Broken, since_ms: None, retry: Some(LOST) }, OTHER);
     let over = Over::Doubt { version: stands.version, since_ms: 900, opened_unix_ms: 4 };
-    let claim = Claim { fence: OWN, record: claim(&asked(), over, Version(1), 5, &policy()).record };
+    let claim =
+        Claim { fence: OWN, record: claim(&asked(), over, Version(1), 5, &policy()).record };
     assert_eq!((claim.record.version, claim.record.opened_unix_ms), (stands.version.next(), 4));
-    let Settlement::Write(next) = settle(Some(&stands), &claim, &Outcome::NeverSent, &policy(), Version(9)) else {
+    let Settlement::Write(next) =
+        settle(Some(&stands), &claim, &Outcome::NeverSent, &policy(), Version(9))
+    else {
         panic!("what it claimed over is written anew")
     };
     assert_eq!((next.record.version, next.record.fence), (stands.version.after_next(), OTHER));
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: Some(LOST) });
+    assert_eq!(
+        next.record.state,
+        State::Uncertain { cause: Cause::Broken, since_ms: Some(900), retry: Some(LOST) }
+    );
     let moved = Record { version: Version(40), ..stands };
-    assert_eq!(settle(Some(&moved), &claim, &Outcome::NeverSent, &policy(), Version(9)), Settlement::Stale);
+    assert_eq!(
+        settle(Some(&moved), &claim, &Outcome::NeverSent, &policy(), Version(9)),
+        Settlement::Stale
+    );
 }
 
 #[test]
@@ -380,9 +483,16 @@ fn lifetimes_follow_the_policy() {
         other => panic!("{other:?}"),
     };
     let result = settled(Outcome::Answered(whole(201)));
-    assert_eq!((result.keep, result.due, result.tombstone), (kept.retention, None, Some(kept.retention + kept.tombstone)));
+    assert_eq!(
+        (result.keep, result.due, result.tombstone),
+        (kept.retention, None, Some(kept.retention + kept.tombstone))
+    );
     let doubt = settled(Outcome::InDoubt(Cause::Broken));
-    assert_eq!((doubt.keep, doubt.due), (kept.unsettled_retention, Some(kept.unsettled_retention)), "listed as long as it lives");
+    assert_eq!(
+        (doubt.keep, doubt.due),
+        (kept.unsettled_retention, Some(kept.unsettled_retention)),
+        "listed as long as it lives"
+    );
 }
 
 #[test]
@@ -391,8 +501,15 @@ fn a_lease_that_ends_makes_uncertain_and_never_absent() {
     assert_eq!(expire(&running, &policy()), None);
     let over = held(record(in_flight(), OTHER), 31_000);
     let next = expire(&over, &policy()).unwrap();
-    assert_eq!(next.record.state, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None });
-    assert_eq!((next.record.fence, next.record.version), (OTHER, Version(9)), "its claimant may still complete it");
+    assert_eq!(
+        next.record.state,
+        State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None }
+    );
+    assert_eq!(
+        (next.record.fence, next.record.version),
+        (OTHER, Version(9)),
+        "its claimant may still complete it"
+    );
     for state in [uncertain(), completed(), State::Released, State::Expired] {
         assert_eq!(expire(&held(record(state, OTHER), 99_000), &policy()), None);
     }
@@ -401,27 +518,48 @@ fn a_lease_that_ends_makes_uncertain_and_never_absent() {
 #[test]
 fn an_operator_settles_only_what_is_uncertain() {
     let resolve = || Decision::Resolve(whole(200));
-    let decide = |state, now, decision| decide(&held(record(state, OTHER), now), decision, Fence(3), &policy());
+    let decide = |state, now, decision| {
+        decide(&held(record(state, OTHER), now), decision, Fence(3), &policy())
+    };
     for decision in [resolve(), Decision::Release] {
         assert_eq!(decide(in_flight(), 2000, decision.clone()), Err(Denied::InFlight));
-        assert_eq!(decide(in_flight(), 99_000, decision.clone()), Err(Denied::InFlight), "the sweeper marks it first");
-        assert_eq!(decide(completed(), 99_000, decision.clone()), Err(Denied::Settled("completed")));
+        assert_eq!(
+            decide(in_flight(), 99_000, decision.clone()),
+            Err(Denied::InFlight),
+            "the sweeper marks it first"
+        );
+        assert_eq!(
+            decide(completed(), 99_000, decision.clone()),
+            Err(Denied::Settled("completed"))
+        );
         assert_eq!(decide(State::Released, 99_000, decision), Err(Denied::Settled("released")));
     }
     let resolved = decide(uncertain(), 1001, resolve()).unwrap();
-    assert_eq!(resolved.record.state, State::Completed { reply: whole(200), by: Settler::Operator });
+    assert_eq!(
+        resolved.record.state,
+        State::Completed { reply: whole(200), by: Settler::Operator }
+    );
     assert_eq!(resolved.record.fence, Fence(3), "the lost attempt can no longer write");
     assert_eq!(resolved.lifetime.keep, policy().retention);
 }
 
 #[test]
 fn an_operator_releases_only_after_the_lost_request_has_had_its_time() {
-    let decide = |state, now| decide(&held(record(state, OTHER), now), Decision::Release, Fence(3), &policy());
+    let decide = |state, now| {
+        decide(&held(record(state, OTHER), now), Decision::Release, Fence(3), &policy())
+    };
     assert_eq!(decide(uncertain(), 31_000), Err(Denied::TooEarly { wait: 30 * SECOND }));
-    assert_eq!(decide(uncertain(), 60_999), Err(Denied::TooEarly { wait: Duration::from_millis(1) }));
+    assert_eq!(
+        decide(uncertain(), 60_999),
+        Err(Denied::TooEarly { wait: Duration::from_millis(1) })
+    );
     assert_eq!(decide(uncertain(), 61_000).unwrap().record.state, State::Released);
     let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500), retry: None };
-    assert_eq!(decide(earlier, 60_500).unwrap().record.state, State::Released, "an older doubt counts from its own time");
+    assert_eq!(
+        decide(earlier, 60_500).unwrap().record.state,
+        State::Released,
+        "an older doubt counts from its own time"
+    );
 }
 
 #[test]
@@ -439,12 +577,24 @@ fn only_a_result_expires_and_its_key_stays_barred_for_as_long_as_it_would_have_b
     ];
     for (policy, now_ms, keep) in rows {
         let before = record(completed(), OTHER);
-        let next = decide(&held(before.clone(), now_ms), Decision::Expire, Fence(3), policy).unwrap();
-        let after = Record { version: before.version.next(), fence: Fence(3), state: State::Expired, ..before };
+        let next =
+            decide(&held(before.clone(), now_ms), Decision::Expire, Fence(3), policy).unwrap();
+        let after = Record {
+            version: before.version.next(),
+            fence: Fence(3),
+            state: State::Expired,
+            ..before
+        };
         assert_eq!(next.record, after, "caller and fingerprint stay: strangers learn nothing");
-        assert_eq!((next.lifetime.keep, next.lifetime.due, next.lifetime.tombstone), (keep, None, None), "at {now_ms}");
+        assert_eq!(
+            (next.lifetime.keep, next.lifetime.due, next.lifetime.tombstone),
+            (keep, None, None),
+            "at {now_ms}"
+        );
     }
-    let decide = |state| decide(&held(record(state, OTHER), 2000), Decision::Expire, Fence(3), &kept).unwrap_err();
+    let decide = |state| {
+        decide(&held(record(state, OTHER), 2000), Decision::Expire, Fence(3), &kept).unwrap_err()
+    };
     assert_eq!(decide(in_flight()), Denied::InFlight);
     assert_eq!(decide(uncertain()), Denied::NoResult("uncertain"));
     assert_eq!(decide(State::Released), Denied::NoResult("released"));
@@ -454,7 +604,9 @@ fn only_a_result_expires_and_its_key_stays_barred_for_as_long_as_it_would_have_b
 #[test]
 fn statuses_mean_what_the_lists_say() {
     let rules = policy().statuses;
-    let verdict = |code: u16, headers: &HeaderMap| rules.verdict(StatusCode::from_u16(code).unwrap(), headers);
+    let verdict = |code: u16, headers: &HeaderMap| {
+        rules.verdict(StatusCode::from_u16(code).unwrap(), headers)
+    };
     let none = HeaderMap::new();
     let later = HeaderMap::from_iter([(http::header::RETRY_AFTER, HeaderValue::from_static("1"))]);
     for code in [200, 201, 204, 299, 301, 404, 409, 422, 500, 501, 101] {
@@ -466,13 +618,18 @@ fn statuses_mean_what_the_lists_say() {
     for code in [502, 503, 504, 505, 599] {
         assert_eq!(verdict(code, &none), Verdict::Uncertain, "{code}: in no list is uncertain too");
     }
-    assert_eq!(verdict(503, &later), Verdict::Release, "a code with a condition beats the bare one");
+    assert_eq!(
+        verdict(503, &later),
+        Verdict::Release,
+        "a code with a condition beats the bare one"
+    );
     assert_eq!(verdict(502, &later), Verdict::Uncertain);
 }
 
 #[test]
 fn faulty_status_lists_are_refused() {
-    let new = |store: &str, release: &str| StatusRules::new(&[store.into()], &[release.into()], &[]);
+    let new =
+        |store: &str, release: &str| StatusRules::new(&[store.into()], &[release.into()], &[]);
     for bad in ["2x", "6xx", "0xx", "99", "600", "abc", "503 ", "503 re try", "+20"] {
         assert_eq!(new(bad, "429").unwrap_err(), StatusRulesError::Form(bad.into()), "{bad}");
     }

@@ -54,7 +54,9 @@ impl<'o> Object<'o> {
 /// Writes a text (RFC 8259, section 7).
 pub(super) fn text(out: &mut Vec<u8>, value: &str) {
     // Looked at to its end: that is faster than stopping.
-    let is_plain = value.bytes().fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
+    let is_plain = value
+        .bytes()
+        .fold(true, |plain, byte| plain & (byte >= b' ') & (byte != b'"') & (byte != b'\\'));
     if is_plain {
         out.push(b'"');
         out.extend_from_slice(value.as_bytes());
@@ -80,7 +82,11 @@ pub(super) fn texts(out: &mut Vec<u8>, values: &BTreeMap<String, String>) {
 }
 
 /// Writes a list.
-pub(super) fn list<T>(out: &mut Vec<u8>, values: impl IntoIterator<Item = T>, write: impl Fn(&mut Vec<u8>, T)) {
+pub(super) fn list<T>(
+    out: &mut Vec<u8>,
+    values: impl IntoIterator<Item = T>,
+    write: impl Fn(&mut Vec<u8>, T),
+) {
     out.push(b'[');
     for (n, value) in values.into_iter().enumerate() {
         if n > 0 {

@@ -185,20 +185,23 @@ impl Observation {
 impl Group {
     fn observations(self) -> Vec<Observation> {
         let Group { kind, route, scope, status, problem, seen } = self;
-        let of_group = |Request { operation, at_ms, until_ms, times, waited_ms, differing, trace }| Observation {
-            kind,
-            at_ms,
-            until_ms,
-            times,
-            operation,
-            route: route.clone(),
-            scope: scope.clone(),
-            status,
-            waited_ms,
-            problem: problem.clone(),
-            differing,
-            trace,
-        };
+        let of_group =
+            |Request { operation, at_ms, until_ms, times, waited_ms, differing, trace }| {
+                Observation {
+                    kind,
+                    at_ms,
+                    until_ms,
+                    times,
+                    operation,
+                    route: route.clone(),
+                    scope: scope.clone(),
+                    status,
+                    waited_ms,
+                    problem: problem.clone(),
+                    differing,
+                    trace,
+                }
+            };
         seen.into_iter().map(of_group).collect()
     }
 }

@@ -11,7 +11,9 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::engine::tests::policy;
-use crate::engine::{Asked, Claim, Decision, Next, Outcome, Over, Policy, Settlement, claim, decide, expire, settle};
+use crate::engine::{
+    Asked, Claim, Decision, Next, Outcome, Over, Policy, Settlement, claim, decide, expire, settle,
+};
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Fence, Held, Reply, Version};
 use crate::store::log::Position;
@@ -26,7 +28,12 @@ fn slot() -> Slot {
 
 fn reply(status: u16) -> Arc<Reply> {
     let status = StatusCode::from_u16(status).unwrap();
-    Arc::new(Reply { status, headers: HeaderMap::new(), body: ReplyBody::Whole(Bytes::from_static(b"paid")), trailers: None })
+    Arc::new(Reply {
+        status,
+        headers: HeaderMap::new(),
+        body: ReplyBody::Whole(Bytes::from_static(b"paid")),
+        trailers: None,
+    })
 }
 
 /// An operation in a store, and the attempt under way.
@@ -57,9 +64,17 @@ impl Play {
 
     async fn write(&self, expected: Option<Version>, next: &Next) -> bool {
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
-        let swapped = self.store.write(&slot(), expected, &next.record, next.lifetime, &|| event.clone()).await.unwrap();
+        let swapped = self
+            .store
+            .write(&slot(), expected, &next.record, next.lifetime, &|| event.clone())
+            .await
+            .unwrap();
         // Whoever gets no answer says it again.
-        let again = self.store.write(&slot(), expected, &next.record, next.lifetime, &|| event.clone()).await.unwrap();
+        let again = self
+            .store
+            .write(&slot(), expected, &next.record, next.lifetime, &|| event.clone())
+            .await
+            .unwrap();
         assert_eq!(matches!(swapped, Swap::Stored), matches!(again, Swap::Stored));
         swapped == Swap::Stored
     }
@@ -92,7 +107,9 @@ impl Play {
         let Some(own) = self.own.take() else { return };
         let current = self.held().await.map(|held| held.record);
         let fresh = Version(self.number());
-        if let Settlement::Write(next) = settle(current.as_ref(), &own, &outcome, &self.policy, fresh) {
+        if let Settlement::Write(next) =
+            settle(current.as_ref(), &own, &outcome, &self.policy, fresh)
+        {
             self.write(current.map(|record| record.version), &next).await;
         }
     }
@@ -113,9 +130,9 @@ impl Play {
             5 => self.settle(Outcome::InDoubt(Cause::Broken)).await,
             6 => _ = self.now.fetch_add(90_000, Ordering::SeqCst),
             7 => {
-                if let Some((held, next)) =
-                    self.held().await.and_then(|held| Some((expire(&held, &self.policy)?, held)).map(|(n, h)| (h, n)))
-                {
+                if let Some((held, next)) = self.held().await.and_then(|held| {
+                    Some((expire(&held, &self.policy)?, held)).map(|(n, h)| (h, n))
+                }) {
                     self.write(Some(held.record.version), &next).await;
                 }
             }
@@ -129,7 +146,9 @@ impl Play {
 
     async fn folded(&self) -> Option<Summary> {
         let entries = self.store.log().read(&Position::default(), 1000).await.unwrap();
-        Summary::fold(entries.into_iter().map(|entry| (entry.id.ms, Event::decode(&entry.event).unwrap())))
+        Summary::fold(
+            entries.into_iter().map(|entry| (entry.id.ms, Event::decode(&entry.event).unwrap())),
+        )
     }
 
     /// What the events say is what the record is.
@@ -145,7 +164,8 @@ impl Play {
             _ => None,
         };
         assert_eq!(summary.last.status, status);
-        let lease_ends_ms = matches!(held.record.state, State::InFlight { .. }).then_some(held.due_ms);
+        let lease_ends_ms =
+            matches!(held.record.state, State::InFlight { .. }).then_some(held.due_ms);
         assert_eq!(summary.lease_ends_ms(), lease_ends_ms);
     }
 }
@@ -189,7 +209,11 @@ async fn the_wire_form_is_what_readers_were_promised() {
     assert_eq!(text, expected);
     assert_eq!(Event::decode(text.as_bytes()).unwrap(), event);
     let newer = text.replace("{\"kind\"", "{\"later\":[1],\"kind\"");
-    assert_eq!(Event::decode(newer.as_bytes()).unwrap(), event, "members of later versions are passed over");
+    assert_eq!(
+        Event::decode(newer.as_bytes()).unwrap(),
+        event,
+        "members of later versions are passed over"
+    );
 }
 
 #[tokio::test]
@@ -199,7 +223,11 @@ async fn a_long_reason_is_cut_between_characters() {
     let record = play.held().await.unwrap().record;
     let context = Context { reason: Some("\u{e9}".repeat(4000)), ..Context::default() };
     let reason = Event::of(&record, LIFE, context).context.reason.unwrap();
-    assert!(reason.len() == REASON_BYTES_MAX && reason.chars().all(|c| c == '\u{e9}'), "{}", reason.len());
+    assert!(
+        reason.len() == REASON_BYTES_MAX && reason.chars().all(|c| c == '\u{e9}'),
+        "{}",
+        reason.len()
+    );
 }
 
 #[test]
@@ -218,12 +246,21 @@ fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over
         differing: vec![Difference { pointer: "/amount".into() }],
         trace: None,
     };
-    let unknown = Observation { at_ms: 9, operation: String::new(), differing: Vec::new(), ..seen(Seen::Refused) };
+    let unknown = Observation {
+        at_ms: 9,
+        operation: String::new(),
+        differing: Vec::new(),
+        ..seen(Seen::Refused)
+    };
     let batch = [seen(Seen::WouldReplay), seen(Seen::Refused), unknown.clone()];
     let text = String::from_utf8(Observation::encode(&batch)).unwrap();
     let first = r#"[{"kind":"refused","route":"payments","status":422,"problem":"key-reused","seen":[{"operation":"op_00112233445566778899aabbccddeeff00112233","at_ms":7,"differing":[{"pointer":"/amount"}]},{"at_ms":9}]},{"kind":"would_replay""#;
     assert!(text.starts_with(first), "{text}");
-    let newer = text.replace("\"would_replay\"", "\"astonished\"").replacen("\"at_ms\"", "\"later\":[],\"at_ms\"", 1);
+    let newer = text.replace("\"would_replay\"", "\"astonished\"").replacen(
+        "\"at_ms\"",
+        "\"later\":[],\"at_ms\"",
+        1,
+    );
     assert_eq!(Observation::decode(newer.as_bytes()).unwrap(), [seen(Seen::Refused), unknown]);
     assert!(Observation::decode(b"{}").is_err());
 }

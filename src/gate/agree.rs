@@ -32,7 +32,11 @@ fn told(changes: &[Change]) -> String {
 ///
 /// # Errors
 /// It would change identities; the store can't tell, and may be asked again.
-pub async fn agree(store: &dyn Store, configured: &Identities, accept: bool) -> Result<usize, AgreeError> {
+pub async fn agree(
+    store: &dyn Store,
+    configured: &Identities,
+    accept: bool,
+) -> Result<usize, AgreeError> {
     for _ in 0..TRIES_MAX {
         let kept = notes(store).await?;
         let compared = configured.compare(&kept);
@@ -40,23 +44,29 @@ pub async fn agree(store: &dyn Store, configured: &Identities, accept: bool) -> 
             if !accept {
                 return Err(AgreeError::Changed(compared.changes));
             }
-            compared.changes.iter().for_each(|change| tracing::warn!("new identities are accepted: {change}"));
+            compared
+                .changes
+                .iter()
+                .for_each(|change| tracing::warn!("new identities are accepted: {change}"));
         }
         let next = if accept { &compared.accepted } else { &compared.next };
         if write_notes(store, &kept, next).await? {
             compared.remarks.iter().for_each(|remark| tracing::warn!("{remark}"));
             if accept {
-                compared
-                    .vanished
-                    .iter()
-                    .for_each(|gone| tracing::warn!(route = gone.route, "a route that is not configured any more is forgotten"));
+                compared.vanished.iter().for_each(|gone| {
+                    tracing::warn!(
+                        route = gone.route,
+                        "a route that is not configured any more is forgotten"
+                    )
+                });
                 return Ok(0);
             }
             compared.vanished.iter().for_each(|gone| tracing::warn!("{gone}"));
             return Ok(compared.vanished.len());
         }
     }
-    Err(StoreError::NotApplied("other gateways keep changing what identities are made of".into()).into())
+    Err(StoreError::NotApplied("other gateways keep changing what identities are made of".into())
+        .into())
 }
 
 /// Reads the notes of identities. The identities come first: a route that is in them has its paths in the store already.
@@ -68,7 +78,10 @@ pub async fn notes(store: &dyn Store) -> Result<Notes, StoreError> {
 /// Writes the notes that change. The paths come first: a route whose paths are missing can't be told from a renamed one.
 /// Returns whether the store held what was read before.
 async fn write_notes(store: &dyn Store, kept: &Notes, next: &Notes) -> Result<bool, StoreError> {
-    for (note, kept, next) in [(Note::Paths, &kept.paths, &next.paths), (Note::Identities, &kept.identities, &next.identities)] {
+    for (note, kept, next) in [
+        (Note::Paths, &kept.paths, &next.paths),
+        (Note::Identities, &kept.identities, &next.identities),
+    ] {
         if let Some(text) = next
             && kept != next
             && !store.set_note(note, kept.as_deref(), text).await?

@@ -17,7 +17,8 @@ use super::payload::{BoxError, Payload};
 use super::tell::trace_of;
 use super::{Gate, Guarded, Problem, carry};
 use crate::engine::{
-    Admission, Asked, Believed, CallerRule, Finding, OnUncertain, Policy, Probe, Refusal, ScopeRule, believe, is_grpc,
+    Admission, Asked, Believed, CallerRule, Finding, OnUncertain, Policy, Probe, Refusal,
+    ScopeRule, believe, is_grpc,
 };
 use crate::event::Context;
 use crate::key::Slot;
@@ -69,14 +70,20 @@ impl Gate {
             self.count_withheld(policy, slot);
             return Ok(Told::Admit(Admission::Refuse(Refusal::uncertain(None))));
         };
-        let headers = if probe.headers.is_empty() { credentials(policy, &asker.parts.headers) } else { probe.headers.clone() };
+        let headers = if probe.headers.is_empty() {
+            credentials(policy, &asker.parts.headers)
+        } else {
+            probe.headers.clone()
+        };
         request.headers_mut().extend(headers);
         if let Some(host) = asker.parts.headers.get(HOST) {
             request.headers_mut().insert(HOST, host.clone());
         }
         *request.extensions_mut() = asker.parts.extensions.clone();
         let asking = self.put_question(policy, probe, request, asker.service, asker.hold);
-        let finding = tokio::time::timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
+        let finding = tokio::time::timeout(guarded.response_timeout, asking)
+            .await
+            .unwrap_or(Finding::Unclear);
         self.conclude((slot, asked), held, finding, policy, &asker.parts.headers).await
     }
 
@@ -93,8 +100,17 @@ impl Gate {
         match believe(held, finding, asked.fence, policy) {
             Believed::Write(next) => {
                 let told = || Context { trace: trace_of(headers), ..Context::default() };
-                let swapped = self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, told).await;
-                match (swapped.map_err(|error| self.store_failed(slot, &error))?, next.record.state) {
+                let swapped = self
+                    .write(
+                        slot,
+                        Some(held.record.version),
+                        (&next.record, next.lifetime),
+                        policy,
+                        told,
+                    )
+                    .await;
+                match (swapped.map_err(|error| self.store_failed(slot, &error))?, next.record.state)
+                {
                     (Swap::Stored, State::Completed { reply, .. }) => {
                         tracing::info!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream knows the operation: its answer is the result");
                         Ok(Told::Result(reply))
@@ -103,7 +119,11 @@ impl Gate {
                     (Swap::Stored, _) => Ok(Told::Moved(Some(held.clone()))),
                     (Swap::Stale(held), _) => Ok(Told::Moved(held)),
                     (Swap::Large(_), _) => {
-                        let held = self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
+                        let held = self
+                            .store
+                            .load(slot)
+                            .await
+                            .map_err(|error| self.store_failed(slot, &error))?;
                         Ok(Told::Moved(held))
                     }
                 }
@@ -155,9 +175,16 @@ impl Gate {
         for name in policy.unstored_fields() {
             head.headers.remove(name);
         }
-        let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored, trailers: None };
+        let mut reply = Reply {
+            status: head.status,
+            headers: head.headers,
+            body: ReplyBody::NotStored,
+            trailers: None,
+        };
         match self.read(&reply, body, hold).await {
-            Read::Whole(bytes, _) if close_delimited && may_be_cut(&reply.headers, &bytes) => return Finding::Unclear,
+            Read::Whole(bytes, _) if close_delimited && may_be_cut(&reply.headers, &bytes) => {
+                return Finding::Unclear;
+            }
             // Its status stands in its trailers, which no rule of a probe looks at.
             Read::Whole(..) if is_grpc(&reply.headers) => return Finding::Unclear,
             Read::Whole(bytes, _) => reply.body = ReplyBody::Whole(bytes),

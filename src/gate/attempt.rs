@@ -108,7 +108,10 @@ impl<S, B> Attempt<S, B> {
     }
 
     /// Settles, then says what the client gets.
-    async fn conclude<RB>(mut self: Box<Self>, executed: Executed<RB>) -> Result<Answered<RB>, Problem> {
+    async fn conclude<RB>(
+        mut self: Box<Self>,
+        executed: Executed<RB>,
+    ) -> Result<Answered<RB>, Problem> {
         let Executed { mut outcome, body, too_late } = executed;
         let policy = &self.guarded.route.policy;
         let slot = self.claimed.slot;
@@ -117,7 +120,10 @@ impl<S, B> Attempt<S, B> {
         }
         let whole = take_first_answer(&mut outcome, policy);
         let step = Trail::step(self.trail.as_ref(), Work::Settle);
-        let settled = self.gate.settle(&slot, &self.claimed.claim, &outcome, policy, &self.claimed.told).await;
+        let settled = self
+            .gate
+            .settle(&slot, &self.claimed.claim, &outcome, policy, &self.claimed.told)
+            .await;
         drop(step);
         match settled {
             Settled::Written => {}
@@ -125,13 +131,32 @@ impl<S, B> Attempt<S, B> {
                 let current = self.gate.store.load(&slot).await.ok().flatten();
                 self.gate.meter.lost_leases.inc();
                 tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
-                return answer_as_duplicate(slot, current.as_ref(), &self.claimed.asked, policy, self.hold);
+                return answer_as_duplicate(
+                    slot,
+                    current.as_ref(),
+                    &self.claimed.asked,
+                    policy,
+                    self.hold,
+                );
             }
             Settled::Unconfirmed => {
-                let Attempt { gate, guarded, claimed: Claimed { claim, permit, told, .. }, hold, .. } = *self;
+                let Attempt {
+                    gate,
+                    guarded,
+                    claimed: Claimed { claim, permit, told, .. },
+                    hold,
+                    ..
+                } = *self;
                 let current = Some(claim.record.clone());
                 let problem = uncertain(slot, Some(502), &guarded.route.policy);
-                gate.settle_in_background(slot, claim, current, (outcome, told), guarded, (permit, hold));
+                gate.settle_in_background(
+                    slot,
+                    claim,
+                    current,
+                    (outcome, told),
+                    guarded,
+                    (permit, hold),
+                );
                 return Err(problem);
             }
         }
@@ -140,19 +165,26 @@ impl<S, B> Attempt<S, B> {
             return Err(uncertain(slot, None, policy));
         }
         match outcome {
-            Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers) {
+            Outcome::Answered(reply) => match policy.statuses.verdict(reply.status, &reply.headers)
+            {
                 Verdict::Uncertain => {
                     tracing::warn!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "the upstream's status leaves the outcome uncertain");
                     // A status that means success must not carry a refusal.
-                    let status = if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
+                    let status =
+                        if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
                     Err(uncertain(slot, Some(status), policy))
                 }
                 verdict => {
-                    let answer = if verdict == Verdict::Store { Answer::Executed } else { Answer::Released };
+                    let answer =
+                        if verdict == Verdict::Store { Answer::Executed } else { Answer::Released };
                     // The upstream's connection is in use until the body has ended.
                     let permit = self.claimed.permit;
-                    let body = body.map(|body| if body.streams() { body.keeping(permit) } else { body });
-                    Ok(Answered { response: respond(whole, Arc::unwrap_or_clone(reply), body, self.hold), answer })
+                    let body =
+                        body.map(|body| if body.streams() { body.keeping(permit) } else { body });
+                    Ok(Answered {
+                        response: respond(whole, Arc::unwrap_or_clone(reply), body, self.hold),
+                        answer,
+                    })
                 }
             },
             Outcome::NeverSent if too_late => Err(Problem::NotSent { slot }),
@@ -192,9 +224,13 @@ impl Gate {
                 tracing::info!(route = %policy.route, %error, "forwarding failed");
                 return match error {
                     ForwardError::NeverSent(_) => Executed::failed(Outcome::NeverSent),
-                    ForwardError::TooLate => Executed { outcome: Outcome::NeverSent, body: None, too_late: true },
+                    ForwardError::TooLate => {
+                        Executed { outcome: Outcome::NeverSent, body: None, too_late: true }
+                    }
                     ForwardError::Broken(_) => Executed::failed(Outcome::InDoubt(Cause::Broken)),
-                    ForwardError::Unreadable(fault, _) => Executed::failed(Outcome::InDoubt(Cause::Unreadable(fault))),
+                    ForwardError::Unreadable(fault, _) => {
+                        Executed::failed(Outcome::InDoubt(Cause::Unreadable(fault)))
+                    }
                     ForwardError::TimedOut => Executed::failed(Outcome::InDoubt(Cause::TimedOut)),
                 };
             }
@@ -202,7 +238,12 @@ impl Gate {
         let (mut head, body) = response.into_parts();
         let close_delimited = head.extensions.get::<CloseDelimited>().is_some();
         self.prepare(&mut head.headers);
-        let mut reply = Reply { status: head.status, headers: head.headers, body: ReplyBody::NotStored, trailers: None };
+        let mut reply = Reply {
+            status: head.status,
+            headers: head.headers,
+            body: ReplyBody::NotStored,
+            trailers: None,
+        };
         if policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Uncertain {
             return Executed::failed(Outcome::Answered(Arc::new(reply)));
         }
@@ -230,11 +271,19 @@ impl Gate {
                         reply.body = ReplyBody::NotStored;
                     }
                 }
-                let relayed =
-                    (reply.body == ReplyBody::NotStored).then(|| AnswerBody::whole(bytes).with_trailers(reply.trailers.take()));
-                Executed { outcome: Outcome::Answered(Arc::new(reply)), body: relayed, too_late: false }
+                let relayed = (reply.body == ReplyBody::NotStored)
+                    .then(|| AnswerBody::whole(bytes).with_trailers(reply.trailers.take()));
+                Executed {
+                    outcome: Outcome::Answered(Arc::new(reply)),
+                    body: relayed,
+                    too_late: false,
+                }
             }
-            Read::Streams(body) => Executed { outcome: Outcome::Answered(Arc::new(reply)), body: Some(body), too_late: false },
+            Read::Streams(body) => Executed {
+                outcome: Outcome::Answered(Arc::new(reply)),
+                body: Some(body),
+                too_late: false,
+            },
             Read::Broken => Executed::failed(Outcome::InDoubt(Cause::Broken)),
         }
     }
@@ -257,7 +306,10 @@ impl Gate {
     {
         let limit = self.settings.response_body;
         let announced = body.size_hint().lower();
-        if reply.status == StatusCode::SWITCHING_PROTOCOLS || is_event_stream(&reply.headers) || announced > limit as u64 {
+        if reply.status == StatusCode::SWITCHING_PROTOCOLS
+            || is_event_stream(&reply.headers)
+            || announced > limit as u64
+        {
             return Read::Streams(AnswerBody::stream(body));
         }
         let mut first: Option<Bytes> = None;
@@ -310,7 +362,8 @@ impl Gate {
             }
             sleep_until(renewal).await;
             let from_ms = self.clock.boot_ms();
-            let renewal = self.store.renew(slot, claim.fence, policy.lease, policy.unsettled_retention);
+            let renewal =
+                self.store.renew(slot, claim.fence, policy.lease, policy.unsettled_retention);
             match timeout_at(until, renewal).await {
                 Ok(Ok(true)) => {
                     rule.renewed(from_ms);
@@ -345,7 +398,10 @@ fn upstream_ms(outcome: &Outcome, took: Duration) -> Option<u64> {
 /// The fields that only the first client gets, taken out of what is stored.
 fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<Fields> {
     let Outcome::Answered(reply) = outcome else { return None };
-    let has = |name| reply.headers.contains_key(name) || reply.trailers.as_ref().is_some_and(|fields| fields.contains_key(name));
+    let has = |name| {
+        reply.headers.contains_key(name)
+            || reply.trailers.as_ref().is_some_and(|fields| fields.contains_key(name))
+    };
     if !policy.unstored_fields().any(has) {
         return None;
     }
@@ -362,7 +418,12 @@ fn take_first_answer(outcome: &mut Outcome, policy: &Policy) -> Option<Fields> {
 /// The fields before and behind a body.
 type Fields = (HeaderMap, Option<HeaderMap>);
 
-fn respond<RB>(whole: Option<Fields>, reply: Reply, body: Option<AnswerBody<RB>>, hold: Hold) -> Response<AnswerBody<RB>> {
+fn respond<RB>(
+    whole: Option<Fields>,
+    reply: Reply,
+    body: Option<AnswerBody<RB>>,
+    hold: Hold,
+) -> Response<AnswerBody<RB>> {
     let (headers, trailers) = whole.unwrap_or((reply.headers, reply.trailers));
     let kept = match reply.body {
         ReplyBody::Whole(bytes) => AnswerBody::whole(bytes).with_trailers(trailers),
@@ -393,7 +454,11 @@ fn answer_as_duplicate<RB>(
 }
 
 fn uncertain(slot: Slot, status: Option<u16>, policy: &Policy) -> Problem {
-    Problem::OutcomeUncertain { slot: Some(slot), status, retry_after: policy.uncertain_retry_after() }
+    Problem::OutcomeUncertain {
+        slot: Some(slot),
+        status,
+        retry_after: policy.uncertain_retry_after(),
+    }
 }
 
 pub(super) enum Read<B> {
@@ -412,5 +477,7 @@ fn join(first: Option<Bytes>, rest: BytesMut) -> Bytes {
 }
 
 fn is_event_stream(headers: &HeaderMap) -> bool {
-    headers.get(CONTENT_TYPE).is_some_and(|value| value.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream"))
+    headers.get(CONTENT_TYPE).is_some_and(|value| {
+        value.as_bytes().to_ascii_lowercase().starts_with(b"text/event-stream")
+    })
 }

@@ -33,7 +33,12 @@ pub struct Hold {
 impl Budget {
     /// A budget of `limit` bytes, of which one client address may hold `address_limit`.
     pub fn new(limit: usize, address_limit: usize, gauge: Gauge) -> Budget {
-        Budget { room: Arc::new(Room { used: AtomicUsize::new(0), gauge }), limit, address_limit, address: None }
+        Budget {
+            room: Arc::new(Room { used: AtomicUsize::new(0), gauge }),
+            limit,
+            address_limit,
+            address: None,
+        }
     }
 
     /// The same with another limit: what is held counts.
@@ -53,7 +58,8 @@ impl Budget {
 
     /// Whether there is no room left, for this address or at all.
     pub fn is_exhausted(&self) -> bool {
-        let address = self.address.as_ref().map_or(0, |address| address.bytes.load(Ordering::Relaxed));
+        let address =
+            self.address.as_ref().map_or(0, |address| address.bytes.load(Ordering::Relaxed));
         self.room.used.load(Ordering::Relaxed) >= self.limit || address >= self.address_limit
     }
 
@@ -65,7 +71,8 @@ impl Budget {
             return false;
         }
         let grown = |used: usize| used.checked_add(bytes).filter(|sum| *sum <= self.limit);
-        let taken = self.room.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
+        let taken =
+            self.room.used.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok();
         if taken {
             self.room.gauge.inc_by(i64::try_from(bytes).unwrap_or(i64::MAX));
         } else if let Some(address) = &self.address {

@@ -18,7 +18,11 @@ use crate::engine::{KeyPlace, KeySource, Policy, UpstreamKey};
 use crate::key::{KeySyntax, PartHasher, key_field_value, with_member};
 
 /// The key as the upstream knows it.
-pub(super) fn key_for_upstream(policy: &Policy, parts: &Parts, content: &Bytes) -> Result<String, Problem> {
+pub(super) fn key_for_upstream(
+    policy: &Policy,
+    parts: &Parts,
+    content: &Bytes,
+) -> Result<String, Problem> {
     let key = key_text(policy, parts, content)?;
     Ok(match &policy.upstream_key {
         Some(wanted) => shortened(key, wanted),
@@ -47,7 +51,12 @@ impl Carried {
     /// Without `upstream_key`, a key that the route reads from a field is written to that field, also
     /// where this client sent it in the body.
     /// `content` is the body decoded; into a body that is encoded no key can be put.
-    pub fn new(policy: &Policy, parts: &Parts, content: &Content, body: &Bytes) -> Result<Carried, Problem> {
+    pub fn new(
+        policy: &Policy,
+        parts: &Parts,
+        content: &Content,
+        body: &Bytes,
+    ) -> Result<Carried, Problem> {
         let content = content.bytes();
         let from = match &policy.key.source {
             KeySource::Sent { header, .. } => header.clone(),
@@ -56,13 +65,17 @@ impl Carried {
         let refused = || Problem::KeyInvalid { why: KeyFault::NotCarried };
         let header = |name: &HeaderName, key: String| -> Result<To, Problem> {
             // Another field has the rules of another API, and `strict` is a rule of the client's field.
-            let syntax = if from.as_ref() == Some(name) { policy.key.syntax } else { KeySyntax::Lenient };
-            let value = HeaderValue::try_from(key_field_value(&key, syntax)).map_err(|_| refused())?;
+            let syntax =
+                if from.as_ref() == Some(name) { policy.key.syntax } else { KeySyntax::Lenient };
+            let value =
+                HeaderValue::try_from(key_field_value(&key, syntax)).map_err(|_| refused())?;
             Ok(To::Header(name.clone(), value))
         };
         let to = match (policy.upstream_key.as_ref().map(|wanted| &wanted.place), &from) {
             (None, None) => To::Unchanged,
-            (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => header(name, key_for_upstream(policy, parts, content)?)?,
+            (None, Some(name)) | (Some(KeyPlace::Header(name)), _) => {
+                header(name, key_for_upstream(policy, parts, content)?)?
+            }
             (Some(KeyPlace::Body(pointer)), _) => {
                 let key = key_for_upstream(policy, parts, content)?;
                 if parts.headers.contains_key(CONTENT_ENCODING) {
@@ -97,9 +110,16 @@ impl Carried {
 /// read: the upstream must read the key in it as the gateway did. Whoever
 /// strips hop-by-hop fields behind the gate (RFC 9110, section 7.6.1) then forwards these fields.
 pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
-    let is_kept = |name: HeaderName| [CONTENT_TYPE, CONTENT_ENCODING].contains(&name) || policy.identifies_by(&name);
+    let is_kept = |name: HeaderName| {
+        [CONTENT_TYPE, CONTENT_ENCODING].contains(&name) || policy.identifies_by(&name)
+    };
     let identifies = |option: &[u8]| HeaderName::from_bytes(option.trim_ascii()).is_ok_and(is_kept);
-    let options = || headers.get_all(CONNECTION).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let options = || {
+        headers
+            .get_all(CONNECTION)
+            .iter()
+            .flat_map(|line| line.as_bytes().split(|byte| *byte == b','))
+    };
     if !options().any(identifies) {
         return;
     }
@@ -133,7 +153,8 @@ mod tests {
 
     #[test]
     fn a_long_key_becomes_a_digest_of_the_wanted_length() {
-        let wanted = UpstreamKey { place: KeyPlace::Header(HeaderName::from_static("k")), max_length: 38 };
+        let wanted =
+            UpstreamKey { place: KeyPlace::Header(HeaderName::from_static("k")), max_length: 38 };
         let long = |end: char| shortened("x".repeat(60) + &end.to_string(), &wanted);
         assert_eq!(long('a').len(), 38);
         assert_eq!(long('a'), long('a'));

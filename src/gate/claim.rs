@@ -24,7 +24,10 @@ use super::quota::Counted;
 use super::tell::trace_of;
 use super::wait::Waiting;
 use super::{AddressShare, Gate, Guarded, Problem};
-use crate::engine::{Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim, expire};
+use crate::engine::{
+    Admission, Asked, Claim, OnFailure, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim,
+    expire,
+};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Extras, Fence, Held, Lifetime, Reply, SpanId, State, Version};
@@ -63,12 +66,17 @@ impl First<'_> {
 
     /// What it is told again with the outcome.
     fn told_later(&self) -> Context {
-        Context { trace: trace_of(self.headers), request_bytes: Some(self.request_bytes), ..Context::default() }
+        Context {
+            trace: trace_of(self.headers),
+            request_bytes: Some(self.request_bytes),
+            ..Context::default()
+        }
     }
 
     /// The request is answered with what another brought about.
     fn links_to(&self, held: &Held) {
-        if let (Some(trail), Some(SpanId { trace, span })) = (&self.trail, held.record.extras.span) {
+        if let (Some(trail), Some(SpanId { trace, span })) = (&self.trail, held.record.extras.span)
+        {
             trail.links(trace, span);
         }
     }
@@ -133,11 +141,21 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let first = self.first(policy, &mut identified, asker.parts, asker.content, asker.request_bytes)?;
+        let first =
+            self.first(policy, &mut identified, asker.parts, asker.content, asker.request_bytes)?;
         let Identified { slot, caller, fingerprint, whose, .. } = identified;
         let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
         let address = AddressShare::of(&asker.parts.extensions);
-        let mut entrant = Entrant { guarded, slot, whose, asked, first, place: Some(place), address, waiting: None };
+        let mut entrant = Entrant {
+            guarded,
+            slot,
+            whose,
+            asked,
+            first,
+            place: Some(place),
+            address,
+            waiting: None,
+        };
         let mut admission = Admission::Claim(Over::Nothing);
         // The record that an answer of the upstream would be about.
         let mut doubted: Option<Held> = None;
@@ -147,27 +165,37 @@ impl Gate {
                     ControlFlow::Break(entry) => return Ok(entry),
                     ControlFlow::Continue(held) => held,
                 },
-                Admission::Run => return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER }),
+                Admission::Run => {
+                    return Err(Problem::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
+                }
                 Admission::Replay(reply) => return Ok(Entry::Replay(slot, reply)),
                 Admission::Refuse(refusal) => return Err(Problem::of_refusal(refusal, slot)),
-                Admission::MarkUncertain => {
-                    Box::pin(self.mark_overdue(&slot, policy)).await.map_err(|error| self.store_failed(&slot, &error))?
-                }
-                Admission::Probe => match Box::pin(self.probe(&mut entrant, doubted.take(), asker)).await? {
-                    Told::Result(reply) => return Ok(Entry::Replay(slot, reply)),
-                    Told::Admit(told) => {
-                        admission = told;
-                        continue;
+                Admission::MarkUncertain => Box::pin(self.mark_overdue(&slot, policy))
+                    .await
+                    .map_err(|error| self.store_failed(&slot, &error))?,
+                Admission::Probe => {
+                    match Box::pin(self.probe(&mut entrant, doubted.take(), asker)).await? {
+                        Told::Result(reply) => return Ok(Entry::Replay(slot, reply)),
+                        Told::Admit(told) => {
+                            admission = told;
+                            continue;
+                        }
+                        Told::Moved(held) => held,
                     }
-                    Told::Moved(held) => held,
-                },
+                }
                 Admission::Wait => Box::pin(self.wait(&mut entrant, &mut asker.waited)).await?,
             };
             admission = admit(held.as_ref(), &entrant.asked, policy);
             match (&admission, &held) {
                 (Admission::Replay(_), Some(held)) => entrant.first.links_to(held),
                 (Admission::Refuse(Refusal::KeyReused), held) => {
-                    return Err(self.key_reused(policy, slot, &entrant.asked, held.as_ref(), (asker.parts, asker.content)));
+                    return Err(self.key_reused(
+                        policy,
+                        slot,
+                        &entrant.asked,
+                        held.as_ref(),
+                        (asker.parts, asker.content),
+                    ));
                 }
                 _ => {}
             }
@@ -191,14 +219,28 @@ impl Gate {
         }
         let place = self.place(entrant)?;
         let turn = match entrant.address {
-            Some(address) => timeout(TURN_MAX, address.turn()).await.map_err(|_| Problem::Overloaded)?,
+            Some(address) => {
+                timeout(TURN_MAX, address.turn()).await.map_err(|_| Problem::Overloaded)?
+            }
             None => None,
         };
-        match self.try_claim(guarded, (&slot, &whose), &entrant.asked, over, (&entrant.first, turn)).await? {
+        match self
+            .try_claim(guarded, (&slot, &whose), &entrant.asked, over, (&entrant.first, turn))
+            .await?
+        {
             Tried::Stands(claim, rule) => {
                 let counted = self.counted(guarded, (&slot, &whose), &claim, over)?;
-                let told = if self.tells() { entrant.first.told_later() } else { Context::default() };
-                let claimed = Claimed { slot, asked: entrant.asked, claim, rule, permit: Permit::new(place), counted, told };
+                let told =
+                    if self.tells() { entrant.first.told_later() } else { Context::default() };
+                let claimed = Claimed {
+                    slot,
+                    asked: entrant.asked,
+                    claim,
+                    rule,
+                    permit: Permit::new(place),
+                    counted,
+                    told,
+                };
                 Ok(ControlFlow::Break(Entry::Run(claimed)))
             }
             Tried::Held(held) => Ok(ControlFlow::Continue(held)),
@@ -231,7 +273,9 @@ impl Gate {
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
-        let (Some(held), OnUncertain::Probe(probe)) = (doubted, &entrant.guarded.route.policy.on_uncertain) else {
+        let (Some(held), OnUncertain::Probe(probe)) =
+            (doubted, &entrant.guarded.route.policy.on_uncertain)
+        else {
             return Err(Problem::of_refusal(Refusal::uncertain(None), entrant.slot));
         };
         // Asking takes a place like any other request to the upstream.
@@ -250,10 +294,15 @@ impl Gate {
     ) -> Result<First<'r>, Problem> {
         let trail = Trail::of(&parts.extensions);
         if let Some(trail) = &trail {
-            trail.identified(identified.slot.to_string(), self.settings.hashing.scope_mark(&identified.whose));
+            trail.identified(
+                identified.slot.to_string(),
+                self.settings.hashing.scope_mark(&identified.whose),
+            );
         }
         let kept = match &policy.on_uncertain {
-            OnUncertain::Probe(probe) if probe.background => Some(key_for_upstream(policy, parts, content)?.into()),
+            OnUncertain::Probe(probe) if probe.background => {
+                Some(key_for_upstream(policy, parts, content)?.into())
+            }
             _ => None,
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
@@ -284,7 +333,8 @@ impl Gate {
         if let Err(retry_after) = self.room(policy, whose, over) {
             return Box::pin(self.look_instead(policy, slot, retry_after)).await;
         }
-        let mut next = claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
+        let mut next =
+            claim(asked, over, Version(self.entropy.next()), self.clock.unix_ms(), policy);
         next.record.kept = first.kept.clone();
         next.record.extras = first.extras.clone();
         // Counted from before the command leaves: the store's lease can only begin later.
@@ -295,7 +345,9 @@ impl Gate {
         let told = || first.told(self.settings.hashing.scope_mark(whose));
         let timer = Timer::start();
         let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
-        let swapped = self.write(slot, over.version(), (&own.claim.record, next.lifetime), policy, told).await;
+        let swapped = self
+            .write(slot, over.version(), (&own.claim.record, next.lifetime), policy, told)
+            .await;
         timer.stop(self.meter.store(StoreCall::Claim));
         step.result(match &swapped {
             Ok(Swap::Stored) => "stored",
@@ -313,7 +365,9 @@ impl Gate {
             // The claim can't arrive any more: a client that leaves meanwhile leaves nothing behind.
             Ok(Swap::Large(_)) => {
                 own.known();
-                let held = Box::pin(self.store.load(slot)).await.map_err(|error| self.store_failed(slot, &error))?;
+                let held = Box::pin(self.store.load(slot))
+                    .await
+                    .map_err(|error| self.store_failed(slot, &error))?;
                 Ok(Tried::Held(held))
             }
             Err(StoreError::MaybeApplied(_)) => {
@@ -338,7 +392,9 @@ impl Gate {
     fn room(&self, policy: &Policy, whose: &[u8; 32], over: Over) -> Result<(), Duration> {
         match over {
             Over::Doubt { .. } => Ok(()),
-            Over::Nothing | Over::Marker(_) => self.quota.room(&policy.route, whose, self.clock.boot_ms()),
+            Over::Nothing | Over::Marker(_) => {
+                self.quota.room(&policy.route, whose, self.clock.boot_ms())
+            }
         }
     }
 
@@ -354,16 +410,25 @@ impl Gate {
         if matches!(over, Over::Doubt { .. }) {
             return Ok(None);
         }
-        self.quota.take(&policy.route, whose, policy.retention, self.clock.boot_ms()).map_err(|retry_after| {
-            self.give_up(*slot, claim.clone(), guarded, None);
-            Problem::QuotaReached { retry_after }
-        })
+        self.quota.take(&policy.route, whose, policy.retention, self.clock.boot_ms()).map_err(
+            |retry_after| {
+                self.give_up(*slot, claim.clone(), guarded, None);
+                Problem::QuotaReached { retry_after }
+            },
+        )
     }
 
     /// Where no new operation may begin: a duplicate is none, and is answered by its record.
-    async fn look_instead(&self, policy: &Policy, slot: &Slot, retry_after: Duration) -> Result<Tried, Problem> {
+    async fn look_instead(
+        &self,
+        policy: &Policy,
+        slot: &Slot,
+        retry_after: Duration,
+    ) -> Result<Tried, Problem> {
         match self.bars(policy, slot).await.map_err(|error| self.store_failed(slot, &error))? {
-            Some(held) if !matches!(held.record.state, State::Released) => Ok(Tried::Held(Some(held))),
+            Some(held) if !matches!(held.record.state, State::Released) => {
+                Ok(Tried::Held(Some(held)))
+            }
             _ => Err(Problem::QuotaReached { retry_after }),
         }
     }
@@ -381,19 +446,27 @@ impl Gate {
         let Unanswered { own, over, lifetime, rule } = unanswered;
         let held = match self.store.load(slot).await {
             Ok(held) => held,
-            Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => return Err(self.store_failed(slot, &error)),
+            Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
+                return Err(self.store_failed(slot, &error));
+            }
             Err(_) => return Ok(Tried::Unknown(Some(own.known()))),
         };
         match admit(held.as_ref(), asked, policy) {
             // Written once more, which changes nothing there: a store may restore after a loss only what it has confirmed.
-            Admission::Run => match self.write(slot, over.version(), (&own.claim.record, lifetime), policy, told).await {
+            Admission::Run => match self
+                .write(slot, over.version(), (&own.claim.record, lifetime), policy, told)
+                .await
+            {
                 Ok(Swap::Stored) if rule.allows() => Ok(Tried::Stands(own.known(), rule)),
                 _ => Ok(Tried::Unknown(Some(own.known()))),
             },
             // Nothing, or a marker: the claim may still arrive there.
             Admission::Claim(_) => Ok(Tried::Unknown(Some(own.known()))),
             // What it claimed over still stands.
-            _ if over.version().is_some_and(|over| held.as_ref().is_some_and(|held| held.record.version == over)) => {
+            _ if over.version().is_some_and(|over| {
+                held.as_ref().is_some_and(|held| held.record.version == over)
+            }) =>
+            {
                 Ok(Tried::Unknown(Some(own.known())))
             }
             // Another's record: the late claim is given up all the same, since that may have made way for a marker by then.
@@ -405,25 +478,51 @@ impl Gate {
     }
 
     /// A claim that may still arrive is released, in the background and for as long as it takes.
-    fn give_up(self: &Arc<Self>, slot: Slot, own: Claim, guarded: &Arc<Guarded>, turn: Option<OwnedSemaphorePermit>) {
+    fn give_up(
+        self: &Arc<Self>,
+        slot: Slot,
+        own: Claim,
+        guarded: &Arc<Guarded>,
+        turn: Option<OwnedSemaphorePermit>,
+    ) {
         match self.giving_up.take() {
             Some(place) => {
                 let told = (Outcome::NeverSent, Context::default());
                 self.settle_in_background(slot, own, None, told, guarded.clone(), (place, turn));
             }
-            None => tracing::warn!(operation = %slot, "too many claims to give up at once: this one may end uncertain"),
+            None => {
+                tracing::warn!(operation = %slot, "too many claims to give up at once: this one may end uncertain")
+            }
         }
     }
 
     /// An attempt's lease is over: it becomes uncertain. Returns the record as it then is.
-    pub(super) async fn mark_overdue(&self, slot: &Slot, policy: &Policy) -> Result<Option<Held>, StoreError> {
+    pub(super) async fn mark_overdue(
+        &self,
+        slot: &Slot,
+        policy: &Policy,
+    ) -> Result<Option<Held>, StoreError> {
         let Some(held) = self.store.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
-        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, Context::default).await? {
+        match self
+            .write(
+                slot,
+                Some(held.record.version),
+                (&next.record, next.lifetime),
+                policy,
+                Context::default,
+            )
+            .await?
+        {
             Swap::Stored => {
                 self.meter.uncertain.inc();
                 tracing::warn!(route = %held.record.route, operation = %slot, "a lease ended without an outcome: the operation is uncertain");
-                Ok(Some(Held { record: next.record, written_ms: held.now_ms, due_ms: 0, now_ms: held.now_ms }))
+                Ok(Some(Held {
+                    record: next.record,
+                    written_ms: held.now_ms,
+                    due_ms: 0,
+                    now_ms: held.now_ms,
+                }))
             }
             Swap::Stale(current) => Ok(current),
             Swap::Large(_) => self.store.load(slot).await,
@@ -465,7 +564,12 @@ pub(super) struct Unconfirmed<'g> {
 }
 
 impl<'g> Unconfirmed<'g> {
-    pub fn new(gate: &'g Arc<Gate>, guarded: &'g Arc<Guarded>, slot: &'g Slot, claim: Claim) -> Unconfirmed<'g> {
+    pub fn new(
+        gate: &'g Arc<Gate>,
+        guarded: &'g Arc<Guarded>,
+        slot: &'g Slot,
+        claim: Claim,
+    ) -> Unconfirmed<'g> {
         Unconfirmed { gate, guarded, slot, claim, turn: None, open: true }
     }
 

@@ -16,14 +16,20 @@ pub struct CloseDelimited;
 pub(super) fn may_be_cut(headers: &HeaderMap, body: &[u8]) -> bool {
     const BYTE_ORDER_MARK: &[u8] = b"\xef\xbb\xbf";
     let text = body.strip_prefix(BYTE_ORDER_MARK).unwrap_or(body);
-    let is_encoded = headers.get_all(CONTENT_ENCODING).iter().any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
-    claims_one_json_text(headers) && (is_encoded || serde_json::from_slice::<IgnoredAny>(text).is_err())
+    let is_encoded = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .any(|coding| !coding.as_bytes().eq_ignore_ascii_case(b"identity"));
+    claims_one_json_text(headers)
+        && (is_encoded || serde_json::from_slice::<IgnoredAny>(text).is_err())
 }
 
 /// Whether any media type has "json" in it, however it is written, but for the types of several texts and of supersets.
 fn claims_one_json_text(headers: &HeaderMap) -> bool {
     const OTHERS: [&[u8]; 5] = [b"ndjson", b"json-seq", b"jsonl", b"stream+json", b"json5"];
-    let claims = |value| essence_has(value, b"json") && !OTHERS.iter().any(|other| essence_has(value, other));
+    let claims = |value| {
+        essence_has(value, b"json") && !OTHERS.iter().any(|other| essence_has(value, other))
+    };
     headers.get_all(CONTENT_TYPE).iter().any(claims)
 }
 
@@ -65,7 +71,11 @@ mod tests {
                 }
             }
             let text_start = text.get(..20).unwrap_or(text);
-            assert_eq!(may_be_cut(&headers, text.as_bytes()), cut, "{content_type} {coding} {text_start}");
+            assert_eq!(
+                may_be_cut(&headers, text.as_bytes()),
+                cut,
+                "{content_type} {coding} {text_start}"
+            );
         }
     }
 }

@@ -53,7 +53,12 @@ impl Content {
     ///
     /// # Errors
     /// [`Problem::Overloaded`], where the common buffers have no room. `hold` keeps the room of what is decoded.
-    pub(super) async fn read(headers: &HeaderMap, body: &Bytes, limit: usize, hold: &mut Hold) -> Result<Content, Problem> {
+    pub(super) async fn read(
+        headers: &HeaderMap,
+        body: &Bytes,
+        limit: usize,
+        hold: &mut Hold,
+    ) -> Result<Content, Problem> {
         let mut decoding = Decoding::new(headers, body, limit);
         loop {
             if let Some(content) = decoding.step(hold)? {
@@ -67,7 +72,12 @@ impl Content {
     ///
     /// # Errors
     /// [`Problem::Overloaded`], where the common buffers have no room.
-    pub fn read_at_once(headers: &HeaderMap, body: &Bytes, limit: usize, hold: &mut Hold) -> Result<Content, Problem> {
+    pub fn read_at_once(
+        headers: &HeaderMap,
+        body: &Bytes,
+        limit: usize,
+        hold: &mut Hold,
+    ) -> Result<Content, Problem> {
         let mut decoding = Decoding::new(headers, body, limit);
         loop {
             if let Some(content) = decoding.step(hold)? {
@@ -84,8 +94,13 @@ pub(super) fn can_decode(headers: &HeaderMap) -> bool {
 
 /// The content codings of a body in the order in which they were applied; `None` where one is unknown, or there are too many.
 fn codings(headers: &HeaderMap) -> Option<Vec<Coding>> {
-    let names = headers.get_all(CONTENT_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    let names = names.map(<[u8]>::trim_ascii).filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
+    let names = headers
+        .get_all(CONTENT_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = names
+        .map(<[u8]>::trim_ascii)
+        .filter(|name| !name.is_empty() && !name.eq_ignore_ascii_case(b"identity"));
     let mut codings = Vec::new();
     for name in names {
         if codings.len() == CODINGS_MAX {
@@ -123,7 +138,14 @@ impl Decoding {
         let is_known = codings.is_some();
         let codings = codings.unwrap_or_default();
         let limit = limit.min(body.len().saturating_mul(RATIO_MAX).max(RATIO_FREE));
-        Decoding { body: body.clone(), codings, is_known, input: body.clone(), current: None, limit }
+        Decoding {
+            body: body.clone(),
+            codings,
+            is_known,
+            input: body.clone(),
+            current: None,
+            limit,
+        }
     }
 
     /// Does some of the work; `None`: there is more of it.
@@ -135,7 +157,9 @@ impl Decoding {
         let mut current = match self.current.take() {
             Some(current) => current,
             None => {
-                let Some(coding) = self.codings.pop() else { return Ok(Some(Content::from(self.input.clone()))) };
+                let Some(coding) = self.codings.pop() else {
+                    return Ok(Some(Content::from(self.input.clone())));
+                };
                 let mut workspace = hold.beside();
                 if !workspace.grow(Decoder::workspace_bytes(coding, &self.input, self.limit)) {
                     return Err(Problem::Overloaded);

@@ -38,7 +38,11 @@ impl Gate {
     ///
     /// # Errors
     /// [`Problem::Overloaded`], where the turn does not come in time.
-    pub(super) async fn turn_to_read(&self, parts: &Parts, body: &Bytes) -> Result<Option<Turn>, Problem> {
+    pub(super) async fn turn_to_read(
+        &self,
+        parts: &Parts,
+        body: &Bytes,
+    ) -> Result<Option<Turn>, Problem> {
         if body.len() <= LIGHT_MAX && !parts.headers.contains_key(CONTENT_ENCODING) {
             return Ok(None);
         }
@@ -47,7 +51,10 @@ impl Gate {
                 Some(address) => Some(address.heavy.clone().acquire_owned().await.ok()?),
                 None => None,
             };
-            Some(Turn { _of_address: of_address, _of_all: self.heavy.clone().acquire_owned().await.ok()? })
+            Some(Turn {
+                _of_address: of_address,
+                _of_all: self.heavy.clone().acquire_owned().await.ok()?,
+            })
         };
         match timeout(WAIT_MAX, taking).await {
             Ok(Some(turn)) => Ok(Some(turn)),

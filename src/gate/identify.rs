@@ -14,10 +14,13 @@ use super::content::{Content, can_decode};
 use super::problem::{KeyFault, Problem};
 use super::vouch::Vouched;
 use super::{is_per_fingerprint, is_shadow};
-use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule, Side, any_chosen, chosen};
+use crate::engine::{
+    CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, Policy, ScopeRule, Side, any_chosen,
+    chosen,
+};
 use crate::key::{
-    BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, Named, PartHasher, Reading, Scope, Slot, Space,
-    fingerprint, form_boundary, hash_body, path,
+    BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, Named, PartHasher, Reading,
+    Scope, Slot, Space, fingerprint, form_boundary, hash_body, path,
 };
 
 mod body;
@@ -44,7 +47,12 @@ pub struct Identified {
 }
 
 /// Identifies a request; `None` where the route doesn't require a key and there is none.
-pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, content: &Content) -> Result<Option<Identified>, Problem> {
+pub fn identify(
+    policy: &Policy,
+    hashing: &Hashing,
+    parts: &Parts,
+    content: &Content,
+) -> Result<Option<Identified>, Problem> {
     readable(policy, content.is_decoded())?;
     let body = Reading::new(content.bytes());
     let sent = match &policy.key.source {
@@ -64,7 +72,8 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, content: &Con
     let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
     let caller = caller(&policy.caller, &scope, &parts.headers)?;
     // Without a scope the caller keeps tenants apart: a key made of order numbers alone would join them.
-    let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
+    let whose =
+        if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
     let derived = match &policy.key.source {
         // Made without secrets: the upstream may know it, and must know it again when they are rotated.
         KeySource::Derived(wanted) => derived_key(policy, wanted, whose, parts, &body, how)?,
@@ -74,10 +83,14 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, content: &Con
     let space = if is_shadow(policy) { Space::Shadow } else { Space::Enforced };
     // Of what is only watched nothing is told.
     let fields = match (space, any_chosen(&policy.fields, Side::Request)) {
-        (Space::Enforced, true) => body.document().map(|found| chosen(&policy.fields, Side::Request, found)).unwrap_or_default(),
+        (Space::Enforced, true) => body
+            .document()
+            .map(|found| chosen(&policy.fields, Side::Request, found))
+            .unwrap_or_default(),
         _ => BTreeMap::new(),
     };
-    let fingerprint = fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
+    let fingerprint =
+        fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
     let variant = variant(policy, parts.uri.path(), Some(&fingerprint));
     let named = Named { space, route: &policy.route, scope: &scope, key, variant: &variant };
     let (slot, hashed) = hashing.identity(&named, caller);
@@ -89,7 +102,8 @@ pub fn identify(policy: &Policy, hashing: &Hashing, parts: &Parts, content: &Con
 /// the path in them, or there is a record for each fingerprint. What it returns is a storage format.
 pub(super) fn variant(policy: &Policy, path: &str, fingerprint: Option<&Fingerprint>) -> Vec<u8> {
     let per_fingerprint = fingerprint.filter(|_| is_per_fingerprint(policy));
-    let of_fingerprint = per_fingerprint.map(|fingerprint| fingerprint.as_bytes().as_slice()).unwrap_or_default();
+    let of_fingerprint =
+        per_fingerprint.map(|fingerprint| fingerprint.as_bytes().as_slice()).unwrap_or_default();
     if !policy.by_path {
         return of_fingerprint.to_vec();
     }
@@ -109,18 +123,26 @@ pub(super) fn whose(policy: &Policy, parts: &Parts) -> Option<[u8; 32]> {
 pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<String, Problem> {
     match &policy.key.source {
         KeySource::Sent { header, .. } => {
-            let in_header = header.as_ref().map(|name| header_key(&policy.key, name, &parts.headers)).transpose()?;
+            let in_header = header
+                .as_ref()
+                .map(|name| header_key(&policy.key, name, &parts.headers))
+                .transpose()?;
             let key = match in_header.flatten() {
                 // The request was identified, so a key in the body is the same one.
                 Some(key) => Some(key),
                 None => sent_key(&policy.key, parts, &Reading::new(body))?,
             };
-            key.map(|key| key.as_str().to_owned()).ok_or_else(|| Problem::KeyMissing { what: describe(&policy.key), body: None })
+            key.map(|key| key.as_str().to_owned())
+                .ok_or_else(|| Problem::KeyMissing { what: describe(&policy.key), body: None })
         }
         KeySource::Derived(wanted) => {
             let scope = scope(&policy.scope, &parts.headers, &parts.extensions)?;
             let caller = caller(&policy.caller, &scope, &parts.headers)?;
-            let whose = if policy.scope == ScopeRule::Shared { caller.as_bytes() } else { scope.as_bytes() };
+            let whose = if policy.scope == ScopeRule::Shared {
+                caller.as_bytes()
+            } else {
+                scope.as_bytes()
+            };
             let how = body_hash(&policy.fingerprint, &parts.headers);
             let key = derived_key(policy, wanted, whose, parts, &Reading::new(body), how)?;
             Ok(URL_SAFE_NO_PAD.encode(key))
@@ -130,7 +152,11 @@ pub(super) fn key_text(policy: &Policy, parts: &Parts, body: &Bytes) -> Result<S
 
 /// Looks at the header fields alone: whether the request asks for protection, before its body is read. A request that
 /// can be refused is refused here, and one that can pass streams through whatever its size.
-pub fn wants_protection(policy: &Policy, headers: &HeaderMap, extensions: &Extensions) -> Result<bool, Problem> {
+pub fn wants_protection(
+    policy: &Policy,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<bool, Problem> {
     if let KeySource::Sent { header: Some(name), body: None, form: None } = &policy.key.source
         && header_key(&policy.key, name, headers)?.is_none()
     {
@@ -143,7 +169,11 @@ pub fn wants_protection(policy: &Policy, headers: &HeaderMap, extensions: &Exten
     Ok(true)
 }
 
-pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensions) -> Result<Scope, Problem> {
+pub(super) fn scope(
+    rule: &ScopeRule,
+    headers: &HeaderMap,
+    extensions: &Extensions,
+) -> Result<Scope, Problem> {
     match rule {
         ScopeRule::Token(_) | ScopeRule::ClientCertificate => {
             let unasked = || Problem::ScopeMissing { what: "a verified account".to_owned() };
@@ -152,12 +182,17 @@ pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensio
         }
         ScopeRule::Shared => Ok(Scope::shared()),
         ScopeRule::Headers(names) => {
-            let fields: Vec<_> = names.iter().map(|name| scope_field(name, headers)).collect::<Result<_, Problem>>()?;
+            let fields: Vec<_> = names
+                .iter()
+                .map(|name| scope_field(name, headers))
+                .collect::<Result<_, Problem>>()?;
             Ok(Scope::of_fields(fields))
         }
         ScopeRule::Cookie(name) => {
             let value = cookie(name, headers)?;
-            let value = value.ok_or_else(|| Problem::ScopeMissing { what: format!("the cookie {}", name.as_str()) })?;
+            let value = value.ok_or_else(|| Problem::ScopeMissing {
+                what: format!("the cookie {}", name.as_str()),
+            })?;
             Ok(Scope::of_fields([(name.label(), value)]))
         }
     }
@@ -169,7 +204,8 @@ pub(super) fn scope(rule: &ScopeRule, headers: &HeaderMap, extensions: &Extensio
 /// The cookie comes more than once with different values, of which an upstream reads the first or the last.
 fn cookie<'h>(name: &CookieName, headers: &'h HeaderMap) -> Result<Option<&'h [u8]>, Problem> {
     let lines = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes);
-    name.value(lines).map_err(|_| Problem::ScopeRepeated { what: format!("the cookie {}", name.as_str()) })
+    name.value(lines)
+        .map_err(|_| Problem::ScopeRepeated { what: format!("the cookie {}", name.as_str()) })
 }
 
 /// Returns the one value of a plain scope field, with its name.
@@ -177,7 +213,10 @@ fn cookie<'h>(name: &CookieName, headers: &'h HeaderMap) -> Result<Option<&'h [u
 /// # Errors
 /// The field is absent, has no value, or came more than once: an upstream reads the first or the last
 /// line, and each pair of lines would be a key space of its own.
-fn scope_field<'h>(name: &'h HeaderName, headers: &'h HeaderMap) -> Result<(&'h str, &'h [u8]), Problem> {
+fn scope_field<'h>(
+    name: &'h HeaderName,
+    headers: &'h HeaderMap,
+) -> Result<(&'h str, &'h [u8]), Problem> {
     let mut values = lines(headers, name);
     let value = values.next().unwrap_or_default();
     if values.next().is_some() {
@@ -195,7 +234,11 @@ fn scope_field<'h>(name: &'h HeaderName, headers: &'h HeaderMap) -> Result<(&'h 
 ///
 /// # Errors
 /// The caller's cookie comes more than once with different values.
-pub(super) fn caller(rule: &CallerRule, scope: &Scope, headers: &HeaderMap) -> Result<Caller, Problem> {
+pub(super) fn caller(
+    rule: &CallerRule,
+    scope: &Scope,
+    headers: &HeaderMap,
+) -> Result<Caller, Problem> {
     Ok(match rule {
         CallerRule::Scope => Caller::nobody().with_scope(scope),
         CallerRule::Headers(names) => names
@@ -245,7 +288,9 @@ pub(super) fn body_hash<'p>(rule: &'p FingerprintRule, headers: &'p HeaderMap) -
 fn reads_body_for_key(policy: &Policy) -> bool {
     match &policy.key.source {
         KeySource::Sent { body, form, .. } => body.is_some() || form.is_some(),
-        KeySource::Derived(parts) => parts.iter().any(|part| matches!(part, KeyPart::Body(_) | KeyPart::Form(_))),
+        KeySource::Derived(parts) => {
+            parts.iter().any(|part| matches!(part, KeyPart::Body(_) | KeyPart::Form(_)))
+        }
     }
 }
 
@@ -254,14 +299,24 @@ fn reads_body_for_key(policy: &Policy) -> bool {
 /// each time that a client compresses the body.
 fn readable(policy: &Policy, is_decoded: bool) -> Result<(), Problem> {
     let is_made_of_body = matches!(&policy.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::BodyHash));
-    if (reads_body_for_key(policy) || is_made_of_body) && !is_decoded { Err(Problem::UnsupportedEncoding) } else { Ok(()) }
+    if (reads_body_for_key(policy) || is_made_of_body) && !is_decoded {
+        Err(Problem::UnsupportedEncoding)
+    } else {
+        Ok(())
+    }
 }
 
 fn sent_key(rule: &KeyRule, parts: &Parts, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
     let KeySource::Sent { header, body: pointer, form } = &rule.source else { return Ok(None) };
-    let in_header = header.as_ref().map(|name| header_key(rule, name, &parts.headers)).transpose()?.flatten();
-    let in_body = pointer.as_ref().map(|pointer| body_key(rule, pointer, &parts.headers, body)).transpose()?.flatten();
-    let in_form = form.as_ref().map(|name| form_key(rule, name, &parts.headers, body)).transpose()?.flatten();
+    let in_header =
+        header.as_ref().map(|name| header_key(rule, name, &parts.headers)).transpose()?.flatten();
+    let in_body = pointer
+        .as_ref()
+        .map(|pointer| body_key(rule, pointer, &parts.headers, body))
+        .transpose()?
+        .flatten();
+    let in_form =
+        form.as_ref().map(|name| form_key(rule, name, &parts.headers, body)).transpose()?.flatten();
     let mut found = [in_header, in_body, in_form].into_iter().flatten();
     let first = found.next();
     if found.any(|other| first.as_ref() != Some(&other)) {
@@ -291,7 +346,11 @@ fn invalid(why: impl Into<KeyFault>) -> Problem {
     Problem::KeyInvalid { why: why.into() }
 }
 
-fn header_key(rule: &KeyRule, name: &HeaderName, headers: &HeaderMap) -> Result<Option<Key>, Problem> {
+fn header_key(
+    rule: &KeyRule,
+    name: &HeaderName,
+    headers: &HeaderMap,
+) -> Result<Option<Key>, Problem> {
     let mut values = headers.get_all(name).iter();
     let Some(value) = values.next() else { return Ok(None) };
     if values.next().is_some() {
@@ -335,7 +394,8 @@ fn derived_key(
             KeyPart::Body(pointer) => {
                 // As identities have it since the first version: without the escapes of a pointer.
                 let name = format!("the body member /{}", pointer.tokens().join("/"));
-                let missing = || missing_in_body(format!("the body member {pointer}"), &parts.headers, body);
+                let missing =
+                    || missing_in_body(format!("the body member {pointer}"), &parts.headers, body);
                 let document = document_with_key(&parts.headers, body)?.ok_or_else(missing)?;
                 hasher.part(b"body").part(name.as_bytes());
                 if !document.hash_member(&mut hasher, pointer) {
@@ -343,7 +403,8 @@ fn derived_key(
                 }
             }
             KeyPart::Form(name) => {
-                let missing = || missing_in_body(format!("the form field {name}"), &parts.headers, body);
+                let missing =
+                    || missing_in_body(format!("the form field {name}"), &parts.headers, body);
                 match field_of_form(name, &parts.headers, body) {
                     FormField::Repeated => return Err(invalid(KeyFault::Twice)),
                     // An empty value would be one part for all who have none.

@@ -33,7 +33,8 @@ impl SendRule {
 
     /// Whether a byte may be written now.
     pub fn allows(&self) -> bool {
-        self.hands.load(Ordering::Acquire) != REVOKED && self.clock.boot_ms() < self.until_ms.load(Ordering::Acquire)
+        self.hands.load(Ordering::Acquire) != REVOKED
+            && self.clock.boot_ms() < self.until_ms.load(Ordering::Acquire)
     }
 
     /// Who forwards says that it still has the request, whole: it waits for a connection. Who says neither this nor
@@ -46,7 +47,8 @@ impl SendRule {
     /// more, since the attempt was given up meanwhile.
     #[must_use]
     pub fn hand_over(&self) -> bool {
-        self.hands.compare_exchange(WITHHELD, GIVEN, Ordering::AcqRel, Ordering::Acquire) != Err(REVOKED)
+        self.hands.compare_exchange(WITHHELD, GIVEN, Ordering::AcqRel, Ordering::Acquire)
+            != Err(REVOKED)
     }
 
     /// The attempt is given up: nothing of the request may be written from now on. `true`: who forwards still has the
@@ -66,10 +68,15 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_up_while_it_is_withheld_is_never_sent_and_what_was_handed_over_may_have_been() {
-        let rule = || SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
+    fn what_is_given_up_while_it_is_withheld_is_never_sent_and_what_was_handed_over_may_have_been()
+    {
+        let rule =
+            || SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
         let silent = rule();
-        assert!(!silent.revoke() && !silent.hand_over() && !silent.allows(), "who says nothing counts as having sent");
+        assert!(
+            !silent.revoke() && !silent.hand_over() && !silent.allows(),
+            "who says nothing counts as having sent"
+        );
         let handed = rule();
         handed.withhold();
         assert!(handed.hand_over() && handed.allows());
@@ -78,6 +85,9 @@ mod tests {
         kept.withhold();
         assert!(kept.revoke());
         kept.withhold();
-        assert!(!kept.hand_over() && !kept.allows(), "however late who forwards finds a connection");
+        assert!(
+            !kept.hand_over() && !kept.allows(),
+            "however late who forwards finds a connection"
+        );
     }
 }

@@ -27,16 +27,22 @@ pub enum LookupError {
     #[error("the key {0}")]
     Key(#[from] KeyError),
     /// The route makes its keys itself.
-    #[error("the route makes its keys out of requests: give the key that its upstream gets, 43 characters of base64url")]
+    #[error(
+        "the route makes its keys out of requests: give the key that its upstream gets, 43 characters of base64url"
+    )]
     Derived,
     /// A part of the scope is missing, or no value that it could have.
     #[error("the scope of this route needs {0}")]
     Scope(String),
     /// Nothing is said of who a client is where there is no scope.
-    #[error("the route has no scope, and tells clients apart by the first of these that they send: give {0}")]
+    #[error(
+        "the route has no scope, and tells clients apart by the first of these that they send: give {0}"
+    )]
     Caller(String),
     /// There are as many records under a key as there were requests.
-    #[error("the route keeps a record for each request under a key: search by time or by a field instead")]
+    #[error(
+        "the route keeps a record for each request under a key: search by time or by a field instead"
+    )]
     PerRequest,
     /// The path is a part of the route's identities, and is missing or could be read as another.
     #[error(
@@ -64,7 +70,9 @@ pub fn scope_names(policy: &Policy) -> Vec<String> {
 /// these that its requests have.
 pub fn whose_names(policy: &Policy) -> Vec<String> {
     match (&policy.scope, &policy.caller) {
-        (ScopeRule::Shared, CallerRule::Headers(names)) => names.iter().map(HeaderName::to_string).collect(),
+        (ScopeRule::Shared, CallerRule::Headers(names)) => {
+            names.iter().map(HeaderName::to_string).collect()
+        }
         (ScopeRule::Shared, CallerRule::Cookie(name)) => vec![name.as_str().to_owned()],
         _ => scope_names(policy),
     }
@@ -73,7 +81,11 @@ pub fn whose_names(policy: &Policy) -> Vec<String> {
 impl Gate {
     /// The marks that a client's operations are told under; several after a rotation of hashing secrets, or where two claims look
     /// alike. `said` has values for [`whose_names`].
-    pub fn marks_of(&self, policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<String>, LookupError> {
+    pub fn marks_of(
+        &self,
+        policy: &Policy,
+        said: &BTreeMap<String, String>,
+    ) -> Result<Vec<String>, LookupError> {
         if policy.mode == Mode::Off {
             return Err(LookupError::Unprotected);
         }
@@ -103,10 +115,21 @@ impl Gate {
         let variant = variant(policy, path, None);
         let mut slots = Vec::new();
         for scope in scopes(&policy.scope, said)? {
-            let named = Named { space: Space::Enforced, route: &policy.route, scope: &scope, key: &key, variant: &variant };
+            let named = Named {
+                space: Space::Enforced,
+                route: &policy.route,
+                scope: &scope,
+                key: &key,
+                variant: &variant,
+            };
             let hashing = &self.settings.hashing;
             slots.push(hashing.identity(&named, Caller::nobody()).0);
-            slots.extend(hashing.other_identities(&named, Caller::nobody()).into_iter().map(|(slot, _)| slot));
+            slots.extend(
+                hashing
+                    .other_identities(&named, Caller::nobody())
+                    .into_iter()
+                    .map(|(slot, _)| slot),
+            );
         }
         Ok(slots)
     }
@@ -115,11 +138,17 @@ impl Gate {
 fn key_bytes(rule: &KeyRule, key: &str) -> Result<Vec<u8>, LookupError> {
     let decoded = |key: Key| key.as_str().as_bytes().to_vec();
     match &rule.source {
-        KeySource::Sent { header: Some(_), .. } => Ok(Key::parse(key.as_bytes(), rule.syntax, rule.max_length).map(decoded)?),
-        KeySource::Sent { header: None, .. } => Ok(Key::from_body(key, rule.syntax, rule.max_length).map(decoded)?),
-        KeySource::Derived(_) => {
-            URL_SAFE_NO_PAD.decode(key.trim()).ok().filter(|digest| digest.len() == 32).ok_or(LookupError::Derived)
+        KeySource::Sent { header: Some(_), .. } => {
+            Ok(Key::parse(key.as_bytes(), rule.syntax, rule.max_length).map(decoded)?)
         }
+        KeySource::Sent { header: None, .. } => {
+            Ok(Key::from_body(key, rule.syntax, rule.max_length).map(decoded)?)
+        }
+        KeySource::Derived(_) => URL_SAFE_NO_PAD
+            .decode(key.trim())
+            .ok()
+            .filter(|digest| digest.len() == 32)
+            .ok_or(LookupError::Derived),
     }
 }
 
@@ -130,13 +159,15 @@ fn whose(policy: &Policy, said: &BTreeMap<String, String>) -> Result<Vec<[u8; 32
     }
     let mut headers = HeaderMap::new();
     if let CallerRule::Cookie(name) = &policy.caller {
-        let line = cookie_line(name, said).ok_or_else(|| LookupError::Caller(format!("the cookie {}", name.as_str())))?;
+        let line = cookie_line(name, said)
+            .ok_or_else(|| LookupError::Caller(format!("the cookie {}", name.as_str())))?;
         headers.append(COOKIE, line);
     }
     if let CallerRule::Headers(names) = &policy.caller {
         for name in names {
             let line = HeaderValue::from_str(field(said, name));
-            let line = line.map_err(|_| LookupError::Caller(format!("a field's value for {name}")))?;
+            let line =
+                line.map_err(|_| LookupError::Caller(format!("a field's value for {name}")))?;
             if is_credential(line.as_bytes()) {
                 headers.append(name, line);
             }
@@ -166,7 +197,9 @@ fn cookie_line(name: &CookieName, said: &BTreeMap<String, String>) -> Option<Hea
 fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope>, LookupError> {
     let needed = |what: &str| LookupError::Scope(what.to_owned());
     let stated = |name: &str| said.get(name).map_or("", |value| value.trim());
-    let value = |name: &str| Some(stated(name)).filter(|value| !value.is_empty()).ok_or_else(|| needed(name));
+    let value = |name: &str| {
+        Some(stated(name)).filter(|value| !value.is_empty()).ok_or_else(|| needed(name))
+    };
     let vouched = |said: Vec<_>| {
         let mut extensions = Extensions::new();
         extensions.insert(Vouched::stated(said));
@@ -179,24 +212,33 @@ fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope
             for name in names {
                 let value = Some(field(said, name)).filter(|value| !value.is_empty());
                 let line = HeaderValue::from_str(value.ok_or_else(|| needed(name.as_str()))?);
-                headers.append(name, line.map_err(|_| needed(&format!("a field's value for {name}")))?);
+                headers.append(
+                    name,
+                    line.map_err(|_| needed(&format!("a field's value for {name}")))?,
+                );
             }
-            let scope = scope(rule, &headers, &Extensions::new()).map_err(|_| needed("its header fields"))?;
+            let scope = scope(rule, &headers, &Extensions::new())
+                .map_err(|_| needed("its header fields"))?;
             Ok(vec![scope])
         }
         ScopeRule::Cookie(name) => {
-            let line = cookie_line(name, said).ok_or_else(|| needed(&format!("the cookie {}", name.as_str())))?;
+            let line = cookie_line(name, said)
+                .ok_or_else(|| needed(&format!("the cookie {}", name.as_str())))?;
             let headers = HeaderMap::from_iter([(COOKIE, line)]);
             Ok(vec![scope(rule, &headers, &Extensions::new()).map_err(|_| needed("its cookie"))?])
         }
         ScopeRule::Token(token) => {
             // A token need not say who issued it.
             let (issuer, claim) = (stated(ISSUER), value(&token.claim)?);
-            [false, true].into_iter().map(|number| vouched(said_by_token(token, issuer, claim, number).into())).collect()
+            [false, true]
+                .into_iter()
+                .map(|number| vouched(said_by_token(token, issuer, claim, number).into()))
+                .collect()
         }
         ScopeRule::ClientCertificate => {
             let subject = STANDARD.decode(value(SUBJECT)?);
-            let subject = subject.map_err(|_| needed("the subject of the certificate, as DER in base64"))?;
+            let subject =
+                subject.map_err(|_| needed("the subject of the certificate, as DER in base64"))?;
             Ok(vec![vouched(vec![said_by_certificate(&subject)])?])
         }
     }

@@ -140,7 +140,8 @@ impl Settings {
     /// How many of the buffered bytes one client address may hold: half of them, or what one request and its answer take
     /// at most, where that is more.
     fn address_bytes(&self) -> usize {
-        let exchange = self.request_body.saturating_add(self.response_body).saturating_add(EXCHANGE_BYTES);
+        let exchange =
+            self.request_body.saturating_add(self.response_body).saturating_add(EXCHANGE_BYTES);
         (self.buffered_bytes / 2).max(exchange).min(self.buffered_bytes)
     }
 }
@@ -189,9 +190,19 @@ pub struct Answered<B> {
 
 impl Gate {
     /// A gate over a store.
-    pub fn new(store: Arc<dyn Store>, clock: Clock, entropy: Entropy, meter: Meter, settings: Settings) -> Arc<Gate> {
+    pub fn new(
+        store: Arc<dyn Store>,
+        clock: Clock,
+        entropy: Entropy,
+        meter: Meter,
+        settings: Settings,
+    ) -> Arc<Gate> {
         Arc::new(Gate {
-            budget: Budget::new(settings.buffered_bytes, settings.address_bytes(), meter.buffered_bytes.clone()),
+            budget: Budget::new(
+                settings.buffered_bytes,
+                settings.address_bytes(),
+                meter.buffered_bytes.clone(),
+            ),
             in_flight: InFlight::new(settings.in_flight),
             waiters: Places::new(settings.waiters),
             watched: Places::new(settings.in_flight),
@@ -255,7 +266,8 @@ impl Gate {
         let policy = &guarded.route.policy;
         let turn = self.turn_to_read(&parts, &body).await?;
         let mut decoded = hold.beside();
-        let content = Content::read(&parts.headers, &body, self.settings.request_body, &mut decoded).await?;
+        let content =
+            Content::read(&parts.headers, &body, self.settings.request_body, &mut decoded).await?;
         let Some(identified) = identify(policy, &self.settings.hashing, &parts, &content)? else {
             return Box::pin(self.pass(guarded, parts, body, service, Answer::Passed)).await;
         };
@@ -265,7 +277,10 @@ impl Gate {
             return Err(Problem::Overloaded);
         }
         let carried = Carried::new(policy, &parts, &content, &body)?;
-        let permit = self.in_flight.protected(AddressShare::of(&parts.extensions)).ok_or(Problem::Overloaded)?;
+        let permit = self
+            .in_flight
+            .protected(AddressShare::of(&parts.extensions))
+            .ok_or(Problem::Overloaded)?;
         let mut asker = Asker {
             parts: &parts,
             content: content.bytes(),
@@ -285,7 +300,8 @@ impl Gate {
                 tracing::warn!(route = %policy.route, "the store is unavailable: request forwarded without protection");
                 // The upstream's own deduplication is all that is left.
                 carried.apply(&mut parts, &mut body);
-                return Box::pin(self.pass(guarded, parts, body, service, Answer::Unprotected)).await;
+                return Box::pin(self.pass(guarded, parts, body, service, Answer::Unprotected))
+                    .await;
             }
         };
         let slot = claimed.slot;
@@ -294,13 +310,23 @@ impl Gate {
         drop((content, decoded));
         carried.apply(&mut parts, &mut body);
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
-        let attempt = Attempt { gate: self.clone(), guarded: guarded.clone(), claimed, request, service, hold, trail };
+        let attempt = Attempt {
+            gate: self.clone(),
+            guarded: guarded.clone(),
+            claimed,
+            request,
+            service,
+            hold,
+            trail,
+        };
         let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
-            Err(_) => {
-                Err(Problem::OutcomeUncertain { slot: Some(slot), status: None, retry_after: policy.uncertain_retry_after() })
-            }
+            Err(_) => Err(Problem::OutcomeUncertain {
+                slot: Some(slot),
+                status: None,
+                retry_after: policy.uncertain_retry_after(),
+            }),
         };
         match answer {
             // Where no probe is ever sent, the same request again finds nothing out: an operator has to settle it.
@@ -337,7 +363,10 @@ impl Gate {
         match tokio::time::timeout(guarded.response_timeout, sent).await {
             Ok(Ok(response)) => {
                 step.answered(response.status().as_u16());
-                Ok(Answered { response: response.map(|body| AnswerBody::stream(body).keeping(permit)), answer })
+                Ok(Answered {
+                    response: response.map(|body| AnswerBody::stream(body).keeping(permit)),
+                    answer,
+                })
             }
             Ok(Err(error)) => Err(ForwardError::of(error.into()).unprotected(idempotent)),
             Err(_) => Err(ForwardError::TimedOut.unprotected(idempotent)),
@@ -394,7 +423,8 @@ fn replay<RB>(slot: Slot, reply: Arc<Reply>, mut hold: Hold) -> Result<Answered<
     if !hold.grow(body.len()) {
         return Err(Problem::Overloaded);
     }
-    let mut response = Response::new(AnswerBody::whole(body).with_trailers(reply.trailers).holding(hold));
+    let mut response =
+        Response::new(AnswerBody::whole(body).with_trailers(reply.trailers).holding(hold));
     *response.status_mut() = reply.status;
     *response.headers_mut() = reply.headers;
     response.headers_mut().insert(IDEMPOTENT_REPLAYED, http::HeaderValue::from_static("true"));
@@ -402,7 +432,8 @@ fn replay<RB>(slot: Slot, reply: Arc<Reply>, mut hold: Hold) -> Result<Answered<
 }
 
 /// The field that marks a replay.
-pub const IDEMPOTENT_REPLAYED: http::HeaderName = http::HeaderName::from_static("idempotent-replayed");
+pub const IDEMPOTENT_REPLAYED: http::HeaderName =
+    http::HeaderName::from_static("idempotent-replayed");
 
 /// Whether a policy has one record per fingerprint rather than per key.
 fn is_per_fingerprint(policy: &crate::engine::Policy) -> bool {

@@ -129,7 +129,13 @@ impl Gate {
     }
 
     /// What is known of any request: on which route it came, when, whose it is and in which trace.
-    pub(super) fn sighting(&self, kind: Seen, policy: &Policy, whose: Option<&[u8; 32]>, headers: &HeaderMap) -> Sighting {
+    pub(super) fn sighting(
+        &self,
+        kind: Seen,
+        policy: &Policy,
+        whose: Option<&[u8; 32]>,
+        headers: &HeaderMap,
+    ) -> Sighting {
         Sighting {
             kind,
             at_ms: self.clock.unix_ms(),
@@ -158,7 +164,9 @@ impl Gate {
         loop {
             let is_last = end.is_cancelled();
             // Where the time is over, there may be some all the same.
-            let _ = timeout(PAUSE, select(pin!(self.observed.full.notified()), pin!(end.cancelled()))).await;
+            let _ =
+                timeout(PAUSE, select(pin!(self.observed.full.notified()), pin!(end.cancelled())))
+                    .await;
             self.tell_waiting().await;
             if is_last {
                 return;
@@ -170,7 +178,9 @@ impl Gate {
     pub(super) async fn tell_waiting(&self) {
         let waiting = self.observed.take();
         for batch in waiting.chunks(BATCH) {
-            if let Err(error) = self.store.log().observe(&Observation::encode(&observations(batch))).await {
+            if let Err(error) =
+                self.store.log().observe(&Observation::encode(&observations(batch))).await
+            {
                 tracing::debug!(%error, "observations are lost");
                 self.meter.observations_lost.inc_by(batch.len() as u64);
             }
@@ -182,12 +192,23 @@ impl Gate {
 fn observations(batch: &[Sighting]) -> Vec<Observation> {
     // Under a secret a mark takes longer than all the rest, and those of a batch are often of a few scopes.
     let mut marks = BTreeMap::new();
-    let mut mark = |seen: &Sighting, whose| marks.entry(whose).or_insert_with_key(|whose| seen.hashing.scope_mark(whose)).clone();
+    let mut mark = |seen: &Sighting, whose| {
+        marks.entry(whose).or_insert_with_key(|whose| seen.hashing.scope_mark(whose)).clone()
+    };
     let mut told: Vec<Observation> = Vec::new();
     let mut places = BTreeMap::new();
     for seen in batch {
-        let waited_ms = seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
-        let alike = (seen.slot, seen.kind, &seen.route, seen.whose, seen.status, seen.problem, &seen.differing);
+        let waited_ms =
+            seen.waited.map(|waited| u64::try_from(waited.as_millis()).unwrap_or(u64::MAX));
+        let alike = (
+            seen.slot,
+            seen.kind,
+            &seen.route,
+            seen.whose,
+            seen.status,
+            seen.problem,
+            &seen.differing,
+        );
         if let Some(first) = places.get(&alike).and_then(|place: &usize| told.get_mut(*place)) {
             first.again(seen.at_ms, waited_ms);
             continue;

@@ -40,8 +40,18 @@ impl Gate {
             return Err(OperatorError::Moved);
         }
         let next = decide(&held, decision, Fence(self.entropy.next()), policy)?;
-        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, || by.clone()).await? {
-            Swap::Stored => Ok(Held { record: next.record, written_ms: held.now_ms, due_ms: 0, now_ms: held.now_ms }),
+        match self
+            .write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, || {
+                by.clone()
+            })
+            .await?
+        {
+            Swap::Stored => Ok(Held {
+                record: next.record,
+                written_ms: held.now_ms,
+                due_ms: 0,
+                now_ms: held.now_ms,
+            }),
             Swap::Stale(_) | Swap::Large(_) => Err(OperatorError::Moved),
         }
     }

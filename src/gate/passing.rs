@@ -66,7 +66,11 @@ impl Gate {
     ///
     /// # Errors
     /// [`Problem::Overloaded`] where the client's address, or all clients together, have as many as they may.
-    pub(crate) fn admit_passing(&self, extensions: &Extensions, uploads: bool) -> Result<Permit, Problem> {
+    pub(crate) fn admit_passing(
+        &self,
+        extensions: &Extensions,
+        uploads: bool,
+    ) -> Result<Permit, Problem> {
         let address = AddressShare::of(extensions);
         let place = self.in_flight.passing(address).ok_or(Problem::Overloaded)?;
         let mut hold = self.budget.of_address(address).of_passing().hold();

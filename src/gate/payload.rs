@@ -57,7 +57,10 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         match self.get_mut() {
             Payload::Whole { bytes, rule } => {
                 if bytes.is_some() && rule.as_ref().is_some_and(|rule| !rule.allows()) {
@@ -65,7 +68,9 @@ where
                 }
                 Poll::Ready(bytes.take().map(|bytes| Ok(Frame::data(bytes))))
             }
-            Payload::Stream(body) => Poll::Ready(ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into))),
+            Payload::Stream(body) => Poll::Ready(
+                ready!(Pin::new(body).poll_frame(cx)).map(|frame| frame.map_err(Into::into)),
+            ),
         }
     }
 
@@ -78,7 +83,9 @@ where
 
     fn size_hint(&self) -> SizeHint {
         match self {
-            Payload::Whole { bytes, .. } => SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64),
+            Payload::Whole { bytes, .. } => {
+                SizeHint::with_exact(bytes.as_ref().map_or(0, Bytes::len) as u64)
+            }
             Payload::Stream(body) => body.size_hint(),
         }
     }
@@ -112,7 +119,13 @@ impl AsRef<[u8]> for HeldBytes {
 impl<B> AnswerBody<B> {
     /// A body that is held whole.
     pub fn whole(bytes: Bytes) -> AnswerBody<B> {
-        AnswerBody { first: Some(bytes).filter(|b| !b.is_empty()), rest: None, trailers: None, hold: None, permit: None }
+        AnswerBody {
+            first: Some(bytes).filter(|b| !b.is_empty()),
+            rest: None,
+            trailers: None,
+            hold: None,
+            permit: None,
+        }
     }
 
     /// A body that streams through.
@@ -122,12 +135,24 @@ impl<B> AnswerBody<B> {
 
     /// Wraps what streams.
     pub fn map<C>(self, wrap: impl FnOnce(B) -> C) -> AnswerBody<C> {
-        AnswerBody { first: self.first, rest: self.rest.map(wrap), trailers: self.trailers, hold: self.hold, permit: self.permit }
+        AnswerBody {
+            first: self.first,
+            rest: self.rest.map(wrap),
+            trailers: self.trailers,
+            hold: self.hold,
+            permit: self.permit,
+        }
     }
 
     /// A body of which the beginning was read.
     pub fn continued(first: Bytes, rest: B) -> AnswerBody<B> {
-        AnswerBody { first: Some(first).filter(|b| !b.is_empty()), rest: Some(rest), trailers: None, hold: None, permit: None }
+        AnswerBody {
+            first: Some(first).filter(|b| !b.is_empty()),
+            rest: Some(rest),
+            trailers: None,
+            hold: None,
+            permit: None,
+        }
     }
 
     /// Puts fields behind a body that is held whole.
@@ -163,7 +188,10 @@ where
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let body = self.get_mut();
         if let Some(first) = body.first.take() {
             // The connection drops a body with its last frame, long before a slow client has taken that.
@@ -175,12 +203,16 @@ where
         }
         match &mut body.rest {
             Some(rest) => Pin::new(rest).poll_frame(cx),
-            None => Poll::Ready(body.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers)))),
+            None => {
+                Poll::Ready(body.trailers.take().map(|trailers| Ok(Frame::trailers(*trailers))))
+            }
         }
     }
 
     fn is_end_stream(&self) -> bool {
-        self.first.is_none() && self.trailers.is_none() && self.rest.as_ref().is_none_or(Body::is_end_stream)
+        self.first.is_none()
+            && self.trailers.is_none()
+            && self.rest.as_ref().is_none_or(Body::is_end_stream)
     }
 
     fn size_hint(&self) -> SizeHint {

@@ -81,7 +81,10 @@ impl InFlight {
 
     /// The same places under another limit: whoever has a place keeps it.
     pub fn limited_to(&self, limit: usize) -> InFlight {
-        InFlight { all: self.all.limited_to(limit), passing: self.passing.limited_to(limit - limit / 4) }
+        InFlight {
+            all: self.all.limited_to(limit),
+            passing: self.passing.limited_to(limit - limit / 4),
+        }
     }
 
     /// A place for a protected request, if one is left for it.
@@ -134,6 +137,9 @@ mod tests {
         let of_other: Vec<_> = std::iter::from_fn(|| in_flight.passing(Some(&other))).collect();
         assert_eq!((of_other.len(), in_flight.protected(Some(&other)).is_some()), (2, true));
         drop((of_one, of_other));
-        assert!(in_flight.limited_to(1).passing(Some(&one)).is_some(), "even one place can be taken");
+        assert!(
+            in_flight.limited_to(1).passing(Some(&one)).is_some(),
+            "even one place can be taken"
+        );
     }
 }

@@ -45,7 +45,9 @@ pub enum Problem {
         expired: bool,
     },
     /// The keys that tokens are verified with are not known yet.
-    #[error("the token, which says whose key this is, cannot be verified yet; nothing was sent to the upstream")]
+    #[error(
+        "the token, which says whose key this is, cannot be verified yet; nothing was sent to the upstream"
+    )]
     ScopeUnavailable,
     /// The key was used for another request, or by another caller.
     #[error("this idempotency key was already used for another request, or by another caller")]
@@ -122,7 +124,9 @@ pub enum Problem {
     #[error("too many requests at once")]
     Overloaded,
     /// The scope has begun as many operations as it may.
-    #[error("as many new operations were begun as one account may begin; nothing was sent to the upstream")]
+    #[error(
+        "as many new operations were begun as one account may begin; nothing was sent to the upstream"
+    )]
     QuotaReached {
         /// How long to wait.
         retry_after: Duration,
@@ -139,7 +143,9 @@ pub enum Problem {
     )]
     UnsupportedEncoding,
     /// The key is read from the body, and the body claims to be JSON and can't be read as JSON.
-    #[error("the idempotency key is read from the request body, and the body can't be read as JSON")]
+    #[error(
+        "the idempotency key is read from the request body, and the body can't be read as JSON"
+    )]
     BodyUnreadable,
     /// The request body did not arrive in time.
     #[error("the request body did not arrive in time")]
@@ -156,7 +162,9 @@ pub enum Problem {
     #[error("the method is not forwarded")]
     MethodNotAllowed,
     /// The `Host` field is missing, double, malformed, or another than the target's.
-    #[error("the request needs exactly one well-formed Host field, and no other host in its target")]
+    #[error(
+        "the request needs exactly one well-formed Host field, and no other host in its target"
+    )]
     HostInvalid,
     /// The request's bytes are not HTTP, or HTTP that two readers could read in two ways.
     #[error("{why}")]
@@ -258,7 +266,9 @@ pub enum KeyFault {
     )]
     AmbiguousBody,
     /// The upstream wants it in a body that can't have it.
-    #[error("can't be put into the body, where the upstream looks for it: the body has to be a JSON object")]
+    #[error(
+        "can't be put into the body, where the upstream looks for it: the body has to be a JSON object"
+    )]
     NotCarried,
 }
 
@@ -326,14 +336,20 @@ impl ForwardError {
     /// The answer to a request that no key protects. `idempotent`: by its method (RFC 9110, section 9.2.2).
     pub fn unprotected(self, idempotent: bool) -> Problem {
         match self {
-            ForwardError::NeverSent(_) | ForwardError::TooLate => Problem::UpstreamUnreachable { slot: None },
-            ForwardError::Broken(_) | ForwardError::Unreadable(..) | ForwardError::TimedOut if idempotent => {
+            ForwardError::NeverSent(_) | ForwardError::TooLate => {
+                Problem::UpstreamUnreachable { slot: None }
+            }
+            ForwardError::Broken(_) | ForwardError::Unreadable(..) | ForwardError::TimedOut
+                if idempotent =>
+            {
                 Problem::UpstreamFailed { timed_out: matches!(self, ForwardError::TimedOut) }
             }
             ForwardError::Broken(_) | ForwardError::Unreadable(..) => {
                 Problem::OutcomeUncertain { slot: None, status: Some(502), retry_after: None }
             }
-            ForwardError::TimedOut => Problem::OutcomeUncertain { slot: None, status: Some(504), retry_after: None },
+            ForwardError::TimedOut => {
+                Problem::OutcomeUncertain { slot: None, status: Some(504), retry_after: None }
+            }
         }
     }
 }

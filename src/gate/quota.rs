@@ -217,7 +217,10 @@ mod tests {
 
     /// Begins one operation that does something.
     fn begins(quota: &Arc<Quota>, scope: &[u8; 32], now_ms: u64) -> bool {
-        quota.take(&route("payments"), scope, DAY, now_ms).map(|counted| counted.unwrap().for_good()).is_ok()
+        quota
+            .take(&route("payments"), scope, DAY, now_ms)
+            .map(|counted| counted.unwrap().for_good())
+            .is_ok()
     }
 
     #[test]
@@ -226,7 +229,10 @@ mod tests {
         assert!((0..3).all(|_| begins(&quota, &ALICE, DAY_MS)));
         assert!((0..100).all(|_| !begins(&quota, &ALICE, DAY_MS)));
         assert!(quota.room(&route("payments"), &ALICE, DAY_MS).is_err());
-        assert!((0..100).all(|_| quota.room(&route("payments"), &[2; 32], DAY_MS).is_ok()), "looking counts nothing");
+        assert!(
+            (0..100).all(|_| quota.room(&route("payments"), &[2; 32], DAY_MS).is_ok()),
+            "looking counts nothing"
+        );
         assert!(begins(&quota, &[2; 32], DAY_MS), "another scope");
         assert!(quota.take(&route("refunds"), &ALICE, DAY, DAY_MS).is_ok(), "another route");
     }
@@ -265,8 +271,17 @@ mod tests {
     #[test]
     fn who_is_refused_is_told_when_to_come_back() {
         let quota = Quota::new(1);
-        let refused = |now_ms| quota.take(&route("payments"), &ALICE, Duration::from_secs(80), now_ms).map(|_| ()).unwrap_err();
-        quota.take(&route("payments"), &ALICE, Duration::from_secs(80), 5_000).unwrap().unwrap().for_good();
+        let refused = |now_ms| {
+            quota
+                .take(&route("payments"), &ALICE, Duration::from_secs(80), now_ms)
+                .map(|_| ())
+                .unwrap_err()
+        };
+        quota
+            .take(&route("payments"), &ALICE, Duration::from_secs(80), 5_000)
+            .unwrap()
+            .unwrap()
+            .for_good();
         assert_eq!(refused(5_000), RETRY_AFTER_MAX);
         assert_eq!(refused(60_000), Duration::from_secs(30), "nine slices of 10 s after 0");
         assert_eq!(refused(89_900), RETRY_AFTER_MIN);
@@ -328,12 +343,16 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reload_with_a_shorter_retention_what_was_begun_counts_as_long_as_its_record_is_there() {
+    fn after_a_reload_with_a_shorter_retention_what_was_begun_counts_as_long_as_its_record_is_there()
+     {
         let before = Settings { quota: Quota::new(2), retention: DAY };
         assert!(before.begins(UPTIME_MS));
         let after = before.reloaded(2, HOUR);
         assert!(after.begins(UPTIME_MS + HOUR_MS) && !after.begins(UPTIME_MS + HOUR_MS));
-        assert!(after.begins(UPTIME_MS + 3 * HOUR_MS), "the one that was begun under the new retention has ended");
+        assert!(
+            after.begins(UPTIME_MS + 3 * HOUR_MS),
+            "the one that was begun under the new retention has ended"
+        );
         assert!(!after.begins(UPTIME_MS + 3 * HOUR_MS));
         let later = UPTIME_MS + DAY_MS * 9 / 8;
         assert!(after.begins(later) && after.begins(later) && !after.begins(later));
@@ -353,7 +372,10 @@ mod tests {
         assert!(!added.begins(2), "what was begun without a limit counts, once there was one");
         assert!(added.begins(2 * DAY_MS));
         let never = Settings { quota: Quota::new(0), retention: DAY };
-        assert!(never.begins(0) && never.reloaded(1, DAY).begins(0), "before the first limit nothing is counted");
+        assert!(
+            never.begins(0) && never.reloaded(1, DAY).begins(0),
+            "before the first limit nothing is counted"
+        );
     }
 
     #[test]
@@ -377,17 +399,24 @@ mod tests {
             let mut settings = Settings { quota: Quota::new(MAX), retention: DAY };
             // When each began, and its retention.
             let mut begun: Vec<(u64, u64)> = Vec::new();
-            for (step, now_ms) in (UPTIME_MS..UPTIME_MS + 60 * DAY_MS).step_by(20 * 60 * 1000).enumerate() {
+            for (step, now_ms) in
+                (UPTIME_MS..UPTIME_MS + 60 * DAY_MS).step_by(20 * 60 * 1000).enumerate()
+            {
                 if step % every == 0 {
                     settings = settings.reloaded(MAX, retentions[step / every % retentions.len()]);
                 }
-                let alive = |eighths: u64| begun.iter().filter(|(at, ms)| at + ms * eighths / 8 > now_ms).count();
+                let alive = |eighths: u64| {
+                    begun.iter().filter(|(at, ms)| at + ms * eighths / 8 > now_ms).count()
+                };
                 let (now, with_a_slice_more) = (alive(8), alive(9));
                 if settings.begins(now_ms) {
                     assert!(now < MAX, "{now} at {now_ms}");
                     begun.push((now_ms, settings.retention.as_millis() as u64));
                 } else {
-                    assert!(with_a_slice_more >= MAX, "refused at {now_ms} for {with_a_slice_more}");
+                    assert!(
+                        with_a_slice_more >= MAX,
+                        "refused at {now_ms} for {with_a_slice_more}"
+                    );
                 }
             }
             assert!(begun.len() > 10 * MAX);

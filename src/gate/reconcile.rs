@@ -78,9 +78,14 @@ pub async fn reconcile<S, B, RB>(
         };
         let questions = due.into_iter().map(|(slot, route)| {
             let (gate, prepare, mut service) = (&gate, &prepare, service.clone());
-            async move { gate.ask_unasked(&slot, &route, prepare, &mut service).await.map_err(|NeverProbed| slot) }
+            async move {
+                gate.ask_unasked(&slot, &route, prepare, &mut service)
+                    .await
+                    .map_err(|NeverProbed| slot)
+            }
         });
-        let ended: Vec<Result<(), Slot>> = futures_util::stream::iter(questions).buffer_unordered(QUESTIONS_MAX).collect().await;
+        let ended: Vec<Result<(), Slot>> =
+            futures_util::stream::iter(questions).buffer_unordered(QUESTIONS_MAX).collect().await;
         for slot in ended.into_iter().filter_map(Result::err) {
             asked.entry(slot).and_modify(|asked| asked.times = QUESTIONS_PER_OPERATION);
         }
@@ -105,7 +110,9 @@ impl Gate {
         loop {
             let page = self.store.list(Listing::Unsettled, cursor.as_deref(), PAGE).await?;
             for (slot, held) in page.records {
-                let Some(guarded) = routes.get(&held.record.route).filter(|_| waits(&held)) else { continue };
+                let Some(guarded) = routes.get(&held.record.route).filter(|_| waits(&held)) else {
+                    continue;
+                };
                 let now = Instant::now();
                 let Asked { times, next } = match asked.remove(&slot) {
                     Some(asked) => asked,
@@ -114,8 +121,11 @@ impl Gate {
                 };
                 let turn = next <= now && times < QUESTIONS_PER_OPERATION;
                 let pause = PAUSE_MIN.saturating_mul(1 << times.min(16)).min(PAUSE_MAX);
-                let after =
-                    if turn { Asked { times: times + 1, next: now + self.entropy.jitter(pause) } } else { Asked { times, next } };
+                let after = if turn {
+                    Asked { times: times + 1, next: now + self.entropy.jitter(pause) }
+                } else {
+                    Asked { times, next }
+                };
                 seen.insert(slot, after);
                 if turn {
                     due.push((slot, guarded.clone()));
@@ -144,7 +154,10 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         // Those who have a client come first.
-        let (Some(_place), Some(probe)) = (self.in_flight.protected(None), probe_of(guarded)) else { return Ok(()) };
+        let (Some(_place), Some(probe)) = (self.in_flight.protected(None), probe_of(guarded))
+        else {
+            return Ok(());
+        };
         let Ok(Some(held)) = self.store.load(slot).await else { return Ok(()) };
         let key = held.record.kept.as_ref().and_then(|kept| std::str::from_utf8(kept).ok());
         let Some(key) = key.filter(|_| waits(&held)) else { return Ok(()) };
@@ -159,13 +172,26 @@ impl Gate {
         let asking = self.put_question(policy, probe, request, service, &mut hold);
         let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.count(&finding);
-        let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else { return Ok(()) };
-        match self.write(slot, Some(held.record.version), (&next.record, next.lifetime), policy, Context::default).await {
+        let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else {
+            return Ok(());
+        };
+        match self
+            .write(
+                slot,
+                Some(held.record.version),
+                (&next.record, next.lifetime),
+                policy,
+                Context::default,
+            )
+            .await
+        {
             Ok(Swap::Stored) => {
                 tracing::info!(route = %policy.route, operation = %slot, state = next.record.state.name(), "the upstream told what became of an uncertain operation");
             }
             Ok(Swap::Stale(_) | Swap::Large(_)) => {}
-            Err(error) => tracing::debug!(operation = %slot, %error, "what the upstream told is not stored"),
+            Err(error) => {
+                tracing::debug!(operation = %slot, %error, "what the upstream told is not stored")
+            }
         }
         Ok(())
     }

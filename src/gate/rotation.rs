@@ -61,7 +61,9 @@ impl Gate {
         let identified = match self.where_it_lies(policy, identified).await {
             Ok(identified) => identified,
             // Nothing was seen of the operation.
-            Err((_, StoreError::NotApplied(_) | StoreError::MaybeApplied(_))) if policy.on_failure == OnFailure::FailOpen => {
+            Err((_, StoreError::NotApplied(_) | StoreError::MaybeApplied(_)))
+                if policy.on_failure == OnFailure::FailOpen =>
+            {
                 self.meter.store_errors.inc();
                 return Ok(Entry::Unprotected);
             }
@@ -98,7 +100,10 @@ impl Gate {
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
         // Given up where it isn't said to be known: also when the client leaves while this looks.
         let own = Unconfirmed::new(self, guarded, &slot, claimed.claim.clone());
-        let found = self.found_at(policy, others).await.map_err(|(slot, error)| self.store_failed(&slot, &error))?;
+        let found = self
+            .found_at(policy, others)
+            .await
+            .map_err(|(slot, error)| self.store_failed(&slot, &error))?;
         let Some((at, held)) = found else {
             own.known();
             return Ok(Entry::Run(claimed));
@@ -113,17 +118,31 @@ impl Gate {
     }
 
     /// The first of these slots that holds more than a released marker. They are read at once.
-    async fn found_at(&self, policy: &Policy, slots: &[(Slot, Caller)]) -> Result<Option<(usize, Held)>, (Slot, StoreError)> {
+    async fn found_at(
+        &self,
+        policy: &Policy,
+        slots: &[(Slot, Caller)],
+    ) -> Result<Option<(usize, Held)>, (Slot, StoreError)> {
         let reads = slots.iter().map(|(slot, _)| async move {
             let held = self.bars(policy, slot).await.map_err(|error| (*slot, error))?;
-            Ok::<_, (Slot, StoreError)>(held.filter(|held| !matches!(held.record.state, State::Released)))
+            Ok::<_, (Slot, StoreError)>(
+                held.filter(|held| !matches!(held.record.state, State::Released)),
+            )
         });
         let found = try_join_all(reads).await?;
         Ok(found.into_iter().enumerate().find_map(|(at, held)| Some((at, held?))))
     }
 
     /// What would stand in the way of a claim over nothing.
-    pub(super) async fn bars(&self, policy: &Policy, slot: &Slot) -> Result<Option<Held>, StoreError> {
-        if policy.keeps_tombstones() { self.store.remains(slot).await } else { self.store.load(slot).await }
+    pub(super) async fn bars(
+        &self,
+        policy: &Policy,
+        slot: &Slot,
+    ) -> Result<Option<Held>, StoreError> {
+        if policy.keeps_tombstones() {
+            self.store.remains(slot).await
+        } else {
+            self.store.load(slot).await
+        }
     }
 }

@@ -32,10 +32,21 @@ pub(super) enum Settled {
 
 impl Gate {
     /// Writes an outcome, trying for at most min(lease, 10 s). `told` is what the event log is told beside it.
-    pub(super) async fn settle(&self, slot: &Slot, claim: &Claim, outcome: &Outcome, policy: &Policy, told: &Context) -> Settled {
+    pub(super) async fn settle(
+        &self,
+        slot: &Slot,
+        claim: &Claim,
+        outcome: &Outcome,
+        policy: &Policy,
+        told: &Context,
+    ) -> Settled {
         let timer = Timer::start();
         let until = Instant::now() + policy.lease.min(SETTLE_MAX);
-        let settled = timeout_at(until, self.settle_until_done(slot, claim, Some(&claim.record), (outcome, told), policy)).await;
+        let settled = timeout_at(
+            until,
+            self.settle_until_done(slot, claim, Some(&claim.record), (outcome, told), policy),
+        )
+        .await;
         timer.stop(self.meter.store(StoreCall::Settle));
         settled.unwrap_or(Settled::Unconfirmed)
     }
@@ -86,7 +97,10 @@ impl Gate {
                 Settlement::Stale => return Settled::Stale,
             };
             let expected = current.map(|record| record.version);
-            match self.write(slot, expected, (&next.record, next.lifetime), policy, || told.clone()).await {
+            match self
+                .write(slot, expected, (&next.record, next.lifetime), policy, || told.clone())
+                .await
+            {
                 Ok(Swap::Stored) => {
                     if matches!(next.record.state, State::Uncertain { .. }) {
                         self.meter.uncertain.inc();

@@ -11,7 +11,9 @@ use super::identify::Identified;
 use super::observe::{Sighting, differing, refusal};
 use super::settle::Settled;
 use super::{Gate, Guarded, Problem};
-use crate::engine::{Admission, Asked, Claim, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim};
+use crate::engine::{
+    Admission, Asked, Claim, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim,
+};
 use crate::event::{Context, Seen};
 use crate::key::Slot;
 use crate::record::{Cause, Extras, Fence, Held, Version};
@@ -43,9 +45,14 @@ impl Gate {
         let permit = self.watched.take()?;
         let (outcome, answered) = oneshot::channel();
         let (gate, watched) = (self.clone(), guarded.clone());
-        let sighting = self
-            .tells()
-            .then(|| self.sighting(Seen::WouldReplay, &guarded.route.policy, Some(&identified.whose), &parts.headers));
+        let sighting = self.tells().then(|| {
+            self.sighting(
+                Seen::WouldReplay,
+                &guarded.route.policy,
+                Some(&identified.whose),
+                &parts.headers,
+            )
+        });
         let request = body.filter(|_| guarded.route.policy.explain).map(|body| (parts, body));
         let room = request.is_some().then_some(room);
         self.tasks.spawn(async move {
@@ -55,10 +62,20 @@ impl Gate {
                 return watched.meter.count_shadow("unknown");
             };
             let slot = identified.slot;
-            let asked =
-                Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence: Fence(gate.entropy.next()) };
-            let mut next = claim(&asked, Over::Nothing, Version(gate.entropy.next()), gate.clock.unix_ms(), policy);
-            let leaves = request.as_ref().and_then(|(parts, body)| gate.leaves(policy, parts, body));
+            let asked = Asked {
+                caller: identified.caller,
+                fingerprint: identified.fingerprint,
+                fence: Fence(gate.entropy.next()),
+            };
+            let mut next = claim(
+                &asked,
+                Over::Nothing,
+                Version(gate.entropy.next()),
+                gate.clock.unix_ms(),
+                policy,
+            );
+            let leaves =
+                request.as_ref().and_then(|(parts, body)| gate.leaves(policy, parts, body));
             next.record.extras = Extras { leaves, span: None };
             let own = Claim { fence: asked.fence, record: next.record };
             let swapped = match gate.store.swap(&slot, None, &own.record, next.lifetime).await {
@@ -70,13 +87,19 @@ impl Gate {
                     watched.meter.count_shadow("execute");
                     drop(request);
                     let outcome = answered.await.unwrap_or(Outcome::InDoubt(Cause::Broken));
-                    let _: Settled = gate.settle(&slot, &own, &outcome, policy, &Context::default()).await;
+                    let _: Settled =
+                        gate.settle(&slot, &own, &outcome, policy, &Context::default()).await;
                 }
                 Ok(Swap::Stale(held)) => {
                     let admission = admit(held.as_ref(), &asked, policy);
                     watched.meter.count_shadow(would(&admission));
                     if let Some(sighting) = sighting {
-                        let duplicate = Duplicate { slot, asked: &asked, held: held.as_ref(), request: request.as_ref() };
+                        let duplicate = Duplicate {
+                            slot,
+                            asked: &asked,
+                            held: held.as_ref(),
+                            request: request.as_ref(),
+                        };
                         gate.note_watched(policy, sighting, &duplicate, &admission);
                     }
                 }
@@ -87,7 +110,13 @@ impl Gate {
     }
 
     /// Notes what enforcing would have done with a duplicate. One that it would have run, or asked the upstream about, is none.
-    fn note_watched(&self, policy: &Policy, sighting: Sighting, duplicate: &Duplicate<'_>, admission: &Admission) {
+    fn note_watched(
+        &self,
+        policy: &Policy,
+        sighting: Sighting,
+        duplicate: &Duplicate<'_>,
+        admission: &Admission,
+    ) {
         let Duplicate { slot, asked, held, request } = *duplicate;
         let sighting = Sighting { slot: Some(slot), ..sighting };
         let refused = match (admission, request) {
@@ -106,7 +135,10 @@ impl Gate {
             (Admission::MarkUncertain, _) if matches!(policy.on_uncertain, OnUncertain::Hold) => {
                 Problem::of_refusal(Refusal::uncertain(None), slot)
             }
-            (Admission::Run | Admission::Claim(_) | Admission::Probe | Admission::MarkUncertain, _) => return,
+            (
+                Admission::Run | Admission::Claim(_) | Admission::Probe | Admission::MarkUncertain,
+                _,
+            ) => return,
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
         self.note(Sighting {

@@ -35,7 +35,8 @@ impl Movement {
     /// Returns when nothing has moved for this long.
     pub async fn ceased(&self, silence: Duration) {
         loop {
-            let until = self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + silence;
+            let until =
+                self.began + Duration::from_millis(self.last_ms.load(Ordering::Relaxed)) + silence;
             if Instant::now() >= until {
                 return;
             }
@@ -83,7 +84,12 @@ impl<B: Body<Data = Bytes>> Stream<B> {
     }
 
     /// Copies up to `limit` bytes for `done`, as far as there is `room` for them.
-    pub fn copying(self, limit: usize, room: Hold, done: impl FnOnce(Option<Bytes>, Hold) + Send + 'static) -> Stream<B> {
+    pub fn copying(
+        self,
+        limit: usize,
+        room: Hold,
+        done: impl FnOnce(Option<Bytes>, Hold) + Send + 'static,
+    ) -> Stream<B> {
         let copy = Copy { bytes: Some(BytesMut::new()), limit, room, done: Box::new(done) };
         let mut stream = Stream { copy: Some(Box::new(copy)), ..self };
         if stream.body.is_end_stream() {
@@ -127,7 +133,10 @@ where
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = self.get_mut();
         if let Some(outflow) = &this.outflow {
             ready!(outflow.poll_room(cx));
@@ -176,7 +185,11 @@ mod tests {
         let stream = Stream::new(body).copying(1000, budget.hold(), move |bytes, room| {
             *keep.lock().unwrap() = Some((bytes, room));
         });
-        assert_eq!(stream.collect().await.unwrap().to_bytes().len(), 100, "the body itself streams on");
+        assert_eq!(
+            stream.collect().await.unwrap().to_bytes().len(),
+            100,
+            "the body itself streams on"
+        );
         let (bytes, room) = kept.lock().unwrap().take().unwrap();
         let held = gauge.get();
         drop(room);

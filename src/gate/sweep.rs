@@ -44,7 +44,11 @@ pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback:
 }
 
 impl Gate {
-    async fn sweep_once(&self, policies: &HashMap<String, Policy>, fallback: &Policy) -> Result<usize, StoreError> {
+    async fn sweep_once(
+        &self,
+        policies: &HashMap<String, Policy>,
+        fallback: &Policy,
+    ) -> Result<usize, StoreError> {
         let overdue = self.store.due(BATCH).await?;
         let mut failed = None;
         let mut marked = overdue.len();
@@ -62,7 +66,12 @@ impl Gate {
         Ok(marked)
     }
 
-    async fn sweep_slot(&self, slot: &Slot, policies: &HashMap<String, Policy>, fallback: &Policy) -> Result<(), StoreError> {
+    async fn sweep_slot(
+        &self,
+        slot: &Slot,
+        policies: &HashMap<String, Policy>,
+        fallback: &Policy,
+    ) -> Result<(), StoreError> {
         let Some(held) = self.store.load(slot).await? else { return Ok(()) };
         let policy = policies.get(&*held.record.route).unwrap_or(fallback);
         self.mark_overdue(slot, policy).await.map(|_| ())

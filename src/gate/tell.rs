@@ -32,7 +32,8 @@ impl Gate {
             tell_result(&mut context, next, policy);
             Event::of(next, lifetime, context).encode()
         };
-        let says: Says<'_> = if self.tells() && slot.space == Space::Enforced { &says } else { NOTHING };
+        let says: Says<'_> =
+            if self.tells() && slot.space == Space::Enforced { &says } else { NOTHING };
         self.store.write(slot, expected, next, lifetime, says).await
     }
 

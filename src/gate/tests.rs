@@ -68,7 +68,12 @@ impl Faulty {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut answers = vec![];
         for (slot, expected, record, lifetime, event) in late {
-            answers.push(self.inner.write(&slot, expected, &record, lifetime, &|| event.clone()).await.unwrap());
+            answers.push(
+                self.inner
+                    .write(&slot, expected, &record, lifetime, &|| event.clone())
+                    .await
+                    .unwrap(),
+            );
         }
         answers
     }
@@ -104,10 +109,12 @@ impl Store for Faulty {
                 self.inner.write(slot, expected, next, lifetime, says).await?;
                 std::future::pending().await
             }
-            Some(Fault::Large) => match self.inner.write(slot, expected, next, lifetime, says).await? {
-                Swap::Stale(Some(held)) => Ok(Swap::Large(held.record.fence)),
-                swapped => Ok(swapped),
-            },
+            Some(Fault::Large) => {
+                match self.inner.write(slot, expected, next, lifetime, says).await? {
+                    Swap::Stale(Some(held)) => Ok(Swap::Large(held.record.fence)),
+                    swapped => Ok(swapped),
+                }
+            }
             Some(Fault::Refused) => Err(StoreError::NotApplied("no connection".into())),
         }
     }
@@ -134,7 +141,13 @@ impl Store for Faulty {
         self.inner.remains(slot).await
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         self.inner.renew(slot, fence, lease, keep).await
     }
 
@@ -142,7 +155,12 @@ impl Store for Faulty {
         self.inner.due(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
 
@@ -158,7 +176,12 @@ impl Store for Faulty {
         self.inner.note(note).await
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         self.inner.set_note(note, expected, next).await
     }
 }
@@ -183,8 +206,19 @@ impl Scene {
     fn with(faults: &[Fault], policy: Policy) -> Scene {
         let store = Faulty::new(faults);
         let (meter, clock) = (Meter::new(), Clock::system());
-        let gate = Gate::new(store.clone(), clock, Entropy::from_seed(7), meter.clone(), Settings::default());
-        let route = Route { paths: vec!["/pay".into()], methods: vec![http::Method::POST], upstream: 0, policy };
+        let gate = Gate::new(
+            store.clone(),
+            clock,
+            Entropy::from_seed(7),
+            meter.clone(),
+            Settings::default(),
+        );
+        let route = Route {
+            paths: vec!["/pay".into()],
+            methods: vec![http::Method::POST],
+            upstream: 0,
+            policy,
+        };
         let guarded = Guarded {
             meter: meter.route("payments"),
             route: Arc::new(route),
@@ -196,11 +230,21 @@ impl Scene {
 
     /// What the request of [`Scene::pay`] says of itself, under a fence of the test's own.
     fn asked(&self, fence: Fence) -> crate::engine::Asked {
-        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified = identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}").into())
-            .unwrap()
-            .unwrap();
-        crate::engine::Asked { caller: identified.caller, fingerprint: identified.fingerprint, fence }
+        let (parts, ()) =
+            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let identified = identify(
+            &self.guarded.route.policy,
+            &Hashing::default(),
+            &parts,
+            &Bytes::from_static(b"{}").into(),
+        )
+        .unwrap()
+        .unwrap();
+        crate::engine::Asked {
+            caller: identified.caller,
+            fingerprint: identified.fingerprint,
+            fence,
+        }
     }
 
     /// One request; the upstream counts it and answers 201.
@@ -216,13 +260,22 @@ impl Scene {
             async {
                 // Time for a test to prepare the store for what comes after the claim.
                 tokio::time::sleep(WORK).await;
-                Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::from_static(b"paid"))).unwrap())
+                Ok::<_, Infallible>(
+                    Response::builder()
+                        .status(201)
+                        .body(Full::new(Bytes::from_static(b"paid")))
+                        .unwrap(),
+                )
             }
         });
-        let (mut parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let (mut parts, ()) =
+            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
         address.into_iter().for_each(|address| _ = parts.extensions.insert(address.clone()));
         let hold = self.gate.budget().hold();
-        let answered = self.gate.handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream).await?;
+        let answered = self
+            .gate
+            .handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream)
+            .await?;
         Ok((answered.response.status(), answered.answer == Answer::Replayed))
     }
 
@@ -231,10 +284,16 @@ impl Scene {
     }
 
     async fn record(&self) -> Option<Record> {
-        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let identified = identify(&self.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}").into())
-            .unwrap()
-            .unwrap();
+        let (parts, ()) =
+            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let identified = identify(
+            &self.guarded.route.policy,
+            &Hashing::default(),
+            &parts,
+            &Bytes::from_static(b"{}").into(),
+        )
+        .unwrap()
+        .unwrap();
         self.store.inner.load(&identified.slot).await.unwrap().map(|held| held.record)
     }
 
@@ -268,7 +327,11 @@ async fn a_claim_that_can_not_be_read_back_sends_nothing_and_is_released() {
     assert!(unavailable(&scene.pay().await));
     assert_eq!(scene.executed(), 0);
     scene.settle().await;
-    assert_eq!(scene.record().await.unwrap().state, State::Released, "not uncertain: nothing was sent");
+    assert_eq!(
+        scene.record().await.unwrap().state,
+        State::Released,
+        "not uncertain: nothing was sent"
+    );
     assert_eq!(scene.pay().await, PAID);
     assert_eq!(scene.executed(), 1);
 }
@@ -293,14 +356,22 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
     scene.settle().await;
     let before = scene.record().await.unwrap();
     let held = before.version;
-    let claim =
-        Record { version: held.next(), fence: Fence(99), state: State::InFlight { doubt_since_ms: None }, ..before.clone() };
+    let claim = Record {
+        version: held.next(),
+        fence: Fence(99),
+        state: State::InFlight { doubt_since_ms: None },
+        ..before.clone()
+    };
     let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };
     let slot = identified_slot(&scene);
     let outcome = (crate::engine::Outcome::NeverSent, crate::event::Context::default());
     scene.gate.settle_in_background(slot, own, None, outcome, scene.guarded.clone(), ());
     scene.settle().await;
-    let lifetime = Lifetime { keep: Duration::from_secs(60), due: Some(Duration::from_secs(30)), tombstone: None };
+    let lifetime = Lifetime {
+        keep: Duration::from_secs(60),
+        due: Some(Duration::from_secs(30)),
+        tombstone: None,
+    };
     let late = scene.store.inner.swap(&slot, Some(held), &claim, lifetime).await.unwrap();
     assert!(matches!(late, Swap::Stale(Some(_))), "{late:?}");
     assert_eq!(scene.pay().await, PAID);
@@ -309,7 +380,8 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
 
 #[tokio::test(start_paused = true)]
 async fn giving_up_one_claim_does_not_release_the_next() {
-    let waiting = Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
+    let waiting =
+        Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
     // The claim is lost on its way, and what gives it up has to try three times.
     let scene = Scene::with(&[Fault::Lost, Fault::Refused, Fault::Refused], waiting);
     let slot = identified_slot(&scene);
@@ -322,8 +394,13 @@ async fn giving_up_one_claim_does_not_release_the_next() {
         while !scene.store.faults.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        let marker =
-            Record { version: Version(6), fingerprint: None, caller: None, state: State::Released, ..other.record.clone() };
+        let marker = Record {
+            version: Version(6),
+            fingerprint: None,
+            caller: None,
+            state: State::Released,
+            ..other.record.clone()
+        };
         let kept = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
         inner.swap(&slot, Some(Version(5)), &marker, kept).await.unwrap();
         while scene.executed() == 0 {
@@ -333,14 +410,26 @@ async fn giving_up_one_claim_does_not_release_the_next() {
         while scene.gate.tasks.len() > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        assert!(matches!(scene.record().await.unwrap().state, State::InFlight { .. }), "it runs on");
+        assert!(
+            matches!(scene.record().await.unwrap().state, State::InFlight { .. }),
+            "it runs on"
+        );
     });
     assert_eq!(told, PAID);
 }
 
 fn identified_slot(scene: &Scene) -> Slot {
-    let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    identify(&scene.guarded.route.policy, &Hashing::default(), &parts, &Bytes::from_static(b"{}").into()).unwrap().unwrap().slot
+    let (parts, ()) =
+        Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+    identify(
+        &scene.guarded.route.policy,
+        &Hashing::default(),
+        &parts,
+        &Bytes::from_static(b"{}").into(),
+    )
+    .unwrap()
+    .unwrap()
+    .slot
 }
 
 #[tokio::test(start_paused = true)]
@@ -403,7 +492,11 @@ async fn a_request_that_is_dropped_while_its_claim_is_on_its_way_is_released() {
         assert!(futures_util::poll!(&mut leaving).is_pending());
     }
     scene.settle().await;
-    assert_eq!(scene.record().await.unwrap().state, State::Released, "nothing was sent, so nothing is uncertain");
+    assert_eq!(
+        scene.record().await.unwrap().state,
+        State::Released,
+        "nothing was sent, so nothing is uncertain"
+    );
     assert_eq!(scene.pay().await, PAID);
     assert_eq!(scene.executed(), 1);
 }
@@ -420,7 +513,12 @@ async fn an_answer_that_comes_after_its_lease_was_marked_is_stored_before_it_is_
         let over = Held { now_ms: held.due_ms, ..held };
         let next = crate::engine::expire(&over, &scene.guarded.route.policy).unwrap();
         let version = Some(over.record.version);
-        scene.store.inner.swap(&identified_slot(&scene), version, &next.record, next.lifetime).await.unwrap();
+        scene
+            .store
+            .inner
+            .swap(&identified_slot(&scene), version, &next.record, next.lifetime)
+            .await
+            .unwrap();
     });
     assert_eq!(told, PAID);
     assert_eq!(scene.pay().await, REPLAYED);
@@ -436,21 +534,39 @@ async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
         }
         Ok::<Response<Full<Bytes>>, Infallible>(Response::default())
     });
-    let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    let told =
-        scene.gate.handle(&scene.guarded, Box::new(parts), Bytes::from_static(b"{}"), scene.gate.budget().hold(), upstream).await;
+    let (parts, ()) =
+        Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+    let told = scene
+        .gate
+        .handle(
+            &scene.guarded,
+            Box::new(parts),
+            Bytes::from_static(b"{}"),
+            scene.gate.budget().hold(),
+            upstream,
+        )
+        .await;
     assert!(matches!(told, Err(Problem::OutcomeUncertain { .. })));
-    assert!(matches!(scene.pay().await, Err(Problem::InFlight { .. })), "its lease runs on, and nobody runs it again");
+    assert!(
+        matches!(scene.pay().await, Err(Problem::InFlight { .. })),
+        "its lease runs on, and nobody runs it again"
+    );
 }
 
 #[tokio::test(start_paused = true)]
 async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
-    let policy = Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
+    let policy =
+        Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
     let scene = Scene::with(&[], policy);
     let slot = identified_slot(&scene);
     // Somebody else's attempt, which then disappears without a trace.
-    let next =
-        crate::engine::claim(&scene.asked(Fence(5)), crate::engine::Over::Nothing, Version(5), 0, &scene.guarded.route.policy);
+    let next = crate::engine::claim(
+        &scene.asked(Fence(5)),
+        crate::engine::Over::Nothing,
+        Version(5),
+        0,
+        &scene.guarded.route.policy,
+    );
     let brief = Lifetime { keep: Duration::from_millis(300), ..next.lifetime };
     scene.store.inner.swap(&slot, None, &next.record, brief).await.unwrap();
     tokio::time::resume();
@@ -472,32 +588,53 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
     };
     let on_uncertain = crate::engine::OnUncertain::Probe(Arc::new(probe));
     let drop_headers = vec![http::header::SET_COOKIE];
-    let scene = Scene::with(&[], Policy { on_uncertain, drop_headers, ..crate::engine::tests::policy() });
+    let scene =
+        Scene::with(&[], Policy { on_uncertain, drop_headers, ..crate::engine::tests::policy() });
     // The payment breaks off; asked for, it is found.
     let upstream = service_fn(|request: Request<Payload<Full<Bytes>>>| async move {
         match *request.method() {
-            http::Method::GET => Ok(Response::builder().header("set-cookie", "id=1").body(Full::<Bytes>::default()).unwrap()),
+            http::Method::GET => Ok(Response::builder()
+                .header("set-cookie", "id=1")
+                .body(Full::<Bytes>::default())
+                .unwrap()),
             _ => Err(ForwardError::Broken("reset".into())),
         }
     });
     let pay = || {
-        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let (parts, ()) =
+            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
         let hold = scene.gate.budget().hold();
-        scene.gate.handle(&scene.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream)
+        scene.gate.handle(
+            &scene.guarded,
+            Box::new(parts),
+            Bytes::from_static(b"{}"),
+            hold,
+            upstream,
+        )
     };
     assert!(matches!(pay().await, Err(Problem::OutcomeUncertain { .. })));
     for _ in 0..2 {
         let told = pay().await.unwrap_or_else(|problem| panic!("{problem}"));
-        assert_eq!((told.answer, told.response.headers().get("set-cookie")), (Answer::Replayed, None));
+        assert_eq!(
+            (told.answer, told.response.headers().get("set-cookie")),
+            (Answer::Replayed, None)
+        );
     }
 }
 
 #[test]
 fn a_body_key_that_is_not_json_is_missing() {
     let mut policy = crate::engine::tests::policy();
-    policy.key =
-        KeyRule { source: KeySource::Sent { header: None, body: crate::key::Pointer::parse("/key"), form: None }, ..policy.key };
+    policy.key = KeyRule {
+        source: KeySource::Sent {
+            header: None,
+            body: crate::key::Pointer::parse("/key"),
+            form: None,
+        },
+        ..policy.key
+    };
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
-    let told = identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json").into());
+    let told =
+        identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json").into());
     assert!(matches!(told, Err(Problem::KeyMissing { .. })), "{told:?}");
 }

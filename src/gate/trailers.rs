@@ -15,7 +15,8 @@ const FIELD_BYTES: usize = 32;
 
 /// What trailers take in memory, in bytes; `None` where they are too many or too long.
 pub(super) fn trailer_bytes(trailers: &HeaderMap) -> Option<usize> {
-    let bytes = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum();
+    let bytes =
+        trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + FIELD_BYTES).sum();
     (trailers.len() <= FIELDS_MAX && bytes <= BYTES_MAX).then_some(bytes)
 }
 
@@ -33,13 +34,18 @@ mod tests {
 
     fn trailers(count: usize, length: usize) -> HeaderMap {
         let value = HeaderValue::try_from("v".repeat(length)).unwrap();
-        (0..count).map(|n| (HeaderName::try_from(format!("x{n:03}")).unwrap(), value.clone())).collect()
+        (0..count)
+            .map(|n| (HeaderName::try_from(format!("x{n:03}")).unwrap(), value.clone()))
+            .collect()
     }
 
     #[test]
     fn trailers_are_bounded_by_count_and_by_bytes() {
         assert_eq!(trailer_bytes(&trailers(1, 10)), Some(4 + 10 + 32));
-        assert!(trailer_bytes(&trailers(128, 1)).is_some() && trailer_bytes(&trailers(129, 1)).is_none());
+        assert!(
+            trailer_bytes(&trailers(128, 1)).is_some()
+                && trailer_bytes(&trailers(129, 1)).is_none()
+        );
         let fits = BYTES_MAX - 4 - 32;
         assert_eq!(trailer_bytes(&trailers(1, fits)), Some(BYTES_MAX));
         assert_eq!(trailer_bytes(&trailers(1, fits + 1)), None);
@@ -50,7 +56,12 @@ mod tests {
         let mark = (IDEMPOTENT_REPLAYED, HeaderValue::from_static("true"));
         assert_eq!(prepare_trailers(HeaderMap::from_iter([mark.clone()])), None);
         let usual = trailers(2, 1);
-        let with_mark = usual.clone().into_iter().filter_map(|(name, value)| Some((name?, value))).chain([mark]).collect();
+        let with_mark = usual
+            .clone()
+            .into_iter()
+            .filter_map(|(name, value)| Some((name?, value)))
+            .chain([mark])
+            .collect();
         assert_eq!(prepare_trailers(with_mark), Some(usual));
     }
 }

@@ -37,29 +37,48 @@ impl Vouched {
 
 impl Gate {
     /// Finds out who vouches for a request; `None` where its route asks for nobody.
-    pub fn vouch(&self, guarded: &Guarded, headers: &HeaderMap, extensions: &Extensions) -> Option<Vouched> {
+    pub fn vouch(
+        &self,
+        guarded: &Guarded,
+        headers: &HeaderMap,
+        extensions: &Extensions,
+    ) -> Option<Vouched> {
         let said = match &guarded.route.policy.scope {
             ScopeRule::Shared | ScopeRule::Headers(_) | ScopeRule::Cookie(_) => return None,
             ScopeRule::Token(rule) => self.by_token(guarded, rule, headers),
             ScopeRule::ClientCertificate => match extensions.get::<ClientSubject>() {
                 Some(ClientSubject(subject)) => Ok([said_by_certificate(subject)].into()),
-                None => Err(Problem::ScopeMissing { what: "a client certificate with a subject".to_owned() }),
+                None => Err(Problem::ScopeMissing {
+                    what: "a client certificate with a subject".to_owned(),
+                }),
             },
         };
         Some(Vouched(said))
     }
 
-    fn by_token(&self, guarded: &Guarded, rule: &TokenRule, headers: &HeaderMap) -> Result<Arc<[Said]>, Problem> {
-        let mut lines = headers.get_all(&rule.header).iter().map(|value| value.as_bytes().trim_ascii());
+    fn by_token(
+        &self,
+        guarded: &Guarded,
+        rule: &TokenRule,
+        headers: &HeaderMap,
+    ) -> Result<Arc<[Said]>, Problem> {
+        let mut lines =
+            headers.get_all(&rule.header).iter().map(|value| value.as_bytes().trim_ascii());
         let (first, second) = (lines.next().filter(|line| !line.is_empty()), lines.next());
-        let field = first.ok_or_else(|| Problem::ScopeMissing { what: format!("the field {}", rule.header) })?;
+        let field = first
+            .ok_or_else(|| Problem::ScopeMissing { what: format!("the field {}", rule.header) })?;
         if second.is_some() {
             // Which of two an upstream believes is not known here.
             return Err(Problem::ScopeInvalid { expired: false });
         }
         let keyring = guarded.keyring.as_ref();
-        let keys = keyring.and_then(|keyring| keyring.current()).ok_or(Problem::ScopeUnavailable)?;
-        let expected = Expected { claim: &rule.claim, issuer: rule.issuer.as_deref(), audience: rule.audience.as_deref() };
+        let keys =
+            keyring.and_then(|keyring| keyring.current()).ok_or(Problem::ScopeUnavailable)?;
+        let expected = Expected {
+            claim: &rule.claim,
+            issuer: rule.issuer.as_deref(),
+            audience: rule.audience.as_deref(),
+        };
         let subject = verify(field, &keys, &expected, self.clock.unix_ms()).map_err(|error| {
             if let (TokenError::UnknownKey, Some(keyring)) = (error, keyring) {
                 keyring.miss();
@@ -76,7 +95,12 @@ pub(super) fn said_by_certificate(subject: &[u8]) -> Said {
 }
 
 /// What a token says: who issued it, and the claim, as the number or the text that it is.
-pub(super) fn said_by_token(rule: &TokenRule, issuer: &str, claim: &str, is_number: bool) -> [Said; 2] {
+pub(super) fn said_by_token(
+    rule: &TokenRule,
+    issuer: &str,
+    claim: &str,
+    is_number: bool,
+) -> [Said; 2] {
     let kind = if is_number { "number" } else { "text" };
     [("jwt:iss".to_owned(), issuer.into()), (format!("jwt:{kind}:{}", rule.claim), claim.into())]
 }

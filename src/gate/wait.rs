@@ -20,7 +20,11 @@ const POLL: Duration = Duration::from_secs(2);
 
 impl Gate {
     /// Waits until the record says something else than to wait, and adds how long that took.
-    pub(super) async fn wait(&self, entrant: &mut Entrant<'_>, waited: &mut Option<Duration>) -> Result<Option<Held>, Problem> {
+    pub(super) async fn wait(
+        &self,
+        entrant: &mut Entrant<'_>,
+        waited: &mut Option<Duration>,
+    ) -> Result<Option<Held>, Problem> {
         // A duplicate that waits runs nothing; its place belongs to those who do.
         entrant.place = None;
         let Entrant { guarded, slot, asked, first, waiting, address, .. } = entrant;
@@ -37,9 +41,16 @@ impl Gate {
     }
 
     /// The record, once it says something else than to wait.
-    async fn changed(&self, waiting: &mut Waiting, policy: &Policy, slot: &Slot, asked: &Asked) -> Result<Option<Held>, Problem> {
+    async fn changed(
+        &self,
+        waiting: &mut Waiting,
+        policy: &Policy,
+        slot: &Slot,
+        asked: &Asked,
+    ) -> Result<Option<Held>, Problem> {
         while waiting.next(self).await {
-            let held = self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
+            let held =
+                self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
             if admit(held.as_ref(), asked, policy) != Admission::Wait {
                 return Ok(held);
             }
@@ -47,8 +58,16 @@ impl Gate {
         Err(Problem::of_refusal(Refusal::in_flight(policy), *slot))
     }
 
-    fn begin_to_wait(&self, policy: &Policy, slot: &Slot, address: Option<&Arc<AddressShare>>) -> Result<Waiting, Problem> {
-        let permit = self.waiters.take_for(address.map(|address| &address.waiters)).ok_or(Problem::Overloaded)?;
+    fn begin_to_wait(
+        &self,
+        policy: &Policy,
+        slot: &Slot,
+        address: Option<&Arc<AddressShare>>,
+    ) -> Result<Waiting, Problem> {
+        let permit = self
+            .waiters
+            .take_for(address.map(|address| &address.waiters))
+            .ok_or(Problem::Overloaded)?;
         let watch = self.store.watch(slot);
         if watch.peers() > self.settings.waiters_per_key {
             return Err(Problem::Overloaded);

@@ -54,7 +54,11 @@ impl<'a> Document<'a> {
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| Unclear::NotJson)?;
         let mut reader = Reader { text, at: 0, too_deep: false };
         let value = reader.value(0);
-        value.map(Document).ok_or(if reader.too_deep { Unclear::TooDeep } else { Unclear::Ambiguous })
+        value.map(Document).ok_or(if reader.too_deep {
+            Unclear::TooDeep
+        } else {
+            Unclear::Ambiguous
+        })
     }
 
     /// What a pointer leads to.
@@ -150,17 +154,25 @@ impl<'a> Value<'a> {
         }
     }
 
-    fn gather<'d>(&'d self, at: String, max: usize, leaves: &mut Vec<(String, Leaf<'d, 'a>)>) -> Option<()> {
+    fn gather<'d>(
+        &'d self,
+        at: String,
+        max: usize,
+        leaves: &mut Vec<(String, Leaf<'d, 'a>)>,
+    ) -> Option<()> {
         match self {
             // Blanked: left out of the comparison.
             Value::Literal("") => Some(()),
-            Value::Array(items) if !items.is_empty() => {
-                items.iter().enumerate().try_for_each(|(place, item)| item.gather(format!("{at}/{place}"), max, leaves))
+            Value::Array(items) if !items.is_empty() => items
+                .iter()
+                .enumerate()
+                .try_for_each(|(place, item)| item.gather(format!("{at}/{place}"), max, leaves)),
+            Value::Object(members) if !members.is_empty() => {
+                members.iter().try_for_each(|(name, member)| {
+                    let name = name.replace('~', "~0").replace('/', "~1");
+                    member.gather(format!("{at}/{name}"), max, leaves)
+                })
             }
-            Value::Object(members) if !members.is_empty() => members.iter().try_for_each(|(name, member)| {
-                let name = name.replace('~', "~0").replace('/', "~1");
-                member.gather(format!("{at}/{name}"), max, leaves)
-            }),
             _ => {
                 leaves.push((at, Leaf(self)));
                 (leaves.len() <= max).then_some(())
@@ -172,7 +184,9 @@ impl<'a> Value<'a> {
         let [first, rest @ ..] = tokens else { return };
         match self {
             Value::Object(members) => {
-                let Ok(at) = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)) else { return };
+                let Ok(at) = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)) else {
+                    return;
+                };
                 if rest.is_empty() {
                     members.remove(at);
                 } else {
@@ -181,7 +195,10 @@ impl<'a> Value<'a> {
             }
             // An element is blanked rather than removed: the others keep their places, which are their meaning.
             Value::Array(items) => {
-                let Some(item) = first.parse::<usize>().ok().and_then(|at| items.get_mut(at)) else { return };
+                let Some(item) = first.parse::<usize>().ok().and_then(|at| items.get_mut(at))
+                else {
+                    return;
+                };
                 if rest.is_empty() {
                     *item = Value::Literal("");
                 } else {
@@ -211,12 +228,15 @@ impl Number<'_> {
         if digits.is_empty() {
             return Some("0".to_owned());
         }
-        let point = isize::try_from(self.exponent).ok().filter(|point| point.unsigned_abs() <= max)?;
+        let point =
+            isize::try_from(self.exponent).ok().filter(|point| point.unsigned_abs() <= max)?;
         let sign = if self.negative { "-" } else { "" };
         let (length, zeros) = (digits.len(), |count: usize| "0".repeat(count));
         Some(match usize::try_from(point) {
             Err(_) | Ok(0) => format!("{sign}0.{}{digits}", zeros(point.unsigned_abs())),
-            Ok(point) if point < length => format!("{sign}{}.{}", &digits[..point], &digits[point..]),
+            Ok(point) if point < length => {
+                format!("{sign}{}.{}", &digits[..point], &digits[point..])
+            }
             Ok(point) => format!("{sign}{digits}{}", zeros(point - length)),
         })
     }
@@ -332,14 +352,20 @@ impl<'a> Reader<'a> {
         if matches!(self.text.as_bytes().get(self.at), Some(b'e' | b'E')) {
             self.at += 1;
             // Beyond 64 bits the document is compared as bytes; nothing is ever expanded.
-            exponent = self.span(|b| b.is_ascii_digit() || b == b'+' || b == b'-').parse::<i64>().ok()?;
+            exponent =
+                self.span(|b| b.is_ascii_digit() || b == b'+' || b == b'-').parse::<i64>().ok()?;
         }
         normalise(negative, whole, fraction, exponent)
     }
 }
 
 /// Strips zeros at both ends of `whole.fraction` and moves them into the exponent.
-fn normalise<'a>(negative: bool, whole: &'a str, fraction: &'a str, exponent: i64) -> Option<Number<'a>> {
+fn normalise<'a>(
+    negative: bool,
+    whole: &'a str,
+    fraction: &'a str,
+    exponent: i64,
+) -> Option<Number<'a>> {
     let whole = whole.trim_start_matches('0');
     let trimmed = fraction.trim_end_matches('0');
     // Places that the point stands right of the first digit.
@@ -394,7 +420,10 @@ impl<'h> Out<'h> {
         match value {
             Value::Literal(word) => self.text(b'l', word),
             Value::Number(number) => {
-                self.tagged(if number.negative { b'-' } else { b'+' }, number.digits[0].len() + number.digits[1].len());
+                self.tagged(
+                    if number.negative { b'-' } else { b'+' },
+                    number.digits[0].len() + number.digits[1].len(),
+                );
                 self.put(number.digits[0].as_bytes());
                 self.put(number.digits[1].as_bytes());
                 self.put(&number.exponent.to_be_bytes());

@@ -18,7 +18,8 @@ pub struct CookieRepeated;
 impl CookieName {
     /// Parses a cookie's name; `None` where it is no token (RFC 9110, section 5.6.2).
     pub fn parse(name: &str) -> Option<CookieName> {
-        let is_token = |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
+        let is_token =
+            |byte: u8| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(&byte);
         let valid = !name.is_empty() && name.bytes().all(is_token);
         valid.then(|| CookieName { name: name.to_owned(), label: format!("cookie:{name}") })
     }
@@ -39,7 +40,10 @@ impl CookieName {
     ///
     /// # Errors
     /// The cookie comes more than once with different values.
-    pub fn value<'h>(&self, lines: impl IntoIterator<Item = &'h [u8]>) -> Result<Option<&'h [u8]>, CookieRepeated> {
+    pub fn value<'h>(
+        &self,
+        lines: impl IntoIterator<Item = &'h [u8]>,
+    ) -> Result<Option<&'h [u8]>, CookieRepeated> {
         let pairs = lines.into_iter().flat_map(|line| line.split(|byte| *byte == b';'));
         let mut found = None;
         for pair in pairs {

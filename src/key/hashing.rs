@@ -46,7 +46,9 @@ impl Hashing {
     /// # Errors
     /// One is too short.
     pub fn under<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Result<Hashing, SecretError> {
-        let key = |secret: &[u8]| (secret.len() >= HASH_SECRET_BYTES_MIN).then(|| hmac::Key::new(HMAC_SHA256, secret));
+        let key = |secret: &[u8]| {
+            (secret.len() >= HASH_SECRET_BYTES_MIN).then(|| hmac::Key::new(HMAC_SHA256, secret))
+        };
         let keys = secrets.into_iter().map(key).collect::<Option<Vec<_>>>();
         keys.map(|keys| Hashing(keys.into())).ok_or(SecretError)
     }
@@ -54,7 +56,9 @@ impl Hashing {
     /// Where an operation's record lies, and its caller as it is stored there: under the secret that writes.
     pub fn identity(&self, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
         match self.0.first() {
-            None => (Slot::of(named.space, named.route, named.scope, named.key, named.variant), caller),
+            None => {
+                (Slot::of(named.space, named.route, named.scope, named.key, named.variant), caller)
+            }
             Some(secret) => identity(secret, named, caller),
         }
     }
@@ -80,7 +84,9 @@ impl Hashing {
 
     /// A value for each secret, by which it is known again, in hexadecimal.
     pub fn checks(&self) -> Vec<String> {
-        let check = |secret: &hmac::Key| hmac::sign(secret, b"onceward: which secret is this").as_ref()[..CHECK_BYTES].to_vec();
+        let check = |secret: &hmac::Key| {
+            hmac::sign(secret, b"onceward: which secret is this").as_ref()[..CHECK_BYTES].to_vec()
+        };
         let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
         self.0.iter().map(|secret| hex(check(secret))).collect()
     }
@@ -100,7 +106,11 @@ fn scope_mark(secret: Option<&hmac::Key>, whose: &[u8; 32]) -> String {
 /// What is signed are hashes of length-prefixed parts, so that the rules that make scopes and callers need no secret.
 fn identity(secret: &hmac::Key, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
     let mut parts = PartHasher::new("slot:keyed");
-    parts.part(named.route.as_bytes()).part(named.scope.as_bytes()).part(named.key).part(named.variant);
+    parts
+        .part(named.route.as_bytes())
+        .part(named.scope.as_bytes())
+        .part(named.key)
+        .part(named.variant);
     let signed = hmac::sign(secret, &parts.finish());
     let mut hash = [0; SLOT_BYTES];
     hash.copy_from_slice(&signed.as_ref()[..SLOT_BYTES]);
@@ -157,7 +167,8 @@ mod tests {
     #[test]
     fn under_a_secret_slot_and_caller_are_its_own() {
         let caller = Caller::of_field("authorization", b"alice");
-        let one = |secret| Hashing::under([secret]).unwrap().identity(&named("payments", b"k"), caller);
+        let one =
+            |secret| Hashing::under([secret]).unwrap().identity(&named("payments", b"k"), caller);
         let (old, new) = (one(OLD), one(NEW));
         assert_eq!(old, one(OLD));
         let plain = Hashing::default().identity(&named("payments", b"k"), caller);
@@ -190,10 +201,14 @@ mod tests {
     fn the_first_writes_and_all_are_looked_up() {
         let caller = Caller::nobody();
         let both = Hashing::under([NEW, OLD]).unwrap();
-        let one = |secret| Hashing::under([secret]).unwrap().identity(&named("payments", b"k"), caller);
+        let one =
+            |secret| Hashing::under([secret]).unwrap().identity(&named("payments", b"k"), caller);
         assert_eq!(both.identity(&named("payments", b"k"), caller), one(NEW));
         assert_eq!(both.other_identities(&named("payments", b"k"), caller), [one(OLD)]);
-        assert_eq!(both.checks(), [NEW, OLD].map(|secret| Hashing::under([secret]).unwrap().checks().remove(0)));
+        assert_eq!(
+            both.checks(),
+            [NEW, OLD].map(|secret| Hashing::under([secret]).unwrap().checks().remove(0))
+        );
     }
 
     #[test]

@@ -68,7 +68,9 @@ impl Leaves {
                 }
                 Err(_) => leaves.add("body", request.body),
             },
-            BodyHash::Json { is_json: false, .. } | BodyHash::Raw => leaves.add("body", request.body),
+            BodyHash::Json { is_json: false, .. } | BodyHash::Raw => {
+                leaves.add("body", request.body)
+            }
         }
         Some(leaves)
     }
@@ -80,8 +82,12 @@ impl Leaves {
         if self.digests.contains_key("body") != other.digests.contains_key("body") {
             return Some(vec!["body".to_owned()]);
         }
-        let mut differing: Vec<String> =
-            self.digests.iter().filter(|(at, digest)| other.digests.get(*at) != Some(digest)).map(|(at, _)| at.clone()).collect();
+        let mut differing: Vec<String> = self
+            .digests
+            .iter()
+            .filter(|(at, digest)| other.digests.get(*at) != Some(digest))
+            .map(|(at, _)| at.clone())
+            .collect();
         differing.extend(other.digests.into_keys().filter(|at| !self.digests.contains_key(at)));
         differing.sort();
         Some(differing)
@@ -89,7 +95,8 @@ impl Leaves {
 
     /// As it is stored: the salt; then of each leaf the length of its pointer, the pointer and the digest.
     pub fn encode(&self) -> Bytes {
-        let mut out = BytesMut::with_capacity(self.salt.len() + self.digests.len() * (DIGEST_BYTES + 24));
+        let mut out =
+            BytesMut::with_capacity(self.salt.len() + self.digests.len() * (DIGEST_BYTES + 24));
         out.put_slice(&self.salt);
         for (pointer, digest) in &self.digests {
             out.put_u8(u8::try_from(pointer.len()).unwrap_or(u8::MAX));
@@ -155,7 +162,11 @@ mod tests {
         for (first, second, at) in [
             (r#"{"amount":1}"#, r#"{ "amount": 1.0 }"#, vec![]),
             (r#"{"amount":1,"to":"a"}"#, r#"{"to":"b","amount":1}"#, vec!["/to"]),
-            (r#"{"a":{"b":[1,2]},"c~/d":1}"#, r#"{"a":{"b":[1,3,4]},"c~/d":2}"#, vec!["/a/b/1", "/a/b/2", "/c~0~1d"]),
+            (
+                r#"{"a":{"b":[1,2]},"c~/d":1}"#,
+                r#"{"a":{"b":[1,3,4]},"c~/d":2}"#,
+                vec!["/a/b/1", "/a/b/2", "/c~0~1d"],
+            ),
             (r#"{"a":1}"#, r#"{"a":{}}"#, vec!["/a"]),
             (r#"{"a":null}"#, r#"{}"#, vec!["", "/a"]),
             (r#"{"a":[]}"#, r#"{}"#, vec!["", "/a"]),
@@ -175,10 +186,18 @@ mod tests {
         let (first, second) = (r#"{"sent_at":1,"items":[1,5]}"#, r#"{"sent_at":2,"items":[2,5]}"#);
         let leaves = Leaves::of(&anatomy(first, &ignore), SALT).unwrap();
         assert_eq!(leaves.differing(&anatomy(second, &ignore)), Some(vec![]));
-        let elsewhere = Anatomy { method: "PATCH", path: "/v1/refunds", query: Some("a=1"), ..anatomy(first, &ignore) };
+        let elsewhere = Anatomy {
+            method: "PATCH",
+            path: "/v1/refunds",
+            query: Some("a=1"),
+            ..anatomy(first, &ignore)
+        };
         assert_eq!(leaves.differing(&elsewhere).unwrap(), ["method", "path", "query"]);
         let unread = Anatomy { how: BodyHash::None, ..anatomy("x", &[]) };
-        assert_eq!(Leaves::of(&unread, SALT).unwrap().differing(&Anatomy { body: b"y", ..unread }), Some(vec![]));
+        assert_eq!(
+            Leaves::of(&unread, SALT).unwrap().differing(&Anatomy { body: b"y", ..unread }),
+            Some(vec![])
+        );
     }
 
     #[test]
@@ -187,7 +206,10 @@ mod tests {
         assert!(Leaves::of(&anatomy(&list(LEAVES_MAX), &[]), SALT).is_some());
         assert_eq!(Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &[]), SALT), None);
         let ignored = [Pointer::parse("/0").unwrap()];
-        assert!(Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &ignored), SALT).is_some(), "what is ignored is no leaf");
+        assert!(
+            Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &ignored), SALT).is_some(),
+            "what is ignored is no leaf"
+        );
         let member = |length: usize| format!("{{\"{}\":1}}", "m".repeat(length));
         assert!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX - 1), &[]), SALT).is_some());
         assert_eq!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX), &[]), SALT), None);

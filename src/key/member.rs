@@ -17,7 +17,11 @@ pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, Unc
 
 /// The document with a text in place of every value that a pointer leads to, and with every other byte as it was. What is
 /// missing or `null` stays so.
-pub fn with_values_replaced(document: &Bytes, pointers: &[Pointer], text: &str) -> Result<Bytes, Unclear> {
+pub fn with_values_replaced(
+    document: &Bytes,
+    pointers: &[Pointer],
+    text: &str,
+) -> Result<Bytes, Unclear> {
     Document::parse(document)?;
     let text = serde_json::to_string(text).map_err(|_| Unclear::NotJson)?;
     let start = document.as_ptr() as usize;
@@ -48,7 +52,8 @@ pub fn with_values_replaced(document: &Bytes, pointers: &[Pointer], text: &str) 
 
 /// The text of the value that a pointer leads to, within the document; `None` where it is missing or `null`.
 fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Unclear> {
-    let mut at: &RawValue = serde_json::from_slice(without_mark(document)).map_err(|_| Unclear::NotJson)?;
+    let mut at: &RawValue =
+        serde_json::from_slice(without_mark(document)).map_err(|_| Unclear::NotJson)?;
     for token in pointer.tokens() {
         let found = if let Ok(Members(members)) = serde_json::from_str(at.get()) {
             members.into_iter().find(|(name, _)| name == token).map(|(_, value)| value)
@@ -134,7 +139,8 @@ mod tests {
 
     #[test]
     fn an_element_keeps_its_own_text() {
-        let list = Bytes::from_static(br#"{"data": [ {"id":"p1", "amount":10.00} ], "more":false}"#);
+        let list =
+            Bytes::from_static(br#"{"data": [ {"id":"p1", "amount":10.00} ], "more":false}"#);
         let found = element(&list, &pointer("/data/0"));
         assert_eq!(found, Ok(Some(Bytes::from_static(br#"{"id":"p1", "amount":10.00}"#))));
     }
@@ -149,7 +155,11 @@ mod tests {
             ("<html>", Err(Unclear::NotJson)),
             (r#"{"data":[],"data":[1]}"#, Err(Unclear::Ambiguous)),
         ] {
-            assert_eq!(element(&Bytes::from_static(text.as_bytes()), &pointer("/data/0")), expected, "{text}");
+            assert_eq!(
+                element(&Bytes::from_static(text.as_bytes()), &pointer("/data/0")),
+                expected,
+                "{text}"
+            );
         }
     }
 
@@ -161,7 +171,11 @@ mod tests {
                 &["/card/number"][..],
                 "{ \"b\" : 1e2,\n \"card\":{\"number\" :\"***\", \"exp\":[1, 2]} } ",
             ),
-            (r#"{"a":{"b":1},"c":[{"d":2},3]}"#, &["/a/b", "/a", "/c/0/d"], r#"{"a":"***","c":[{"d":"***"},3]}"#),
+            (
+                r#"{"a":{"b":1},"c":[{"d":2},3]}"#,
+                &["/a/b", "/a", "/c/0/d"],
+                r#"{"a":"***","c":[{"d":"***"},3]}"#,
+            ),
             (r#"{"a":{"b":1}}"#, &["/a", "/a/b", "/a"], r#"{"a":"***"}"#),
             (r#"{"a":{"x":true},"b":false}"#, &["/b", "/a/x"], r#"{"a":{"x":"***"},"b":"***"}"#),
             (r#"{"\u0061":1}"#, &["/a"], r#"{"\u0061":"***"}"#),
@@ -169,11 +183,15 @@ mod tests {
             ("7", &["/a"], "7"),
         ] {
             let places: Vec<_> = places.iter().map(|place| pointer(place)).collect();
-            let replaced = with_values_replaced(&Bytes::from_static(text.as_bytes()), &places, "***");
+            let replaced =
+                with_values_replaced(&Bytes::from_static(text.as_bytes()), &places, "***");
             assert_eq!(replaced, Ok(Bytes::from_static(expected.as_bytes())), "{text}");
         }
-        for (text, why) in [("card=4242", Unclear::NotJson), (r#"{"a":1,"a":2}"#, Unclear::Ambiguous)] {
-            let replaced = with_values_replaced(&Bytes::from_static(text.as_bytes()), &[pointer("/a")], "***");
+        for (text, why) in
+            [("card=4242", Unclear::NotJson), (r#"{"a":1,"a":2}"#, Unclear::Ambiguous)]
+        {
+            let replaced =
+                with_values_replaced(&Bytes::from_static(text.as_bytes()), &[pointer("/a")], "***");
             assert_eq!(replaced, Err(why), "{text}");
         }
     }

@@ -192,7 +192,10 @@ fn sorted_and_distinct(fields: &mut [(String, &[u8])]) -> bool {
 
 /// Whether these bytes are a token (RFC 9110, section 5.6.2).
 fn is_token(bytes: &[u8]) -> bool {
-    !bytes.is_empty() && bytes.iter().all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
+    !bytes.is_empty()
+        && bytes
+            .iter()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"!#$%&'*+-.^_`|~".contains(byte))
 }
 
 #[cfg(test)]
@@ -218,8 +221,10 @@ mod tests {
     }
 
     const AMOUNT: (&str, &str) = ("Content-Disposition: form-data; name=\"amount\"", "1000");
-    const FILE: (&str, &str) =
-        ("Content-Disposition: form-data; name=\"file\"; filename=\"a.pdf\"\r\nContent-Type: application/pdf", "%PDF\r\n--x");
+    const FILE: (&str, &str) = (
+        "Content-Disposition: form-data; name=\"file\"; filename=\"a.pdf\"\r\nContent-Type: application/pdf",
+        "%PDF\r\n--x",
+    );
 
     #[test]
     fn a_retry_with_another_boundary_is_the_same_form() {
@@ -257,7 +262,9 @@ mod tests {
         ];
         for (n, a) in all.iter().enumerate() {
             assert_ne!(by_parts(a, "b"), as_bytes(a), "{a}: compared by its parts");
-            all[n + 1..].iter().for_each(|b| assert_ne!(by_parts(a, "b"), by_parts(b, "b"), "{a}\n---\n{b}"));
+            all[n + 1..]
+                .iter()
+                .for_each(|b| assert_ne!(by_parts(a, "b"), by_parts(b, "b"), "{a}\n---\n{b}"));
         }
     }
 
@@ -313,7 +320,10 @@ mod tests {
 
     /// A form of one part with so many fields besides its disposition.
     fn with_fields(count: usize) -> String {
-        form(&[(&(0..count).fold(AMOUNT.0.to_owned(), |head, n| format!("{head}\r\nX-{n}: x")), "1")])
+        form(&[(
+            &(0..count).fold(AMOUNT.0.to_owned(), |head, n| format!("{head}\r\nX-{n}: x")),
+            "1",
+        )])
     }
 
     /// A form of one part with so many parameters of its disposition.
@@ -332,7 +342,10 @@ mod tests {
     fn a_boundary_is_read_from_the_field_or_the_body_is_no_form() {
         for (field, boundary) in [
             ("multipart/form-data; boundary=b", Some("b")),
-            ("Multipart/Form-Data;charset=utf-8;BOUNDARY=\"a b'()+_,-./:=?c\"", Some("a b'()+_,-./:=?c")),
+            (
+                "Multipart/Form-Data;charset=utf-8;BOUNDARY=\"a b'()+_,-./:=?c\"",
+                Some("a b'()+_,-./:=?c"),
+            ),
             ("multipart/form-data", None),
             ("multipart/form-data; boundary=", None),
             ("multipart/form-data; boundary=\"b", None),
@@ -344,7 +357,10 @@ mod tests {
         ] {
             assert_eq!(form_boundary(field), boundary, "{field}");
         }
-        let long = |length: usize| form_boundary(&format!("multipart/form-data; boundary={}", "x".repeat(length))).is_some();
+        let long = |length: usize| {
+            form_boundary(&format!("multipart/form-data; boundary={}", "x".repeat(length)))
+                .is_some()
+        };
         assert!(long(BOUNDARY_MAX) && !long(BOUNDARY_MAX + 1));
     }
 }

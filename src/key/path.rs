@@ -42,7 +42,10 @@ pub struct Decoded {
 impl Decoded {
     /// Decodes a path, or a part of one, in linear time.
     pub fn of(text: &str) -> Decoded {
-        let mut decoded = Decoded { bytes: Vec::with_capacity(text.len()), literal: Vec::with_capacity(text.len()) };
+        let mut decoded = Decoded {
+            bytes: Vec::with_capacity(text.len()),
+            literal: Vec::with_capacity(text.len()),
+        };
         for byte in text.bytes() {
             decoded.bytes.push(byte);
             decoded.literal.push(true);
@@ -64,7 +67,8 @@ impl Decoded {
             && let (Some(high), Some(low)) = (byte_of(a, b), byte_of(c, d))
         {
             // Half a surrogate pair is no character. Which one takes its place makes no difference here.
-            let c = char::from_u32(u32::from(high) << 8 | u32::from(low)).unwrap_or(char::REPLACEMENT_CHARACTER);
+            let c = char::from_u32(u32::from(high) << 8 | u32::from(low))
+                .unwrap_or(char::REPLACEMENT_CHARACTER);
             self.replace_last(6, c.encode_utf8(&mut [0; 4]).as_bytes());
             return true;
         }
@@ -89,7 +93,8 @@ impl Decoded {
             }
             return self;
         }
-        let mut folded = Decoded { bytes: Vec::with_capacity(self.bytes.len()), literal: Vec::new() };
+        let mut folded =
+            Decoded { bytes: Vec::with_capacity(self.bytes.len()), literal: Vec::new() };
         let mut at = 0;
         for chunk in self.bytes.utf8_chunks() {
             for c in chunk.valid().chars() {
@@ -127,7 +132,8 @@ pub fn is_plain(path: &str) -> bool {
     path.bytes().all(|byte| {
         let plain = match byte {
             b'/' | b'.' => !after_slash,
-            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b',' | b'=' | b':' | b'@' => true,
+            b'-' | b'_' | b'~' | b'!' | b'$' | b'&' | b'\'' | b'(' | b')' | b'*' | b'+' | b','
+            | b'=' | b':' | b'@' => true,
             _ => byte.is_ascii_alphanumeric(),
         };
         after_slash = byte == b'/';
@@ -183,7 +189,9 @@ pub fn is_opaque(segment: &str) -> bool {
 /// Returns whether no folding changes a path (letter case and a trailing slash aside): all its segments are opaque.
 pub fn is_opaque_throughout(path: &str) -> bool {
     let bare = without_trailing_slash(path);
-    is_plain(path) || bare == "/" || bare.strip_prefix('/').is_some_and(|inner| inner.split('/').all(is_opaque))
+    is_plain(path)
+        || bare == "/"
+        || bare.strip_prefix('/').is_some_and(|inner| inner.split('/').all(is_opaque))
 }
 
 /// Returns a path as it enters a derived key: decoded once, without a trailing slash, and in lower case where letter case
@@ -256,22 +264,31 @@ mod tests {
 
     #[test]
     fn plain_paths_are_known_in_one_scan() {
-        for plain in ["/", "/v1/payments", "/v1/payments/", "/a.b/c..d/e.", "/a:b@c,d+e=f&g'(h)*!$~_-"] {
+        for plain in
+            ["/", "/v1/payments", "/v1/payments/", "/a.b/c..d/e.", "/a:b@c,d+e=f&g'(h)*!$~_-"]
+        {
             assert!(is_plain(plain) && is_opaque_throughout(plain), "{plain}");
         }
-        for odd in ["//", "/a//b", "/./a", "/a/..", "/.a", "/a;b", "/a%20b", "/a\\b", "/a|b", "/\u{e4}"] {
+        for odd in
+            ["//", "/a//b", "/./a", "/a/..", "/.a", "/a;b", "/a%20b", "/a\\b", "/a|b", "/\u{e4}"]
+        {
             assert!(!is_plain(odd), "{odd}");
         }
     }
 
     #[test]
     fn opaque_is_what_no_folding_changes() {
-        for opaque in ["a", "...", ".a", "a%20b", "caf%C3%A9", "50%25", "a%3Ab", "%zz", "a|b", "a.", "%41"] {
-            assert!(is_opaque(opaque) && is_opaque_throughout(&format!("/{opaque}/b/")), "{opaque}");
+        for opaque in
+            ["a", "...", ".a", "a%20b", "caf%C3%A9", "50%25", "a%3Ab", "%zz", "a|b", "a.", "%41"]
+        {
+            assert!(
+                is_opaque(opaque) && is_opaque_throughout(&format!("/{opaque}/b/")),
+                "{opaque}"
+            );
         }
         for other in [
-            "", ".", "..", "%2e", ".%2E", "%252e", "a;b", "a%3Bb", "a%2Fb", "a%252Fb", "a\\b", "a%5cb", "a%2541", "a%3Fb",
-            "a%23", "a%0A", "%u0061",
+            "", ".", "..", "%2e", ".%2E", "%252e", "a;b", "a%3Bb", "a%2Fb", "a%252Fb", "a\\b",
+            "a%5cb", "a%2541", "a%3Fb", "a%23", "a%0A", "%u0061",
         ] {
             assert!(!is_opaque(other) && !is_opaque_throughout(&format!("/{other}/b/")), "{other}");
         }
@@ -280,7 +297,9 @@ mod tests {
     #[test]
     fn spellings_of_one_path_are_one_identity() {
         let same = |a: &str, b: &str, case| identity(a, case) == identity(b, case);
-        for other in ["/v1/p%61yments:x", "/v1/payments:x/", "/v1/payments%3Ax", "/v1/payments%3ax/"] {
+        for other in
+            ["/v1/p%61yments:x", "/v1/payments:x/", "/v1/payments%3Ax", "/v1/payments%3ax/"]
+        {
             assert!(same("/v1/payments:x", other, PathCase::Sensitive), "{other}");
         }
         assert!(!same("/a", "/A", PathCase::Sensitive) && same("/a", "/A", PathCase::Insensitive));
@@ -288,8 +307,14 @@ mod tests {
             assert!(same("/\u{e9}k", other, PathCase::Insensitive), "{other}");
         }
         assert!(!same("/\u{df}", "/ss", PathCase::Insensitive), "one letter is not two");
-        assert!(!same("/\u{e9}", "/\u{c9}", PathCase::Sensitive) && !same("/e", "/\u{e9}", PathCase::Insensitive));
-        assert!(same("/%FF\u{c9}", "/%FF\u{e9}", PathCase::Insensitive), "beside bytes that are no text");
+        assert!(
+            !same("/\u{e9}", "/\u{c9}", PathCase::Sensitive)
+                && !same("/e", "/\u{e9}", PathCase::Insensitive)
+        );
+        assert!(
+            same("/%FF\u{c9}", "/%FF\u{e9}", PathCase::Insensitive),
+            "beside bytes that are no text"
+        );
         assert_eq!(identity("/", PathCase::Sensitive), b"/");
     }
 

@@ -23,7 +23,10 @@ impl<'b> Reading<'b> {
     /// # Errors
     /// It is none with one clear value.
     pub fn document(&self) -> Result<&Document<'b>, Unclear> {
-        self.document.get_or_init(|| Document::parse(self.body)).as_ref().map_err(|unclear| *unclear)
+        self.document
+            .get_or_init(|| Document::parse(self.body))
+            .as_ref()
+            .map_err(|unclear| *unclear)
     }
 
     /// Its bytes.

@@ -35,8 +35,14 @@ mod tests {
     use super::*;
     use crate::key::Key;
 
-    const SYNTAXES: [KeySyntax; 6] =
-        [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Bare, KeySyntax::Uuid, KeySyntax::UuidV4, KeySyntax::Word];
+    const SYNTAXES: [KeySyntax; 6] = [
+        KeySyntax::Lenient,
+        KeySyntax::Strict,
+        KeySyntax::Bare,
+        KeySyntax::Uuid,
+        KeySyntax::UuidV4,
+        KeySyntax::Word,
+    ];
 
     #[test]
     fn a_key_is_bare_where_that_reads_back_and_quoted_where_it_does_not() {

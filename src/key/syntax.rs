@@ -29,9 +29,10 @@ impl KeySyntax {
             KeySyntax::Bare => (text.bytes().all(|b| matches!(b, 0x21..=0x7e) && b != b'"'), BARE),
             KeySyntax::UuidV4 => (is_uuid(text, Some(b'4')), "a UUID of version 4"),
             KeySyntax::Uuid => (is_uuid(text, None), "a UUID, and not the zero UUID"),
-            KeySyntax::Word => {
-                (text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'), "letters, digits, _ and - only")
-            }
+            KeySyntax::Word => (
+                text.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'_' || b == b'-'),
+                "letters, digits, _ and - only",
+            ),
         };
         (!has_form).then_some(expected)
     }
@@ -45,7 +46,9 @@ fn is_uuid(text: &str, version: Option<u8>) -> bool {
             _ => b.is_ascii_hexdigit(),
         })
         && match version {
-            Some(version) => bytes[14] == version && matches!(bytes[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B'),
+            Some(version) => {
+                bytes[14] == version && matches!(bytes[19], b'8' | b'9' | b'a' | b'b' | b'A' | b'B')
+            }
             None => bytes.iter().any(|b| !matches!(b, b'0' | b'-')),
         }
 }

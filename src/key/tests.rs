@@ -27,7 +27,10 @@ fn a_quoted_and_a_bare_key_are_the_same_key() {
     assert_eq!(key(b"abc").unwrap(), "abc");
     assert_eq!(key(b"\"abc\";a=1").unwrap(), "abc");
     assert_eq!(key(br#""a\"b\\c""#).unwrap(), r#"a"b\c"#);
-    assert_eq!(key(b"8e03978e-40d5-43e8-bc93-6894a57f9324").unwrap(), "8e03978e-40d5-43e8-bc93-6894a57f9324");
+    assert_eq!(
+        key(b"8e03978e-40d5-43e8-bc93-6894a57f9324").unwrap(),
+        "8e03978e-40d5-43e8-bc93-6894a57f9324"
+    );
     assert_eq!(key(b"\"with space\"").unwrap(), "with space");
 }
 
@@ -54,12 +57,16 @@ fn a_malformed_key_is_refused_with_its_reason() {
 fn the_length_that_counts_is_the_decoded_one() {
     let quoted = format!("\"{}\"", "\\\\".repeat(4));
     assert_eq!(Key::parse(quoted.as_bytes(), KeySyntax::Lenient, 4).unwrap().as_str().len(), 4);
-    assert_eq!(Key::parse(b"abcde", KeySyntax::Lenient, 4).unwrap_err(), KeyError::TooLong { max: 4 });
+    assert_eq!(
+        Key::parse(b"abcde", KeySyntax::Lenient, 4).unwrap_err(),
+        KeyError::TooLong { max: 4 }
+    );
 }
 
 #[test]
 fn in_a_body_a_key_is_a_text_of_printable_ascii() {
-    let key = |text: &str| Key::from_body(text, KeySyntax::Lenient, 4).map(|key| key.as_str().to_owned());
+    let key =
+        |text: &str| Key::from_body(text, KeySyntax::Lenient, 4).map(|key| key.as_str().to_owned());
     for taken in ["abcd", "a b", "\"a\"", " ", "~"] {
         assert_eq!(key(taken).as_deref(), Ok(taken), "taken as it is");
     }
@@ -80,7 +87,13 @@ fn a_route_can_ask_for_a_form() {
     assert!(!form("8e03978e-40d5-13e8-bc93-6894a57f9324", KeySyntax::UuidV4));
     assert!(form("8e03978e-40d5-13e8-bc93-6894a57f9324", KeySyntax::Uuid));
     assert!(!form("00000000-0000-0000-0000-000000000000", KeySyntax::Uuid));
-    for (value, taken) in [("a;b=\\1,c", true), ("\"abc\"", false), ("\"abc\";v=1", false), ("a\"b", false), ("a b", false)] {
+    for (value, taken) in [
+        ("a;b=\\1,c", true),
+        ("\"abc\"", false),
+        ("\"abc\";v=1", false),
+        ("a\"b", false),
+        ("a b", false),
+    ] {
         assert_eq!(form(value, KeySyntax::Bare), taken, "{value}");
         assert_eq!(Key::from_body(value, KeySyntax::Bare, 255).is_ok(), taken, "{value}");
     }
@@ -90,10 +103,16 @@ fn a_route_can_ask_for_a_form() {
 
 #[test]
 fn a_key_can_have_a_shortest_length() {
-    let key = |text: &str| Key::parse(text.as_bytes(), KeySyntax::Lenient, 255).and_then(|key| key.at_least(3));
+    let key = |text: &str| {
+        Key::parse(text.as_bytes(), KeySyntax::Lenient, 255).and_then(|key| key.at_least(3))
+    };
     assert_eq!((key("abc").is_ok(), key("\"abc\"").is_ok()), (true, true));
     for short in ["ab", "\"ab\"", "\"\\\"\\\"\""] {
-        assert_eq!(key(short), Err(KeyError::TooShort { min: 3 }), "{short}: the decoded key counts");
+        assert_eq!(
+            key(short),
+            Err(KeyError::TooShort { min: 3 }),
+            "{short}: the decoded key counts"
+        );
     }
 }
 
@@ -151,7 +170,10 @@ fn a_document_without_one_clear_value_is_compared_as_bytes() {
         (r#"{"a":1,"\u0061":2}"#.to_owned(), r#"{"a":1, "\u0061":2}"#.to_owned()),
         (deep(""), deep(" ")),
         ("{\"a\":1".to_owned(), "{\"a\": 1".to_owned()),
-        (r#"{"a":1e99999999999999999999}"#.to_owned(), r#"{"a": 1e99999999999999999999}"#.to_owned()),
+        (
+            r#"{"a":1e99999999999999999999}"#.to_owned(),
+            r#"{"a": 1e99999999999999999999}"#.to_owned(),
+        ),
     ] {
         assert_eq!(json(&a), json(&a));
         assert_ne!(json(&a), json(&b), "{a}");
@@ -176,7 +198,9 @@ fn nesting_is_compared_by_value_up_to_its_bound() {
 fn a_member_is_hashed_by_its_value_and_one_that_is_missing_is_told() {
     let hashed = |body: &str, at: &str| {
         let mut hasher = PartHasher::new("test");
-        let found = Document::parse(body.as_bytes()).unwrap().hash_member(&mut hasher, &Pointer::parse(at).unwrap());
+        let found = Document::parse(body.as_bytes())
+            .unwrap()
+            .hash_member(&mut hasher, &Pointer::parse(at).unwrap());
         (found, hasher.finish())
     };
     assert_eq!(hashed(r#"{"a":{"b":1.0}}"#, "/a/b"), hashed(r#"{ "a": [1] }"#, "/a/0"));
@@ -198,9 +222,15 @@ fn ignored_members_do_not_count() {
     let a = r#"{"metadata":{"sent_at":1,"x":2},"list":[{"t":1}]}"#;
     let b = r#"{"metadata":{"sent_at":9,"x":2},"list":[{"t":5}]}"#;
     assert_ne!(json(a), json(b));
-    assert_eq!(json_without(a, &["/metadata/sent_at", "/list/0/t"]), json_without(b, &["/metadata/sent_at", "/list/0/t"]));
+    assert_eq!(
+        json_without(a, &["/metadata/sent_at", "/list/0/t"]),
+        json_without(b, &["/metadata/sent_at", "/list/0/t"])
+    );
     let c = r#"{"metadata":{"sent_at":9,"x":3},"list":[{"t":5}]}"#;
-    assert_ne!(json_without(a, &["/metadata/sent_at", "/list/0/t"]), json_without(c, &["/metadata/sent_at", "/list/0/t"]));
+    assert_ne!(
+        json_without(a, &["/metadata/sent_at", "/list/0/t"]),
+        json_without(c, &["/metadata/sent_at", "/list/0/t"])
+    );
 }
 
 #[test]
@@ -216,9 +246,14 @@ fn every_part_of_a_request_counts() {
     ] {
         assert_ne!(base, other);
     }
-    let none = |body: &'static [u8]| fingerprint("POST", "/a", None, &Bytes::from_static(body), BodyHash::None);
+    let none = |body: &'static [u8]| {
+        fingerprint("POST", "/a", None, &Bytes::from_static(body), BodyHash::None)
+    };
     assert_eq!(none(b"x"), none(b"y"));
-    assert_ne!(fingerprint("POST", "/a", Some(""), &body, BodyHash::Raw), fingerprint("POST", "/a", None, &body, BodyHash::Raw));
+    assert_ne!(
+        fingerprint("POST", "/a", Some(""), &body, BodyHash::Raw),
+        fingerprint("POST", "/a", None, &body, BodyHash::Raw)
+    );
 }
 
 #[test]
@@ -306,7 +341,10 @@ fn a_body_that_was_looked_into_has_the_fingerprint_of_one_that_was_not() {
     let how = BodyHash::Json { is_json: true, ignore: &ignore };
     let reading = Reading::new(&body);
     assert!(reading.document().is_ok());
-    assert_eq!(fingerprint("POST", "/", None, reading, how), fingerprint("POST", "/", None, &body, how));
+    assert_eq!(
+        fingerprint("POST", "/", None, reading, how),
+        fingerprint("POST", "/", None, &body, how)
+    );
 }
 
 fn any_json() -> impl Strategy<Value = serde_json::Value> {

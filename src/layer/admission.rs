@@ -12,7 +12,10 @@ use crate::proxy::discard;
 ///
 /// # Errors
 /// [`Problem::Overloaded`].
-pub(super) fn admit<B>(gate: &Gate, mut request: Request<B>) -> Result<(Request<B>, Permit), Problem>
+pub(super) fn admit<B>(
+    gate: &Gate,
+    mut request: Request<B>,
+) -> Result<(Request<B>, Permit), Problem>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {

@@ -4,8 +4,8 @@
 //! would not fit, and a cache could keep them.
 
 use http::header::{
-    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS, HeaderMap, HeaderName,
-    HeaderValue, ORIGIN, VARY,
+    ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
+    HeaderMap, HeaderName, HeaderValue, ORIGIN, VARY,
 };
 
 use crate::engine::{CrossOrigin, Origins};
@@ -57,7 +57,8 @@ pub(super) fn expose(name: &HeaderName, headers: &mut HeaderMap) {
 }
 
 fn varies_by_origin(headers: &HeaderMap) -> bool {
-    let names = headers.get_all(VARY).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
+    let names =
+        headers.get_all(VARY).iter().flat_map(|line| line.as_bytes().split(|byte| *byte == b','));
     names.map(<[u8]>::trim_ascii).any(|name| name == b"*" || name.eq_ignore_ascii_case(b"origin"))
 }
 
@@ -66,20 +67,40 @@ mod tests {
     use super::*;
 
     fn listed(credentials: bool) -> CrossOrigin {
-        CrossOrigin { origins: Origins::Listed(vec![HeaderValue::from_static("https://shop.example")]), credentials }
+        CrossOrigin {
+            origins: Origins::Listed(vec![HeaderValue::from_static("https://shop.example")]),
+            credentials,
+        }
     }
 
     /// The fields of an answer to an origin: allowed origin, credentials, lines of exposed names, and what it varies by.
-    fn fitted(rule: &CrossOrigin, origin: Option<&'static str>, stored: &[(&'static str, &'static str)]) -> [Vec<String>; 4] {
-        let field =
-            |(name, value): &(&'static str, &'static str)| (http::HeaderName::from_static(name), HeaderValue::from_static(value));
+    fn fitted(
+        rule: &CrossOrigin,
+        origin: Option<&'static str>,
+        stored: &[(&'static str, &'static str)],
+    ) -> [Vec<String>; 4] {
+        let field = |(name, value): &(&'static str, &'static str)| {
+            (http::HeaderName::from_static(name), HeaderValue::from_static(value))
+        };
         let mut headers: HeaderMap = HeaderMap::new();
         stored.iter().map(field).for_each(|(name, value)| {
             headers.append(name, value);
         });
         fit(rule, origin.map(HeaderValue::from_static).as_ref(), &mut headers);
-        let all = |name| headers.get_all(name).iter().map(|value: &HeaderValue| value.to_str().unwrap().to_owned()).collect();
-        [ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_EXPOSE_HEADERS, VARY].map(all)
+        let all = |name| {
+            headers
+                .get_all(name)
+                .iter()
+                .map(|value: &HeaderValue| value.to_str().unwrap().to_owned())
+                .collect()
+        };
+        [
+            ACCESS_CONTROL_ALLOW_ORIGIN,
+            ACCESS_CONTROL_ALLOW_CREDENTIALS,
+            ACCESS_CONTROL_EXPOSE_HEADERS,
+            VARY,
+        ]
+        .map(all)
     }
 
     #[test]
@@ -94,17 +115,37 @@ mod tests {
         let own = exposed.to_str().unwrap();
         let page = "https://shop.example";
         let shop = Some(page);
-        assert_eq!(fitted(&listed(false), shop, &[]), [vec![page], vec![], vec![own], vec!["Origin"]]);
-        assert_eq!(fitted(&listed(false), shop, STORED), [vec![page], vec![], vec!["X-Request-Id", own], vec!["Accept, origin"]]);
-        assert_eq!(fitted(&listed(true), shop, &[]), [vec![page], vec!["true"], vec![own], vec!["Origin"]]);
-        for stranger in
-            [None, Some("null"), Some("https://shop.example.evil"), Some("https://SHOP.example"), Some("http://shop.example")]
-        {
-            assert_eq!(fitted(&listed(true), stranger, STORED), [vec![], vec![], vec![], vec!["Accept, origin"]], "{stranger:?}");
+        assert_eq!(
+            fitted(&listed(false), shop, &[]),
+            [vec![page], vec![], vec![own], vec!["Origin"]]
+        );
+        assert_eq!(
+            fitted(&listed(false), shop, STORED),
+            [vec![page], vec![], vec!["X-Request-Id", own], vec!["Accept, origin"]]
+        );
+        assert_eq!(
+            fitted(&listed(true), shop, &[]),
+            [vec![page], vec!["true"], vec![own], vec!["Origin"]]
+        );
+        for stranger in [
+            None,
+            Some("null"),
+            Some("https://shop.example.evil"),
+            Some("https://SHOP.example"),
+            Some("http://shop.example"),
+        ] {
+            assert_eq!(
+                fitted(&listed(true), stranger, STORED),
+                [vec![], vec![], vec![], vec!["Accept, origin"]],
+                "{stranger:?}"
+            );
         }
         let any = CrossOrigin { origins: Origins::Any, credentials: false };
         for origin in [None, shop] {
-            assert_eq!(fitted(&any, origin, STORED), [vec!["*"], vec![], vec!["X-Request-Id", own], vec!["Accept, origin"]]);
+            assert_eq!(
+                fitted(&any, origin, STORED),
+                [vec!["*"], vec![], vec!["X-Request-Id", own], vec!["Accept, origin"]]
+            );
         }
         assert_eq!(fitted(&listed(false), shop, &[("vary", "*")])[3], ["*"]);
     }

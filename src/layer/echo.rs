@@ -16,7 +16,9 @@ impl Echo {
     pub fn of(policy: &Policy, headers: &HeaderMap) -> Option<Echo> {
         let name = policy.echoed_field()?;
         let mut lines = headers.get_all(name).iter();
-        let value = lines.next().filter(|value| !value.is_empty() && value.to_str().is_ok_and(|text| !text.contains('\t')))?;
+        let value = lines.next().filter(|value| {
+            !value.is_empty() && value.to_str().is_ok_and(|text| !text.contains('\t'))
+        })?;
         if lines.next().is_some() {
             return None;
         }

@@ -34,12 +34,15 @@ impl Published {
     pub fn of(routes: &Routes, rejections: &Rejections) -> Published {
         let all: Vec<_> = routes.iter().collect();
         // The first match wins, so one that protects nothing hides what it covers from those behind it, and nothing else.
-        let last = all.iter().rposition(|route| route.policy.mode == Mode::Enforce).map_or(0, |at| at + 1);
-        let listed: Vec<Value> = all[..last].iter().map(|route| describe(route, rejections)).collect();
+        let last =
+            all.iter().rposition(|route| route.policy.mode == Mode::Enforce).map_or(0, |at| at + 1);
+        let listed: Vec<Value> =
+            all[..last].iter().map(|route| describe(route, rejections)).collect();
         let body = Bytes::from(json!({ "routes": listed }).to_string());
         let mut hasher = PartHasher::new("published policy");
         hasher.part(&body);
-        let hex: String = hasher.finish()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
+        let hex: String =
+            hasher.finish()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
         Published { body, tag: format!("\"{hex}\"") }
     }
 
@@ -50,7 +53,11 @@ impl Published {
 
     /// The answer to a request with this method and these fields.
     pub fn answer<B>(&self, method: &Method, asked: &HeaderMap) -> Response<AnswerBody<B>> {
-        let known = asked.get_all(IF_NONE_MATCH).iter().filter_map(|value| value.to_str().ok()).any(|tags| self.is_among(tags));
+        let known = asked
+            .get_all(IF_NONE_MATCH)
+            .iter()
+            .filter_map(|value| value.to_str().ok())
+            .any(|tags| self.is_among(tags));
         let (status, body) = match (known, method) {
             (true, _) => (StatusCode::NOT_MODIFIED, Bytes::new()),
             (false, &Method::HEAD) => (StatusCode::OK, Bytes::new()),
@@ -72,7 +79,9 @@ impl Published {
 
     /// Whether a list of tags has this document's (RFC 9110, section 13.1.2: compared weakly).
     fn is_among(&self, tags: &str) -> bool {
-        tags.split(',').map(str::trim).any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.tag)
+        tags.split(',')
+            .map(str::trim)
+            .any(|tag| tag == "*" || tag.strip_prefix("W/").unwrap_or(tag) == self.tag)
     }
 }
 
@@ -124,10 +133,10 @@ fn key(policy: &Policy) -> Value {
 
 /// What a request under a key that was used gets. `may_retry`: the same request under the same key may be sent again.
 fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
-    let refused =
-        |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
+    let refused = |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
     let conflict = StatusCode::CONFLICT.as_u16();
-    let comes_back = policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
+    let comes_back =
+        policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
     let reused = refused(policy.mismatch_status.as_u16(), "key-reused", false);
     let mut in_flight = refused(conflict, "in-flight", true);
     if policy.on_in_flight == OnInFlight::Wait {

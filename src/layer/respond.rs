@@ -56,7 +56,8 @@ impl Front {
                 response.map(|body| body.map(|rest| Silence::new(rest, silence)))
             }
             Err(problem) => {
-                let shape = guarded.map_or_else(Shape::default, |guarded| Shape::of(&guarded.route.policy));
+                let shape =
+                    guarded.map_or_else(Shape::default, |guarded| Shape::of(&guarded.route.policy));
                 let (mut response, answer) = self.rejections.render(&problem, shape);
                 fit(response.headers_mut());
                 note(answer);
@@ -64,7 +65,8 @@ impl Front {
                     meter.count_held();
                 }
                 let operation = problem.operation().map(|slot| slot.to_string());
-                let (request_id, outcome, status) = (trace.trace_id(), answer.name(), response.status().as_u16());
+                let (request_id, outcome, status) =
+                    (trace.trace_id(), answer.name(), response.status().as_u16());
                 tracing::info!(request_id, route, outcome, status, operation, "refused");
                 response
             }

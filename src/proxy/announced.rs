@@ -27,7 +27,9 @@ enum Unannounced {
     #[error("the connection was closed unused")]
     Unused,
     /// The first bytes are something else.
-    #[error("the connection does not begin with a PROXY header (send-proxy or send-proxy-v2 at the proxy)")]
+    #[error(
+        "the connection does not begin with a PROXY header (send-proxy or send-proxy-v2 at the proxy)"
+    )]
     Absent,
     /// It begins as one and is none.
     #[error("the PROXY header is malformed: {0}")]
@@ -42,7 +44,12 @@ enum Unannounced {
 
 /// Reads the announcement off a trusted proxy's connection and returns the address of its client: the proxy's own where it
 /// announces itself (LOCAL, UNKNOWN). `None`, with a line in the log, where the connection has to be closed.
-pub(super) async fn client_of<S>(stream: &mut S, proxy: IpAddr, limit: Duration, closing: &CancellationToken) -> Option<IpAddr>
+pub(super) async fn client_of<S>(
+    stream: &mut S,
+    proxy: IpAddr,
+    limit: Duration,
+    closing: &CancellationToken,
+) -> Option<IpAddr>
 where
     S: AsyncRead + Unpin,
 {
@@ -85,7 +92,10 @@ async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, Un
 }
 
 /// Reads the rest of a line. The bytes behind it are the client's, so it is read byte by byte.
-async fn version_1<S: AsyncRead + Unpin>(stream: &mut S, begin: &[u8]) -> Result<Option<IpAddr>, Unannounced> {
+async fn version_1<S: AsyncRead + Unpin>(
+    stream: &mut S,
+    begin: &[u8],
+) -> Result<Option<IpAddr>, Unannounced> {
     let mut line = Vec::with_capacity(LINE_MAX);
     line.extend_from_slice(begin);
     while !line.ends_with(b"\r\n") {
@@ -94,12 +104,15 @@ async fn version_1<S: AsyncRead + Unpin>(stream: &mut S, begin: &[u8]) -> Result
         }
         line.push(stream.read_u8().await?);
     }
-    let text = std::str::from_utf8(&line).map_err(|_| Unannounced::Malformed("its line is not ASCII"))?;
+    let text =
+        std::str::from_utf8(&line).map_err(|_| Unannounced::Malformed("its line is not ASCII"))?;
     let words: Vec<&str> = text.trim_end_matches("\r\n").split(' ').collect();
     let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number.to_string() == port);
     match words.as_slice() {
         ["PROXY", "UNKNOWN", ..] => Ok(None),
-        ["PROXY", family @ ("TCP4" | "TCP6"), source, destination, from, to] if is_port(from) && is_port(to) => {
+        ["PROXY", family @ ("TCP4" | "TCP6"), source, destination, from, to]
+            if is_port(from) && is_port(to) =>
+        {
             let address = |text: &str| match *family {
                 "TCP4" => text.parse::<Ipv4Addr>().ok().map(IpAddr::V4),
                 _ => text.parse::<Ipv6Addr>().ok().map(IpAddr::V6),
@@ -171,13 +184,15 @@ mod tests {
     const V4: [u8; 12] = [203, 0, 113, 7, 127, 0, 0, 1, 0xd4, 0x31, 0, 80];
 
     fn v6() -> Vec<u8> {
-        let [source, destination] = ["2001:db8::7", "::1"].map(|text| text.parse::<Ipv6Addr>().unwrap().octets());
+        let [source, destination] =
+            ["2001:db8::7", "::1"].map(|text| text.parse::<Ipv6Addr>().unwrap().octets());
         [&source[..], &destination, &[0xd4, 0x31, 0, 80]].concat()
     }
 
     #[tokio::test]
     async fn an_announcement_names_the_client_and_nothing_behind_it_is_read() {
-        let mapped = [&"::ffff:203.0.113.7".parse::<Ipv6Addr>().unwrap().octets()[..], &v6()[16..]].concat();
+        let mapped =
+            [&"::ffff:203.0.113.7".parse::<Ipv6Addr>().unwrap().octets()[..], &v6()[16..]].concat();
         for (bytes, client) in [
             (b"PROXY TCP4 203.0.113.7 127.0.0.1 54321 80\r\n".to_vec(), Some("203.0.113.7")),
             (b"PROXY TCP6 2001:db8::7 ::1 54321 0\r\n".to_vec(), Some("2001:db8::7")),
@@ -198,7 +213,11 @@ mod tests {
             let expected = (Ok(client.map(str::to_owned)), b"GET / HTTP/1.1\r\n".to_vec());
             assert_eq!(announced(&whole).await, expected, "{}", String::from_utf8_lossy(&bytes));
             for end in 1..bytes.len().min(200) {
-                assert!(announced(&bytes[..end]).await.0.is_err(), "cut off at {end}: {}", String::from_utf8_lossy(&bytes));
+                assert!(
+                    announced(&bytes[..end]).await.0.is_err(),
+                    "cut off at {end}: {}",
+                    String::from_utf8_lossy(&bytes)
+                );
             }
         }
     }
@@ -212,12 +231,30 @@ mod tests {
             (b"\x16\x03\x01", "does not begin with a PROXY header"),
             (b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "does not begin with a PROXY header"),
             (b"proxy TCP4 203.0.113.7 127.0.0.1 1 2\r\n", "does not begin with a PROXY header"),
-            (b"PROXY TCP4 203.0.113.7 127.0.0.1 1\r\n", "not a family, two addresses and two ports"),
-            (b"PROXY TCP4 203.0.113.7 127.0.0.1 1 2 3\r\n", "not a family, two addresses and two ports"),
-            (b"PROXY TCP4  203.0.113.7 127.0.0.1 1 2\r\n", "not a family, two addresses and two ports"),
-            (b"PROXY TCP4 203.0.113.7 127.0.0.1 01 2\r\n", "not a family, two addresses and two ports"),
-            (b"PROXY TCP4 203.0.113.7 127.0.0.1 1 65536\r\n", "not a family, two addresses and two ports"),
-            (b"PROXY UDP4 203.0.113.7 127.0.0.1 1 2\r\n", "not a family, two addresses and two ports"),
+            (
+                b"PROXY TCP4 203.0.113.7 127.0.0.1 1\r\n",
+                "not a family, two addresses and two ports",
+            ),
+            (
+                b"PROXY TCP4 203.0.113.7 127.0.0.1 1 2 3\r\n",
+                "not a family, two addresses and two ports",
+            ),
+            (
+                b"PROXY TCP4  203.0.113.7 127.0.0.1 1 2\r\n",
+                "not a family, two addresses and two ports",
+            ),
+            (
+                b"PROXY TCP4 203.0.113.7 127.0.0.1 01 2\r\n",
+                "not a family, two addresses and two ports",
+            ),
+            (
+                b"PROXY TCP4 203.0.113.7 127.0.0.1 1 65536\r\n",
+                "not a family, two addresses and two ports",
+            ),
+            (
+                b"PROXY UDP4 203.0.113.7 127.0.0.1 1 2\r\n",
+                "not a family, two addresses and two ports",
+            ),
             (b"PROXY TCP4 2001:db8::7 ::1 1 2\r\n", "not of its family"),
             (b"PROXY TCP6 203.0.113.7 127.0.0.1 1 2\r\n", "not of its family"),
             (b"PROXY TCP4 203.0.113.\xff 127.0.0.1 1 2\r\n", "not ASCII"),
@@ -241,6 +278,9 @@ mod tests {
         closing.cancel();
         assert_eq!(client_of(&mut stream, own, Duration::MAX, &closing).await, None);
         let mut local = &b"PROXY UNKNOWN\r\n"[..];
-        assert_eq!(client_of(&mut local, own, Duration::MAX, &CancellationToken::new()).await, Some(own));
+        assert_eq!(
+            client_of(&mut local, own, Duration::MAX, &CancellationToken::new()).await,
+            Some(own)
+        );
     }
 }

@@ -12,7 +12,12 @@ use tokio::time::{Sleep, sleep, timeout};
 use crate::gate::{BoxError, Hold, Problem};
 
 /// Reads a request body of at most `limit` bytes, in at most `within`.
-pub async fn read_whole<B>(body: &mut B, limit: usize, within: Duration, hold: &mut Hold) -> Result<Bytes, Problem>
+pub async fn read_whole<B>(
+    body: &mut B,
+    limit: usize,
+    within: Duration,
+    hold: &mut Hold,
+) -> Result<Bytes, Problem>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -109,7 +114,10 @@ where
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if let Poll::Ready(frame) = Pin::new(&mut this.body).poll_frame(cx) {
             this.timer = None;

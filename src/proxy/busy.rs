@@ -86,7 +86,11 @@ const NOTICE: Duration = Duration::from_secs(1);
 
 /// Waits for the end of the server, and then until the connection has no request under way: a client over HTTP/2 has to agree to the
 /// end (RFC 9113, section 6.8), and one that is asleep would hold up all others. What it sends from then on comes `late`.
-pub(super) async fn idle_while_ending(closing: CancellationToken, requests: Arc<Quiet>, late: Arc<AtomicBool>) {
+pub(super) async fn idle_while_ending(
+    closing: CancellationToken,
+    requests: Arc<Quiet>,
+    late: Arc<AtomicBool>,
+) {
     closing.cancelled().await;
     let mut was_idle = false;
     loop {
@@ -122,7 +126,15 @@ impl<B: Body> BusyBody<B> {
         if in_pieces && !body.is_end_stream() {
             busy.handed_out();
         }
-        BusyBody { body, busy, seen, in_pieces, rest: Bytes::new(), outflow: Arc::default(), room: Arc::new(room) }
+        BusyBody {
+            body,
+            busy,
+            seen,
+            in_pieces,
+            rest: Bytes::new(),
+            outflow: Arc::default(),
+            room: Arc::new(room),
+        }
     }
 }
 
@@ -138,7 +150,10 @@ impl<B: Body<Data = Bytes> + Unpin> Body for BusyBody<B> {
     type Data = Bytes;
     type Error = B::Error;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let this = &mut *self;
         std::task::ready!(this.outflow.poll_room(cx));
         if !this.in_pieces {

@@ -73,20 +73,31 @@ fn words(problem: &Problem, status: StatusCode) -> Words {
             acp: Some("idempotency_key_required"),
             ..say(Request, "MISSING_REQUIRED_PARAMETER")
         },
-        Problem::ScopeMissing { .. } => {
-            Words { paypal: Some("MISSING_REQUIRED_PARAMETER"), ..say(Request, "MISSING_REQUIRED_PARAMETER") }
+        Problem::ScopeMissing { .. } => Words {
+            paypal: Some("MISSING_REQUIRED_PARAMETER"),
+            ..say(Request, "MISSING_REQUIRED_PARAMETER")
+        },
+        Problem::ScopeInvalid { expired } => {
+            say(Credentials, if *expired { "ACCESS_TOKEN_EXPIRED" } else { "UNAUTHORIZED" })
         }
-        Problem::ScopeInvalid { expired } => say(Credentials, if *expired { "ACCESS_TOKEN_EXPIRED" } else { "UNAUTHORIZED" }),
-        Problem::ScopeRepeated { .. } => Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") },
-        Problem::BodyUnreadable => Words { paypal: Some("MALFORMED_REQUEST_JSON"), ..say(Request, "EXPECTED_JSON_BODY") },
-        Problem::KeyInvalid { .. } => Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") },
+        Problem::ScopeRepeated { .. } => {
+            Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") }
+        }
+        Problem::BodyUnreadable => {
+            Words { paypal: Some("MALFORMED_REQUEST_JSON"), ..say(Request, "EXPECTED_JSON_BODY") }
+        }
+        Problem::KeyInvalid { .. } => {
+            Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") }
+        }
         Problem::OutcomeUncertain { .. } => match status {
             StatusCode::BAD_GATEWAY => say(Service, "BAD_GATEWAY"),
             StatusCode::SERVICE_UNAVAILABLE => say(Service, "SERVICE_UNAVAILABLE"),
             StatusCode::GATEWAY_TIMEOUT => say(Service, "GATEWAY_TIMEOUT"),
             _ => say(Service, "CONFLICT"),
         },
-        Problem::ResponseNotStored { .. } | Problem::ResultExpired { .. } => say(Service, "CONFLICT"),
+        Problem::ResponseNotStored { .. } | Problem::ResultExpired { .. } => {
+            say(Service, "CONFLICT")
+        }
         Problem::UpstreamUnreachable { .. } => say(Service, "BAD_GATEWAY"),
         Problem::UpstreamFailed { timed_out: true } => say(Service, "GATEWAY_TIMEOUT"),
         Problem::UpstreamFailed { timed_out: false } => say(Service, "BAD_GATEWAY"),
@@ -158,7 +169,9 @@ fn paypal(said: &Said<'_>, words: &Words) -> Value {
         status if status.is_client_error() => "INVALID_REQUEST",
         _ => "INTERNAL_SERVER_ERROR",
     };
-    let issue = words.paypal.map_or_else(|| said.kind.replace('-', "_").to_ascii_uppercase(), str::to_owned);
+    let issue = words
+        .paypal
+        .map_or_else(|| said.kind.replace('-', "_").to_ascii_uppercase(), str::to_owned);
     let mut detail = json!({ "issue": issue, "description": said.detail });
     if is_about_the_key(said.problem) {
         detail["field"] = json!("PayPal-Request-Id");
@@ -171,12 +184,15 @@ fn paypal(said: &Said<'_>, words: &Words) -> Value {
 
 /// No member may be added (`additionalProperties` is false), so the reference is a part of the message.
 fn acp(said: &Said<'_>, words: &Words) -> Value {
-    let is_held = matches!(said.problem, Problem::OutcomeUncertain { slot: Some(_), status: None, .. });
+    let is_held =
+        matches!(said.problem, Problem::OutcomeUncertain { slot: Some(_), status: None, .. });
     let kind = match (said.problem, words.class) {
         _ if is_held => "invalid_request",
         (_, Class::Request | Class::Credentials) => "invalid_request",
         (Problem::UpstreamUnreachable { .. }, Class::Service) => "service_unavailable",
-        (_, Class::Service) if said.status == StatusCode::SERVICE_UNAVAILABLE => "service_unavailable",
+        (_, Class::Service) if said.status == StatusCode::SERVICE_UNAVAILABLE => {
+            "service_unavailable"
+        }
         (_, Class::Service) => "processing_error",
     };
     let code = if is_held { IN_FLIGHT } else { words.acp.unwrap_or(said.kind) };
@@ -196,5 +212,8 @@ fn with_reference(said: &Said<'_>) -> String {
 }
 
 fn is_about_the_key(problem: &Problem) -> bool {
-    matches!(problem, Problem::KeyReused { .. } | Problem::KeyMissing { .. } | Problem::KeyInvalid { .. })
+    matches!(
+        problem,
+        Problem::KeyReused { .. } | Problem::KeyMissing { .. } | Problem::KeyInvalid { .. }
+    )
 }

@@ -41,7 +41,11 @@ pub(super) fn of_http1(error: &hyper::Error, carried: &Carried) -> ForwardError 
     let text = with_sources(error);
     if error.is_parse_too_large() {
         // The library has one error for both.
-        let fault = if carried.read() < HEAD_MAX { AnswerFault::TooManyFields } else { AnswerFault::HeadTooLarge };
+        let fault = if carried.read() < HEAD_MAX {
+            AnswerFault::TooManyFields
+        } else {
+            AnswerFault::HeadTooLarge
+        };
         ForwardError::Unreadable(fault, text)
     } else if error.is_parse() {
         ForwardError::Unreadable(AnswerFault::Malformed, text)
@@ -58,7 +62,11 @@ pub(super) fn of_http2(error: &h2::Error) -> ForwardError {
         Some(Reason::PROTOCOL_ERROR | Reason::COMPRESSION_ERROR) => AnswerFault::Malformed,
         _ => return ForwardError::Broken(error.to_string()),
     };
-    if error.is_library() { ForwardError::Unreadable(fault, error.to_string()) } else { ForwardError::Broken(error.to_string()) }
+    if error.is_library() {
+        ForwardError::Unreadable(fault, error.to_string())
+    } else {
+        ForwardError::Broken(error.to_string())
+    }
 }
 
 /// An error and what caused it, which the library's own texts leave out.

@@ -45,13 +45,18 @@ pub async fn fetch(
 ) -> Result<Bytes, FetchError> {
     let mut request = Request::new(Payload::default());
     *request.uri_mut() = Uri::from(path.clone());
-    request.headers_mut().insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
+    request
+        .headers_mut()
+        .insert(ACCEPT, HeaderValue::from_static("application/jwk-set+json, application/json"));
     let asking = async {
         let response = from.clone().call(request).await?;
         if response.status() != StatusCode::OK {
             return Err(FetchError::Status(response.status()));
         }
-        let body = Limited::new(response.into_body(), limit).collect().await.map_err(|_| FetchError::Body { limit })?;
+        let body = Limited::new(response.into_body(), limit)
+            .collect()
+            .await
+            .map_err(|_| FetchError::Body { limit })?;
         Ok(body.to_bytes())
     };
     tokio::time::timeout(within, asking).await.unwrap_or(Err(FetchError::TimedOut))

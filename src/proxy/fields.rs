@@ -7,8 +7,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION, TE,
-    TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
+    CONNECTION, CONTENT_LENGTH, COOKIE, EXPECT, HOST, HeaderName, HeaderValue, PROXY_AUTHENTICATE,
+    PROXY_AUTHORIZATION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, VIA,
 };
 use http::{HeaderMap, Method, Version};
 
@@ -49,7 +49,9 @@ const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
     // Nothing hop-by-hop is named by `Connection: keep-alive`, which is what most clients send.
     if let Some(first) = headers.get(CONNECTION) {
-        if !first.as_bytes().eq_ignore_ascii_case(b"keep-alive") || headers.get_all(CONNECTION).iter().count() > 1 {
+        if !first.as_bytes().eq_ignore_ascii_case(b"keep-alive")
+            || headers.get_all(CONNECTION).iter().count() > 1
+        {
             let named: Vec<HeaderName> = headers
                 .get_all(CONNECTION)
                 .iter()
@@ -65,8 +67,16 @@ fn strip_hop_by_hop(headers: &mut HeaderMap) {
         headers.remove(CONNECTION);
     }
     // Looked for in one pass: most messages have none of them, and every removal would be a search.
-    static FIELDS: [HeaderName; 8] =
-        [KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE, PROXY_AUTHENTICATE, PROXY_AUTHORIZATION];
+    static FIELDS: [HeaderName; 8] = [
+        KEEP_ALIVE,
+        PROXY_CONNECTION,
+        TE,
+        TRAILER,
+        TRANSFER_ENCODING,
+        UPGRADE,
+        PROXY_AUTHENTICATE,
+        PROXY_AUTHORIZATION,
+    ];
     if headers.keys().any(|name| FIELDS.contains(name)) {
         for name in &FIELDS {
             headers.remove(name);
@@ -81,7 +91,9 @@ pub(super) fn upgrade(version: Version, headers: &HeaderMap) -> Option<HeaderVal
         return None;
     }
     let mut protocols = headers.get_all(UPGRADE).iter();
-    let protocol = protocols.next().filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))?;
+    let protocol = protocols
+        .next()
+        .filter(|protocol| protocol.as_bytes().eq_ignore_ascii_case(b"websocket"))?;
     if protocols.next().is_some() {
         return None;
     }
@@ -98,7 +110,12 @@ pub(super) fn join_cookies(headers: &mut HeaderMap) {
     if headers.get_all(COOKIE).iter().count() < 2 {
         return;
     }
-    let joined = headers.get_all(COOKIE).iter().map(HeaderValue::as_bytes).collect::<Vec<_>>().join(&b"; "[..]);
+    let joined = headers
+        .get_all(COOKIE)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .collect::<Vec<_>>()
+        .join(&b"; "[..]);
     if let Ok(joined) = HeaderValue::from_bytes(&joined) {
         headers.insert(COOKIE, joined);
     }
@@ -113,9 +130,14 @@ struct Told {
 }
 
 fn told(headers: &HeaderMap, peer: &Peer) -> Told {
-    let lines = headers.get_all(FORWARDED_FOR).iter().map(HeaderValue::as_bytes).chain([peer.address.as_bytes()]);
+    let lines = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .map(HeaderValue::as_bytes)
+        .chain([peer.address.as_bytes()]);
     let chain = HeaderValue::from_bytes(&lines.collect::<Vec<_>>().join(&b", "[..])).ok();
-    let scheme = headers.get(FORWARDED_PROTO).filter(|scheme| *scheme == "http" || *scheme == "https");
+    let scheme =
+        headers.get(FORWARDED_PROTO).filter(|scheme| *scheme == "http" || *scheme == "https");
     Told { chain, scheme: scheme.cloned(), host: headers.get(FORWARDED_HOST).cloned() }
 }
 
@@ -137,7 +159,8 @@ fn drop_continue(headers: &mut HeaderMap) {
     if !headers.contains_key(EXPECT) {
         return;
     }
-    let others: Vec<HeaderValue> = headers.get_all(EXPECT).iter().filter(|value| !is_continue(value)).cloned().collect();
+    let others: Vec<HeaderValue> =
+        headers.get_all(EXPECT).iter().filter(|value| !is_continue(value)).cloned().collect();
     headers.remove(EXPECT);
     for value in others {
         headers.append(EXPECT, value);
@@ -145,7 +168,10 @@ fn drop_continue(headers: &mut HeaderMap) {
 }
 
 fn is_continue(value: &HeaderValue) -> bool {
-    value.as_bytes().split(|byte| *byte == b',').all(|member| member.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
+    value
+        .as_bytes()
+        .split(|byte| *byte == b',')
+        .all(|member| member.trim_ascii().eq_ignore_ascii_case(b"100-continue"))
 }
 
 /// Whether a request without a body is sent with `Content-Length: 0`: where its client sent that, and where the method gives
@@ -157,15 +183,19 @@ pub(super) fn announces_empty_body(method: &Method, headers: &HeaderMap) -> bool
 
 /// Whether who sends these fields takes trailers (RFC 9110, section 10.1.4).
 pub fn takes_trailers(headers: &HeaderMap) -> bool {
-    let members = headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let members =
+        headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     members.into_iter().any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
 }
 
 /// Drops the trailers of an answer that frame a message or belong to one connection: some recipients merge trailers into the
 /// head (RFC 9110, section 6.5.1).
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
-    let forbidden: Vec<HeaderName> =
-        trailers.keys().filter(|name| rules::trailer_name(name.as_str().as_bytes()).is_err()).cloned().collect();
+    let forbidden: Vec<HeaderName> = trailers
+        .keys()
+        .filter(|name| rules::trailer_name(name.as_str().as_bytes()).is_err())
+        .cloned()
+        .collect();
     for name in forbidden {
         trailers.remove(name);
     }
@@ -232,9 +262,14 @@ pub(super) fn ends_with_connection(headers: &HeaderMap) -> bool {
 /// Whether an answer has a transfer coding besides `chunked`. The gateway announces none (of `TE` only `trailers` is forwarded), so nothing
 /// undoes it, and without its field the coded bytes would pass for the content (RFC 9112, section 7).
 pub(super) fn is_coded(headers: &HeaderMap) -> bool {
-    let codings = headers.get_all(TRANSFER_ENCODING).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let codings = headers
+        .get_all(TRANSFER_ENCODING)
+        .iter()
+        .flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
     let mut codings = codings.map(<[u8]>::trim_ascii).filter(|coding| !coding.is_empty());
-    codings.any(|coding| !coding.eq_ignore_ascii_case(b"chunked") && !coding.eq_ignore_ascii_case(b"identity"))
+    codings.any(|coding| {
+        !coding.eq_ignore_ascii_case(b"chunked") && !coding.eq_ignore_ascii_case(b"identity")
+    })
 }
 
 /// Prepares a response's fields: what is left is end-to-end and may be stored. `bodiless`: a response to HEAD, or a 304,
@@ -271,15 +306,24 @@ impl TraceParent {
 
 /// Continues the trace that a request belongs to, or begins one. Where spans are told, the upstream sees the one in which the
 /// request is forwarded as its parent.
-pub fn trace_parent(headers: &mut HeaderMap, entropy: &Entropy, trail: Option<&Trail>) -> TraceParent {
-    let continued = headers.get(TRACEPARENT).filter(|value| is_trace_parent(value.as_bytes())).cloned();
+pub fn trace_parent(
+    headers: &mut HeaderMap,
+    entropy: &Entropy,
+    trail: Option<&Trail>,
+) -> TraceParent {
+    let continued =
+        headers.get(TRACEPARENT).filter(|value| is_trace_parent(value.as_bytes())).cloned();
     let trace = match &continued {
         Some(value) => TraceParent(value.clone()),
         None => begin_trace(headers, entropy),
     };
     if let Some(trail) = trail
         && let Some(span) = trace.told_to(trail, continued.is_some(), entropy.next())
-        && let Ok(value) = HeaderValue::try_from(format!("00-{}-{:016x}-01", trace.trace_id(), u64::from_be_bytes(span)))
+        && let Ok(value) = HeaderValue::try_from(format!(
+            "00-{}-{:016x}-01",
+            trace.trace_id(),
+            u64::from_be_bytes(span)
+        ))
     {
         headers.insert(TRACEPARENT, value);
     }

@@ -151,7 +151,8 @@ where
         let invalid = || UpstreamError::Name(settings.authority.to_string());
         let host = HeaderValue::from_str(settings.authority.as_str()).map_err(|_| invalid())?;
         let tls = if settings.scheme == Scheme::HTTPS {
-            let name = settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
+            let name =
+                settings.authority.host().trim_start_matches('[').trim_end_matches(']').to_owned();
             let name = ServerName::try_from(name).map_err(|_| invalid())?;
             Some((
                 TlsConnector::from(Arc::new(tls::client_config(
@@ -164,7 +165,8 @@ where
         } else {
             None
         };
-        let pool = Pool::new(settings.idle_timeout, settings.max_connection_age, Entropy::from_system()?);
+        let pool =
+            Pool::new(settings.idle_timeout, settings.max_connection_age, Entropy::from_system()?);
         pool.note_negotiated(settings.http2 == Http2::PriorKnowledge);
         Ok(Upstream { host, tls, pool, settings })
     }
@@ -175,10 +177,16 @@ where
     }
 
     /// Forwards a request, which is changed where it lies and taken when it is sent.
-    async fn forward(&self, request: &mut Request<Payload<B>>) -> Result<Response<UpstreamBody<B>>, ForwardError> {
+    async fn forward(
+        &self,
+        request: &mut Request<Payload<B>>,
+    ) -> Result<Response<UpstreamBody<B>>, ForwardError> {
         let original_host = request.headers().get(HOST).cloned().or_else(|| {
             // HTTP/2 carries it in the target.
-            request.uri().authority().and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
+            request
+                .uri()
+                .authority()
+                .and_then(|authority| HeaderValue::from_str(authority.as_str()).ok())
         });
         let host = match (&original_host, self.settings.preserve_host) {
             (Some(host), true) => host.clone(),
@@ -186,24 +194,37 @@ where
         };
         let upgrade = fields::upgrade(request.version(), request.headers());
         let mut extensions = std::mem::take(request.extensions_mut());
-        let client = upgrade.as_ref().and_then(|_| extensions.remove::<hyper::upgrade::OnUpgrade>());
+        let client =
+            upgrade.as_ref().and_then(|_| extensions.remove::<hyper::upgrade::OnUpgrade>());
         let rule = extensions.remove::<Arc<SendRule>>();
         let (terms, permit) = (extensions.remove::<TunnelTerms>(), extensions.remove::<Permit>());
         let received = request.version();
-        let says_empty = request.body().is_end_stream() && fields::announces_empty_body(request.method(), request.headers());
-        fields::to_upstream(request.headers_mut(), host, original_host, extensions.get::<Peer>(), received);
+        let says_empty = request.body().is_end_stream()
+            && fields::announces_empty_body(request.method(), request.headers());
+        fields::to_upstream(
+            request.headers_mut(),
+            host,
+            original_host,
+            extensions.get::<Peer>(),
+            received,
+        );
         drop(extensions);
         if says_empty {
             request.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from_static("0"));
         }
-        let address = if self.settings.rewrite_location { ClientAddress::of(request.headers()) } else { None };
+        let address = if self.settings.rewrite_location {
+            ClientAddress::of(request.headers())
+        } else {
+            None
+        };
         if let (Some(protocol), Some(_)) = (upgrade, &client) {
             request.headers_mut().insert(CONNECTION, HeaderValue::from_static("upgrade"));
             request.headers_mut().insert(UPGRADE, protocol);
             // It would have to be named in Connection, and a tunnel has no trailers.
             request.headers_mut().remove(TE);
         }
-        let target = request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
+        let target =
+            request.uri().path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let head = request.method() == Method::HEAD;
         let mut response = self.send(request, target, rule).await?;
         failure::of_head(response.version(), response.headers())?;
@@ -214,7 +235,9 @@ where
         let protocol = response.headers().get(UPGRADE).cloned();
         let bodiless = head || response.status() == StatusCode::NOT_MODIFIED;
         if fields::is_coded(response.headers()) {
-            return Err(ForwardError::Broken("its answer has a transfer coding that was not asked for".into()));
+            return Err(ForwardError::Broken(
+                "its answer has a transfer coding that was not asked for".into(),
+            ));
         }
         if self.tls.is_none()
             && received != Version::HTTP_2
@@ -225,7 +248,12 @@ where
         }
         fields::from_upstream(response.headers_mut(), bodiless, received);
         if let Some(client) = address {
-            location::rewrite(response.headers_mut(), &self.settings.scheme, &self.settings.authority, &client);
+            location::rewrite(
+                response.headers_mut(),
+                &self.settings.scheme,
+                &self.settings.authority,
+                &client,
+            );
         }
         if switched {
             let Some(client) = client else {
@@ -262,11 +290,20 @@ where
             let mut connection = match connected {
                 Connected::Own(connection) => connection,
                 Connected::Shared(slot) => {
-                    let sent = self.send_shared(slot, std::mem::take(request), target.clone(), rule.clone());
+                    let sent = self.send_shared(
+                        slot,
+                        std::mem::take(request),
+                        target.clone(),
+                        rule.clone(),
+                    );
                     match Box::pin(sent).await? {
                         Shared::Answered(response) => return Ok(response),
                         Shared::Closed(unsent) if !fresh => *request = unsent,
-                        Shared::Closed(_) => return Err(ForwardError::NeverSent("it closed a new connection".into())),
+                        Shared::Closed(_) => {
+                            return Err(ForwardError::NeverSent(
+                                "it closed a new connection".into(),
+                            ));
+                        }
                     }
                     continue;
                 }
@@ -285,13 +322,18 @@ where
             match connection.sender.try_send_request(std::mem::take(request)).await {
                 Ok(response) => {
                     let pool = self.pool.clone();
-                    return Ok(response.map(|body| UpstreamBody { body: Source::Own(body), lent: Some((connection, pool)) }));
+                    return Ok(response.map(|body| UpstreamBody {
+                        body: Source::Own(body),
+                        lent: Some((connection, pool)),
+                    }));
                 }
                 Err(mut failed) => match failed.take_message() {
                     // The connection closed before it took the request up: nothing of it was written.
                     Some(unsent) if !fresh && !connection.carried.written() => *request = unsent,
                     Some(_) => return Err(ForwardError::NeverSent(failed.error().to_string())),
-                    None if connection.carried.written() => return Err(failure::of_http1(failed.error(), &connection.carried)),
+                    None if connection.carried.written() => {
+                        return Err(failure::of_http1(failed.error(), &connection.carried));
+                    }
                     None if connection.carried.too_late() => return Err(ForwardError::TooLate),
                     None => return Err(ForwardError::NeverSent(failed.error().to_string())),
                 },
@@ -313,13 +355,16 @@ where
         uri.scheme = Some(self.settings.scheme.clone());
         uri.authority = authority;
         uri.path_and_query = Some(target);
-        *request.uri_mut() = Uri::from_parts(uri).map_err(|error| ForwardError::NeverSent(error.to_string()))?;
+        *request.uri_mut() =
+            Uri::from_parts(uri).map_err(|error| ForwardError::NeverSent(error.to_string()))?;
         *request.version_mut() = Version::HTTP_2;
         if rule.as_ref().is_some_and(|rule| !rule.allows()) {
             return Err(ForwardError::TooLate);
         }
         match slot.send(request, rule).await {
-            Ok(response) => Ok(Shared::Answered(response.map(|body| UpstreamBody { body: Source::Shared(body), lent: None }))),
+            Ok(response) => Ok(Shared::Answered(
+                response.map(|body| UpstreamBody { body: Source::Shared(body), lent: None }),
+            )),
             Err(SendFailure::Closed(unsent)) => {
                 let mut unsent = *unsent;
                 unsent.headers_mut().insert(HOST, host);
@@ -342,7 +387,8 @@ where
     /// Where the upstream speaks HTTP/2 and has as many connections as it may have, it first waits for one of them
     /// to end. `connect_timeout` bounds all of it.
     async fn connect(&self, protected: bool) -> Result<(Connected<B>, bool), ForwardError> {
-        let unreachable = |error: &dyn std::fmt::Display| ForwardError::NeverSent(error.to_string());
+        let unreachable =
+            |error: &dyn std::fmt::Display| ForwardError::NeverSent(error.to_string());
         let connecting = async {
             let lane = self.pool.lane(protected);
             let mut opening = pin!(async {
@@ -373,7 +419,11 @@ where
     }
 
     /// Opens a connection. `permit`: for one that speaks HTTP/2.
-    async fn open(&self, protected: bool, permit: Option<OwnedSemaphorePermit>) -> Result<Connected<B>, BoxError> {
+    async fn open(
+        &self,
+        protected: bool,
+        permit: Option<OwnedSemaphorePermit>,
+    ) -> Result<Connected<B>, BoxError> {
         let default_port = if self.tls.is_some() { 443 } else { 80 };
         let port = self.settings.authority.port_u16().unwrap_or(default_port);
         let host = self.settings.authority.host().trim_start_matches('[').trim_end_matches(']');
@@ -391,7 +441,11 @@ where
         let stream = tls.connect(name.clone(), wire).await?;
         let multiplexed = stream.get_ref().1.alpn_protocol() == Some(b"h2");
         self.pool.note_negotiated(multiplexed);
-        if multiplexed { self.multiplex(stream, protected, permit).await } else { self.shake_hands(stream, carried).await }
+        if multiplexed {
+            self.multiplex(stream, protected, permit).await
+        } else {
+            self.shake_hands(stream, carried).await
+        }
     }
 
     async fn multiplex(
@@ -402,8 +456,11 @@ where
     ) -> Result<Connected<B>, BoxError> {
         let lane = self.pool.lane(protected);
         let permit = permit.or_else(|| lane.permit());
-        let connection = Multiplexed::open(stream, lane.freed.clone(), permit, self.pool.age_limit()).await?;
-        Ok(Connected::Shared(self.pool.share(protected, &connection).ok_or("a new connection takes no request")?))
+        let connection =
+            Multiplexed::open(stream, lane.freed.clone(), permit, self.pool.age_limit()).await?;
+        Ok(Connected::Shared(
+            self.pool.share(protected, &connection).ok_or("a new connection takes no request")?,
+        ))
     }
 
     async fn shake_hands(
@@ -413,14 +470,22 @@ where
     ) -> Result<Connected<B>, BoxError> {
         let mut builder = http1::Builder::new();
         // A proxy removes white space before the colon of a response's field (RFC 9112, section 5.1).
-        builder.max_headers(FIELDS_MAX).max_buf_size(HEAD_MAX).allow_spaces_after_header_name_in_responses(true);
+        builder
+            .max_headers(FIELDS_MAX)
+            .max_buf_size(HEAD_MAX)
+            .allow_spaces_after_header_name_in_responses(true);
         let (sender, driver) = builder.handshake(TokioIo::new(Paced(stream))).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");
             }
         });
-        Ok(Connected::Own(Connection::new(sender, carried, driver.abort_handle(), self.pool.age_limit())))
+        Ok(Connected::Own(Connection::new(
+            sender,
+            carried,
+            driver.abort_handle(),
+            self.pool.age_limit(),
+        )))
     }
 }
 

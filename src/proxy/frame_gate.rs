@@ -66,7 +66,13 @@ impl FrameScan {
 
     /// Scans what a server writes.
     fn of_server() -> FrameScan {
-        FrameScan { preface_left: 0, head_bytes: [0; 9], head_length: 0, head: Head::default(), payload_left: 0 }
+        FrameScan {
+            preface_left: 0,
+            head_bytes: [0; 9],
+            head_length: 0,
+            head: Head::default(),
+            payload_left: 0,
+        }
     }
 
     /// Moves over `bytes` and reports the frames in them, in order.
@@ -90,7 +96,12 @@ impl FrameScan {
                 self.head_length = 0;
                 let [a, b, c, kind, flags, stream @ ..] = self.head_bytes;
                 self.payload_left = u32::from_be_bytes([0, a, b, c]) as usize;
-                self.head = Head { kind, flags, stream: u32::from_be_bytes(stream) & 0x7fff_ffff, length: self.payload_left };
+                self.head = Head {
+                    kind,
+                    flags,
+                    stream: u32::from_be_bytes(stream) & 0x7fff_ffff,
+                    length: self.payload_left,
+                };
                 report(Part::Touched(self.head));
             }
             if self.payload_left == 0 {
@@ -150,9 +161,19 @@ pub(super) struct FrameGate {
 impl FrameGate {
     /// A gate for a new connection.
     pub fn new() -> Arc<FrameGate> {
-        let outgoing = Outgoing { scan: FrameScan::of_client(), unsent: HashMap::new(), written: 0, flushed: 0, blocked: false };
+        let outgoing = Outgoing {
+            scan: FrameScan::of_client(),
+            unsent: HashMap::new(),
+            written: 0,
+            flushed: 0,
+            blocked: false,
+        };
         let incoming = Incoming { scan: FrameScan::of_server(), answers: HashMap::new() };
-        Arc::new(FrameGate { outgoing: Mutex::new(outgoing), incoming: Mutex::new(incoming), heard: AtomicBool::new(false) })
+        Arc::new(FrameGate {
+            outgoing: Mutex::new(outgoing),
+            incoming: Mutex::new(incoming),
+            heard: AtomicBool::new(false),
+        })
     }
 
     fn outgoing(&self) -> MutexGuard<'_, Outgoing> {
@@ -165,12 +186,18 @@ impl FrameGate {
 
     /// Opens a stream with `open`, which returns its id beside its result, and registers the rule of the request.
     /// Nothing is written in between: a frame of a stream that is not registered would pass unchecked.
-    pub fn open<T, E>(&self, rule: Option<&Arc<SendRule>>, open: impl FnOnce() -> Result<(u32, T), E>) -> Result<(u32, T), E> {
+    pub fn open<T, E>(
+        &self,
+        rule: Option<&Arc<SendRule>>,
+        open: impl FnOnce() -> Result<(u32, T), E>,
+    ) -> Result<(u32, T), E> {
         let mut outgoing = self.outgoing();
         let (stream, opened) = open()?;
         self.incoming().answers.insert(stream, Arriving { body: Some(0), ..Arriving::default() });
         if let Some(rule) = rule {
-            outgoing.unsent.insert(stream, Unsent { rule: rule.clone(), bodiless: false, written: false });
+            outgoing
+                .unsent
+                .insert(stream, Unsent { rule: rule.clone(), bodiless: false, written: false });
         }
         Ok((stream, opened))
     }
@@ -199,7 +226,10 @@ impl FrameGate {
 
     /// Whether the answer on `stream` came to its end with a body of `body` bytes, whatever became of the connection then.
     pub fn has_ended(&self, stream: u32, body: usize) -> bool {
-        self.incoming().answers.get(&stream).is_some_and(|answer| answer.ended && answer.body == Some(body))
+        self.incoming()
+            .answers
+            .get(&stream)
+            .is_some_and(|answer| answer.ended && answer.body == Some(body))
     }
 
     /// Whether a byte came from the peer since the last call.
@@ -216,13 +246,15 @@ impl Incoming {
             let Some(answer) = answers.get_mut(&stream) else { return };
             match kind {
                 DATA => {
-                    answer.body = answer.body.filter(|_| flags & PADDED == 0).map(|body| body + length);
+                    answer.body =
+                        answer.body.filter(|_| flags & PADDED == 0).map(|body| body + length);
                     answer.ended |= flags & END_STREAM != 0;
                 }
                 HEADERS => answer.ending |= flags & END_STREAM != 0,
                 _ => {}
             }
-            answer.ended |= matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS != 0 && answer.ending;
+            answer.ended |=
+                matches!(kind, HEADERS | CONTINUATION) && flags & END_HEADERS != 0 && answer.ending;
         });
     }
 }
@@ -284,7 +316,11 @@ impl<T> GatedWire<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for GatedWire<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         if buffer.filled().len() > before {
@@ -296,11 +332,18 @@ impl<T: AsyncRead + Unpin> AsyncRead for GatedWire<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for GatedWire<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let this = &mut *self;
         let mut outgoing = this.gate.outgoing();
         if !outgoing.permits(bytes) {
-            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "a request that may not be sent any more")));
+            return Poll::Ready(Err(io::Error::new(
+                io::ErrorKind::TimedOut,
+                "a request that may not be sent any more",
+            )));
         }
         let written = Pin::new(&mut this.io).poll_write(cx, bytes);
         match &written {
@@ -340,7 +383,8 @@ mod tests {
     }
 
     fn rule() -> Arc<SendRule> {
-        let rule = SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
+        let rule =
+            SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
         rule.withhold();
         Arc::new(rule)
     }
@@ -362,8 +406,12 @@ mod tests {
     #[test]
     fn a_request_is_unsent_until_all_of_it_is_flushed_however_its_bytes_are_cut() {
         let head = frame(HEADERS, 0, 1, b"block");
-        let rest =
-            [frame(CONTINUATION, END_HEADERS, 1, b"more"), frame(DATA, 0, 1, b"{"), frame(DATA, END_STREAM, 1, b"}")].concat();
+        let rest = [
+            frame(CONTINUATION, END_HEADERS, 1, b"more"),
+            frame(DATA, 0, 1, b"{"),
+            frame(DATA, END_STREAM, 1, b"}"),
+        ]
+        .concat();
         let all = [&[b'P'; PREFACE_BYTES][..], &frame(4, 0, 0, &[]), &head, &rest].concat();
         for cut in 0..all.len() {
             let (gate, rule) = (FrameGate::new(), rule());
@@ -371,7 +419,11 @@ mod tests {
             assert!(write(&gate, &all[..cut]));
             gate.outgoing().flushed();
             let block_ends = all.len() - 20;
-            assert_eq!(gate.finish(1), cut < block_ends, "{cut}: the connection ends where the head is not out");
+            assert_eq!(
+                gate.finish(1),
+                cut < block_ends,
+                "{cut}: the connection ends where the head is not out"
+            );
             opened(&gate, 1, &rule);
             assert!(write(&gate, &all[cut..]));
             assert!(gate.outgoing().unsent.contains_key(&1));
@@ -397,7 +449,10 @@ mod tests {
             gate.incoming().read(&all[..all.len() - 1]);
             assert!((0..9).all(|taken| !gate.has_ended(1, taken)), "{frames:?}");
             gate.incoming().read(&all[all.len() - 1..]);
-            assert!((0..9).all(|taken| gate.has_ended(1, taken) == (Some(taken) == body)), "{frames:?}");
+            assert!(
+                (0..9).all(|taken| gate.has_ended(1, taken) == (Some(taken) == body)),
+                "{frames:?}"
+            );
             gate.finish(1);
             assert!(gate.incoming().answers.is_empty());
         }
@@ -405,7 +460,8 @@ mod tests {
 
     #[test]
     fn no_frame_of_a_request_passes_after_it_was_given_up() {
-        let head = |flags| [&[b'P'; PREFACE_BYTES][..], &frame(HEADERS, flags, 1, b"block")].concat();
+        let head =
+            |flags| [&[b'P'; PREFACE_BYTES][..], &frame(HEADERS, flags, 1, b"block")].concat();
         let (gate, queued) = (FrameGate::new(), rule());
         opened(&gate, 1, &queued);
         assert!(queued.revoke(), "its head is not handed over while it is queued");
@@ -427,7 +483,10 @@ mod tests {
     fn what_the_socket_does_not_take_ends_the_connection_where_its_request_is_given_up() {
         let (gate, rule) = (FrameGate::new(), rule());
         opened(&gate, 1, &rule);
-        assert!(write(&gate, &[&[b'P'; PREFACE_BYTES][..], &frame(HEADERS, END_HEADERS, 1, b"block")].concat()));
+        assert!(write(
+            &gate,
+            &[&[b'P'; PREFACE_BYTES][..], &frame(HEADERS, END_HEADERS, 1, b"block")].concat()
+        ));
         gate.outgoing().flushed();
         assert!(write(&gate, &frame(DATA, END_STREAM, 1, b"{}")));
         gate.outgoing().blocked = true;

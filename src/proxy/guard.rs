@@ -25,7 +25,9 @@ use crate::gate::{Malformation, Problem};
 /// compiler turns into one comparison each.
 fn run_of_value(bytes: &[u8]) -> usize {
     const BLOCK: usize = 16;
-    let plain = |block: &&[u8]| block.iter().fold(true, |plain, byte| plain & (*byte >= b' ') & (*byte != 0x7f));
+    let plain = |block: &&[u8]| {
+        block.iter().fold(true, |plain, byte| plain & (*byte >= b' ') & (*byte != 0x7f))
+    };
     let blocks = bytes.chunks_exact(BLOCK).take_while(plain).count();
     let rest = blocks * BLOCK;
     rest + run(&bytes[rest..], VALUE)
@@ -78,7 +80,12 @@ enum Part {
 impl Scanner {
     /// At the beginning of a connection. `head_bytes_max` bounds request line and fields together, in bytes.
     pub fn new(head_bytes_max: usize) -> Scanner {
-        Scanner { part: Part::Head(Head::default()), head_bytes_max, heads: 0, server_wide: Vec::new() }
+        Scanner {
+            part: Part::Head(Head::default()),
+            head_bytes_max,
+            heads: 0,
+            server_wide: Vec::new(),
+        }
     }
 
     /// Looks at the bytes that follow those last found safe. What is found does not depend on how they were cut.
@@ -101,7 +108,8 @@ impl Scanner {
                 },
                 Part::Sized(left) => {
                     // What does not fit a usize is surely more than there is.
-                    let length = usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
+                    let length =
+                        usize::try_from(*left).map_or(rest.len(), |left| left.min(rest.len()));
                     safe += length;
                     *left -= length as u64;
                     if *left > 0 {
@@ -118,7 +126,9 @@ impl Scanner {
                         Err(why) => Part::Refused { problem: why.into(), in_body: true },
                     }
                 }
-                Part::Refused { problem, .. } => return Scan { safe, refused: Some(problem.clone()) },
+                Part::Refused { problem, .. } => {
+                    return Scan { safe, refused: Some(problem.clone()) };
+                }
             };
             self.part = next;
         }
@@ -194,7 +204,8 @@ impl Head {
                 }
                 (HeadStep::Method, byte) => {
                     let lower_case = byte.is_ascii_lowercase();
-                    let otherwise = if lower_case { Malformation::Method } else { Malformation::RequestLine };
+                    let otherwise =
+                        if lower_case { Malformation::Method } else { Malformation::RequestLine };
                     expect(byte, b' ', otherwise)?;
                     self.rules.method(&head[self.start..self.at])?;
                     self.next(HeadStep::Target);

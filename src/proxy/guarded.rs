@@ -116,7 +116,14 @@ impl<T> Guarded<T> {
     /// Guards a new connection. `head_bytes_max` bounds a request's head, in bytes.
     pub fn new(io: T, verdict: Arc<Verdict>, head_bytes_max: usize) -> Guarded<T> {
         let scanner = Scanner::new(head_bytes_max);
-        let judge = Judge { stage: Stage::Opening, verdict, scanner, frames: None, replaced: None, paused: false };
+        let judge = Judge {
+            stage: Stage::Opening,
+            verdict,
+            scanner,
+            frames: None,
+            replaced: None,
+            paused: false,
+        };
         Guarded { io, judge, held: BytesMut::new(), safe: 0, account: None }
     }
 
@@ -173,7 +180,11 @@ impl Judge {
         let scan = self.scanner.scan(bytes);
         let server_wide = self.scanner.take_server_wide();
         if !server_wide.is_empty() {
-            self.verdict.server_wide.lock().unwrap_or_else(PoisonError::into_inner).extend(server_wide);
+            self.verdict
+                .server_wide
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner)
+                .extend(server_wide);
         }
         if let Some(problem) = scan.refused {
             tracing::debug!(reason = problem.to_string(), "malformed bytes were refused");
@@ -227,7 +238,11 @@ impl Judge {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let this = &mut *self;
         let read = this.poll_judged(cx, buffer);
         this.count();
@@ -242,7 +257,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Guarded<T> {
 
 impl<T: AsyncRead + Unpin> Guarded<T> {
     /// Reads what was judged.
-    fn poll_judged(&mut self, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_judged(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         if self.judge.verdict.tunnel.load(Ordering::Acquire) {
             self.judge.stage = Stage::Tunnel;
         }
@@ -306,13 +325,21 @@ impl<T: AsyncRead + Unpin> Guarded<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Guarded<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         self.judge.wrote(&written);
         written
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write_vectored(cx, bytes);
         self.judge.wrote(&written);
         written
@@ -374,7 +401,8 @@ mod tests {
         let mut buffer = [0; 4096];
         for byte in &head[..head.len() - 1] {
             client.write_all(&[*byte]).await.unwrap();
-            let read = tokio::time::timeout(std::time::Duration::ZERO, guarded.read(&mut buffer)).await;
+            let read =
+                tokio::time::timeout(std::time::Duration::ZERO, guarded.read(&mut buffer)).await;
             assert!(read.is_err(), "nothing to read yet");
         }
         client.write_all(b"\n").await.unwrap();
@@ -388,7 +416,10 @@ mod tests {
         for room in [1, 24, 4096] {
             let (mut client, mut guarded, verdict) = guarded();
             client.write_all(good).await.unwrap();
-            client.write_all(b"GET /bad HTTP/1.1\nHost: a\n\nGET /after HTTP/1.1\r\nHost: a\r\n\r\n").await.unwrap();
+            client
+                .write_all(b"GET /bad HTTP/1.1\nHost: a\n\nGET /after HTTP/1.1\r\nHost: a\r\n\r\n")
+                .await
+                .unwrap();
             assert_eq!(read_all(&mut guarded, room).await, [&good[..], STAND_IN].concat());
             assert!(verdict.refused().is_some() && verdict.refused_in_body().is_none());
         }
@@ -418,13 +449,18 @@ mod tests {
         client.write_all(b"\x81\x02hi").await.unwrap();
         drop(client);
         verdict.tunnel.store(true, Ordering::Release);
-        assert_eq!(read_all(&mut guarded, 4096).await, b"\x81\x02early\x81\x02hi", "what came early too");
+        assert_eq!(
+            read_all(&mut guarded, 4096).await,
+            b"\x81\x02early\x81\x02hi",
+            "what came early too"
+        );
     }
 
     /// A client that asked for an upgrade, and sent its first frame without waiting for the answer.
     async fn guarded_after_upgrade() -> (DuplexStream, Guarded<DuplexStream>, Arc<Verdict>) {
         let (mut client, mut guarded, verdict) = guarded();
-        let head = b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+        let head =
+            b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
         client.write_all(&[&head[..], b"\x81\x02early"].concat()).await.unwrap();
         let mut buffer = [0; 4096];
         let length = guarded.read(&mut buffer).await.unwrap();

@@ -23,7 +23,11 @@ use crate::gate::{AnswerBody, Malformation, Problem};
 pub(super) const ALLOWED: &str = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
 
 /// Refuses what no request may be, whatever its route. `limit` is the configured size of a head in bytes.
-pub(super) fn check<B>(request: &Request<B>, verdict: &Verdict, limit: usize) -> Result<(), Problem> {
+pub(super) fn check<B>(
+    request: &Request<B>,
+    verdict: &Verdict,
+    limit: usize,
+) -> Result<(), Problem> {
     if matches!(*request.method(), Method::CONNECT | Method::TRACE) {
         // On HTTP/1.1 it is the guard's stand-in for what it refused.
         return Err(verdict.refused().cloned().unwrap_or(Problem::MethodNotAllowed));
@@ -34,8 +38,12 @@ pub(super) fn check<B>(request: &Request<B>, verdict: &Verdict, limit: usize) ->
             return Err(Malformation::Target.into());
         }
         let path = request.uri().path_and_query().map_or("", PathAndQuery::as_str);
-        let target = Target::Pseudo { scheme: request.uri().scheme_str().map(str::as_bytes), path: path.as_bytes() };
-        let fields = headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
+        let target = Target::Pseudo {
+            scheme: request.uri().scheme_str().map(str::as_bytes),
+            path: path.as_bytes(),
+        };
+        let fields =
+            headers.iter().map(|(name, value)| (name.as_str().as_bytes(), value.as_bytes()));
         rules::judge(Version::HTTP_2, request.method().as_str().as_bytes(), target, fields, limit)?;
     }
     let hosts = headers.get_all(HOST).iter().map(HeaderValue::as_bytes);
@@ -63,14 +71,21 @@ pub(super) fn complete_target<B>(request: &mut Request<B>, server_wide: bool) {
 /// Counts an OPTIONS request's `Max-Forwards` down (RFC 9110, section 7.6.2). Returns the answer where
 /// the count was zero: the gateway is the last recipient. Other methods may carry the field and
 /// don't mean it.
-pub(super) fn max_forwards<B, R>(request: &mut Request<B>) -> Result<Option<Response<AnswerBody<R>>>, Problem> {
+pub(super) fn max_forwards<B, R>(
+    request: &mut Request<B>,
+) -> Result<Option<Response<AnswerBody<R>>>, Problem> {
     if request.method() != Method::OPTIONS {
         return Ok(None);
     }
     let mut values = request.headers().get_all(MAX_FORWARDS).iter();
     let Some(value) = values.next() else { return Ok(None) };
-    let digits = value.to_str().ok().filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
-    let (Some(digits), None) = (digits, values.next()) else { return Err(Malformation::MaxForwards.into()) };
+    let digits = value
+        .to_str()
+        .ok()
+        .filter(|text| !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit()));
+    let (Some(digits), None) = (digits, values.next()) else {
+        return Err(Malformation::MaxForwards.into());
+    };
     // A count that doesn't fit becomes the largest that does.
     let count = digits.parse::<u32>().unwrap_or(u32::MAX);
     let Some(left) = count.checked_sub(1) else {
@@ -105,7 +120,10 @@ pub enum RequestBodyError {
 impl RequestBody {
     /// Wraps a body, and returns where its fault will be once one is found.
     /// `inflow`: where its bytes were counted, on HTTP/2.
-    pub(super) fn new(body: Incoming, inflow: Option<Arc<Inflow>>) -> (RequestBody, Arc<OnceLock<Problem>>) {
+    pub(super) fn new(
+        body: Incoming,
+        inflow: Option<Arc<Inflow>>,
+    ) -> (RequestBody, Arc<OnceLock<Problem>>) {
         let fault = Arc::new(OnceLock::new());
         (RequestBody { body: CountedBody::new(body, inflow), fault: fault.clone() }, fault)
     }
@@ -115,7 +133,10 @@ impl Body for RequestBody {
     type Data = Bytes;
     type Error = RequestBodyError;
 
-    fn poll_frame(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, RequestBodyError>>> {
         let Some(frame) = ready!(Pin::new(&mut self.body).poll_frame(cx)) else {
             // The library reports a reset with NO_ERROR as the body's end. A server may send one (RFC 9113, section
             // 8.1); from a client it means that the rest of the request never comes.
@@ -124,7 +145,11 @@ impl Body for RequestBody {
         };
         let frame = frame?;
         if let Some(trailers) = frame.trailers_ref() {
-            let judged = if trailers.contains_key(MARK) { Err(Malformation::Trailer) } else { rules::trailers(trailers) };
+            let judged = if trailers.contains_key(MARK) {
+                Err(Malformation::Trailer)
+            } else {
+                rules::trailers(trailers)
+            };
             if let Err(why) = judged {
                 let _ = self.fault.set(why.into());
                 return Poll::Ready(Some(Err(why.into())));
@@ -160,7 +185,11 @@ mod tests {
             let mut request = Request::options(uri).body(()).unwrap();
             complete_target(&mut request, server_wide);
             assert_eq!(request.uri().path_and_query().unwrap().as_str(), target, "{uri}");
-            assert_eq!(request.uri().authority().is_some(), uri.starts_with("http"), "{uri}: the host stays");
+            assert_eq!(
+                request.uri().authority().is_some(),
+                uri.starts_with("http"),
+                "{uri}: the host stays"
+            );
         }
     }
 
@@ -172,15 +201,22 @@ mod tests {
                 request = request.header(MAX_FORWARDS, *value);
             }
             let mut request = request.body(()).unwrap();
-            let answered = max_forwards::<_, http_body_util::Empty<Bytes>>(&mut request).map(|answer| answer.is_some());
-            (answered, request.headers().get(MAX_FORWARDS).map(|value| value.to_str().unwrap().to_owned()))
+            let answered = max_forwards::<_, http_body_util::Empty<Bytes>>(&mut request)
+                .map(|answer| answer.is_some());
+            (
+                answered,
+                request.headers().get(MAX_FORWARDS).map(|value| value.to_str().unwrap().to_owned()),
+            )
         };
         let malformed = || Err(Malformation::MaxForwards.into());
         assert_eq!(asked(Method::OPTIONS, &[]), (Ok(false), None));
         assert_eq!(asked(Method::OPTIONS, &["0"]).0, Ok(true));
         assert_eq!(asked(Method::OPTIONS, &["000"]).0, Ok(true));
         assert_eq!(asked(Method::OPTIONS, &["1"]), (Ok(false), Some("0".into())));
-        assert_eq!(asked(Method::OPTIONS, &["99999999999999"]), (Ok(false), Some("4294967294".into())));
+        assert_eq!(
+            asked(Method::OPTIONS, &["99999999999999"]),
+            (Ok(false), Some("4294967294".into()))
+        );
         assert_eq!(asked(Method::OPTIONS, &["+1"]).0, malformed());
         assert_eq!(asked(Method::OPTIONS, &[""]).0, malformed());
         assert_eq!(asked(Method::OPTIONS, &["1", "1"]).0, malformed());

@@ -22,7 +22,12 @@ impl ClientAddress {
 }
 
 /// Rewrites the fields that name the upstream. Others, and all relative ones, stay as they are.
-pub(super) fn rewrite(headers: &mut HeaderMap, scheme: &Scheme, authority: &Authority, client: &ClientAddress) {
+pub(super) fn rewrite(
+    headers: &mut HeaderMap,
+    scheme: &Scheme,
+    authority: &Authority,
+    client: &ClientAddress,
+) {
     for name in [LOCATION, CONTENT_LOCATION] {
         if !headers.contains_key(&name) {
             continue;
@@ -31,8 +36,11 @@ pub(super) fn rewrite(headers: &mut HeaderMap, scheme: &Scheme, authority: &Auth
             let rest = behind(value.to_str().ok()?, scheme, authority)?;
             HeaderValue::try_from(format!("{}{rest}", client.0)).ok()
         };
-        let values: Vec<HeaderValue> =
-            headers.get_all(&name).iter().map(|value| rewritten(value).unwrap_or_else(|| value.clone())).collect();
+        let values: Vec<HeaderValue> = headers
+            .get_all(&name)
+            .iter()
+            .map(|value| rewritten(value).unwrap_or_else(|| value.clone()))
+            .collect();
         headers.remove(&name);
         for value in values {
             headers.append(&name, value);
@@ -86,9 +94,18 @@ mod tests {
             let mut headers = HeaderMap::new();
             headers.append(LOCATION, url.parse().unwrap());
             headers.append(CONTENT_LOCATION, url.parse().unwrap());
-            rewrite(&mut headers, &scheme, &authority, &ClientAddress("https://pay.example".to_owned()));
-            let expected = expected.map_or(url.to_owned(), |rest| format!("https://pay.example{rest}"));
-            assert!(headers[LOCATION] == expected && headers[CONTENT_LOCATION] == expected, "{url}: {headers:?}");
+            rewrite(
+                &mut headers,
+                &scheme,
+                &authority,
+                &ClientAddress("https://pay.example".to_owned()),
+            );
+            let expected =
+                expected.map_or(url.to_owned(), |rest| format!("https://pay.example{rest}"));
+            assert!(
+                headers[LOCATION] == expected && headers[CONTENT_LOCATION] == expected,
+                "{url}: {headers:?}"
+            );
         }
     }
 }

@@ -44,7 +44,8 @@ impl Lookalikes {
     /// keys, scopes and callers, of derived keys, and of the upstream's key.
     pub fn new<'p>(policies: impl IntoIterator<Item = &'p Policy>) -> Lookalikes {
         let configured = policies.into_iter().flat_map(configured).cloned();
-        let names: Box<[_]> = ALWAYS.into_iter().map(HeaderName::from_static).chain(configured).collect();
+        let names: Box<[_]> =
+            ALWAYS.into_iter().map(HeaderName::from_static).chain(configured).collect();
         let underscored = names.iter().any(|name| name.as_str().contains('_'));
         Lookalikes { names, underscored }
     }
@@ -52,8 +53,11 @@ impl Lookalikes {
     /// Drops the fields whose name is another spelling of one of the names.
     pub fn drop_from(&self, headers: &mut HeaderMap) {
         let suspect = |name: &HeaderName| self.underscored || name.as_str().contains('_');
-        let found: Vec<HeaderName> =
-            headers.keys().filter(|name| suspect(name) && self.is_other_spelling(name)).cloned().collect();
+        let found: Vec<HeaderName> = headers
+            .keys()
+            .filter(|name| suspect(name) && self.is_other_spelling(name))
+            .cloned()
+            .collect();
         for name in found {
             headers.remove(name);
         }
@@ -76,7 +80,11 @@ fn configured(policy: &Policy) -> Vec<&HeaderName> {
         KeySource::Sent { header, .. } => names.extend(header),
         KeySource::Derived(parts) => names.extend(parts.iter().filter_map(|part| match part {
             KeyPart::Header(name) => Some(name),
-            KeyPart::Path | KeyPart::Query(_) | KeyPart::Body(_) | KeyPart::Form(_) | KeyPart::BodyHash => None,
+            KeyPart::Path
+            | KeyPart::Query(_)
+            | KeyPart::Body(_)
+            | KeyPart::Form(_)
+            | KeyPart::BodyHash => None,
         })),
     }
     match &policy.scope {
@@ -101,7 +109,8 @@ mod tests {
     use super::*;
 
     fn left(lookalikes: &Lookalikes, names: &[&'static str]) -> Vec<String> {
-        let field = |name: &&'static str| (HeaderName::from_static(name), HeaderValue::from_static("1"));
+        let field =
+            |name: &&'static str| (HeaderName::from_static(name), HeaderValue::from_static("1"));
         let mut headers: HeaderMap = names.iter().map(field).collect();
         lookalikes.drop_from(&mut headers);
         let mut left: Vec<String> = headers.keys().map(ToString::to_string).collect();
@@ -112,13 +121,21 @@ mod tests {
     #[test]
     fn other_spellings_are_dropped_and_the_names_themselves_stay() {
         let usual = Lookalikes::new([]);
-        let names = ["x-forwarded-for", "x_forwarded_for", "x-forwarded_for", "idempotency_key", "x_other", "content-type"];
+        let names = [
+            "x-forwarded-for",
+            "x_forwarded_for",
+            "x-forwarded_for",
+            "idempotency_key",
+            "x_other",
+            "content-type",
+        ];
         assert_eq!(left(&usual, &names), ["content-type", "x-forwarded-for", "x_other"]);
     }
 
     #[test]
     fn a_configured_name_with_an_underscore_stays_and_its_dashed_spelling_goes() {
-        let own = Lookalikes { names: [HeaderName::from_static("my_key")].into(), underscored: true };
+        let own =
+            Lookalikes { names: [HeaderName::from_static("my_key")].into(), underscored: true };
         assert_eq!(left(&own, &["my_key", "my-key", "mykey"]), ["my_key", "mykey"]);
     }
 }

@@ -129,11 +129,20 @@ impl Multiplexed {
             .enable_push(false)
             .handshake(GatedWire::new(io, gate.clone()))
             .await?;
-        let (limit, used, idle_since) = (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Instant::now()));
+        let (limit, used, idle_since) =
+            (AtomicUsize::new(0), AtomicUsize::new(0), Mutex::new(Instant::now()));
         let slots = Arc::new(Slots { limit, used, idle_since, changed: Notify::new(), freed });
         let (abort, unused) = (CancellationToken::new(), CancellationToken::new());
         tokio::spawn(drive(connection, gate.clone(), slots.clone(), abort.clone(), unused.clone()));
-        let opened = Multiplexed { sender, gate, slots: slots.clone(), abort, permit, until, _unused: unused.drop_guard() };
+        let opened = Multiplexed {
+            sender,
+            gate,
+            slots: slots.clone(),
+            abort,
+            permit,
+            until,
+            _unused: unused.drop_guard(),
+        };
         let opened = Arc::new(opened);
         loop {
             let mut changed = pin!(slots.changed.notified());
@@ -154,8 +163,9 @@ impl Multiplexed {
             return None;
         }
         let Slots { used, .. } = &*self.slots;
-        let taken =
-            used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| (used < self.slots.limit()).then_some(used + 1));
+        let taken = used.fetch_update(Ordering::AcqRel, Ordering::Acquire, |used| {
+            (used < self.slots.limit()).then_some(used + 1)
+        });
         taken.is_ok().then(|| StreamSlot(self.clone()))
     }
 
@@ -270,21 +280,31 @@ impl StreamSlot {
         frame_head(&mut head.headers, body.size_hint().exact());
         let Multiplexed { sender, gate, abort, .. } = &*self.0;
         let opened = gate.open(rule.as_ref(), || {
-            let (answer, stream) = sender.clone().send_request(Request::from_parts(head, ()), bodiless)?;
+            let (answer, stream) =
+                sender.clone().send_request(Request::from_parts(head, ()), bodiless)?;
             Ok::<_, h2::Error>((answer.stream_id().as_u32(), (answer, stream)))
         });
         let (id, (answer, stream)) = match opened {
             Ok(opened) => opened,
             Err(error) => return failed(ForwardError::NeverSent(error.to_string())),
         };
-        let mut exchange =
-            Exchange { gate: gate.clone(), stream: id, abort: abort.clone(), upload: None, refused: false, _slot: self };
+        let mut exchange = Exchange {
+            gate: gate.clone(),
+            stream: id,
+            abort: abort.clone(),
+            upload: None,
+            refused: false,
+            _slot: self,
+        };
         if !bodiless {
             exchange.upload = start_upload(body, stream, rule.clone());
         }
         match answer.await {
             Ok(answer) => {
-                let length = answer.headers().get(CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+                let length = answer
+                    .headers()
+                    .get(CONTENT_LENGTH)
+                    .and_then(|length| length.to_str().ok()?.parse().ok());
                 Ok(answer.map(|stream| Answer::new(stream, length, exchange)))
             }
             // The upstream does nothing with it, also where a part of it is still to be written: the others go on.
@@ -293,7 +313,9 @@ impl StreamSlot {
                 failed(ForwardError::NeverSent(error.to_string()))
             }
             // Nothing of it was written: it is in nobody's hands, and never leaves from now on.
-            Err(error) if rule.is_some_and(|rule| rule.revoke()) => failed(ForwardError::NeverSent(error.to_string())),
+            Err(error) if rule.is_some_and(|rule| rule.revoke()) => {
+                failed(ForwardError::NeverSent(error.to_string()))
+            }
             Err(error) => failed(failure::of_http2(&error)),
         }
     }
@@ -312,11 +334,17 @@ fn frame_head(headers: &mut HeaderMap, length: Option<u64>) {
 /// Whether the upstream said that it did not touch the stream: REFUSED_STREAM, or a GOAWAY whose last stream is below
 /// it (RFC 9113, sections 6.8 and 8.7). h2 reports a remote GOAWAY only to the streams above that one.
 fn was_refused(error: &h2::Error) -> bool {
-    error.is_remote() && (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM) || error.is_go_away())
+    error.is_remote()
+        && (error.is_reset() && error.reason() == Some(Reason::REFUSED_STREAM)
+            || error.is_go_away())
 }
 
 /// Writes a body, in a task of its own where it can't be written at once.
-fn start_upload<B>(body: Payload<B>, stream: SendStream<Bytes>, rule: Option<Arc<SendRule>>) -> Option<Upload>
+fn start_upload<B>(
+    body: Payload<B>,
+    stream: SendStream<Bytes>,
+    rule: Option<Arc<SendRule>>,
+) -> Option<Upload>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
     B::Error: Into<BoxError>,
@@ -343,15 +371,20 @@ impl Drop for Upload {
 }
 
 /// Writes a body in pieces that the peer's windows take at once, each only while the send rule holds.
-async fn upload<B>(mut body: Payload<B>, stream: &mut SendStream<Bytes>, rule: Option<&SendRule>) -> Result<(), Reason>
+async fn upload<B>(
+    mut body: Payload<B>,
+    stream: &mut SendStream<Bytes>,
+    rule: Option<&SendRule>,
+) -> Result<(), Reason>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,
 {
-    let unless_reset = |stream: &mut SendStream<Bytes>, cx: &mut Context<'_>| match stream.poll_reset(cx) {
-        Poll::Ready(reset) => Err(reset.unwrap_or(Reason::CANCEL)),
-        Poll::Pending => Ok(()),
-    };
+    let unless_reset =
+        |stream: &mut SendStream<Bytes>, cx: &mut Context<'_>| match stream.poll_reset(cx) {
+            Poll::Ready(reset) => Err(reset.unwrap_or(Reason::CANCEL)),
+            Poll::Pending => Ok(()),
+        };
     loop {
         let frame = std::future::poll_fn(|cx| {
             unless_reset(stream, cx)?;
@@ -375,7 +408,9 @@ where
             stream.reserve_capacity(data.len());
             let capacity = std::future::poll_fn(|cx| {
                 unless_reset(stream, cx)?;
-                stream.poll_capacity(cx).map(|capacity| capacity.and_then(Result::ok).ok_or(Reason::CANCEL))
+                stream
+                    .poll_capacity(cx)
+                    .map(|capacity| capacity.and_then(Result::ok).ok_or(Reason::CANCEL))
             });
             let capacity = capacity.await?;
             if rule.is_some_and(|rule| !rule.allows()) {
@@ -441,7 +476,10 @@ impl Answer {
         let connection_ended = error.is_io() || error.is_go_away() && error.is_remote();
         self.ended = true;
         let short = self.left.is_some_and(|left| left > 0);
-        if connection_ended && !short && self.exchange.gate.has_ended(self.exchange.stream, self.taken) {
+        if connection_ended
+            && !short
+            && self.exchange.gate.has_ended(self.exchange.stream, self.taken)
+        {
             return None;
         }
         Some(Err(error.into()))
@@ -454,7 +492,10 @@ impl Body for Answer {
 
     /// Every end but END_STREAM is an error, also a reset with NO_ERROR or CANCEL: the answer may have been cut. What happens
     /// after END_STREAM, such as a reset of the rest of the request or the end of the connection, is none.
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = self.get_mut();
         if this.ended {
             return Poll::Ready(None);

@@ -38,7 +38,12 @@ impl Drop for Driver {
 }
 
 impl<B> Connection<B> {
-    pub fn new(sender: http1::SendRequest<B>, carried: Arc<Carried>, driver: AbortHandle, until: Instant) -> Connection<B> {
+    pub fn new(
+        sender: http1::SendRequest<B>,
+        carried: Arc<Carried>,
+        driver: AbortHandle,
+        until: Instant,
+    ) -> Connection<B> {
         Connection { sender, carried, driver: Driver(Some(driver)), until }
     }
 
@@ -120,7 +125,10 @@ impl<B: Send + 'static> Pool<B> {
         let oldest = Instant::now().checked_sub(self.0.idle_timeout);
         let mut idle = lock(&self.0.idle);
         while let Some((since, connection)) = idle.connections.pop() {
-            if connection.sender.is_ready() && !connection.is_done() && oldest.is_none_or(|oldest| since > oldest) {
+            if connection.sender.is_ready()
+                && !connection.is_done()
+                && oldest.is_none_or(|oldest| since > oldest)
+            {
                 return Some(connection);
             }
         }
@@ -194,7 +202,11 @@ impl<B: Send + 'static> Pool<B> {
 
 impl Lane {
     fn new() -> Lane {
-        Lane { connections: Mutex::default(), permits: Arc::new(Semaphore::new(MULTIPLEXED_MAX)), freed: Arc::default() }
+        Lane {
+            connections: Mutex::default(),
+            permits: Arc::new(Semaphore::new(MULTIPLEXED_MAX)),
+            freed: Arc::default(),
+        }
     }
 
     /// A stream slot on the first connection that has one, and was not idle for longer than `idle_max`: an upstream may be about
@@ -205,8 +217,10 @@ impl Lane {
         let mut spare = 0;
         all.retain(|connection| {
             // One that is too old ends with the last request on it, which keeps it until then.
-            let fit = !connection.is_old() && connection.idle_for().is_none_or(|idle| idle < idle_max);
-            let kept = fit && (!connection.is_idle() || (connection.free() > 0 && spare < STREAMS_MAX));
+            let fit =
+                !connection.is_old() && connection.idle_for().is_none_or(|idle| idle < idle_max);
+            let kept =
+                fit && (!connection.is_idle() || (connection.free() > 0 && spare < STREAMS_MAX));
             spare += if connection.is_idle() { connection.free() } else { 0 };
             kept
         });
@@ -227,7 +241,11 @@ impl Lane {
 }
 
 /// Drops an HTTP/2 connection when it was idle for too long, which closes it.
-async fn end_when_idle<B: Send + 'static>(pool: Pool<B>, protected: bool, connection: Weak<Multiplexed>) {
+async fn end_when_idle<B: Send + 'static>(
+    pool: Pool<B>,
+    protected: bool,
+    connection: Weak<Multiplexed>,
+) {
     let idle_timeout = pool.0.idle_timeout;
     loop {
         sleep(idle_timeout).await;
@@ -245,7 +263,9 @@ async fn reap<B: Send + 'static>(pool: Pool<B>) {
         sleep(pool.0.idle_timeout / 2).await;
         let oldest = Instant::now().checked_sub(pool.0.idle_timeout);
         let mut idle = lock(&pool.0.idle);
-        idle.connections.retain(|(since, connection)| oldest.is_none_or(|oldest| *since > oldest) && !connection.is_done());
+        idle.connections.retain(|(since, connection)| {
+            oldest.is_none_or(|oldest| *since > oldest) && !connection.is_done()
+        });
         if idle.connections.is_empty() {
             idle.reaper = false;
             return;

@@ -53,13 +53,19 @@ pub(super) fn protocol(limits: &ServerLimits) -> auto::Builder<TokioExecutor> {
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .max_send_buf_size(SEND_BYTES_MAX)
-        .max_header_list_size(u32::try_from(limits.header_bytes + LIST_OVERHEAD).unwrap_or(u32::MAX));
+        .max_header_list_size(
+            u32::try_from(limits.header_bytes + LIST_OVERHEAD).unwrap_or(u32::MAX),
+        );
     builder
 }
 
 /// Takes room for a request's head, which is held to the limits of HTTP/1.1 in either version of HTTP. A head that is refused
 /// is dropped at once: only its `Host` is left, so that the refusal is the same.
-pub(super) fn admit_head<B>(request: &mut Request<B>, bytes_max: usize, room: &mut Hold) -> Result<(), Problem> {
+pub(super) fn admit_head<B>(
+    request: &mut Request<B>,
+    bytes_max: usize,
+    room: &mut Hold,
+) -> Result<(), Problem> {
     let target = request.uri().path_and_query().map_or(0, |target| target.as_str().len());
     let (fields, bytes) = (request.headers().len(), target + text_bytes(request.headers()));
     // Twice: as it came, and as it is written to the upstream.

@@ -27,7 +27,8 @@ pub(super) async fn connect(host: &str, port: u16) -> io::Result<TcpStream> {
 fn interleaved(addresses: impl Iterator<Item = SocketAddr>) -> Vec<SocketAddr> {
     let mut addresses = addresses.peekable();
     let first = addresses.peek().is_some_and(SocketAddr::is_ipv6);
-    let (preferred, others): (Vec<_>, Vec<_>) = addresses.partition(|address| address.is_ipv6() == first);
+    let (preferred, others): (Vec<_>, Vec<_>) =
+        addresses.partition(|address| address.is_ipv6() == first);
     let (mut preferred, mut others) = (preferred.into_iter(), others.into_iter());
     let mut all = Vec::new();
     loop {
@@ -93,7 +94,8 @@ mod tests {
             socket.bind(&SocketAddr::from(([127, 0, 0, 1], 0)).into()).unwrap();
             socket.listen(0).unwrap();
             let address = socket.local_addr().unwrap().as_socket().unwrap();
-            let connect = || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
+            let connect =
+                || std::net::TcpStream::connect_timeout(&address, Duration::from_millis(200)).ok();
             let queued = std::iter::from_fn(connect).collect();
             Silent { address, _socket: socket, _queued: queued }
         }
@@ -111,9 +113,14 @@ mod tests {
 
     #[test]
     fn families_take_turns_and_the_first_begins() {
-        let of = |texts: &[&str]| texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>();
+        let of = |texts: &[&str]| {
+            texts.iter().map(|text| text.parse().unwrap()).collect::<Vec<SocketAddr>>()
+        };
         for (given, expected) in [
-            (&["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"][..], &["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"][..]),
+            (
+                &["[::1]:1", "[::2]:1", "[::3]:1", "1.1.1.1:1"][..],
+                &["[::1]:1", "1.1.1.1:1", "[::2]:1", "[::3]:1"][..],
+            ),
             (&["1.1.1.1:1", "1.1.1.2:1", "[::1]:1"], &["1.1.1.1:1", "[::1]:1", "1.1.1.2:1"]),
             (&["1.1.1.1:1"], &["1.1.1.1:1"]),
             (&[], &[]),
@@ -138,12 +145,16 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_refuses_gives_its_turn_to_the_next_at_once() {
         let (listener, good) = listening();
-        let many: Vec<SocketAddr> = std::iter::repeat_with(refusing).take(3 * ATTEMPTS_MAX).chain([good]).collect();
+        let many: Vec<SocketAddr> =
+            std::iter::repeat_with(refusing).take(3 * ATTEMPTS_MAX).chain([good]).collect();
         let began = Instant::now();
         assert_eq!(timeout(SOON, race(many)).await.unwrap().unwrap().peer_addr().unwrap(), good);
         assert!(began.elapsed() < ATTEMPTS_MAX as u32 * ATTEMPT_DELAY);
         drop(listener);
-        assert_eq!(race(vec![refusing(), refusing()]).await.unwrap_err().kind(), io::ErrorKind::ConnectionRefused);
+        assert_eq!(
+            race(vec![refusing(), refusing()]).await.unwrap_err().kind(),
+            io::ErrorKind::ConnectionRefused
+        );
         assert_eq!(race(vec![]).await.unwrap_err().kind(), io::ErrorKind::NotFound);
     }
 

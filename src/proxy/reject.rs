@@ -41,13 +41,21 @@ impl Shape {
     /// Returns what a route's policy says of its refusals.
     pub fn of(policy: &Policy) -> Shape {
         let Policy { mismatch_status, stripe_should_retry, errors, .. } = policy;
-        Shape { mismatch_status: *mismatch_status, stripe_should_retry: *stripe_should_retry, errors: *errors }
+        Shape {
+            mismatch_status: *mismatch_status,
+            stripe_should_retry: *stripe_should_retry,
+            errors: *errors,
+        }
     }
 }
 
 impl Default for Shape {
     fn default() -> Shape {
-        Shape { mismatch_status: StatusCode::UNPROCESSABLE_ENTITY, stripe_should_retry: false, errors: Dialect::Problem }
+        Shape {
+            mismatch_status: StatusCode::UNPROCESSABLE_ENTITY,
+            stripe_should_retry: false,
+            errors: Dialect::Problem,
+        }
     }
 }
 
@@ -152,13 +160,19 @@ fn document(problem: &Problem, shape: Shape) -> Document {
         Problem::OutcomeUncertain { slot, status, retry_after } => Document {
             operation: *slot,
             // Of a request that no key protects nothing is held: sent again, it would run again.
-            retry_after: retry_after.or((slot.is_some() && shape.errors.calls_back_what_is_held()).then_some(HELD_RETRY)),
+            retry_after: retry_after
+                .or((slot.is_some() && shape.errors.calls_back_what_is_held())
+                    .then_some(HELD_RETRY)),
             ..doc(
-                status.and_then(|status| StatusCode::from_u16(status).ok()).unwrap_or(StatusCode::CONFLICT),
+                status
+                    .and_then(|status| StatusCode::from_u16(status).ok())
+                    .unwrap_or(StatusCode::CONFLICT),
                 "outcome-uncertain",
                 "It is not known whether the request was executed",
                 match retry_after {
-                    Some(_) => "Send the same request again, under the same key: what became of the first is then found out.",
+                    Some(_) => {
+                        "Send the same request again, under the same key: what became of the first is then found out."
+                    }
                     None => {
                         "Don't repeat it under another key: ask the operator, who can settle the operation, or look the payment up."
                     }
@@ -356,7 +370,10 @@ impl Rejections {
         let said = Said { problem, kind: document.kind, status: document.status, detail: &detail };
         let (media, body) = match dialect::body(shape.errors, &said) {
             Some(body) => ("application/json", body),
-            None => ("application/problem+json", problem_document(problem, &document, &kind, &detail, retryable)),
+            None => (
+                "application/problem+json",
+                problem_document(problem, &document, &kind, &detail, retryable),
+            ),
         };
         let mut response = Response::new(AnswerBody::whole(Bytes::from(body.to_string())));
         *response.status_mut() = document.status;
@@ -369,11 +386,17 @@ impl Rejections {
         }
         if *problem == Problem::UnsupportedEncoding {
             // What would do (RFC 9110, section 15.5.16).
-            headers.insert(ACCEPT_ENCODING, HeaderValue::from_static("gzip, deflate, br, zstd, identity"));
+            headers.insert(
+                ACCEPT_ENCODING,
+                HeaderValue::from_static("gzip, deflate, br, zstd, identity"),
+            );
         }
         if matches!(problem, Problem::ScopeInvalid { .. }) {
             // RFC 6750, section 3.
-            headers.insert(WWW_AUTHENTICATE, HeaderValue::from_static("Bearer error=\"invalid_token\""));
+            headers.insert(
+                WWW_AUTHENTICATE,
+                HeaderValue::from_static("Bearer error=\"invalid_token\""),
+            );
         }
         if *problem == Problem::MethodNotAllowed {
             headers.insert(ALLOW, HeaderValue::from_static(ALLOWED));
@@ -386,7 +409,9 @@ impl Rejections {
             if shape.stripe_should_retry {
                 headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("true"));
             }
-        } else if matches!(problem, Problem::KeyReused { .. } | Problem::OutcomeUncertain { .. }) || shape.stripe_should_retry {
+        } else if matches!(problem, Problem::KeyReused { .. } | Problem::OutcomeUncertain { .. })
+            || shape.stripe_should_retry
+        {
             headers.insert(SHOULD_RETRY, HeaderValue::from_static("false"));
             headers.insert(STRIPE_SHOULD_RETRY, HeaderValue::from_static("false"));
         }
@@ -395,7 +420,13 @@ impl Rejections {
 }
 
 /// A problem document (RFC 9457), with what else a client can act on.
-fn problem_document(problem: &Problem, document: &Document, kind: &str, detail: &str, retryable: bool) -> Value {
+fn problem_document(
+    problem: &Problem,
+    document: &Document,
+    kind: &str,
+    detail: &str,
+    retryable: bool,
+) -> Value {
     let mut body = json!({
         "type": kind,
         "title": document.title,
@@ -424,5 +455,8 @@ fn problem_document(problem: &Problem, document: &Document, kind: &str, detail: 
 /// The text with a capital first letter.
 fn sentence(text: &str) -> String {
     let mut chars = text.chars();
-    chars.next().map(|first| first.to_uppercase().collect::<String>() + chars.as_str()).unwrap_or_default()
+    chars
+        .next()
+        .map(|first| first.to_uppercase().collect::<String>() + chars.as_str())
+        .unwrap_or_default()
 }

@@ -37,7 +37,20 @@ pub(super) const CLASSES: [u8; 256] = {
         let byte = at as u8;
         let mark = matches!(
             byte,
-            b'!' | b'#' | b'$' | b'%' | b'&' | b'\'' | b'*' | b'+' | b'-' | b'.' | b'^' | b'_' | b'`' | b'|' | b'~'
+            b'!' | b'#'
+                | b'$'
+                | b'%'
+                | b'&'
+                | b'\''
+                | b'*'
+                | b'+'
+                | b'-'
+                | b'.'
+                | b'^'
+                | b'_'
+                | b'`'
+                | b'|'
+                | b'~'
         );
         if byte.is_ascii_alphanumeric() || mark {
             classes[at] |= TOKEN;
@@ -70,7 +83,8 @@ pub(super) fn run(bytes: &[u8], class: u8) -> usize {
 const FRAMING: [&[u8]; 2] = [b"content-length", b"transfer-encoding"];
 
 /// Fields that belong to one connection, which HTTP/2 forbids (RFC 9113, section 8.2.2).
-const CONNECTION_SPECIFIC: [&[u8]; 5] = [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
+const CONNECTION_SPECIFIC: [&[u8]; 5] =
+    [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
 
 /// Fields that no trailer section may have, because they frame, route, or name who asks (RFC 9110,
 /// section 6.5.1): some origins merge trailers into the head.
@@ -189,12 +203,14 @@ impl Head {
     pub fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformation> {
         field(self.version, name, value)?;
         if reads_as(name, b"content-length") {
-            let digits = (1..=LENGTH_DIGITS_MAX).contains(&value.len()) && value.iter().all(u8::is_ascii_digit);
+            let digits = (1..=LENGTH_DIGITS_MAX).contains(&value.len())
+                && value.iter().all(u8::is_ascii_digit);
             // A number that begins with zero is octal to some.
             if !digits || (value.len() > 1 && value[0] == b'0') || self.length.is_some() {
                 return Err(Malformation::ContentLength);
             }
-            self.length = Some(value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')));
+            self.length =
+                Some(value.iter().fold(0, |number, digit| number * 10 + u64::from(digit - b'0')));
         } else if reads_as(name, b"transfer-encoding") {
             let old = self.version == Version::HTTP_10;
             if !value.eq_ignore_ascii_case(b"chunked") || self.chunked || old {
@@ -277,7 +293,10 @@ fn field(version: Version, name: &[u8], value: &[u8]) -> Result<(), Malformation
 
 /// Judges a trailer section that a parser has read, by either version.
 pub(super) fn trailers(trailers: &HeaderMap) -> Result<(), Malformation> {
-    let bytes: usize = trailers.iter().map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len()).sum();
+    let bytes: usize = trailers
+        .iter()
+        .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
+        .sum();
     if trailers.len() > FIELDS_MAX || bytes > TRAILER_BYTES_MAX {
         return Err(Malformation::Trailer);
     }
@@ -322,19 +341,26 @@ pub(super) fn is_scheme(scheme: &[u8]) -> bool {
 fn is_whole_uri(target: &[u8]) -> bool {
     let scheme = target.windows(3).position(|window| window == b"://").map(|at| &target[..at]);
     scheme.is_some_and(is_scheme)
-        && Uri::try_from(target).ok().and_then(|uri| uri.into_parts().authority).is_some_and(|authority| is_host(&authority))
+        && Uri::try_from(target)
+            .ok()
+            .and_then(|uri| uri.into_parts().authority)
+            .is_some_and(|authority| is_host(&authority))
 }
 
 /// Whether an authority is a host, or a host and a port, and nothing else (RFC 9110, section 7.2).
 fn is_host(authority: &Authority) -> bool {
     let (text, host) = (authority.as_str(), authority.host());
-    !host.is_empty() && !text.contains('@') && (text.len() == host.len() || authority.port_u16().is_some())
+    !host.is_empty()
+        && !text.contains('@')
+        && (text.len() == host.len() || authority.port_u16().is_some())
 }
 
 /// Whether a name is this one to some reader: servers that make variables of fields take `_` for `-`.
 pub(super) fn reads_as(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
-        && name.iter().zip(known).all(|(byte, known)| byte.to_ascii_lowercase() == *known || (*byte == b'_' && *known == b'-'))
+        && name.iter().zip(known).all(|(byte, known)| {
+            byte.to_ascii_lowercase() == *known || (*byte == b'_' && *known == b'-')
+        })
 }
 
 #[cfg(test)]

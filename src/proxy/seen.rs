@@ -16,7 +16,12 @@ pub(super) struct Seen {
 
 impl Seen {
     /// A request has come: it carries its trail, if somebody wants to know of it.
-    pub fn begin<B>(observers: &Observers, request: &mut Request<B>, peer: &Peer, verdict: &Verdict) -> Seen {
+    pub fn begin<B>(
+        observers: &Observers,
+        request: &mut Request<B>,
+        peer: &Peer,
+        verdict: &Verdict,
+    ) -> Seen {
         let trail = observers.begin(|| {
             let client = client_address(peer, request.headers());
             // What stands in the place of what the guard refused is its own; others of the connection came before.
@@ -57,7 +62,11 @@ fn client_address(peer: &Peer, headers: &HeaderMap) -> String {
     if !peer.trusted {
         return own();
     }
-    let last = headers.get_all(FORWARDED_FOR).iter().next_back().and_then(|line| line.to_str().ok()?.rsplit(',').next());
+    let last = headers
+        .get_all(FORWARDED_FOR)
+        .iter()
+        .next_back()
+        .and_then(|line| line.to_str().ok()?.rsplit(',').next());
     let named = last.and_then(|text| text.trim().parse::<std::net::IpAddr>().ok());
     named.map_or_else(own, |address| address.to_canonical().to_string())
 }

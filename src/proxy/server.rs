@@ -151,9 +151,16 @@ impl Server {
     }
 
     /// Serves until `stop` resolves, then accepts no more, and waits for requests under way until `drained` resolves.
-    pub async fn run<S, RB>(self, service: S, stop: impl Future<Output = ()>, drained: impl Future<Output = ()>)
-    where
-        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+    pub async fn run<S, RB>(
+        self,
+        service: S,
+        stop: impl Future<Output = ()>,
+        drained: impl Future<Output = ()>,
+    ) where
+        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
         S::Future: Send,
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
@@ -171,7 +178,9 @@ impl Server {
             };
             let Some((stream, address, place)) = accepted else { continue };
             let (limits, rejections) = self.terms.current();
-            let Some(peer) = peers.enter(address.ip(), limits.connections_of(address.ip())) else { continue };
+            let Some(peer) = peers.enter(address.ip(), limits.connections_of(address.ip())) else {
+                continue;
+            };
             let admitted = Admitted::new(place, peer, self.gauge.clone());
             let arrived = Arrived {
                 stream,
@@ -213,20 +222,39 @@ impl Arrived {
     /// Serves its requests to the end.
     async fn serve<S, RB>(self, service: S, watcher: Watcher)
     where
-        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible> + Clone + Send + 'static,
+        S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible>
+            + Clone
+            + Send
+            + 'static,
         S::Future: Send,
         RB: Body<Data = Bytes> + Send + Unpin + 'static,
         RB::Error: Into<BoxError>,
     {
-        let Arrived { mut stream, mut address, mut admitted, closing, limits, rejections, identity, observers } = self;
+        let Arrived {
+            mut stream,
+            mut address,
+            mut admitted,
+            closing,
+            limits,
+            rejections,
+            identity,
+            observers,
+        } = self;
         if limits.proxy_protocol && limits.trusts(address) {
             // Boxed: it is over soon, and a connection is kept for long.
-            let client = Box::pin(client_of(&mut stream, address, limits.header_timeout, &closing)).await;
-            let Some(client) = client.filter(|client| admitted.is_for(*client, limits.connections_of(*client))) else { return };
+            let client =
+                Box::pin(client_of(&mut stream, address, limits.header_timeout, &closing)).await;
+            let Some(client) =
+                client.filter(|client| admitted.is_for(*client, limits.connections_of(*client)))
+            else {
+                return;
+            };
             address = client;
         }
         let secure = identity.is_some();
-        let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else { return };
+        let Some(socket) = greet(stream, identity.as_deref(), limits.header_timeout).await else {
+            return;
+        };
         let subject = socket.client_subject().map(ClientSubject);
         let quiet = Arc::new(Quiet::default());
         let verdict = quiet.verdict.clone();
@@ -236,7 +264,8 @@ impl Arrived {
         let stream = TimedStream::new(socket, admitted, quiet.clone(), &limits);
         let budget = limits.budget.of_address(share.as_ref());
         let inflow = Arc::new(Inflow::new(budget.clone()));
-        let io = Guarded::new(stream, verdict.clone(), limits.header_bytes).counting(Account::new(inflow.clone()));
+        let io = Guarded::new(stream, verdict.clone(), limits.header_bytes)
+            .counting(Account::new(inflow.clone()));
         let peer = Peer::new(address, secure, trusted);
         let (late, requests) = (Arc::new(AtomicBool::new(false)), quiet.clone());
         let ending = idle_while_ending(closing, requests, late.clone());
@@ -260,7 +289,8 @@ impl Arrived {
                 request.extensions_mut().insert(subject.clone());
             }
             let mut seen = Seen::begin(&observers, &mut request, &peer, &verdict);
-            let checked = if late.load(Ordering::Acquire) { Err(Problem::Overloaded) } else { checked };
+            let checked =
+                if late.load(Ordering::Acquire) { Err(Problem::Overloaded) } else { checked };
             let answered = checked.and_then(|()| inspect::max_forwards(&mut request));
             let (head, body) = request.into_parts();
             let (body, fault) = RequestBody::new(body, framed.then(|| inflow.clone()));
@@ -289,7 +319,9 @@ impl Arrived {
                 Ok::<_, Infallible>(response.map(|body| BusyBody::new(body, busy, seen, room)))
             }
         });
-        let connection = protocol(&limits).serve_connection_with_upgrades(TokioIo::new(io), service).into_owned();
+        let connection = protocol(&limits)
+            .serve_connection_with_upgrades(TokioIo::new(io), service)
+            .into_owned();
         tokio::select! {
             ended = watcher.watch(connection) => if let Err(error) = ended {
                 tracing::debug!(error = error.to_string(), "a client connection ended");
@@ -316,7 +348,10 @@ async fn greet(stream: TcpStream, identity: Option<&Identity>, limit: Duration) 
 }
 
 /// The next connection, once there is a place for it.
-async fn accept(listener: &TcpListener, places: &Arc<Semaphore>) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
+async fn accept(
+    listener: &TcpListener,
+    places: &Arc<Semaphore>,
+) -> Option<(TcpStream, SocketAddr, OwnedSemaphorePermit)> {
     let place = places.clone().acquire_owned().await.ok()?;
     match listener.accept().await {
         Ok((stream, address)) => {
@@ -355,7 +390,12 @@ struct TimedStream {
 }
 
 impl TimedStream {
-    fn new(stream: Socket, admitted: Admitted, quiet: Arc<Quiet>, limits: &ServerLimits) -> TimedStream {
+    fn new(
+        stream: Socket,
+        admitted: Admitted,
+        quiet: Arc<Quiet>,
+        limits: &ServerLimits,
+    ) -> TimedStream {
         let since = Instant::now();
         TimedStream {
             stream,
@@ -384,8 +424,13 @@ impl TimedStream {
             if stalled.min().is_some_and(|since| now >= since + self.idle_timeout) {
                 return true;
             }
-            let requests_seen = std::mem::replace(&mut self.requests_seen, self.quiet.begun.load(Ordering::Acquire));
-            if self.quiet.requests.load(Ordering::Acquire) > 0 || requests_seen != self.requests_seen {
+            let requests_seen = std::mem::replace(
+                &mut self.requests_seen,
+                self.quiet.begun.load(Ordering::Acquire),
+            );
+            if self.quiet.requests.load(Ordering::Acquire) > 0
+                || requests_seen != self.requests_seen
+            {
                 // A request is under way, or was; it has timeouts of its own.
                 self.since = now;
                 self.began = false;
@@ -404,7 +449,11 @@ impl TimedStream {
 
 impl TimedStream {
     /// An answer goes out: the next bytes that come in begin a new request. A client who takes nothing is let go.
-    fn wrote(&mut self, cx: &mut Context<'_>, written: Poll<io::Result<usize>>) -> Poll<io::Result<usize>> {
+    fn wrote(
+        &mut self,
+        cx: &mut Context<'_>,
+        written: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
         self.began = false;
         if written.is_ready() {
             // On HTTP/2 it may as well be the answer to a ping.
@@ -417,12 +466,20 @@ impl TimedStream {
         if self.stalled.is_none() {
             self.stalled = Some(Instant::now());
         }
-        if self.poll_over(cx) { Poll::Ready(Err(io::ErrorKind::TimedOut.into())) } else { Poll::Pending }
+        if self.poll_over(cx) {
+            Poll::Ready(Err(io::ErrorKind::TimedOut.into()))
+        } else {
+            Poll::Pending
+        }
     }
 }
 
 impl AsyncRead for TimedStream {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         match Pin::new(&mut self.stream).poll_read(cx, buffer) {
             Poll::Pending if self.poll_over(cx) => Poll::Ready(Err(io::ErrorKind::TimedOut.into())),
@@ -440,12 +497,20 @@ impl AsyncRead for TimedStream {
 }
 
 impl AsyncWrite for TimedStream {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write(cx, bytes);
         self.wrote(cx, written)
     }
 
-    fn poll_write_vectored(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[io::IoSlice<'_>]) -> Poll<io::Result<usize>> {
+    fn poll_write_vectored(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.stream).poll_write_vectored(cx, bytes);
         self.wrote(cx, written)
     }
@@ -475,7 +540,9 @@ impl AsyncWrite for TimedStream {
         while *left > 0 {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut this.stream).poll_read(cx, &mut buffer) {
-                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => *left = left.saturating_sub(buffer.filled().len()),
+                Poll::Ready(Ok(())) if !buffer.filled().is_empty() => {
+                    *left = left.saturating_sub(buffer.filled().len())
+                }
                 Poll::Ready(_) => break,
                 Poll::Pending if this.timer.as_mut().poll(cx).is_ready() => break,
                 Poll::Pending => return Poll::Pending,

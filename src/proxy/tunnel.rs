@@ -37,7 +37,12 @@ impl TunnelTerms {
 
 /// Joins the client's side and the upstream's in a task of its own. `permit` is held until the tunnel ends. Without
 /// `terms` the tunnel lasts until one side ends it.
-pub(super) fn tunnel(client: OnUpgrade, upstream: OnUpgrade, terms: Option<TunnelTerms>, permit: Option<Permit>) {
+pub(super) fn tunnel(
+    client: OnUpgrade,
+    upstream: OnUpgrade,
+    terms: Option<TunnelTerms>,
+    permit: Option<Permit>,
+) {
     tokio::spawn(async move {
         let _held = permit;
         let (Ok(client), Ok(upstream)) = tokio::join!(client, upstream) else { return };
@@ -71,7 +76,11 @@ struct Noting<T> {
 }
 
 impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
-    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+    fn poll_read(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
         let before = buffer.filled().len();
         let read = Pin::new(&mut self.io).poll_read(cx, buffer);
         if buffer.filled().len() > before {
@@ -82,7 +91,11 @@ impl<T: AsyncRead + Unpin> AsyncRead for Noting<T> {
 }
 
 impl<T: AsyncWrite + Unpin> AsyncWrite for Noting<T> {
-    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
+    fn poll_write(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bytes: &[u8],
+    ) -> Poll<io::Result<usize>> {
         let written = Pin::new(&mut self.io).poll_write(cx, bytes);
         if matches!(written, Poll::Ready(Ok(1..))) {
             self.movement.note();

@@ -9,7 +9,9 @@ use std::sync::Arc;
 use bytes::{Buf, BufMut, Bytes, BytesMut};
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{AnswerFault, Cause, Extras, Fence, Record, Reply, ReplyBody, Settler, SpanId, State, Version};
+use super::{
+    AnswerFault, Cause, Extras, Fence, Record, Reply, ReplyBody, Settler, SpanId, State, Version,
+};
 use crate::key::{Caller, Fingerprint};
 
 /// Bytes of the head: version (8), fence (8), state (1).
@@ -271,7 +273,8 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let fingerprint = rest.option()?.map(Fingerprint::from_bytes);
     let caller = rest.option()?.map(Caller::from_bytes);
     let opened_unix_ms = rest.u64()?;
-    let (extras, lost) = if format == FORMAT { Default::default() } else { Reader(rest.text()?).extras()? };
+    let (extras, lost) =
+        if format == FORMAT { Default::default() } else { Reader(rest.text()?).extras()? };
     let has_trailers = format == FORMAT_WITH_TRAILERS;
     let state = match head[16] {
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
@@ -329,7 +332,10 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
 fn span(content: &[u8]) -> Result<SpanId, CodecError> {
     let malformed = |_| CodecError::Malformed;
     let (trace, span) = content.split_at_checked(16).ok_or(CodecError::Malformed)?;
-    Ok(SpanId { trace: trace.try_into().map_err(malformed)?, span: span.try_into().map_err(malformed)? })
+    Ok(SpanId {
+        trace: trace.try_into().map_err(malformed)?,
+        span: span.try_into().map_err(malformed)?,
+    })
 }
 
 struct Reader(Bytes);
@@ -409,10 +415,12 @@ impl Reader {
         let fields = self.u32()? as usize;
         // A field takes at least nine bytes, so a forged count can't reserve more than the record holds.
         self.need(fields.checked_mul(9).ok_or(CodecError::Malformed)?)?;
-        let mut headers = HeaderMap::try_with_capacity(fields).map_err(|_| CodecError::Malformed)?;
+        let mut headers =
+            HeaderMap::try_with_capacity(fields).map_err(|_| CodecError::Malformed)?;
         for _ in 0..fields {
             let name = HeaderName::from_bytes(&self.text()?).map_err(|_| CodecError::Malformed)?;
-            let value = HeaderValue::from_maybe_shared(self.text()?).map_err(|_| CodecError::Malformed)?;
+            let value =
+                HeaderValue::from_maybe_shared(self.text()?).map_err(|_| CodecError::Malformed)?;
             headers.try_append(name, value).map_err(|_| CodecError::Malformed)?;
         }
         Ok(headers)

@@ -16,7 +16,12 @@ const CAUSES: [Cause; 10] = [
 ];
 
 fn completed() -> State {
-    let reply = Reply { status: StatusCode::CREATED, headers: HeaderMap::new(), body: ReplyBody::NotStored, trailers: None };
+    let reply = Reply {
+        status: StatusCode::CREATED,
+        headers: HeaderMap::new(),
+        body: ReplyBody::NotStored,
+        trailers: None,
+    };
     State::Completed { reply: Arc::new(reply), by: Settler::Upstream }
 }
 
@@ -41,7 +46,10 @@ fn record(state: State) -> Record {
 #[test]
 fn versions_count_on_and_over_the_end() {
     assert_eq!((Version(7).next(), Version(7).after_next()), (Version(8), Version(9)));
-    assert_eq!((Version(u64::MAX).next(), Version(u64::MAX).after_next()), (Version(0), Version(1)));
+    assert_eq!(
+        (Version(u64::MAX).next(), Version(u64::MAX).after_next()),
+        (Version(0), Version(1))
+    );
 }
 
 #[test]
@@ -53,7 +61,10 @@ fn a_tombstone_says_whose_the_result_was_and_keeps_nothing_of_it() {
 #[test]
 fn a_write_is_known_again_by_version_fence_and_state() {
     let stands = record(uncertain(Cause::Broken));
-    assert!(stands.is_same_write(&Record { opened_unix_ms: 9, ..record(uncertain(Cause::TimedOut)) }), "by nothing else");
+    assert!(
+        stands.is_same_write(&Record { opened_unix_ms: 9, ..record(uncertain(Cause::TimedOut)) }),
+        "by nothing else"
+    );
     for other in [
         Record { version: Version(8), ..stands.clone() },
         Record { fence: Fence(2), ..stands.clone() },
@@ -65,9 +76,13 @@ fn a_write_is_known_again_by_version_fence_and_state() {
 
 #[test]
 fn only_an_attempt_under_way_has_a_lease_and_it_ends_on_time() {
-    let is_over = |state, now_ms| Held { record: record(state), written_ms: 1000, due_ms: 2000, now_ms }.lease_is_over();
+    let is_over = |state, now_ms| {
+        Held { record: record(state), written_ms: 1000, due_ms: 2000, now_ms }.lease_is_over()
+    };
     let in_flight = || State::InFlight { doubt_since_ms: None };
-    assert!(!is_over(in_flight(), 1999) && is_over(in_flight(), 2000) && is_over(in_flight(), 2001));
+    assert!(
+        !is_over(in_flight(), 1999) && is_over(in_flight(), 2000) && is_over(in_flight(), 2001)
+    );
     assert!(!is_over(uncertain(Cause::Broken), 2001) && !is_over(State::Released, 2001));
 }
 
@@ -85,6 +100,14 @@ fn each_state_has_a_name_and_two_of_them_owe_an_outcome() {
 fn each_cause_is_told_in_words_of_its_own() {
     let told: std::collections::BTreeSet<String> = CAUSES.iter().map(Cause::describe).collect();
     assert_eq!(told.len(), CAUSES.len(), "{told:?}");
-    assert!(told.contains("the upstream answered 503, which does not say whether it acted"), "{told:?}");
-    assert!(told.contains("the upstream answered with the gRPC status 14, which does not say whether it acted"), "{told:?}");
+    assert!(
+        told.contains("the upstream answered 503, which does not say whether it acted"),
+        "{told:?}"
+    );
+    assert!(
+        told.contains(
+            "the upstream answered with the gRPC status 14, which does not say whether it acted"
+        ),
+        "{told:?}"
+    );
 }

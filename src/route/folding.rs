@@ -52,7 +52,9 @@ impl Part {
         while let Some(c) = chars.next() {
             match c {
                 // Braces that stand for themselves are written twice.
-                '{' | '}' if chars.next_if_eq(&c).is_some() => texts.last_mut().into_iter().for_each(|text| text.push(c)),
+                '{' | '}' if chars.next_if_eq(&c).is_some() => {
+                    texts.last_mut().into_iter().for_each(|text| text.push(c))
+                }
                 '{' => {
                     name = Some(chars.by_ref().take_while(|c| *c != '}').collect::<String>());
                     texts.push(String::new());
@@ -127,15 +129,21 @@ impl Readings {
         if last >= NODES_MAX {
             return None;
         }
-        let is_slash = |at: usize| path.bytes.get(at).is_none_or(|byte| *byte == b'/' && path.literal[at]);
-        let seen_by_all = (1..=last).filter(|node| is_slash(separators[node - 1])).fold(0, |set, node| set | 1 << node);
-        let places_of = |is: fn(u8) -> bool| (0..path.bytes.len()).filter(|at| is(path.bytes[*at])).collect();
-        let (parameters, path_ends): (Vec<usize>, Vec<usize>) = (places_of(|byte| byte == b';'), places_of(ends_paths));
+        let is_slash =
+            |at: usize| path.bytes.get(at).is_none_or(|byte| *byte == b'/' && path.literal[at]);
+        let seen_by_all = (1..=last)
+            .filter(|node| is_slash(separators[node - 1]))
+            .fold(0, |set, node| set | 1 << node);
+        let places_of =
+            |is: fn(u8) -> bool| (0..path.bytes.len()).filter(|at| is(path.bytes[*at])).collect();
+        let (parameters, path_ends): (Vec<usize>, Vec<usize>) =
+            (places_of(|byte| byte == b';'), places_of(ends_paths));
         if parameters.len() > PARAMETERS_MAX || path_ends.len() > PARAMETERS_MAX {
             return None;
         }
         let erasable = vec![0; last + 1];
-        let mut readings = Readings { path, separators, seen_by_all, parameters, path_ends, erasable, first: 0 };
+        let mut readings =
+            Readings { path, separators, seen_by_all, parameters, path_ends, erasable, first: 0 };
         readings.find_erasable();
         readings.find_first();
         Some(readings)
@@ -193,14 +201,19 @@ impl Readings {
     /// Whether the segment between two nodes is a dot segment to every hop, so that no `..` behind it can take it away.
     fn is_dot_segment(&self, from: usize, to: usize) -> bool {
         let span = self.start(from)..self.end(to);
-        matches!(&self.path.bytes[span.clone()], b"." | b"..") && self.path.literal[span].iter().all(|literal| *literal)
+        matches!(&self.path.bytes[span.clone()], b"." | b"..")
+            && self.path.literal[span].iter().all(|literal| *literal)
     }
 
     /// Finds what can be erased: an empty segment, a `.`, and a segment with the `..` behind it.
     fn find_erasable(&mut self) {
-        let after_dots: Vec<Nodes> = (0..=self.last()).map(|node| self.after_text(node, b"..")).collect();
+        let after_dots: Vec<Nodes> =
+            (0..=self.last()).map(|node| self.after_text(node, b"..")).collect();
         for node in (0..=self.last()).rev() {
-            let named = self.next(node).filter(|to| !self.is_dot_segment(node, *to)).fold(0, |set, to| set | 1 << to);
+            let named = self
+                .next(node)
+                .filter(|to| !self.is_dot_segment(node, *to))
+                .fold(0, |set, to| set | 1 << to);
             let before_dots = members(named).fold(0, |set, to| set | self.erasable[to]);
             let taken_away = members(before_dots).fold(0, |set, at| set | after_dots[at]);
             let erased = self.after_text(node, b"") | self.after_text(node, b".") | taken_away;
@@ -216,7 +229,8 @@ impl Readings {
             if first & 1 << node != 0 {
                 let found = self.erased_after(self.after_text(node, b"")) & !hosts;
                 hosts |= found;
-                let behind_host = members(found).fold(0, |set, host| set | self.after(host, |_| true));
+                let behind_host =
+                    members(found).fold(0, |set, host| set | self.after(host, |_| true));
                 first |= self.erased_after(behind_host | self.after_text(node, b".."));
             }
         }
@@ -225,7 +239,8 @@ impl Readings {
 
     /// The text behind a node, without a trailing slash.
     fn rest(&self, node: usize) -> &[u8] {
-        let ends_with_slash = self.path.bytes.ends_with(b"/") && self.path.literal.last() == Some(&true);
+        let ends_with_slash =
+            self.path.bytes.ends_with(b"/") && self.path.literal.last() == Some(&true);
         let end = self.path.bytes.len() - usize::from(ends_with_slash);
         self.path.bytes.get(self.start(node)..end).unwrap_or_default()
     }
@@ -237,7 +252,9 @@ impl Readings {
             if let Part::Rest { .. } = part {
                 return members(nodes).any(|node| part.is(self.rest(node)));
             }
-            nodes = self.erased_after(members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))));
+            nodes = self.erased_after(
+                members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))),
+            );
         }
         nodes & 1 << self.last() != 0
     }
@@ -254,14 +271,17 @@ impl Readings {
                 let is_other = |node| {
                     // Nothing may stand behind the part's literal.
                     let behind_literal = self.erased_after(self.after_text(node, before));
-                    behind_literal & 1 << last != 0 || self.after(node, |text| !text.starts_with(before)) != 0
+                    behind_literal & 1 << last != 0
+                        || self.after(node, |text| !text.starts_with(before)) != 0
                 };
                 return members(nodes).any(is_other);
             }
             if members(nodes).any(|node| self.after(node, |text| !part.is(text)) != 0) {
                 return true;
             }
-            nodes = self.erased_after(members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))));
+            nodes = self.erased_after(
+                members(nodes).fold(0, |set, node| set | self.after(node, |text| part.is(text))),
+            );
         }
         // Behind the pattern nothing may follow but one slash.
         members(nodes).any(|node| node != last && self.start(node) != self.path.bytes.len())

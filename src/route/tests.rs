@@ -46,11 +46,17 @@ const FOLDED: &[(&str, &str)] = &[
     ("/\\x/v1/payments", "so does a browser's parser"),
     ("///x/v1/payments", "however many slashes"),
     ("//%2F../x/v1/payments", "and whatever is resolved before it"),
-    ("/%2F./x/v1/payments", "the second slash is encoded, and a dot segment stands before the host"),
+    (
+        "/%2F./x/v1/payments",
+        "the second slash is encoded, and a dot segment stands before the host",
+    ),
     ("/v1/payments;x/y", "Jetty before 9.3, Tomcat 5: the parameter ends the path"),
     ("/v1/payments/;x/y", "the same behind a slash"),
     ("/v1/payments/7/..;/x", "and behind a dot segment"),
-    ("/v1/payments%3Fx/y", "Apache mod_rewrite, nginx with $uri: decoded, then split from the query"),
+    (
+        "/v1/payments%3Fx/y",
+        "Apache mod_rewrite, nginx with $uri: decoded, then split from the query",
+    ),
     ("/v1/payments/%253f/y", "decoded once more"),
     ("/x/../v1/payments%23/y", "split from the fragment"),
     ("/v1/payments%00.png", "a text ends with NUL in C"),
@@ -83,7 +89,11 @@ fn a_path_that_some_server_takes_for_a_protected_one_is_refused() {
     let routes = enforced(&["/v1/payments"]);
     for (path, why) in FOLDED {
         assert_eq!(position(&routes, path), Err(AmbiguousPath), "{path}: {why}");
-        assert_eq!(routes.position(&Method::GET, path), Ok(None), "{path}: nothing is protected under this method");
+        assert_eq!(
+            routes.position(&Method::GET, path),
+            Ok(None),
+            "{path}: nothing is protected under this method"
+        );
     }
     for path in ["/v1/payments", "/v1/payments/", "/v1/p%61yments", "/v1/%70%61yments/"] {
         assert_eq!(position(&routes, path), Ok(Some(0)), "{path}");
@@ -115,7 +125,9 @@ fn a_path_that_leads_to_nothing_protected_passes() {
     ] {
         assert_eq!(position(&routes, path), Ok(None), "{path}");
     }
-    for path in ["/v1/payments/a%20b/capture", "/v1/payments/..a/capture", "/v1/payments/caf%C3%A9/capture"] {
+    for path in
+        ["/v1/payments/a%20b/capture", "/v1/payments/..a/capture", "/v1/payments/caf%C3%A9/capture"]
+    {
         assert_eq!(position(&routes, path), Ok(Some(1)), "{path}");
     }
 }
@@ -140,14 +152,22 @@ fn other_forms_of_patterns_are_searched_too() {
     ] {
         assert_eq!(position(&enforced(&[pattern]), path), Err(AmbiguousPath), "{pattern}: {path}");
     }
-    assert_eq!(position(&enforced(&["/v1/{*rest}"]), "/v1/a/../b;c//d%2Fe"), Ok(Some(0)), "everything leads to the same");
+    assert_eq!(
+        position(&enforced(&["/v1/{*rest}"]), "/v1/a/../b;c//d%2Fe"),
+        Ok(Some(0)),
+        "everything leads to the same"
+    );
     assert_eq!(position(&enforced(&["/", "/{*rest}"]), "/a//b"), Ok(Some(1)));
 }
 
 #[test]
 fn a_route_that_comes_first_does_not_hide_a_protected_one() {
     let of = |first, mode, second| {
-        Routes::new([route(first, mode, PathCase::Sensitive), route(second, Mode::Enforce, PathCase::Sensitive)]).unwrap()
+        Routes::new([
+            route(first, mode, PathCase::Sensitive),
+            route(second, Mode::Enforce, PathCase::Sensitive),
+        ])
+        .unwrap()
     };
     let open = of("/cb/{*rest}", Mode::Off, "/{*rest}");
     for (path, expected) in [
@@ -167,7 +187,11 @@ fn a_route_that_comes_first_does_not_hide_a_protected_one() {
     }
     assert_eq!(position(&begins, "/cb/x-y;z//"), Ok(Some(0)));
     let narrow = of("/cb/{*rest}", Mode::Off, "/cb/{id}/x");
-    assert_eq!(position(&narrow, "/cb/a//x"), Ok(Some(0)), "the folding leads to the route that comes first");
+    assert_eq!(
+        position(&narrow, "/cb/a//x"),
+        Ok(Some(0)),
+        "the folding leads to the route that comes first"
+    );
     let watched = of("/v1/{id}/notes", Mode::Shadow, "/v1/{*rest}");
     assert_eq!(position(&watched, "/v1/a%20b/notes"), Ok(Some(0)));
     assert_eq!(position(&watched, "/v1/a%2Fb/notes"), Err(AmbiguousPath));
@@ -188,9 +212,19 @@ fn another_letter_case_is_refused_where_the_route_says_so_and_nowhere_else() {
     }
     assert_eq!(position(&routes, "/v1/Refunds"), Ok(None));
     assert_eq!(position(&routes, "/v1/other"), Ok(None));
-    let routes = Routes::new([route("/v1/caf\u{e9}/pickup", Mode::Enforce, PathCase::Insensitive)]).unwrap();
-    for path in ["/v1/caf\u{c9}/pickup", "/V1/CAF%C3%89/PICKUP", "/v1/caf%c3%a9/pic%E2%84%AAup", "/v1/caf%c3%a9/p%C4%B0ckup"] {
-        assert_eq!(position(&routes, path), Err(AmbiguousPath), "{path}: letters of Unicode have cases too");
+    let routes =
+        Routes::new([route("/v1/caf\u{e9}/pickup", Mode::Enforce, PathCase::Insensitive)]).unwrap();
+    for path in [
+        "/v1/caf\u{c9}/pickup",
+        "/V1/CAF%C3%89/PICKUP",
+        "/v1/caf%c3%a9/pic%E2%84%AAup",
+        "/v1/caf%c3%a9/p%C4%B0ckup",
+    ] {
+        assert_eq!(
+            position(&routes, path),
+            Err(AmbiguousPath),
+            "{path}: letters of Unicode have cases too"
+        );
     }
     assert_eq!(position(&routes, "/v1/cafe/pickup"), Ok(None));
 }
@@ -201,10 +235,24 @@ fn where_the_path_is_part_of_the_key_it_has_one_reading_or_is_refused() {
     derived.policy.key.source = KeySource::Derived(vec![KeyPart::Path]);
     let mut by_path = route("/orders/{*rest}", Mode::Enforce, PathCase::Sensitive);
     by_path.policy.by_path = true;
-    assert_eq!(Routes::new([by_path]).unwrap().position(&Method::POST, "/orders/7%2Fx"), Err(AmbiguousPath));
-    let watched = Route { policy: Policy { mode: Mode::Shadow, ..derived.policy.clone() }, ..derived.clone() };
+    assert_eq!(
+        Routes::new([by_path]).unwrap().position(&Method::POST, "/orders/7%2Fx"),
+        Err(AmbiguousPath)
+    );
+    let watched = Route {
+        policy: Policy { mode: Mode::Shadow, ..derived.policy.clone() },
+        ..derived.clone()
+    };
     let (routes, watching) = (Routes::new([derived]).unwrap(), Routes::new([watched]).unwrap());
-    for path in ["/orders/7", "/orders/7/", "/orders/%37", "/orders/a%20b", "/orders/50%25", "/orders/a:b", "/orders/a%3Ab"] {
+    for path in [
+        "/orders/7",
+        "/orders/7/",
+        "/orders/%37",
+        "/orders/a%20b",
+        "/orders/50%25",
+        "/orders/a:b",
+        "/orders/a%3Ab",
+    ] {
         assert_eq!(position(&routes, path), Ok(Some(0)), "{path}");
     }
     for path in [
@@ -220,7 +268,11 @@ fn where_the_path_is_part_of_the_key_it_has_one_reading_or_is_refused() {
         "/orders/x/../7",
     ] {
         assert_eq!(position(&routes, path), Err(AmbiguousPath), "{path}");
-        assert_eq!(position(&watching, path), Ok(Some(0)), "{path}: a watched route refuses nothing");
+        assert_eq!(
+            position(&watching, path),
+            Ok(Some(0)),
+            "{path}: a watched route refuses nothing"
+        );
     }
 }
 
@@ -228,9 +280,18 @@ fn where_the_path_is_part_of_the_key_it_has_one_reading_or_is_refused() {
 fn the_work_is_bounded_and_what_is_beyond_it_passes_only_if_it_is_plain() {
     let routes = enforced(&["/v1/payments", "/v1/{id}.json", "/{a}/{b}/{c}.x/{*rest}"]);
     let long = "/a".repeat(5_000);
-    assert_eq!(routes.position(&Method::GET, &format!("{long}%20")), Ok(None), "nothing is protected");
+    assert_eq!(
+        routes.position(&Method::GET, &format!("{long}%20")),
+        Ok(None),
+        "nothing is protected"
+    );
     assert_eq!(position(&enforced(&["/v1/payments"]), &long), Ok(None), "plain");
-    for odd in [format!("{long}%20"), format!("/{}", "%2F".repeat(80)), format!("/{};", "a".repeat(9_000)), "/;".repeat(70)] {
+    for odd in [
+        format!("{long}%20"),
+        format!("/{}", "%2F".repeat(80)),
+        format!("/{};", "a".repeat(9_000)),
+        "/;".repeat(70),
+    ] {
         assert_eq!(position(&routes, &odd), Err(AmbiguousPath));
     }
     // The most that is searched. Run often, so that a search without bounds would be noticed.

@@ -68,10 +68,21 @@ pub struct Confirmed {
 
 impl LocalCache {
     /// Room for so many bytes, and the slots whose records are to be confirmed.
-    pub fn new(bytes: usize, clock: Clock, meter: CacheMeter) -> (Arc<LocalCache>, mpsc::Receiver<Slot>) {
+    pub fn new(
+        bytes: usize,
+        clock: Clock,
+        meter: CacheMeter,
+    ) -> (Arc<LocalCache>, mpsc::Receiver<Slot>) {
         let (wanted, asked) = mpsc::channel(PENDING_MAX);
         let kept = Cache::with_weighter(bytes / USUAL_BYTES, bytes as u64, Weight);
-        let cache = LocalCache { kept, pending: Mutex::default(), wanted, fresh_until_ms: AtomicU64::new(0), clock, meter };
+        let cache = LocalCache {
+            kept,
+            pending: Mutex::default(),
+            wanted,
+            fresh_until_ms: AtomicU64::new(0),
+            clock,
+            meter,
+        };
         (Arc::new(cache), asked)
     }
 
@@ -99,12 +110,16 @@ impl LocalCache {
     /// A record that the store answered with: it is kept once it is confirmed. Of no use are those that may still change by
     /// themselves, and those that nobody replays.
     pub fn offer(&self, slot: &Slot, held: &Held) {
-        let replayed = slot.space == Space::Enforced && matches!(held.record.state, State::Completed { .. });
+        let replayed =
+            slot.space == Space::Enforced && matches!(held.record.state, State::Completed { .. });
         if !replayed || self.clock.boot_ms() >= self.fresh_until_ms.load(Ordering::Acquire) {
             return;
         }
         let mut pending = self.pending();
-        if pending.len() < PENDING_MAX && !pending.contains_key(slot) && self.wanted.try_send(*slot).is_ok() {
+        if pending.len() < PENDING_MAX
+            && !pending.contains_key(slot)
+            && self.wanted.try_send(*slot).is_ok()
+        {
             pending.insert(*slot, held.clone());
         }
     }
@@ -114,9 +129,12 @@ impl LocalCache {
         let mut pending = self.pending();
         let Some(held) = pending.remove(slot) else { return };
         // A version is never written twice in a slot, so this is the record that was offered, to the last byte.
-        let same = found.filter(|found| (found.version, found.fence) == (held.record.version, held.record.fence));
+        let same = found.filter(|found| {
+            (found.version, found.fence) == (held.record.version, held.record.fence)
+        });
         if let Some(Confirmed { life, asked_ms, .. }) = same {
-            let ends_ms = asked_ms.saturating_add(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
+            let ends_ms =
+                asked_ms.saturating_add(u64::try_from(life.as_millis()).unwrap_or(u64::MAX));
             self.kept.insert(*slot, Entry { held, ends_ms });
             self.measure();
         }
@@ -171,13 +189,17 @@ impl Weighter<Slot, Entry> for Weight {
             State::Completed { reply, .. } => reply_bytes(reply),
             _ => 0,
         };
-        (OVERHEAD_BYTES + record.route.len() + record.kept.as_ref().map_or(0, bytes::Bytes::len) + reply) as u64
+        (OVERHEAD_BYTES
+            + record.route.len()
+            + record.kept.as_ref().map_or(0, bytes::Bytes::len)
+            + reply) as u64
     }
 }
 
 fn reply_bytes(reply: &Reply) -> usize {
     let fields = reply.headers.iter().chain(reply.trailers.iter().flatten());
-    let fields: usize = fields.map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len()).sum();
+    let fields: usize =
+        fields.map(|(name, value)| FIELD_BYTES + name.as_str().len() + value.len()).sum();
     match &reply.body {
         ReplyBody::Whole(body) | ReplyBody::Sealed(body) => fields + body.len(),
         ReplyBody::NotStored => fields,
@@ -217,15 +239,25 @@ mod tests {
 
     #[test]
     fn a_record_weighs_what_it_holds() {
-        let weight = |record| Weight.weight(&slot(Space::Enforced, 1), &Entry { held: held(record), ends_ms: 0 });
+        let weight = |record| {
+            Weight.weight(&slot(Space::Enforced, 1), &Entry { held: held(record), ends_ms: 0 })
+        };
         let empty = (OVERHEAD_BYTES + "payments".len()) as u64;
         assert_eq!(weight(claim(1, 1)), empty);
-        assert_eq!(weight(Record { kept: Some(Bytes::from_static(b"key")), ..claim(1, 1) }), empty + 3);
+        assert_eq!(
+            weight(Record { kept: Some(Bytes::from_static(b"key")), ..claim(1, 1) }),
+            empty + 3
+        );
         let State::Completed { reply, by } = completed(1).state else { panic!("completed") };
         let of = |body| {
-            let headers =
-                HeaderMap::from_iter([(header::DATE, HeaderValue::from_static("now")), (header::AGE, HeaderValue::from(17))]);
-            let state = State::Completed { reply: Arc::new(Reply { headers, body, status: reply.status, trailers: None }), by };
+            let headers = HeaderMap::from_iter([
+                (header::DATE, HeaderValue::from_static("now")),
+                (header::AGE, HeaderValue::from(17)),
+            ]);
+            let state = State::Completed {
+                reply: Arc::new(Reply { headers, body, status: reply.status, trailers: None }),
+                by,
+            };
             weight(Record { state, ..completed(1) })
         };
         let fields = empty + 2 * FIELD_BYTES as u64 + ("date".len() + 3 + "age".len() + 2) as u64;

@@ -25,7 +25,11 @@ pub struct Cached {
 impl Cached {
     /// Keeps what `inner` answers, as seen from above: opened, if it seals. `tracker` tells the cache of changes and ends
     /// with the store.
-    pub fn new(inner: Arc<dyn Store>, cache: Arc<LocalCache>, tracker: AbortOnDropHandle<()>) -> Cached {
+    pub fn new(
+        inner: Arc<dyn Store>,
+        cache: Arc<LocalCache>,
+        tracker: AbortOnDropHandle<()>,
+    ) -> Cached {
         Cached { inner, cache, _tracker: tracker }
     }
 }
@@ -72,7 +76,13 @@ impl Store for Cached {
         self.inner.remains(slot).await
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         self.inner.renew(slot, fence, lease, keep).await
     }
 
@@ -80,7 +90,12 @@ impl Store for Cached {
         self.inner.due(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
 
@@ -96,7 +111,12 @@ impl Store for Cached {
         self.inner.note(note).await
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         self.inner.set_note(note, expected, next).await
     }
 }

@@ -168,8 +168,13 @@ impl Embedded {
     async fn ask(&self, job: Job) -> Result<Answer, StoreError> {
         let (reply, answer) = oneshot::channel();
         let order = Order { job, reply, made: None };
-        self.queue.send(order).await.map_err(|_| StoreError::NotApplied("the store is closed".into()))?;
-        answer.await.unwrap_or_else(|_| Err(StoreError::MaybeApplied("the store's writer is gone".into())))
+        self.queue
+            .send(order)
+            .await
+            .map_err(|_| StoreError::NotApplied("the store is closed".into()))?;
+        answer
+            .await
+            .unwrap_or_else(|_| Err(StoreError::MaybeApplied("the store's writer is gone".into())))
     }
 
     /// The record, or else its tombstone where that is wanted too.
@@ -215,7 +220,9 @@ impl Store for Embedded {
         says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         let tombstone = match (&next.state, lifetime.tombstone) {
-            (State::Completed { .. }, Some(keep)) => Some(Parcel::new(&encode(&next.tombstone()), None, keep)),
+            (State::Completed { .. }, Some(keep)) => {
+                Some(Parcel::new(&encode(&next.tombstone()), None, keep))
+            }
             _ => None,
         };
         let encoded = encode(next);
@@ -251,7 +258,13 @@ impl Store for Embedded {
         self.find(slot, true).await
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         let answer = self.ask(Job::Renew { slot: *slot, fence, lease, keep }).await?;
         Ok(matches!(answer, Answer::Renewed(true)))
     }
@@ -260,7 +273,12 @@ impl Store for Embedded {
         self.read(move |shelf| shelf.due(limit)).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         let cursor = cursor.map(str::to_owned);
         self.read(move |shelf| Ok(shelf.list(listing, cursor.as_deref(), limit))).await?
     }
@@ -277,7 +295,12 @@ impl Store for Embedded {
         self.read(move |shelf| shelf.note(note)).await
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         let job = Job::Agree { note, expected: expected.map(str::to_owned), next: next.to_owned() };
         Ok(matches!(self.ask(job).await?, Answer::Agreed(true)))
     }

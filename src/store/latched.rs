@@ -60,7 +60,13 @@ impl Store for Latched {
         self.opened()?.remains(slot).await
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         self.opened()?.renew(slot, fence, lease, keep).await
     }
 
@@ -68,7 +74,12 @@ impl Store for Latched {
         self.opened()?.due(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         self.opened()?.list(listing, cursor, limit).await
     }
 
@@ -84,7 +95,12 @@ impl Store for Latched {
         self.opened()?.note(note).await
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         self.opened()?.set_note(note, expected, next).await
     }
 }
@@ -111,10 +127,17 @@ mod tests {
     async fn nothing_passes_until_it_is_opened() {
         let inner = Arc::new(Memory::new(Arc::new(|| 1000)));
         let latched = Latched::new(inner.clone());
-        let (slot, lifetime) = (slot(Space::Enforced, 1), Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None });
+        let (slot, lifetime) = (
+            slot(Space::Enforced, 1),
+            Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None },
+        );
         let refused = latched.swap(&slot, None, &claim(1, 1), lifetime).await;
         assert!(matches!(refused, Err(StoreError::NotApplied(_))), "{refused:?}");
-        assert!(latched.ping().await.is_err() && latched.load(&slot).await.is_err() && latched.remains(&slot).await.is_err());
+        assert!(
+            latched.ping().await.is_err()
+                && latched.load(&slot).await.is_err()
+                && latched.remains(&slot).await.is_err()
+        );
         assert_eq!(inner.load(&slot).await.unwrap(), None);
         latched.open();
         assert_eq!(latched.swap(&slot, None, &claim(1, 1), lifetime).await.unwrap(), Swap::Stored);

@@ -52,7 +52,11 @@ pub struct EntryId {
 impl EntryId {
     /// The id of an entry written at this time behind `last`: greater than that also where the clock isn't.
     pub(super) fn behind(last: EntryId, now_ms: u64) -> EntryId {
-        if now_ms > last.ms { EntryId { ms: now_ms, seq: 0 } } else { EntryId { ms: last.ms, seq: last.seq.saturating_add(1) } }
+        if now_ms > last.ms {
+            EntryId { ms: now_ms, seq: 0 }
+        } else {
+            EntryId { ms: last.ms, seq: last.seq.saturating_add(1) }
+        }
     }
 }
 
@@ -213,7 +217,12 @@ pub trait Log: Send + Sync {
     async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError>;
 
     /// Up to `limit` entries of one partition behind an entry, in order.
-    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    async fn read_partition(
+        &self,
+        partition: u16,
+        from: EntryId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError>;
 
     /// Says how far a reader has read, in all partitions: what is behind that is not trimmed while the reader is heard of.
     /// To be said before the first reading, and now and then though nothing was read.
@@ -231,14 +240,23 @@ pub trait Log: Send + Sync {
     async fn observe(&self, batch: &[u8]) -> Result<(), StoreError>;
 
     /// Up to `limit` batches of observations behind one, in order.
-    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError>;
+    async fn observations(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<Vec<(EntryId, Bytes)>, StoreError>;
 
     /// What is kept beside the log, of every partition that ever had an entry, by partition.
     async fn ends(&self) -> Result<Vec<Ends>, StoreError>;
 
     /// The same of some partitions alone, for what that costs.
     async fn ends_of(&self, partitions: &BTreeSet<u16>) -> Result<Vec<Ends>, StoreError> {
-        Ok(self.ends().await?.into_iter().filter(|ends| partitions.contains(&ends.partition)).collect())
+        Ok(self
+            .ends()
+            .await?
+            .into_iter()
+            .filter(|ends| partitions.contains(&ends.partition))
+            .collect())
     }
 }
 
@@ -306,7 +324,10 @@ mod tests {
             assert_eq!((member[0], &member[1..]), (first, &[0xab; SLOT_BYTES][..]));
             assert_eq!(slot_of_member(&member), Some(SLOT(space)));
         }
-        assert_eq!([&b""[..], &[0], &[2; MEMBER_BYTES], &[0; MEMBER_BYTES + 1]].map(slot_of_member), [None; 4]);
+        assert_eq!(
+            [&b""[..], &[0], &[2; MEMBER_BYTES], &[0; MEMBER_BYTES + 1]].map(slot_of_member),
+            [None; 4]
+        );
     }
 
     #[test]
@@ -320,11 +341,17 @@ mod tests {
 
     #[test]
     fn a_position_is_written_and_read_back() {
-        let position = Position(BTreeMap::from([(0, EntryId { ms: 5, seq: 7 }), (255, EntryId { ms: 6, seq: 0 })]));
+        let position = Position(BTreeMap::from([
+            (0, EntryId { ms: 5, seq: 7 }),
+            (255, EntryId { ms: 6, seq: 0 }),
+        ]));
         assert_eq!(position.to_string(), "0:5-7,255:6-0");
         assert_eq!("0:5-7,255:6-0".parse(), Ok(position.clone()));
         assert_eq!("".parse(), Ok(Position::default()));
-        assert_eq!((position.of(255), position.of(1)), (EntryId { ms: 6, seq: 0 }, EntryId::default()));
+        assert_eq!(
+            (position.of(255), position.of(1)),
+            (EntryId { ms: 6, seq: 0 }, EntryId::default())
+        );
         for odd in ["0", "0:5", "0:5-", "a:5-7", "0:5-7;1:5-7", "65536:1-1"] {
             assert_eq!(odd.parse::<Position>(), Err(NoPlace), "{odd}");
         }

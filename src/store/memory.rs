@@ -10,7 +10,9 @@ use std::time::Duration;
 use async_trait::async_trait;
 
 use self::log::Journal;
-use super::{Hub, ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch, is_listed};
+use super::{
+    Hub, ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch, is_listed,
+};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
@@ -100,7 +102,11 @@ impl Store for Memory {
             return Ok(Swap::Stale(current.map(|kept| kept.held(now_ms))));
         }
         let claims = matches!(next.state, State::InFlight { .. });
-        let in_its_way = if claims && lifetime.tombstone.is_some() { shelf.live_tombstone(slot, now_ms) } else { None };
+        let in_its_way = if claims && lifetime.tombstone.is_some() {
+            shelf.live_tombstone(slot, now_ms)
+        } else {
+            None
+        };
         if let Some(tombstone) = in_its_way {
             return Ok(Swap::Stale(Some(tombstone.held(now_ms))));
         }
@@ -128,16 +134,27 @@ impl Store for Memory {
         Ok(shelf.live_tombstone(slot, now_ms).map(|kept| kept.held(now_ms)))
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         let (mut shelf, now_ms) = self.open();
         let runs = |kept: &&Kept| {
-            kept.record.fence == fence && matches!(kept.record.state, State::InFlight { .. }) && kept.due_ms > now_ms
+            kept.record.fence == fence
+                && matches!(kept.record.state, State::InFlight { .. })
+                && kept.due_ms > now_ms
         };
         if shelf.live(slot, now_ms).filter(runs).is_none() {
             return Ok(false);
         }
         if let Some(kept) = shelf.remove(slot) {
-            shelf.insert(slot, Kept { due_ms: after(now_ms, lease), ends_ms: after(now_ms, keep), ..kept });
+            shelf.insert(
+                slot,
+                Kept { due_ms: after(now_ms, lease), ends_ms: after(now_ms, keep), ..kept },
+            );
         }
         Ok(true)
     }
@@ -145,19 +162,26 @@ impl Store for Memory {
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         let (mut shelf, now_ms) = self.open();
         shelf.sweep(now_ms);
-        let is_live = |slot: &Slot| shelf.records.get(slot).is_some_and(|kept| kept.ends_ms > now_ms);
+        let is_live =
+            |slot: &Slot| shelf.records.get(slot).is_some_and(|kept| kept.ends_ms > now_ms);
         let overdue = shelf.due.iter().take_while(|(due_ms, _)| *due_ms <= now_ms);
         Ok(overdue.map(|(_, slot)| *slot).filter(is_live).take(limit).collect())
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         let after = match cursor.map(Slot::from_reference) {
             None => Bound::Unbounded,
             Some(Ok(slot)) => Bound::Excluded(slot),
             Some(Err(_)) => return Err(ListError::Cursor),
         };
         let (shelf, now_ms) = self.open();
-        let belongs = |kept: &Kept| kept.ends_ms > now_ms && (listing == Listing::All || kept.due_ms != 0);
+        let belongs =
+            |kept: &Kept| kept.ends_ms > now_ms && (listing == Listing::All || kept.due_ms != 0);
         let mut records = Vec::new();
         let mut cursor = None;
         for (slot, kept) in shelf.records.range((after, Bound::Unbounded)) {
@@ -185,7 +209,12 @@ impl Store for Memory {
         Ok(self.open().0.notes.of(note).clone())
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         let (mut shelf, _) = self.open();
         let current = shelf.notes.of(note);
         let agreed = current.as_deref() == Some(next) || current.as_deref() == expected;
@@ -198,7 +227,12 @@ impl Store for Memory {
 
 impl Kept {
     fn held(&self, now_ms: u64) -> Held {
-        Held { record: self.record.clone(), written_ms: self.written_ms, due_ms: self.due_ms, now_ms }
+        Held {
+            record: self.record.clone(),
+            written_ms: self.written_ms,
+            due_ms: self.due_ms,
+            now_ms,
+        }
     }
 }
 
@@ -228,7 +262,15 @@ impl Shelf {
         }
         self.remove(slot);
         let due_ms = lifetime.due.map_or(0, |due| after(now_ms, due));
-        self.insert(slot, Kept { record: next.clone(), written_ms: now_ms, due_ms, ends_ms: after(now_ms, lifetime.keep) });
+        self.insert(
+            slot,
+            Kept {
+                record: next.clone(),
+                written_ms: now_ms,
+                due_ms,
+                ends_ms: after(now_ms, lifetime.keep),
+            },
+        );
     }
 
     fn insert(&mut self, slot: &Slot, kept: Kept) {
@@ -301,7 +343,10 @@ mod tests {
             if n == 100 {
                 time.pass(Duration::from_secs(1)).await;
             }
-            memory.swap(&suite::slot(Space::Enforced, n), None, &suite::completed(n), lifetime).await.unwrap();
+            memory
+                .swap(&suite::slot(Space::Enforced, n), None, &suite::completed(n), lifetime)
+                .await
+                .unwrap();
         }
         let shelf = memory.shelf.lock().unwrap();
         assert_eq!((shelf.records.len(), shelf.ends.len(), shelf.due.len()), (100, 100, 100));
@@ -315,7 +360,10 @@ mod tests {
         let span = Duration::from_millis(10);
         for n in 0..20 {
             let lifetime = Lifetime { keep: span, due: Some(span / 2), tombstone: None };
-            memory.swap(&suite::slot(Space::Enforced, n), None, &suite::claim(n, n), lifetime).await.unwrap();
+            memory
+                .swap(&suite::slot(Space::Enforced, n), None, &suite::claim(n, n), lifetime)
+                .await
+                .unwrap();
         }
         time.pass(span).await;
         assert!(memory.list(Listing::All, None, 100).await.unwrap().records.is_empty());

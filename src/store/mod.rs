@@ -128,7 +128,13 @@ pub trait Store: Send + Sync + 'static {
     ) -> Result<Swap, StoreError>;
 
     /// Writes without an event.
-    async fn swap(&self, slot: &Slot, expected: Option<Version>, next: &Record, lifetime: Lifetime) -> Result<Swap, StoreError> {
+    async fn swap(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+    ) -> Result<Swap, StoreError> {
         self.write(slot, expected, next, lifetime, NOTHING).await
     }
 
@@ -143,14 +149,25 @@ pub trait Store: Send + Sync + 'static {
 
     /// Extends the lease of the attempt `fence`, if the record is still in flight under it and the lease isn't over: a
     /// lease that somebody has seen end stays ended. Changes no version.
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError>;
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError>;
 
     /// Up to `limit` slots of unsettled records that are overdue. What it lists that is gone, it forgets.
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
 
     /// Lists up to `limit` records from `cursor` on. For people: it may miss what changes meanwhile. A page may be short, and
     /// even empty, before the end: that has no cursor.
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError>;
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError>;
 
     /// Watches a slot: [`Watch::changed`] returns when the record may have changed, and once at the start.
     fn watch(&self, slot: &Slot) -> Watch;
@@ -162,7 +179,12 @@ pub trait Store: Send + Sync + 'static {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError>;
 
     /// Writes a note if it is `expected`, or is that very text already; `false` where it is another.
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError>;
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError>;
 }
 
 /// Whether a slot belongs to a listing for people.

@@ -16,7 +16,8 @@ use ring::rand::{SecureRandom, SystemRandom};
 use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{
-    CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version, decode_reply, encode_reply,
+    CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version,
+    decode_reply, encode_reply,
 };
 
 /// Bytes of a key.
@@ -67,7 +68,11 @@ impl Sealed {
     /// # Errors
     /// There is no key.
     pub fn new(inner: Arc<dyn Store>, keys: Vec<SealingKey>) -> Result<Sealed, NoKey> {
-        if keys.is_empty() { Err(NoKey) } else { Ok(Sealed { inner, keys, random: SystemRandom::new() }) }
+        if keys.is_empty() {
+            Err(NoKey)
+        } else {
+            Ok(Sealed { inner, keys, random: SystemRandom::new() })
+        }
     }
 
     /// Seals a text that stands in this operation's record as `what`.
@@ -79,7 +84,9 @@ impl Sealed {
         let mut text = text.to_vec();
         let context = [slot.hash(), what].concat();
         let given = Nonce::assume_unique_for_key(nonce);
-        key.key.seal_in_place_append_tag(given, Aad::from(context), &mut text).map_err(|_| failed())?;
+        key.key
+            .seal_in_place_append_tag(given, Aad::from(context), &mut text)
+            .map_err(|_| failed())?;
         let mut sealed = BytesMut::with_capacity(1 + key.id.len() + NONCE_LEN + text.len());
         sealed.put_u8(u8::try_from(key.id.len()).map_err(|_| failed())?);
         sealed.put_slice(key.id.as_bytes());
@@ -90,13 +97,18 @@ impl Sealed {
 
     fn open(&self, slot: &Slot, what: &[u8], sealed: &Bytes) -> Result<Bytes, CodecError> {
         let (length, rest) = sealed.split_first().ok_or(CodecError::Malformed)?;
-        let (id, rest) = rest.split_at_checked(usize::from(*length)).ok_or(CodecError::Malformed)?;
+        let (id, rest) =
+            rest.split_at_checked(usize::from(*length)).ok_or(CodecError::Malformed)?;
         let (nonce, text) = rest.split_at_checked(NONCE_LEN).ok_or(CodecError::Malformed)?;
         let key = self.keys.iter().find(|key| key.id.as_bytes() == id).ok_or(CodecError::Sealed)?;
         let nonce = Nonce::try_assume_unique_for_key(nonce).map_err(|_| CodecError::Malformed)?;
         let mut text = text.to_vec();
         let context = [slot.hash(), what].concat();
-        let length = key.key.open_in_place(nonce, Aad::from(context), &mut text).map_err(|_| CodecError::Sealed)?.len();
+        let length = key
+            .key
+            .open_in_place(nonce, Aad::from(context), &mut text)
+            .map_err(|_| CodecError::Sealed)?
+            .len();
         text.truncate(length);
         Ok(Bytes::from(text))
     }
@@ -107,7 +119,10 @@ impl Sealed {
             && let ReplyBody::Sealed(sealed) = &reply.body
         {
             let has_trailers = reply.trailers.is_some();
-            *reply = Arc::new(decode_reply(self.open(slot, context_of(has_trailers), sealed)?, has_trailers)?);
+            *reply = Arc::new(decode_reply(
+                self.open(slot, context_of(has_trailers), sealed)?,
+                has_trailers,
+            )?);
         }
         // Without it an operation is only not asked for in the background.
         held.record.kept = held.record.kept.and_then(|kept| self.open(slot, KEPT, &kept).ok());
@@ -120,7 +135,12 @@ impl Sealed {
     /// The record as it is stored; `None` where nothing in it is to be sealed.
     fn closed(&self, slot: &Slot, record: &Record) -> Result<Option<Record>, StoreError> {
         let kept = record.kept.as_ref().map(|kept| self.seal(slot, KEPT, kept)).transpose()?;
-        let leaves = record.extras.leaves.as_ref().map(|leaves| self.seal(slot, LEAVES, leaves)).transpose()?;
+        let leaves = record
+            .extras
+            .leaves
+            .as_ref()
+            .map(|leaves| self.seal(slot, LEAVES, leaves))
+            .transpose()?;
         let extras = Extras { leaves, ..record.extras.clone() };
         match &record.state {
             State::Completed { reply, by } => {
@@ -128,10 +148,22 @@ impl Sealed {
                 let body = ReplyBody::Sealed(self.seal(slot, what, &encode_reply(reply))?);
                 // Empty ones show that there are some, so that the record has the format of those with trailers.
                 let trailers = reply.trailers.as_ref().map(|_| HeaderMap::new());
-                let reply = Arc::new(Reply { status: reply.status, headers: HeaderMap::new(), body, trailers });
-                Ok(Some(Record { state: State::Completed { reply, by: *by }, kept, extras, ..record.clone() }))
+                let reply = Arc::new(Reply {
+                    status: reply.status,
+                    headers: HeaderMap::new(),
+                    body,
+                    trailers,
+                });
+                Ok(Some(Record {
+                    state: State::Completed { reply, by: *by },
+                    kept,
+                    extras,
+                    ..record.clone()
+                }))
             }
-            _ if kept.is_some() || extras.leaves.is_some() => Ok(Some(Record { kept, extras, ..record.clone() })),
+            _ if kept.is_some() || extras.leaves.is_some() => {
+                Ok(Some(Record { kept, extras, ..record.clone() }))
+            }
             _ => Ok(None),
         }
     }
@@ -158,7 +190,10 @@ impl Store for Sealed {
         says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         let closed = self.closed(slot, next)?;
-        let swapped = self.inner.write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, says).await?;
+        let swapped = self
+            .inner
+            .write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, says)
+            .await?;
         match swapped {
             Swap::Stored | Swap::Large(_) => Ok(swapped),
             Swap::Stale(held) => Ok(Swap::Stale(self.opened(slot, held)?)),
@@ -177,7 +212,13 @@ impl Store for Sealed {
         self.opened(slot, self.inner.remains(slot).await?)
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         self.inner.renew(slot, fence, lease, keep).await
     }
 
@@ -186,7 +227,12 @@ impl Store for Sealed {
     }
 
     /// Leaves results sealed: a list needs none of them, and one that can't be opened must not hide the others.
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
 
@@ -202,7 +248,12 @@ impl Store for Sealed {
         self.inner.note(note).await
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         self.inner.set_note(note, expected, next).await
     }
 }
@@ -239,9 +290,15 @@ mod tests {
         assert_eq!(store.swap(&slot, None, &record, LIFE).await.unwrap(), Swap::Stored);
         let raw = inner.load(&slot).await.unwrap().unwrap();
         let State::Completed { reply, .. } = &raw.record.state else { panic!("completed") };
-        assert!(reply.headers.is_empty() && matches!(reply.body, ReplyBody::Sealed(_)), "{reply:?}");
+        assert!(
+            reply.headers.is_empty() && matches!(reply.body, ReplyBody::Sealed(_)),
+            "{reply:?}"
+        );
         assert_eq!(store.load(&slot).await.unwrap().unwrap().record, record);
-        let Swap::Stale(Some(found)) = store.swap(&slot, None, &completed(9), LIFE).await.unwrap() else { panic!("it stands") };
+        let Swap::Stale(Some(found)) = store.swap(&slot, None, &completed(9), LIFE).await.unwrap()
+        else {
+            panic!("it stands")
+        };
         assert_eq!(found.record, record, "a claim that meets it gets it opened");
     }
 
@@ -278,7 +335,10 @@ mod tests {
                 let other = sealed(&inner, vec![key("b", 2)]).load(&mine).await.unwrap().unwrap();
                 assert_eq!(other.record, claim(1, 1), "only less is explained");
                 inner.swap(&theirs, None, &raw, LIFE).await.unwrap();
-                assert_eq!(store.load(&theirs).await.unwrap().unwrap().record.extras, Extras::default());
+                assert_eq!(
+                    store.load(&theirs).await.unwrap().unwrap().record.extras,
+                    Extras::default()
+                );
             }
         }
     }
@@ -288,10 +348,10 @@ mod tests {
         let (inner, slot) = (memory(), slot(Space::Enforced, 1));
         let store = sealed(&inner, vec![key("a", 1)]);
         let State::Completed { reply, by } = completed(1).state else { panic!("completed") };
-        let trailers = HeaderMap::from_iter(
-            [("grpc-status", "0"), ("x-secret", "1")]
-                .map(|(name, value)| (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))),
-        );
+        let trailers =
+            HeaderMap::from_iter([("grpc-status", "0"), ("x-secret", "1")].map(|(name, value)| {
+                (http::HeaderName::from_static(name), http::HeaderValue::from_static(value))
+            }));
         let with = |reply: &Reply, trailers| {
             let reply = Arc::new(Reply { trailers, ..reply.clone() });
             Record { state: State::Completed { reply, by }, ..completed(1) }
@@ -303,7 +363,15 @@ mod tests {
         let State::Completed { reply: shown, .. } = &raw.state else { panic!("completed") };
         assert_eq!(shown.trailers, Some(HeaderMap::new()), "that there are some is all that shows");
         // Whoever can write to the store can't make a reply without trailers of it, nor the other way round.
-        inner.swap(&slot, Some(Version(1)), &Record { version: Version(2), ..with(shown, None) }, LIFE).await.unwrap();
+        inner
+            .swap(
+                &slot,
+                Some(Version(1)),
+                &Record { version: Version(2), ..with(shown, None) },
+                LIFE,
+            )
+            .await
+            .unwrap();
         assert!(matches!(store.load(&slot).await, Err(StoreError::Corrupt(CodecError::Sealed))));
     }
 
@@ -352,6 +420,9 @@ mod tests {
         assert_eq!(format!("{:?}", key("a", 1)), "SealingKey { id: \"a\", .. }");
         let named = |length: usize| SealingKey::new(&"k".repeat(length), &[1; KEY_BYTES]).is_ok();
         assert!(named(1) && named(KEY_ID_MAX) && !named(0) && !named(KEY_ID_MAX + 1));
-        assert!(SealingKey::new("a", &[1; KEY_BYTES - 1]).is_err() && Sealed::new(memory(), vec![]).is_err());
+        assert!(
+            SealingKey::new("a", &[1; KEY_BYTES - 1]).is_err()
+                && Sealed::new(memory(), vec![]).is_err()
+        );
     }
 }

@@ -69,7 +69,9 @@ pub(crate) async fn deadlines_are_counted_by_the_stores_clock(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     let held = stage.load(&HERE(1)).await.unwrap();
     assert_eq!(held.due_ms - held.written_ms, SHORT.as_millis() as u64);
-    stage.until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over()).await;
+    stage
+        .until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over())
+        .await;
     let later = stage.load(&HERE(1)).await.unwrap();
     assert_eq!((later.written_ms, later.due_ms), (held.written_ms, held.due_ms));
     assert!(later.now_ms >= held.due_ms);
@@ -84,13 +86,16 @@ pub(crate) async fn a_settled_record_is_never_due(stage: Stage) {
 pub(crate) async fn one_of_many_claims_wins(stage: Stage) {
     let tries = (1..=50).map(|n| {
         let store = stage.store.clone();
-        tokio::spawn(async move { (n, store.swap(&HERE(1), None, &claim(n * 1000, n), lease(LONG)).await.unwrap()) })
+        tokio::spawn(async move {
+            (n, store.swap(&HERE(1), None, &claim(n * 1000, n), lease(LONG)).await.unwrap())
+        })
     });
     let mut answers = Vec::new();
     for attempt in tries.collect::<Vec<_>>() {
         answers.push(attempt.await.unwrap());
     }
-    let winners: Vec<u64> = answers.iter().filter(|(_, swap)| *swap == Swap::Stored).map(|(n, _)| *n).collect();
+    let winners: Vec<u64> =
+        answers.iter().filter(|(_, swap)| *swap == Swap::Stored).map(|(n, _)| *n).collect();
     assert_eq!(winners.len(), 1, "{winners:?}");
     let winner = claim(winners[0] * 1000, winners[0]);
     for (_, swap) in answers {
@@ -126,14 +131,23 @@ pub(crate) async fn a_write_said_twice_is_stored_once(stage: Stage) {
     stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
     stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
     // The claim comes a third time, late: it is no longer what stands there.
-    assert_eq!(stage.stale(&HERE(1), None, &claim(10, 1), lease(LONG)).await.unwrap().record, uncertain(11, 1));
+    assert_eq!(
+        stage.stale(&HERE(1), None, &claim(10, 1), lease(LONG)).await.unwrap().record,
+        uncertain(11, 1)
+    );
     // The same version under another fence is another write.
-    assert_eq!(stage.stale(&HERE(1), Some(10), &uncertain(11, 2), lease(LONG)).await.unwrap().record, uncertain(11, 1));
+    assert_eq!(
+        stage.stale(&HERE(1), Some(10), &uncertain(11, 2), lease(LONG)).await.unwrap().record,
+        uncertain(11, 1)
+    );
 }
 
 pub(crate) async fn a_late_claim_meets_the_marker_and_is_refused(stage: Stage) {
     stage.stored(&HERE(1), None, &marker(10, 1), keep(LONG)).await;
-    assert_eq!(stage.stale(&HERE(1), None, &claim(20, 1), lease(LONG)).await.unwrap().record, marker(10, 1));
+    assert_eq!(
+        stage.stale(&HERE(1), None, &claim(20, 1), lease(LONG)).await.unwrap().record,
+        marker(10, 1)
+    );
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, marker(10, 1));
 }
 
@@ -159,7 +173,9 @@ pub(crate) async fn a_renewal_moves_the_due_time_and_no_version(stage: Stage) {
 }
 
 pub(crate) async fn a_renewal_prolongs_the_life_of_the_record(stage: Stage) {
-    stage.stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT * 10, ..lease(SHORT) }).await;
+    stage
+        .stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT * 10, ..lease(SHORT) })
+        .await;
     assert!(stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     stage.time.pass(SHORT * 11).await;
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(10, 1));
@@ -179,7 +195,9 @@ pub(crate) async fn only_the_attempt_under_way_renews(stage: Stage) {
 
 pub(crate) async fn a_lease_that_is_over_is_not_renewed(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
-    stage.until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over()).await;
+    stage
+        .until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over())
+        .await;
     let over = stage.load(&HERE(1)).await.unwrap();
     assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     let held = stage.load(&HERE(1)).await.unwrap();
@@ -205,7 +223,9 @@ pub(crate) async fn no_more_is_due_than_was_asked_for(stage: Stage) {
     for n in 1..=20 {
         stage.stored(&HERE(n), None, &claim(n, n), lease(SHORT)).await;
     }
-    stage.until("all leases are over", async || stage.store.due(100).await.unwrap().len() == 20).await;
+    stage
+        .until("all leases are over", async || stage.store.due(100).await.unwrap().len() == 20)
+        .await;
     let some = stage.store.due(5).await.unwrap();
     assert!(!some.is_empty() && some.len() <= 5, "{}", some.len());
 }
@@ -241,7 +261,14 @@ pub(crate) async fn a_record_is_gone_when_its_time_is_over(stage: Stage) {
 }
 
 pub(crate) async fn the_index_forgets_what_is_gone(stage: Stage) {
-    stage.stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT, due: Some(SHORT / 2), tombstone: None }).await;
+    stage
+        .stored(
+            &HERE(1),
+            None,
+            &claim(10, 1),
+            Lifetime { keep: SHORT, due: Some(SHORT / 2), tombstone: None },
+        )
+        .await;
     stage.until("it is gone", async || stage.load(&HERE(1)).await.is_none()).await;
     assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     stage.until("it is forgotten", async || !stage.is_due(&HERE(1)).await).await;
@@ -258,13 +285,20 @@ pub(crate) async fn a_tombstone_outlives_its_result(stage: Stage) {
     assert_eq!(held.due_ms, 0);
     assert!(held.written_ms <= held.now_ms);
     assert_eq!(stage.load(&HERE(1)).await, None, "a tombstone is no record");
-    assert_eq!(stage.store.remains(&HERE(1)).await.unwrap().unwrap().record, held.record, "but it is what remains");
+    assert_eq!(
+        stage.store.remains(&HERE(1)).await.unwrap().unwrap().record,
+        held.record,
+        "but it is what remains"
+    );
     assert!(!stage.is_listed(Listing::All, &HERE(1)).await);
 }
 
 pub(crate) async fn while_the_result_is_kept_it_is_met_and_not_its_tombstone(stage: Stage) {
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(LONG), LONG * 2)).await;
-    let held = stage.stale(&HERE(1), None, &claim(20, 2), with_tombstone(lease(LONG), LONG)).await.unwrap();
+    let held = stage
+        .stale(&HERE(1), None, &claim(20, 2), with_tombstone(lease(LONG), LONG))
+        .await
+        .unwrap();
     assert_eq!(held.record, completed(10));
     assert_eq!(stage.store.remains(&HERE(1)).await.unwrap().unwrap().record, completed(10));
     assert_eq!(stage.store.remains(&HERE(2)).await.unwrap(), None);
@@ -283,7 +317,11 @@ pub(crate) async fn a_tombstone_bars_a_claim_over_a_marker_too(stage: Stage) {
 pub(crate) async fn a_tombstone_ends(stage: Stage) {
     let late = with_tombstone(lease(LONG), LONG);
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), SHORT * 2)).await;
-    stage.until("the key is new again", async || stage.swap(&HERE(1), None, &claim(20, 2), late).await == Swap::Stored).await;
+    stage
+        .until("the key is new again", async || {
+            stage.swap(&HERE(1), None, &claim(20, 2), late).await == Swap::Stored
+        })
+        .await;
 }
 
 pub(crate) async fn a_tombstone_stands_only_in_the_way_of_who_asks_for_it(stage: Stage) {
@@ -304,7 +342,9 @@ pub(crate) async fn a_listing_pages_through_everything_once(stage: Stage) {
         stage.stored(&HERE(n), None, &claim(n, n), lease(LONG)).await;
         stage.stored(&HERE(1000 + n), None, &completed(n), keep(LONG)).await;
     }
-    for (listing, expected, limit) in [(Listing::All, 260, 25), (Listing::All, 260, 1), (Listing::Unsettled, 130, 25)] {
+    for (listing, expected, limit) in
+        [(Listing::All, 260, 25), (Listing::All, 260, 1), (Listing::Unsettled, 130, 25)]
+    {
         let listed = stage.listed(listing, limit).await;
         let slots: HashSet<Slot> = listed.iter().map(|(slot, _)| *slot).collect();
         assert_eq!((listed.len(), slots.len()), (expected, expected), "{listing:?}");
@@ -338,7 +378,8 @@ pub(crate) async fn shadow_records_are_kept_apart_and_not_listed(stage: Stage) {
     assert_eq!(stage.load(&shadow).await.unwrap().record, claim(10, 1));
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(20, 2));
     for listing in [Listing::All, Listing::Unsettled] {
-        let slots: Vec<Slot> = stage.listed(listing, 100).await.into_iter().map(|(slot, _)| slot).collect();
+        let slots: Vec<Slot> =
+            stage.listed(listing, 100).await.into_iter().map(|(slot, _)| slot).collect();
         assert_eq!(slots, [HERE(1)], "{listing:?}");
     }
 }
@@ -381,10 +422,19 @@ pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
     let mut headers = HeaderMap::new();
     for n in 0..200 {
         let name = HeaderName::from_bytes(format!("x-field-{}", n % 150).as_bytes()).unwrap();
-        headers.append(name, HeaderValue::from_bytes(format!("value, {n}; caf\u{e9}").as_bytes()).unwrap());
+        headers.append(
+            name,
+            HeaderValue::from_bytes(format!("value, {n}; caf\u{e9}").as_bytes()).unwrap(),
+        );
     }
-    let body: Vec<u8> = (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
-    let reply = Arc::new(Reply { status: StatusCode::ACCEPTED, headers, body: ReplyBody::Whole(body.into()), trailers: None });
+    let body: Vec<u8> =
+        (0..1 << 20).map(|n: u32| (n.wrapping_mul(2_654_435_761) >> 13) as u8).collect();
+    let reply = Arc::new(Reply {
+        status: StatusCode::ACCEPTED,
+        headers,
+        body: ReplyBody::Whole(body.into()),
+        trailers: None,
+    });
     let big = record(10, 1, State::Completed { reply, by: Settler::Operator });
     stage.stored(&HERE(1), None, &big, keep(LONG)).await;
     assert!(stage.load(&HERE(1)).await.unwrap().record == big, "the reply differs");
@@ -393,9 +443,21 @@ pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
 }
 
 pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
-    let not_stored = Reply { status: StatusCode::OK, headers: HeaderMap::new(), body: ReplyBody::NotStored, trailers: None };
-    let trailers = HeaderMap::from_iter([(HeaderName::from_static("grpc-status"), HeaderValue::from_static("0"))]);
-    let trailed = Reply { body: ReplyBody::Whole(Bytes::from_static(b"paid")), trailers: Some(trailers), ..not_stored.clone() };
+    let not_stored = Reply {
+        status: StatusCode::OK,
+        headers: HeaderMap::new(),
+        body: ReplyBody::NotStored,
+        trailers: None,
+    };
+    let trailers = HeaderMap::from_iter([(
+        HeaderName::from_static("grpc-status"),
+        HeaderValue::from_static("0"),
+    )]);
+    let trailed = Reply {
+        body: ReplyBody::Whole(Bytes::from_static(b"paid")),
+        trailers: Some(trailers),
+        ..not_stored.clone()
+    };
     let states = [
         State::Completed { reply: Arc::new(trailed), by: Settler::Upstream },
         State::InFlight { doubt_since_ms: Some(5) },

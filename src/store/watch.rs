@@ -52,8 +52,11 @@ impl Hub {
     pub fn watch(&self, slot: &Slot) -> Watch {
         let mut slots = lock(&self.0.slots);
         let remote = self.0.remote;
-        let entry =
-            slots.entry(*slot).or_insert_with(|| Entry { sender: watch::Sender::new(0), watchers: 0, confirmed: !remote });
+        let entry = slots.entry(*slot).or_insert_with(|| Entry {
+            sender: watch::Sender::new(0),
+            watchers: 0,
+            confirmed: !remote,
+        });
         entry.watchers += 1;
         let mut receiver = entry.sender.subscribe();
         if entry.confirmed {
@@ -201,7 +204,11 @@ mod tests {
         assert!(hub.any_watched().now_or_never().is_some());
         assert_eq!(hub.follow(), [HERE(1)]);
         (0..1000).for_each(|n| drop(hub.watch(&HERE(n % 2))));
-        assert_eq!(collected(&hub), 1, "each slot once, and only where a first or last watcher changed");
+        assert_eq!(
+            collected(&hub),
+            1,
+            "each slot once, and only where a first or last watcher changed"
+        );
         hub.lost();
         (0..1000).for_each(|n| drop(hub.watch(&HERE(n))));
         assert_eq!(collected(&hub), 0, "after one that failed");
@@ -215,7 +222,10 @@ mod tests {
         assert!(looks(&mut watch) && !looks(&mut watch));
         hub.notify(&HERE(1));
         hub.notify(&HERE(1));
-        assert!(looks(&mut watch) && !looks(&mut watch), "one look for all that happened before it");
+        assert!(
+            looks(&mut watch) && !looks(&mut watch),
+            "one look for all that happened before it"
+        );
         hub.notify(&HERE(2));
         assert!(!looks(&mut watch));
         assert_eq!(changes(&hub), [], "nothing is to be subscribed to");

@@ -72,9 +72,14 @@ impl AccessLog {
     ///
     /// # Errors
     /// The file can't be opened, or there can be no thread.
-    pub fn open(format: AccessFormat, path: &Path, meter: TellingMeter) -> io::Result<(AccessLog, AccessLogEnd)> {
+    pub fn open(
+        format: AccessFormat,
+        path: &Path,
+        meter: TellingMeter,
+    ) -> io::Result<(AccessLog, AccessLogEnd)> {
         let standard_output = path == Path::new("-");
-        let out: Box<dyn Write + Send> = if standard_output { Box::new(Unlocked(io::stdout())) } else { Box::new(open(path)?) };
+        let out: Box<dyn Write + Send> =
+            if standard_output { Box::new(Unlocked(io::stdout())) } else { Box::new(open(path)?) };
         // Logged once: a full disk has no room for a line about every line.
         let (lines, thread) = LineQueue::start("access-log", out, meter, |error| {
             tracing::error!(%error, "the access log can't be written: its lines are dropped and counted");
@@ -103,11 +108,17 @@ impl QueuedLine for (Line, AccessFormat) {
 /// that is slow is as a disk that is.
 fn open(path: &Path) -> io::Result<File> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true).mode(FILE_MODE).custom_flags(OFlags::NONBLOCK.bits().cast_signed());
+    options
+        .append(true)
+        .create(true)
+        .mode(FILE_MODE)
+        .custom_flags(OFlags::NONBLOCK.bits().cast_signed());
     let file = options.open(path).map_err(|error| {
         let is_pipe = std::fs::metadata(path).is_ok_and(|found| found.file_type().is_fifo());
         match Errno::from_io_error(&error) {
-            Some(Errno::NXIO) if is_pipe => io::Error::other("it is a named pipe that nobody reads: start its reader first"),
+            Some(Errno::NXIO) if is_pipe => {
+                io::Error::other("it is a named pipe that nobody reads: start its reader first")
+            }
             _ => error,
         }
     })?;
@@ -143,7 +154,9 @@ impl Line {
                 line[name] = json!(millis(duration));
             }
         }
-        for (name, text) in [("operation", &self.operation), ("scope", &self.scope), ("trace", &self.trace)] {
+        for (name, text) in
+            [("operation", &self.operation), ("scope", &self.scope), ("trace", &self.trace)]
+        {
             if let Some(text) = text {
                 line[name] = json!(text);
             }
@@ -153,8 +166,11 @@ impl Line {
 
     /// Referer and User-Agent are left out: they are the client's, and may hold queries.
     fn combined(&self) -> String {
-        let or_none = |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
-        let seconds = |duration: Option<Duration>| duration.map_or("-".to_owned(), |it| format!("{:.3}", it.as_secs_f64()));
+        let or_none =
+            |text: Option<&str>| text.filter(|text| !text.is_empty()).unwrap_or("-").to_owned();
+        let seconds = |duration: Option<Duration>| {
+            duration.map_or("-".to_owned(), |it| format!("{:.3}", it.as_secs_f64()))
+        };
         format!(
             "{} - - [{}] \"{} {} {}\" {} {} \"-\" \"-\" {} {} {} {} {} {} {}",
             self.client,
@@ -233,7 +249,8 @@ mod tests {
 
     #[test]
     fn a_line_says_what_became_of_a_request_in_both_formats() {
-        let json: serde_json::Value = serde_json::from_str(&line().text(AccessFormat::Json)).unwrap();
+        let json: serde_json::Value =
+            serde_json::from_str(&line().text(AccessFormat::Json)).unwrap();
         assert_eq!(json["time"], "2025-11-25T06:03:12.123Z");
         assert_eq!(
             (&json["path"], &json["duration_ms"], &json["upstream_ms"]),
@@ -245,7 +262,18 @@ mod tests {
             "203.0.113.9 - - [25/Nov/2025:06:03:12 +0000] \"POST /v1/a\\x22b\\x5Cc HTTP/1.1\" 201 17 \"-\" \"-\" \
              0.012 0.010 the\\x20payments executed op_1 ab 7a"
         );
-        let left = Line { status: None, route: None, upstream: None, operation: None, scope: None, trace: None, ..line() };
-        assert!(left.text(AccessFormat::Combined).ends_with("HTTP/1.1\" - 17 \"-\" \"-\" 0.012 - - executed - - -"));
+        let left = Line {
+            status: None,
+            route: None,
+            upstream: None,
+            operation: None,
+            scope: None,
+            trace: None,
+            ..line()
+        };
+        assert!(
+            left.text(AccessFormat::Combined)
+                .ends_with("HTTP/1.1\" - 17 \"-\" \"-\" 0.012 - - executed - - -")
+        );
     }
 }

@@ -18,7 +18,8 @@ pub enum BreakerState {
 }
 
 impl BreakerState {
-    const ALL: [BreakerState; 3] = [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open];
+    const ALL: [BreakerState; 3] =
+        [BreakerState::Closed, BreakerState::HalfOpen, BreakerState::Open];
 
     fn name(self) -> &'static str {
         match self {
@@ -82,7 +83,11 @@ impl BreakerMeter {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register("store_breakers", "Servers of the store by whether calls go through to them", self.servers.clone());
+        registry.register(
+            "store_breakers",
+            "Servers of the store by whether calls go through to them",
+            self.servers.clone(),
+        );
         registry.register("store_breaker_turns", "Changes of that state", self.turns.clone());
     }
 

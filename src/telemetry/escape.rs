@@ -32,13 +32,21 @@ pub fn escape_json(text: &str) -> Cow<'_, str> {
 pub(super) fn escape_log_line(line: &str, colours: bool, json: bool) -> String {
     let text = line.strip_suffix('\n').unwrap_or(line);
     let stays = |c| colours && c == '\u{1b}';
-    let mut escaped =
-        if json { escape_json(text) } else { escaped(text, stays, |c, out| out.extend(c.escape_default())) }.into_owned();
+    let mut escaped = if json {
+        escape_json(text)
+    } else {
+        escaped(text, stays, |c, out| out.extend(c.escape_default()))
+    }
+    .into_owned();
     escaped.push('\n');
     escaped
 }
 
-fn escaped(text: &str, stays: impl Fn(char) -> bool, write: impl Fn(char, &mut String)) -> Cow<'_, str> {
+fn escaped(
+    text: &str,
+    stays: impl Fn(char) -> bool,
+    write: impl Fn(char, &mut String),
+) -> Cow<'_, str> {
     let is_escaped = |c: char| is_unsafe(c) && !stays(c);
     if !text.contains(is_escaped) {
         return Cow::Borrowed(text);
@@ -56,7 +64,14 @@ mod tests {
 
     /// Every character that must reach no terminal as it is.
     fn unsafe_characters() -> impl Iterator<Item = char> {
-        let ranges = [0..=0x1f, 0x7f..=0x9f, 0x61c..=0x61c, 0x200e..=0x200f, 0x2028..=0x202e, 0x2066..=0x2069];
+        let ranges = [
+            0..=0x1f,
+            0x7f..=0x9f,
+            0x61c..=0x61c,
+            0x200e..=0x200f,
+            0x2028..=0x202e,
+            0x2066..=0x2069,
+        ];
         ranges.into_iter().flatten().filter_map(char::from_u32)
     }
 
@@ -80,7 +95,12 @@ mod tests {
 
     #[test]
     fn other_text_stays_as_it_is() {
-        for text in ["", "op_1 payments", "Z\u{fc}rich \u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f4b3}", "a\\u{202e} \"quoted\""] {
+        for text in [
+            "",
+            "op_1 payments",
+            "Z\u{fc}rich \u{5e9}\u{5dc}\u{5d5}\u{5dd} \u{1f4b3}",
+            "a\\u{202e} \"quoted\"",
+        ] {
             assert!(matches!(escape(text), Cow::Borrowed(same) if same == text), "{text}");
             assert_eq!((&*escape_block(text), &*escape_json(text)), (text, text));
         }

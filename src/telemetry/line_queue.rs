@@ -78,7 +78,11 @@ pub(super) struct LineQueue<L> {
 
 impl<L> Clone for LineQueue<L> {
     fn clone(&self) -> LineQueue<L> {
-        LineQueue { lines: self.lines.clone(), pending: self.pending.clone(), meter: self.meter.clone() }
+        LineQueue {
+            lines: self.lines.clone(),
+            pending: self.pending.clone(),
+            meter: self.meter.clone(),
+        }
     }
 }
 
@@ -94,7 +98,12 @@ impl<L: QueuedLine> LineQueue<L> {
         on_failure: fn(&io::Error),
     ) -> io::Result<(LineQueue<L>, JoinHandle<()>)> {
         let (queue, receiver) = LineQueue::bounded(LINES_MAX, meter);
-        let writer = Writer { receiver, pending: queue.pending.clone(), meter: queue.meter.clone(), on_failure };
+        let writer = Writer {
+            receiver,
+            pending: queue.pending.clone(),
+            meter: queue.meter.clone(),
+            on_failure,
+        };
         let thread = std::thread::Builder::new().name(thread.to_owned());
         Ok((queue, thread.spawn(move || writer.run(BufWriter::new(out)))?))
     }
@@ -173,10 +182,12 @@ impl<F: AsFd> Write for Unlocked<F> {
         loop {
             match rustix::io::write(&self.0, bytes) {
                 Err(Errno::INTR) => {}
-                Err(Errno::AGAIN) => match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None) {
-                    Ok(_) | Err(Errno::INTR) => {}
-                    Err(error) => return Err(error.into()),
-                },
+                Err(Errno::AGAIN) => {
+                    match poll(&mut [PollFd::new(&self.0, PollFlags::OUT)], None) {
+                        Ok(_) | Err(Errno::INTR) => {}
+                        Err(error) => return Err(error.into()),
+                    }
+                }
                 written => return Ok(written?),
             }
         }
@@ -203,7 +214,12 @@ mod tests {
 
     fn queue(lines: usize) -> (LineQueue<&'static str>, Writer<&'static str>) {
         let (queue, receiver) = LineQueue::bounded(lines, TellingMeter::default());
-        let writer = Writer { receiver, pending: queue.pending.clone(), meter: queue.meter.clone(), on_failure: |_| {} };
+        let writer = Writer {
+            receiver,
+            pending: queue.pending.clone(),
+            meter: queue.meter.clone(),
+            on_failure: |_| {},
+        };
         (queue, writer)
     }
 
@@ -255,7 +271,8 @@ mod tests {
     fn a_flush_waits_until_all_is_written_and_no_longer_than_it_may() {
         let (reader, writer) = std::io::pipe().unwrap();
         let meter = TellingMeter::default();
-        let (queue, _thread) = LineQueue::start("lines", Unlocked(writer), meter.clone(), |_| {}).unwrap();
+        let (queue, _thread) =
+            LineQueue::start("lines", Unlocked(writer), meter.clone(), |_| {}).unwrap();
         queue.push("written");
         queue.flush(Duration::from_secs(60));
         assert_eq!(meter.told.get(), 1);

@@ -113,7 +113,8 @@ pub enum FilterError {
 pub fn init(format: LogFormat) -> io::Result<()> {
     let filter = EnvFilter::try_from_env("ONCEWARD_LOG").unwrap_or_else(|_| EnvFilter::new("info"));
     // An error of standard error can't be reported anywhere; the lines are counted.
-    let (queue, _thread) = LineQueue::start(WRITER_THREAD, Unlocked(io::stderr()), log_meter(), |_| {})?;
+    let (queue, _thread) =
+        LineQueue::start(WRITER_THREAD, Unlocked(io::stderr()), log_meter(), |_| {})?;
     let colours = format == LogFormat::Plain && io::stderr().is_terminal();
     let lines = fmt::layer().with_writer({
         let queue = queue.clone();
@@ -187,7 +188,9 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
         return Err(FilterError::TooLong);
     }
     let is_level = |word: &str| LEVELS.iter().any(|level| level.eq_ignore_ascii_case(word));
-    let is_target = |word: &str| !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b));
+    let is_target = |word: &str| {
+        !word.is_empty() && word.bytes().all(|b| b.is_ascii_alphanumeric() || b"_:".contains(&b))
+    };
     let is_clear = |part: &str| match part.split_once('=') {
         Some((target, level)) => is_target(target) && is_level(level),
         None => is_level(part),
@@ -202,7 +205,8 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
 /// Whether a line is of this crate, or of a level on which libraries show nothing of what they carry.
 fn tells_no_secret(line: &Metadata<'_>) -> bool {
     let own = line.target().strip_prefix(env!("CARGO_CRATE_NAME"));
-    own.is_some_and(|rest| rest.is_empty() || rest.starts_with("::")) || *line.level() <= LevelFilter::INFO
+    own.is_some_and(|rest| rest.is_empty() || rest.starts_with("::"))
+        || *line.level() <= LevelFilter::INFO
 }
 
 #[cfg(test)]
@@ -211,12 +215,22 @@ mod tests {
 
     #[test]
     fn a_filter_is_levels_by_target_and_a_slip_is_none() {
-        for sound in ["info", "WARN", "off", "info,onceward::store=debug", "onceward=trace,h2=error"] {
+        for sound in
+            ["info", "WARN", "off", "info,onceward::store=debug", "onceward=trace,h2=error"]
+        {
             assert!(parse(sound).is_ok(), "{sound}");
         }
-        for slip in
-            ["", "inof", "info,", "info,onceward", "onceward=loud", "=debug", "info, debug", "[span{key=x}]=debug", "a\nb=info"]
-        {
+        for slip in [
+            "",
+            "inof",
+            "info,",
+            "info,onceward",
+            "onceward=loud",
+            "=debug",
+            "info, debug",
+            "[span{key=x}]=debug",
+            "a\nb=info",
+        ] {
             assert!(matches!(parse(slip), Err(FilterError::Unclear { .. })), "{slip}");
         }
         assert_eq!(parse(&"onceward=info,".repeat(100)).unwrap_err(), FilterError::TooLong);

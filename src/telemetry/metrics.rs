@@ -237,7 +237,10 @@ impl Timer {
 
 /// Bounds in seconds: a local store answers below a millisecond, a payment API within a minute.
 fn buckets() -> Histogram {
-    Histogram::new([0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0])
+    Histogram::new([
+        0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0,
+        60.0,
+    ])
 }
 
 impl Default for Meter {
@@ -276,35 +279,98 @@ impl Meter {
             access_log: TellingMeter::default(),
             spans: TellingMeter::default(),
         };
-        let calls: Family<CallLabel, Histogram, fn() -> Histogram> = Family::new_with_constructor(buckets as fn() -> Histogram);
+        let calls: Family<CallLabel, Histogram, fn() -> Histogram> =
+            Family::new_with_constructor(buckets as fn() -> Histogram);
         meter.claim = calls.get_or_create(&CallLabel { call: "claim" }).clone();
         meter.settle = calls.get_or_create(&CallLabel { call: "settle" }).clone();
         let mut registry = Registry::with_prefix("onceward");
         let m = &meter;
         registry.register("requests", "Requests by route and outcome", m.answers.clone());
-        registry.register("duplicates_prevented", "Duplicates that did not reach the upstream", m.prevented.clone());
-        registry.register("shadow", "What enforcing would have done, on routes in shadow mode", m.shadow.clone());
+        registry.register(
+            "duplicates_prevented",
+            "Duplicates that did not reach the upstream",
+            m.prevented.clone(),
+        );
+        registry.register(
+            "shadow",
+            "What enforcing would have done, on routes in shadow mode",
+            m.shadow.clone(),
+        );
         registry.register_with_unit(
             "upstream",
             "From sending a request to the end of its response",
             Unit::Seconds,
             m.upstream.clone(),
         );
-        registry.register_with_unit("store", "Store calls of the request path", Unit::Seconds, calls);
-        registry.register("in_flight", "Attempts under way, requests that pass through, and tunnels", m.in_flight.clone());
-        registry.register("waiters", "Duplicates held until the first request is answered", m.waiters.clone());
+        registry.register_with_unit(
+            "store",
+            "Store calls of the request path",
+            Unit::Seconds,
+            calls,
+        );
+        registry.register(
+            "in_flight",
+            "Attempts under way, requests that pass through, and tunnels",
+            m.in_flight.clone(),
+        );
+        registry.register(
+            "waiters",
+            "Duplicates held until the first request is answered",
+            m.waiters.clone(),
+        );
         registry.register("connections", "Client connections", m.connections.clone());
-        registry.register_with_unit("buffered", "Bodies held in memory", Unit::Bytes, m.buffered_bytes.clone());
-        registry.register("probes_found", "Questions that found the operation executed", m.probes.found.clone());
-        registry.register("probes_absent", "Questions that found no trace of the operation", m.probes.absent.clone());
-        registry.register("probes_unclear", "Questions without a usable answer", m.probes.unclear.clone());
-        registry.register("probes_withheld", "Probes not sent because of the key", m.probes.withheld.clone());
-        registry.register("uncertain_outcomes", "Operations that became uncertain", m.uncertain.clone());
-        registry.register("lost_leases", "Attempts that lost their lease while they ran", m.lost_leases.clone());
+        registry.register_with_unit(
+            "buffered",
+            "Bodies held in memory",
+            Unit::Bytes,
+            m.buffered_bytes.clone(),
+        );
+        registry.register(
+            "probes_found",
+            "Questions that found the operation executed",
+            m.probes.found.clone(),
+        );
+        registry.register(
+            "probes_absent",
+            "Questions that found no trace of the operation",
+            m.probes.absent.clone(),
+        );
+        registry.register(
+            "probes_unclear",
+            "Questions without a usable answer",
+            m.probes.unclear.clone(),
+        );
+        registry.register(
+            "probes_withheld",
+            "Probes not sent because of the key",
+            m.probes.withheld.clone(),
+        );
+        registry.register(
+            "uncertain_outcomes",
+            "Operations that became uncertain",
+            m.uncertain.clone(),
+        );
+        registry.register(
+            "lost_leases",
+            "Attempts that lost their lease while they ran",
+            m.lost_leases.clone(),
+        );
         registry.register("store_errors", "Store calls that failed", m.store_errors.clone());
-        registry.register("observations_lost", "Observations of duplicates that were not told", m.observations_lost.clone());
-        registry.register("corrupt_records", "Stored records that could not be read", m.corrupt_records.clone());
-        registry.register("unsettled_in_background", "Results that are still being stored", m.unsettled_in_background.clone());
+        registry.register(
+            "observations_lost",
+            "Observations of duplicates that were not told",
+            m.observations_lost.clone(),
+        );
+        registry.register(
+            "corrupt_records",
+            "Stored records that could not be read",
+            m.corrupt_records.clone(),
+        );
+        registry.register(
+            "unsettled_in_background",
+            "Results that are still being stored",
+            m.unsettled_in_background.clone(),
+        );
         register_cache(&mut registry, &m.cache);
         m.breakers.register(&mut registry);
         m.reloads.register(&mut registry);
@@ -320,8 +386,11 @@ impl Meter {
     /// The metrics of a route.
     pub fn route(&self, name: &str) -> RouteMeter {
         let label = RouteLabel { route: name.to_owned() };
-        let answer =
-            |answer: Answer| self.answers.get_or_create(&AnswerLabels { route: name.to_owned(), outcome: answer.name() }).clone();
+        let answer = |answer: Answer| {
+            self.answers
+                .get_or_create(&AnswerLabels { route: name.to_owned(), outcome: answer.name() })
+                .clone()
+        };
         RouteMeter {
             answers: Answer::ALL.into_iter().map(answer).collect(),
             prevented: self.prevented.get_or_create(&label).clone(),
@@ -348,18 +417,42 @@ impl Meter {
 }
 
 fn register_cache(registry: &mut Registry, cache: &CacheMeter) {
-    registry.register("local_cache_hits", "Duplicates answered from the process", cache.hits.clone());
-    registry.register("local_cache_invalidations", "Records dropped because they changed", cache.invalidations.clone());
-    registry.register("local_cache_losses", "Times that all records were dropped", cache.losses.clone());
-    registry.register("local_cache_entries", "Completed records kept in the process", cache.entries.clone());
-    registry.register_with_unit("local_cache", "Completed records kept in the process", Unit::Bytes, cache.bytes.clone());
+    registry.register(
+        "local_cache_hits",
+        "Duplicates answered from the process",
+        cache.hits.clone(),
+    );
+    registry.register(
+        "local_cache_invalidations",
+        "Records dropped because they changed",
+        cache.invalidations.clone(),
+    );
+    registry.register(
+        "local_cache_losses",
+        "Times that all records were dropped",
+        cache.losses.clone(),
+    );
+    registry.register(
+        "local_cache_entries",
+        "Completed records kept in the process",
+        cache.entries.clone(),
+    );
+    registry.register_with_unit(
+        "local_cache",
+        "Completed records kept in the process",
+        Unit::Bytes,
+        cache.bytes.clone(),
+    );
 }
 
 impl RouteMeter {
     /// Counts an answer.
     pub fn count(&self, answer: Answer) {
         self.answers[answer as usize].inc();
-        let duplicate = matches!(answer, Answer::Replayed | Answer::InFlight | Answer::ResponseNotStored | Answer::ResultExpired);
+        let duplicate = matches!(
+            answer,
+            Answer::Replayed | Answer::InFlight | Answer::ResponseNotStored | Answer::ResultExpired
+        );
         if duplicate {
             self.prevented.inc();
         }

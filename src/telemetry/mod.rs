@@ -15,7 +15,9 @@ pub use access::{AccessFormat, AccessLog, AccessLogEnd};
 pub use breakers::{BreakerMeter, BreakerState};
 pub use escape::{escape, escape_block, escape_json};
 pub use line_queue::TellingMeter;
-pub use logs::{FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter};
+pub use logs::{
+    FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter,
+};
 pub use metrics::{Answer, CacheMeter, Meter, RouteMeter, StoreCall, Timer};
 pub use projection::ProjectionMeter;
 pub use reloads::{ReloadMeter, VanishedRoutes};

@@ -32,6 +32,10 @@ impl ProjectionMeter {
     pub(super) fn register(&self, registry: &mut Registry) {
         let lag = "How far the read model is behind the event log";
         registry.register_with_unit("projection_lag", lag, Unit::Seconds, self.lag.clone());
-        registry.register("projection_entries", "Entries that the read model was built of", self.entries.clone());
+        registry.register(
+            "projection_entries",
+            "Entries that the read model was built of",
+            self.entries.clone(),
+        );
     }
 }

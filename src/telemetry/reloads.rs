@@ -25,7 +25,12 @@ impl Default for ReloadMeter {
     fn default() -> ReloadMeter {
         let all: Family<ResultLabel, Counter> = Family::default();
         let of = |result| all.get_or_create(&ResultLabel { result }).clone();
-        ReloadMeter { applied: of("applied"), refused: of("refused"), all, in_force_since: Gauge::default() }
+        ReloadMeter {
+            applied: of("applied"),
+            refused: of("refused"),
+            all,
+            in_force_since: Gauge::default(),
+        }
     }
 }
 
@@ -47,7 +52,11 @@ impl ReloadMeter {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register("config_reloads", "Configurations that were read while the process ran", self.all.clone());
+        registry.register(
+            "config_reloads",
+            "Configurations that were read while the process ran",
+            self.all.clone(),
+        );
         registry.register_with_unit(
             "config_in_force_since_timestamp",
             "When the configuration in force was taken, since 1970",
@@ -68,6 +77,10 @@ impl VanishedRoutes {
     }
 
     pub(super) fn register(&self, registry: &mut Registry) {
-        registry.register("vanished_routes", "Routes that protected operations and are not configured any more", self.0.clone());
+        registry.register(
+            "vanished_routes",
+            "Routes that protected operations and are not configured any more",
+            self.0.clone(),
+        );
     }
 }

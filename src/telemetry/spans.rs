@@ -76,13 +76,32 @@ pub struct Span {
 }
 
 impl Span {
-    pub(super) fn new(trace: [u8; 16], id: [u8; 8], parent: Option<[u8; 8]>, name: String, kind: Kind) -> Span {
+    pub(super) fn new(
+        trace: [u8; 16],
+        id: [u8; 8],
+        parent: Option<[u8; 8]>,
+        name: String,
+        kind: Kind,
+    ) -> Span {
         let (from_unix_ns, to_unix_ns) = (0, 0);
-        Span { trace, id, parent, name, kind, from_unix_ns, to_unix_ns, attributes: Vec::new(), link: None, failed: false }
+        Span {
+            trace,
+            id,
+            parent,
+            name,
+            kind,
+            from_unix_ns,
+            to_unix_ns,
+            attributes: Vec::new(),
+            link: None,
+            failed: false,
+        }
     }
 
     pub(super) fn lasted(&mut self, base_unix_ns: u64, from: Duration, to: Duration) {
-        let at = |after: Duration| base_unix_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX));
+        let at = |after: Duration| {
+            base_unix_ns.saturating_add(u64::try_from(after.as_nanos()).unwrap_or(u64::MAX))
+        };
         (self.from_unix_ns, self.to_unix_ns) = (at(from), at(to));
     }
 
@@ -95,7 +114,11 @@ impl Span {
     }
 
     fn json(&self) -> Value {
-        let attributes: Vec<Value> = self.attributes.iter().map(|(key, value)| json!({ "key": key, "value": value })).collect();
+        let attributes: Vec<Value> = self
+            .attributes
+            .iter()
+            .map(|(key, value)| json!({ "key": key, "value": value }))
+            .collect();
         let mut span = json!({
             "traceId": hex(&self.trace),
             "spanId": hex(&self.id),
@@ -223,7 +246,8 @@ mod tests {
     #[test]
     fn a_message_is_what_the_protocol_says() {
         let ids = Ids::new([0xab; 16], Some([0xcd; 8]), 5);
-        let mut span = Span::new(ids.trace, ids.own(), ids.parent, "POST payments".into(), Kind::Server);
+        let mut span =
+            Span::new(ids.trace, ids.own(), ids.parent, "POST payments".into(), Kind::Server);
         span.lasted(1_000, Duration::ZERO, Duration::from_nanos(7));
         span.text("onceward.outcome", "replayed");
         span.number("http.response.status_code", 201);

@@ -68,9 +68,16 @@ impl Arrival {
         let path = match path {
             // CONNECT has none.
             "" => "-".to_owned(),
-            path => percent_encoding::utf8_percent_encode(path, percent_encoding::CONTROLS).to_string(),
+            path => {
+                percent_encoding::utf8_percent_encode(path, percent_encoding::CONTROLS).to_string()
+            }
         };
-        Arrival { client, method: method.as_str().chars().take(METHOD_BYTES_MAX).collect(), path, version }
+        Arrival {
+            client,
+            method: method.as_str().chars().take(METHOD_BYTES_MAX).collect(),
+            path,
+            version,
+        }
     }
 
     /// What was no request.
@@ -183,7 +190,8 @@ impl Observers {
     pub fn replace_access_log(&self, access: AccessLog) {
         let mut observing = self.0.write().unwrap_or_else(PoisonError::into_inner);
         if let Some(before) = observing.take() {
-            *observing = Some(Arc::new(Observing { access: Some(access), ..Observing::clone(&before) }));
+            *observing =
+                Some(Arc::new(Observing { access: Some(access), ..Observing::clone(&before) }));
         }
     }
 
@@ -191,8 +199,13 @@ impl Observers {
     pub fn begin(&self, arrival: impl FnOnce() -> Arrival) -> Option<Trail> {
         let observing = self.0.read().unwrap_or_else(PoisonError::into_inner).clone()?;
         let began_unix_ns = (observing.now_unix_ns)();
-        let inner =
-            Inner { observing, began: Instant::now(), began_unix_ns, arrival: arrival(), notes: Mutex::new(Notes::default()) };
+        let inner = Inner {
+            observing,
+            began: Instant::now(),
+            began_unix_ns,
+            arrival: arrival(),
+            notes: Mutex::new(Notes::default()),
+        };
         Some(Trail(Arc::new(inner)))
     }
 }
@@ -212,7 +225,12 @@ impl Trail {
     /// The trace that the request belongs to: its id, the client's span in it if there is one, and whether the client says that
     /// it is sampled. `own`: a random number. Where spans of it are told, returns the span that the upstream is to see as its
     /// parent.
-    pub fn in_trace(&self, trace: [u8; 16], parent: Option<([u8; 8], bool)>, own: u64) -> Option<[u8; 8]> {
+    pub fn in_trace(
+        &self,
+        trace: [u8; 16],
+        parent: Option<([u8; 8], bool)>,
+        own: u64,
+    ) -> Option<[u8; 8]> {
         let mut notes = self.0.notes();
         notes.trace_id = Some(spans::hex(&trace));
         let tracer = self.0.observing.tracer.as_ref()?;
@@ -272,7 +290,11 @@ impl Trail {
             upstream: notes.upstream,
             waited: notes.waited,
             route: notes.route.clone(),
-            outcome: notes.outcome.unwrap_or(if status.is_some() { "refused" } else { "client_left" }),
+            outcome: notes.outcome.unwrap_or(if status.is_some() {
+                "refused"
+            } else {
+                "client_left"
+            }),
             operation: notes.operation.clone(),
             scope: notes.scope.clone(),
             trace: notes.trace_id.clone(),
@@ -288,7 +310,13 @@ impl Inner {
     fn span(&self, ids: &Ids, notes: &Notes) -> Span {
         let (status, after) = notes.ended.unwrap_or((None, self.began.elapsed()));
         let route = notes.route.as_deref().unwrap_or("-");
-        let mut span = Span::new(ids.trace, ids.own(), ids.parent, format!("{} {route}", self.arrival.method), Kind::Server);
+        let mut span = Span::new(
+            ids.trace,
+            ids.own(),
+            ids.parent,
+            format!("{} {route}", self.arrival.method),
+            Kind::Server,
+        );
         span.lasted(self.began_unix_ns, Duration::ZERO, after);
         span.text("http.request.method", &self.arrival.method);
         span.text("onceward.route", route);
@@ -318,7 +346,13 @@ impl Drop for Inner {
                 _ => ids.nth(number as u64),
             };
             forwards += usize::from(done.work == Work::Forward);
-            let mut span = Span::new(ids.trace, id, Some(ids.own()), done.work.name().to_owned(), done.work.kind());
+            let mut span = Span::new(
+                ids.trace,
+                id,
+                Some(ids.own()),
+                done.work.name().to_owned(),
+                done.work.kind(),
+            );
             span.lasted(self.began_unix_ns, done.began, done.ended);
             span.text("onceward.result", done.result);
             if let Some(status) = done.status {

@@ -25,8 +25,11 @@ pub struct Pace {
 
 impl Pace {
     /// Of a file, which costs little to look at.
-    pub const FILE: Pace =
-        Pace { every: Duration::from_secs(5), after_failure: Duration::from_secs(5), between_misses: Duration::from_secs(5) };
+    pub const FILE: Pace = Pace {
+        every: Duration::from_secs(5),
+        after_failure: Duration::from_secs(5),
+        between_misses: Duration::from_secs(5),
+    };
     /// Of a server.
     pub const SERVER: Pace = Pace {
         every: Duration::from_secs(5 * 60),
@@ -73,7 +76,11 @@ impl Keyring {
             };
             let pause = if failure.is_some() { pace.after_failure } else { pace.every };
             if let Some(error) = failure.as_ref().filter(|_| failure != told) {
-                tracing::warn!(keys = name, error, "the keys of tokens can't be read: those that are known stay in use");
+                tracing::warn!(
+                    keys = name,
+                    error,
+                    "the keys of tokens can't be read: those that are known stay in use"
+                );
             }
             told = failure;
             let missed = async {
@@ -139,7 +146,9 @@ mod tests {
         served.lock().unwrap().0 = Ok(set("a"));
         pass(5).await;
         assert!(known(&ring, "a"));
-        for broken in [Err("down".to_owned()), Ok("<html>".to_owned()), Ok(r#"{"keys":[]}"#.to_owned())] {
+        for broken in
+            [Err("down".to_owned()), Ok("<html>".to_owned()), Ok(r#"{"keys":[]}"#.to_owned())]
+        {
             served.lock().unwrap().0 = broken;
             pass(600).await;
             assert!(known(&ring, "a"));

@@ -3,9 +3,10 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256, RSA_PKCS1_2048_8192_SHA384,
-    RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256, RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters,
-    RsaPublicKeyComponents, UnparsedPublicKey, VerificationAlgorithm,
+    ECDSA_P256_SHA256_FIXED, ECDSA_P384_SHA384_FIXED, ED25519, RSA_PKCS1_2048_8192_SHA256,
+    RSA_PKCS1_2048_8192_SHA384, RSA_PKCS1_2048_8192_SHA512, RSA_PSS_2048_8192_SHA256,
+    RSA_PSS_2048_8192_SHA384, RSA_PSS_2048_8192_SHA512, RsaParameters, RsaPublicKeyComponents,
+    UnparsedPublicKey, VerificationAlgorithm,
 };
 use serde_json::{Map, Value};
 
@@ -36,7 +37,9 @@ pub enum KeySetError {
     #[error("it has more than {KEYS_MAX} keys")]
     TooMany,
     /// None that verifies tokens.
-    #[error("it has no key that tokens can be verified with: RSA of at least 2048 bits, P-256, P-384 or Ed25519, for signatures")]
+    #[error(
+        "it has no key that tokens can be verified with: RSA of at least 2048 bits, P-256, P-384 or Ed25519, for signatures"
+    )]
     NoneUsable,
 }
 
@@ -101,7 +104,9 @@ impl Way {
                 let key = RsaPublicKeyComponents { n: &key.material, e: &key.exponent };
                 key.verify(parameters, signed, signature).is_ok()
             }
-            Way::Point(_, algorithm) => UnparsedPublicKey::new(*algorithm, &key.material).verify(signed, signature).is_ok(),
+            Way::Point(_, algorithm) => {
+                UnparsedPublicKey::new(*algorithm, &key.material).verify(signed, signature).is_ok()
+            }
         }
     }
 }
@@ -115,7 +120,8 @@ impl KeySet {
         if text.len() > KEY_SET_BYTES_MAX {
             return Err(KeySetError::TooLarge);
         }
-        let set: Map<String, Value> = serde_json::from_slice(text).map_err(|_| KeySetError::Malformed)?;
+        let set: Map<String, Value> =
+            serde_json::from_slice(text).map_err(|_| KeySetError::Malformed)?;
         let listed = set.get("keys").and_then(Value::as_array).ok_or(KeySetError::Malformed)?;
         if listed.len() > KEYS_MAX {
             return Err(KeySetError::TooMany);
@@ -125,12 +131,28 @@ impl KeySet {
     }
 
     /// Verifies a signature. With a key's name only keys of that name count, without one all that fit.
-    pub(super) fn verify(&self, algorithm: &str, id: Option<&str>, signed: &[u8], signature: &[u8]) -> Result<(), TokenError> {
+    pub(super) fn verify(
+        &self,
+        algorithm: &str,
+        id: Option<&str>,
+        signed: &[u8],
+        signature: &[u8],
+    ) -> Result<(), TokenError> {
         let way = way(algorithm).ok_or(TokenError::Invalid)?;
         let named = |key: &&Key| id.is_none_or(|id| key.id.as_deref() == Some(id));
-        let mut fitting = self.0.iter().filter(named).filter(|key| key.fits(&way, algorithm)).take(TRIES_MAX).peekable();
+        let mut fitting = self
+            .0
+            .iter()
+            .filter(named)
+            .filter(|key| key.fits(&way, algorithm))
+            .take(TRIES_MAX)
+            .peekable();
         // A name that is there and doesn't verify is no reason to look for newer keys.
-        let refusal = if id.is_some() && fitting.peek().is_some() { TokenError::Invalid } else { TokenError::UnknownKey };
+        let refusal = if id.is_some() && fitting.peek().is_some() {
+            TokenError::Invalid
+        } else {
+            TokenError::UnknownKey
+        };
         if fitting.any(|key| way.verifies(key, signed, signature)) { Ok(()) } else { Err(refusal) }
     }
 }
@@ -150,19 +172,26 @@ impl Key {
         let point = |length: usize| {
             let (x, y) = (bytes("x")?, bytes("y")?);
             // Uncompressed (SEC 1, section 2.3.3).
-            (x.len() == length && y.len() == length).then(|| [&[4], x.as_slice(), y.as_slice()].concat())
+            (x.len() == length && y.len() == length)
+                .then(|| [&[4], x.as_slice(), y.as_slice()].concat())
         };
-        let (kind, material, exponent) = match (jwk.get("kty")?.as_str()?, jwk.get("crv").and_then(Value::as_str)) {
-            ("RSA", _) => {
-                let stripped = |bytes: Vec<u8>| bytes.iter().position(|byte| *byte != 0).map(|at| bytes[at..].to_vec());
-                let modulus = stripped(bytes("n")?).filter(|modulus| modulus.len() >= RSA_BYTES_MIN)?;
-                (Kind::Rsa, modulus, stripped(bytes("e")?)?)
-            }
-            ("EC", Some("P-256")) => (Kind::P256, point(32)?, Vec::new()),
-            ("EC", Some("P-384")) => (Kind::P384, point(48)?, Vec::new()),
-            ("OKP", Some("Ed25519")) => (Kind::Ed25519, bytes("x").filter(|point| point.len() == 32)?, Vec::new()),
-            _ => return None,
-        };
+        let (kind, material, exponent) =
+            match (jwk.get("kty")?.as_str()?, jwk.get("crv").and_then(Value::as_str)) {
+                ("RSA", _) => {
+                    let stripped = |bytes: Vec<u8>| {
+                        bytes.iter().position(|byte| *byte != 0).map(|at| bytes[at..].to_vec())
+                    };
+                    let modulus =
+                        stripped(bytes("n")?).filter(|modulus| modulus.len() >= RSA_BYTES_MIN)?;
+                    (Kind::Rsa, modulus, stripped(bytes("e")?)?)
+                }
+                ("EC", Some("P-256")) => (Kind::P256, point(32)?, Vec::new()),
+                ("EC", Some("P-384")) => (Kind::P384, point(48)?, Vec::new()),
+                ("OKP", Some("Ed25519")) => {
+                    (Kind::Ed25519, bytes("x").filter(|point| point.len() == 32)?, Vec::new())
+                }
+                _ => return None,
+            };
         let id = text("kid").map_or(Some(None), |id| id.map(Some))?;
         let algorithm = text("alg").map_or(Some(None), |name| name.map(Some))?;
         Some(Key { id, algorithm, kind, material, exponent })
@@ -171,6 +200,7 @@ impl Key {
     /// Whether it is of the algorithm's kind, and says of no other that it is for that one.
     fn fits(&self, way: &Way, algorithm: &str) -> bool {
         let one = |name: &str| if name == "Ed25519" { "EdDSA".to_owned() } else { name.to_owned() };
-        self.kind == way.kind() && self.algorithm.as_deref().is_none_or(|own| one(own) == one(algorithm))
+        self.kind == way.kind()
+            && self.algorithm.as_deref().is_none_or(|own| one(own) == one(algorithm))
     }
 }

@@ -4,9 +4,9 @@
 use proptest::prelude::*;
 use ring::rand::SystemRandom;
 use ring::signature::{
-    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair, EcdsaSigningAlgorithm, Ed25519KeyPair,
-    KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384, RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512,
-    RsaEncoding, RsaKeyPair,
+    ECDSA_P256_SHA256_FIXED_SIGNING, ECDSA_P384_SHA384_FIXED_SIGNING, EcdsaKeyPair,
+    EcdsaSigningAlgorithm, Ed25519KeyPair, KeyPair as _, RSA_PKCS1_SHA256, RSA_PKCS1_SHA384,
+    RSA_PKCS1_SHA512, RSA_PSS_SHA256, RSA_PSS_SHA384, RSA_PSS_SHA512, RsaEncoding, RsaKeyPair,
 };
 use serde_json::json;
 use std::sync::LazyLock;
@@ -27,8 +27,11 @@ enum Signer {
     Ed(Ed25519KeyPair),
 }
 
-static RSA: LazyLock<Signer> =
-    LazyLock::new(|| Signer::Rsa(RsaKeyPair::from_pkcs8(include_bytes!("../../tests/fixtures/tokens/rsa.pk8")).unwrap()));
+static RSA: LazyLock<Signer> = LazyLock::new(|| {
+    Signer::Rsa(
+        RsaKeyPair::from_pkcs8(include_bytes!("../../tests/fixtures/tokens/rsa.pk8")).unwrap(),
+    )
+});
 static P256: LazyLock<Signer> = LazyLock::new(|| ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32));
 static P384: LazyLock<Signer> = LazyLock::new(|| ec(&ECDSA_P384_SHA384_FIXED_SIGNING, "P-384", 48));
 static ED: LazyLock<Signer> = LazyLock::new(|| {
@@ -54,7 +57,9 @@ impl Signer {
                 let (x, y) = pair.public_key().as_ref()[1..].split_at(*length);
                 json!({ "kty": "EC", "crv": curve, "x": b64(x), "y": b64(y) })
             }
-            Signer::Ed(pair) => json!({ "kty": "OKP", "crv": "Ed25519", "x": b64(pair.public_key().as_ref()) }),
+            Signer::Ed(pair) => {
+                json!({ "kty": "OKP", "crv": "Ed25519", "x": b64(pair.public_key().as_ref()) })
+            }
         };
         jwk.as_object_mut().unwrap().extend(more.as_object().unwrap().clone());
         jwk
@@ -107,16 +112,26 @@ const RSA_ALGORITHMS: [&str; 6] = ["RS256", "RS384", "RS512", "PS256", "PS384", 
 
 #[test]
 fn each_algorithm_is_verified_with_its_kind_of_key_and_with_no_other() {
-    let signers = [(&*RSA, &RSA_ALGORITHMS[..]), (&*P256, &["ES256"]), (&*P384, &["ES384"]), (&*ED, &["EdDSA", "Ed25519"])];
-    let keys: Vec<KeySet> = signers.iter().map(|(signer, _)| set(&[signer.jwk(json!({}))])).collect();
-    let all: Vec<&str> = signers.iter().flat_map(|(_, algorithms)| algorithms.iter().copied()).collect();
+    let signers = [
+        (&*RSA, &RSA_ALGORITHMS[..]),
+        (&*P256, &["ES256"]),
+        (&*P384, &["ES384"]),
+        (&*ED, &["EdDSA", "Ed25519"]),
+    ];
+    let keys: Vec<KeySet> =
+        signers.iter().map(|(signer, _)| set(&[signer.jwk(json!({}))])).collect();
+    let all: Vec<&str> =
+        signers.iter().flat_map(|(_, algorithms)| algorithms.iter().copied()).collect();
     for (at, (signer, own)) in signers.iter().enumerate() {
         for name in &all {
             let token = signer.token(json!({ "alg": name }), claims());
             for (other, keys) in keys.iter().enumerate() {
                 let believed = check(&token, keys);
-                let expected =
-                    if other == at && own.contains(name) { Ok("shop-1".to_owned()) } else { Err(TokenError::UnknownKey) };
+                let expected = if other == at && own.contains(name) {
+                    Ok("shop-1".to_owned())
+                } else {
+                    Err(TokenError::UnknownKey)
+                };
                 assert_eq!(believed, expected, "{name}, signed by {at}, verified by {other}");
             }
         }
@@ -145,7 +160,11 @@ fn what_proves_nothing_is_refused() {
         json!({ "alg": "RS256", "kid": 1 }),
         json!({ "alg": "RS256", "crit": ["b64"], "b64": false }),
     ] {
-        assert_eq!(check(&RSA.token(header.clone(), claims()), &keys), Err(TokenError::Invalid), "{header}");
+        assert_eq!(
+            check(&RSA.token(header.clone(), claims()), &keys),
+            Err(TokenError::Invalid),
+            "{header}"
+        );
     }
 }
 
@@ -171,17 +190,28 @@ fn what_a_key_says_of_itself_counts() {
 
 #[test]
 fn a_name_selects_the_key_and_an_unknown_one_is_told_apart() {
-    let keys =
-        set(&[P256.jwk(json!({ "kid": "a" })), ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32).jwk(json!({ "kid": "b" }))]);
-    let named = |id: &str| check(&P256.token(json!({ "alg": "ES256", "kid": id }), claims()), &keys);
+    let keys = set(&[
+        P256.jwk(json!({ "kid": "a" })),
+        ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32).jwk(json!({ "kid": "b" })),
+    ]);
+    let named =
+        |id: &str| check(&P256.token(json!({ "alg": "ES256", "kid": id }), claims()), &keys);
     assert!(named("a").is_ok());
     assert_eq!(named("b"), Err(TokenError::Invalid), "another's key of that name");
     assert_eq!(named("c"), Err(TokenError::UnknownKey));
-    assert!(check(&P256.token(json!({ "alg": "ES256" }), claims()), &keys).is_ok(), "without a name all are tried");
-    let mut many: Vec<Value> = (0..20).map(|_| ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32).jwk(json!({}))).collect();
+    assert!(
+        check(&P256.token(json!({ "alg": "ES256" }), claims()), &keys).is_ok(),
+        "without a name all are tried"
+    );
+    let mut many: Vec<Value> =
+        (0..20).map(|_| ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32).jwk(json!({}))).collect();
     many.push(P256.jwk(json!({ "kid": "a" })));
     let many = set(&many);
-    assert_eq!(check(&P256.token(json!({ "alg": "ES256" }), claims()), &many), Err(TokenError::UnknownKey), "not for ever");
+    assert_eq!(
+        check(&P256.token(json!({ "alg": "ES256" }), claims()), &many),
+        Err(TokenError::UnknownKey),
+        "not for ever"
+    );
     assert!(check(&P256.token(json!({ "alg": "ES256", "kid": "a" }), claims()), &many).is_ok());
 }
 
@@ -216,8 +246,11 @@ fn what_a_token_says_is_judged() {
     ] {
         let token = ED.token(json!({ "alg": "EdDSA" }), claims.clone());
         let found = verify(token.as_bytes(), &keys, &SUB, NOW_S * 1000);
-        let expected =
-            expected.map(|(issuer, value, is_number)| Subject { issuer: issuer.into(), value: value.into(), is_number });
+        let expected = expected.map(|(issuer, value, is_number)| Subject {
+            issuer: issuer.into(),
+            value: value.into(),
+            is_number,
+        });
         assert!(found == expected, "{claims}: {found:?}");
     }
 }
@@ -235,8 +268,15 @@ fn issuer_and_audience_are_asked_for() {
         (json!("i"), json!([]), false),
         (json!("i"), json!(null), false),
     ] {
-        let token = ED.token(json!({ "alg": "EdDSA" }), json!({ "sub": "a", "exp": NOW_S, "iss": iss, "aud": aud }));
-        assert_eq!(verify(token.as_bytes(), &keys, &expected, NOW_S * 1000).is_ok(), believed, "{iss} {aud}");
+        let token = ED.token(
+            json!({ "alg": "EdDSA" }),
+            json!({ "sub": "a", "exp": NOW_S, "iss": iss, "aud": aud }),
+        );
+        assert_eq!(
+            verify(token.as_bytes(), &keys, &expected, NOW_S * 1000).is_ok(),
+            believed,
+            "{iss} {aud}"
+        );
     }
 }
 
@@ -249,7 +289,13 @@ fn the_scheme_may_stand_before_the_token_and_nothing_else() {
     }
     let long = "a".repeat(TOKEN_BYTES_MAX);
     let large = ED.token(json!({ "alg": "EdDSA" }), json!({ "sub": long, "exp": NOW_S }));
-    for field in [format!("Basic {token}"), format!("Bearer{token}"), format!("{token}, {token}"), format!("{token}.x"), large] {
+    for field in [
+        format!("Basic {token}"),
+        format!("Bearer{token}"),
+        format!("{token}, {token}"),
+        format!("{token}.x"),
+        large,
+    ] {
         assert_eq!(check(&field, &keys), Err(TokenError::Invalid));
     }
     let parts: Vec<&str> = token.split('.').collect();
@@ -281,12 +327,20 @@ fn sets_that_are_of_no_use_are_told() {
     assert_eq!(with(json!([padded])), Err(KeySetError::NoneUsable));
     // Some write the modulus with a zero before it.
     let mut jwk = RSA.jwk(json!({}));
-    jwk["n"] = json!(b64([&[0][..], &URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap()].concat()));
+    jwk["n"] = json!(b64(
+        [&[0][..], &URL_SAFE_NO_PAD.decode(jwk["n"].as_str().unwrap()).unwrap()].concat()
+    ));
     assert!(check(&RSA.token(json!({ "alg": "RS256" }), claims()), &set(&[jwk])).is_ok());
 }
 
-static ALL: LazyLock<KeySet> =
-    LazyLock::new(|| set(&[RSA.jwk(json!({})), P256.jwk(json!({})), P384.jwk(json!({})), ED.jwk(json!({ "kid": "e" }))]));
+static ALL: LazyLock<KeySet> = LazyLock::new(|| {
+    set(&[
+        RSA.jwk(json!({})),
+        P256.jwk(json!({})),
+        P384.jwk(json!({})),
+        ED.jwk(json!({ "kid": "e" })),
+    ])
+});
 
 proptest! {
     #[test]

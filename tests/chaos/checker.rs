@@ -16,7 +16,8 @@ pub struct Told {
 impl Told {
     pub fn of(answer: &Answer) -> Told {
         // Of the connection, or added to each answer anew.
-        const OUTSIDE: [&str; 5] = ["connection", "keep-alive", "transfer-encoding", "via", "idempotent-replayed"];
+        const OUTSIDE: [&str; 5] =
+            ["connection", "keep-alive", "transfer-encoding", "via", "idempotent-replayed"];
         let mut fields = answer.fields.clone();
         fields.retain(|(name, _)| !OUTSIDE.contains(&name.as_str()));
         fields.sort();
@@ -144,7 +145,9 @@ pub fn check(history: &History) -> Vec<Violation> {
         if finals.iter().any(|(told, _)| *told != first) {
             found.push(Violation::AnswersDiffer { key });
         }
-        if finals.iter().any(|(told, _)| told.execution().is_none_or(|execution| !executed.contains(&execution))) {
+        if finals.iter().any(|(told, _)| {
+            told.execution().is_none_or(|execution| !executed.contains(&execution))
+        }) {
             found.push(Violation::Invented { key });
         }
         if finals.iter().filter(|(_, replayed)| !replayed).count() > 1 {
@@ -164,7 +167,9 @@ pub fn check(history: &History) -> Vec<Violation> {
             Saw::Uncertain if !may_be_uncertain(history, attempt) => {
                 found.push(Violation::NeedlesslyUncertain { key: attempt.key });
             }
-            Saw::Refused(why) => found.push(Violation::Refused { key: attempt.key, why: why.clone() }),
+            Saw::Refused(why) => {
+                found.push(Violation::Refused { key: attempt.key, why: why.clone() })
+            }
             _ => {}
         }
     }
@@ -196,18 +201,23 @@ const SEEING: Duration = Duration::from_secs(1);
 /// Whether there was a reason to call a key's outcome uncertain: a byte was written to the upstream before, or a gateway
 /// that had the request before was killed, stopped, or kept from giving its claim up.
 fn may_be_uncertain(history: &History, seen: &Try) -> bool {
-    let earlier = || history.tries.iter().filter(|earlier| earlier.key == seen.key && earlier.from <= seen.to);
+    let earlier = || {
+        history.tries.iter().filter(|earlier| earlier.key == seen.key && earlier.from <= seen.to)
+    };
     let had_it = |outage: &Outage, earlier: &Try| {
         // Without an answer nobody knows how long the gateway was at it.
         let open = matches!(earlier.saw, Saw::Left | Saw::Broken);
-        earlier.gateway == outage.gateway && earlier.from <= outage.to && (open || earlier.to >= outage.from)
+        earlier.gateway == outage.gateway
+            && earlier.from <= outage.to
+            && (open || earlier.to >= outage.from)
     };
     let explains = |outage: &Outage| {
         let over = outage.lack == Lack::Store && outage.to + GIVING_UP < seen.from;
         outage.from <= seen.to && !over && earlier().any(|earlier| had_it(outage, earlier))
     };
     let written = history.written.get(&seen.key);
-    written.is_some_and(|written| *written <= seen.to + SEEING) || history.outages.iter().any(explains)
+    written.is_some_and(|written| *written <= seen.to + SEEING)
+        || history.outages.iter().any(explains)
 }
 
 #[cfg(test)]

@@ -37,7 +37,9 @@ impl Street {
         while now() < until() {
             match self.once(key, name, dice) {
                 Saw::Final { .. } | Saw::Refused(_) => return,
-                Saw::Again(_) | Saw::Uncertain | Saw::Broken | Saw::Left => pause(dice.within(50..500)),
+                Saw::Again(_) | Saw::Uncertain | Saw::Broken | Saw::Left => {
+                    pause(dice.within(50..500))
+                }
             }
         }
     }
@@ -50,7 +52,14 @@ impl Street {
     }
 
     /// A try at this gateway, noted. `leaves`: how long the client waits; `cut`: where it leaves in mid-request.
-    pub fn try_at(&self, gateway: usize, key: usize, name: &str, leaves: Option<Duration>, cut: Option<usize>) -> Saw {
+    pub fn try_at(
+        &self,
+        gateway: usize,
+        key: usize,
+        name: &str,
+        leaves: Option<Duration>,
+        cut: Option<usize>,
+    ) -> Saw {
         let from = now();
         self.under_way[gateway].fetch_add(1, Ordering::SeqCst);
         let saw = self.exchange(self.ports[gateway].load(Ordering::SeqCst), name, leaves, cut);
@@ -60,7 +69,9 @@ impl Street {
     }
 
     fn exchange(&self, port: u16, name: &str, leaves: Option<Duration>, cut: Option<usize>) -> Saw {
-        let Some(mut connection) = Connection::try_open(port, leaves.unwrap_or(PATIENCE)) else { return Saw::Broken };
+        let Some(mut connection) = Connection::try_open(port, leaves.unwrap_or(PATIENCE)) else {
+            return Saw::Broken;
+        };
         let bytes = request(name).bytes();
         if let Some(cut) = cut {
             connection.try_write(&bytes[..cut % bytes.len()]);
@@ -84,8 +95,11 @@ impl Street {
 
 /// The request of a key, always the same. Half of the keys wait for one that is under way, by their route.
 pub fn request(name: &str) -> Request {
-    let target = if name.ends_with(['0', '2', '4', '6', '8']) { "/v1/payments" } else { "/v1/transfers" };
-    let request = Request::new("POST", target).field("Idempotency-Key", name).field("Authorization", "Bearer customer");
+    let target =
+        if name.ends_with(['0', '2', '4', '6', '8']) { "/v1/payments" } else { "/v1/transfers" };
+    let request = Request::new("POST", target)
+        .field("Idempotency-Key", name)
+        .field("Authorization", "Bearer customer");
     request.json(&format!("{{\"amount\":4200,\"order\":\"{name}\"}}"))
 }
 

@@ -14,8 +14,9 @@ impl Dice {
     /// Other dice for each name, which throw the same for the same name.
     pub fn of(&self, name: &str) -> Dice {
         // FNV-1a: names that differ in one letter must not throw alike.
-        let hash =
-            name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3));
+        let hash = name.bytes().fold(0xcbf2_9ce4_8422_2325_u64, |hash, byte| {
+            (hash ^ u64::from(byte)).wrapping_mul(0x100_0000_01b3)
+        });
         Dice(Dice(self.0 ^ hash).next())
     }
 

@@ -37,7 +37,9 @@ impl World {
             // After a start as after a loss, new operations are refused for some seconds.
             let refused = Saw::Again("store-unavailable".into());
             let warm = format!("e{round}-warm{gateway}");
-            until("new operations to begin", || self.street.try_at(gateway, 0, &warm, None, None) != refused);
+            until("new operations to begin", || {
+                self.street.try_at(gateway, 0, &warm, None, None) != refused
+            });
         }
         names.iter().step_by(3).for_each(|name| self.upstream.script(name, &[Act::Pay(WORK_MS)]));
         self.street.tries.lock().unwrap().clear();
@@ -56,10 +58,17 @@ impl World {
             }
             pause(HANGS_MS);
             let from = now();
-            let changed = self.store.hang_and_empty(|| self.duplicates_meet_the_hung_store(&names, from, &mut dice.of("hang")));
+            let changed = self.store.hang_and_empty(|| {
+                self.duplicates_meet_the_hung_store(&names, from, &mut dice.of("hang"))
+            });
             assert!(changed, "the store was not replaced");
             (0..GATEWAYS).for_each(|gateway| {
-                self.outages.lock().unwrap().push(Outage { gateway, from, to: now(), lack: Lack::Store });
+                self.outages.lock().unwrap().push(Outage {
+                    gateway,
+                    from,
+                    to: now(),
+                    lack: Lack::Store,
+                });
             });
             *over.lock().unwrap() = now();
         });
@@ -67,8 +76,16 @@ impl World {
         let history = self.history(&names, until);
         let violations = check(&history);
         let fault = "the store hung and came back empty";
-        assert!(violations.is_empty(), "emptied, round {round}, seed {seed}: {}", report(&violations, &history, &fault));
-        eprintln!("emptied, round {round}: {} tries, {} unsettled", history.tries.len(), history.unsettled);
+        assert!(
+            violations.is_empty(),
+            "emptied, round {round}, seed {seed}: {}",
+            report(&violations, &history, &fault)
+        );
+        eprintln!(
+            "emptied, round {round}: {} tries, {} unsettled",
+            history.tries.len(),
+            history.unsettled
+        );
     }
 
     /// Returns after a while, and not before duplicates of requests that run were refused because the store hangs, and both
@@ -77,7 +94,11 @@ impl World {
         let met = || {
             let executed = self.upstream.ledger();
             let tries = self.street.tries.lock().unwrap();
-            let answered: HashSet<usize> = tries.iter().filter(|t| matches!(t.saw, Saw::Final { .. })).map(|t| t.key).collect();
+            let answered: HashSet<usize> = tries
+                .iter()
+                .filter(|t| matches!(t.saw, Saw::Final { .. }))
+                .map(|t| t.key)
+                .collect();
             let refused = |saw: &Saw| *saw == Saw::Again("store-unavailable".into());
             let asks = tries.iter().filter(|t| t.from >= from && refused(&t.saw)).map(|t| t.key);
             let runs = |key: &usize| !answered.contains(key) && executed.contains_key(&names[*key]);
@@ -86,9 +107,12 @@ impl World {
         until("duplicates of running requests to meet the hung store", || met() > 0);
         for gateway in &self.gateways {
             let gateway = gateway.lock().unwrap();
-            until("claims to be under way", || gateway.metric("onceward_unsettled_in_background") > 0.0);
+            until("claims to be under way", || {
+                gateway.metric("onceward_unsettled_in_background") > 0.0
+            });
         }
         pause(dice.within(0..3000));
-        self.bites.count("duplicates of running requests met a hung store that came back empty", met());
+        self.bites
+            .count("duplicates of running requests met a hung store that came back empty", met());
     }
 }

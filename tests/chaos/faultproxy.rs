@@ -184,7 +184,13 @@ async fn carry(shared: &Shared, mut client: TcpStream) {
 }
 
 /// Carries bytes one way until they end.
-async fn pump(shared: &Shared, way: Way, mut from: ReadHalf<'_>, mut to: WriteHalf<'_>, lost: &AtomicBool) -> Result<(), End> {
+async fn pump(
+    shared: &Shared,
+    way: Way,
+    mut from: ReadHalf<'_>,
+    mut to: WriteHalf<'_>,
+    lost: &AtomicBool,
+) -> Result<(), End> {
     let mut mode = shared.mode.subscribe();
     let (mut chunk, mut waiting, mut tail) = ([0; 16 * 1024], Vec::new(), Vec::new());
     let mut ended = false;
@@ -228,7 +234,12 @@ async fn pump(shared: &Shared, way: Way, mut from: ReadHalf<'_>, mut to: WriteHa
 }
 
 impl Shared {
-    async fn deliver(&self, way: Way, to: &mut WriteHalf<'_>, bytes: &mut Vec<u8>) -> Result<(), End> {
+    async fn deliver(
+        &self,
+        way: Way,
+        to: &mut WriteHalf<'_>,
+        bytes: &mut Vec<u8>,
+    ) -> Result<(), End> {
         let cut = {
             let mut cuts = self.cuts.lock().unwrap();
             let at = cuts.iter().position(|cut| cut.way == way);

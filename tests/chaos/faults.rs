@@ -75,8 +75,10 @@ impl Fault {
 
     /// A run's faults. Three take their turn, so that a few runs have them all; the others are thrown.
     pub fn plan(run: usize, mut dice: Dice) -> Vec<Planned> {
-        let turns: Vec<Fault> = (0..3).map(|n| Fault::ALL[(run * 3 + n) % Fault::ALL.len()]).collect();
-        let thrown: Vec<Fault> = (0..3).map(|_| Fault::ALL[dice.within(0..Fault::ALL.len() as u64) as usize]).collect();
+        let turns: Vec<Fault> =
+            (0..3).map(|n| Fault::ALL[(run * 3 + n) % Fault::ALL.len()]).collect();
+        let thrown: Vec<Fault> =
+            (0..3).map(|_| Fault::ALL[dice.within(0..Fault::ALL.len() as u64) as usize]).collect();
         let plan = |(n, fault): (usize, Fault)| Planned {
             fault,
             // Failovers have their turn in every third run.
@@ -86,7 +88,8 @@ impl Fault {
         };
         // Each failover takes seconds, and one has to be over before the next.
         let mut fails_over = false;
-        let once = |fault: &Fault| *fault != Fault::FailOver || !std::mem::replace(&mut fails_over, true);
+        let once =
+            |fault: &Fault| *fault != Fault::FailOver || !std::mem::replace(&mut fails_over, true);
         turns.into_iter().chain(thrown).filter(once).enumerate().map(plan).collect()
     }
 }
@@ -130,7 +133,9 @@ impl World {
             }
             Fault::CutUpstream => cut(&[&self.to_upstream[gateway]], dice),
             // Lost and not held: a request that arrives after `uncertain_after` is beyond what is promised.
-            Fault::PartUpstream => part(&[&self.to_upstream[gateway]], Mode::Lost, dice.within(500..2500)),
+            Fault::PartUpstream => {
+                part(&[&self.to_upstream[gateway]], Mode::Lost, dice.within(500..2500))
+            }
             Fault::RefuseUpstream => {
                 let before = self.unreachable();
                 part(&[&self.to_upstream[gateway]], Mode::Refused, dice.within(500..2000));
@@ -161,7 +166,8 @@ impl World {
     /// How many clients were told that nothing was sent, because the upstream can't be reached.
     fn unreachable(&self) -> u64 {
         let tries = self.street.tries.lock().unwrap();
-        tries.iter().filter(|one| one.saw == Saw::Again("upstream-unreachable".into())).count() as u64
+        tries.iter().filter(|one| one.saw == Saw::Again("upstream-unreachable".into())).count()
+            as u64
     }
 
     fn kill(&self, gateway: usize, dice: &mut Dice) -> u64 {
@@ -206,11 +212,14 @@ impl World {
         (0..GATEWAYS).for_each(|gateway| self.note(gateway, from, Lack::Store));
         if self.store.has_replicas() {
             let what = match manner {
-                Manner::Dies => "failover: the primary died, and bytes that no replica had are forgotten",
+                Manner::Dies => {
+                    "failover: the primary died, and bytes that no replica had are forgotten"
+                }
                 Manner::Freezes => "failover: the primary froze, and woke up when it was replaced",
                 Manner::GivesWay => "failover: the primary gave way",
             };
-            self.bites.count(what, if manner == Manner::Dies { forgotten } else { u64::from(changed) });
+            self.bites
+                .count(what, if manner == Manner::Dies { forgotten } else { u64::from(changed) });
         }
         u64::from(changed)
     }
@@ -240,7 +249,9 @@ fn cut(ways: &[&FaultProxy], dice: &mut Dice) -> u64 {
 fn part(ways: &[&FaultProxy], mode: Mode, ms: u64) -> u64 {
     let stopped = || {
         let counts = ways.iter().map(|way| way.counts());
-        counts.map(|counts| counts.held.load(Ordering::SeqCst) + counts.lost.load(Ordering::SeqCst)).sum::<u64>()
+        counts
+            .map(|counts| counts.held.load(Ordering::SeqCst) + counts.lost.load(Ordering::SeqCst))
+            .sum::<u64>()
     };
     let before = stopped();
     ways.iter().for_each(|way| way.turn(mode));

@@ -56,7 +56,9 @@ fn pause(ms: u64) {
 
 /// A number from the environment.
 fn asked_for(name: &str) -> Option<u64> {
-    std::env::var(name).ok().map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
+    std::env::var(name)
+        .ok()
+        .map(|value| value.parse().unwrap_or_else(|_| panic!("{name} is a number")))
 }
 
 /// The seed of all runs.
@@ -90,7 +92,8 @@ fn a_store_that_hangs_under_duplicates_and_comes_back_empty_takes_nothing_from_w
     let world = World::start(Kind::Emptied);
     match asked_for("ONCEWARD_CHAOS_RUN") {
         Some(round) => world.run_emptied(round as usize, seed()),
-        None => (0..histories.div_ceil(HISTORIES_PER_EMPTYING)).for_each(|round| world.run_emptied(round as usize, seed())),
+        None => (0..histories.div_ceil(HISTORIES_PER_EMPTYING))
+            .for_each(|round| world.run_emptied(round as usize, seed())),
     }
     let bites = world.bites.all();
     eprintln!("emptied: {bites:#?}");

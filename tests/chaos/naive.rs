@@ -60,17 +60,24 @@ fn serve(stream: TcpStream, redis: &str, upstream: u16, dead: &AtomicBool) -> Op
     if let Some(answer) = redis::cmd("GET").arg(&kept).query::<Option<Vec<u8>>>(&mut redis).ok()? {
         return reader.get_mut().write_all(&answer).ok();
     }
-    let locked =
-        redis::cmd("SET").arg(&lock).arg("").arg("NX").arg("PX").arg(LOCK_MS).query::<Option<String>>(&mut redis).ok()?;
+    let locked = redis::cmd("SET")
+        .arg(&lock)
+        .arg("")
+        .arg("NX")
+        .arg("PX")
+        .arg(LOCK_MS)
+        .query::<Option<String>>(&mut redis)
+        .ok()?;
     if locked.is_none() {
         let body = r#"{"type":"urn:naive:in-flight","retryable":true}"#;
         let head = "HTTP/1.1 409 X\r\nContent-Type: application/problem+json\r\n";
         return write!(reader.get_mut(), "{head}Content-Length: {}\r\n\r\n{body}", body.len()).ok();
     }
-    let answer = Connection::try_open(upstream, Duration::from_secs(10)).and_then(|mut upstream| {
-        upstream.try_write(&request(&key).bytes());
-        upstream.try_read("POST")
-    });
+    let answer =
+        Connection::try_open(upstream, Duration::from_secs(10)).and_then(|mut upstream| {
+            upstream.try_write(&request(&key).bytes());
+            upstream.try_read("POST")
+        });
     if dead.load(Ordering::SeqCst) {
         return None;
     }
@@ -79,8 +86,10 @@ fn serve(stream: TcpStream, redis: &str, upstream: u16, dead: &AtomicBool) -> Op
         redis::cmd("DEL").arg(&lock).exec(&mut redis).ok()?;
         return write!(reader.get_mut(), "HTTP/1.1 502 X\r\nContent-Length: 0\r\n\r\n").ok();
     };
-    let fields: String = answer.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-    let bytes = [format!("HTTP/1.1 {} X\r\n{fields}\r\n", answer.status).as_bytes(), &answer.body].concat();
+    let fields: String =
+        answer.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+    let bytes =
+        [format!("HTTP/1.1 {} X\r\n{fields}\r\n", answer.status).as_bytes(), &answer.body].concat();
     redis::cmd("SET").arg(&kept).arg(&bytes).exec(&mut redis).ok()?;
     reader.get_mut().write_all(&bytes).ok()
 }

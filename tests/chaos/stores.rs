@@ -83,28 +83,36 @@ impl Store {
             }
             Kind::Sentinels => {
                 let watched = Watched::start();
-                let (url, ports) = (watched.url(), watched.servers.iter().map(|server| server.port).collect());
+                let (url, ports) =
+                    (watched.url(), watched.servers.iter().map(|server| server.port).collect());
                 (Servers::Sentinels(Mutex::new(watched)), url, ports)
             }
             Kind::Cluster => {
                 let cluster = Cluster::start();
-                let (url, ports) = (cluster.url(), cluster.servers.iter().map(|server| server.port).collect());
+                let (url, ports) =
+                    (cluster.url(), cluster.servers.iter().map(|server| server.port).collect());
                 (Servers::Cluster(Mutex::new(cluster)), url, ports)
             }
         };
         // Whom gateways connect to: the servers, and where there are some, the sentinels of the URL.
         let mut targets: Vec<u16> = ports.clone();
         targets.extend(
-            url.split(|c: char| !c.is_ascii_digit()).filter_map(|number| number.parse().ok()).filter(|port: &u16| *port > 9999),
+            url.split(|c: char| !c.is_ascii_digit())
+                .filter_map(|number| number.parse().ok())
+                .filter(|port: &u16| *port > 9999),
         );
         targets.sort();
         targets.dedup();
-        let ways: [Vec<FaultProxy>; GATEWAYS] =
-            std::array::from_fn(|_| targets.iter().map(|target| FaultProxy::listen(runtime, *target)).collect());
+        let ways: [Vec<FaultProxy>; GATEWAYS] = std::array::from_fn(|_| {
+            targets.iter().map(|target| FaultProxy::listen(runtime, *target)).collect()
+        });
         let urls = ways.iter().map(|ways| {
-            let renamed: Vec<(u16, u16)> = targets.iter().copied().zip(ways.iter().map(|way| way.port)).collect();
+            let renamed: Vec<(u16, u16)> =
+                targets.iter().copied().zip(ways.iter().map(|way| way.port)).collect();
             ways.iter().for_each(|way| way.rename(&renamed));
-            renamed.iter().fold(url.clone(), |url, (from, to)| url.replace(&from.to_string(), &to.to_string()))
+            renamed.iter().fold(url.clone(), |url, (from, to)| {
+                url.replace(&from.to_string(), &to.to_string())
+            })
         });
         let urls = urls.collect();
         Store { servers, ports, urls, ways }
@@ -133,7 +141,9 @@ impl Store {
     pub fn forgotten_scripts(&self) -> u64 {
         let of = |port: &u16| {
             let errors = cli(*port, &["info", "errorstats"]);
-            let count = errors.lines().find_map(|line| line.trim().strip_prefix("errorstat_NOSCRIPT:count=")?.parse().ok());
+            let count = errors.lines().find_map(|line| {
+                line.trim().strip_prefix("errorstat_NOSCRIPT:count=")?.parse().ok()
+            });
             count.unwrap_or(0)
         };
         self.ports.iter().map(of).sum()
@@ -142,7 +152,9 @@ impl Store {
     /// The only server hangs, until `meanwhile` returns; then it is killed, and comes back without anything. Returns whether
     /// another run of it serves now.
     pub fn hang_and_empty(&self, meanwhile: impl FnOnce()) -> bool {
-        let Servers::Standalone(server) = &self.servers else { panic!("there are several servers") };
+        let Servers::Standalone(server) = &self.servers else {
+            panic!("there are several servers")
+        };
         let mut server = server.lock().unwrap();
         let before = run_of(&server);
         server.signal("STOP");
@@ -164,8 +176,12 @@ impl Store {
                 server.restart(&ON_DISK);
                 FailOver { changed: run_of(&server) != before, forgotten: 0 }
             }
-            Servers::Sentinels(watched) => fail_over_watched(&mut watched.lock().unwrap(), manner, dice),
-            Servers::Cluster(cluster) => fail_over_cluster(&mut cluster.lock().unwrap(), manner, dice),
+            Servers::Sentinels(watched) => {
+                fail_over_watched(&mut watched.lock().unwrap(), manner, dice)
+            }
+            Servers::Cluster(cluster) => {
+                fail_over_cluster(&mut cluster.lock().unwrap(), manner, dice)
+            }
         }
     }
 }
@@ -173,7 +189,8 @@ impl Store {
 fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> FailOver {
     let before = watched.primary();
     let old = watched.servers.iter().position(|server| server.port == before).unwrap();
-    let others: Vec<u16> = watched.servers.iter().map(|server| server.port).filter(|port| *port != before).collect();
+    let others: Vec<u16> =
+        watched.servers.iter().map(|server| server.port).filter(|port| *port != before).collect();
     let mut forgotten = 0;
     match manner {
         Manner::Dies => forgotten = watched.servers[old].die_alone(&others, dice),
@@ -185,7 +202,9 @@ fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> 
     let heir = watched.servers.iter().position(|server| server.port == after).unwrap();
     until("it to be the primary", || watched.servers[heir].is_primary());
     match manner {
-        Manner::Dies => watched.servers[old].restart(&["--replicaof", "127.0.0.1", &after.to_string()]),
+        Manner::Dies => {
+            watched.servers[old].restart(&["--replicaof", "127.0.0.1", &after.to_string()])
+        }
         Manner::Freezes => watched.servers[old].signal("CONT"),
         Manner::GivesWay => {}
     }
@@ -194,7 +213,8 @@ fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> 
     until("two replicas to follow", || {
         let primary = watched.primary().to_string();
         let told = ["127.0.0.1", &primary];
-        let lead = watched.servers.iter().find(|server| server.port.to_string() == primary).unwrap();
+        let lead =
+            watched.servers.iter().find(|server| server.port.to_string() == primary).unwrap();
         let strays = watched.servers.iter().filter(|server| server.port != lead.port);
         let strays = strays.filter(|server| server.cli(&["role"]).lines().skip(1).take(2).ne(told));
         strays.for_each(|server| _ = server.cli(&["replicaof", told[0], told[1]]));
@@ -206,9 +226,11 @@ fn fail_over_watched(watched: &mut Watched, manner: Manner, dice: &mut Dice) -> 
 fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> FailOver {
     let primaries: Vec<u16> = cluster.primaries().iter().map(|server| server.port).collect();
     let before = primaries[dice.within(0..primaries.len() as u64) as usize];
-    let follows = |server: &RedisServer| server.cli(&["role"]).lines().nth(2) == Some(&before.to_string());
+    let follows =
+        |server: &RedisServer| server.cli(&["role"]).lines().nth(2) == Some(&before.to_string());
     let old = cluster.servers.iter().position(|server| server.port == before).unwrap();
-    let heir = cluster.servers.iter().position(|server| !server.is_primary() && follows(server)).unwrap();
+    let heir =
+        cluster.servers.iter().position(|server| !server.is_primary() && follows(server)).unwrap();
     let mut forgotten = 0;
     match manner {
         Manner::Dies => {
@@ -217,7 +239,9 @@ fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> 
         }
         Manner::Freezes => cluster.servers[old].signal("STOP"),
         Manner::GivesWay => {
-            until("the failover to begin", || cluster.servers[heir].cli(&["cluster", "failover"]) == "OK");
+            until("the failover to begin", || {
+                cluster.servers[heir].cli(&["cluster", "failover"]) == "OK"
+            });
         }
     }
     until("its replica to take its place", || cluster.servers[heir].is_primary());
@@ -226,7 +250,9 @@ fn fail_over_cluster(cluster: &mut Cluster, manner: Manner, dice: &mut Dice) -> 
         Manner::Freezes => cluster.servers[old].signal("CONT"),
         Manner::GivesWay => {}
     }
-    until("the old one to follow the new one", || !cluster.servers[old].is_primary() && cluster.is_copied());
+    until("the old one to follow the new one", || {
+        !cluster.servers[old].is_primary() && cluster.is_copied()
+    });
     FailOver { changed: cluster.servers[heir].is_primary(), forgotten }
 }
 
@@ -254,10 +280,16 @@ impl RedisServer {
 /// How far a server's history goes.
 fn offset(port: u16) -> u64 {
     let info = cli(port, &["info", "replication"]);
-    info.lines().find_map(|line| line.trim().strip_prefix("master_repl_offset:")?.parse().ok()).unwrap_or(0)
+    info.lines()
+        .find_map(|line| line.trim().strip_prefix("master_repl_offset:")?.parse().ok())
+        .unwrap_or(0)
 }
 
 fn cli(port: u16, words: &[&str]) -> String {
-    let out = std::process::Command::new("redis-cli").args(["-p", &port.to_string()]).args(words).output().unwrap();
+    let out = std::process::Command::new("redis-cli")
+        .args(["-p", &port.to_string()])
+        .args(words)
+        .output()
+        .unwrap();
     String::from_utf8_lossy(&out.stdout).trim().to_owned()
 }

@@ -44,10 +44,16 @@ pub struct World {
 
 impl World {
     pub fn start(kind: Kind) -> World {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let (store, upstream) = (Store::start(kind, runtime.handle()), Upstream::start());
-        let to_upstream = std::array::from_fn(|_| FaultProxy::listen(runtime.handle(), upstream.port));
-        let gateways: [Gateway; GATEWAYS] = std::array::from_fn(|n| launch(kind, &store, &to_upstream, n));
+        let to_upstream =
+            std::array::from_fn(|_| FaultProxy::listen(runtime.handle(), upstream.port));
+        let gateways: [Gateway; GATEWAYS] =
+            std::array::from_fn(|n| launch(kind, &store, &to_upstream, n));
         gateways.iter().for_each(|gateway| until("a gateway to be ready", || gateway.is_ready()));
         let street = Street::new(gateways.each_ref().map(|gateway| gateway.port));
         let gateways = gateways.map(Mutex::new);
@@ -98,7 +104,9 @@ impl World {
             let ended: Vec<_> = faults.into_iter().map(|fault| fault.join()).collect();
             // Also where a fault failed: clients end with this.
             *last_fault.lock().unwrap() = now();
-            ended.into_iter().for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
+            ended
+                .into_iter()
+                .for_each(|ended| ended.unwrap_or_else(|panic| std::panic::resume_unwind(panic)));
         });
         let until = last_fault.into_inner().unwrap() + SETTLING;
         let history = self.history(&names, until);
@@ -108,10 +116,18 @@ impl World {
             self.kind,
             history.tries.len(),
             history.unsettled,
-            plan.iter().map(|planned| format!("{:?}", planned.fault)).collect::<Vec<_>>().join(", ")
+            plan.iter()
+                .map(|planned| format!("{:?}", planned.fault))
+                .collect::<Vec<_>>()
+                .join(", ")
         );
         let violations = check(&history);
-        assert!(violations.is_empty(), "{:?} run {run}, seed {seed}: {}", self.kind, report(&violations, &history, &plan));
+        assert!(
+            violations.is_empty(),
+            "{:?} run {run}, seed {seed}: {}",
+            self.kind,
+            report(&violations, &history, &plan)
+        );
     }
 
     /// A client, from when it comes until it has its answer or the time to settle is over.
@@ -130,12 +146,15 @@ impl World {
             pause(100);
         };
         let tries = self.street.tries.lock().unwrap().clone();
-        let told: HashSet<usize> = tries.iter().filter(|t| matches!(t.saw, Saw::Final { .. })).map(|t| t.key).collect();
+        let told: HashSet<usize> =
+            tries.iter().filter(|t| matches!(t.saw, Saw::Final { .. })).map(|t| t.key).collect();
         let mut replays = Vec::new();
         for (key, name) in names.iter().enumerate().filter(|(key, _)| told.contains(key)) {
-            (0..GATEWAYS).for_each(|gateway| replays.push((key, gateway, self.replay(gateway, key, name))));
+            (0..GATEWAYS)
+                .for_each(|gateway| replays.push((key, gateway, self.replay(gateway, key, name))));
         }
-        let keys: HashMap<&str, usize> = names.iter().enumerate().map(|(key, name)| (name.as_str(), key)).collect();
+        let keys: HashMap<&str, usize> =
+            names.iter().enumerate().map(|(key, name)| (name.as_str(), key)).collect();
         let ledger = self.upstream.ledger();
         let mut written: HashMap<usize, Duration> = HashMap::new();
         for (name, at) in self.to_upstream.iter().flat_map(FaultProxy::keys) {
@@ -147,7 +166,10 @@ impl World {
         History {
             keys: names.len(),
             tries: self.street.tries.lock().unwrap().clone(),
-            executed: ledger.into_iter().filter_map(|(name, all)| Some((*keys.get(name.as_str())?, all))).collect(),
+            executed: ledger
+                .into_iter()
+                .filter_map(|(name, all)| Some((*keys.get(name.as_str())?, all)))
+                .collect(),
             written,
             outages: self.outages.lock().unwrap().clone(),
             replays,
@@ -173,14 +195,16 @@ impl World {
         let gateway = self.gateways[0].lock().unwrap();
         let of = |state: &str| {
             let answer = gateway.ask("GET", &format!("/v1/operations?state={state}&limit=1000"));
-            (answer.status == 200).then(|| answer.json()["operations"].as_array().map_or(0, Vec::len))
+            (answer.status == 200)
+                .then(|| answer.json()["operations"].as_array().map_or(0, Vec::len))
         };
         Some(of("in_flight")? + of("uncertain")?)
     }
 
     /// Fails where something that is meant to happen never did.
     pub fn insist_on_bites(&self) {
-        let [whole, part] = self.street.left.each_ref().map(|left| left.load(Ordering::SeqCst) as u64);
+        let [whole, part] =
+            self.street.left.each_ref().map(|left| left.load(Ordering::SeqCst) as u64);
         self.bites.count("client left before its answer", whole);
         self.bites.count("client left in the middle of its request", part);
         self.upstream.acts().into_iter().for_each(|(act, times)| self.bites.count(act, times));
@@ -189,7 +213,10 @@ impl World {
         let never: Vec<_> = bites.iter().filter(|(_, times)| **times == 0).collect();
         // Each kind of fault, twelve things that clients and the upstream do, and three ways to lose a primary.
         let kinds = Fault::ALL.len() + 12 + if self.store.has_replicas() { 3 } else { 0 };
-        assert!(bites.len() == kinds && never.is_empty(), "of {kinds} kinds, never bit: {never:?} of {bites:#?}");
+        assert!(
+            bites.len() == kinds && never.is_empty(),
+            "of {kinds} kinds, never bit: {never:?} of {bites:#?}"
+        );
     }
 }
 
@@ -215,11 +242,14 @@ fn launch(kind: Kind, store: &Store, to_upstream: &[FaultProxy; GATEWAYS], n: us
             LEASE.as_secs()
         )
     };
-    let routes = route("/v1/payments", "") + &route("/v1/transfers", "on_in_flight = \"wait\"\nwait_timeout = \"2s\"");
+    let routes = route("/v1/payments", "")
+        + &route("/v1/transfers", "on_in_flight = \"wait\"\nwait_timeout = \"2s\"");
     let log = std::env::var("ONCEWARD_CHAOS_LOG").unwrap_or("onceward=warn".into());
     let url = format!("http://127.0.0.1:{}", to_upstream[n].port);
     Gateway::launch(&url, store.url(n), &settings, &routes, |command| {
-        command.env("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").env("PROBE", "Bearer gateway");
+        command
+            .env("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
+            .env("PROBE", "Bearer gateway");
         command.env("ONCEWARD_LOG", log);
     })
 }
@@ -231,11 +261,21 @@ pub fn report(violations: &[Violation], history: &History, plan: &impl std::fmt:
         text += &format!("{from:.3?} to {to:.3?}: gateway {gateway} without {lack:?}\n");
     }
     for key in violations.iter().filter_map(Violation::key).take(3) {
-        text += &format!("key {key}, executed {:?}, written {:?}\n", history.executed.get(&key), history.written.get(&key));
+        text += &format!(
+            "key {key}, executed {:?}, written {:?}\n",
+            history.executed.get(&key),
+            history.written.get(&key)
+        );
         for one in history.tries.iter().filter(|one| one.key == key) {
-            text += &format!("  {:.3?} to {:.3?} at {}: {:?}\n", one.from, one.to, one.gateway, one.saw);
+            text += &format!(
+                "  {:.3?} to {:.3?} at {}: {:?}\n",
+                one.from, one.to, one.gateway, one.saw
+            );
         }
-        text += &format!("  in the end: {:?}\n", history.replays.iter().filter(|(of, ..)| *of == key).collect::<Vec<_>>());
+        text += &format!(
+            "  in the end: {:?}\n",
+            history.replays.iter().filter(|(of, ..)| *of == key).collect::<Vec<_>>()
+        );
     }
     text
 }

@@ -36,7 +36,8 @@ impl Stage {
 
     /// All that the checker needs to count executions and compare answers.
     fn history(&self, names: &[String]) -> History {
-        let keys: HashMap<&str, usize> = names.iter().enumerate().map(|(key, name)| (name.as_str(), key)).collect();
+        let keys: HashMap<&str, usize> =
+            names.iter().enumerate().map(|(key, name)| (name.as_str(), key)).collect();
         let executed = self.upstream.ledger();
         let executed = executed.into_iter().map(|(name, all)| (keys[name.as_str()], all)).collect();
         let tries = self.street.tries.lock().unwrap().clone();
@@ -59,7 +60,10 @@ fn a_lock_that_expires_under_a_slow_upstream_is_found_out() {
         until("the first execution", || stage.executions(&name) == 1);
         until("the lock to expire", || !stage.is_locked(&name));
         let second = stage.street.try_at(1, 0, &name, None, None);
-        assert!(matches!(second, Saw::Final { .. }) && matches!(first.join().unwrap(), Saw::Final { .. }));
+        assert!(
+            matches!(second, Saw::Final { .. })
+                && matches!(first.join().unwrap(), Saw::Final { .. })
+        );
     });
     let found = check(&stage.history(&[name]));
     assert!(found.contains(&Violation::ExecutedAgain { key: 0, executions: 2 }), "{found:?}");

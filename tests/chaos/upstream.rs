@@ -169,7 +169,9 @@ impl Shared {
         let mut reader = BufReader::new(stream);
         while let Some(asked) = Asked::read(&mut reader) {
             let lives = match (asked.line.strip_prefix("GET /v1/by-key/"), &asked.key) {
-                (Some(rest), _) => self.tell(rest.split(' ').next().unwrap_or(""), reader.get_mut()),
+                (Some(rest), _) => {
+                    self.tell(rest.split(' ').next().unwrap_or(""), reader.get_mut())
+                }
                 (None, Some(key)) => self.answer(key, reader.get_mut()),
                 (None, None) => false,
             };
@@ -206,14 +208,19 @@ impl Shared {
             Act::Away => respond(to, 503, "Retry-After: 1\r\n", "{}"),
             Act::Cut => {
                 let body = body(number, key);
-                let _ = write!(to, "HTTP/1.1 201 X\r\n{fields}Content-Length: {}\r\n\r\n{body}", body.len() + 10);
+                let _ = write!(
+                    to,
+                    "HTTP/1.1 201 X\r\n{fields}Content-Length: {}\r\n\r\n{body}",
+                    body.len() + 10
+                );
                 false
             }
         }
     }
 
     fn act(&self, key: &str) -> Act {
-        if let Some(act) = self.scripted.lock().unwrap().get_mut(key).and_then(VecDeque::pop_front) {
+        if let Some(act) = self.scripted.lock().unwrap().get_mut(key).and_then(VecDeque::pop_front)
+        {
             return act;
         }
         let arrived = {
@@ -252,7 +259,9 @@ fn body(number: usize, key: &str) -> String {
 
 fn respond(to: &mut TcpStream, status: u16, fields: &str, body: &str) -> bool {
     let length = body.len();
-    let head = format!("HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{fields}Content-Length: {length}\r\n\r\n");
+    let head = format!(
+        "HTTP/1.1 {status} X\r\nContent-Type: application/json\r\n{fields}Content-Length: {length}\r\n\r\n"
+    );
     to.write_all(&[head.as_bytes(), body.as_bytes()].concat()).is_ok()
 }
 
@@ -274,8 +283,12 @@ impl Asked {
         loop {
             let field = text()?;
             match field.split_once(": ") {
-                Some((name, value)) if name.eq_ignore_ascii_case("idempotency-key") => key = Some(value.to_owned()),
-                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => length = value.parse().ok()?,
+                Some((name, value)) if name.eq_ignore_ascii_case("idempotency-key") => {
+                    key = Some(value.to_owned())
+                }
+                Some((name, value)) if name.eq_ignore_ascii_case("content-length") => {
+                    length = value.parse().ok()?
+                }
                 Some(_) => {}
                 None => break,
             }

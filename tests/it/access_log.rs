@@ -18,7 +18,9 @@ fn text(path: &Path) -> String {
 /// The lines, once there are so many.
 #[track_caller]
 fn lines(path: &Path, count: usize) -> Vec<String> {
-    until(&format!("{count} lines"), || text(path).lines().count() >= count && text(path).ends_with('\n'));
+    until(&format!("{count} lines"), || {
+        text(path).lines().count() >= count && text(path).ends_with('\n')
+    });
     let lines: Vec<String> = text(path).lines().map(str::to_owned).collect();
     assert_eq!(lines.len(), count, "{}", lines.join("\n"));
     lines
@@ -50,8 +52,12 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
     assert!(lines.iter().all(|line| !line.contains("canary")), "{}", lines.join("\n"));
     let lines: Vec<Value> = lines.iter().map(|line| serde_json::from_str(line).unwrap()).collect();
     let of = |line: &Value, name: &str| line[name].as_str().unwrap_or("none").to_owned();
-    let told: Vec<_> =
-        lines.iter().map(|line| (of(line, "method"), of(line, "path"), line["status"].as_u64(), of(line, "outcome"))).collect();
+    let told: Vec<_> = lines
+        .iter()
+        .map(|line| {
+            (of(line, "method"), of(line, "path"), line["status"].as_u64(), of(line, "outcome"))
+        })
+        .collect();
     let expected = [
         ("POST", "/v1/payments", 201, "executed"),
         ("POST", "/v1/payments", 201, "replayed"),
@@ -60,7 +66,9 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
         ("GET", "/sound", 201, "passed"),
         ("-", "-", 400, "refused"),
     ];
-    let expected = expected.map(|(method, path, status, outcome)| (method.into(), path.into(), Some(status), outcome.into()));
+    let expected = expected.map(|(method, path, status, outcome)| {
+        (method.into(), path.into(), Some(status), outcome.into())
+    });
     assert_eq!(told, expected);
     let first = &lines[0];
     assert_eq!(
@@ -70,9 +78,14 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
     assert!(first["upstream_ms"].as_f64().unwrap() <= first["duration_ms"].as_f64().unwrap());
     assert!(lines[1].get("upstream_ms").is_none(), "a replay asks nobody: {}", lines[1]);
     for line in &lines[..3] {
-        assert_eq!((of(line, "operation"), of(line, "scope")), (of(first, "operation"), of(first, "scope")));
+        assert_eq!(
+            (of(line, "operation"), of(line, "scope")),
+            (of(first, "operation"), of(first, "scope"))
+        );
         assert!(
-            of(line, "operation").starts_with("op_") && of(line, "scope").len() == 16 && of(line, "trace").len() == 32,
+            of(line, "operation").starts_with("op_")
+                && of(line, "scope").len() == 16
+                && of(line, "trace").len() == 32,
             "{line}"
         );
     }
@@ -80,7 +93,8 @@ fn each_request_has_a_line_that_says_what_became_of_it_and_names_no_secret() {
 
     // Who leaves, and who is waited for.
     let client = Streams::open(gateway.port);
-    let leaves = client.begin(Streams::pay("other", "{}", &[("x-account", "a"), ("x-act", "hold")]));
+    let leaves =
+        client.begin(Streams::pay("other", "{}", &[("x-account", "a"), ("x-act", "hold")]));
     upstream.reached(4);
     let waits = Request::pay("other", "{}").field("X-Account", "a").send_aside(gateway.port);
     until("the duplicate to wait", || gateway.metric("onceward_waiters") == 1.0);
@@ -96,7 +110,11 @@ fn nothing_that_a_client_sends_makes_a_line_of_its_own_or_a_field_of_another() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let file = dir.path().join("access.log");
     let settings = format!("trusted_proxies = [\"127.0.0.1\"]\n{}", settings("combined", &file));
-    let gateway = Gateway::with(upstream.port, &settings, "[[routes]]\nname = \"all \\\"of\\\" it\"\npath = \"/{*rest}\"\n");
+    let gateway = Gateway::with(
+        upstream.port,
+        &settings,
+        "[[routes]]\nname = \"all \\\"of\\\" it\"\npath = \"/{*rest}\"\n",
+    );
     let forged = "203.0.113.7 - - [25/Nov/2026:00:00:00 +0000] \\\"GET /forged HTTP/1.1\\\" 200 1";
     let requests = [
         ("/v1/a%0D%0A203.0.113.7%20forged", "198.51.100.4"),
@@ -106,8 +124,10 @@ fn nothing_that_a_client_sends_makes_a_line_of_its_own_or_a_field_of_another() {
         ("/v1/\\x22", forged),
     ];
     for (n, (target, client)) in requests.into_iter().enumerate() {
-        let request =
-            Request::new("POST", target).field("X-Forwarded-For", client).field("Idempotency-Key", &format!("k{n}")).body("x");
+        let request = Request::new("POST", target)
+            .field("X-Forwarded-For", client)
+            .field("Idempotency-Key", &format!("k{n}"))
+            .body("x");
         let status = request.send(gateway.port).status;
         assert!(status == 201 || status == 400, "{status}");
     }
@@ -119,19 +139,27 @@ fn nothing_that_a_client_sends_makes_a_line_of_its_own_or_a_field_of_another() {
         "what is no address is not believed"
     );
     for line in &lines {
-        assert!(!line.contains("GET /forged") && line.is_ascii() && !line.contains(char::is_control), "{line}");
+        assert!(
+            !line.contains("GET /forged") && line.is_ascii() && !line.contains(char::is_control),
+            "{line}"
+        );
         // Six quotes: of the request, and of the two fields that are left out.
         assert_eq!(line.matches('"').count(), 6, "{line}");
         assert_eq!(line.split(' ').count(), 19, "{line}");
     }
-    assert!(lines[0].contains("\"POST /v1/a%0D%0A203.0.113.7%20forged HTTP/1.1\" 201 "), "{}", lines[0]);
+    assert!(
+        lines[0].contains("\"POST /v1/a%0D%0A203.0.113.7%20forged HTTP/1.1\" 201 "),
+        "{}",
+        lines[0]
+    );
     assert!(lines[0].contains(" all\\x20\\x22of\\x22\\x20it executed op_"), "{}", lines[0]);
 }
 
 #[test]
 fn a_file_that_was_moved_away_is_opened_anew_by_a_reload_whether_or_not_it_is_taken() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
-    let (file, first, second) = (dir.path().join("log"), dir.path().join("log.1"), dir.path().join("log.2"));
+    let (file, first, second) =
+        (dir.path().join("log"), dir.path().join("log.1"), dir.path().join("log.2"));
     let gateway = Gateway::with(upstream.port, &settings("json", &file), ROUTES);
     let mut connection = Connection::open(gateway.port);
     let mut pay = |key: &str| assert_eq!(connection.exchange(&Request::pay(key, "{}")).status, 201);
@@ -149,9 +177,16 @@ fn a_file_that_was_moved_away_is_opened_anew_by_a_reload_whether_or_not_it_is_ta
         lines(file, 1);
     }
     // A file that can't be opened is a reason not to take a configuration.
-    std::fs::write(gateway.config(), format!("{}{ROUTES}", settings("json", Path::new("/nowhere/log")))).unwrap();
+    std::fs::write(
+        gateway.config(),
+        format!("{}{ROUTES}", settings("json", Path::new("/nowhere/log"))),
+    )
+    .unwrap();
     let refused = gateway.ask("POST", "/v1/reload");
-    assert!(refused.status == 409 && refused.text().contains("can't open the access log /nowhere/log"), "{refused:?}");
+    assert!(
+        refused.status == 409 && refused.text().contains("can't open the access log /nowhere/log"),
+        "{refused:?}"
+    );
     pay("d");
     lines(&file, 2);
 }
@@ -159,18 +194,22 @@ fn a_file_that_was_moved_away_is_opened_anew_by_a_reload_whether_or_not_it_is_ta
 #[test]
 fn a_disk_that_is_full_costs_lines_and_no_request() {
     let upstream = Upstream::start();
-    let mut gateway = Gateway::with(upstream.port, &settings("json", Path::new("/dev/full")), ROUTES);
+    let mut gateway =
+        Gateway::with(upstream.port, &settings("json", Path::new("/dev/full")), ROUTES);
     for key in ["a", "b", "c"] {
         assert_eq!(Request::pay(key, "{}").send(gateway.port).status, 201);
     }
-    until("the lines to be counted", || gateway.metric("onceward_access_log_lines_total{result=\"dropped\"}") == 3.0);
+    until("the lines to be counted", || {
+        gateway.metric("onceward_access_log_lines_total{result=\"dropped\"}") == 3.0
+    });
     until("the reason", || gateway.logs().contains("the access log can't be written"));
     gateway.signal("TERM");
     assert!(gateway.wait().success());
 }
 
 #[test]
-fn a_named_pipe_is_written_to_while_it_is_read_and_holds_neither_start_nor_reload_without_a_reader() {
+fn a_named_pipe_is_written_to_while_it_is_read_and_holds_neither_start_nor_reload_without_a_reader()
+{
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let (pipe, other) = (dir.path().join("pipe"), dir.path().join("other"));
     assert!(Command::new("mkfifo").args([&pipe, &other]).status().unwrap().success());
@@ -179,7 +218,9 @@ fn a_named_pipe_is_written_to_while_it_is_read_and_holds_neither_start_nor_reloa
     until("it to give up", || without.has_ended().is_some());
     assert_eq!(without.wait().code(), Some(1));
     let said = "it is a named pipe that nobody reads: start its reader first";
-    until("the reason", || without.logs().contains(&format!("can't open the access log {}: {said}", pipe.display())));
+    until("the reason", || {
+        without.logs().contains(&format!("can't open the access log {}: {said}", pipe.display()))
+    });
 
     let read = std::thread::spawn({
         let pipe = pipe.clone();

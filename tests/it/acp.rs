@@ -15,19 +15,33 @@ fn gateway(upstream: &Upstream) -> Gateway {
 
 /// The example with more values for each of its routes.
 fn gateway_with(port: u16, lines: &str) -> Gateway {
-    Gateway::with(port, "", &SHIPPED.replace("profile = \"acp\"\n", &format!("profile = \"acp\"\n{lines}\n")))
+    Gateway::with(
+        port,
+        "",
+        &SHIPPED.replace("profile = \"acp\"\n", &format!("profile = \"acp\"\n{lines}\n")),
+    )
 }
 
 /// A POST as the protocol's clients send it.
 fn post(path: &str, key: &str, body: &str) -> Request {
-    Request::new("POST", path).field("Authorization", "Bearer merchant-1").field("Idempotency-Key", key).json(body)
+    Request::new("POST", path)
+        .field("Authorization", "Bearer merchant-1")
+        .field("Idempotency-Key", key)
+        .json(body)
 }
 
 /// Type and code of a refusal, whose other member is the message.
 fn refused(answer: &Answer) -> (u16, String, String) {
     let body = answer.json();
-    assert_eq!(body.as_object().unwrap().keys().collect::<Vec<_>>(), ["code", "message", "type"], "{body}");
-    assert!(body["message"].as_str().unwrap().len() > 20 && answer.get("content-type") == Some("application/json"));
+    assert_eq!(
+        body.as_object().unwrap().keys().collect::<Vec<_>>(),
+        ["code", "message", "type"],
+        "{body}"
+    );
+    assert!(
+        body["message"].as_str().unwrap().len() > 20
+            && answer.get("content-type") == Some("application/json")
+    );
     let word = |name: &str| body[name].as_str().unwrap().to_owned();
     (answer.status, word("type"), word("code"))
 }
@@ -45,12 +59,19 @@ fn s61_a_post_without_a_key_is_rejected_with_idempotency_key_required() {
     let upstream = Upstream::start();
     let gateway = gateway(&upstream);
     for path in ["", "/cs_1", "/cs_1/complete", "/cs_1/cancel"] {
-        let request = Request::new("POST", &format!("{CREATE}{path}")).field("Authorization", "Bearer merchant-1").json(ITEM);
+        let request = Request::new("POST", &format!("{CREATE}{path}"))
+            .field("Authorization", "Bearer merchant-1")
+            .json(ITEM);
         let answer = request.send(gateway.port);
-        assert_eq!(refused(&answer), is(400, "invalid_request", "idempotency_key_required"), "{path}");
+        assert_eq!(
+            refused(&answer),
+            is(400, "invalid_request", "idempotency_key_required"),
+            "{path}"
+        );
     }
     assert_eq!(upstream.executed(), 0);
-    let get = Request::new("GET", "/checkout_sessions/cs_1").field("Authorization", "Bearer merchant-1");
+    let get =
+        Request::new("GET", "/checkout_sessions/cs_1").field("Authorization", "Bearer merchant-1");
     assert_eq!(get.send(gateway.port).status, 201, "only a POST needs one");
 }
 
@@ -73,10 +94,16 @@ fn s61_a_key_belongs_to_the_authenticated_identity_and_the_endpoint_path() {
     let mut bodies = Vec::new();
     for path in ["", "/cs_1", "/cs_2", "/cs_1/complete", "/cs_2/complete", "/cs_1/cancel"] {
         for identity in ["Bearer merchant-1", "Bearer merchant-2"] {
-            let request = Request::new("POST", &format!("{CREATE}{path}")).field("Idempotency-Key", "one-key").json(ITEM);
+            let request = Request::new("POST", &format!("{CREATE}{path}"))
+                .field("Idempotency-Key", "one-key")
+                .json(ITEM);
             let request = request.field("Authorization", identity);
             let (first, again) = (request.send(gateway.port), request.send(gateway.port));
-            assert_eq!((first.status, first.replayed(), again.replayed()), (201, false, true), "{path} {identity}");
+            assert_eq!(
+                (first.status, first.replayed(), again.replayed()),
+                (201, false, true),
+                "{path} {identity}"
+            );
             assert_eq!(first.body, again.body);
             bodies.push(first.body);
         }
@@ -112,7 +139,11 @@ fn s62_bodies_are_compared_by_semantic_json_equality() {
         if equivalent {
             assert!(answer.status == 201 && answer.replayed(), "{first} {second}");
         } else {
-            assert_eq!(refused(&answer), is(422, "invalid_request", "idempotency_conflict"), "{first} {second}");
+            assert_eq!(
+                refused(&answer),
+                is(422, "invalid_request", "idempotency_conflict"),
+                "{first} {second}"
+            );
         }
     }
     assert_eq!(upstream.executed(), 10);
@@ -123,8 +154,12 @@ fn s62_headers_are_excluded_from_the_comparison() {
     let upstream = Upstream::start();
     let gateway = gateway(&upstream);
     let varying = |request_id: &str, signature: &str, language: &str, version: &str| {
-        let request = post(CREATE, "key", ITEM).field("Request-Id", request_id).field("Signature", signature);
-        request.field("Timestamp", request_id).field("Accept-Language", language).field("API-Version", version)
+        let request =
+            post(CREATE, "key", ITEM).field("Request-Id", request_id).field("Signature", signature);
+        request
+            .field("Timestamp", request_id)
+            .field("Accept-Language", language)
+            .field("API-Version", version)
     };
     assert_eq!(varying("1", "s1", "en-US", "2026-01-16").send(gateway.port).status, 201);
     assert!(varying("2", "s2", "de-DE", "2026-04-17").send(gateway.port).replayed());
@@ -135,15 +170,24 @@ fn s62_headers_are_excluded_from_the_comparison() {
 fn s63_the_same_key_and_body_get_the_original_response_with_the_same_status() {
     let upstream = Upstream::start();
     let gateway = gateway(&upstream);
-    for (n, status) in [200, 201, 202, 400, 401, 402, 403, 404, 405, 409, 422, 429].into_iter().enumerate() {
+    for (n, status) in
+        [200, 201, 202, 400, 401, 402, 403, 404, 405, 409, 422, 429].into_iter().enumerate()
+    {
         // Create, update and complete alike.
         let path = [CREATE, "/checkout_sessions/cs_1", "/checkout_sessions/cs_1/complete"][n % 3];
-        let request = post(path, &format!("key-{n}"), ITEM).act(&format!("status {status}, field X-Session=cs_{n}"));
+        let request = post(path, &format!("key-{n}"), ITEM)
+            .act(&format!("status {status}, field X-Session=cs_{n}"));
         let first = request.send(gateway.port);
         assert_eq!((first.status, first.get("idempotent-replayed")), (status, None));
         let again = request.send(gateway.port);
-        assert_eq!((again.status, again.get("idempotent-replayed"), &again.body), (status, Some("true"), &first.body));
-        assert_eq!((again.get("x-session"), again.get("date")), (first.get("x-session"), first.get("date")));
+        assert_eq!(
+            (again.status, again.get("idempotent-replayed"), &again.body),
+            (status, Some("true"), &first.body)
+        );
+        assert_eq!(
+            (again.get("x-session"), again.get("date")),
+            (first.get("x-session"), first.get("date"))
+        );
     }
     assert_eq!(upstream.executed(), 12, "nothing is executed again on a replay");
 }
@@ -179,7 +223,10 @@ fn s64_a_request_in_flight_is_a_conflict_with_retry_after() {
 #[test]
 fn s65_a_5xx_is_never_cached_and_runs_afresh_only_where_it_says_that_nothing_was_done() {
     let upstream = Upstream::start();
-    let gateway = gateway_with(upstream.port, "release_status = [\"307\", \"308\", \"417\", \"501\", \"503 retry-after\"]");
+    let gateway = gateway_with(
+        upstream.port,
+        "release_status = [\"307\", \"308\", \"417\", \"501\", \"503 retry-after\"]",
+    );
     // A 503 with Retry-After came before anything was done, and 501 is on this route's list.
     for (n, script) in ["status 503, field Retry-After=1", "status 501"].into_iter().enumerate() {
         let key = format!("fresh-{n}");
@@ -204,8 +251,16 @@ fn s65_a_5xx_is_never_cached_and_runs_afresh_only_where_it_says_that_nothing_was
         let first = request.clone().act(script).send(gateway.port);
         assert_eq!(refused(&first), is(status, kind, "outcome-uncertain"), "{script}");
         let again = request.send(gateway.port);
-        assert_eq!(refused(&again), is(409, "invalid_request", "idempotency_in_flight"), "{script}");
-        assert_eq!((again.get("retry-after"), again.get("x-should-retry")), (Some("30"), Some("true")), "{script}");
+        assert_eq!(
+            refused(&again),
+            is(409, "invalid_request", "idempotency_in_flight"),
+            "{script}"
+        );
+        assert_eq!(
+            (again.get("retry-after"), again.get("x-should-retry")),
+            (Some("30"), Some("true")),
+            "{script}"
+        );
         assert_eq!(upstream.executed(), 5 + n, "{script}");
     }
 }
@@ -215,8 +270,11 @@ fn s65_after_a_timeout_duplicates_are_in_flight_until_the_outcome_is_known() {
     let upstream = Upstream::start();
     let probe = "on_uncertain = \"probe\"\nprobe = { path = \"/by-key/{key}\" }";
     let text = SHIPPED.replace("[upstream]\n", "[upstream]\nresponse_timeout = \"1s\"\n");
-    let gateway =
-        Gateway::with(upstream.port, "", &text.replace("profile = \"acp\"\n", &format!("profile = \"acp\"\n{probe}\n")));
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        &text.replace("profile = \"acp\"\n", &format!("profile = \"acp\"\n{probe}\n")),
+    );
     upstream.answer_questions("status 500");
     let first = post(CREATE, "key", ITEM).act("hold").send(gateway.port);
     assert_eq!(refused(&first), is(504, "processing_error", "outcome-uncertain"));
@@ -225,7 +283,10 @@ fn s65_after_a_timeout_duplicates_are_in_flight_until_the_outcome_is_known() {
     assert!(asked.get("retry-after").is_some());
     upstream.answer_questions("status 200, body {\"id\":\"cs_1\"}");
     let found = post(CREATE, "key", ITEM).send(gateway.port);
-    assert_eq!((found.status, found.replayed(), found.text().as_str()), (200, true, r#"{"id":"cs_1"}"#));
+    assert_eq!(
+        (found.status, found.replayed(), found.text().as_str()),
+        (200, true, r#"{"id":"cs_1"}"#)
+    );
     assert_eq!(upstream.payments_and_questions().0, 1);
 }
 
@@ -244,7 +305,11 @@ fn s66_results_are_kept_for_24_hours_and_then_a_key_is_new() {
     let upstream = Upstream::start();
     let shipped = gateway(&upstream);
     assert_eq!(published(&shipped)["retention_seconds"], 86_400);
-    assert_eq!(published(&shipped)["duplicates"]["expired"], Value::Null, "afterwards there is no error");
+    assert_eq!(
+        published(&shipped)["duplicates"]["expired"],
+        Value::Null,
+        "afterwards there is no error"
+    );
     assert_eq!(published(&shipped)["duplicates"]["uncertain"]["may_retry"], json!(true));
     let short = gateway_with(upstream.port, "retention = \"500ms\"");
     assert_eq!(post(CREATE, "key", ITEM).send(short.port).status, 201);
@@ -259,14 +324,18 @@ fn s66_results_are_kept_for_24_hours_and_then_a_key_is_new() {
 fn s31_the_key_is_echoed_on_all_post_responses() {
     let upstream = Upstream::start();
     let gateway = gateway(&upstream);
-    let echo = |request: Request| request.send(gateway.port).get("idempotency-key").map(str::to_owned);
+    let echo =
+        |request: Request| request.send(gateway.port).get("idempotency-key").map(str::to_owned);
     for (request, what) in [
         (post(CREATE, "key", ITEM), "a first answer"),
         (post(CREATE, "key", ITEM), "a replay"),
         (post(CREATE, "key", "{}"), "a conflict"),
         (post("/checkout_sessions/cs_1", "key", "{}").act("drop"), "an unknown outcome"),
         (post("/checkout_sessions/cs_1", "key", "{}"), "its duplicate"),
-        (Request::new("POST", CREATE).field("Idempotency-Key", "key").json(ITEM), "without an identity"),
+        (
+            Request::new("POST", CREATE).field("Idempotency-Key", "key").json(ITEM),
+            "without an identity",
+        ),
     ] {
         assert_eq!(echo(request).as_deref(), Some("key"), "{what}");
     }

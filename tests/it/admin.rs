@@ -11,7 +11,10 @@ pub fn cli(gateway: &Gateway, words: &[&str]) -> (i32, String) {
         .args(["--admin", &format!("127.0.0.1:{}", gateway.admin)])
         .output()
         .unwrap();
-    (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    (
+        out.status.code().unwrap(),
+        String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+    )
 }
 
 /// An operation whose answer was lost.
@@ -32,12 +35,26 @@ fn an_uncertain_operation_is_listed_and_resolved_and_its_duplicates_replay_the_d
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), r#"{"payment":"settled"}"#).unwrap();
     let file = body.path().to_str().unwrap();
-    let (code, said) =
-        cli(&gateway, &["resolve", &operation, "--status", "201", "--body", file, "--reason", "seen in the bank's file"]);
+    let (code, said) = cli(
+        &gateway,
+        &[
+            "resolve",
+            &operation,
+            "--status",
+            "201",
+            "--body",
+            file,
+            "--reason",
+            "seen in the bank's file",
+        ],
+    );
     assert_eq!(code, 0, "{said}");
     let again = Request::pay("secret-key", "{}").act("drop").send(gateway.port);
     assert!(again.status == 201 && again.replayed());
-    assert_eq!((again.text().as_str(), again.get("content-type")), (r#"{"payment":"settled"}"#, Some("application/json")));
+    assert_eq!(
+        (again.text().as_str(), again.get("content-type")),
+        (r#"{"payment":"settled"}"#, Some("application/json"))
+    );
     assert_eq!(cli(&gateway, &["resolve", &operation, "--status", "200"]).0, 1, "it is settled");
     gateway.logged("seen in the bank's file");
     assert_eq!(upstream.executed(), 1);
@@ -90,21 +107,44 @@ fn an_operation_is_found_by_its_key_and_the_key_is_in_no_log() {
     let pay = Request::pay("\"canary-key\"", "{}").field("X-Shop", "s").field("X-Till", "7");
     assert_eq!(pay.send(gateway.port).status, 201);
     for key in ["canary-key", r#"\"canary-key\""#] {
-        let answer = look(&format!(r#"{{"route":"payments","key":"{key}","scope":{{"x-shop":"s","x-till":"7"}}}}"#));
+        let answer = look(&format!(
+            r#"{{"route":"payments","key":"{key}","scope":{{"x-shop":"s","x-till":"7"}}}}"#
+        ));
         assert_eq!(found(&answer).as_deref(), Some("payments"), "{}", answer.text());
         assert!(answer.get("etag").is_some() && !answer.text().contains("canary"));
     }
     let order = Request::new("POST", "/v1/orders").json(r#"{"id":"canary order"}"#);
     assert_eq!(order.send(gateway.port).status, 201);
-    assert_eq!(found(&look(r#"{"route":"orders","key":"canary order"}"#)).as_deref(), Some("orders"));
-    assert_eq!(Request::new("POST", "/v1/derived").json(r#"{"order":7}"#).send(gateway.port).status, 201);
+    assert_eq!(
+        found(&look(r#"{"route":"orders","key":"canary order"}"#)).as_deref(),
+        Some("orders")
+    );
+    assert_eq!(
+        Request::new("POST", "/v1/derived").json(r#"{"order":7}"#).send(gateway.port).status,
+        201
+    );
     let digest = upstream.seen().pop().unwrap().get("idempotency-key").unwrap().to_owned();
-    assert_eq!(found(&look(&format!(r#"{{"route":"derived","key":"{digest}"}}"#))).as_deref(), Some("derived"));
+    assert_eq!(
+        found(&look(&format!(r#"{{"route":"derived","key":"{digest}"}}"#))).as_deref(),
+        Some("derived")
+    );
 
     for (body, status, problem) in [
-        (r#"{"route":"payments","key":"canary-key","scope":{"x-shop":"s","x-till":"8"}}"#, 404, "operation-unknown"),
-        (r#"{"route":"payments","key":"canary-key","scope":{"x-shop":"s"}}"#, 400, "lookup-invalid"),
-        (r#"{"route":"payments","key":"canary key","scope":{"x-shop":"s","x-till":"7"}}"#, 400, "lookup-invalid"),
+        (
+            r#"{"route":"payments","key":"canary-key","scope":{"x-shop":"s","x-till":"8"}}"#,
+            404,
+            "operation-unknown",
+        ),
+        (
+            r#"{"route":"payments","key":"canary-key","scope":{"x-shop":"s"}}"#,
+            400,
+            "lookup-invalid",
+        ),
+        (
+            r#"{"route":"payments","key":"canary key","scope":{"x-shop":"s","x-till":"7"}}"#,
+            400,
+            "lookup-invalid",
+        ),
         (r#"{"route":"derived","key":"canary-key"}"#, 400, "lookup-invalid"),
         (r#"{"route":"watched","key":"canary-key"}"#, 400, "lookup-invalid"),
         (r#"{"route":"payment","key":"canary-key"}"#, 404, "route-unknown"),
@@ -118,9 +158,20 @@ fn an_operation_is_found_by_its_key_and_the_key_is_in_no_log() {
 }
 
 /// A change, as the admin API takes it.
-fn change(gateway: &Gateway, operation: &str, verb: &str, version: Option<&str>, body: &str) -> Answer {
-    let request = Request::new("POST", &format!("/v1/operations/{operation}/{verb}")).host("127.0.0.1").json(body);
-    version.into_iter().fold(request, |request, version| request.field("If-Match", version)).send(gateway.admin)
+fn change(
+    gateway: &Gateway,
+    operation: &str,
+    verb: &str,
+    version: Option<&str>,
+    body: &str,
+) -> Answer {
+    let request = Request::new("POST", &format!("/v1/operations/{operation}/{verb}"))
+        .host("127.0.0.1")
+        .json(body);
+    version
+        .into_iter()
+        .fold(request, |request, version| request.field("If-Match", version))
+        .send(gateway.admin)
 }
 
 #[test]
@@ -131,13 +182,20 @@ fn a_decision_on_what_has_moved_is_lost() {
     let seen = gateway.ask("GET", &format!("/v1/operations/{operation}"));
     let version = seen.get("etag").unwrap().to_owned();
     let resolve = |status: u16| {
-        change(&gateway, &operation, "resolve", Some(&version), &format!(r#"{{"status":{status},"reason":"seen"}}"#))
+        change(
+            &gateway,
+            &operation,
+            "resolve",
+            Some(&version),
+            &format!(r#"{{"status":{status},"reason":"seen"}}"#),
+        )
     };
     assert_eq!(resolve(201).status, 200);
     let lost = resolve(500);
     assert_eq!((lost.status, lost.problem().as_str()), (412, "operation-moved"));
     let pinned = version.trim_matches('"');
-    let (code, said) = cli(&gateway, &["expire", &operation, "--reason", "seen", "--version", pinned]);
+    let (code, said) =
+        cli(&gateway, &["expire", &operation, "--reason", "seen", "--version", pinned]);
     assert!(code == 1 && said.contains("412") && said.contains("look again"), "{said}");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
 }
@@ -151,24 +209,40 @@ fn a_change_names_the_version_that_it_was_decided_on_and_a_reason() {
     let version = seen.get("etag").unwrap();
     let long = format!(r#"{{"status":201,"reason":"{}"}}"#, "x".repeat(1025));
     for verb in ["resolve", "retry", "release", "expire"] {
-        let bodies =
-            if verb == "resolve" { [r#"{"status":201}"#, r#"{"status":201,"reason":" "}"#] } else { ["{}", r#"{"reason":""}"#] };
-        let reasoned = if verb == "resolve" { r#"{"status":201,"reason":"r"}"# } else { r#"{"reason":"r"}"# };
+        let bodies = if verb == "resolve" {
+            [r#"{"status":201}"#, r#"{"status":201,"reason":" "}"#]
+        } else {
+            ["{}", r#"{"reason":""}"#]
+        };
+        let reasoned =
+            if verb == "resolve" { r#"{"status":201,"reason":"r"}"# } else { r#"{"reason":"r"}"# };
         let told = |version, body| {
             let answer = change(&gateway, &operation, verb, version, body);
             (answer.status, answer.problem())
         };
         assert_eq!(told(None, reasoned), (428, "if-match-required".into()), "{verb}");
         for unclear in ["*", "7", "W/\"7\"", "\"7\", \"8\""] {
-            assert_eq!(told(Some(unclear), reasoned), (400, "if-match-invalid".into()), "{verb} {unclear}");
+            assert_eq!(
+                told(Some(unclear), reasoned),
+                (400, "if-match-invalid".into()),
+                "{verb} {unclear}"
+            );
         }
         for body in bodies {
             assert_eq!(told(Some(version), body), (400, "request-invalid".into()), "{verb} {body}");
         }
         assert_eq!(told(Some("\"7\""), reasoned), (412, "operation-moved".into()), "{verb}");
     }
-    assert_eq!(change(&gateway, &operation, "resolve", Some(version), &long).status, 400, "no reason is cut");
-    assert_eq!(gateway.ask("GET", &format!("/v1/operations/{operation}")).json(), seen.json(), "nothing was changed");
+    assert_eq!(
+        change(&gateway, &operation, "resolve", Some(version), &long).status,
+        400,
+        "no reason is cut"
+    );
+    assert_eq!(
+        gateway.ask("GET", &format!("/v1/operations/{operation}")).json(),
+        seen.json(),
+        "nothing was changed"
+    );
 }
 
 #[test]
@@ -199,11 +273,15 @@ fn an_expired_result_is_gone_and_its_duplicates_never_run() {
         let pay = Request::pay("k", "{}").act("body canary-result");
         assert_eq!(pay.send(gateway.port).status, 201);
         let operation = cli(gateway, &["list"]).1.split_whitespace().next().unwrap().to_owned();
-        let (code, said) = cli(gateway, &["expire", &operation, "--reason", "asked by the customer"]);
+        let (code, said) =
+            cli(gateway, &["expire", &operation, "--reason", "asked by the customer"]);
         assert!(code == 0 && said.contains("expired"), "{said}");
         let late = pay.send(gateway.port);
         assert_eq!((late.status, late.problem().as_str()), (409, "result-expired"));
-        assert_eq!(Request::pay("k", "{}").field("Authorization", "another").send(gateway.port).problem(), "key-reused");
+        assert_eq!(
+            Request::pay("k", "{}").field("Authorization", "another").send(gateway.port).problem(),
+            "key-reused"
+        );
         let (code, said) = cli(gateway, &["expire", &operation]);
         assert!(code == 1 && said.contains("only the result of a completed operation"), "{said}");
         assert!(cli(gateway, &["list", "--state", "expired"]).1.contains(&operation));
@@ -233,7 +311,11 @@ fn a_running_operation_is_left_alone() {
     for fact in ["opened_at", "version"] {
         assert!(shown.contains(seen[fact].as_str().unwrap()), "{fact}: {shown}");
     }
-    assert_eq!(cli(&gateway, &["list", "--limit", "0"]).0, 2, "none of them would be all that there are");
+    assert_eq!(
+        cli(&gateway, &["list", "--limit", "0"]).0,
+        2,
+        "none of them would be all that there are"
+    );
     upstream.release();
     assert_eq!(first.join().unwrap().status, 201);
 }
@@ -265,7 +347,11 @@ fn with_tokens_nobody_comes_in_without_one() {
     assert_eq!(ask("GET", "/v1/operations", Some("letmesee")), 200);
     for target in ["/v1/report", "/v1/log"] {
         // Who may read gets as far as to hear that there is no event log.
-        assert_eq!((ask("GET", target, None), ask("GET", target, Some("letmesee"))), (401, 501), "{target}");
+        assert_eq!(
+            (ask("GET", target, None), ask("GET", target, Some("letmesee"))),
+            (401, 501),
+            "{target}"
+        );
     }
     assert_eq!(ask("POST", release, Some("letmesee")), 403);
     assert_eq!(ask("POST", release, Some("letmein")), 404);
@@ -280,10 +366,19 @@ fn a_web_page_can_not_act_in_an_operators_name() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let ask = Request::new("GET", "/v1/operations");
-    assert_eq!(ask.clone().host("127.0.0.1").field("Origin", "https://evil.example").send(gateway.admin).status, 401);
+    assert_eq!(
+        ask.clone()
+            .host("127.0.0.1")
+            .field("Origin", "https://evil.example")
+            .send(gateway.admin)
+            .status,
+        401
+    );
     assert_eq!(ask.clone().host("evil.example").send(gateway.admin).status, 401, "a rebound name");
     assert_eq!(ask.host("localhost:1").send(gateway.admin).status, 200);
-    for path in ["/", "/healthz", "/readyz", "/metrics", "/v1/openapi.json", "/v1/statistics", "/nowhere"] {
+    for path in
+        ["/", "/healthz", "/readyz", "/metrics", "/v1/openapi.json", "/v1/statistics", "/nowhere"]
+    {
         let rebound = Request::new("GET", path).host("evil.example:8081").send(gateway.admin);
         assert_eq!(rebound.status, 401, "{path}: {}", rebound.text());
     }
@@ -296,7 +391,11 @@ fn with_tokens_too_nothing_that_needs_none_answers_to_a_foreign_name_on_loopback
     let gateway = Gateway::with(upstream.port, TOKENS, crate::harness::ROUTES);
     for path in ["/healthz", "/readyz", "/metrics", "/v1/openapi.json"] {
         let asked = |host: &str| Request::new("GET", path).host(host).send(gateway.admin).status;
-        assert_eq!((asked("evil.example"), asked("localhost:1"), asked("LOCALHOST")), (401, 200, 200), "{path}");
+        assert_eq!(
+            (asked("evil.example"), asked("localhost:1"), asked("LOCALHOST")),
+            (401, 200, 200),
+            "{path}"
+        );
     }
 }
 
@@ -341,11 +440,12 @@ fn whoever_says_nothing_is_not_waited_for_on_the_admin_port() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, TOKENS, crate::harness::ROUTES);
     let patience = std::time::Duration::from_secs(20);
-    let idle = ["", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"].map(|beginning| {
-        let mut connection = Connection::try_open(gateway.admin, patience).unwrap();
-        connection.write(beginning.as_bytes());
-        (beginning, connection)
-    });
+    let idle = ["", "GET / HTTP/1.1\r\nHost: 127.0.0.1\r\n", "PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"]
+        .map(|beginning| {
+            let mut connection = Connection::try_open(gateway.admin, patience).unwrap();
+            connection.write(beginning.as_bytes());
+            (beginning, connection)
+        });
     for (beginning, mut connection) in idle {
         assert!(connection.ends(), "it still waits behind {beginning:?}");
     }
@@ -366,7 +466,13 @@ fn the_admin_api_is_not_on_the_public_port() {
 fn an_open_admin_port_without_tokens_is_refused() {
     let upstream = Upstream::start();
     let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
-        .args(["run", "--upstream", &format!("http://127.0.0.1:{}", upstream.port), "--store", "memory:"])
+        .args([
+            "run",
+            "--upstream",
+            &format!("http://127.0.0.1:{}", upstream.port),
+            "--store",
+            "memory:",
+        ])
         .args(["--listen", "127.0.0.1:0", "--admin", "0.0.0.0:0"])
         .output()
         .unwrap();
@@ -376,7 +482,11 @@ fn an_open_admin_port_without_tokens_is_refused() {
 
 #[test]
 fn a_gateway_without_an_upstream_says_so() {
-    let out = Command::new(env!("CARGO_BIN_EXE_onceward")).arg("run").env_remove("ONCEWARD_UPSTREAM").output().unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
+        .arg("run")
+        .env_remove("ONCEWARD_UPSTREAM")
+        .output()
+        .unwrap();
     assert_eq!(out.status.code(), Some(2));
     assert!(String::from_utf8_lossy(&out.stderr).contains("--upstream"), "{out:?}");
 }
@@ -387,12 +497,22 @@ fn health_says_whether_the_gateway_lives() {
     let mut gateway = Gateway::start(upstream.port);
     let health = |words: &[&str]| {
         let admin = format!("127.0.0.1:{}", gateway.admin);
-        Command::new(env!("CARGO_BIN_EXE_onceward")).arg("health").args(words).args(["--admin", &admin]).status().unwrap().code()
+        Command::new(env!("CARGO_BIN_EXE_onceward"))
+            .arg("health")
+            .args(words)
+            .args(["--admin", &admin])
+            .status()
+            .unwrap()
+            .code()
     };
     assert_eq!((health(&[]), health(&["--ready"])), (Some(0), Some(0)));
     gateway.kill();
     let admin = format!("127.0.0.1:{}", gateway.admin);
-    let code = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["health", "--admin", &admin]).status().unwrap().code();
+    let code = Command::new(env!("CARGO_BIN_EXE_onceward"))
+        .args(["health", "--admin", &admin])
+        .status()
+        .unwrap()
+        .code();
     assert_eq!(code, Some(1));
 }
 
@@ -402,14 +522,18 @@ fn logs_and_metrics_name_no_key_no_credential_and_no_body() {
     let gateway = Gateway::start(upstream.port);
     for script in ["", "drop", "status 429"] {
         for _ in 0..2 {
-            let pay = Request::pay("canary-key", r#"{"card":"canary-body"}"#).act(script).field("Authorization", "canary-token");
+            let pay = Request::pay("canary-key", r#"{"card":"canary-body"}"#)
+                .act(script)
+                .field("Authorization", "canary-token");
             pay.field("Cookie", "canary-cookie").send(gateway.port);
         }
     }
     let mut half = Connection::open(gateway.port);
     half.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: canary key\r\n\r\n");
     half.read();
-    let told = gateway.logs() + &gateway.ask("GET", "/metrics").text() + &gateway.ask("GET", "/v1/operations").text();
+    let told = gateway.logs()
+        + &gateway.ask("GET", "/metrics").text()
+        + &gateway.ask("GET", "/v1/operations").text();
     assert!(told.contains("op_"), "there is something to read");
     assert!(!told.contains("canary"), "{told}");
 }

@@ -10,7 +10,10 @@ fn form(boundary: &str, amount: &str) -> Request {
          Content-Type: text/plain\r\n\r\nthanks\r\n--{boundary}--\r\n"
     );
     let media = format!("multipart/form-data; boundary={boundary}");
-    Request::new("POST", "/v1/payments").field("Idempotency-Key", "k").field("Content-Type", &media).body(body)
+    Request::new("POST", "/v1/payments")
+        .field("Idempotency-Key", "k")
+        .field("Content-Type", &media)
+        .body(body)
 }
 
 #[test]
@@ -32,16 +35,31 @@ fn a_body_in_which_the_key_is_has_to_be_what_its_content_encoding_says() {
         "key = { header = \"Idempotency-Key\", body = \"/key\" }",
         "key = { derive = [\"path\", \"body:/order\"] }",
     ] {
-        let gateway = Gateway::with(upstream.port, "", &format!("[[routes]]\npath = \"/v1/payments\"\n{route}"));
+        let gateway = Gateway::with(
+            upstream.port,
+            "",
+            &format!("[[routes]]\npath = \"/v1/payments\"\n{route}"),
+        );
         let pay = Request::pay("k", r#"{"key":"k","order":1}"#);
         for coding in ["gzip", "identity, br", "x-unknown"] {
             let refused = pay.clone().field("Content-Encoding", coding).send(gateway.port);
-            assert_eq!((refused.status, refused.problem().as_str()), (415, "unsupported-encoding"), "{route}: {coding}");
+            assert_eq!(
+                (refused.status, refused.problem().as_str()),
+                (415, "unsupported-encoding"),
+                "{route}: {coding}"
+            );
             let accepted = Some("gzip, deflate, br, zstd, identity");
-            assert_eq!((refused.get("accept-encoding"), refused.get("retry-after")), (accepted, None));
+            assert_eq!(
+                (refused.get("accept-encoding"), refused.get("retry-after")),
+                (accepted, None)
+            );
         }
         let before = upstream.executed();
-        assert_eq!(pay.field("Content-Encoding", "Identity").send(gateway.port).status, 201, "{route}");
+        assert_eq!(
+            pay.field("Content-Encoding", "Identity").send(gateway.port).status,
+            201,
+            "{route}"
+        );
         assert_eq!(upstream.executed(), before + 1);
     }
     assert_eq!(upstream.executed(), 3, "none of the others was forwarded");
@@ -66,7 +84,11 @@ const IN_THE_BODY: [&str; 3] = [
 ];
 
 fn keyed_by_body(upstream: &Upstream, route: &str) -> Gateway {
-    Gateway::with(upstream.port, "", &format!("[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\n{route}"))
+    Gateway::with(
+        upstream.port,
+        "",
+        &format!("[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\n{route}"),
+    )
 }
 
 fn in_utf_16(text: &str) -> Vec<u8> {
@@ -92,17 +114,30 @@ fn a_body_that_claims_json_and_can_not_be_read_reaches_nobody_where_the_key_is_i
     for route in IN_THE_BODY {
         let gateway = keyed_by_body(&upstream, route);
         for body in &bodies {
-            for media in ["application/json", "Application/Vnd.Pay+JSON; charset=utf-16", "text/plain", ""] {
-                let pay = Request::new("POST", "/v1/payments").field("Content-Type", media).body(body.clone());
+            for media in
+                ["application/json", "Application/Vnd.Pay+JSON; charset=utf-16", "text/plain", ""]
+            {
+                let pay = Request::new("POST", "/v1/payments")
+                    .field("Content-Type", media)
+                    .body(body.clone());
                 let refused = pay.send(gateway.port);
                 let shown = String::from_utf8_lossy(body);
-                assert_eq!((refused.status, refused.problem().as_str()), (400, "body-unreadable"), "{route}: {shown}");
-                assert_eq!((refused.get("retry-after"), &refused.json()["retryable"]), (None, &false.into()));
+                assert_eq!(
+                    (refused.status, refused.problem().as_str()),
+                    (400, "body-unreadable"),
+                    "{route}: {shown}"
+                );
+                assert_eq!(
+                    (refused.get("retry-after"), &refused.json()["retryable"]),
+                    (None, &false.into())
+                );
             }
         }
-        let comment = Request::new("POST", "/v1/payments").json("/* for the till */ {\"key\":\"k\"}");
+        let comment =
+            Request::new("POST", "/v1/payments").json("/* for the till */ {\"key\":\"k\"}");
         assert_eq!(comment.send(gateway.port).problem(), "body-unreadable", "{route}");
-        let counted = gateway.metric("onceward_requests_total{route=\"payments\",outcome=\"body_unreadable\"}");
+        let counted = gateway
+            .metric("onceward_requests_total{route=\"payments\",outcome=\"body_unreadable\"}");
         assert_eq!(counted, 1.0 + 4.0 * bodies.len() as f64);
     }
     let either = keyed_by_body(&upstream, IN_THE_BODY[1]);
@@ -118,12 +153,19 @@ fn a_byte_order_mark_is_skipped() {
     for route in IN_THE_BODY.into_iter().chain(["key = { required = true }"]) {
         let gateway = keyed_by_body(&upstream, route);
         let pay = |body: &[u8]| {
-            let pay = if route.contains("body") { Request::new("POST", "/v1/payments") } else { Request::pay("k", "") };
+            let pay = if route.contains("body") {
+                Request::new("POST", "/v1/payments")
+            } else {
+                Request::pay("k", "")
+            };
             pay.field("Content-Type", "application/json").body(body).send(gateway.port)
         };
         assert_eq!(pay(marked).status, 201, "{route}");
         assert_eq!(upstream.seen().pop().unwrap().body, marked, "the upstream gets it as it came");
-        assert!(pay(br#"{"amount":1,"key":"k"}"#).replayed(), "{route}: with and without it, a body is one document");
+        assert!(
+            pay(br#"{"amount":1,"key":"k"}"#).replayed(),
+            "{route}: with and without it, a body is one document"
+        );
         assert_eq!(pay(br#"{"amount":2,"key":"k"}"#).problem(), "key-reused", "{route}");
     }
     assert_eq!(upstream.executed(), 4);
@@ -141,12 +183,16 @@ fn a_body_that_claims_nothing_has_no_key() {
         ("", "\u{feff}"),
     ] {
         for _ in 0..2 {
-            let passed = Request::new("POST", "/v1/payments").field("Content-Type", media).body(body).send(gateway.port);
+            let passed = Request::new("POST", "/v1/payments")
+                .field("Content-Type", media)
+                .body(body)
+                .send(gateway.port);
             assert!(passed.status == 201 && !passed.replayed(), "{media}: {body:?}");
         }
     }
     let derived = keyed_by_body(&upstream, "key = { derive = [\"body:/key\"] }");
-    let form = Request::new("POST", "/v1/payments").field("Content-Type", "text/plain").body("key: k");
+    let form =
+        Request::new("POST", "/v1/payments").field("Content-Type", "text/plain").body("key: k");
     assert_eq!(form.send(derived.port).problem(), "key-missing");
     assert_eq!(upstream.executed(), 10);
 }
@@ -155,7 +201,13 @@ fn a_body_that_claims_nothing_has_no_key() {
 fn what_would_be_unreadable_is_counted_where_a_route_only_watches() {
     let upstream = Upstream::start();
     let gateway = keyed_by_body(&upstream, "mode = \"shadow\"\nkey = { body = \"/key\" }");
-    assert_eq!(Request::new("POST", "/v1/payments").json(r#"{"key":"k","amount":NaN}"#).send(gateway.port).status, 201);
+    assert_eq!(
+        Request::new("POST", "/v1/payments")
+            .json(r#"{"key":"k","amount":NaN}"#)
+            .send(gateway.port)
+            .status,
+        201
+    );
     let counted = "onceward_shadow_total{route=\"payments\",would=\"refuse_body_unreadable\"}";
     until("it to be counted", || gateway.metric(counted) == 1.0);
 }

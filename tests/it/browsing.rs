@@ -38,7 +38,9 @@ fn every_page_is_shown_without_a_complaint_and_one_that_broke_the_policy_would_b
     let gateway = Gateway::start(upstream.port);
     let operation = lose(&gateway, "k");
     let browser = Browser::start(gateway.admin);
-    for (path, title) in [("/", "Overview"), ("/operations", "Operations"), ("/uncertain", "Uncertain outcomes")] {
+    for (path, title) in
+        [("/", "Overview"), ("/operations", "Operations"), ("/uncertain", "Uncertain outcomes")]
+    {
         browser.open(path);
         browser.shows("h1", title);
         assert_eq!(browser.attribute("nav a[aria-current=page]", "href").as_deref(), Some(path));
@@ -49,7 +51,9 @@ fn every_page_is_shown_without_a_complaint_and_one_that_broke_the_policy_would_b
     browser
         .script("const script = document.createElement('script'); script.text = 'window.ran = 1'; document.body.append(script)");
     assert!(browser.script("return window.ran || null").is_null(), "no inline script runs");
-    until("the browser to complain", || browser.complaints().iter().any(|text| text.contains("Content Security Policy")));
+    until("the browser to complain", || {
+        browser.complaints().iter().any(|text| text.contains("Content Security Policy"))
+    });
 }
 
 #[test]
@@ -119,7 +123,10 @@ fn an_uncertain_outcome_is_resolved_with_nothing_but_a_keyboard() {
     browser.shows(".notice.good", "Resolved");
     browser.shows("h1", "completed");
     let again = Request::pay("k", "{}").send(gateway.port);
-    assert_eq!((again.status, again.replayed(), again.text().as_str()), (201, true, r#"{"payment":"settled"}"#));
+    assert_eq!(
+        (again.status, again.replayed(), again.text().as_str()),
+        (201, true, r#"{"payment":"settled"}"#)
+    );
     gateway.logged("found in the ledger");
     nothing_is_wrong(&browser);
     assert_eq!(upstream.executed(), 1);
@@ -183,7 +190,8 @@ fn a_charge_that_a_crash_left_uncertain_is_on_the_page_and_settled_there() {
     browser.shows("#live", "None.");
     crashing.kill();
     let view = other.ask("GET", "/v1/operations?state=in_flight").json()["operations"][0].clone();
-    let (operation, lease_ends) = (view["operation"].as_str().unwrap(), view["lease_ends_at"].as_str().unwrap());
+    let (operation, lease_ends) =
+        (view["operation"].as_str().unwrap(), view["lease_ends_at"].as_str().unwrap());
     let lease_ends: SystemTime = humantime::parse_rfc3339(lease_ends).unwrap();
     browser.shows("#live", operation);
     // A lease that nobody renews any more ends by the server's clock, which is this machine's.
@@ -198,7 +206,10 @@ fn a_charge_that_a_crash_left_uncertain_is_on_the_page_and_settled_there() {
     browser.shows("h1", "completed");
     let again = pay("k").send(other.port);
     assert!(again.status == 201 && again.replayed(), "{again:?}");
-    assert_eq!((again.text().as_str(), again.get("content-type")), (r#"{"payment":"in the ledger"}"#, Some("application/json")));
+    assert_eq!(
+        (again.text().as_str(), again.get("content-type")),
+        (r#"{"payment":"in the ledger"}"#, Some("application/json"))
+    );
     assert_eq!(upstream.executed(), 1);
     nothing_is_wrong(&browser);
 }
@@ -212,9 +223,14 @@ fn whoever_uses_a_keyboard_stays_where_they_are_while_the_page_follows() {
     }
     lose(&gateway, "lost");
     let browser = Browser::start(gateway.admin);
-    let focused = || browser.script("return document.activeElement.textContent").as_str().unwrap().to_owned();
+    let focused =
+        || browser.script("return document.activeElement.textContent").as_str().unwrap().to_owned();
     for (path, words) in [
-        ("/", ["waiting for a decision", "The same as a table", "All operations, and search"].as_slice()),
+        (
+            "/",
+            ["waiting for a decision", "The same as a table", "All operations, and search"]
+                .as_slice(),
+        ),
         ("/operations", &["Further operations"]),
     ] {
         browser.open(path);
@@ -227,7 +243,9 @@ fn whoever_uses_a_keyboard_stays_where_they_are_while_the_page_follows() {
             ));
             assert_eq!(focused(), *word);
             until("the page to have followed", || {
-                browser.script("return document.querySelector('#live').dataset.old || null").is_null()
+                browser
+                    .script("return document.querySelector('#live').dataset.old || null")
+                    .is_null()
             });
             assert_eq!(focused(), *word, "on {path}");
         }

@@ -14,7 +14,10 @@ fn kept(gateway: &Gateway, pay: &Request, first: &Answer) {
     until("a replay from the process", || {
         let before = hits(gateway);
         let again = pay.send(gateway.port);
-        assert!(again.replayed() && again.status == first.status && again.body == first.body, "{again:?}");
+        assert!(
+            again.replayed() && again.status == first.status && again.body == first.body,
+            "{again:?}"
+        );
         hits(gateway) > before
     });
 }
@@ -29,16 +32,26 @@ fn replays_from_the_process_are_the_first_answer_and_cost_the_store_nothing() {
     redis.cli(&["config", "resetstat"]);
     for _ in 0..50 {
         let again = pay.send(gateway.port);
-        assert!(again.replayed() && again.body == first.body && again.get("date") == first.get("date"), "{again:?}");
+        assert!(
+            again.replayed() && again.body == first.body && again.get("date") == first.get("date"),
+            "{again:?}"
+        );
     }
     // Whoever may not have it doesn't get it from here either.
     let stranger = Request::pay("k", "{}").field("Authorization", "mallory").send(gateway.port);
-    let other = Request::pay("k", "{\"amount\":1}").field("Authorization", "alice").send(gateway.port);
-    assert_eq!((stranger.problem().as_str(), other.problem().as_str()), ("key-reused", "key-reused"));
+    let other =
+        Request::pay("k", "{\"amount\":1}").field("Authorization", "alice").send(gateway.port);
+    assert_eq!(
+        (stranger.problem().as_str(), other.problem().as_str()),
+        ("key-reused", "key-reused")
+    );
     let asked = redis.cli(&["info", "commandstats"]);
     // The sweeper's look at the index is no script.
     assert!(!asked.contains("cmdstat_evalsha"), "{asked}");
-    assert!(gateway.metric("onceward_local_cache_entries") == 1.0 && gateway.metric("onceward_local_cache_bytes") > 500.0);
+    assert!(
+        gateway.metric("onceward_local_cache_entries") == 1.0
+            && gateway.metric("onceward_local_cache_bytes") > 500.0
+    );
     assert_eq!(upstream.executed(), 1);
 }
 
@@ -68,7 +81,11 @@ fn after_its_retention_nothing_is_replayed_from_the_process() {
     let first = pay.send(gateway.port);
     kept(&gateway, &pay, &first);
     until("the key to be new", || !pay.send(gateway.port).replayed());
-    assert_eq!(redis.cli(&["--scan", "--pattern", "onceward:*:r:*"]).lines().count(), 1, "its second result");
+    assert_eq!(
+        redis.cli(&["--scan", "--pattern", "onceward:*:r:*"]).lines().count(),
+        1,
+        "its second result"
+    );
     assert_eq!(upstream.executed(), 2);
 }
 
@@ -95,7 +112,9 @@ fn a_new_primary_is_listened_to_after_a_failover() {
     let first = pay.send(gateway.port);
     kept(&gateway, &pay, &first);
     watched.fail_over();
-    until("what was kept to be dropped", || gateway.metric("onceward_local_cache_losses_total") >= 1.0);
+    until("what was kept to be dropped", || {
+        gateway.metric("onceward_local_cache_losses_total") >= 1.0
+    });
     until("the new primary to be used", || pay.send(gateway.port).replayed());
     kept(&gateway, &pay, &first);
     // What is heard now is heard from the new primary.

@@ -36,7 +36,9 @@ fn requests_that_pass_through_leave_a_quarter_of_the_places_for_payments() {
     assert_overloaded(&Request::new("GET", "/").send(gateway.port));
     // With a body as well, and its connection goes on.
     let mut refused = Connection::open(gateway.port);
-    assert_overloaded(&refused.exchange(&Request::new("POST", "/elsewhere").body("x".repeat(1000))));
+    assert_overloaded(
+        &refused.exchange(&Request::new("POST", "/elsewhere").body("x".repeat(1000))),
+    );
     assert_eq!(refused.exchange(&Request::pay("k", "{}")).status, 201);
     assert_eq!(Request::pay("l", "{}").send(gateway.port).status, 201);
     upstream.release();
@@ -51,7 +53,11 @@ fn one_address_takes_at_most_half_of_the_places() {
     let gateway = with_places(&upstream, 8, false);
     let mut connection = Frames::over(dial("127.0.0.1", gateway.port), &[]);
     for stream in 0..3 {
-        connection.headers(2 * stream + 1, END_STREAM, &request("GET", "/slow", &[("x-act", "hold")]));
+        connection.headers(
+            2 * stream + 1,
+            END_STREAM,
+            &request("GET", "/slow", &[("x-act", "hold")]),
+        );
     }
     let _slow = slow("127.0.0.1", &gateway);
     upstream.reached(4);
@@ -79,7 +85,9 @@ fn an_answer_that_streams_holds_its_place_until_the_client_has_it_or_leaves() {
     upstream.reached(3);
     assert_overloaded(&Request::new("GET", "/").send(gateway.port));
     assert_eq!(readers[0].read_for("GET").body.len(), 50_000_000);
-    until("the first place to be free", || Request::new("GET", "/").send(gateway.port).status == 201);
+    until("the first place to be free", || {
+        Request::new("GET", "/").send(gateway.port).status == 201
+    });
     drop(readers);
     until("all places to be free", || gateway.metric("onceward_in_flight") == 0.0);
 }
@@ -91,7 +99,10 @@ fn with_descriptors(upstream: &Upstream, files: usize) -> Gateway {
         let mut limited = Command::new("sh");
         limited.args(["-c", &format!("ulimit -n {files}; exec \"$0\" \"$@\"")]);
         limited.arg(command.get_program()).args(command.get_args());
-        limited.env("ONCEWARD_LOG", "onceward=info").env("ADMIN_TOKEN", "letmein").env("READ_TOKEN", "letmesee");
+        limited
+            .env("ONCEWARD_LOG", "onceward=info")
+            .env("ADMIN_TOKEN", "letmein")
+            .env("READ_TOKEN", "letmesee");
         limited.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         *command = limited;
     });
@@ -105,7 +116,8 @@ fn slow_requests_of_many_addresses_leave_descriptors_for_the_admin_port_and_plac
     let gateway = with_descriptors(&upstream, 556);
     // 256 are kept; 300 are shared out as 10,000 to 5,000.
     let logs = gateway.logs();
-    let warned = logs.lines().find(|line| line.contains("too few file descriptors")).expect("a warning");
+    let warned =
+        logs.lines().find(|line| line.contains("too few file descriptors")).expect("a warning");
     for figure in ["allowed=556", "needed=15256", "connections=200", "in_flight=100"] {
         assert!(warned.contains(figure), "{figure}: {warned}");
     }
@@ -113,7 +125,11 @@ fn slow_requests_of_many_addresses_leave_descriptors_for_the_admin_port_and_plac
     for address in 1..=10 {
         let mut connection = Frames::over(dial(&format!("127.0.0.{address}"), gateway.port), &[]);
         for stream in 0..100 {
-            connection.headers(2 * stream + 1, END_STREAM, &request("GET", "/slow", &[("x-act", "hold")]));
+            connection.headers(
+                2 * stream + 1,
+                END_STREAM,
+                &request("GET", "/slow", &[("x-act", "hold")]),
+            );
         }
         connections.push(connection);
     }
@@ -121,8 +137,11 @@ fn slow_requests_of_many_addresses_leave_descriptors_for_the_admin_port_and_plac
     let mut other = Connection::from("127.0.1.1", gateway.port);
     assert_eq!(other.exchange(&Request::pay("k", "{}")).status, 201);
     // And the rest of the connections as well; those beyond wait to be accepted.
-    let idle: Vec<_> = (0..400).map(|n| dial(&format!("127.0.2.{}", 1 + n % 200), gateway.port)).collect();
-    until("all places for connections to be taken", || gateway.metric("onceward_connections") >= 199.0);
+    let idle: Vec<_> =
+        (0..400).map(|n| dial(&format!("127.0.2.{}", 1 + n % 200), gateway.port)).collect();
+    until("all places for connections to be taken", || {
+        gateway.metric("onceward_connections") >= 199.0
+    });
     for path in ["/healthz", "/readyz"] {
         assert_eq!(gateway.ask("GET", path).status, 200, "{path}");
     }
@@ -137,11 +156,15 @@ fn where_descriptors_are_scarce_one_address_gets_half_of_the_connections() {
     // 200 are left of the 10,000 connections, and each address may have 1000.
     let gateway = with_descriptors(&upstream, 556);
     let serves = |connection: &mut Connection| {
-        connection.try_write(&Request::new("GET", "/").bytes()) && connection.try_read("GET").is_some()
+        connection.try_write(&Request::new("GET", "/").bytes())
+            && connection.try_read("GET").is_some()
     };
     let mut kept: Vec<_> = (0..100).map(|_| Connection::from("127.0.0.1", gateway.port)).collect();
     assert!(kept.iter_mut().all(serves));
-    assert!(!serves(&mut Connection::from("127.0.0.1", gateway.port)), "one more of the same address");
+    assert!(
+        !serves(&mut Connection::from("127.0.0.1", gateway.port)),
+        "one more of the same address"
+    );
     assert!(serves(&mut Connection::from("127.0.0.2", gateway.port)));
     kept.pop();
     until("a place to be free", || serves(&mut Connection::from("127.0.0.1", gateway.port)));
@@ -157,5 +180,9 @@ fn a_thousand_connections_wait_to_be_accepted() {
     let address = ([127, 0, 0, 1], gateway.port).into();
     let connect = || TcpStream::connect_timeout(&address, Duration::from_millis(900));
     let waiting: Vec<_> = (0..900).map(|_| connect()).collect();
-    assert!(waiting.iter().all(Result::is_ok), "{} of them could connect", waiting.iter().flatten().count());
+    assert!(
+        waiting.iter().all(Result::is_ok),
+        "{} of them could connect",
+        waiting.iter().flatten().count()
+    );
 }

@@ -69,7 +69,8 @@ struct Machine {
 
 impl World {
     fn new() -> World {
-        let upstream = Upstream { executed: AtomicUsize::new(0), released: watch::Sender::new(false) };
+        let upstream =
+            Upstream { executed: AtomicUsize::new(0), released: watch::Sender::new(false) };
         World { redis: RedisServer::start(), upstream: Arc::new(upstream) }
     }
 
@@ -79,11 +80,18 @@ impl World {
 
     /// Six hours behind, and six ahead.
     fn slow_and_fast(&self) -> [Machine; 2] {
-        [self.machine(7, true_ms() - 6 * HOUR_MS), self.machine(9_000 * HOUR_MS, true_ms() + 6 * HOUR_MS)]
+        [
+            self.machine(7, true_ms() - 6 * HOUR_MS),
+            self.machine(9_000 * HOUR_MS, true_ms() + 6 * HOUR_MS),
+        ]
     }
 
     fn machine(&self, boot_ms: u64, unix_ms: u64) -> Machine {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let _inside = runtime.enter();
         let (clock, wall) = Clock::manual(boot_ms, unix_ms);
         let options = Options {
@@ -98,13 +106,26 @@ impl World {
             features: Default::default(),
         };
         let store = Redis::connect(options).unwrap();
-        let gate = Gate::new(store, clock, Entropy::from_system().unwrap(), Meter::new(), Settings::default());
-        let overrides = Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() };
+        let gate = Gate::new(
+            store,
+            clock,
+            Entropy::from_system().unwrap(),
+            Meter::new(),
+            Settings::default(),
+        );
+        let overrides =
+            Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() };
         let config = Config::load(Some(("routes", ROUTES)), overrides).unwrap();
-        let policies: HashMap<_, _> = config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
+        let policies: HashMap<_, _> =
+            config.routes.iter().map(|route| (route.name.clone(), route.policy.clone())).collect();
         runtime.spawn(sweep(gate.clone(), policies, config.routes[0].policy.clone()));
         let routes = config.routes.into_iter().map(|route| {
-            let route = Route { paths: route.paths, methods: route.methods, upstream: 0, policy: route.policy };
+            let route = Route {
+                paths: route.paths,
+                methods: route.methods,
+                upstream: 0,
+                policy: route.policy,
+            };
             (route, Duration::from_secs(60))
         });
         let settings = LayerSettings {
@@ -123,7 +144,10 @@ impl World {
     }
 }
 
-async fn execute(upstream: Arc<Upstream>, request: Request<Payload<Full<Bytes>>>) -> Result<Response<Full<Bytes>>, BoxError> {
+async fn execute(
+    upstream: Arc<Upstream>,
+    request: Request<Payload<Full<Bytes>>>,
+) -> Result<Response<Full<Bytes>>, BoxError> {
     let n = upstream.executed.fetch_add(1, Ordering::SeqCst);
     if request.headers().contains_key("x-hold") {
         upstream.released.subscribe().wait_for(|released| *released).await?;
@@ -134,7 +158,10 @@ async fn execute(upstream: Arc<Upstream>, request: Request<Payload<Full<Bytes>>>
 }
 
 fn pay(path: &str, key: &str) -> Request<Full<Bytes>> {
-    Request::post(path).header("idempotency-key", key).body(Full::new(Bytes::from_static(b"{}"))).unwrap()
+    Request::post(path)
+        .header("idempotency-key", key)
+        .body(Full::new(Bytes::from_static(b"{}")))
+        .unwrap()
 }
 
 fn held(key: &str) -> Request<Full<Bytes>> {
@@ -200,7 +227,10 @@ fn what_one_gateway_stored_the_other_replays_for_as_long_as_the_store_counts() {
     for (key, writes, reads) in [("a", &slow, &fast), ("b", &fast, &slow)] {
         let first = writes.send(pay("/v1/payments", key));
         let second = reads.send(pay("/v1/payments", key));
-        assert!(first.status == 201 && second.replayed() && second.body == first.body, "{key}: {second:?}");
+        assert!(
+            first.status == 201 && second.replayed() && second.body == first.body,
+            "{key}: {second:?}"
+        );
         assert_eq!(second.get("date"), first.get("date"));
         dates.push(httpdate::parse_http_date(first.get("date").unwrap()).unwrap());
         let records = world.redis.cli(&["--scan", "--pattern", "onceward:*:r:*"]);
@@ -209,7 +239,10 @@ fn what_one_gateway_stored_the_other_replays_for_as_long_as_the_store_counts() {
             assert!((HOUR_MS - 60_000..=HOUR_MS).contains(&left), "{key}: {left} ms of an hour");
         }
     }
-    assert!(dates[1].duration_since(dates[0]).unwrap() > Duration::from_secs(11 * 3600), "the clocks are apart");
+    assert!(
+        dates[1].duration_since(dates[0]).unwrap() > Duration::from_secs(11 * 3600),
+        "the clocks are apart"
+    );
 
     for (key, writes, reads) in [("c", &slow, &fast), ("d", &fast, &slow)] {
         let began = Instant::now();

@@ -6,7 +6,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use onceward::key::{Caller, Fingerprint, SLOT_BYTES, Slot, Space};
-use onceward::record::{Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version};
+use onceward::record::{
+    Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
+};
 use onceward::store::Store;
 use onceward::store::embedded::{Embedded, Options};
 
@@ -23,11 +25,16 @@ fn command(from: &str, to: &str) -> Command {
 
 fn copy(from: &str, to: &str) -> (i32, String) {
     let out = command(from, to).output().unwrap();
-    (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    (
+        out.status.code().unwrap(),
+        String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+    )
 }
 
 fn routes() -> String {
-    format!("{ROUTES}tombstone = \"2h\"\n[[routes]]\nname = \"shadowed\"\npath = \"/v1/shadowed\"\nmode = \"shadow\"\n")
+    format!(
+        "{ROUTES}tombstone = \"2h\"\n[[routes]]\nname = \"shadowed\"\npath = \"/v1/shadowed\"\nmode = \"shadow\"\n"
+    )
 }
 
 fn end(mut gateway: Gateway) {
@@ -37,7 +44,8 @@ fn end(mut gateway: Gateway) {
 
 #[test]
 fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
-    let (upstream, redis, dir) = (Upstream::start(), RedisServer::start(), tempfile::tempdir().unwrap());
+    let (upstream, redis, dir) =
+        (Upstream::start(), RedisServer::start(), tempfile::tempdir().unwrap());
     let file = |name: &str| format!("file:{}", dir.path().join(name).display());
     let namespaced = format!("{}?namespace=moved", redis.url());
     let pay = |n: usize| Request::pay(&format!("k{n}"), "{}");
@@ -45,8 +53,18 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
 
     let gateway = Gateway::on(upstream.port, &file("first"), LOG, &routes());
     answers.extend((0..20).map(|n| pay(n).send(gateway.port).body));
-    let lost = Request::pay("lost", "{}").act("drop").send(gateway.port).json()["operation"].as_str().unwrap().to_owned();
-    assert_eq!(Request::new("POST", "/v1/shadowed").field("Idempotency-Key", "s").json("{}").send(gateway.port).status, 201);
+    let lost = Request::pay("lost", "{}").act("drop").send(gateway.port).json()["operation"]
+        .as_str()
+        .unwrap()
+        .to_owned();
+    assert_eq!(
+        Request::new("POST", "/v1/shadowed")
+            .field("Idempotency-Key", "s")
+            .json("{}")
+            .send(gateway.port)
+            .status,
+        201
+    );
     let (code, said) = copy(&file("first"), &namespaced);
     assert!(code == 1 && said.contains("another process uses it (a gateway, or a copy)"), "{said}");
     let expired = pay(19).send(gateway.port);
@@ -54,8 +72,15 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
     end(gateway);
 
     let (code, said) = copy(&file("first"), &namespaced);
-    assert!(code == 0 && said.contains("all compared") && said.contains("links were made anew"), "{said}");
-    assert_eq!(redis.cli(&["exists", "moved:{p0}:identities", "moved:{p0}:paths"]), "2", "what gateways agreed on is copied");
+    assert!(
+        code == 0 && said.contains("all compared") && said.contains("links were made anew"),
+        "{said}"
+    );
+    assert_eq!(
+        redis.cli(&["exists", "moved:{p0}:identities", "moved:{p0}:paths"]),
+        "2",
+        "what gateways agreed on is copied"
+    );
     let gateway = Gateway::on(upstream.port, &namespaced, LOG, &routes());
     until("all to be replayed in Redis", || pay(0).send(gateway.port).replayed());
     let replayed = |gateway: &Gateway, answers: &[Vec<u8>]| {
@@ -96,24 +121,33 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
 
 fn verify(gateway: &Gateway) -> i32 {
     let admin = format!("127.0.0.1:{}", gateway.admin);
-    let out = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["log", "verify", "--admin", &admin]).output().unwrap();
+    let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
+        .args(["log", "verify", "--admin", &admin])
+        .output()
+        .unwrap();
     out.status.code().unwrap()
 }
 
 /// Adds records of no client to a store that no gateway uses.
 fn add_records(dir: &Path, count: u64) {
-    let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    let runtime =
+        tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
     runtime.block_on(async {
         let clock = onceward::clock::Clock::system();
         let unix_ms = clock.unix_ms();
-        let store = Arc::new(Embedded::open(dir, Options::new(Arc::new(move || clock.boot_ms()), unix_ms)).unwrap());
+        let store = Arc::new(
+            Embedded::open(dir, Options::new(Arc::new(move || clock.boot_ms()), unix_ms)).unwrap(),
+        );
         let writes = (0..count).map(|n| {
             let store = store.clone();
             tokio::spawn(async move {
                 let mut hash = [7; SLOT_BYTES];
                 hash[..8].copy_from_slice(&n.wrapping_mul(0x9e37_79b9_7f4a_7c15).to_be_bytes());
                 let keep = Lifetime { keep: Duration::from_secs(3600), due: None, tombstone: None };
-                store.swap(&Slot::from_hash(Space::Enforced, hash), None, &record(n), keep).await.unwrap();
+                store
+                    .swap(&Slot::from_hash(Space::Enforced, hash), None, &record(n), keep)
+                    .await
+                    .unwrap();
             })
         });
         for write in writes.collect::<Vec<_>>() {
@@ -125,7 +159,12 @@ fn add_records(dir: &Path, count: u64) {
 
 fn record(n: u64) -> Record {
     let body = ReplyBody::Whole(vec![b'x'; 1000].into());
-    let reply = Arc::new(Reply { status: http::StatusCode::CREATED, headers: http::HeaderMap::new(), body, trailers: None });
+    let reply = Arc::new(Reply {
+        status: http::StatusCode::CREATED,
+        headers: http::HeaderMap::new(),
+        body,
+        trailers: None,
+    });
     Record {
         version: Version(n),
         fence: Fence(n),
@@ -142,7 +181,8 @@ fn record(n: u64) -> Record {
 #[test]
 fn a_copy_that_is_killed_in_the_middle_keeps_gateways_away_and_goes_on() {
     const COUNT: u64 = 20_000;
-    let (upstream, redis, dir) = (Upstream::start(), RedisServer::start(), tempfile::tempdir().unwrap());
+    let (upstream, redis, dir) =
+        (Upstream::start(), RedisServer::start(), tempfile::tempdir().unwrap());
     let path = dir.path().join("data");
     let file = format!("file:{}", path.display());
     let gateway = Gateway::on(upstream.port, &file, LOG, ROUTES);
@@ -151,7 +191,8 @@ fn a_copy_that_is_killed_in_the_middle_keeps_gateways_away_and_goes_on() {
     end(gateway);
     add_records(&path, COUNT);
 
-    let mut child: Child = command(&file, &redis.url()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
+    let mut child: Child =
+        command(&file, &redis.url()).stdout(Stdio::null()).stderr(Stdio::null()).spawn().unwrap();
     let held = || redis.cli(&["dbsize"]).parse::<u64>().unwrap();
     until("the copy to be under way", || held() > 1000);
     redis.signal("STOP");
@@ -163,14 +204,21 @@ fn a_copy_that_is_killed_in_the_middle_keeps_gateways_away_and_goes_on() {
     assert!(partly < COUNT, "{partly}");
 
     let closed = Gateway::spawn(upstream.port, &redis.url(), LOG, ROUTES);
-    until("the gateway to say why it isn't ready", || closed.logs().contains("a copy into this store isn't finished"));
+    until("the gateway to say why it isn't ready", || {
+        closed.logs().contains("a copy into this store isn't finished")
+    });
     assert_eq!(pay(0).send(closed.port).status, 503);
     let (code, said) = copy(&file, &redis.url());
     assert!(code == 1 && said.contains("gateways use this store"), "{said}");
     end(closed);
 
     let (code, said) = copy(&file, &redis.url());
-    assert!(code == 0 && said.contains("carrying on an interrupted copy") && said.contains("copying records"), "{said}");
+    assert!(
+        code == 0
+            && said.contains("carrying on an interrupted copy")
+            && said.contains("copying records"),
+        "{said}"
+    );
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
     for (n, body) in answers.iter().enumerate() {
         let again = pay(n).send(gateway.port);
@@ -196,7 +244,10 @@ fn a_copy_that_makes_no_sense_is_a_faulty_usage() {
     let other = format!("file:{}", dir.path().join("other").display());
     let (code, said) = copy(&file, &other);
     assert!(code == 1 && said.contains("there is no store in"), "{said}");
-    assert!(!dir.path().join("other").exists() && !dir.path().join("data").exists(), "nothing is made");
+    assert!(
+        !dir.path().join("other").exists() && !dir.path().join("data").exists(),
+        "nothing is made"
+    );
 }
 
 #[test]
@@ -205,7 +256,8 @@ fn a_file_that_can_not_be_opened_is_explained() {
     let dir = tempfile::tempdir().unwrap();
     let path = dir.path().join("data");
     let run = || {
-        let mut gateway = Gateway::spawn(upstream.port, &format!("file:{}", path.display()), "", ROUTES);
+        let mut gateway =
+            Gateway::spawn(upstream.port, &format!("file:{}", path.display()), "", ROUTES);
         let code = gateway.wait().code();
         until("its log", || gateway.logs().contains("can't be opened"));
         (code, gateway.logs())
@@ -213,16 +265,27 @@ fn a_file_that_can_not_be_opened_is_explained() {
     std::fs::create_dir(&path).unwrap();
     std::fs::write(path.join("records.redb"), [7; 10_000]).unwrap();
     let (code, said) = run();
-    for told in
-        ["the file is damaged", "elsewhere before anything else", "put a back-up in its place", "its duplicates run again"]
-    {
+    for told in [
+        "the file is damaged",
+        "elsewhere before anything else",
+        "put a back-up in its place",
+        "its duplicates run again",
+    ] {
         assert!(code == Some(1) && said.contains(told), "{told}: {said}");
     }
     std::fs::write(path.join("records.redb"), []).unwrap();
     let (code, said) = run();
-    assert!(code == Some(1) && said.contains("the file is damaged") && said.contains("it is empty"), "{said}");
+    assert!(
+        code == Some(1) && said.contains("the file is damaged") && said.contains("it is empty"),
+        "{said}"
+    );
     std::fs::remove_file(path.join("records.redb")).unwrap();
     let _holder = Gateway::on(upstream.port, &format!("file:{}", path.display()), "", ROUTES);
     let (code, said) = run();
-    assert!(code == Some(1) && said.contains("another process uses it") && said.contains("nothing is lost"), "{said}");
+    assert!(
+        code == Some(1)
+            && said.contains("another process uses it")
+            && said.contains("nothing is lost"),
+        "{said}"
+    );
 }

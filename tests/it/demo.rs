@@ -4,8 +4,12 @@ use std::process::Command;
 
 /// The numbers of the line that begins with `start`.
 fn totals(printed: &str, start: &str) -> [usize; 3] {
-    let line = printed.lines().find(|line| line.starts_with(start)).unwrap_or_else(|| panic!("no `{start}` in:\n{printed}"));
-    let numbers: Vec<usize> = line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
+    let line = printed
+        .lines()
+        .find(|line| line.starts_with(start))
+        .unwrap_or_else(|| panic!("no `{start}` in:\n{printed}"));
+    let numbers: Vec<usize> =
+        line.split(|c: char| !c.is_ascii_digit()).filter_map(|word| word.parse().ok()).collect();
     numbers.try_into().unwrap_or_else(|_| panic!("not three numbers: {line}"))
 }
 
@@ -28,9 +32,11 @@ fn the_demo_charges_twice_without_the_gateway_and_once_with_it() {
     let [orders, charges, doubled] = totals(&printed, "with Onceward:");
     assert_eq!((charges, doubled), (orders, 0), "{printed}");
     assert!(printed.contains("outcome-uncertain"), "{printed}");
-    let more: Vec<&str> = printed.lines().skip_while(|line| !line.contains("without --once")).collect();
+    let more: Vec<&str> =
+        printed.lines().skip_while(|line| !line.contains("without --once")).collect();
     assert!(
-        more.iter().any(|line| line.contains("page for the browser")) && more.iter().any(|line| line.contains("curl")),
+        more.iter().any(|line| line.contains("page for the browser"))
+            && more.iter().any(|line| line.contains("curl")),
         "{printed}"
     );
 

@@ -32,11 +32,15 @@ impl Instruction {
 
 /// The instructions, with continued lines joined and comments gone.
 fn instructions() -> Vec<Instruction> {
-    let lines: Vec<String> =
-        read("Dockerfile").lines().filter(|line| !line.trim_start().starts_with('#')).map(str::to_owned).collect();
+    let lines: Vec<String> = read("Dockerfile")
+        .lines()
+        .filter(|line| !line.trim_start().starts_with('#'))
+        .map(str::to_owned)
+        .collect();
     let joined = lines.join("\n").replace("\\\n", " ");
     let split = |line: &str| {
-        let (name, rest) = line.trim().split_once(char::is_whitespace).expect("an instruction and its arguments");
+        let (name, rest) =
+            line.trim().split_once(char::is_whitespace).expect("an instruction and its arguments");
         Instruction { name: name.to_owned(), rest: rest.trim().to_owned() }
     };
     joined.lines().filter(|line| !line.trim().is_empty()).map(split).collect()
@@ -54,12 +58,19 @@ fn last(name: &str) -> Instruction {
 
 /// The environment of the image.
 fn environment() -> BTreeMap<String, String> {
-    let pairs = all("ENV").into_iter().flat_map(|env| env.words().into_iter().map(str::to_owned).collect::<Vec<_>>());
-    pairs.filter_map(|pair| pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))).collect()
+    let pairs = all("ENV")
+        .into_iter()
+        .flat_map(|env| env.words().into_iter().map(str::to_owned).collect::<Vec<_>>());
+    pairs
+        .filter_map(|pair| {
+            pair.split_once('=').map(|(name, value)| (name.to_owned(), value.to_owned()))
+        })
+        .collect()
 }
 
 fn read(file: &str) -> String {
-    std::fs::read_to_string(Path::new(CONTEXT).join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    std::fs::read_to_string(Path::new(CONTEXT).join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 fn manifest() -> toml::Table {
@@ -70,11 +81,19 @@ fn manifest() -> toml::Table {
 /// `.dockerignore` has: `*`, and `!NAME` for what is let in again.
 fn is_in_context(path: &str) -> bool {
     let ignore = read(".dockerignore");
-    let patterns: Vec<&str> = ignore.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#')).collect();
+    let patterns: Vec<&str> = ignore
+        .lines()
+        .map(str::trim)
+        .filter(|line| !line.is_empty() && !line.starts_with('#'))
+        .collect();
     assert_eq!(patterns.first(), Some(&"*"), "everything is kept out first");
     let (_, let_in) = patterns.split_at(1);
-    let names: Vec<&str> = let_in.iter().map(|line| line.strip_prefix('!').expect("only what is let in again")).collect();
-    Path::new(CONTEXT).join(path).exists() && names.contains(&path.split('/').next().unwrap_or(path))
+    let names: Vec<&str> = let_in
+        .iter()
+        .map(|line| line.strip_prefix('!').expect("only what is let in again"))
+        .collect();
+    Path::new(CONTEXT).join(path).exists()
+        && names.contains(&path.split('/').next().unwrap_or(path))
 }
 
 /// What the build stage copies from the build context.
@@ -90,8 +109,12 @@ fn copied() -> Vec<String> {
 
 #[test]
 fn what_is_copied_is_in_the_build_context() {
-    let missing: Vec<String> = copied().into_iter().filter(|source| !is_in_context(source)).collect();
-    assert!(!copied().is_empty() && missing.is_empty(), "not there, or kept out by .dockerignore: {missing:?}");
+    let missing: Vec<String> =
+        copied().into_iter().filter(|source| !is_in_context(source)).collect();
+    assert!(
+        !copied().is_empty() && missing.is_empty(),
+        "not there, or kept out by .dockerignore: {missing:?}"
+    );
 }
 
 #[test]
@@ -99,14 +122,31 @@ fn what_the_source_includes_is_copied() {
     let mut included = 0;
     for entry in walk(&Path::new(CONTEXT).join("src")) {
         let text = std::fs::read_to_string(&entry).unwrap();
-        for (at, name) in text.match_indices("include_str!(\"").chain(text.match_indices("include_bytes!(\"")) {
+        for (at, name) in
+            text.match_indices("include_str!(\"").chain(text.match_indices("include_bytes!(\""))
+        {
             let relative = text[at + name.len()..].split('"').next().unwrap();
-            let path =
-                entry.parent().unwrap().join(relative).canonicalize().unwrap_or_else(|error| panic!("{relative}: {error}"));
-            let path = path.strip_prefix(Path::new(CONTEXT).canonicalize().unwrap()).unwrap().to_str().unwrap().to_owned();
-            let is_copied = copied().iter().any(|source| path == *source || path.starts_with(&format!("{source}/")));
+            let path = entry
+                .parent()
+                .unwrap()
+                .join(relative)
+                .canonicalize()
+                .unwrap_or_else(|error| panic!("{relative}: {error}"));
+            let path = path
+                .strip_prefix(Path::new(CONTEXT).canonicalize().unwrap())
+                .unwrap()
+                .to_str()
+                .unwrap()
+                .to_owned();
+            let is_copied = copied()
+                .iter()
+                .any(|source| path == *source || path.starts_with(&format!("{source}/")));
             // Fixtures are included by tests, which are not built.
-            assert!(is_copied || path.starts_with("tests/"), "{} includes {path}, which isn't copied", entry.display());
+            assert!(
+                is_copied || path.starts_with("tests/"),
+                "{} includes {path}, which isn't copied",
+                entry.display()
+            );
             included += 1;
         }
     }
@@ -126,7 +166,10 @@ fn targets_that_are_not_copied_have_their_paths_in_the_manifest() {
     // cargo looks for a target without a path, and fails where it isn't there; one with a path is only looked for when
     // it is built.
     for kind in ["bench", "test", "example"] {
-        let targets = manifest().get(kind).and_then(|targets| targets.as_array().cloned()).unwrap_or_default();
+        let targets = manifest()
+            .get(kind)
+            .and_then(|targets| targets.as_array().cloned())
+            .unwrap_or_default();
         for target in targets {
             assert!(target.get("path").is_some(), "[[{kind}]] without a path: {target}");
         }
@@ -135,12 +178,22 @@ fn targets_that_are_not_copied_have_their_paths_in_the_manifest() {
 
 #[test]
 fn the_binary_that_is_copied_is_one_of_the_manifest() {
-    let copy = all("COPY").into_iter().find(|copy| copy.rest.contains("--from=")).expect("a binary from the build stage");
+    let copy = all("COPY")
+        .into_iter()
+        .find(|copy| copy.rest.contains("--from="))
+        .expect("a binary from the build stage");
     let binary = copy.words()[0].rsplit('/').next().unwrap().to_owned();
     let manifest = manifest();
     let binaries = manifest["bin"].as_array().unwrap();
-    assert!(binaries.iter().any(|bin| bin["name"].as_str() == Some(&binary)), "{binary} is no binary of Cargo.toml");
-    assert_eq!(last("ENTRYPOINT").array(), [binary], "the entry point is the binary that was copied");
+    assert!(
+        binaries.iter().any(|bin| bin["name"].as_str() == Some(&binary)),
+        "{binary} is no binary of Cargo.toml"
+    );
+    assert_eq!(
+        last("ENTRYPOINT").array(),
+        [binary],
+        "the entry point is the binary that was copied"
+    );
 }
 
 #[test]
@@ -157,14 +210,21 @@ fn the_ports_are_those_that_the_gateway_listens_on() {
 #[test]
 fn the_defaults_are_those_of_the_documented_configuration() {
     let defaults: toml::Table = read("config/default.toml").parse().expect("the defaults");
-    assert_eq!((defaults["listen"].as_str(), defaults["admin"].as_str()), (Some(DEFAULT_LISTEN), Some(DEFAULT_ADMIN)));
+    assert_eq!(
+        (defaults["listen"].as_str(), defaults["admin"].as_str()),
+        (Some(DEFAULT_LISTEN), Some(DEFAULT_ADMIN))
+    );
 }
 
 #[test]
 fn clients_reach_the_gateway_and_only_the_container_reaches_its_admin_port() {
     let environment = environment();
     assert_eq!(environment.get("ONCEWARD_LISTEN").map(String::as_str), Some("0.0.0.0:8080"));
-    assert_eq!(environment.get("ONCEWARD_ADMIN"), None, "the default is loopback, which needs no token");
+    assert_eq!(
+        environment.get("ONCEWARD_ADMIN"),
+        None,
+        "the default is loopback, which needs no token"
+    );
 }
 
 #[test]
@@ -179,7 +239,11 @@ fn the_health_check_and_the_command_are_real() {
     let command = last("CMD").array();
     assert_eq!(check[0], "onceward");
     for arguments in [&check[1..], &command[..]] {
-        let help = Command::new(env!("CARGO_BIN_EXE_onceward")).args(arguments).arg("--help").output().unwrap();
+        let help = Command::new(env!("CARGO_BIN_EXE_onceward"))
+            .args(arguments)
+            .arg("--help")
+            .output()
+            .unwrap();
         assert!(help.status.success(), "{arguments:?}: {}", String::from_utf8_lossy(&help.stderr));
     }
 }
@@ -188,7 +252,11 @@ fn the_health_check_and_the_command_are_real() {
 fn the_gateway_is_not_root() {
     let user = last("USER").rest;
     assert!(!matches!(user.split(':').next(), None | Some("" | "0" | "root")), "USER {user}");
-    let order: Vec<String> = instructions().into_iter().map(|instruction| instruction.name).collect();
-    let (user, stage) = (order.iter().rposition(|name| name == "USER"), order.iter().rposition(|name| name == "FROM"));
+    let order: Vec<String> =
+        instructions().into_iter().map(|instruction| instruction.name).collect();
+    let (user, stage) = (
+        order.iter().rposition(|name| name == "USER"),
+        order.iter().rposition(|name| name == "FROM"),
+    );
     assert!(user > stage, "the user is that of the final stage");
 }

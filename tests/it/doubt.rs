@@ -6,8 +6,13 @@ use crate::harness::{Gateway, Request, Upstream, until};
 const SOON: &str = "[upstream]\nresponse_timeout = \"1s\"\n";
 
 fn probing(upstream: &Upstream, probe: &str, more: &str) -> Gateway {
-    let route = "[[routes]]\npath = \"/v1/payments\"\non_uncertain = \"probe\"\nuncertain_after = \"1s\"\n";
-    Gateway::with(upstream.port, SOON, &format!("{route}probe = {{ path = \"/v1/by-key/{{key}}\"{probe} }}\n{more}"))
+    let route =
+        "[[routes]]\npath = \"/v1/payments\"\non_uncertain = \"probe\"\nuncertain_after = \"1s\"\n";
+    Gateway::with(
+        upstream.port,
+        SOON,
+        &format!("{route}probe = {{ path = \"/v1/by-key/{{key}}\"{probe} }}\n{more}"),
+    )
 }
 
 fn lost(gateway: &Gateway, key: &str) -> String {
@@ -30,10 +35,17 @@ fn what_the_upstream_knows_becomes_the_answer_of_every_duplicate() {
     assert!(told.status == 200 && told.replayed() && told.text() == "found", "{}", told.text());
     let asked = upstream.seen().into_iter().find(|seen| seen.line.starts_with("GET")).unwrap();
     assert!(asked.line.starts_with("GET /v1/by-key/a%3Akey%401 "), "{}", asked.line);
-    assert_eq!((asked.get("authorization"), asked.get("idempotency-key")), (Some("Bearer mine"), None));
+    assert_eq!(
+        (asked.get("authorization"), asked.get("idempotency-key")),
+        (Some("Bearer mine"), None)
+    );
     let again = pay.field("Authorization", "Bearer mine").send(gateway.port);
     assert_eq!((again.text(), again.get("x-bank")), ("found".to_owned(), Some("1")));
-    assert_eq!(upstream.payments_and_questions(), (1, 1), "the result is stored, and asked for once");
+    assert_eq!(
+        upstream.payments_and_questions(),
+        (1, 1),
+        "the result is stored, and asked for once"
+    );
 }
 
 #[test]
@@ -59,10 +71,16 @@ fn what_says_neither_leaves_it_uncertain() {
     let gateway = probing(&upstream, ", found = [\"200\"], found_if = \"/data/0\"", "");
     lost(&gateway, "k");
     let pay = Request::pay("k", "{}");
-    for script in ["status 500", "drop", "rubbish", "status 302", "status 200, body <html>", "wait 2000"] {
+    for script in
+        ["status 500", "drop", "rubbish", "status 302", "status 200, body <html>", "wait 2000"]
+    {
         upstream.answer_questions(script);
         let unclear = pay.send(gateway.port);
-        assert_eq!((unclear.status, unclear.problem().as_str()), (409, "outcome-uncertain"), "{script}");
+        assert_eq!(
+            (unclear.status, unclear.problem().as_str()),
+            (409, "outcome-uncertain"),
+            "{script}"
+        );
     }
     assert_eq!(upstream.payments_and_questions().0, 1);
     upstream.answer_questions(r#"status 200, body {"data":[{"id":1.0}]}"#);
@@ -122,9 +140,17 @@ fn an_attempt_from_uncertain_never_leaves_less() {
     for status in [401, 409, 423, 425, 429] {
         let pay = Request::pay("k", "{}").act(&format!("status {status}, body secret"));
         let answer = pay.send(gateway.port);
-        assert_eq!((answer.status, answer.problem().as_str()), (409, "outcome-uncertain"), "{status}");
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (409, "outcome-uncertain"),
+            "{status}"
+        );
         assert!(answer.get("retry-after").is_some() && !answer.text().contains("secret"));
-        assert_eq!(Request::pay("k", "{\"other\":1}").send(gateway.port).problem(), "key-reused", "it keeps its fingerprint");
+        assert_eq!(
+            Request::pay("k", "{\"other\":1}").send(gateway.port).problem(),
+            "key-reused",
+            "it keeps its fingerprint"
+        );
     }
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
 }
@@ -133,38 +159,61 @@ fn an_attempt_from_uncertain_never_leaves_less() {
 fn the_key_goes_on_as_the_upstream_wants_it() {
     let upstream = Upstream::start();
     let long = "k".repeat(80);
-    let header = forwarding(&upstream, "upstream_key = { header = \"X-Request-Id\", max_length = 38 }");
-    let body = forwarding(&upstream, "upstream_key = { body = \"/idempotency_key\", max_length = 45 }");
+    let header =
+        forwarding(&upstream, "upstream_key = { header = \"X-Request-Id\", max_length = 38 }");
+    let body =
+        forwarding(&upstream, "upstream_key = { body = \"/idempotency_key\", max_length = 45 }");
     for gateway in [&header, &body] {
-        assert_eq!(Request::pay(&long, r#"{"amount":10.00}"#).act("drop").send(gateway.port).status, 502);
+        assert_eq!(
+            Request::pay(&long, r#"{"amount":10.00}"#).act("drop").send(gateway.port).status,
+            502
+        );
         assert_eq!(Request::pay(&long, r#"{"amount":10.00}"#).send(gateway.port).status, 201);
     }
     let seen = upstream.seen();
-    let named: Vec<_> = seen.iter().filter_map(|seen| seen.get("x-request-id").map(str::to_owned)).collect();
+    let named: Vec<_> =
+        seen.iter().filter_map(|seen| seen.get("x-request-id").map(str::to_owned)).collect();
     assert!(named.len() == 2 && named[0] == named[1] && named[0].len() == 38, "{named:?}");
-    assert!(seen.iter().all(|seen| seen.get("idempotency-key").is_none()), "it is renamed, not copied");
-    let moved: Vec<_> = seen.iter().map(|seen| String::from_utf8_lossy(&seen.body).into_owned()).skip(2).collect();
+    assert!(
+        seen.iter().all(|seen| seen.get("idempotency-key").is_none()),
+        "it is renamed, not copied"
+    );
+    let moved: Vec<_> =
+        seen.iter().map(|seen| String::from_utf8_lossy(&seen.body).into_owned()).skip(2).collect();
     assert_eq!(moved[0], moved[1]);
     assert!(moved[0].starts_with(r#"{"amount":10.00,"idempotency_key":""#), "{}", moved[0]);
-    let form = Request::new("POST", "/v1/payments").field("Idempotency-Key", "f").body("amount=1").send(body.port);
+    let form = Request::new("POST", "/v1/payments")
+        .field("Idempotency-Key", "f")
+        .body("amount=1")
+        .send(body.port);
     assert_eq!((form.status, form.problem().as_str()), (400, "key-invalid"));
 }
 
 #[test]
 fn an_operator_lets_the_next_duplicate_run_and_nothing_else() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, SOON, "[[routes]]\npath = \"/v1/payments\"\nuncertain_after = \"1s\"");
+    let gateway = Gateway::with(
+        upstream.port,
+        SOON,
+        "[[routes]]\npath = \"/v1/payments\"\nuncertain_after = \"1s\"",
+    );
     let operation = lost(&gateway, "k");
     let (code, said) = cli(&gateway, &["retry", &operation]);
     assert!(code == 1 && said.contains("too early"), "{said}");
-    until("uncertain_after to pass", || cli(&gateway, &["retry", &operation, "--reason", "the bank has no trace"]).0 == 0);
+    until("uncertain_after to pass", || {
+        cli(&gateway, &["retry", &operation, "--reason", "the bank has no trace"]).0 == 0
+    });
     let (_, shown) = cli(&gateway, &["show", &operation]);
     assert!(shown.contains("the next duplicate runs"), "{shown}");
     gateway.logged("the bank has no trace");
 
     assert_eq!(Request::pay("k", "{\"other\":1}").send(gateway.port).problem(), "key-reused");
     let busy = Request::pay("k", "{}").act("status 429").send(gateway.port);
-    assert_eq!((busy.status, busy.get("x-should-retry")), (409, Some("false")), "it did nothing: held again");
+    assert_eq!(
+        (busy.status, busy.get("x-should-retry")),
+        (409, Some("false")),
+        "it did nothing: held again"
+    );
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 409);
     assert_eq!(cli(&gateway, &["retry", &operation]).0, 0, "it has rested long enough still");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
@@ -178,9 +227,17 @@ pub fn asking_by_itself(upstream: &Upstream, uncertain_after: &str) -> Gateway {
         "[[routes]]\npath = \"/v1/payments\"\non_uncertain = \"probe\"\nuncertain_after = \"{uncertain_after}\"\n\
          probe = {{ path = \"/v1/by-key/{{key}}\", found = [\"201\"], headers = {{ Authorization = {{ env = \"PROBE\" }}, X-Api = \"2\" }} }}"
     );
-    let gateway = Gateway::launch(&format!("http://127.0.0.1:{}", upstream.port), "memory:", &settings, &route, |command| {
-        command.env("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=").env("PROBE", "Bearer gateway");
-    });
+    let gateway = Gateway::launch(
+        &format!("http://127.0.0.1:{}", upstream.port),
+        "memory:",
+        &settings,
+        &route,
+        |command| {
+            command
+                .env("SEAL", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=")
+                .env("PROBE", "Bearer gateway");
+        },
+    );
     until("the gateway to be ready", || gateway.is_ready());
     gateway
 }
@@ -191,10 +248,15 @@ fn an_operation_for_which_nobody_comes_is_asked_for_in_the_background() {
     upstream.answer_questions("body found");
     let gateway = asking_by_itself(&upstream, "1s");
     let operation = lost(&gateway, "a:key");
-    until("the upstream to be asked", || cli(&gateway, &["show", &operation]).1.contains("settled by the probe"));
+    until("the upstream to be asked", || {
+        cli(&gateway, &["show", &operation]).1.contains("settled by the probe")
+    });
     let asked = upstream.seen().into_iter().find(|seen| seen.line.starts_with("GET")).unwrap();
     assert!(asked.line.starts_with("GET /v1/by-key/a%3Akey "), "{}", asked.line);
-    assert_eq!((asked.get("authorization"), asked.get("x-api")), (Some("Bearer gateway"), Some("2")));
+    assert_eq!(
+        (asked.get("authorization"), asked.get("x-api")),
+        (Some("Bearer gateway"), Some("2"))
+    );
     assert!(!gateway.logs().contains("a:key") && !gateway.logs().contains("Bearer gateway"));
     let told = Request::pay("a:key", "{}").send(gateway.port);
     assert!(told.replayed() && told.text() == "found");

@@ -8,7 +8,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use rustls::{ServerConfig, ServerConnection, StreamOwned};
 
 use crate::harness::frame_origin::INITIAL_WINDOW_SIZE;
-use crate::harness::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, block, frame};
+use crate::harness::frames::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, block, frame,
+};
 use crate::harness::{Answer, Authority, FrameOrigin, Gateway, Request, until};
 
 const HERE: &str = "127.0.0.1";
@@ -30,7 +32,8 @@ fn early(identity: Option<Arc<ServerConfig>>) -> (u16, Arc<AtomicUsize>) {
             std::thread::spawn(move || match identity {
                 None => answer_head(stream, &count),
                 Some(identity) => {
-                    let mut stream = StreamOwned::new(ServerConnection::new(identity).unwrap(), stream);
+                    let mut stream =
+                        StreamOwned::new(ServerConnection::new(identity).unwrap(), stream);
                     answer_head(&mut stream, &count);
                     stream.conn.send_close_notify();
                     let _ = stream.flush();
@@ -52,19 +55,27 @@ fn answer_head(mut stream: impl Read + Write, heads: &AtomicUsize) {
     }
     heads.fetch_add(1, Ordering::SeqCst);
     let head = String::from_utf8(head).unwrap();
-    let act = head.lines().find_map(|line| line.strip_prefix("x-act: ")).unwrap().replace('|', "\r\n");
+    let act =
+        head.lines().find_map(|line| line.strip_prefix("x-act: ")).unwrap().replace('|', "\r\n");
     stream.write_all(act.as_bytes()).and_then(|()| stream.flush()).unwrap();
 }
 
 /// A payment that no socket's buffers hold.
 fn large(key: &str, act: &str) -> Request {
-    Request::new("POST", "/v1/payments").field("Idempotency-Key", key).body("x".repeat(4 << 20)).act(act)
+    Request::new("POST", "/v1/payments")
+        .field("Idempotency-Key", key)
+        .body("x".repeat(4 << 20))
+        .act(act)
 }
 
 #[track_caller]
 fn is_stored(gateway: &Gateway, pay: &Request, text: &str) {
     let (first, second) = (pay.send(gateway.port), pay.send(gateway.port));
-    assert_eq!((first.status, first.text().as_str(), first.replayed()), (413, text, false), "{first:?}");
+    assert_eq!(
+        (first.status, first.text().as_str(), first.replayed()),
+        (413, text, false),
+        "{first:?}"
+    );
     assert!(second.replayed() && second.status == 413 && second.text() == text, "{second:?}");
 }
 
@@ -81,11 +92,14 @@ fn an_answer_that_came_before_the_connection_was_reset_counts_if_it_is_whole() {
     let tls = early(Some(authority.server(HERE, &["http/1.1"])));
     let ca_file = format!("[upstream]\nca_file = \"{}\"\n", authority.ca_file().display());
     let by_tls = Gateway::to(&format!("https://{HERE}:{}", tls.0), &format!("{ca_file}{LIMITS}"));
-    let gateways = [(Gateway::to(&format!("http://{HERE}:{}", plain.0), LIMITS), &plain.1), (by_tls, &tls.1)];
+    let gateways =
+        [(Gateway::to(&format!("http://{HERE}:{}", plain.0), LIMITS), &plain.1), (by_tls, &tls.1)];
     for (gateway, heads) in &gateways {
         // Which comes first, the answer or the failure of a write, is a matter of chance.
         for round in 0..2 {
-            let pay = |name: &str, act: &str| large(&format!("{name}{round}"), &format!("HTTP/1.1 413 X|{act}"));
+            let pay = |name: &str, act: &str| {
+                large(&format!("{name}{round}"), &format!("HTTP/1.1 413 X|{act}"))
+            };
             is_stored(gateway, &pay("counted", "Content-Length: 5||large"), "large");
             is_stored(gateway, &pay("chunked", "Transfer-Encoding: chunked||5|large|0||"), "large");
             is_stored(gateway, &pay("empty", "Content-Length: 0||"), "");
@@ -124,18 +138,26 @@ fn an_http_2_answer_that_came_before_a_reset_or_the_end_of_the_connection_counts
         ("end behind trailers", [head(0), data(0), trailers].concat(), true, Some("large")),
         ("goaway", [whole.clone(), goaway(1)].concat(), true, Some("large")),
         ("goaway below it", [whole, goaway(0)].concat(), true, Some("large")),
-        ("shorter than announced", [counted, data(0), frame(DATA, END_STREAM, 1, &[])].concat(), true, None),
+        (
+            "shorter than announced",
+            [counted, data(0), frame(DATA, END_STREAM, 1, &[])].concat(),
+            true,
+            None,
+        ),
         ("cut by a reset", [head(0), data(0), reset(0)].concat(), false, None),
         ("cut by the end", [head(0), data(0)].concat(), true, None),
         ("cut by a goaway", [head(0), data(0), goaway(1)].concat(), true, None),
     ] {
         let authority = Authority::new();
-        let origin = FrameOrigin::start(authority.server(HERE, &["h2"]), &[(INITIAL_WINDOW_SIZE, 5)]);
+        let origin =
+            FrameOrigin::start(authority.server(HERE, &["h2"]), &[(INITIAL_WINDOW_SIZE, 5)]);
         let ca_file = format!("[upstream]\nca_file = \"{}\"\n", authority.ca_file().display());
         let gateway = Gateway::to(&format!("https://{HERE}:{}", origin.port), &ca_file);
         let pay = Request::pay("k", &format!("\"{}\"", "x".repeat(100)));
         let first = pay.send_aside(gateway.port);
-        until("a part of the body", || origin.arrivals().iter().any(|arrival| arrival.body.len() == 5));
+        until("a part of the body", || {
+            origin.arrivals().iter().any(|arrival| arrival.body.len() == 5)
+        });
         origin.say(&frames);
         if ends {
             origin.end_connections();

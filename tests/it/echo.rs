@@ -61,12 +61,15 @@ fn every_answer_carries_the_key_as_its_own_client_sent_it() {
 fn the_key_is_echoed_over_http_2_and_where_the_store_is_away() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "", ECHOED);
-    let answer = Streams::open(gateway.port).send(Streams::pay("key-1", "{}", &[("X-Tenant", "a")]));
+    let answer =
+        Streams::open(gateway.port).send(Streams::pay("key-1", "{}", &[("X-Tenant", "a")]));
     assert_eq!((answer.status, echoed(&answer)), (201, vec!["key-1"]));
 
     let redis = format!("redis://127.0.0.1:{}", free_port());
     let gateway = Gateway::spawn(upstream.port, &redis, "", ECHOED);
-    until("it to listen", || Connection::try_open(gateway.port, crate::harness::PATIENCE).is_some());
+    until("it to listen", || {
+        Connection::try_open(gateway.port, crate::harness::PATIENCE).is_some()
+    });
     let answer = pay("key-2", "{}").send(gateway.port);
     assert_eq!((answer.problem().as_str(), echoed(&answer)), ("store-unavailable", vec!["key-2"]));
 }
@@ -83,25 +86,39 @@ fn what_has_no_one_readable_key_is_not_echoed() {
     }
     let without = Request::new("POST", "/v1/payments").json("{}").send(gateway.port);
     assert_eq!((without.status, echoed(&without)), (201, vec![]));
-    let watched = Request::new("POST", "/v1/watched").field("Idempotency-Key", "key-1").send(gateway.port);
-    assert_eq!((watched.status, echoed(&watched)), (201, vec![]), "a route that only watches changes no answer");
+    let watched =
+        Request::new("POST", "/v1/watched").field("Idempotency-Key", "key-1").send(gateway.port);
+    assert_eq!(
+        (watched.status, echoed(&watched)),
+        (201, vec![]),
+        "a route that only watches changes no answer"
+    );
 }
 
 #[test]
 fn an_echoed_key_is_neither_stored_nor_logged_even_if_the_upstream_echoes_it_too() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let data = dir.path().join("data");
-    let gateway = Gateway::on(upstream.port, &format!("file:{}", data.display()), "[access_log]\nformat = \"json\"", ECHOED);
+    let gateway = Gateway::on(
+        upstream.port,
+        &format!("file:{}", data.display()),
+        "[access_log]\nformat = \"json\"",
+        ECHOED,
+    );
     let script = "field Idempotency-Key=canary-of-the-upstream, field X-Seen=in-the-store";
     for replayed in [false, true] {
         let answer = pay("canary-of-the-client", "{}").act(script).send(gateway.port);
         assert_eq!((answer.status, answer.replayed()), (201, replayed));
         assert_eq!(echoed(&answer), ["canary-of-the-client"]);
     }
-    until("both to be counted", || gateway.metric("onceward_requests_total{route=\"payments\",outcome=\"replayed\"}") == 1.0);
+    until("both to be counted", || {
+        gateway.metric("onceward_requests_total{route=\"payments\",outcome=\"replayed\"}") == 1.0
+    });
     assert!(!gateway.logs().contains("canary"), "{}", gateway.logs());
     drop(gateway);
-    let files = std::fs::read_dir(&data).unwrap().map(|entry| std::fs::read(entry.unwrap().path()).unwrap_or_default());
+    let files = std::fs::read_dir(&data)
+        .unwrap()
+        .map(|entry| std::fs::read(entry.unwrap().path()).unwrap_or_default());
     let stored: Vec<u8> = files.flatten().collect();
     let has = |text: &str| stored.windows(text.len()).any(|bytes| bytes == text.as_bytes());
     assert!(has("in-the-store") && !has("canary"));

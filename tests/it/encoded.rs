@@ -11,8 +11,9 @@ const JSON: &str = r#"{"txn":"k","amount":1000,"note":"payment payment payment p
 
 /// `JSON` in brotli.
 const BROTLI: &[u8] = &[
-    27, 65, 0, 0, 132, 104, 115, 169, 202, 101, 67, 250, 88, 5, 211, 194, 96, 12, 54, 224, 4, 188, 56, 180, 21, 111, 167, 251,
-    78, 247, 57, 119, 197, 104, 82, 145, 20, 109, 235, 66, 66, 208, 82, 224, 3,
+    27, 65, 0, 0, 132, 104, 115, 169, 202, 101, 67, 250, 88, 5, 211, 194, 96, 12, 54, 224, 4, 188,
+    56, 180, 21, 111, 167, 251, 78, 247, 57, 119, 197, 104, 82, 145, 20, 109, 235, 66, 66, 208, 82,
+    224, 3,
 ];
 
 fn gateway(upstream: &Upstream, route: &str) -> Gateway {
@@ -32,9 +33,13 @@ fn zlib(content: &[u8]) -> Vec<u8> {
 }
 
 fn send(gateway: &Gateway, key: Option<&str>, coding: &str, body: &[u8]) -> Answer {
-    let request = Request::new("POST", "/v1/payments").field("Content-Type", "application/json").body(body);
-    let request = if coding.is_empty() { request } else { request.field("Content-Encoding", coding) };
-    key.into_iter().fold(request, |request, key| request.field("Idempotency-Key", key)).send(gateway.port)
+    let request =
+        Request::new("POST", "/v1/payments").field("Content-Type", "application/json").body(body);
+    let request =
+        if coding.is_empty() { request } else { request.field("Content-Encoding", coding) };
+    key.into_iter()
+        .fold(request, |request, key| request.field("Idempotency-Key", key))
+        .send(gateway.port)
 }
 
 /// `JSON` in every coding, and in two of them.
@@ -61,7 +66,11 @@ fn a_retry_that_is_compressed_anew_is_the_same_request() {
     let first = gzip(JSON.as_bytes(), 6, 0);
     assert_eq!(send(&gateway, Some("k"), "gzip", &first).status, 201);
     let seen = upstream.seen().pop().unwrap();
-    assert_eq!((seen.body.as_slice(), seen.get("content-encoding")), (&first[..], Some("gzip")), "as it came");
+    assert_eq!(
+        (seen.body.as_slice(), seen.get("content-encoding")),
+        (&first[..], Some("gzip")),
+        "as it came"
+    );
     for (coding, body) in spellings() {
         assert!(send(&gateway, Some("k"), coding, &body).replayed(), "{coding}");
     }
@@ -80,7 +89,11 @@ fn a_key_is_read_from_a_compressed_body() {
     ] {
         let gateway = gateway(&upstream, route);
         let before = upstream.executed();
-        assert_eq!(send(&gateway, None, "gzip", &gzip(JSON.as_bytes(), 6, 0)).status, 201, "{route}");
+        assert_eq!(
+            send(&gateway, None, "gzip", &gzip(JSON.as_bytes(), 6, 0)).status,
+            201,
+            "{route}"
+        );
         for (coding, body) in spellings() {
             assert!(send(&gateway, None, coding, &body).replayed(), "{route}: {coding}");
         }
@@ -88,7 +101,8 @@ fn a_key_is_read_from_a_compressed_body() {
     }
     let form = gateway(&upstream, "key = { form = \"txn\", required = true }");
     let pay = |time| {
-        let request = Request::new("POST", "/v1/payments").field("Content-Type", "application/x-www-form-urlencoded");
+        let request = Request::new("POST", "/v1/payments")
+            .field("Content-Type", "application/x-www-form-urlencoded");
         request.field("Content-Encoding", "gzip").body(gzip(b"txn=k", 6, time)).send(form.port)
     };
     assert!(pay(1).status == 201 && pay(2).replayed());
@@ -97,8 +111,10 @@ fn a_key_is_read_from_a_compressed_body() {
 #[test]
 fn what_can_not_be_decoded_counts_as_its_bytes_and_is_refused_where_the_key_is_in_it() {
     let upstream = Upstream::start();
-    let (by_field, in_body) =
-        (gateway(&upstream, "fingerprint = { ignore = [\"/txn\"] }"), gateway(&upstream, "key = { body = \"/txn\" }"));
+    let (by_field, in_body) = (
+        gateway(&upstream, "fingerprint = { ignore = [\"/txn\"] }"),
+        gateway(&upstream, "key = { body = \"/txn\" }"),
+    );
     let whole = gzip(JSON.as_bytes(), 6, 0);
     let two_members = [whole.clone(), whole.clone()].concat();
     let bomb = gzip(&vec![b' '; 3 << 20], 9, 0);
@@ -119,9 +135,17 @@ fn what_can_not_be_decoded_counts_as_its_bytes_and_is_refused_where_the_key_is_i
         assert_eq!(send(&by_field, Some(&key), coding, body).status, 201, "{coding}");
         assert!(send(&by_field, Some(&key), coding, body).replayed(), "{coding}");
         let other = [body, b" "].concat();
-        assert_eq!(send(&by_field, Some(&key), coding, &other).problem(), "key-reused", "{coding}: other bytes");
+        assert_eq!(
+            send(&by_field, Some(&key), coding, &other).problem(),
+            "key-reused",
+            "{coding}: other bytes"
+        );
         let refused = send(&in_body, None, coding, body);
-        assert_eq!((refused.status, refused.problem().as_str()), (415, "unsupported-encoding"), "{coding}");
+        assert_eq!(
+            (refused.status, refused.problem().as_str()),
+            (415, "unsupported-encoding"),
+            "{coding}"
+        );
         assert_eq!(refused.get("accept-encoding"), Some("gzip, deflate, br, zstd, identity"));
     }
     assert_eq!(upstream.executed(), 8);
@@ -134,9 +158,16 @@ fn a_body_that_can_not_be_decoded_is_never_made_a_key_of() {
     let whole = gzip(JSON.as_bytes(), 6, 0);
     assert_eq!(send(&gateway, None, "gzip", &whole).status, 201);
     assert!(send(&gateway, None, "gzip", &gzip(JSON.as_bytes(), 9, 7)).replayed());
-    for (coding, body) in [("gzip", [whole.clone(), vec![0]].concat()), ("gzip, gzip, gzip, gzip", whole.clone()), ("lz4", whole)]
-    {
-        assert_eq!(send(&gateway, None, coding, &body).problem(), "unsupported-encoding", "{coding}");
+    for (coding, body) in [
+        ("gzip", [whole.clone(), vec![0]].concat()),
+        ("gzip, gzip, gzip, gzip", whole.clone()),
+        ("lz4", whole),
+    ] {
+        assert_eq!(
+            send(&gateway, None, coding, &body).problem(),
+            "unsupported-encoding",
+            "{coding}"
+        );
     }
     // Decoded it is longer than any that was not made to cost time.
     let dense = gzip(&vec![b' '; 900 << 10], 9, 0);
@@ -155,12 +186,17 @@ fn many_bombs_take_no_memory_and_hold_nobody_up() {
     );
     let before = gateway.resident_bytes();
     let bomb = gzip(&vec![b' '; 32 << 20], 6, 0);
-    let request = Request::new("POST", "/v1/payments").json("").field("Content-Encoding", "gzip").body(bomb);
+    let request =
+        Request::new("POST", "/v1/payments").json("").field("Content-Encoding", "gzip").body(bomb);
     let bombs: Vec<_> = (0..24).map(|_| request.send_aside(gateway.port)).collect();
     assert_eq!(send(&gateway, None, "gzip", &gzip(JSON.as_bytes(), 6, 0)).status, 201);
     for refused in bombs {
         let refused = refused.join().unwrap();
-        assert!(matches!(refused.problem().as_str(), "unsupported-encoding" | "overloaded"), "{}", refused.text());
+        assert!(
+            matches!(refused.problem().as_str(), "unsupported-encoding" | "overloaded"),
+            "{}",
+            refused.text()
+        );
     }
     let grown = gateway.resident_bytes().saturating_sub(before);
     assert!(grown < 64 << 20, "{grown} bytes more");
@@ -171,7 +207,9 @@ fn many_bombs_take_no_memory_and_hold_nobody_up() {
 fn a_watched_route_knows_a_retry_that_is_compressed_anew() {
     let upstream = Upstream::start();
     let gateway = gateway(&upstream, "name = \"payments\"\nmode = \"shadow\"");
-    let counted = |would: &str| gateway.metric(&format!("onceward_shadow_total{{route=\"payments\",would=\"{would}\"}}"));
+    let counted = |would: &str| {
+        gateway.metric(&format!("onceward_shadow_total{{route=\"payments\",would=\"{would}\"}}"))
+    };
     assert_eq!(send(&gateway, Some("k"), "gzip", &gzip(JSON.as_bytes(), 1, 1)).status, 201);
     until("the first to be watched", || counted("execute") == 1.0);
     assert_eq!(send(&gateway, Some("k"), "gzip", &gzip(JSON.as_bytes(), 9, 2)).status, 201);

@@ -14,7 +14,10 @@ fn an_unreachable_upstream_releases_the_key() {
     let pay = Request::pay("k", "{}");
     let refused = pay.send(gateway.port);
     assert_eq!((refused.status, refused.problem().as_str()), (502, "upstream-unreachable"));
-    assert_eq!((refused.get("x-should-retry"), refused.json()["retryable"].clone()), (Some("true"), true.into()));
+    assert_eq!(
+        (refused.get("x-should-retry"), refused.json()["retryable"].clone()),
+        (Some("true"), true.into())
+    );
     assert!(!pay.send(gateway.port).replayed(), "it may be tried again");
 }
 
@@ -23,15 +26,28 @@ fn a_request_whose_connection_is_not_made_in_time_was_not_sent() {
     // Takes connections, and never says a word of TLS.
     let silent = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("https://127.0.0.1:{}", silent.local_addr().unwrap().port());
-    let mut gateway =
-        Gateway::to(&url, "drain_timeout = \"1s\"\n[upstream]\nresponse_timeout = \"500ms\"\nconnect_timeout = \"60s\"\n");
+    let mut gateway = Gateway::to(
+        &url,
+        "drain_timeout = \"1s\"\n[upstream]\nresponse_timeout = \"500ms\"\nconnect_timeout = \"60s\"\n",
+    );
     let pay = Request::pay("k", "{}");
     for _ in 0..2 {
         let refused = pay.send(gateway.port);
-        assert_eq!((refused.status, refused.problem().as_str()), (502, "upstream-unreachable"), "{}", refused.text());
+        assert_eq!(
+            (refused.status, refused.problem().as_str()),
+            (502, "upstream-unreachable"),
+            "{}",
+            refused.text()
+        );
     }
     assert_eq!(gateway.metric("onceward_uncertain_outcomes_total"), 0.0);
-    assert_eq!(gateway.ask("GET", "/v1/operations?state=uncertain").json()["operations"].as_array().unwrap().len(), 0);
+    assert_eq!(
+        gateway.ask("GET", "/v1/operations?state=uncertain").json()["operations"]
+            .as_array()
+            .unwrap()
+            .len(),
+        0
+    );
     gateway.signal("TERM");
     assert!(gateway.wait().success());
 }
@@ -56,7 +72,11 @@ fn an_answer_that_is_lost_after_the_charge_is_never_charged_again() {
 #[test]
 fn a_timeout_is_not_a_failure() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, HASTY, "[[routes]]\npath = \"/v1/payments\"\nuncertain_after = \"1s\"");
+    let gateway = Gateway::with(
+        upstream.port,
+        HASTY,
+        "[[routes]]\npath = \"/v1/payments\"\nuncertain_after = \"1s\"",
+    );
     let pay = Request::pay("k", "{}").act("hold");
     let slow = pay.send(gateway.port);
     assert_eq!((slow.status, slow.problem().as_str()), (504, "outcome-uncertain"));
@@ -69,7 +89,8 @@ fn a_status_that_says_nothing_is_relayed_without_its_body_and_held() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     for status in [502, 503, 504] {
-        let pay = Request::pay(&format!("k{status}"), "{}").act(&format!("status {status}, body secret"));
+        let pay =
+            Request::pay(&format!("k{status}"), "{}").act(&format!("status {status}, body secret"));
         let first = pay.send(gateway.port);
         assert_eq!((first.status, first.problem().as_str()), (status, "outcome-uncertain"));
         assert!(!first.text().contains("secret"));
@@ -105,7 +126,8 @@ fn a_client_who_only_stops_writing_still_gets_its_answer() {
 #[test]
 fn an_upstream_slower_than_the_lease_is_waited_for() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nlease = \"2s\"");
+    let gateway =
+        Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nlease = \"2s\"");
     let pay = Request::pay("k", "{}").act("wait 5000");
     let first = pay.send_aside(gateway.port);
     upstream.reached(1);
@@ -137,7 +159,11 @@ fn a_gateway_that_is_killed_leaves_an_uncertain_outcome_that_nobody_runs_again()
     let early = lost.send(gateway.port);
     assert!(early.status == 409, "{early:?}");
     until("the lease to end", || {
-        gateway.ask("GET", "/v1/operations?state=uncertain").json()["operations"].as_array().unwrap().len() == 1
+        gateway.ask("GET", "/v1/operations?state=uncertain").json()["operations"]
+            .as_array()
+            .unwrap()
+            .len()
+            == 1
     });
     assert_eq!(lost.send(gateway.port).problem(), "outcome-uncertain");
     assert_eq!(upstream.executed(), 2);
@@ -146,7 +172,11 @@ fn a_gateway_that_is_killed_leaves_an_uncertain_outcome_that_nobody_runs_again()
 #[test]
 fn a_stopped_gateway_that_wakes_up_does_not_send_on_an_old_claim() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nlease = \"2s\"");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nlease = \"2s\"",
+    );
     let mut client = Connection::open(gateway.port);
     let pay = Request::pay("k", "{}").act("hold");
     client.write(&pay.bytes());
@@ -173,7 +203,9 @@ fn sigterm_settles_what_is_under_way_and_takes_nothing_new() {
     upstream.reached(1);
     gateway.signal("TERM");
     until("it to say that it drains", || gateway.ask("GET", "/readyz").status == 503);
-    until("no new connections", || std::net::TcpStream::connect(("127.0.0.1", gateway.port)).is_err());
+    until("no new connections", || {
+        std::net::TcpStream::connect(("127.0.0.1", gateway.port)).is_err()
+    });
     upstream.release();
     let answer = first.join().unwrap();
     assert_eq!(answer.status, 201);
@@ -188,7 +220,8 @@ fn what_outlasts_the_drain_timeout_is_marked_uncertain() {
     let upstream = Upstream::start();
     let dir = tempfile::tempdir().unwrap();
     let store = format!("file:{}", dir.path().display());
-    let mut gateway = Gateway::on(upstream.port, &store, "drain_timeout = \"300ms\"", crate::harness::ROUTES);
+    let mut gateway =
+        Gateway::on(upstream.port, &store, "drain_timeout = \"300ms\"", crate::harness::ROUTES);
     let pay = Request::pay("k", "{}").act("hold");
     let first = pay.send_aside(gateway.port);
     upstream.reached(1);
@@ -218,7 +251,8 @@ fn a_pooled_connection_that_was_closed_costs_nothing() {
     let gateway = Gateway::start(upstream.port);
     // `cut` closes the connection after a complete answer to somebody else's request was read.
     for n in 0..20 {
-        let answer = Request::pay(&format!("k{n}"), "{}").act("field Connection=close").send(gateway.port);
+        let answer =
+            Request::pay(&format!("k{n}"), "{}").act("field Connection=close").send(gateway.port);
         assert_eq!(answer.status, 201);
     }
     assert_eq!(upstream.executed(), 20);

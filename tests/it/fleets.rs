@@ -3,7 +3,9 @@
 use crate::admin::cli;
 use std::process::Command;
 
-use crate::harness::{Answer, Cluster, Gateway, RedisServer, Request, Upstream, Watched, free_port, until};
+use crate::harness::{
+    Answer, Cluster, Gateway, RedisServer, Request, Upstream, Watched, free_port, until,
+};
 
 const ROUTE: &str = "[[routes]]\npath = \"/v1/payments\"\nlease = \"2s\"";
 
@@ -14,7 +16,8 @@ fn pay(gateway: &Gateway, n: usize) -> Answer {
 #[test]
 fn in_a_cluster_every_key_has_its_node_and_is_executed_once() {
     let (cluster, upstream) = (Cluster::start(), Upstream::start());
-    let gateways: Vec<_> = (0..2).map(|_| Gateway::on(upstream.port, &cluster.url(), "", ROUTE)).collect();
+    let gateways: Vec<_> =
+        (0..2).map(|_| Gateway::on(upstream.port, &cluster.url(), "", ROUTE)).collect();
     let first: Vec<Answer> = (0..60).map(|n| pay(&gateways[n % 2], n)).collect();
     for (n, first) in first.iter().enumerate() {
         let again = pay(&gateways[(n + 1) % 2], n);
@@ -31,8 +34,16 @@ fn in_a_cluster_every_key_has_its_node_and_is_executed_once() {
 #[test]
 fn in_a_cluster_waiters_hear_of_the_answer_whichever_node_has_it() {
     let (cluster, upstream) = (Cluster::start(), Upstream::start());
-    let gateways: Vec<_> =
-        (0..2).map(|_| Gateway::on(upstream.port, &cluster.url(), "", &format!("{ROUTE}\non_in_flight = \"wait\""))).collect();
+    let gateways: Vec<_> = (0..2)
+        .map(|_| {
+            Gateway::on(
+                upstream.port,
+                &cluster.url(),
+                "",
+                &format!("{ROUTE}\non_in_flight = \"wait\""),
+            )
+        })
+        .collect();
     for n in 0..6 {
         let pay = Request::pay(&format!("k{n}"), "{}").act("wait 200");
         let first = pay.send_aside(gateways[0].port);
@@ -66,11 +77,15 @@ fn in_a_cluster_a_dead_gateways_operation_is_marked_on_whichever_node_it_is() {
     let (cluster, upstream) = (Cluster::start(), Upstream::start());
     let mut dying = Gateway::on(upstream.port, &cluster.url(), "", ROUTE);
     let living = Gateway::on(upstream.port, &cluster.url(), "", ROUTE);
-    let lost: Vec<_> = (0..5).map(|n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(dying.port)).collect();
+    let lost: Vec<_> = (0..5)
+        .map(|n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(dying.port))
+        .collect();
     upstream.reached(5);
     dying.kill();
     drop(lost);
-    until("the leases to end", || cli(&living, &["list", "--state", "uncertain"]).1.lines().count() == 5);
+    until("the leases to end", || {
+        cli(&living, &["list", "--state", "uncertain"]).1.lines().count() == 5
+    });
     assert!((0..5).all(|n| pay(&living, n).problem() == "outcome-uncertain"));
 }
 
@@ -128,7 +143,11 @@ fn what_replicas_have_to_confirm_is_not_sent_before_and_not_answered_before() {
     until("the primary to notice", || !primary.is_copied_to(1));
     let refused = pay(&gateway, 1);
     assert_eq!((refused.status, refused.problem().as_str()), (503, "store-unavailable"));
-    assert_eq!(pay(&gateway, 0).problem(), "store-unavailable", "what a failover could take away is not replayed");
+    assert_eq!(
+        pay(&gateway, 0).problem(),
+        "store-unavailable",
+        "what a failover could take away is not replayed"
+    );
     assert_eq!(upstream.executed(), 1);
 
     replica.cli(&["replicaof", "127.0.0.1", &primary.port.to_string()]);
@@ -141,8 +160,14 @@ fn what_replicas_have_to_confirm_is_not_sent_before_and_not_answered_before() {
 fn a_server_that_may_lose_records_is_reported_and_under_strict_refused() {
     let redis = RedisServer::start();
     let doctor = |url: &str| {
-        let out = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["doctor", "--store", url]).output().unwrap();
-        (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+        let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
+            .args(["doctor", "--store", url])
+            .output()
+            .unwrap();
+        (
+            out.status.code().unwrap(),
+            String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+        )
     };
     let (code, said) = doctor(&redis.url());
     assert!(code == 1 && said.contains("WARN") && said.contains("set appendonly yes"), "{said}");
@@ -151,7 +176,9 @@ fn a_server_that_may_lose_records_is_reported_and_under_strict_refused() {
     assert_eq!(refused.wait().code(), Some(1));
     assert!(refused.logs().contains("appendonly"), "{}", refused.logs());
 
-    for words in [["config", "set", "appendonly", "yes"], ["config", "set", "appendfsync", "always"]] {
+    for words in
+        [["config", "set", "appendonly", "yes"], ["config", "set", "appendfsync", "always"]]
+    {
         assert_eq!(redis.cli(&words), "OK");
     }
     let (code, said) = doctor(&redis.url());

@@ -1,8 +1,8 @@
 //! Hostile HTTP/2, written frame by frame.
 
 use crate::harness::frames::{
-    ACK, CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame,
-    request,
+    ACK, CONTINUATION, DATA, END_STREAM, GOAWAY, HEADERS, PING, PRIORITY, RST_STREAM, SETTINGS,
+    WINDOW_UPDATE, block, frame, request,
 };
 use crate::harness::{Frames, Gateway, ROUTES, Request, Upstream, until};
 
@@ -68,7 +68,9 @@ fn malformed_requests_are_stream_errors_and_reach_nobody() {
         let with_key: Vec<_> = fields.iter().copied().chain([("idempotency-key", "k")]).collect();
         connection.headers(1, END_STREAM, &with_key);
         let end = connection.until(&[RST_STREAM, GOAWAY, HEADERS]);
-        let refused = end.as_ref().is_some_and(|frame| frame.kind != HEADERS || frame.payload[0] == STATUS_400);
+        let refused = end
+            .as_ref()
+            .is_some_and(|frame| frame.kind != HEADERS || frame.payload[0] == STATUS_400);
         assert!(refused, "{fields:?}: {end:?}");
     }
     for (announced, data) in [("5", &b"abc"[..]), ("3", b"abcde"), ("0", b"a")] {
@@ -76,7 +78,9 @@ fn malformed_requests_are_stream_errors_and_reach_nobody() {
         connection.headers(1, 0, &good(&[("idempotency-key", "k"), ("content-length", announced)]));
         connection.write(&frame(DATA, END_STREAM, 1, data));
         let end = connection.until(&[RST_STREAM, GOAWAY, HEADERS]);
-        let refused = end.as_ref().is_some_and(|frame| frame.kind != HEADERS || frame.payload[0] == STATUS_400);
+        let refused = end
+            .as_ref()
+            .is_some_and(|frame| frame.kind != HEADERS || frame.payload[0] == STATUS_400);
         assert!(refused, "{announced}: {end:?}");
     }
     assert_eq!(upstream.executed(), 0);
@@ -91,7 +95,11 @@ fn flood(gateway: &Gateway, begin: &[u8], mut bytes: impl FnMut(u32) -> Vec<u8>)
     let before = gateway.resident_bytes();
     let mut rounds = 0..1_000_000;
     until("the connection to be closed", || {
-        assert_eq!(Request::new("GET", "/others").send(gateway.port).status, 201, "others are served");
+        assert_eq!(
+            Request::new("GET", "/others").send(gateway.port).status,
+            201,
+            "others are served"
+        );
         !rounds.by_ref().take(2000).all(|round| connection.write(&bytes(round)))
     });
     let grown = gateway.resident_bytes().saturating_sub(before);
@@ -105,7 +113,8 @@ fn floods_end_their_connection_and_cost_no_memory() {
     let head = block(&request("GET", "/", &[]));
     let reset = |round: u32| {
         let stream = 2 * round + 1;
-        [frame(HEADERS, END_STREAM | 4, stream, &head), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])].concat()
+        [frame(HEADERS, END_STREAM | 4, stream, &head), frame(RST_STREAM, 0, stream, &[0, 0, 0, 8])]
+            .concat()
     };
     flood(&gateway, &[], reset);
     flood(&gateway, &frame(HEADERS, 0, 1, &head), |_| frame(CONTINUATION, 0, 1, b"\0\x01x\x01y"));
@@ -114,7 +123,9 @@ fn floods_end_their_connection_and_cost_no_memory() {
     flood(&gateway, &[], |_| frame(PING, 0, 0, b"12345678"));
     flood(&gateway, &[], |_| frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]));
     flood(&gateway, &[], |_| frame(PRIORITY, 0, 1, &[0, 0, 0, 0, 1]));
-    flood(&gateway, &frame(HEADERS, 4, 1, &block(&request("POST", "/", &[]))), |_| frame(DATA, 0, 1, b""));
+    flood(&gateway, &frame(HEADERS, 4, 1, &block(&request("POST", "/", &[]))), |_| {
+        frame(DATA, 0, 1, b"")
+    });
     assert_eq!(Request::pay("after", "{}").send(gateway.port).status, 201);
 }
 
@@ -147,7 +158,9 @@ fn pings_and_settings_of_a_decent_client_are_answered() {
         let data = connection.until(&[DATA]).unwrap();
         left -= data.payload.len();
         let taken = u32::try_from(data.payload.len().max(1)).unwrap().to_be_bytes();
-        connection.write(&[frame(WINDOW_UPDATE, 0, 0, &taken), frame(WINDOW_UPDATE, 0, 1, &taken)].concat());
+        connection.write(
+            &[frame(WINDOW_UPDATE, 0, 0, &taken), frame(WINDOW_UPDATE, 0, 1, &taken)].concat(),
+        );
     }
 }
 
@@ -161,7 +174,11 @@ fn a_client_that_opens_no_window_is_let_go() {
     for window in [0, 1] {
         let mut connection = Frames::open(gateway.port, &[(INITIAL_WINDOW_SIZE, window)]);
         for stream in 0..50 {
-            let fields = [("idempotency-key", "k"), ("content-type", "application/json"), ("x-act", "large 500000")];
+            let fields = [
+                ("idempotency-key", "k"),
+                ("content-type", "application/json"),
+                ("x-act", "large 500000"),
+            ];
             connection.headers(2 * stream + 1, 0, &request("POST", "/v1/payments", &fields));
             connection.write(&frame(DATA, END_STREAM, 2 * stream + 1, b"{}"));
         }
@@ -187,7 +204,11 @@ fn an_upload_that_its_client_resets_is_never_executed_whatever_the_reset_says() 
     let gateway = Gateway::start(upstream.port);
     for code in [NO_ERROR, CANCEL] {
         let key = format!("k{code}");
-        let fields = request("POST", "/v1/payments", &[("content-type", "application/json"), ("idempotency-key", &key)]);
+        let fields = request(
+            "POST",
+            "/v1/payments",
+            &[("content-type", "application/json"), ("idempotency-key", &key)],
+        );
         let mut client = Frames::open(gateway.port, &[]);
         client.headers(1, 0, &fields);
         client.write(&frame(DATA, 0, 1, b"[1"));
@@ -214,5 +235,8 @@ fn a_client_that_takes_no_notice_of_the_end_holds_nobody_up() {
     #[allow(clippy::disallowed_methods)]
     let began = std::time::Instant::now();
     assert!(gateway.wait().success());
-    assert!(began.elapsed() < std::time::Duration::from_secs(20), "far less than the drain timeout");
+    assert!(
+        began.elapsed() < std::time::Duration::from_secs(20),
+        "far less than the drain timeout"
+    );
 }

@@ -20,12 +20,19 @@ struct Setup {
 impl Setup {
     fn new() -> Setup {
         let authority = Authority::new();
-        Setup { origin: Origin::start(authority.server(HERE, &["h2"])), authority, dir: tempfile::tempdir().unwrap() }
+        Setup {
+            origin: Origin::start(authority.server(HERE, &["h2"])),
+            authority,
+            dir: tempfile::tempdir().unwrap(),
+        }
     }
 
     fn gateway(&self, store: &str, more: &str, route: &str) -> Gateway {
         let url = format!("file:{}", self.dir.path().join("data").display());
-        let settings = format!("[upstream]\nca_file = \"{}\"\n[store]\n{store}{more}", self.authority.ca_file().display());
+        let settings = format!(
+            "[upstream]\nca_file = \"{}\"\n[store]\n{store}{more}",
+            self.authority.ca_file().display()
+        );
         let upstream = format!("https://{HERE}:{}", self.origin.port);
         let gateway = Gateway::launch(&upstream, &url, &settings, route, |command| {
             command.env("SEALING_KEY", "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=");
@@ -82,7 +89,8 @@ fn call(gateway: &Gateway, key: &str, act: &str) -> Called {
         let stream = tokio::net::TcpStream::connect((HERE, port)).await.unwrap();
         let (sender, connection) = h2::client::handshake(stream).await.unwrap();
         tokio::spawn(connection);
-        let (response, mut body) = sender.ready().await.unwrap().send_request(request, false).unwrap();
+        let (response, mut body) =
+            sender.ready().await.unwrap().send_request(request, false).unwrap();
         body.send_data(Bytes::from_static(&[0, 0, 0, 0, 2, 8, 7]), true).unwrap();
         let (mut head, mut body) = response.await.unwrap().into_parts();
         let ended_with_head = body.is_end_stream();
@@ -92,7 +100,14 @@ fn call(gateway: &Gateway, key: &str, act: &str) -> Called {
         }
         let trailers = body.trailers().await.unwrap();
         let replayed = head.headers.remove("idempotent-replayed").is_some();
-        Called { status: head.status.as_u16(), headers: head.headers, replayed, body: bytes, trailers, ended_with_head }
+        Called {
+            status: head.status.as_u16(),
+            headers: head.headers,
+            replayed,
+            body: bytes,
+            trailers,
+            ended_with_head,
+        }
     })
 }
 
@@ -108,9 +123,15 @@ fn a_call_is_replayed_with_its_trailers_and_runs_once() {
         let setup = Setup::new();
         let gateway = setup.gateway(FORMAT_2, sealing, ROUTE);
         let mut firsts = vec![];
-        for (key, act, status) in [("paid", "grpc 0", "0"), ("refused", "grpc 9", "9"), ("bare", "grpc-head 5", "5")] {
+        for (key, act, status) in
+            [("paid", "grpc 0", "0"), ("refused", "grpc 9", "9"), ("bare", "grpc-head 5", "5")]
+        {
             let first = call(&gateway, key, act);
-            assert_eq!((first.status, first.replayed, first.grpc_status()), (200, false, Some(status)), "{first:?}");
+            assert_eq!(
+                (first.status, first.replayed, first.grpc_status()),
+                (200, false, Some(status)),
+                "{first:?}"
+            );
             assert_eq!(first.trailers.is_none(), key == "bare", "{first:?}");
             assert_eq!(first.ended_with_head, key == "bare", "{first:?}");
             let second = call(&gateway, key, act);
@@ -134,7 +155,11 @@ fn under_the_first_format_a_call_with_trailers_is_answered_once_and_never_runs_a
     let setup = Setup::new();
     let gateway = setup.gateway("", "", ROUTE);
     let first = call(&gateway, "k", "grpc 0");
-    assert_eq!((first.status, first.grpc_status(), first.body.len()), (200, Some("0"), 7), "{first:?}");
+    assert_eq!(
+        (first.status, first.grpc_status(), first.body.len()),
+        (200, Some("0"), 7),
+        "{first:?}"
+    );
     call(&gateway, "k", "grpc 0").is_problem(409, "response-not-stored");
     // Without trailers there is nothing that the first format has no place for.
     let bare = call(&gateway, "bare", "grpc-head 5");
@@ -145,7 +170,9 @@ fn under_the_first_format_a_call_with_trailers_is_answered_once_and_never_runs_a
     let config = std::fs::read_to_string(gateway.config()).unwrap();
     std::fs::write(gateway.config(), config.replace("[store]\n", "[store]\nformat = 2\n")).unwrap();
     gateway.signal("HUP");
-    until("the configuration to be taken", || gateway.metric("onceward_config_reloads_total{result=\"applied\"}") == 1.0);
+    until("the configuration to be taken", || {
+        gateway.metric("onceward_config_reloads_total{result=\"applied\"}") == 1.0
+    });
     let first = call(&gateway, "later", "grpc 0");
     assert_eq!(call(&gateway, "later", "grpc 0").lasting(), first);
     call(&gateway, "k", "grpc 0").is_problem(409, "response-not-stored");
@@ -193,7 +220,9 @@ fn raw(gateway: &Gateway, key: &str, act: &str, te: Option<&str>) -> String {
 fn an_http_1_1_client_gets_trailers_where_it_takes_them() {
     let setup = Setup::new();
     let gateway = setup.gateway(FORMAT_2, "", ROUTE);
-    let behind = |answer: &str| answer.split_once("\r\n0\r\n").map(|(_, trailers)| trailers.to_owned()).unwrap();
+    let behind = |answer: &str| {
+        answer.split_once("\r\n0\r\n").map(|(_, trailers)| trailers.to_owned()).unwrap()
+    };
     for te in [Some("trailers"), Some("gzip, Trailers"), None, Some("gzip")] {
         let answer = raw(&gateway, "k", "grpc 0", te);
         let takes = te.is_some_and(|te| te.to_lowercase().contains("trailers"));
@@ -209,8 +238,13 @@ fn an_upstream_with_http_1_1_gets_what_the_client_takes_and_its_trailers_are_bou
     let upstream = Upstream::start();
     let gateway = Gateway::on(upstream.port, "memory:", &format!("[store]\n{FORMAT_2}"), ROUTE);
     let trailers = |fields: &str| format!("type application/grpc, chunked 2|ok|0|{fields}||");
-    let first = call(&gateway, "k", &trailers("grpc-status: 0|Content-Length: 9|Idempotent-Replayed: true"));
-    let names: Vec<&str> = first.trailers.as_ref().unwrap().keys().map(|name| name.as_str()).collect();
+    let first = call(
+        &gateway,
+        "k",
+        &trailers("grpc-status: 0|Content-Length: 9|Idempotent-Replayed: true"),
+    );
+    let names: Vec<&str> =
+        first.trailers.as_ref().unwrap().keys().map(|name| name.as_str()).collect();
     assert_eq!(names, ["grpc-status"], "neither what frames a message nor a foreign mark");
     assert_eq!(call(&gateway, "k", "").lasting(), first);
     let seen = &upstream.seen()[0];
@@ -223,7 +257,8 @@ fn an_upstream_with_http_1_1_gets_what_the_client_takes_and_its_trailers_are_bou
     let long = format!("grpc-status: 0|x-long: {}", "a".repeat(17 << 10));
     call(&gateway, "long", &trailers(&long)).is_problem(502, "outcome-uncertain");
     let many: String = (0..129).map(|n| format!("|x-{n}: 1")).collect();
-    call(&gateway, "many", &trailers(&format!("grpc-status: 0{many}"))).is_problem(502, "outcome-uncertain");
+    call(&gateway, "many", &trailers(&format!("grpc-status: 0{many}")))
+        .is_problem(502, "outcome-uncertain");
     assert_eq!(upstream.executed(), 4);
     let mut plain = Connection::open(gateway.port);
     plain.exchange(&Request::new("POST", PATH).field("Idempotency-Key", "plain").json("{}"));

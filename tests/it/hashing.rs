@@ -57,8 +57,12 @@ fn gateways_with_opposite_secrets_run_each_key_once() {
                 insist(&pay, port)
             })
         });
-        let answers: Vec<Answer> = clients.collect::<Vec<_>>().into_iter().map(|client| client.join().unwrap()).collect();
-        assert!(answers.iter().all(|answer| answer.status == 201 && answer.body == answers[0].body), "{answers:?}");
+        let answers: Vec<Answer> =
+            clients.collect::<Vec<_>>().into_iter().map(|client| client.join().unwrap()).collect();
+        assert!(
+            answers.iter().all(|answer| answer.status == 201 && answer.body == answers[0].body),
+            "{answers:?}"
+        );
     }
     let by_key = upstream.by_key();
     assert!(by_key.len() == KEYS && by_key.values().all(|executed| *executed == 1), "{by_key:?}");
@@ -78,9 +82,15 @@ fn a_secret_is_rotated_and_everything_goes_on_being_replayed() {
     for (n, gateway) in [&second, &third].into_iter().enumerate() {
         let again = pay.send(gateway.port);
         assert!(again.replayed() && again.body == answer.body, "{again:?}");
-        assert_eq!(Request::pay("k", "{}").field("Authorization", "eve").send(gateway.port).problem(), "key-reused");
+        assert_eq!(
+            Request::pay("k", "{}").field("Authorization", "eve").send(gateway.port).problem(),
+            "key-reused"
+        );
         let held = lost.send(gateway.port);
-        assert_eq!((held.problem().as_str(), held.json()["operation"].as_str()), ("outcome-uncertain", Some(&*uncertain)));
+        assert_eq!(
+            (held.problem().as_str(), held.json()["operation"].as_str()),
+            ("outcome-uncertain", Some(&*uncertain))
+        );
         // What either writes, the other finds.
         let fresh = Request::pay(&format!("fresh-{n}"), "{}");
         assert_eq!(fresh.send(gateway.port).status, 201);
@@ -97,11 +107,16 @@ fn a_secret_is_rotated_and_everything_goes_on_being_replayed() {
 fn no_key_and_no_secret_lies_in_the_store_or_in_a_log() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = gateway(&upstream, &redis.url(), &[OLD_SECRET, NEW_SECRET]);
-    let pay = Request::pay("canary-key", r#"{"card":"canary-body"}"#).field("Authorization", "canary-token");
+    let pay = Request::pay("canary-key", r#"{"card":"canary-body"}"#)
+        .field("Authorization", "canary-token");
     assert_eq!(pay.send(gateway.port).status, 201);
     assert_eq!(pay.send(gateway.port).status, 201);
     let keys = redis.cli(&["--scan", "--pattern", "*"]);
-    assert!(keys.lines().any(|key| key.ends_with(":identities")) && keys.lines().any(|key| key.contains(":r:")), "{keys}");
+    assert!(
+        keys.lines().any(|key| key.ends_with(":identities"))
+            && keys.lines().any(|key| key.contains(":r:")),
+        "{keys}"
+    );
     assert!(!keys.contains("canary"), "{keys}");
     for key in keys.lines().filter(|key| redis.cli(&["type", key]) == "string") {
         assert!(!redis.cli(&["get", key]).contains("canary"), "{key}");
@@ -109,7 +124,9 @@ fn no_key_and_no_secret_lies_in_the_store_or_in_a_log() {
     // The plain hash of the same operation, by which somebody who guesses keys would look for it.
     let mut plain = Gateway::on(upstream.port, "memory:", "", ROUTES);
     assert_eq!(pay.send(plain.port).status, 201);
-    let listed = |gateway: &Gateway| gateway.ask("GET", "/v1/operations").json()["operations"][0]["operation"].clone();
+    let listed = |gateway: &Gateway| {
+        gateway.ask("GET", "/v1/operations").json()["operations"][0]["operation"].clone()
+    };
     assert_ne!(listed(&plain), listed(&gateway));
     plain.kill();
     assert!(!gateway.logs().contains("canary"));
@@ -118,10 +135,13 @@ fn no_key_and_no_secret_lies_in_the_store_or_in_a_log() {
 #[test]
 fn a_secret_that_is_none_is_told_before_anything_starts() {
     let url = "http://127.0.0.1:9";
-    for (value, told) in [(None, "SECRET_OLD is not set"), (Some("canary-too-short"), "at least 32 bytes")] {
-        let mut refused = Gateway::launch(url, "memory:", &secrets(&[OLD_SECRET]), ROUTES, |command| {
-            value.into_iter().for_each(|value| _ = command.env("SECRET_OLD", value));
-        });
+    for (value, told) in
+        [(None, "SECRET_OLD is not set"), (Some("canary-too-short"), "at least 32 bytes")]
+    {
+        let mut refused =
+            Gateway::launch(url, "memory:", &secrets(&[OLD_SECRET]), ROUTES, |command| {
+                value.into_iter().for_each(|value| _ = command.env("SECRET_OLD", value));
+            });
         assert_eq!(refused.wait().code(), Some(2));
         until("the reason", || refused.logs().contains(told));
         assert!(!refused.logs().contains("canary"));

@@ -164,10 +164,15 @@ fn attacks() -> Vec<Attack> {
             let number = attacks.len();
             let line = line.replace('~', &format!("{target}?n={number}"));
             let fields = format!("{host}X-Number: {number}\r\nIdempotency-Key: k{number}\r\n");
-            let hidden = format!("POST /hidden?n={number} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
+            let hidden =
+                format!("POST /hidden?n={number} HTTP/1.1\r\nHost: a\r\nContent-Length: 0\r\n\r\n");
             let may_go_on = host != "Host: a\r\n";
             let behind = if may_go_on { "" } else { &hidden };
-            attacks.push(Attack { bytes: format!("{line}{fields}{rest}{behind}").into_bytes(), in_body, may_go_on });
+            attacks.push(Attack {
+                bytes: format!("{line}{fields}{rest}{behind}").into_bytes(),
+                in_body,
+                may_go_on,
+            });
         }
     };
     const GOOD: (&str, &str) = ("POST ~ HTTP/1.1\r\n", "Host: a\r\n");
@@ -202,10 +207,14 @@ fn attack(gateway: &Gateway) -> usize {
             sent += 1;
             let streamed = in_body && !shown.contains("/v1/payments");
             // A streamed request may have its answer before the rest of it is seen to be bad.
-            assert!(matches!(answer.status, 400 | 405) || streamed && answer.status == 201, "{shown}: {answer:?}");
+            assert!(
+                matches!(answer.status, 400 | 405) || streamed && answer.status == 201,
+                "{shown}: {answer:?}"
+            );
             if answer.status != 201 {
                 assert!(
-                    ["request-malformed", "method-not-allowed", "host-invalid"].contains(&answer.problem().as_str()),
+                    ["request-malformed", "method-not-allowed", "host-invalid"]
+                        .contains(&answer.problem().as_str()),
                     "{shown}"
                 );
             }
@@ -222,10 +231,15 @@ const IMPATIENT: &str = "[limits]\nheader_timeout = \"2s\"\nbody_timeout = \"2s\
 fn all_were_forwarded(gateway: &Gateway, seen: &[(String, String)]) {
     let mut traces = HashSet::new();
     for (trace, line) in seen {
-        assert!(!line.contains("/hidden"), "the origin saw a request that was hidden in another: {line}");
+        assert!(
+            !line.contains("/hidden"),
+            "the origin saw a request that was hidden in another: {line}"
+        );
         let id = trace.get(3..35).unwrap_or_else(|| panic!("nobody forwarded {line}"));
         assert!(traces.insert(id.to_owned()), "{line} came twice");
-        until("the gateway to tell of it", || gateway.logs().contains(&format!("request_id=\"{id}\"")));
+        until("the gateway to tell of it", || {
+            gateway.logs().contains(&format!("request_id=\"{id}\""))
+        });
     }
 }
 
@@ -242,17 +256,25 @@ fn no_origin_sees_a_request_that_the_gateway_did_not_see_as_one() {
             if origin == nginx.port {
                 return nginx.seen();
             }
-            let trace = |seen: &crate::harness::Seen| seen.get("traceparent").unwrap_or("-").to_owned();
+            let trace =
+                |seen: &crate::harness::Seen| seen.get("traceparent").unwrap_or("-").to_owned();
             upstream.seen().iter().map(|seen| (trace(seen), seen.line.clone())).collect()
         };
-        let last = |seen: Vec<(String, String)>| seen.iter().any(|(_, line)| line.starts_with("GET /last"));
+        let last = |seen: Vec<(String, String)>| {
+            seen.iter().any(|(_, line)| line.starts_with("GET /last"))
+        };
         until("the last request to be logged", || last(seen()));
-        let seen: Vec<_> = seen().into_iter().filter(|(_, line)| !line.starts_with("GET /ready")).collect();
+        let seen: Vec<_> =
+            seen().into_iter().filter(|(_, line)| !line.starts_with("GET /ready")).collect();
         all_were_forwarded(&gateway, &seen);
         // Bodies that stream are refused on their way. Nothing else got through, and no payment at all.
         assert!(seen.iter().all(|(_, line)| !line.contains("/v1/payments")), "{seen:?}");
         if origin == upstream.port {
-            assert_eq!(upstream.executed(), 1, "the counting origin counts only whole requests: {seen:?}");
+            assert_eq!(
+                upstream.executed(),
+                1,
+                "the counting origin counts only whole requests: {seen:?}"
+            );
         }
     }
 }
@@ -264,13 +286,20 @@ fn good_requests_around_a_bad_one_get_their_answers_in_order() {
     let mut connection = Connection::open(gateway.port);
     let pay = Request::pay("k", "{}");
     let bad = b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n";
-    connection.write(&[&pay.bytes()[..], &Request::pay("l", "{}").bytes(), bad, &pay.bytes()].concat());
+    connection
+        .write(&[&pay.bytes()[..], &Request::pay("l", "{}").bytes(), bad, &pay.bytes()].concat());
     let answers = [connection.read(), connection.read(), connection.read()];
     assert_eq!(answers.each_ref().map(|answer| answer.status), [201, 201, 400]);
     let (refused, document) = (&answers[2], answers[2].json());
-    assert_eq!((refused.problem().as_str(), refused.get("connection")), ("request-malformed", Some("close")));
+    assert_eq!(
+        (refused.problem().as_str(), refused.get("connection")),
+        ("request-malformed", Some("close"))
+    );
     assert_eq!(document["retryable"], false);
-    assert!(document["detail"].as_str().unwrap().contains("Content-Length and a Transfer-Encoding"), "{document}");
+    assert!(
+        document["detail"].as_str().unwrap().contains("Content-Length and a Transfer-Encoding"),
+        "{document}"
+    );
     assert!(connection.is_closed());
     assert_eq!(upstream.executed(), 2);
 }
@@ -309,7 +338,8 @@ fn bytes_behind_a_request_to_upgrade_are_requests_until_the_upgrade_is_granted()
     let gateway = Gateway::start(upstream.port);
     let mut connection = Connection::open(gateway.port);
     // The origin doesn't upgrade: what follows is an ordinary request, and has to pass the gate.
-    let upgrade = Request::new("GET", "/socket").field("Connection", "upgrade").field("Upgrade", "websocket");
+    let upgrade =
+        Request::new("GET", "/socket").field("Connection", "upgrade").field("Upgrade", "websocket");
     let pay = Request::pay("k", "{}");
     assert!(pay.send(gateway.port).status == 201);
     connection.write(&[upgrade.bytes(), pay.bytes()].concat());
@@ -322,7 +352,9 @@ fn bytes_behind_a_request_to_upgrade_are_requests_until_the_upgrade_is_granted()
 fn a_caller_who_is_named_in_connection_is_still_who_asks() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let pay = |who: &str| Request::pay("k", "{}").field("Connection", "Authorization").field("Authorization", who);
+    let pay = |who: &str| {
+        Request::pay("k", "{}").field("Connection", "Authorization").field("Authorization", who)
+    };
     assert_eq!(pay("alice").send(gateway.port).status, 201);
     assert_eq!(pay("mallory").send(gateway.port).problem(), "key-reused");
     assert!(pay("alice").send(gateway.port).replayed());
@@ -362,7 +394,11 @@ fn an_origin_that_frames_its_answer_in_two_ways_is_not_believed() {
     for replayed in [false, true] {
         let answer = Request::pay("k", "{}").send(gateway.port);
         assert_eq!((answer.replayed(), answer.text().as_str()), (replayed, "hello"));
-        assert_eq!((answer.get("content-length"), answer.get("transfer-encoding")), (Some("5"), None), "framed anew");
+        assert_eq!(
+            (answer.get("content-length"), answer.get("transfer-encoding")),
+            (Some("5"), None),
+            "framed anew"
+        );
     }
     for bad in [
         &b"HTTP/1.1 200 OK\r\nContent-Length: 3\r\nContent-Length: 5\r\n\r\nhello"[..],
@@ -372,7 +408,12 @@ fn an_origin_that_frames_its_answer_in_two_ways_is_not_believed() {
     ] {
         let gateway = Gateway::start(canned(bad, b""));
         let answer = Request::pay("k", "{}").send(gateway.port);
-        assert_eq!((answer.status, answer.problem().as_str()), (502, "outcome-uncertain"), "{}", bad.escape_ascii());
+        assert_eq!(
+            (answer.status, answer.problem().as_str()),
+            (502, "outcome-uncertain"),
+            "{}",
+            bad.escape_ascii()
+        );
         assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 409, "and it is held");
     }
 }
@@ -380,7 +421,11 @@ fn an_origin_that_frames_its_answer_in_two_ways_is_not_believed() {
 #[test]
 fn an_origin_that_never_stops_to_say_continue_is_left() {
     let flood = canned(b"", b"HTTP/1.1 100 Continue\r\n\r\n");
-    let gateway = Gateway::with(flood, "[upstream]\nresponse_timeout = \"500ms\"", "[[routes]]\npath = \"/v1/payments\"");
+    let gateway = Gateway::with(
+        flood,
+        "[upstream]\nresponse_timeout = \"500ms\"",
+        "[[routes]]\npath = \"/v1/payments\"",
+    );
     let answer = Request::pay("k", "{}").send(gateway.port);
     assert_eq!((answer.status, answer.problem().as_str()), (504, "outcome-uncertain"));
     assert_eq!(gateway.ask("GET", "/healthz").status, 200, "the gateway is well");

@@ -17,12 +17,17 @@ fn fields_of_one_connection_are_neither_forwarded_nor_stored() {
         .field("X-Forwarded-For", "6.6.6.6")
         .field("Forwarded", "for=6.6.6.6")
         .field("X-Real-IP", "6.6.6.6")
-        .act("field Connection=X-Gone, field X-Gone=1, field Keep-Alive=timeout=9, field X-Stays=1");
+        .act(
+            "field Connection=X-Gone, field X-Gone=1, field Keep-Alive=timeout=9, field X-Stays=1",
+        );
     let first = pay.send(gateway.port);
     let second = pay.send(gateway.port);
     assert!(second.replayed(), "naming the field takes no protection away");
     for answer in [&first, &second] {
-        assert_eq!((answer.get("x-gone"), answer.get("keep-alive"), answer.get("x-stays")), (None, None, Some("1")));
+        assert_eq!(
+            (answer.get("x-gone"), answer.get("keep-alive"), answer.get("x-stays")),
+            (None, None, Some("1"))
+        );
     }
     let seen = upstream.seen().pop().unwrap();
     for name in ["x-private", "keep-alive", "proxy-authorization", "forwarded", "x-real-ip"] {
@@ -46,13 +51,16 @@ fn a_trace_is_continued() {
     let trace = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     Request::pay("k", "{}").field("traceparent", trace).send(gateway.port);
     assert_eq!(upstream.seen()[0].get("traceparent"), Some(trace));
-    until("its id to be the request id in the log", || gateway.logs().contains("4bf92f3577b34da6a3ce929d0e0e4736"));
+    until("its id to be the request id in the log", || {
+        gateway.logs().contains("4bf92f3577b34da6a3ce929d0e0e4736")
+    });
 }
 
 #[test]
 fn the_hosts_name_can_be_kept() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[upstream]\nhost = \"preserve\"", crate::harness::ROUTES);
+    let gateway =
+        Gateway::with(upstream.port, "[upstream]\nhost = \"preserve\"", crate::harness::ROUTES);
     Request::pay("k", "{}").send(gateway.port);
     assert_eq!(upstream.seen()[0].get("host"), Some("pay.example"));
 }
@@ -61,8 +69,9 @@ fn the_hosts_name_can_be_kept() {
 fn framing_is_recomputed() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let chunked =
-        Request::pay("k", "").field("Transfer-Encoding", "chunked").body("3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n");
+    let chunked = Request::pay("k", "")
+        .field("Transfer-Encoding", "chunked")
+        .body("3\r\nabc\r\n2\r\nde\r\n0\r\nX-Trailer: 1\r\n\r\n");
     assert_eq!(chunked.send(gateway.port).status, 201);
     let seen = upstream.seen().pop().unwrap();
     assert_eq!((seen.get("content-length"), seen.get("transfer-encoding")), (Some("5"), None));
@@ -72,8 +81,11 @@ fn framing_is_recomputed() {
 #[test]
 fn answers_without_a_body_are_replayed_without_one() {
     let upstream = Upstream::start();
-    let gateway =
-        Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nmethods = [\"POST\", \"HEAD\", \"DELETE\"]");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\nmethods = [\"POST\", \"HEAD\", \"DELETE\"]",
+    );
     let mut connection = Connection::open(gateway.port);
     for (method, status) in [("DELETE", 204), ("POST", 304), ("HEAD", 200)] {
         let request = Request::new(method, "/v1/payments")
@@ -91,11 +103,16 @@ fn answers_without_a_body_are_replayed_without_one() {
 #[test]
 fn a_body_over_the_limit_is_refused_and_nothing_is_forwarded() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nrequest_body = \"1KiB\"", crate::harness::ROUTES);
+    let gateway =
+        Gateway::with(upstream.port, "[limits]\nrequest_body = \"1KiB\"", crate::harness::ROUTES);
     let mut connection = Connection::open(gateway.port);
     let large = connection.exchange(&Request::pay("k", &"x".repeat(100_000)));
     assert_eq!((large.status, large.problem().as_str()), (413, "body-too-large"));
-    assert_eq!(connection.exchange(&Request::pay("k", "{}")).status, 201, "the connection is still usable");
+    assert_eq!(
+        connection.exchange(&Request::pay("k", "{}")).status,
+        201,
+        "the connection is still usable"
+    );
     let chunk = format!("{:x}\r\n{}\r\n0\r\n\r\n", 5000, "y".repeat(5000));
     let unannounced = Request::pay("k2", "").field("Transfer-Encoding", "chunked").body(chunk);
     assert_eq!(connection.exchange(&unannounced).status, 413);
@@ -119,7 +136,8 @@ fn a_replay_leaves_the_connection_in_step() {
 #[test]
 fn a_header_block_over_the_limit_gets_431() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nheader_bytes = \"8KiB\"", crate::harness::ROUTES);
+    let gateway =
+        Gateway::with(upstream.port, "[limits]\nheader_bytes = \"8KiB\"", crate::harness::ROUTES);
     let large = Request::pay("k", "{}").field("X-Large", &"x".repeat(20_000)).send(gateway.port);
     assert_eq!((large.status, large.problem().as_str()), (431, "header-too-large"));
     assert_eq!(upstream.executed(), 0);
@@ -185,12 +203,19 @@ fn an_expectation_that_was_answered_here_is_not_sent_on() {
     let gateway = Gateway::start(upstream.port);
     for path in ["/v1/payments", "/elsewhere"] {
         let ask = |expect: &str| {
-            let pay = Request::new("POST", path).field("Idempotency-Key", expect).field("Expect", expect).json("{}");
+            let pay = Request::new("POST", path)
+                .field("Idempotency-Key", expect)
+                .field("Expect", expect)
+                .json("{}");
             assert_eq!(pay.send(gateway.port).status, 201);
             upstream.seen().pop().unwrap().get("expect").map(str::to_owned)
         };
         assert_eq!(ask("100-Continue"), None, "{path}");
-        assert_eq!(ask("something-else"), Some("something-else".into()), "{path}: nobody here can meet it");
+        assert_eq!(
+            ask("something-else"),
+            Some("something-else".into()),
+            "{path}: nobody here can meet it"
+        );
     }
 }
 
@@ -226,7 +251,8 @@ fn names_that_some_servers_read_as_those_of_the_gateway_reach_nobody() {
     for path in ["/v1/payments", "/watched", "/off", "/elsewhere"] {
         let own = [("x-tenant-id", "alice"), ("x_other", "stays")];
         let all = || own.into_iter().chain(alike.map(|name| (name, "6.6.6.6")));
-        let ask = all().fold(Request::new("POST", path), |ask, (name, value)| ask.field(name, value));
+        let ask =
+            all().fold(Request::new("POST", path), |ask, (name, value)| ask.field(name, value));
         let ask = ask.field("Idempotency-Key", &format!("1{path}")).json("{}");
         assert_eq!(ask.send(gateway.port).status, 201);
         let mut ask = Streams::pay(&format!("2{path}"), "{}", &all().collect::<Vec<_>>());
@@ -235,7 +261,11 @@ fn names_that_some_servers_read_as_those_of_the_gateway_reach_nobody() {
         for seen in &upstream.seen()[upstream.executed() - 2..] {
             let found: Vec<_> = alike.iter().filter(|name| seen.get(name).is_some()).collect();
             assert!(found.is_empty(), "{path}: {found:?}");
-            assert_eq!((seen.get("x-tenant-id"), seen.get("x_other")), (Some("alice"), Some("stays")), "{path}");
+            assert_eq!(
+                (seen.get("x-tenant-id"), seen.get("x_other")),
+                (Some("alice"), Some("stays")),
+                "{path}"
+            );
             assert_eq!(seen.get("x-forwarded-for"), Some("127.0.0.1"), "{path}");
         }
     }
@@ -250,13 +280,17 @@ fn options_about_the_server_as_a_whole_are_sent_on_as_such() {
     let mut connection = Connection::open(gateway.port);
     let targets = ["http://a", "http://a/", "HTTPS://a:80", "*", "http://a?b", "http://a"];
     let hosts = ["a", "a", "a:80", "a", "a", "a"];
-    let requests = targets.iter().zip(hosts).map(|(target, host)| format!("OPTIONS {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
+    let requests = targets
+        .iter()
+        .zip(hosts)
+        .map(|(target, host)| format!("OPTIONS {target} HTTP/1.1\r\nHost: {host}\r\n\r\n"));
     connection.write(requests.collect::<String>().as_bytes());
     for _ in targets {
         assert_eq!(connection.read_for("OPTIONS").status, 201);
     }
     let lines: Vec<_> = upstream.seen().into_iter().map(|seen| seen.line).collect();
-    let forwarded = ["*", "/", "*", "*", "/?b", "*"].map(|target| format!("OPTIONS {target} HTTP/1.1"));
+    let forwarded =
+        ["*", "/", "*", "*", "/?b", "*"].map(|target| format!("OPTIONS {target} HTTP/1.1"));
     assert_eq!(lines, forwarded);
 }
 
@@ -264,7 +298,9 @@ fn options_about_the_server_as_a_whole_are_sent_on_as_such() {
 fn max_forwards_is_counted_down_and_zero_is_answered_here() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let ask = |method: &str, count: &str| Request::new(method, "/v1/payments").field("Max-Forwards", count);
+    let ask = |method: &str, count: &str| {
+        Request::new(method, "/v1/payments").field("Max-Forwards", count)
+    };
     let here = ask("OPTIONS", "0").send(gateway.port);
     assert_eq!((here.status, here.body.len()), (200, 0));
     assert!(here.get("allow").unwrap().contains("POST"));
@@ -272,7 +308,11 @@ fn max_forwards_is_counted_down_and_zero_is_answered_here() {
     assert_eq!(upstream.executed(), 0);
     assert_eq!(ask("OPTIONS", "2").send(gateway.port).status, 201);
     assert_eq!(upstream.seen()[0].get("max-forwards"), Some("1"));
-    assert_eq!(ask("GET", "0").send(gateway.port).status, 201, "it means nothing for other methods");
+    assert_eq!(
+        ask("GET", "0").send(gateway.port).status,
+        201,
+        "it means nothing for other methods"
+    );
 }
 
 #[test]
@@ -289,16 +329,24 @@ fn via_names_the_version_of_each_hop() {
     let replay = client.send(Streams::pay("c", "{}", &[]));
     assert_eq!((first.get("via"), replay.get("via")), (Some("1.1 onceward"), Some("1.1 onceward")));
     let entries = |seen: &crate::harness::Seen| {
-        seen.fields.iter().filter(|(name, _)| name == "via").map(|(_, value)| value.clone()).collect::<Vec<_>>()
+        seen.fields
+            .iter()
+            .filter(|(name, _)| name == "via")
+            .map(|(_, value)| value.clone())
+            .collect::<Vec<_>>()
     };
     let seen: Vec<_> = upstream.seen().iter().map(entries).collect();
-    assert_eq!(seen, [vec!["1.1 edge", "1.0 onceward"], vec!["1.1 onceward"], vec!["2.0 onceward"]]);
+    assert_eq!(
+        seen,
+        [vec!["1.1 edge", "1.0 onceward"], vec!["1.1 onceward"], vec!["2.0 onceward"]]
+    );
 }
 
 #[test]
 fn those_who_say_nothing_are_let_go_and_others_are_not_kept_waiting() {
     let upstream = Upstream::start();
-    let settings = "[limits]\nheader_timeout = \"500ms\"\nbody_timeout = \"500ms\"\nidle_timeout = \"700ms\"";
+    let settings =
+        "[limits]\nheader_timeout = \"500ms\"\nbody_timeout = \"500ms\"\nidle_timeout = \"700ms\"";
     let gateway = Gateway::with(upstream.port, settings, crate::harness::ROUTES);
     let mut silent: Vec<_> = (0..100).map(|_| Connection::open(gateway.port)).collect();
     let mut slow_header = Connection::open(gateway.port);
@@ -306,7 +354,11 @@ fn those_who_say_nothing_are_let_go_and_others_are_not_kept_waiting() {
     let mut slow_body = Connection::open(gateway.port);
     slow_body.write(b"POST /v1/payments HTTP/1.1\r\nHost: a\r\nIdempotency-Key: k\r\nContent-Length: 10\r\n\r\n{}");
     let mut idle = Connection::open(gateway.port);
-    assert_eq!(idle.exchange(&Request::pay("healthy", "{}").act("wait 1500")).status, 201, "a slow upstream is no silence");
+    assert_eq!(
+        idle.exchange(&Request::pay("healthy", "{}").act("wait 1500")).status,
+        201,
+        "a slow upstream is no silence"
+    );
     let late = slow_body.read();
     assert_eq!((late.status, late.problem().as_str()), (408, "body-incomplete"));
     assert!(slow_header.is_closed() && idle.is_closed());
@@ -332,7 +384,8 @@ fn admin_connections_are_bounded_and_the_one_that_waits_for_longest_makes_room()
 #[test]
 fn connections_per_peer_are_bounded() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nconnections_per_peer = 3", crate::harness::ROUTES);
+    let gateway =
+        Gateway::with(upstream.port, "[limits]\nconnections_per_peer = 3", crate::harness::ROUTES);
     let mut kept: Vec<_> = (0..3).map(|_| Connection::open(gateway.port)).collect();
     for connection in &mut kept {
         assert_eq!(connection.exchange(&Request::new("GET", "/")).status, 201);
@@ -341,7 +394,8 @@ fn connections_per_peer_are_bounded() {
     kept.pop();
     until("a place to be free", || {
         let mut connection = Connection::open(gateway.port);
-        connection.try_write(&Request::new("GET", "/").bytes()) && connection.try_read("GET").is_some()
+        connection.try_write(&Request::new("GET", "/").bytes())
+            && connection.try_read("GET").is_some()
     });
 }
 
@@ -350,7 +404,9 @@ fn too_many_at_once_are_told_so_at_once() {
     let upstream = Upstream::start();
     let settings = "trusted_proxies = [\"127.0.0.1\"]\n[limits]\nin_flight = 2";
     let gateway = Gateway::with(upstream.port, settings, crate::harness::ROUTES);
-    let running: Vec<_> = (0..2).map(|n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(gateway.port)).collect();
+    let running: Vec<_> = (0..2)
+        .map(|n| Request::pay(&format!("k{n}"), "{}").act("hold").send_aside(gateway.port))
+        .collect();
     upstream.reached(2);
     let answer = Request::pay("k3", "{}").send(gateway.port);
     assert_eq!((answer.status, answer.problem().as_str()), (503, "overloaded"));
@@ -384,13 +440,23 @@ fn a_trusted_proxy_is_believed_about_its_client_and_others_are_not() {
         ("127.0.0.0/8", "9.9.9.9, 8.8.8.8, 127.0.0.1", "https", "shop.example"),
         ("10.1.2.3", "127.0.0.1", "http", "pay.example"),
     ] {
-        let gateway = Gateway::with(upstream.port, &format!("trusted_proxies = [\"{trusted}\"]"), "");
-        let pay = Request::pay(trusted, "{}").field("X-Forwarded-For", "9.9.9.9").field("X-Forwarded-For", "8.8.8.8");
-        let pay = pay.field("X-Forwarded-Proto", "https").field("X-Forwarded-Host", "shop.example").field("X-Real-IP", "9.9.9.9");
+        let gateway =
+            Gateway::with(upstream.port, &format!("trusted_proxies = [\"{trusted}\"]"), "");
+        let pay = Request::pay(trusted, "{}")
+            .field("X-Forwarded-For", "9.9.9.9")
+            .field("X-Forwarded-For", "8.8.8.8");
+        let pay = pay
+            .field("X-Forwarded-Proto", "https")
+            .field("X-Forwarded-Host", "shop.example")
+            .field("X-Real-IP", "9.9.9.9");
         assert_eq!(pay.send(gateway.port).status, 201);
         let seen = upstream.seen().pop().unwrap();
         assert_eq!(seen.get("x-forwarded-for"), Some(chain), "{trusted}");
-        assert_eq!((seen.get("x-forwarded-proto"), seen.get("x-forwarded-host")), (Some(scheme), Some(host)), "{trusted}");
+        assert_eq!(
+            (seen.get("x-forwarded-proto"), seen.get("x-forwarded-host")),
+            (Some(scheme), Some(host)),
+            "{trusted}"
+        );
         assert_eq!(seen.get("x-real-ip"), None, "{trusted}");
     }
 }

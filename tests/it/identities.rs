@@ -5,18 +5,24 @@ use std::process::Command;
 use crate::harness::{Gateway, RedisServer, Request, Upstream, until};
 
 fn route(name: &str, scope: &str) -> String {
-    format!("[[routes]]\nname = {name:?}\npath = \"/v1/payments\"\nscope = {{ header = {scope:?} }}\n")
+    format!(
+        "[[routes]]\nname = {name:?}\npath = \"/v1/payments\"\nscope = {{ header = {scope:?} }}\n"
+    )
 }
 
 const HASHING: &str = "[hashing]\nsecrets = [{ env = \"SECRET_A\" }]\n";
 const OTHER_HASHING: &str = "[hashing]\nsecrets = [{ env = \"SECRET_B\" }]\n";
-const BOTH_HASHING: &str = "[hashing]\nsecrets = [{ env = \"SECRET_B\" }, { env = \"SECRET_A\" }]\n";
+const BOTH_HASHING: &str =
+    "[hashing]\nsecrets = [{ env = \"SECRET_B\" }, { env = \"SECRET_A\" }]\n";
 
 fn launch(upstream: u16, store: &str, settings: &str, routes: &str, accept: bool) -> Gateway {
     Gateway::launch(&format!("http://127.0.0.1:{upstream}"), store, settings, routes, |command| {
         command.env("SECRET_A", "a".repeat(32)).env("SECRET_B", "b".repeat(32));
         // Set and empty is how container files leave a variable out.
-        command.env("ONCEWARD_ACCEPT_NEW_IDENTITIES", if accept && store.starts_with("redis") { "1" } else { "" });
+        command.env(
+            "ONCEWARD_ACCEPT_NEW_IDENTITIES",
+            if accept && store.starts_with("redis") { "1" } else { "" },
+        );
         if accept && !store.starts_with("redis") {
             command.arg("--accept-new-identities");
         }
@@ -33,7 +39,9 @@ fn starts(upstream: u16, store: &str, settings: &str, routes: &str, accept: bool
 fn is_refused(store: &str, settings: &str, routes: &str, told: &str) {
     let mut refused = launch(9, store, settings, routes, false);
     assert_eq!(ended(&mut refused), Some(1), "{told}");
-    until("the reason", || refused.logs().contains(told) && refused.logs().contains("--accept-new-identities"));
+    until("the reason", || {
+        refused.logs().contains(told) && refused.logs().contains("--accept-new-identities")
+    });
     assert!(std::net::TcpStream::connect(("127.0.0.1", refused.port)).is_err());
 }
 
@@ -47,7 +55,10 @@ fn ended(gateway: &mut Gateway) -> Option<i32> {
 #[test]
 fn a_store_of_an_earlier_version_misses_a_route_that_is_gone() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
-    let (usual, refunds) = (route("payments", "X-Account"), route("refunds", "X-Account").replace("/v1/pay", "/v1/re"));
+    let (usual, refunds) = (
+        route("payments", "X-Account"),
+        route("refunds", "X-Account").replace("/v1/pay", "/v1/re"),
+    );
     stop(starts(upstream.port, &redis.url(), "", &format!("{usual}{refunds}"), false));
     // Earlier versions keep no paths.
     assert_eq!(redis.cli(&["del", "onceward:{p0}:paths"]), "1");
@@ -70,11 +81,17 @@ fn a_change_is_refused_until_it_is_accepted(store: &str) {
     stop(gateway);
 
     is_refused(store, "", &renamed, "route \"payments\" is not configured any more");
-    is_refused(store, "", &route("payments", "X-Api-Key"), "scope by x-api-key, and made it of the key, scope by x-account");
+    is_refused(
+        store,
+        "",
+        &route("payments", "X-Api-Key"),
+        "scope by x-api-key, and made it of the key, scope by x-account",
+    );
     is_refused(store, HASHING, &usual, "[hashing] is configured, and records were written without");
 
     // Nothing has changed by that; and what is added is no change.
-    let added = format!("{usual}{}", route("refunds", "X-Account").replace("/v1/payments", "/v1/refunds"));
+    let added =
+        format!("{usual}{}", route("refunds", "X-Account").replace("/v1/payments", "/v1/refunds"));
     let gateway = starts(upstream.port, store, "", &added, false);
     assert!(pay.send(gateway.port).replayed());
     stop(gateway);
@@ -82,12 +99,15 @@ fn a_change_is_refused_until_it_is_accepted(store: &str) {
     // Taking it back is none either: it is only told, and told again at each start.
     for _ in 0..2 {
         let gateway = starts(upstream.port, store, "", &usual, false);
-        until("the warning", || gateway.logs().contains("requests for POST /v1/refunds pass unprotected now"));
+        until("the warning", || {
+            gateway.logs().contains("requests for POST /v1/refunds pass unprotected now")
+        });
         assert_eq!(gateway.metric("onceward_vanished_routes"), 1.0);
         assert!(pay.send(gateway.port).replayed());
         stop(gateway);
     }
-    let moved = format!("{usual}{}", route("credits", "X-Account").replace("/v1/payments", "/v1/refunds"));
+    let moved =
+        format!("{usual}{}", route("credits", "X-Account").replace("/v1/payments", "/v1/refunds"));
     is_refused(store, "", &moved, "route \"credits\" covers POST /v1/refunds in its place");
 
     stop(starts(upstream.port, store, "", &renamed, true));
@@ -109,7 +129,8 @@ fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let store = format!("file:{}", dir.path().join("data").display());
     let usual = route("payments", "X-Account");
-    let (same, by_path) = (format!("{usual}identity = [\"route\"]\n"), format!("{usual}identity = [\"path\"]\n"));
+    let (same, by_path) =
+        (format!("{usual}identity = [\"route\"]\n"), format!("{usual}identity = [\"path\"]\n"));
     let pay = Request::pay("k", "{}").field("X-Account", "alice");
     let gateway = starts(upstream.port, &store, "", &usual, false);
     assert_eq!(pay.send(gateway.port).status, 201);
@@ -117,7 +138,12 @@ fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
     let gateway = starts(upstream.port, &store, "", &same, false);
     assert!(pay.send(gateway.port).replayed(), "what is written out is the default");
     stop(gateway);
-    is_refused(&store, "", &by_path, "of the key and the path, scope by x-account, and made it of the key, scope by x-account");
+    is_refused(
+        &store,
+        "",
+        &by_path,
+        "of the key and the path, scope by x-account, and made it of the key, scope by x-account",
+    );
     stop(starts(upstream.port, &store, "", &by_path, true));
     is_refused(&store, "", &usual, "made it of the key and the path, scope by x-account");
 }
@@ -125,7 +151,10 @@ fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
 #[test]
 fn on_the_embedded_store_a_change_is_refused_until_it_is_accepted() {
     let dir = tempfile::tempdir().unwrap();
-    a_change_is_refused_until_it_is_accepted(&format!("file:{}", dir.path().join("data").display()));
+    a_change_is_refused_until_it_is_accepted(&format!(
+        "file:{}",
+        dir.path().join("data").display()
+    ));
 }
 
 #[test]
@@ -146,7 +175,9 @@ fn a_store_that_does_not_answer_at_the_start_is_asked_before_anything_is_claimed
     let mut other = launch(upstream.port, &redis.url(), "", &renamed, false);
     let pay = Request::pay("k", "{}").field("X-Account", "alice");
     for gateway in [&same, &other] {
-        until("the admin port", || std::net::TcpStream::connect(("127.0.0.1", gateway.admin)).is_ok());
+        until("the admin port", || {
+            std::net::TcpStream::connect(("127.0.0.1", gateway.admin)).is_ok()
+        });
         assert_eq!(gateway.ask("GET", "/readyz").status, 503);
         assert_eq!(pay.send(gateway.port).problem(), "store-unavailable");
     }
@@ -163,10 +194,15 @@ fn the_doctor_tells_whether_a_configuration_fits() {
     let store = format!("file:{}", dir.path().join("data").display());
     let doctor = |routes: &str| {
         let file = dir.path().join("onceward.toml");
-        std::fs::write(&file, format!("[upstream]\nurl = \"http://127.0.0.1:9\"\n{routes}")).unwrap();
+        std::fs::write(&file, format!("[upstream]\nurl = \"http://127.0.0.1:9\"\n{routes}"))
+            .unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
-        let out = command.args(["doctor", "--store", &store, "--config"]).arg(&file).output().unwrap();
-        (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+        let out =
+            command.args(["doctor", "--store", &store, "--config"]).arg(&file).output().unwrap();
+        (
+            out.status.code().unwrap(),
+            String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+        )
     };
     let usual = route("payments", "X-Account");
     let (code, said) = doctor(&usual);
@@ -175,9 +211,16 @@ fn the_doctor_tells_whether_a_configuration_fits() {
     let (code, said) = doctor(&usual);
     assert!(code == 0 && said.contains("ok    the store keeps the identities"), "{said}");
     let (code, said) = doctor(&route("payouts", "X-Account"));
-    assert!(code == 1 && said.contains("WARN  route \"payments\" is not configured any more"), "{said}");
+    assert!(
+        code == 1 && said.contains("WARN  route \"payments\" is not configured any more"),
+        "{said}"
+    );
     assert!(said.contains("route \"payouts\" covers POST /v1/payments"), "{said}");
-    let (code, said) = doctor(&route("payouts", "X-Account").replace("/v1/payments", "/v1/payouts"));
-    assert!(code == 1 && said.contains("WARN  route \"payments\" is not configured any more"), "{said}");
+    let (code, said) =
+        doctor(&route("payouts", "X-Account").replace("/v1/payments", "/v1/payouts"));
+    assert!(
+        code == 1 && said.contains("WARN  route \"payments\" is not configured any more"),
+        "{said}"
+    );
     assert!(said.contains("requests for POST /v1/payments pass unprotected now"), "{said}");
 }

@@ -18,7 +18,10 @@ fn verify(gateway: &Gateway) -> (i32, String) {
         .args(["log", "verify", "--admin", &format!("127.0.0.1:{}", gateway.admin)])
         .output()
         .unwrap();
-    (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    (
+        out.status.code().unwrap(),
+        String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+    )
 }
 
 #[test]
@@ -38,7 +41,10 @@ fn an_entry_that_is_taken_out_of_redis_or_written_anew_is_found() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
     for n in 0..20 {
-        assert_eq!(Request::pay(&format!("secret-key-{n}"), r#"{"amount":1}"#).send(gateway.port).status, 201);
+        assert_eq!(
+            Request::pay(&format!("secret-key-{n}"), r#"{"amount":1}"#).send(gateway.port).status,
+            201
+        );
     }
     let (code, said) = verify(&gateway);
     assert!(code == 0 && said.contains("40 entries"), "{said}");
@@ -82,7 +88,9 @@ fn gathered(stream: Option<impl Read + Send + 'static>) -> Arc<Mutex<Vec<String>
     let lines = Arc::new(Mutex::new(Vec::new()));
     let sink = lines.clone();
     let stream = BufReader::new(stream.unwrap());
-    std::thread::spawn(move || stream.lines().map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line)));
+    std::thread::spawn(move || {
+        stream.lines().map_while(Result::ok).for_each(|line| sink.lock().unwrap().push(line))
+    });
     lines
 }
 
@@ -96,7 +104,9 @@ impl Tail {
     /// One whose output somebody else reads.
     fn unread(gateway: &Gateway, words: &[&str]) -> (Tail, ChildStdout) {
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
-        command.args(["log", "tail", "--admin", &format!("127.0.0.1:{}", gateway.admin)]).args(words);
+        command
+            .args(["log", "tail", "--admin", &format!("127.0.0.1:{}", gateway.admin)])
+            .args(words);
         command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn().unwrap();
         let stdout = child.stdout.take().unwrap();
@@ -143,10 +153,20 @@ fn what_happens_to_payments_is_printed_as_it_happens() {
     });
     assert_eq!(Request::pay("after", "{}").send(gateway.port).status, 201);
     let lost = lose(&gateway, "k");
-    assert_eq!(cli(&gateway, &["resolve", &lost, "--status", "402", "--reason", "ticket 4711"]).0, 0);
+    assert_eq!(
+        cli(&gateway, &["resolve", &lost, "--status", "402", "--reason", "ticket 4711"]).0,
+        0
+    );
     let of = |operation: &str| -> Vec<Vec<String>> {
         let lines = tail.lines().into_iter().filter(|line| line.contains(operation));
-        lines.map(|line| line.split("  ").map(|word| word.trim().to_owned()).filter(|word| !word.is_empty()).collect()).collect()
+        lines
+            .map(|line| {
+                line.split("  ")
+                    .map(|word| word.trim().to_owned())
+                    .filter(|word| !word.is_empty())
+                    .collect()
+            })
+            .collect()
     };
     until("the decision to be printed", || of(&lost).len() == 3);
     let told: Vec<Vec<String>> = of(&lost).into_iter().map(|words| words[2..].to_vec()).collect();
@@ -157,17 +177,29 @@ fn what_happens_to_payments_is_printed_as_it_happens() {
     let paid_line = |line: &String| line.contains("  completed  payments  status 201");
     let from_its_claim = |line: &String| {
         let paid = line.split("  ").nth(1).unwrap();
-        paid.starts_with("op_") && of(paid).iter().map(|words| words[2].as_str()).eq(["claimed", "completed"])
+        paid.starts_with("op_")
+            && of(paid).iter().map(|words| words[2].as_str()).eq(["claimed", "completed"])
     };
-    until("a payment to be printed whole", || tail.lines().iter().filter(|line| paid_line(line)).any(from_its_claim));
+    until("a payment to be printed whole", || {
+        tail.lines().iter().filter(|line| paid_line(line)).any(from_its_claim)
+    });
     assert!(of(&before).is_empty(), "it begins at the end");
 
-    assert!(Command::new("kill").args(["-INT", &tail.child.id().to_string()]).status().unwrap().success());
+    assert!(
+        Command::new("kill")
+            .args(["-INT", &tail.child.id().to_string()])
+            .status()
+            .unwrap()
+            .success()
+    );
     assert_eq!(tail.end().1, "");
     let since = Tail::start(&gateway, &["--since", "1h", "--json"]);
     until("all to be printed", || since.lines().len() >= tail.lines().len() + 2);
     let first: Value = serde_json::from_str(&since.lines()[0]).unwrap();
-    assert_eq!((&first["operation"], &first["kind"], &first["route"]), (&before.into(), &"claimed".into(), &"payments".into()));
+    assert_eq!(
+        (&first["operation"], &first["kind"], &first["route"]),
+        (&before.into(), &"claimed".into(), &"payments".into())
+    );
 }
 
 #[test]
@@ -181,13 +213,21 @@ fn a_tail_outlives_its_gateway_and_goes_on_behind_what_it_printed_and_ends_at_a_
     until("it to say that it waits", || !tail.said().is_empty());
     let mut another = Tail::start(&gateway, &[]);
     let (status, said) = another.end();
-    assert!(status.code() == Some(1) && said.contains("can't be reached"), "one that was never answered: {said}");
+    assert!(
+        status.code() == Some(1) && said.contains("can't be reached"),
+        "one that was never answered: {said}"
+    );
     gateway.start_again();
     Request::pay("after", "{}").send(gateway.port);
     until("the second to be printed", || tail.lines().len() >= 4);
     let words = |line: &String| line.split("  ").map(str::to_owned).nth(1).unwrap();
     let operations: Vec<String> = tail.lines().iter().map(words).collect();
-    assert!(operations[0] == operations[1] && operations[1] != operations[2] && operations[2] == operations[3], "{operations:?}");
+    assert!(
+        operations[0] == operations[1]
+            && operations[1] != operations[2]
+            && operations[2] == operations[3],
+        "{operations:?}"
+    );
 
     gateway.kill();
     until("it to say so again", || tail.said().len() == 2);
@@ -195,15 +235,24 @@ fn a_tail_outlives_its_gateway_and_goes_on_behind_what_it_printed_and_ends_at_a_
     gateway.start_again();
     let (status, said) = tail.end();
     let said: Vec<&str> = said.lines().collect();
-    assert!(said[..2].iter().all(|line| line.contains("can't be reached") && line.contains("trying again")), "{said:?}");
-    assert!(status.code() == Some(1) && said.len() == 3 && said[2].contains("the event log is off"), "{said:?}");
+    assert!(
+        said[..2]
+            .iter()
+            .all(|line| line.contains("can't be reached") && line.contains("trying again")),
+        "{said:?}"
+    );
+    assert!(
+        status.code() == Some(1) && said.len() == 3 && said[2].contains("the event log is off"),
+        "{said:?}"
+    );
     assert_eq!(tail.lines().len(), 4);
 }
 
 #[test]
 fn a_tail_says_that_what_the_log_no_longer_keeps_is_left_out() {
     let upstream = Upstream::start();
-    let mut gateway = Gateway::with(upstream.port, "[log]\nenabled = true\nkeep = \"1s\"\n", ROUTES);
+    let mut gateway =
+        Gateway::with(upstream.port, "[log]\nenabled = true\nkeep = \"1s\"\n", ROUTES);
     Request::pay("before", "{}").send(gateway.port);
     until("both entries to be trimmed", || {
         // A start trims at once.
@@ -214,8 +263,14 @@ fn a_tail_says_that_what_the_log_no_longer_keeps_is_left_out() {
     });
     Request::pay("after", "{}").send(gateway.port);
     let tail = Tail::start(&gateway, &["--since", "1h"]);
-    until("what is left to be printed, and a word about the rest", || tail.lines().len() == 2 && !tail.said().is_empty());
-    assert!(tail.said().len() == 1 && tail.said()[0].contains("is no longer kept by the event log"), "{:?}", tail.said());
+    until("what is left to be printed, and a word about the rest", || {
+        tail.lines().len() == 2 && !tail.said().is_empty()
+    });
+    assert!(
+        tail.said().len() == 1 && tail.said()[0].contains("is no longer kept by the event log"),
+        "{:?}",
+        tail.said()
+    );
     let now = Tail::start(&gateway, &[]);
     until("it to have begun", || {
         Request::pay(&format!("k{}", upstream.executed()), "{}").send(gateway.port);
@@ -283,18 +338,26 @@ fn the_log_is_read_piece_by_piece_across_all_partitions_and_waited_for() {
         assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
     }
     let (told, cursor) = walk(&gateway, &format!("after={beginning}"));
-    assert!(told.len() == 20 && told.values().all(|kinds| kinds == &["claimed", "completed"]), "{told:?}");
+    assert!(
+        told.len() == 20 && told.values().all(|kinds| kinds == &["claimed", "completed"]),
+        "{told:?}"
+    );
     assert_eq!(walk(&gateway, "since=2020-01-01T00:00:00Z").0, told);
     for start in ["", "since=2100-01-01T00:00:00Z"] {
         assert!(walk(&gateway, start).0.is_empty(), "{start}");
     }
     let next = std::thread::scope(|scope| {
-        let waiting = scope.spawn(|| gateway.ask("GET", &format!("/v1/log?wait=5&after={cursor}")).json());
+        let waiting =
+            scope.spawn(|| gateway.ask("GET", &format!("/v1/log?wait=5&after={cursor}")).json());
         Request::pay("k", "{}").send(gateway.port);
         waiting.join().unwrap()
     });
     assert_eq!(next["events"][0]["kind"], "claimed", "{next}");
-    for target in ["/v1/log?after=nowhere!", "/v1/log?since=yesterday", "/v1/log?after=&since=2026-11-25T03:00:00Z"] {
+    for target in [
+        "/v1/log?after=nowhere!",
+        "/v1/log?since=yesterday",
+        "/v1/log?after=&since=2026-11-25T03:00:00Z",
+    ] {
         assert_eq!(gateway.ask("GET", target).problem(), "request-invalid", "{target}");
     }
 }
@@ -316,7 +379,11 @@ fn a_log_that_is_off_is_not_waited_for() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let (status, said) = Tail::start(&gateway, &[]).end();
-    assert!(status.code() == Some(1) && said.contains("the event log is off: set enabled = true under [log]"), "{said}");
+    assert!(
+        status.code() == Some(1)
+            && said.contains("the event log is off: set enabled = true under [log]"),
+        "{said}"
+    );
     let refused = gateway.ask("GET", "/v1/log?wait=5");
     assert_eq!((refused.status, refused.problem().as_str()), (501, "log-off"));
 }

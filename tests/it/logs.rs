@@ -6,7 +6,9 @@ use std::process::Command;
 
 use rustix::fs::{OFlags, fcntl_getfl, fcntl_setfl};
 
-use crate::harness::{Authority, Connection, Gateway, Origin, RedisServer, Request, Streams, Upstream, until};
+use crate::harness::{
+    Authority, Connection, Gateway, Origin, RedisServer, Request, Streams, Upstream, until,
+};
 
 const ROUTES: &str = r#"
 [[routes]]
@@ -48,9 +50,15 @@ fn no_secret_reaches_the_log_whatever_is_logged() {
         until("the gateway to be ready", || gateway.is_ready());
         let ask = |path: &str, script: &str, amount: u8| {
             let key = format!("canary-key-{format}-{}", script.len());
-            let request = Request::new("POST", &format!("{path}?token=canary-query")).field("Idempotency-Key", &key);
-            let request = request.field("Authorization", "Bearer canary-token").field("Cookie", "session=canary-cookie");
-            request.act(script).json(&format!("{{\"card\":\"canary-body\",\"amount\":{amount}}}")).send(gateway.port)
+            let request = Request::new("POST", &format!("{path}?token=canary-query"))
+                .field("Idempotency-Key", &key);
+            let request = request
+                .field("Authorization", "Bearer canary-token")
+                .field("Cookie", "session=canary-cookie");
+            request
+                .act(script)
+                .json(&format!("{{\"card\":\"canary-body\",\"amount\":{amount}}}"))
+                .send(gateway.port)
         };
         let answered = "field Set-Cookie=canary-answer, body canary-answer";
         assert_eq!(ask("/v1/payments", answered, 1).status, 201);
@@ -59,8 +67,14 @@ fn no_secret_reaches_the_log_whatever_is_logged() {
         assert_eq!(ask("/v1/payments", "rubbish", 1).problem(), "outcome-uncertain");
         assert_eq!(ask("/v1/charges", "", 1).status, 201);
         let client = Streams::open(gateway.port);
-        let fields = [("authorization", "Bearer canary-token"), ("cookie", "session=canary-cookie")];
-        assert_eq!(client.send(Streams::pay(&format!("canary-{format}"), "\"canary-body\"", &fields)).status, 201);
+        let fields =
+            [("authorization", "Bearer canary-token"), ("cookie", "session=canary-cookie")];
+        assert_eq!(
+            client
+                .send(Streams::pay(&format!("canary-{format}"), "\"canary-body\"", &fields))
+                .status,
+            201
+        );
         let mut malformed = Connection::open(gateway.port);
         malformed.write(&malformed_http_2());
         malformed.half_close();
@@ -82,16 +96,25 @@ fn no_secret_reaches_the_log_whatever_is_logged() {
 fn what_is_logged_is_changed_while_the_process_runs_by_who_may() {
     let upstream = Upstream::start();
     let tokens = "[admin_auth]\ntokens = [{ name = \"on-call\", role = \"operate\", env = \"ADMIN_TOKEN\" }, { name = \"grafana\", role = \"read\", env = \"READ_TOKEN\" }]";
-    let gateway =
-        Gateway::launch(&format!("http://127.0.0.1:{}", upstream.port), "memory:", tokens, crate::harness::ROUTES, |command| {
+    let gateway = Gateway::launch(
+        &format!("http://127.0.0.1:{}", upstream.port),
+        "memory:",
+        tokens,
+        crate::harness::ROUTES,
+        |command| {
             command.env("ONCEWARD_LOG", "warn");
-        });
+        },
+    );
     until("the gateway to be ready", || gateway.is_ready());
     let level = |token: &str, filter: &[&str]| {
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
         command.args(["log", "level"]).args(filter).env("ONCEWARD_ADMIN_TOKEN", token);
-        let out = command.args(["--admin", &format!("127.0.0.1:{}", gateway.admin)]).output().unwrap();
-        (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).trim().to_owned())
+        let out =
+            command.args(["--admin", &format!("127.0.0.1:{}", gateway.admin)]).output().unwrap();
+        (
+            out.status.code().unwrap(),
+            String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).trim().to_owned(),
+        )
     };
     assert_eq!(level("letmesee", &[]), (0, "warn".to_owned()));
     let refused = Request::pay("", "{}");
@@ -130,9 +153,10 @@ fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
     let (mut unread_errors, errors) = full_pipe();
     let (_unread_output, output) = full_pipe();
     let settings = "[access_log]\nformat = \"json\"\npath = \"-\"\n";
-    let mut gateway = Gateway::launch(&url, "memory:", settings, crate::harness::ROUTES, |command| {
-        command.stdout(output).stderr(errors);
-    });
+    let mut gateway =
+        Gateway::launch(&url, "memory:", settings, crate::harness::ROUTES, |command| {
+            command.stdout(output).stderr(errors);
+        });
     until("the gateway to be ready", || gateway.is_ready());
     for n in 0..20 {
         assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
@@ -151,18 +175,27 @@ fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
         unread_errors.read_to_string(&mut text).unwrap();
         text
     });
-    until("the log to be read", || gateway.metric("onceward_log_lines_total{result=\"told\"}") > 0.0);
+    until("the log to be read", || {
+        gateway.metric("onceward_log_lines_total{result=\"told\"}") > 0.0
+    });
     gateway.signal("TERM");
     assert!(gateway.wait().success());
     drop(gateway);
     let text = read.join().unwrap();
-    assert!(text.contains("serving") && text.contains("stopping"), "{}", text.trim_start_matches('.'));
+    assert!(
+        text.contains("serving") && text.contains("stopping"),
+        "{}",
+        text.trim_start_matches('.')
+    );
 }
 
 #[test]
 fn why_a_gateway_does_not_start_is_printed_before_it_ends() {
     let upstream = Upstream::start();
-    let mut gateway = Gateway::spawn(upstream.port, "memory:", "nonsense = 1", crate::harness::ROUTES);
+    let mut gateway =
+        Gateway::spawn(upstream.port, "memory:", "nonsense = 1", crate::harness::ROUTES);
     assert_eq!(gateway.wait().code(), Some(2));
-    until("the reason", || gateway.logs().contains("nonsense") && gateway.logs().trim_end().ends_with("1 fault"));
+    until("the reason", || {
+        gateway.logs().contains("nonsense") && gateway.logs().trim_end().ends_with("1 fault")
+    });
 }

@@ -9,9 +9,12 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use crate::harness::frames::{
-    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE, block, frame, request,
+    ACK, CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    block, frame, request,
 };
-use crate::harness::{Connection, Frames, Gateway, ROUTES, Request, Upstream, dial, resident_bytes, until};
+use crate::harness::{
+    Connection, Frames, Gateway, ROUTES, Request, Upstream, dial, resident_bytes, until,
+};
 
 const MIB: usize = 1 << 20;
 
@@ -80,7 +83,12 @@ fn large_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
             let id = 2 * stream + 1;
             let mut frames = frame(HEADERS, END_STREAM, id, first);
             for (n, part) in rest.chunks(16_000).enumerate() {
-                frames.extend(frame(CONTINUATION, if n == last { END_HEADERS } else { 0 }, id, part));
+                frames.extend(frame(
+                    CONTINUATION,
+                    if n == last { END_HEADERS } else { 0 },
+                    id,
+                    part,
+                ));
             }
             connection.write(&frames)
         });
@@ -98,7 +106,9 @@ fn trailers_and_small_frames(gateway: &Gateway, from: From, kept: &mut Kept) {
             let id = 2 * stream + 1;
             let open = frame(HEADERS, END_HEADERS, id, &block(&request("POST", "/upload", &[])));
             let small = frame(DATA, 0, id, b"x").repeat(5);
-            connection.write(&[open, small, frame(HEADERS, END_STREAM | END_HEADERS, id, &trailers)].concat())
+            connection.write(
+                &[open, small, frame(HEADERS, END_STREAM | END_HEADERS, id, &trailers)].concat(),
+            )
         });
         kept.push(Box::new(connection));
     }
@@ -137,7 +147,9 @@ fn uploads_by_http1(gateway: &Gateway, from: From, kept: &mut Kept) {
     let mut uploads: Vec<(TcpStream, usize)> = (0..PLACES)
         .map(|n| {
             let mut stream = dial(&from(n), gateway.port);
-            let _ = stream.write_all(b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n");
+            let _ = stream.write_all(
+                b"POST /upload HTTP/1.1\r\nHost: a\r\nContent-Length: 1000000000\r\n\r\n",
+            );
             stream.set_nonblocking(true).unwrap();
             (stream, 6 * MIB)
         })
@@ -162,7 +174,9 @@ fn unfinished_heads(gateway: &Gateway, from: From, kept: &mut Kept) {
     for n in 0..PLACES {
         let mut stream = dial(&from(n), gateway.port);
         stream.set_write_timeout(Some(Duration::from_millis(100))).unwrap();
-        let _ = stream.write_all(format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(60_000)).as_bytes());
+        let _ = stream.write_all(
+            format!("GET / HTTP/1.1\r\nHost: a\r\nX: {}", "x".repeat(60_000)).as_bytes(),
+        );
         kept.push(Box::new(stream));
     }
 }
@@ -256,7 +270,8 @@ fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
             BUFFERED / MIB,
             PLACES + 1
         );
-        let gateway = Gateway::with(hostile, &settings, &format!("{ROUTES}upstream = \"payments\"\n"));
+        let gateway =
+            Gateway::with(hostile, &settings, &format!("{ROUTES}upstream = \"payments\"\n"));
         let before = gateway.resident_bytes();
         let most = Most::of(gateway.process());
         let mut kept = Kept::new();
@@ -270,7 +285,12 @@ fn attack(from: From, meanwhile: impl Fn(&str, &Gateway)) {
         meanwhile(name, &gateway);
         let grown = most.bytes.load(Ordering::Relaxed).saturating_sub(before);
         eprintln!("{name}: {} MiB at first, and {} MiB more", before / MIB, grown / MIB);
-        assert!(grown < GROWTH_MAX, "{name}: memory grew by {} MiB, and may by {}", grown / MIB, GROWTH_MAX / MIB);
+        assert!(
+            grown < GROWTH_MAX,
+            "{name}: memory grew by {} MiB, and may by {}",
+            grown / MIB,
+            GROWTH_MAX / MIB
+        );
         drop(kept);
         // Who uploads and has left is seen when nothing has moved for `response_timeout`.
         until("all room to be given back", || gateway.metric("onceward_buffered_bytes") == 0.0);
@@ -301,7 +321,8 @@ fn too_many_fields_are_431_in_http2_as_in_http1_and_the_connection_goes_on() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let mut connection = Frames::open(gateway.port, &[]);
-    let fields = |name: &'static str, count: usize| request("GET", "/", &vec![(name, "a=b"); count]);
+    let fields =
+        |name: &'static str, count: usize| request("GET", "/", &vec![(name, "a=b"); count]);
     // 128 pass, one more doesn't; and a cookie that comes in pieces counts by its pieces.
     for (stream, (fields, passes)) in [
         (fields("x", 128), true),

@@ -16,7 +16,8 @@ struct Metric {
 type Metrics = BTreeMap<String, Metric>;
 
 fn read(file: &str) -> String {
-    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file)).unwrap_or_else(|error| panic!("{file}: {error}"))
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join(file))
+        .unwrap_or_else(|error| panic!("{file}: {error}"))
 }
 
 /// The words between backticks.
@@ -56,11 +57,17 @@ fn printed(text: &str) -> Metrics {
         let (name, labels) = sample.split_once('{').unwrap_or((sample, ""));
         assert!(name.starts_with(&family.0), "{name} stands under {}", family.0);
         let name = if family.1 == "histogram" { &family.0 } else { name };
-        let metric = metrics.entry(name.to_owned()).or_insert_with(|| Metric { kind: family.1.clone(), ..Metric::default() });
+        let metric = metrics
+            .entry(name.to_owned())
+            .or_insert_with(|| Metric { kind: family.1.clone(), ..Metric::default() });
         for label in labels.trim_end_matches('}').split("\",").filter(|label| !label.is_empty()) {
             let (label, value) = label.split_once("=\"").unwrap();
             if label != "le" {
-                metric.labels.entry(label.to_owned()).or_default().insert(value.trim_end_matches('"').to_owned());
+                metric
+                    .labels
+                    .entry(label.to_owned())
+                    .or_default()
+                    .insert(value.trim_end_matches('"').to_owned());
             }
         }
     }
@@ -71,13 +78,20 @@ fn printed(text: &str) -> Metrics {
 fn seen() -> Metrics {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let watched = "[[routes]]\nname = \"watched\"\npath = \"/v1/watched\"\nmode = \"shadow\"\n";
-    let gateway = Gateway::on(upstream.port, &redis.url(), "", &format!("{}{watched}", crate::harness::ROUTES));
+    let gateway = Gateway::on(
+        upstream.port,
+        &redis.url(),
+        "",
+        &format!("{}{watched}", crate::harness::ROUTES),
+    );
     for _ in 0..2 {
         assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
         let watched = Request::new("POST", "/v1/watched").field("Idempotency-Key", "k").body("x");
         assert_eq!(watched.send(gateway.port).status, 201);
     }
-    until("both routes to be counted", || gateway.metric("onceward_shadow_total{route=\"watched\",would=\"execute\"}") >= 1.0);
+    until("both routes to be counted", || {
+        gateway.metric("onceward_shadow_total{route=\"watched\",would=\"execute\"}") >= 1.0
+    });
     printed(&gateway.ask("GET", "/metrics").text())
 }
 
@@ -96,7 +110,11 @@ fn every_metric_that_is_printed_is_documented_and_the_other_way_round() {
             match label.as_str() {
                 "route" => assert!(values.is_empty(), "{name}: routes are the operator's"),
                 // These come with the first request of their kind.
-                "would" => assert!(found.labels[label].is_subset(values), "{name}: {:?}", found.labels[label]),
+                "would" => assert!(
+                    found.labels[label].is_subset(values),
+                    "{name}: {:?}",
+                    found.labels[label]
+                ),
                 _ => assert_eq!(values, &found.labels[label], "{name}, {label}"),
             }
         }
@@ -106,13 +124,19 @@ fn every_metric_that_is_printed_is_documented_and_the_other_way_round() {
 #[test]
 fn what_enforcing_would_have_done_is_documented_word_by_word() {
     // Not all of it happens in a story, so the words are taken from where they are said.
-    let (gate, layer) = (read("src/gate/shadow.rs"), [read("src/layer.rs"), read("src/layer/watched.rs")].concat());
-    let counted = [&gate, &layer].into_iter().flat_map(|text| text.split("count_shadow(\"").skip(1));
-    let mut said: BTreeSet<String> = counted.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
+    let (gate, layer) =
+        (read("src/gate/shadow.rs"), [read("src/layer.rs"), read("src/layer/watched.rs")].concat());
+    let counted =
+        [&gate, &layer].into_iter().flat_map(|text| text.split("count_shadow(\"").skip(1));
+    let mut said: BTreeSet<String> =
+        counted.map(|rest| rest.split('"').next().unwrap().to_owned()).collect();
     for text in [gate, layer] {
         let table = text.split("fn would").nth(1).unwrap();
         said.extend(
-            table.lines().filter_map(|line| line.split("=> \"").nth(1)).map(|rest| rest.split('"').next().unwrap().to_owned()),
+            table
+                .lines()
+                .filter_map(|line| line.split("=> \"").nth(1))
+                .map(|rest| rest.split('"').next().unwrap().to_owned()),
         );
     }
     assert_eq!(documented()["onceward_shadow_total"].labels["would"], said);
@@ -121,7 +145,11 @@ fn what_enforcing_would_have_done_is_documented_word_by_word() {
 /// The names of metrics in a text.
 fn named(text: &str) -> BTreeSet<String> {
     let starts = text.match_indices("onceward_").map(|(at, _)| at);
-    starts.map(|at| text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()).collect()
+    starts
+        .map(|at| {
+            text[at..].chars().take_while(|c| c.is_ascii_alphanumeric() || *c == '_').collect()
+        })
+        .collect()
 }
 
 #[test]
@@ -131,7 +159,8 @@ fn alerts_and_dashboard_use_metrics_that_exist() {
         let named = named(&read(file));
         assert!(named.len() > 4, "{file}: {named:?}");
         for name in named {
-            let is_histogram = |name: &str| documented.get(name).is_some_and(|metric| metric.kind == "histogram");
+            let is_histogram =
+                |name: &str| documented.get(name).is_some_and(|metric| metric.kind == "histogram");
             let parts = ["_bucket", "_sum", "_count"];
             let known = documented.get(&name).is_some_and(|metric| metric.kind != "histogram")
                 || parts.iter().any(|part| name.strip_suffix(part).is_some_and(is_histogram));
@@ -152,9 +181,12 @@ fn alerts_and_dashboard_use_values_of_labels_that_exist() {
                 for matcher in selector.split(',') {
                     let (label, value) = matcher.split_once(['=', '!']).unwrap();
                     let value = value.trim_start_matches(['=', '~']).trim_matches('"');
-                    let values =
-                        documented[metric].labels.get(label).unwrap_or_else(|| panic!("{file}: {metric} has no {label}"));
-                    let known = label == "route" || value.split('|').all(|value| values.contains(value));
+                    let values = documented[metric]
+                        .labels
+                        .get(label)
+                        .unwrap_or_else(|| panic!("{file}: {metric} has no {label}"));
+                    let known =
+                        label == "route" || value.split('|').all(|value| values.contains(value));
                     assert!(known, "{file}: {metric} has no {matcher}");
                     looked_at += 1;
                 }
@@ -171,7 +203,12 @@ fn the_dashboard_is_json_and_every_panel_asks_something() {
     assert!(panels.len() > 5);
     for panel in panels {
         let targets = panel["targets"].as_array().unwrap_or_else(|| panic!("{panel}"));
-        assert!(targets.iter().all(|target| target["expr"].as_str().is_some_and(|expr| expr.contains("onceward_"))), "{panel}");
+        assert!(
+            targets.iter().all(|target| target["expr"]
+                .as_str()
+                .is_some_and(|expr| expr.contains("onceward_"))),
+            "{panel}"
+        );
     }
 }
 

@@ -30,12 +30,20 @@ fn origin(settings: &[(u16, u32)], upstream: &str) -> (Authority, FrameOrigin, G
 
 /// A payment with a body, or without one: then its header block is the whole request.
 fn pay(key: &str, with_body: bool) -> Request {
-    if with_body { Request::pay(key, "{}") } else { Request::new("POST", "/v1/payments").field("Idempotency-Key", key) }
+    if with_body {
+        Request::pay(key, "{}")
+    } else {
+        Request::new("POST", "/v1/payments").field("Idempotency-Key", key)
+    }
 }
 
 #[track_caller]
 fn is_unreachable(answer: &Answer) {
-    assert_eq!((answer.status, answer.problem().as_str()), (502, "upstream-unreachable"), "{answer:?}");
+    assert_eq!(
+        (answer.status, answer.problem().as_str()),
+        (502, "upstream-unreachable"),
+        "{answer:?}"
+    );
     assert_eq!(answer.get("x-should-retry"), Some("true"));
 }
 
@@ -72,9 +80,12 @@ fn trailers_of_a_request_are_dropped_on_the_way_to_an_http_2_upstream() {
 
 #[test]
 fn requests_beyond_the_limit_of_a_connection_get_others_and_run_once_each() {
-    for (limit, with_body, origin) in
-        [(1, true, origin as Start), (1, false, plain_origin), (2, true, plain_origin), (2, false, origin)]
-    {
+    for (limit, with_body, origin) in [
+        (1, true, origin as Start),
+        (1, false, plain_origin),
+        (2, true, plain_origin),
+        (2, false, origin),
+    ] {
         let (_authority, origin, gateway) = origin(&[(MAX_CONCURRENT_STREAMS, limit)], "");
         origin.hold();
         let all: Vec<_> = (0..7).map(|n| pay(&format!("k{n}"), with_body)).collect();
@@ -84,7 +95,10 @@ fn requests_beyond_the_limit_of_a_connection_get_others_and_run_once_each() {
         origin.release();
         for (pay, first) in all.iter().zip(answers) {
             let (first, second) = (first.join().unwrap(), pay.send(gateway.port));
-            assert!(first.status == 200 && second.replayed() && second.body == first.body, "{first:?} {second:?}");
+            assert!(
+                first.status == 200 && second.replayed() && second.body == first.body,
+                "{first:?} {second:?}"
+            );
         }
         assert_eq!(origin.arrivals().len(), 7);
         let connections = origin.connections();
@@ -95,10 +109,15 @@ fn requests_beyond_the_limit_of_a_connection_get_others_and_run_once_each() {
 
 #[test]
 fn a_request_that_finds_no_free_stream_is_given_up_unsent_and_its_retry_runs_once() {
-    for (limit, with_body, origin) in
-        [(1, true, origin as Start), (1, false, origin), (2, false, origin), (1, true, plain_origin), (1, false, plain_origin)]
-    {
-        let (_authority, origin, gateway) = origin(&[(MAX_CONCURRENT_STREAMS, limit)], "connect_timeout = \"1s\"");
+    for (limit, with_body, origin) in [
+        (1, true, origin as Start),
+        (1, false, origin),
+        (2, false, origin),
+        (1, true, plain_origin),
+        (1, false, plain_origin),
+    ] {
+        let (_authority, origin, gateway) =
+            origin(&[(MAX_CONCURRENT_STREAMS, limit)], "connect_timeout = \"1s\"");
         origin.hold();
         let mut held = vec![];
         for n in 1..=limit as usize {
@@ -111,7 +130,11 @@ fn a_request_that_finds_no_free_stream_is_given_up_unsent_and_its_retry_runs_onc
         is_unreachable(&beyond.send(gateway.port));
         origin.release();
         assert!(held.into_iter().all(|answer| answer.join().unwrap().status == 200));
-        assert_eq!(origin.arrivals().len(), limit as usize, "it does not leave when a stream is free");
+        assert_eq!(
+            origin.arrivals().len(),
+            limit as usize,
+            "it does not leave when a stream is free"
+        );
         origin.take_connections(true);
         runs_once_more(&gateway, &origin, &beyond);
         assert_eq!(origin.arrivals().len(), limit as usize + 1);
@@ -128,7 +151,8 @@ fn a_connection_without_settings_or_with_a_limit_of_zero_takes_nothing() {
         (true, true, plain_origin),
         (false, false, plain_origin),
     ] {
-        let (_authority, origin, gateway) = origin(&[(MAX_CONCURRENT_STREAMS, 0)], "connect_timeout = \"400ms\"");
+        let (_authority, origin, gateway) =
+            origin(&[(MAX_CONCURRENT_STREAMS, 0)], "connect_timeout = \"400ms\"");
         origin.stay_silent(silent);
         let early = pay("early", with_body);
         is_unreachable(&early.send(gateway.port));
@@ -176,8 +200,11 @@ fn a_limit_that_is_lowered_counts_from_then_on() {
 #[test]
 fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
     // The peer opens no window; or it takes no bytes from the socket, whose buffers hold less than the body.
-    for (window, origin) in [(true, origin as Start), (false, origin), (true, plain_origin), (false, plain_origin)] {
-        let settings: &[(u16, u32)] = if window { &[(INITIAL_WINDOW_SIZE, 5)] } else { &[(INITIAL_WINDOW_SIZE, 1 << 30)] };
+    for (window, origin) in
+        [(true, origin as Start), (false, origin), (true, plain_origin), (false, plain_origin)]
+    {
+        let settings: &[(u16, u32)] =
+            if window { &[(INITIAL_WINDOW_SIZE, 5)] } else { &[(INITIAL_WINDOW_SIZE, 1 << 30)] };
         let more = "response_timeout = \"1s\"\n[limits]\nrequest_body = \"32MiB\"";
         let (_authority, origin, gateway) = origin(settings, more);
         runs_once_more(&gateway, &origin, &pay("first", false));
@@ -188,9 +215,17 @@ fn the_rest_of_a_body_never_leaves_after_the_attempt_was_given_up() {
         assert_eq!((lost.status, lost.problem().as_str()), (504, "outcome-uncertain"));
         origin.read(true);
         let wide = (1u32 << 20).to_be_bytes();
-        origin.say(&[frame(WINDOW_UPDATE, 0, 3, &wide), frame(WINDOW_UPDATE, 0, 0, &wide)].concat());
-        until("it to be broken off", || origin.arrivals().iter().any(|arrival| arrival.reset) || origin.ended() == 1);
-        assert_eq!(origin.executed(), 1, "{:?}", origin.arrivals().iter().map(|arrival| arrival.body.len()).collect::<Vec<_>>());
+        origin
+            .say(&[frame(WINDOW_UPDATE, 0, 3, &wide), frame(WINDOW_UPDATE, 0, 0, &wide)].concat());
+        until("it to be broken off", || {
+            origin.arrivals().iter().any(|arrival| arrival.reset) || origin.ended() == 1
+        });
+        assert_eq!(
+            origin.executed(),
+            1,
+            "{:?}",
+            origin.arrivals().iter().map(|arrival| arrival.body.len()).collect::<Vec<_>>()
+        );
         assert_eq!(Request::pay("k", &body).send(gateway.port).status, 409);
     }
 }
@@ -207,7 +242,10 @@ fn prior_knowledge_of_http_2_needs_no_tls_and_an_upstream_that_does_not_speak_it
     assert_eq!(connections, [0, 1, 1, 0]);
 
     let old = Upstream::start();
-    let gateway = Gateway::to(&format!("http://{HERE}:{}", old.port), "[upstream]\nhttp2 = \"prior-knowledge\"");
+    let gateway = Gateway::to(
+        &format!("http://{HERE}:{}", old.port),
+        "[upstream]\nhttp2 = \"prior-knowledge\"",
+    );
     is_unreachable(&pay("k", true).send(gateway.port));
 }
 

@@ -11,7 +11,12 @@ fn two_deployments_on_one_cluster_know_nothing_of_each_other() {
     let here = Gateway::on(upstream.port, &cluster.url(), log, ROUTES);
     // By the url, and by the key: the same store.
     let renamed = ROUTES.replace("\"payments\"", "\"payouts\"");
-    let there = Gateway::on(upstream.port, &format!("{}?namespace=payouts_eu-1", cluster.url()), log, &renamed);
+    let there = Gateway::on(
+        upstream.port,
+        &format!("{}?namespace=payouts_eu-1", cluster.url()),
+        log,
+        &renamed,
+    );
     let keyed = format!("[store]\nnamespace = \"payouts_eu-1\"\n{log}");
     let beside = Gateway::on(upstream.port, &cluster.url(), &keyed, &renamed);
     let pay = Request::pay("k", "{}");
@@ -41,14 +46,17 @@ fn listed(gateway: &Gateway) -> usize {
 fn every_name_of_a_store_begins_with_its_namespace() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let settings = "[store]\nnamespace = \"mine\"\nlocal_cache = \"1MiB\"\n[log]\nenabled = true\n";
-    let waiting =
-        format!("{ROUTES}on_in_flight = \"wait\"\ntombstone = \"1h\"\n[[routes]]\npath = \"/v1/shadowed\"\nmode = \"shadow\"\n");
+    let waiting = format!(
+        "{ROUTES}on_in_flight = \"wait\"\ntombstone = \"1h\"\n[[routes]]\npath = \"/v1/shadowed\"\nmode = \"shadow\"\n"
+    );
     let gateway = Gateway::on(upstream.port, &redis.url(), settings, &waiting);
     let pay = Request::pay("k", "{}").act("hold");
     let first = pay.send_aside(gateway.port);
     upstream.reached(1);
     let waiter = pay.send_aside(gateway.port);
-    until("the waiter to subscribe", || redis.cli(&["pubsub", "channels", "mine:{p*}:r:*"]).lines().count() == 1);
+    until("the waiter to subscribe", || {
+        redis.cli(&["pubsub", "channels", "mine:{p*}:r:*"]).lines().count() == 1
+    });
     upstream.release();
     assert_eq!(first.join().unwrap().body, waiter.join().unwrap().body);
     let shadowed = Request::new("POST", "/v1/shadowed").field("Idempotency-Key", "s").json("{}");
@@ -57,7 +65,18 @@ fn every_name_of_a_store_begins_with_its_namespace() {
     let keys = redis.cli(&["--scan"]);
     let foreign: Vec<&str> = keys.lines().filter(|key| !key.starts_with("mine:")).collect();
     assert!(foreign.is_empty() && keys.lines().count() > 256, "{foreign:?}");
-    for kind in [":r:", ":t:", ":s:", ":due", ":epoch", ":events", ":chain", ":readers", ":identities", ":ping"] {
+    for kind in [
+        ":r:",
+        ":t:",
+        ":s:",
+        ":due",
+        ":epoch",
+        ":events",
+        ":chain",
+        ":readers",
+        ":identities",
+        ":ping",
+    ] {
         assert!(kind == ":due" || keys.contains(kind), "{kind} in {keys}");
     }
 }
@@ -66,12 +85,22 @@ fn every_name_of_a_store_begins_with_its_namespace() {
 fn a_namespace_is_shown_and_a_faulty_one_refused() {
     let redis = RedisServer::start();
     let doctor = |store: &str| {
-        let out = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["doctor", "--store", store]).output().unwrap();
-        (out.status.code(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+        let out = Command::new(env!("CARGO_BIN_EXE_onceward"))
+            .args(["doctor", "--store", store])
+            .output()
+            .unwrap();
+        (
+            out.status.code(),
+            String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+        )
     };
     let url = redis.url();
     let (_, said) = doctor(&format!("{url}?namespace=mine"));
     assert!(said.contains(&format!("store: {url} (namespace mine)\n")), "{said}");
     let (code, said) = doctor(&format!("{url}?namespace=my:own"));
-    assert!(code == Some(2) && said.contains("expected 1 to 64 letters, digits, _ or - behind namespace="), "{said}");
+    assert!(
+        code == Some(2)
+            && said.contains("expected 1 to 64 letters, digits, _ or - behind namespace="),
+        "{said}"
+    );
 }

@@ -13,8 +13,12 @@ struct Form {
 }
 
 fn page(gateway: &Gateway, path: &str, cookie: Option<&str>) -> Answer {
-    let request = Request::new("GET", path).host(&host(gateway)).field("Sec-Fetch-Site", "same-origin");
-    cookie.into_iter().fold(request, |request, cookie| request.field("Cookie", cookie)).send(gateway.admin)
+    let request =
+        Request::new("GET", path).host(&host(gateway)).field("Sec-Fetch-Site", "same-origin");
+    cookie
+        .into_iter()
+        .fold(request, |request, cookie| request.field("Cookie", cookie))
+        .send(gateway.admin)
 }
 
 fn host(gateway: &Gateway) -> String {
@@ -23,8 +27,10 @@ fn host(gateway: &Gateway) -> String {
 
 /// The value of the first field of this name.
 fn value(html: &str, name: &str) -> String {
-    let field =
-        html.split("<input").find(|field| field.contains(&format!("name=\"{name}\""))).unwrap_or_else(|| panic!("{html}"));
+    let field = html
+        .split("<input")
+        .find(|field| field.contains(&format!("name=\"{name}\"")))
+        .unwrap_or_else(|| panic!("{html}"));
     field.split("value=\"").nth(1).unwrap().split('"').next().unwrap().to_owned()
 }
 
@@ -35,7 +41,11 @@ fn cookie(answer: &Answer) -> String {
 impl Form {
     fn of(gateway: &Gateway, operation: &str) -> Form {
         let page = page(gateway, &format!("/operations/{operation}"), None);
-        Form { cookie: cookie(&page), proof: value(&page.text(), "proof"), version: value(&page.text(), "version") }
+        Form {
+            cookie: cookie(&page),
+            proof: value(&page.text(), "proof"),
+            version: value(&page.text(), "version"),
+        }
     }
 
     fn request(&self, gateway: &Gateway, path: &str, rest: &str) -> Request {
@@ -56,7 +66,12 @@ fn a_form_of_the_page_settles_and_a_form_of_any_other_does_not() {
     let form = Form::of(&gateway, &operation);
     let path = format!("/operations/{operation}/resolve");
     let rest = "status=201&media_type=application%2Fjson&body=%7B%7D&reason=ticket+4711";
-    let state = || gateway.ask("GET", &format!("/v1/operations/{operation}")).json()["state"].as_str().unwrap().to_owned();
+    let state = || {
+        gateway.ask("GET", &format!("/v1/operations/{operation}")).json()["state"]
+            .as_str()
+            .unwrap()
+            .to_owned()
+    };
 
     let sent = |request: Request| request.send(gateway.admin).status;
     let elsewhere = |origin: &str| {
@@ -70,19 +85,31 @@ fn a_form_of_the_page_settles_and_a_form_of_any_other_does_not() {
     for origin in ["https://evil.example", "null", "http://127.0.0.1:1", "http://localhost"] {
         assert_eq!(sent(elsewhere(origin)), 401, "{origin}");
     }
-    assert_eq!(sent(form.request(&gateway, &path, rest).field("Sec-Fetch-Site", "cross-site")), 401);
+    assert_eq!(
+        sent(form.request(&gateway, &path, rest).field("Sec-Fetch-Site", "cross-site")),
+        401
+    );
     assert_eq!(sent(form.request(&gateway, &path, rest).field("Sec-Fetch-Site", "same-site")), 401);
-    let stranger = Form { cookie: cookie(&page(&gateway, "/", None)), ..Form::of(&gateway, &operation) };
+    let stranger =
+        Form { cookie: cookie(&page(&gateway, "/", None)), ..Form::of(&gateway, &operation) };
     assert_eq!(sent(stranger.request(&gateway, &path, rest)), 403, "another browser's proof");
     let bare = Form { proof: String::new(), ..Form::of(&gateway, &operation) };
     assert_eq!(sent(bare.request(&gateway, &path, rest)), 403, "a cookie alone");
     assert_eq!(state(), "uncertain");
 
     let done = form.request(&gateway, &path, rest).send(gateway.admin);
-    assert_eq!((done.status, done.get("location")), (303, Some(format!("/operations/{operation}?done=resolve").as_str())));
+    assert_eq!(
+        (done.status, done.get("location")),
+        (303, Some(format!("/operations/{operation}?done=resolve").as_str()))
+    );
     assert_eq!(state(), "completed");
     let again = Request::pay("k", "{}").send(gateway.port);
-    assert!(again.replayed() && again.text() == "{}" && again.get("content-type") == Some("application/json"), "{again:?}");
+    assert!(
+        again.replayed()
+            && again.text() == "{}"
+            && again.get("content-type") == Some("application/json"),
+        "{again:?}"
+    );
     assert_eq!(upstream.executed(), 1);
 }
 
@@ -93,20 +120,30 @@ fn a_form_on_what_has_moved_changes_nothing_and_shows_what_it_is_now() {
     let operation = lose(&gateway, "k");
     let form = Form::of(&gateway, &operation);
     let path = format!("/operations/{operation}/resolve");
-    assert_eq!(form.request(&gateway, &path, "status=201&reason=a").send(gateway.admin).status, 303);
-    let late = form.request(&gateway, &path, "status=500&reason=%22%3E%3Cimg%3E").send(gateway.admin);
+    assert_eq!(
+        form.request(&gateway, &path, "status=201&reason=a").send(gateway.admin).status,
+        303
+    );
+    let late =
+        form.request(&gateway, &path, "status=500&reason=%22%3E%3Cimg%3E").send(gateway.admin);
     assert_eq!(late.status, 412);
     let text = late.text();
     assert!(text.contains("Nothing was done") && text.contains("It is completed now"), "{text}");
     assert!(!text.contains("<img>"), "what was typed is text");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
-    for (rest, status) in [("reason=", 400), ("reason=r&status=many", 400), ("reason=r&status=99", 400)] {
+    for (rest, status) in
+        [("reason=", 400), ("reason=r&status=many", 400), ("reason=r&status=99", 400)]
+    {
         let other = lose(&gateway, rest);
         let form = Form::of(&gateway, &other);
-        let answer = form.request(&gateway, &format!("/operations/{other}/resolve"), rest).send(gateway.admin);
+        let answer = form
+            .request(&gateway, &format!("/operations/{other}/resolve"), rest)
+            .send(gateway.admin);
         assert_eq!(answer.status, status, "{rest}: {}", answer.text());
     }
-    let early = form.request(&gateway, &format!("/operations/{operation}/release"), "reason=r").send(gateway.admin);
+    let early = form
+        .request(&gateway, &format!("/operations/{operation}/release"), "reason=r")
+        .send(gateway.admin);
     assert!(early.status == 412, "its version is an old one: {}", early.text());
 }
 
@@ -126,8 +163,13 @@ fn with_tokens_a_visitor_signs_in_once_and_the_browser_never_keeps_the_token() {
 
     let sign_in = |token: &str| {
         let asked = page(&gateway, "/sign-in", None);
-        let form = Form { cookie: cookie(&asked), proof: value(&asked.text(), "proof"), version: String::new() };
-        form.request(&gateway, "/sign-in", &format!("token={token}&next={path}")).send(gateway.admin)
+        let form = Form {
+            cookie: cookie(&asked),
+            proof: value(&asked.text(), "proof"),
+            version: String::new(),
+        };
+        form.request(&gateway, "/sign-in", &format!("token={token}&next={path}"))
+            .send(gateway.admin)
     };
     assert_eq!(sign_in("wrong").status, 403);
     for (token, may_operate) in [("letmesee", false), ("letmein", true)] {
@@ -141,10 +183,20 @@ fn with_tokens_a_visitor_signs_in_once_and_the_browser_never_keeps_the_token() {
         assert_eq!(shown.text().contains("name=\"version\""), may_operate, "{}", shown.text());
         let version = gateway_version(&gateway, &operation);
         let form = Form { cookie: session.clone(), proof: value(&shown.text(), "proof"), version };
-        let settle = form.request(&gateway, &format!("{path}/resolve"), "status=201&reason=r").send(gateway.admin);
-        assert_eq!(settle.status, if may_operate { 303 } else { 403 }, "{token}: {}", settle.text());
+        let settle = form
+            .request(&gateway, &format!("{path}/resolve"), "status=201&reason=r")
+            .send(gateway.admin);
+        assert_eq!(
+            settle.status,
+            if may_operate { 303 } else { 403 },
+            "{token}: {}",
+            settle.text()
+        );
         // The session is of the page alone.
-        let api = Request::new("GET", "/v1/operations").host(&host(&gateway)).field("Cookie", &session).send(gateway.admin);
+        let api = Request::new("GET", "/v1/operations")
+            .host(&host(&gateway))
+            .field("Cookie", &session)
+            .send(gateway.admin);
         assert_eq!(api.status, 401);
         let ended = form.request(&gateway, "/sign-out", "").send(gateway.admin);
         assert_eq!((ended.status, ended.get("location")), (303, Some("/sign-in")));
@@ -156,7 +208,10 @@ fn with_tokens_a_visitor_signs_in_once_and_the_browser_never_keeps_the_token() {
 
 fn gateway_version(gateway: &Gateway, operation: &str) -> String {
     let path = format!("/v1/operations/{operation}");
-    let seen = Request::new("GET", &path).host("127.0.0.1").field("Authorization", "Bearer letmein").send(gateway.admin);
+    let seen = Request::new("GET", &path)
+        .host("127.0.0.1")
+        .field("Authorization", "Bearer letmein")
+        .send(gateway.admin);
     seen.json()["version"].as_str().unwrap().to_owned()
 }
 
@@ -172,26 +227,42 @@ fn pages_fit_no_frame_load_nothing_from_elsewhere_and_are_not_kept() {
             "{path}"
         );
         let policy = answer.get("content-security-policy").unwrap();
-        for rule in ["default-src 'none'", "script-src 'self'", "frame-ancestors 'none'", "base-uri 'none'", "form-action 'self'"]
-        {
+        for rule in [
+            "default-src 'none'",
+            "script-src 'self'",
+            "frame-ancestors 'none'",
+            "base-uri 'none'",
+            "form-action 'self'",
+        ] {
             assert!(policy.contains(rule), "{path}: {policy}");
         }
         assert!(!policy.contains("unsafe"), "{policy}");
         let text = answer.text();
-        assert!(!text.contains("<script>") && !text.contains(" style=") && !text.contains(" onclick"), "{path}: {text}");
+        assert!(
+            !text.contains("<script>") && !text.contains(" style=") && !text.contains(" onclick"),
+            "{path}: {text}"
+        );
     }
     let text = page(&gateway, "/", None).text();
     let assets: Vec<&str> = text.split('"').filter(|piece| piece.starts_with("/assets/")).collect();
     assert_eq!(assets.len(), 4, "{text}");
     for asset in assets {
         let file = page(&gateway, asset, None);
-        assert_eq!((file.status, file.get("cache-control")), (200, Some("public, max-age=31536000, immutable")), "{asset}");
+        assert_eq!(
+            (file.status, file.get("cache-control")),
+            (200, Some("public, max-age=31536000, immutable")),
+            "{asset}"
+        );
     }
     assert_eq!(page(&gateway, "/assets/htmx.js", None).status, 404);
     assert_eq!(page(&gateway, "/operations/op_1", None).status, 404);
     let unknown = page(&gateway, "/operations/op_0000000000000000000000000000000000000000", None);
     assert!(unknown.get("content-type").unwrap().starts_with("text/html"));
-    assert!(unknown.status == 404 && unknown.text().contains("href=\"/uncertain\""), "it has the menu: {}", unknown.text());
+    assert!(
+        unknown.status == 404 && unknown.text().contains("href=\"/uncertain\""),
+        "it has the menu: {}",
+        unknown.text()
+    );
 }
 
 /// What the page shows of an operation, once the read model has told of it.
@@ -213,7 +284,10 @@ fn an_operation_that_the_store_can_not_tell_of_is_not_called_gone() {
     redis.signal("CONT");
     assert_eq!(unknown.status, 503, "{}", unknown.text());
     for text in [unknown.text(), overview.text()] {
-        assert!(!text.contains("its key is new") && !text.contains("the write may have happened"), "{text}");
+        assert!(
+            !text.contains("its key is new") && !text.contains("the write may have happened"),
+            "{text}"
+        );
         assert!(text.contains("the store does not answer"), "{text}");
     }
 }
@@ -229,7 +303,10 @@ fn a_key_that_a_tombstone_bars_is_not_called_new() {
     told(&gateway, &operation);
     until("the result to be gone", || Request::pay("k", "{}").send(gateway.port).status == 409);
     let text = told(&gateway, &operation).text();
-    assert!(text.contains("a tombstone bars its key") && !text.contains("its key is new"), "{text}");
+    assert!(
+        text.contains("a tombstone bars its key") && !text.contains("its key is new"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -238,7 +315,10 @@ fn what_was_uncertain_before_the_log_was_on_waits_on_the_overview_too() {
     lose(&Gateway::on(upstream.port, &redis.url(), "", ROUTES), "k");
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, ROUTES);
     let text = page(&gateway, "/", None).text();
-    assert!(text.contains("waiting for a decision") && !text.contains("nothing waits for you"), "{text}");
+    assert!(
+        text.contains("waiting for a decision") && !text.contains("nothing waits for you"),
+        "{text}"
+    );
 }
 
 #[test]
@@ -248,51 +328,102 @@ fn what_can_not_be_searched_for_is_refused_and_not_left_out() {
     let operation = lose(&gateway, "k");
     for query in ["text=A-17", "status=201", "route=payments", "from=2026-11-25T03:00"] {
         let answer = page(&gateway, &format!("/operations?{query}"), None);
-        assert!(answer.status == 501 && answer.text().contains("this needs the read model"), "{query}: {}", answer.text());
+        assert!(
+            answer.status == 501 && answer.text().contains("this needs the read model"),
+            "{query}: {}",
+            answer.text()
+        );
         assert!(!answer.text().contains(&operation), "{query}");
     }
-    assert!(!page(&gateway, "/operations", None).text().contains("value=\"gone\""), "the store has nothing that is gone");
+    assert!(
+        !page(&gateway, "/operations", None).text().contains("value=\"gone\""),
+        "the store has nothing that is gone"
+    );
     assert!(page(&gateway, "/operations?state=uncertain", None).text().contains(&operation));
 }
 
 #[test]
 fn a_tenants_operations_are_found_by_its_name_which_is_in_no_address() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, LOG, &format!("{ROUTES}scope = {{ header = \"X-Tenant\" }}\n"));
+    let gateway = Gateway::with(
+        upstream.port,
+        LOG,
+        &format!("{ROUTES}scope = {{ header = \"X-Tenant\" }}\n"),
+    );
     for tenant in ["canary tenant", "another"] {
-        assert_eq!(Request::pay("k", "{}").field("X-Tenant", tenant).send(gateway.port).status, 201);
+        assert_eq!(
+            Request::pay("k", "{}").field("X-Tenant", tenant).send(gateway.port).status,
+            201
+        );
     }
-    let listed = || gateway.ask("GET", "/v1/operations?route=payments").json()["operations"].as_array().unwrap().clone();
+    let listed = || {
+        gateway.ask("GET", "/v1/operations?route=payments").json()["operations"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
     until("both to be told", || listed().len() == 2);
-    let references = listed().iter().map(|one| one["operation"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let references = listed()
+        .iter()
+        .map(|one| one["operation"].as_str().unwrap().to_owned())
+        .collect::<Vec<_>>();
     let shown = page(&gateway, "/operations", None);
-    let form = Form { cookie: cookie(&shown), proof: value(&shown.text(), "proof"), version: String::new() };
+    let form = Form {
+        cookie: cookie(&shown),
+        proof: value(&shown.text(), "proof"),
+        version: String::new(),
+    };
     let find = |rest: &str| form.request(&gateway, "/operations/scope", rest).send(gateway.admin);
     let found = find("route=payments&scope.x-tenant=canary+tenant");
     let path = found.get("location").unwrap_or_else(|| panic!("{}", found.text())).to_owned();
-    assert!(found.status == 303 && path.starts_with("/operations?scope=") && !path.contains("canary"), "{path}");
+    assert!(
+        found.status == 303 && path.starts_with("/operations?scope=") && !path.contains("canary"),
+        "{path}"
+    );
     let text = page(&gateway, &path, Some(&form.cookie)).text();
     assert!(text.contains(&references[1]) && !text.contains(&references[0]), "{text}");
     let missing = find("route=payments&scope.x-tenant=");
-    assert!(missing.status == 400 && missing.text().contains("needs x-tenant"), "{}", missing.text());
+    assert!(
+        missing.status == 400 && missing.text().contains("needs x-tenant"),
+        "{}",
+        missing.text()
+    );
     let forged = Form { proof: "0".to_owned(), ..form };
-    assert_eq!(forged.request(&gateway, "/operations/scope", "route=payments&scope.x-tenant=x").send(gateway.admin).status, 403);
+    assert_eq!(
+        forged
+            .request(&gateway, "/operations/scope", "route=payments&scope.x-tenant=x")
+            .send(gateway.admin)
+            .status,
+        403
+    );
     assert!(!gateway.logs().contains("canary"));
 }
 
 #[test]
 fn what_was_let_run_is_not_shown_as_if_nobody_had_decided() {
     let upstream = Upstream::start();
-    let gateway =
-        Gateway::with(upstream.port, "", "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nuncertain_after = \"0s\"\n");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nuncertain_after = \"0s\"\n",
+    );
     let operation = lose(&gateway, "k");
     let shown = |path: &str| page(&gateway, path, None).text();
     let path = format!("/operations/{operation}");
-    assert!(shown("/uncertain").contains("resolve, retry, release") && shown(&path).contains("nothing runs"));
+    assert!(
+        shown("/uncertain").contains("resolve, retry, release")
+            && shown(&path).contains("nothing runs")
+    );
     let form = Form::of(&gateway, &operation);
-    assert_eq!(form.request(&gateway, &format!("{path}/retry"), "reason=r").send(gateway.admin).status, 303);
+    assert_eq!(
+        form.request(&gateway, &format!("{path}/retry"), "reason=r").send(gateway.admin).status,
+        303
+    );
     let queue = shown("/uncertain");
-    assert!(queue.contains("decided: the next duplicate runs; until then resolve, release"), "{queue}");
+    assert!(
+        queue.contains("decided: the next duplicate runs; until then resolve, release"),
+        "{queue}"
+    );
     let own = shown(&path);
     assert!(own.contains("It was decided that the next duplicate runs"), "{own}");
     assert!(!own.contains("nothing runs.") && !own.contains(&format!("{path}/retry")), "{own}");

@@ -10,7 +10,11 @@ fn post(target: &str) -> Request {
 #[test]
 fn a_path_that_an_upstream_could_resolve_into_a_protected_one_is_refused() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nkey = { required = true }");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\nkey = { required = true }",
+    );
     for target in [
         "/v1/payments;x=1",
         "/v1;a/payments",
@@ -31,7 +35,11 @@ fn a_path_that_an_upstream_could_resolve_into_a_protected_one_is_refused() {
     ] {
         for request in [post(target), post(target).field("Idempotency-Key", "k")] {
             let refused = request.send(gateway.port);
-            assert_eq!((refused.status, refused.problem().as_str()), (400, "path-ambiguous"), "{target}");
+            assert_eq!(
+                (refused.status, refused.problem().as_str()),
+                (400, "path-ambiguous"),
+                "{target}"
+            );
             assert_eq!(refused.json()["retryable"], false);
         }
     }
@@ -42,14 +50,30 @@ fn a_path_that_an_upstream_could_resolve_into_a_protected_one_is_refused() {
 #[test]
 fn a_path_that_leads_to_nothing_protected_passes_as_it_came() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nkey = { required = true }");
-    let passed = ["/cb/https://x", "/a/../b;c//d%2F%2e", "//", "/v1/payments/x;y", "/V1/payments", "/%zz/a%20b?q=../;x"];
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\nkey = { required = true }",
+    );
+    let passed = [
+        "/cb/https://x",
+        "/a/../b;c//d%2F%2e",
+        "//",
+        "/v1/payments/x;y",
+        "/V1/payments",
+        "/%zz/a%20b?q=../;x",
+    ];
     for target in passed {
         assert_eq!(post(target).send(gateway.port).status, 201, "{target}");
     }
-    assert_eq!(Request::new("GET", "/v1//payments").send(gateway.port).status, 201, "under this method nothing is protected");
+    assert_eq!(
+        Request::new("GET", "/v1//payments").send(gateway.port).status,
+        201,
+        "under this method nothing is protected"
+    );
     let lines: Vec<String> = upstream.seen().iter().map(|seen| seen.line.clone()).collect();
-    let expected: Vec<String> = passed.iter().map(|target| format!("POST {target} HTTP/1.1")).collect();
+    let expected: Vec<String> =
+        passed.iter().map(|target| format!("POST {target} HTTP/1.1")).collect();
     assert_eq!(lines[..passed.len()], expected);
     assert_eq!(lines.last().unwrap(), "GET /v1//payments HTTP/1.1");
 }
@@ -61,7 +85,11 @@ fn another_letter_case_is_refused_where_the_upstream_makes_no_difference() {
     let gateway = Gateway::with(upstream.port, "", routes);
     assert_eq!(post("/V1/Payments/7").send(gateway.port).problem(), "path-ambiguous");
     assert_eq!(post("/v1/payments/abc").send(gateway.port).status, 201);
-    assert_eq!(post("/v1/payments/ABC").send(gateway.port).problem(), "key-reused", "the same resource under the same key");
+    assert_eq!(
+        post("/v1/payments/ABC").send(gateway.port).problem(),
+        "key-reused",
+        "the same resource under the same key"
+    );
     assert_eq!(post("/other").send(gateway.port).status, 201);
     assert_eq!(upstream.executed(), 2);
 }
@@ -73,7 +101,12 @@ fn spellings_of_one_path_derive_one_key() {
     let gateway = Gateway::with(upstream.port, "", routes);
     assert_eq!(post("/v1/pay:ments?of=a+b").send(gateway.port).status, 201);
     assert!(post("/v1/pay:ments?of=a+b").send(gateway.port).replayed());
-    for target in ["/v1/p%61y:ments?of=a+b", "/v1/pay:ments/?of=a+b", "/v1/pay%3Aments?of=a+b", "/v1/pay:ments?of=a%20b"] {
+    for target in [
+        "/v1/p%61y:ments?of=a+b",
+        "/v1/pay:ments/?of=a+b",
+        "/v1/pay%3Aments?of=a+b",
+        "/v1/pay:ments?of=a%20b",
+    ] {
         // Fingerprints are of the request as received: what is spelled otherwise is refused, and does not run.
         assert_eq!(post(target).send(gateway.port).problem(), "key-reused", "{target}");
     }
@@ -90,16 +123,35 @@ fn spellings_of_one_path_derive_one_key() {
 }
 
 /// Keys that are more or less than one segment of a path to some upstream.
-const NO_SEGMENT: [&str; 11] =
-    ["../../../admin/users", "%2e%2e", "..;", "..", ".", "a/b", "a\\b", ";x", "a%2Fadmin%2Fusers", "a?admin", "..%u002Fa"];
+const NO_SEGMENT: [&str; 11] = [
+    "../../../admin/users",
+    "%2e%2e",
+    "..;",
+    "..",
+    ".",
+    "a/b",
+    "a\\b",
+    ";x",
+    "a%2Fadmin%2Fusers",
+    "a?admin",
+    "..%u002Fa",
+];
 
 const SOON: &str = "[upstream]\nresponse_timeout = \"1s\"\n";
 
 /// Sends a request whose answer is lost. Its client learns that no repetition will find anything out.
 fn lost_for_good(gateway: &Gateway, key: &str) {
     let lost = Request::pay(key, "{}").act("drop").send(gateway.port);
-    assert_eq!((lost.status, lost.problem().as_str(), lost.get("retry-after")), (502, "outcome-uncertain", None), "{key}");
-    assert_eq!((lost.json()["retryable"].as_bool(), lost.get("x-should-retry")), (Some(false), Some("false")), "{key}");
+    assert_eq!(
+        (lost.status, lost.problem().as_str(), lost.get("retry-after")),
+        (502, "outcome-uncertain", None),
+        "{key}"
+    );
+    assert_eq!(
+        (lost.json()["retryable"].as_bool(), lost.get("x-should-retry")),
+        (Some(false), Some("false")),
+        "{key}"
+    );
 }
 
 #[test]
@@ -107,19 +159,38 @@ fn a_key_that_is_no_segment_is_never_probed_and_its_operation_stays_held() {
     let upstream = Upstream::start();
     upstream.answer_questions("body found");
     let probe = "probe = { path = \"/v1/payments/by-key/{key}\", found = [\"201\"], headers = { Authorization = \"mine\" } }";
-    let route = format!("[[routes]]\npath = \"/v1/payments\"\non_uncertain = \"probe\"\nuncertain_after = \"1s\"\n{probe}");
+    let route = format!(
+        "[[routes]]\npath = \"/v1/payments\"\non_uncertain = \"probe\"\nuncertain_after = \"1s\"\n{probe}"
+    );
     let gateway = Gateway::with(upstream.port, SOON, &route);
     for key in NO_SEGMENT {
         lost_for_good(&gateway, key);
         let held = Request::pay(key, "{}").send(gateway.port);
-        assert_eq!((held.status, held.problem().as_str(), held.get("retry-after")), (409, "outcome-uncertain", None), "{key}");
+        assert_eq!(
+            (held.status, held.problem().as_str(), held.get("retry-after")),
+            (409, "outcome-uncertain", None),
+            "{key}"
+        );
         assert_eq!(held.json()["retryable"], false, "{key}");
-        assert!(held.json()["operation"].as_str().is_some() && held.text().contains("operator"), "{}", held.text());
+        assert!(
+            held.json()["operation"].as_str().is_some() && held.text().contains("operator"),
+            "{}",
+            held.text()
+        );
     }
-    assert_eq!(upstream.payments_and_questions(), (NO_SEGMENT.len(), 0), "nothing was asked, and nothing ran again");
+    assert_eq!(
+        upstream.payments_and_questions(),
+        (NO_SEGMENT.len(), 0),
+        "nothing was asked, and nothing ran again"
+    );
     assert_eq!(gateway.metric("onceward_probes_withheld_total"), NO_SEGMENT.len() as f64);
     let logs = gateway.logs();
-    assert!(logs.contains("probe not sent") && !logs.contains("admin/users") && !logs.contains("a?admin"), "{logs}");
+    assert!(
+        logs.contains("probe not sent")
+            && !logs.contains("admin/users")
+            && !logs.contains("a?admin"),
+        "{logs}"
+    );
     let other = Request::pay("a:b@1", "{}");
     assert_eq!(other.clone().act("drop").send(gateway.port).json()["retryable"], true);
     assert_eq!(other.send(gateway.port).text(), "found", "other keys are asked for");
@@ -137,7 +208,11 @@ fn in_the_background_such_a_key_is_never_probed_either() {
     assert_eq!(upstream.payments_and_questions(), (NO_SEGMENT.len() + 1, 1));
     assert!(!gateway.logs().contains("admin/users"));
     for key in NO_SEGMENT {
-        assert_eq!(Request::pay(key, "{}").send(gateway.port).problem(), "outcome-uncertain", "{key}");
+        assert_eq!(
+            Request::pay(key, "{}").send(gateway.port).problem(),
+            "outcome-uncertain",
+            "{key}"
+        );
     }
 }
 
@@ -191,7 +266,10 @@ fn an_operation_is_found_by_its_key_on_its_path() {
     assert_eq!(post("/by-path/7/pay").field("Idempotency-Key", "k").send(gateway.port).status, 201);
     let look = |path: &str| {
         let body = format!(r#"{{"route":"by-path","key":"k"{path}}}"#);
-        Request::new("POST", "/v1/operations/lookup").host("127.0.0.1").json(&body).send(gateway.admin)
+        Request::new("POST", "/v1/operations/lookup")
+            .host("127.0.0.1")
+            .json(&body)
+            .send(gateway.admin)
     };
     for path in ["/by-path/7/pay", "/by-path/%37/pay/"] {
         assert_eq!(look(&format!(r#","path":"{path}""#)).json()["state"], "completed", "{path}");

@@ -28,7 +28,9 @@ struct Projector(Child);
 impl Projector {
     fn start(gateway: &Gateway, redis: &RedisServer) -> Projector {
         let config = gateway.config().display().to_string();
-        Projector(onceward(&["projector", "--config", &config, "--store", &redis.url()]).spawn().unwrap())
+        Projector(
+            onceward(&["projector", "--config", &config, "--store", &redis.url()]).spawn().unwrap(),
+        )
     }
 
     /// Tells it to end, and returns how it did.
@@ -47,7 +49,10 @@ impl Drop for Projector {
 }
 
 fn known(gateway: &Gateway) -> usize {
-    gateway.ask("GET", "/v1/operations?route=payments").json()["operations"].as_array().unwrap().len()
+    gateway.ask("GET", "/v1/operations?route=payments").json()["operations"]
+        .as_array()
+        .unwrap()
+        .len()
 }
 
 #[test]
@@ -61,23 +66,37 @@ fn a_projector_of_its_own_keeps_the_file_and_the_gateway_tells_how_old_it_is() {
     assert_eq!(Request::pay("a", "{}").send(gateway.port).status, 201);
     until("the lag to grow, since nobody follows", || lag() > 1.0);
     let (code, text) = by_cli(&gateway, &["status"]);
-    assert_eq!((code, text.trim(), known(&gateway)), (0, "0 entries of the event log; nobody knows yet until when.", 0));
+    assert_eq!(
+        (code, text.trim(), known(&gateway)),
+        (0, "0 entries of the event log; nobody knows yet until when.", 0)
+    );
 
     let projector = Projector::start(&gateway, &redis);
     until("the operation to be known", || known(&gateway) == 1);
-    until("the gateway to see how far the file is", || gateway.metric("onceward_projection_entries") == 2.0 && lag() < 5.0);
+    until("the gateway to see how far the file is", || {
+        gateway.metric("onceward_projection_entries") == 2.0 && lag() < 5.0
+    });
     assert_eq!(projector.end(), Some(0));
     let ended = gateway.ask("GET", "/v1/projection").json()["as_of"].as_str().unwrap().to_owned();
     assert_eq!(Request::pay("b", "{}").send(gateway.port).status, 201);
     until("the lag to grow again", || lag() > 2.0);
     let told = gateway.ask("GET", "/v1/operations?route=payments").json();
-    assert!(told["lag_ms"].as_u64().unwrap() > 1000 && told["operations"].as_array().unwrap().len() == 1, "{told}");
+    assert!(
+        told["lag_ms"].as_u64().unwrap() > 1000
+            && told["operations"].as_array().unwrap().len() == 1,
+        "{told}"
+    );
 
     let _projector = Projector::start(&gateway, &redis);
     until("the next one to go on from there", || known(&gateway) == 2);
-    until("the file to be newer", || gateway.ask("GET", "/v1/projection").json()["as_of"].as_str().unwrap() > ended.as_str());
+    until("the file to be newer", || {
+        gateway.ask("GET", "/v1/projection").json()["as_of"].as_str().unwrap() > ended.as_str()
+    });
     let rebuilt = by_cli(&gateway, &["rebuild"]);
-    assert!(rebuilt.0 == 0 && rebuilt.1.starts_with("Built anew of 4 entries of the event log in "), "{rebuilt:?}");
+    assert!(
+        rebuilt.0 == 0 && rebuilt.1.starts_with("Built anew of 4 entries of the event log in "),
+        "{rebuilt:?}"
+    );
     assert_eq!(known(&gateway), 2);
 }
 
@@ -93,7 +112,8 @@ fn a_read_model_that_is_built_anew_says_what_it_said_before() {
         let overview = gateway.ask("GET", "/v1/overview").json();
         ["executed", "duplicates_prevented"].map(|name| overview["hour"][name].as_u64().unwrap())
     };
-    let listed = || gateway.ask("GET", "/v1/operations?route=payments").json()["operations"].clone();
+    let listed =
+        || gateway.ask("GET", "/v1/operations?route=payments").json()["operations"].clone();
     until("all to be known", || known(&gateway) == 20 && hour() == [20, 20]);
     let (before, told) = (listed(), gateway.ask("GET", "/v1/projection").json());
     assert_eq!(told["entries"], 40);
@@ -110,14 +130,22 @@ fn a_read_model_that_is_built_anew_says_what_it_said_before() {
 #[test]
 fn who_may_only_read_can_not_empty_it_and_where_there_is_none_it_is_said() {
     let upstream = Upstream::start();
-    let tokens = "[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", env = \"READ_TOKEN\" }]\n";
+    let tokens =
+        "[admin_auth]\ntokens = [{ name = \"a\", role = \"read\", env = \"READ_TOKEN\" }]\n";
     let gateway = Gateway::with(upstream.port, &format!("{LOG}{tokens}"), ROUTES);
     let ask = |method: &str, target: &str| {
-        Request::new(method, target).host("127.0.0.1").field("Authorization", "Bearer letmesee").send(gateway.admin)
+        Request::new(method, target)
+            .host("127.0.0.1")
+            .field("Authorization", "Bearer letmesee")
+            .send(gateway.admin)
     };
-    assert_eq!((ask("GET", "/v1/projection").status, ask("POST", "/v1/projection/rebuild").status), (200, 403));
+    assert_eq!(
+        (ask("GET", "/v1/projection").status, ask("POST", "/v1/projection/rebuild").status),
+        (200, 403)
+    );
 
-    let without = Gateway::with(upstream.port, &format!("{LOG}[read_model]\nenabled = false\n"), ROUTES);
+    let without =
+        Gateway::with(upstream.port, &format!("{LOG}[read_model]\nenabled = false\n"), ROUTES);
     assert_eq!(without.ask("GET", "/v1/projection").problem(), "read-model-off");
     let (code, text) = by_cli(&without, &["rebuild"]);
     assert!(code == 1 && text.contains("leave it so under [read_model]"), "{text}");
@@ -133,7 +161,10 @@ fn a_projector_that_could_not_be_of_use_says_why_and_ends() {
     };
     for (settings, why) in [
         ("[store]\nurl = \"redis://127.0.0.1:1\"", "the event log is off"),
-        ("[store]\nurl = \"redis://127.0.0.1:1\"\n[log]\nenabled = true", "set path under [read_model]"),
+        (
+            "[store]\nurl = \"redis://127.0.0.1:1\"\n[log]\nenabled = true",
+            "set path under [read_model]",
+        ),
         ("[log]\nenabled = true", "can't be read by another process"),
         ("[log]\nenabled = true\n[read_model]\nenabled = false", "the read model is switched off"),
     ] {

@@ -49,7 +49,8 @@ fn get(path: &str) -> Request {
 #[test]
 fn clients_read_what_is_protected_and_what_duplicates_get() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "problem_base_url = \"https://docs.example/p\"", MANY);
+    let gateway =
+        Gateway::with(upstream.port, "problem_base_url = \"https://docs.example/p\"", MANY);
     let answer = get(PATH).send(gateway.port);
     assert_eq!((answer.status, answer.get("content-type")), (200, Some("application/json")));
     assert_eq!(answer.get("cache-control"), Some("public, max-age=300"));
@@ -79,17 +80,30 @@ fn clients_read_what_is_protected_and_what_duplicates_get() {
         })
     );
     // It hides what it covers from the route behind it, so clients have to know.
-    assert_eq!((&routes[1]["paths"][0], &routes[1]["protected"]), (&json!("/v1/watched"), &json!(false)));
+    assert_eq!(
+        (&routes[1]["paths"][0], &routes[1]["protected"]),
+        (&json!("/v1/watched"), &json!(false))
+    );
     assert_eq!(routes[2]["key"]["body"], "/id~1key");
-    assert_eq!((&routes[2]["methods"], &routes[2]["compared"]), (&json!(["POST", "PATCH"]), &json!("raw")));
+    assert_eq!(
+        (&routes[2]["methods"], &routes[2]["compared"]),
+        (&json!(["POST", "PATCH"]), &json!("raw"))
+    );
     let duplicates = &routes[2]["duplicates"];
     assert_eq!(
         (&duplicates["another_request"], &duplicates["another_caller"]["status"]),
         (&json!({ "replayed": true }), &json!(400))
     );
-    assert_eq!((&duplicates["uncertain"]["may_retry"], &duplicates["expired"]), (&json!(true), &json!(null)));
+    assert_eq!(
+        (&duplicates["uncertain"]["may_retry"], &duplicates["expired"]),
+        (&json!(true), &json!(null))
+    );
     assert_eq!(routes[3]["key"], json!({ "derived": true }));
-    assert_eq!(routes.as_array().unwrap().len(), 4, "what is passed through behind all that is protected is nobody's business");
+    assert_eq!(
+        routes.as_array().unwrap().len(),
+        4,
+        "what is passed through behind all that is protected is nobody's business"
+    );
     let text = answer.text().to_ascii_lowercase();
     assert!(!text.contains("secret") && !text.contains("127.0.0.1"), "{text}");
     assert_eq!(upstream.executed(), 0);
@@ -101,12 +115,22 @@ fn what_is_published_is_what_is_answered() {
     let gateway = Gateway::start(upstream.port);
     let published = get(PATH).send(gateway.port).json()["routes"][0].clone();
     assert_eq!(published["paths"], json!(["/v1/payments"]));
-    assert!(!Request::pay("k", "{}").send(gateway.port).replayed() && Request::pay("k", "{}").send(gateway.port).replayed());
+    assert!(
+        !Request::pay("k", "{}").send(gateway.port).replayed()
+            && Request::pay("k", "{}").send(gateway.port).replayed()
+    );
     Request::pay("lost", "{}").act("drop").send(gateway.port);
-    let asked = [("another_request", Request::pay("k", "[]")), ("uncertain", Request::pay("lost", "{}").act("drop"))];
+    let asked = [
+        ("another_request", Request::pay("k", "[]")),
+        ("uncertain", Request::pay("lost", "{}").act("drop")),
+    ];
     for (case, request) in asked {
         let (said, got) = (&published["duplicates"][case], request.send(gateway.port));
-        assert_eq!((&said["status"], &said["type"]), (&json!(got.status), &got.json()["type"]), "{case}");
+        assert_eq!(
+            (&said["status"], &said["type"]),
+            (&json!(got.status), &got.json()["type"]),
+            "{case}"
+        );
         assert_eq!(said["may_retry"], got.json()["retryable"], "{case}");
     }
 }
@@ -119,26 +143,46 @@ fn who_has_read_it_is_told_that_it_is_still_the_same() {
     let tag = first.get("etag").unwrap().to_owned();
     for asked in [tag.clone(), format!("\"other\", W/{tag}"), "*".to_owned()] {
         let again = get(PATH).field("If-None-Match", &asked).send(gateway.port);
-        assert_eq!((again.status, again.get("etag"), again.body.len()), (304, Some(tag.as_str()), 0), "{asked}");
+        assert_eq!(
+            (again.status, again.get("etag"), again.body.len()),
+            (304, Some(tag.as_str()), 0),
+            "{asked}"
+        );
     }
     assert_eq!(get(PATH).field("If-None-Match", "\"other\"").send(gateway.port).status, 200);
 
     let mut connection = Connection::open(gateway.port);
     let head = connection.exchange(&Request::new("HEAD", PATH));
     let length = first.body.len().to_string();
-    assert_eq!((head.status, head.get("content-length"), head.get("etag")), (200, Some(length.as_str()), Some(tag.as_str())));
+    assert_eq!(
+        (head.status, head.get("content-length"), head.get("etag")),
+        (200, Some(length.as_str()), Some(tag.as_str()))
+    );
     assert_eq!(connection.exchange(&get(PATH)).body, first.body, "no body came with the head");
 
-    let other = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nretention = \"25h\"");
-    assert_ne!(get(PATH).send(other.port).get("etag"), Some(tag.as_str()), "another policy has another tag");
+    let other = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\nretention = \"25h\"",
+    );
+    assert_ne!(
+        get(PATH).send(other.port).get("etag"),
+        Some(tag.as_str()),
+        "another policy has another tag"
+    );
 }
 
 #[test]
 fn the_upstream_keeps_the_path_where_the_operator_says_so() {
     let upstream = Upstream::start();
     let routes = "[[routes]]\npath = \"/v1/payments\"\n";
-    let own = format!("{routes}[[routes]]\npath = \"/.well-known/{{*rest}}\"\nmethods = [\"GET\"]\nmode = \"off\"\n");
-    let (off, covered) = (Gateway::with(upstream.port, "publish_policy = false", routes), Gateway::with(upstream.port, "", &own));
+    let own = format!(
+        "{routes}[[routes]]\npath = \"/.well-known/{{*rest}}\"\nmethods = [\"GET\"]\nmode = \"off\"\n"
+    );
+    let (off, covered) = (
+        Gateway::with(upstream.port, "publish_policy = false", routes),
+        Gateway::with(upstream.port, "", &own),
+    );
     for (gateway, seen) in [(&off, 1), (&covered, 2)] {
         assert!(get(PATH).send(gateway.port).get("etag").is_none());
         assert_eq!(upstream.executed(), seen);

@@ -27,11 +27,16 @@ fn a_scope_begins_so_many_operations_and_its_duplicates_are_answered_all_the_sam
     for n in 3..6 {
         let refused = pay("alice", &format!("k{n}")).send(gateway.port);
         assert_eq!((refused.status, refused.problem().as_str()), (503, "overloaded"));
-        assert_eq!((refused.get("retry-after"), refused.get("x-should-retry")), (Some("60"), Some("true")));
+        assert_eq!(
+            (refused.get("retry-after"), refused.get("x-should-retry")),
+            (Some("60"), Some("true"))
+        );
     }
     for n in 0..3 {
         assert!(pay("alice", &format!("k{n}")).send(gateway.port).replayed());
-        let other = Request::pay(&format!("k{n}"), r#"{"amount":1}"#).field("X-Account", "alice").send(gateway.port);
+        let other = Request::pay(&format!("k{n}"), r#"{"amount":1}"#)
+            .field("X-Account", "alice")
+            .send(gateway.port);
         assert_eq!(other.problem(), "key-reused");
     }
     assert_eq!(pay("bob", "k5").send(gateway.port).status, 201);
@@ -43,11 +48,16 @@ fn a_flood_by_one_scope_leaves_others_and_the_store_untouched() {
     const FLOODERS: usize = 8;
     const EACH: usize = 150;
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
-    let gateway = Gateway::on(upstream.port, &redis.url(), "[limits]\nrecords_per_scope = 20\n", ROUTE);
+    let gateway =
+        Gateway::on(upstream.port, &redis.url(), "[limits]\nrecords_per_scope = 20\n", ROUTE);
     let flooders: Vec<_> = (0..FLOODERS)
         .map(|flooder| {
             let port = gateway.port;
-            let flood = move || (0..EACH).filter(|n| pay("eve", &format!("{flooder}-{n}")).send(port).status == 201).count();
+            let flood = move || {
+                (0..EACH)
+                    .filter(|n| pay("eve", &format!("{flooder}-{n}")).send(port).status == 201)
+                    .count()
+            };
             std::thread::spawn(flood)
         })
         .collect();
@@ -64,7 +74,9 @@ fn a_flood_by_one_scope_leaves_others_and_the_store_untouched() {
 #[test]
 fn a_reload_that_changes_the_retention_keeps_the_count_and_lets_go_of_it_in_time() {
     let upstream = Upstream::start();
-    let config = |retention: &str, max: u8| format!("[limits]\nrecords_per_scope = {max}\n{ROUTE}retention = \"{retention}\"\n");
+    let config = |retention: &str, max: u8| {
+        format!("[limits]\nrecords_per_scope = {max}\n{ROUTE}retention = \"{retention}\"\n")
+    };
     let gateway = Gateway::with(upstream.port, "", &config("5s", 1));
     let status = |key: &str| pay("alice", key).send(gateway.port).status;
     let reload = |config: String| {

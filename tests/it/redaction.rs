@@ -23,9 +23,13 @@ fn stored(redis: &RedisServer) -> String {
 fn what_is_redacted_lies_nowhere_and_the_first_answer_is_the_replay() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = gateway(&upstream, &redis, "");
-    let pay = Request::pay("k", "{}").act("body { \"card\": {\"number\":\"4242-canary\" }}, field ETag=\"1\", field X-Kept=yes");
+    let pay = Request::pay("k", "{}")
+        .act("body { \"card\": {\"number\":\"4242-canary\" }}, field ETag=\"1\", field X-Kept=yes");
     let (first, again) = (pay.send(gateway.port), pay.send(gateway.port));
-    assert_eq!((first.status, first.text().as_str()), (201, r#"{ "card": {"number":"[redacted]" }}"#));
+    assert_eq!(
+        (first.status, first.text().as_str()),
+        (201, r#"{ "card": {"number":"[redacted]" }}"#)
+    );
     assert!(again.replayed() && again.body == first.body);
     assert_eq!((first.get("etag"), first.get("x-kept")), (None, Some("yes")));
     assert_eq!((again.get("etag"), again.get("x-kept")), (None, Some("yes")));
@@ -37,9 +41,10 @@ fn what_is_redacted_lies_nowhere_and_the_first_answer_is_the_replay() {
 fn what_can_not_be_looked_into_is_relayed_once_and_lies_nowhere() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = gateway(&upstream, &redis, "");
-    for (key, script) in
-        [("encoded", "field Content-Encoding=br, body 4242-canary"), ("broken", "body {\"card\":{\"number\":\"4242-canary\"")]
-    {
+    for (key, script) in [
+        ("encoded", "field Content-Encoding=br, body 4242-canary"),
+        ("broken", "body {\"card\":{\"number\":\"4242-canary\""),
+    ] {
         let pay = Request::pay(key, "{}").act(script);
         let first = pay.send(gateway.port);
         assert!(first.status == 201 && first.text().contains(CANARY), "{first:?}");
@@ -53,7 +58,8 @@ fn what_can_not_be_looked_into_is_relayed_once_and_lies_nowhere() {
 #[test]
 fn what_a_probe_finds_and_what_an_operator_says_is_redacted_too() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
-    let probing = "on_uncertain = \"probe\"\nprobe = { path = \"/v1/payments/{key}\", absent = [\"404\"] }";
+    let probing =
+        "on_uncertain = \"probe\"\nprobe = { path = \"/v1/payments/{key}\", absent = [\"404\"] }";
     upstream.answer_questions("status 200, body {\"card\":{\"number\":\"4242-canary\"}}");
     let asking = gateway(&upstream, &redis, probing);
     let lost = Request::pay("asked", "{}").act("drop");
@@ -70,7 +76,10 @@ fn what_a_probe_finds_and_what_an_operator_says_is_redacted_too() {
     let operation = lost.send(held.port).json()["operation"].as_str().unwrap().to_owned();
     let body = tempfile::NamedTempFile::new().unwrap();
     std::fs::write(body.path(), r#"{"card":{"number":"4242-canary"}}"#).unwrap();
-    let (code, said) = cli(&held, &["resolve", &operation, "--status", "201", "--body", body.path().to_str().unwrap()]);
+    let (code, said) = cli(
+        &held,
+        &["resolve", &operation, "--status", "201", "--body", body.path().to_str().unwrap()],
+    );
     assert_eq!(code, 0, "{said}");
     until("the decision to be replayed", || lost.send(held.port).replayed());
     assert_eq!(lost.send(held.port).text(), r#"{"card":{"number":"[redacted]"}}"#);

@@ -32,7 +32,9 @@ fn a_waiter_at_one_gateway_is_woken_by_the_other() {
     upstream.reached(1);
     let waiters: Vec<_> = (0..20).map(|_| pay.send_aside(gateways[1].port)).collect();
     until("all to wait", || gateways[1].metric("onceward_waiters") == 20.0);
-    until("one subscription", || redis.cli(&["pubsub", "channels", "onceward:*"]).lines().count() == 1);
+    until("one subscription", || {
+        redis.cli(&["pubsub", "channels", "onceward:*"]).lines().count() == 1
+    });
     upstream.release();
     let first = first.join().unwrap();
     assert!(waiters.into_iter().all(|answer| answer.join().unwrap().body == first.body));
@@ -95,7 +97,11 @@ fn a_store_that_does_not_answer_fails_closed_in_time_and_comes_back() {
     let refused = Request::pay("k", "{}").send(gateway.port);
     assert_eq!((refused.status, refused.problem().as_str()), (503, "store-unavailable"));
     assert!(refused.get("retry-after").is_some());
-    assert!(began.elapsed() < Duration::from_millis(1800), "within twice the store's timeout: {:?}", began.elapsed());
+    assert!(
+        began.elapsed() < Duration::from_millis(1800),
+        "within twice the store's timeout: {:?}",
+        began.elapsed()
+    );
     assert_eq!(gateway.ask("GET", "/readyz").status, 503);
     assert_eq!(upstream.executed(), 1);
     redis.signal("CONT");
@@ -115,7 +121,11 @@ fn a_store_lost_after_the_upstream_answered_costs_the_answer_or_keeps_it_but_nev
     redis.signal("STOP");
     upstream.release();
     let told = first.join().unwrap();
-    assert_eq!((told.status, told.problem().as_str()), (502, "outcome-uncertain"), "after min(lease, 10 s)");
+    assert_eq!(
+        (told.status, told.problem().as_str()),
+        (502, "outcome-uncertain"),
+        "after min(lease, 10 s)"
+    );
     redis.signal("CONT");
     until("the result to be stored in the background", || pay.send(gateway.port).replayed());
     assert_eq!(upstream.executed(), 1);
@@ -132,12 +142,16 @@ fn fail_open_forwards_unprotected_and_says_so() {
     assert_eq!(upstream.executed(), 2);
     let ready = gateway.ask("GET", "/readyz");
     assert!(ready.status == 200 && ready.text().contains("degraded"), "{ready:?}");
-    assert_eq!(gateway.metric("onceward_requests_total{route=\"payments\",outcome=\"unprotected\"}"), 2.0);
+    assert_eq!(
+        gateway.metric("onceward_requests_total{route=\"payments\",outcome=\"unprotected\"}"),
+        2.0
+    );
     gateway.logged("without protection");
 }
 
 #[test]
-fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_the_others_nothing() {
+fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_the_others_nothing()
+{
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     // Long, so that waiting for it can be told from failing at once on a busy machine.
     let slow = "[store]\ntimeout = \"3s\"\n";
@@ -146,31 +160,47 @@ fn a_server_that_takes_calls_and_does_not_answer_costs_a_few_their_timeout_and_t
     let gateway = Gateway::on(upstream.port, &redis.url(), slow, routes);
     assert_eq!(Request::pay("before", "{}").send(gateway.port).status, 201);
     redis.signal("STOP");
-    let first: Vec<_> = (0..5).map(|n| Request::pay(&format!("k{n}"), "{}").send_aside(gateway.port)).collect();
+    let first: Vec<_> =
+        (0..5).map(|n| Request::pay(&format!("k{n}"), "{}").send_aside(gateway.port)).collect();
     for refused in first {
         assert_eq!(refused.join().unwrap().problem(), "store-unavailable");
     }
-    until("the breaker to open", || gateway.metric("onceward_store_breaker_turns_total{to=\"open\"}") >= 1.0);
+    until("the breaker to open", || {
+        gateway.metric("onceward_store_breaker_turns_total{to=\"open\"}") >= 1.0
+    });
     let quick = |n: usize, path: &str| {
         #[allow(clippy::disallowed_methods)]
         let began = std::time::Instant::now();
-        let answer = Request::new("POST", path).field("Idempotency-Key", &format!("k{n}")).json("{}").send(gateway.port);
+        let answer = Request::new("POST", path)
+            .field("Idempotency-Key", &format!("k{n}"))
+            .json("{}")
+            .send(gateway.port);
         (answer.status, began.elapsed() < Duration::from_secs(1))
     };
     // One at a time is let through and waits; of two that follow each other at most one.
     let spared = [quick(10, "/v1/payments"), quick(11, "/v1/payments"), quick(12, "/v1/payments")];
-    assert!(spared.iter().all(|(status, _)| *status == 503) && spared.iter().any(|(_, quick)| *quick), "{spared:?}");
-    let unprotected = [quick(20, "/v1/refunds"), quick(21, "/v1/refunds"), quick(22, "/v1/refunds")];
     assert!(
-        unprotected.iter().all(|(status, _)| *status == 201) && unprotected.iter().any(|(_, quick)| *quick),
+        spared.iter().all(|(status, _)| *status == 503) && spared.iter().any(|(_, quick)| *quick),
+        "{spared:?}"
+    );
+    let unprotected =
+        [quick(20, "/v1/refunds"), quick(21, "/v1/refunds"), quick(22, "/v1/refunds")];
+    assert!(
+        unprotected.iter().all(|(status, _)| *status == 201)
+            && unprotected.iter().any(|(_, quick)| *quick),
         "{unprotected:?}"
     );
-    assert_eq!(gateway.metric("onceward_requests_total{route=\"/v1/refunds\",outcome=\"unprotected\"}"), 3.0);
+    assert_eq!(
+        gateway.metric("onceward_requests_total{route=\"/v1/refunds\",outcome=\"unprotected\"}"),
+        3.0
+    );
     until("three lines", || gateway.logs().matches("forwarded without protection").count() == 3);
     gateway.logged("the store's server does not answer");
     redis.signal("CONT");
     until("a key to run", || Request::pay("k0", "{}").send(gateway.port).status == 201);
-    until("the breaker to be closed", || gateway.metric("onceward_store_breakers{state=\"closed\"}") == 1.0);
+    until("the breaker to be closed", || {
+        gateway.metric("onceward_store_breakers{state=\"closed\"}") == 1.0
+    });
     assert_eq!(gateway.metric("onceward_uncertain_outcomes_total"), 0.0);
     assert_eq!(upstream.executed(), 5);
 }
@@ -206,7 +236,8 @@ fn a_record_that_can_not_be_read_is_neither_replayed_nor_run_again() {
 fn keys_are_kept_only_hashed() {
     let (upstream, redis) = (Upstream::start(), RedisServer::start());
     let gateway = Gateway::on(upstream.port, &redis.url(), "", ROUTES);
-    let pay = Request::pay("canary-key", r#"{"card":"canary-body"}"#).field("Authorization", "canary-token");
+    let pay = Request::pay("canary-key", r#"{"card":"canary-body"}"#)
+        .field("Authorization", "canary-token");
     assert_eq!(pay.send(gateway.port).status, 201);
     let key = redis.cli(&["--scan", "--pattern", "*:r:*"]);
     assert!(redis.cli(&["strlen", &key]).parse::<usize>().unwrap() > 50);
@@ -218,7 +249,12 @@ fn keys_are_kept_only_hashed() {
 fn a_gateway_starts_not_ready_without_its_store_and_becomes_ready() {
     let upstream = Upstream::start();
     let port = crate::harness::free_port();
-    let gateway = Gateway::spawn(upstream.port, &format!("redis://:secret-word@127.0.0.1:{port}"), "", ROUTES);
+    let gateway = Gateway::spawn(
+        upstream.port,
+        &format!("redis://:secret-word@127.0.0.1:{port}"),
+        "",
+        ROUTES,
+    );
     until("the admin port", || std::net::TcpStream::connect(("127.0.0.1", gateway.admin)).is_ok());
     assert_eq!(gateway.ask("GET", "/readyz").status, 503);
     assert_eq!(gateway.ask("GET", "/healthz").status, 200);
@@ -257,23 +293,31 @@ const ON_DISK: [&str; 4] = ["--appendonly", "yes", "--appendfsync", "always"];
 
 /// A request runs at a slow upstream; the server hangs while duplicates come to these gateways; then it is killed and comes
 /// back without anything. The request gets its answer, and a retry at any gateway gets the same.
-fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(durability: &str, settings: &[&str], gateways: usize) {
+fn a_hung_server_that_comes_back_empty_takes_nothing_from_who_runs(
+    durability: &str,
+    settings: &[&str],
+    gateways: usize,
+) {
     let upstream = Upstream::start();
     let mut redis = RedisServer::with(crate::harness::free_port(), settings);
     let store = format!("[store]\ntimeout = \"900ms\"\ndurability = \"{durability}\"\n");
-    let gateways: Vec<_> = (0..gateways).map(|_| Gateway::on(upstream.port, &redis.url(), &store, ROUTES)).collect();
+    let gateways: Vec<_> =
+        (0..gateways).map(|_| Gateway::on(upstream.port, &redis.url(), &store, ROUTES)).collect();
     let pay = Request::pay("k", "{}");
     until("keys to run", || Request::pay("before", "{}").send(gateways[0].port).status == 201);
     let first = pay.clone().act("hold").send_aside(gateways[0].port);
     upstream.reached(2);
     redis.signal("STOP");
-    let duplicates: Vec<_> = gateways.iter().flat_map(|gateway| [0, 1].map(|_| pay.send_aside(gateway.port))).collect();
+    let duplicates: Vec<_> =
+        gateways.iter().flat_map(|gateway| [0, 1].map(|_| pay.send_aside(gateway.port))).collect();
     for duplicate in duplicates {
         assert_eq!(duplicate.join().unwrap().problem(), "store-unavailable");
     }
     for gateway in &gateways {
         // Only a claim that may have been carried out is given up.
-        until("a duplicate's claim to be given up", || gateway.metric("onceward_unsettled_in_background") >= 1.0);
+        until("a duplicate's claim to be given up", || {
+            gateway.metric("onceward_unsettled_in_background") >= 1.0
+        });
     }
     redis.kill();
     redis.restart_empty(settings);

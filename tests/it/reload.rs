@@ -1,6 +1,8 @@
 //! The configuration is read again while requests are answered: what is under way ends as it began.
 
-use crate::harness::{Connection, Gateway, ROUTES, RedisServer, Request, Upstream, free_port, until};
+use crate::harness::{
+    Connection, Gateway, ROUTES, RedisServer, Request, Upstream, free_port, until,
+};
 
 const REFUNDS: &str = "[[routes]]\nname = \"refunds\"\npath = \"/v1/refunds\"\n";
 
@@ -38,7 +40,10 @@ fn a_new_route_works_after_sighup_on_connections_that_were_there() {
     let gateway = Gateway::with(upstream.port, long, ROUTES);
     let mut connection = Connection::open(gateway.port);
     assert_eq!(connection.exchange(&Request::pay("k", "{}")).status, 201);
-    assert!(!connection.exchange(&refund("r")).replayed() && !connection.exchange(&refund("r")).replayed());
+    assert!(
+        !connection.exchange(&refund("r")).replayed()
+            && !connection.exchange(&refund("r")).replayed()
+    );
     let began = gateway.metric("onceward_config_in_force_since_timestamp_seconds");
     assert!(began > 1_700_000_000.0, "{began}");
 
@@ -46,8 +51,15 @@ fn a_new_route_works_after_sighup_on_connections_that_were_there() {
     assert!(gateway.metric("onceward_config_in_force_since_timestamp_seconds") >= began);
     assert_eq!(connection.exchange(&refund("r")).status, 201);
     assert!(connection.exchange(&refund("r")).replayed());
-    assert!(connection.exchange(&Request::pay("k", "{}")).replayed(), "what was answered stays answered");
-    assert_eq!((upstream.executed(), upstream.connections()), (4, 1), "the connection to the upstream stays too");
+    assert!(
+        connection.exchange(&Request::pay("k", "{}")).replayed(),
+        "what was answered stays answered"
+    );
+    assert_eq!(
+        (upstream.executed(), upstream.connections()),
+        (4, 1),
+        "the connection to the upstream stays too"
+    );
     gateway.logged("the configuration was read again and is in force");
 }
 
@@ -60,12 +72,17 @@ fn a_file_with_faults_changes_nothing_and_the_log_names_file_line_and_key() {
     is_refused(
         &gateway,
         &faulty,
-        &[&format!("{file}:5:9: routes[0].lease: "), &format!("{file}:6:1: routes[0].mod: no such key")],
+        &[
+            &format!("{file}:5:9: routes[0].lease: "),
+            &format!("{file}:6:1: routes[0].mod: no such key"),
+        ],
     );
     is_refused(&gateway, "[[routes", &[&format!("{file}:1:")]);
     is_refused(
         &gateway,
-        &format!("[admin_auth]\ntokens = [{{ name = \"a\", role = \"read\", env = \"NOWHERE\" }}]\n{ROUTES}"),
+        &format!(
+            "[admin_auth]\ntokens = [{{ name = \"a\", role = \"read\", env = \"NOWHERE\" }}]\n{ROUTES}"
+        ),
         &["the environment variable NOWHERE is not set"],
     );
     std::fs::remove_file(gateway.config()).unwrap();
@@ -81,11 +98,12 @@ fn a_file_with_faults_changes_nothing_and_the_log_names_file_line_and_key() {
 fn what_a_running_process_cannot_change_is_refused_by_name() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let settings =
-        "[store]\nnamespace = \"other\"\ntimeout = \"400ms\"\nack = \"replicas:1\"\n[limits]\nconnections = 9\nin_flight = 9\n";
+    let settings = "[store]\nnamespace = \"other\"\ntimeout = \"400ms\"\nack = \"replicas:1\"\n[limits]\nconnections = 9\nin_flight = 9\n";
     let told = "store.namespace, store.timeout, store.ack, limits.connections can't be changed without a restart";
     is_refused(&gateway, &format!("{settings}{ROUTES}{REFUNDS}"), &[told]);
-    assert!(!refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed());
+    assert!(
+        !refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed()
+    );
 }
 
 #[test]
@@ -101,12 +119,18 @@ fn a_reload_that_would_change_identities_is_refused_unless_the_start_accepted_it
     assert!(pay.send(gateway.port).replayed());
     // A route that was added is one whose name has to stay.
     reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
-    is_refused(&gateway, &format!("{renamed}{REFUNDS}"), &["route \"payouts\" covers POST /v1/payments in its place"]);
+    is_refused(
+        &gateway,
+        &format!("{renamed}{REFUNDS}"),
+        &["route \"payouts\" covers POST /v1/payments in its place"],
+    );
     assert_eq!(gateway.metric("onceward_vanished_routes"), 0.0);
     // One that goes again is told.
     reload(&gateway, ROUTES, "applied");
     assert_eq!(gateway.metric("onceward_vanished_routes"), 1.0);
-    until("the warning", || gateway.logs().contains("route \"refunds\" is not configured any more"));
+    until("the warning", || {
+        gateway.logs().contains("route \"refunds\" is not configured any more")
+    });
     reload(&gateway, &format!("{ROUTES}{REFUNDS}"), "applied");
     assert_eq!(gateway.metric("onceward_vanished_routes"), 0.0);
     gateway.signal("TERM");
@@ -137,7 +161,11 @@ fn a_wait_goes_on_under_what_it_began_with_and_counts_under_what_follows() {
     // The one that runs takes the only place, so that the next begins with a refusal either way.
     assert_eq!(Request::pay("other", "{}").send(gateway.port).problem(), "overloaded");
     reload(&gateway, &format!("[limits]\nin_flight = 4\n{ROUTES}"), "applied");
-    assert_eq!(Request::pay("k", "{}").act("hold").send(gateway.port).problem(), "in-flight", "no waiting any more");
+    assert_eq!(
+        Request::pay("k", "{}").act("hold").send(gateway.port).problem(),
+        "in-flight",
+        "no waiting any more"
+    );
     assert!(!waiting.is_finished() && !first.is_finished());
 
     // The end waits for those who began before the reload.
@@ -164,8 +192,15 @@ fn limits_and_tokens_follow_a_reload_by_the_admin_api_which_takes_an_operator() 
     "#;
     std::fs::write(gateway.config(), format!("{tokens}{ROUTES}")).unwrap();
     let asked = gateway.ask("POST", "/v1/reload");
-    assert_eq!((asked.status, asked.json()["result"].as_str()), (200, Some("applied")), "{asked:?}");
-    assert_eq!(Request::pay("large", "[1,2,3,4,5,6]").send(gateway.port).problem(), "body-too-large");
+    assert_eq!(
+        (asked.status, asked.json()["result"].as_str()),
+        (200, Some("applied")),
+        "{asked:?}"
+    );
+    assert_eq!(
+        Request::pay("large", "[1,2,3,4,5,6]").send(gateway.port).problem(),
+        "body-too-large"
+    );
     let ask = |token: &str| {
         let request = Request::new("POST", "/v1/reload").host("127.0.0.1");
         request.field("Authorization", &format!("Bearer {token}")).send(gateway.admin).status
@@ -183,7 +218,9 @@ fn before_the_store_has_agreed_to_the_first_configuration_no_other_is_taken() {
     is_refused(&gateway, &format!("{ROUTES}{REFUNDS}"), &["not told yet"]);
     let _redis = RedisServer::with(port, &[]);
     until("the gateway to be ready", || gateway.is_ready());
-    assert!(!refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed());
+    assert!(
+        !refund("r").send(gateway.port).replayed() && !refund("r").send(gateway.port).replayed()
+    );
     std::fs::write(gateway.config(), format!("{ROUTES}{REFUNDS}")).unwrap();
     // A server that has just started may not answer in time.
     until("the configuration to be applied", || gateway.ask("POST", "/v1/reload").status == 200);

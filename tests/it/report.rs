@@ -24,7 +24,10 @@ fn report(gateway: &Gateway, words: &[&str]) -> (i32, String) {
         .args(["--admin", &format!("127.0.0.1:{}", gateway.admin)])
         .output()
         .unwrap();
-    (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    (
+        out.status.code().unwrap(),
+        String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+    )
 }
 
 fn told(gateway: &Gateway) -> Value {
@@ -38,9 +41,14 @@ fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, LOG, WATCHED);
     let (code, said) = report(&gateway, &[]);
-    assert!(code == 0 && said.contains(": nothing.") && said.contains("In shadow mode: payments."), "{said}");
+    assert!(
+        code == 0 && said.contains(": nothing.") && said.contains("In shadow mode: payments."),
+        "{said}"
+    );
 
-    let pay = |tenant: &str, body: &str| Request::pay("k", body).field("X-Tenant", tenant).send(gateway.port).status;
+    let pay = |tenant: &str, body: &str| {
+        Request::pay("k", body).field("X-Tenant", tenant).send(gateway.port).status
+    };
     for tenant in ["alice", "bob"] {
         assert_eq!(pay(tenant, r#"{"amount":4200}"#), 201);
     }
@@ -56,27 +64,47 @@ fn a_report_tells_by_client_what_enforcing_would_have_replayed_and_refused() {
     }
     assert_eq!(upstream.executed(), 8, "watching refuses nothing");
 
-    until("all duplicates to be told", || told(&gateway)["would_refuse"] == 2 && told(&gateway)["would_replay"] == 4);
+    until("all duplicates to be told", || {
+        told(&gateway)["would_refuse"] == 2 && told(&gateway)["would_replay"] == 4
+    });
     let told = told(&gateway);
     let rows = told["rows"].as_array().unwrap();
     let scopes: Vec<&str> = rows.iter().map(|row| row["scope"].as_str().unwrap()).collect();
     let row = |scope: &str, would: &str, requests: u64| json!({"route": "payments", "scope": scope, "would": would, "requests": requests});
     let mut refused = row(scopes[1], "refuse", 2);
     refused["problem"] = "key-reused".into();
-    assert_eq!(told["rows"], json!([row(scopes[0], "replay", 3), refused, row(scopes[1], "replay", 1)]), "{told}");
+    assert_eq!(
+        told["rows"],
+        json!([row(scopes[0], "replay", 3), refused, row(scopes[1], "replay", 1)]),
+        "{told}"
+    );
     assert_ne!(scopes[0], scopes[1]);
     assert_eq!((&told["cut"], &told["shadow_routes"]), (&false.into(), &json!(["payments"])));
-    assert!(told["lag_ms"].is_u64() && told["since"].as_str().unwrap().ends_with(":00:00.000Z"), "{told}");
+    assert!(
+        told["lag_ms"].is_u64() && told["since"].as_str().unwrap().ends_with(":00:00.000Z"),
+        "{told}"
+    );
 
     let (code, text) = report(&gateway, &["--since", "90m"]);
-    assert!(code == 0 && text.contains("ROUTE     CLIENT            WOULD   WHY         REQUESTS"), "{text}");
-    assert!(text.contains(&format!("payments  {}  refuse  key-reused         2", scopes[1])), "{text}");
-    assert!(text.contains("In all 4 would have got the stored answer, and 2 would have been refused."), "{text}");
+    assert!(
+        code == 0 && text.contains("ROUTE     CLIENT            WOULD   WHY         REQUESTS"),
+        "{text}"
+    );
+    assert!(
+        text.contains(&format!("payments  {}  refuse  key-reused         2", scopes[1])),
+        "{text}"
+    );
+    assert!(
+        text.contains("In all 4 would have got the stored answer, and 2 would have been refused."),
+        "{text}"
+    );
     assert!(!text.contains("alice") && !text.contains("bob"), "clients are told by a hash: {text}");
     assert_eq!(report(&gateway, &["--since", "yesterday"]).0, 2);
     assert_eq!(gateway.ask("GET", "/v1/report?since=yesterday").problem(), "request-invalid");
     // A mark that somebody asks about is told of who it may be.
-    let asked = Request::new("POST", "/v1/scope").host("127.0.0.1").json(r#"{"route":"payments","scope":{"x-tenant":"bob"}}"#);
+    let asked = Request::new("POST", "/v1/scope")
+        .host("127.0.0.1")
+        .json(r#"{"route":"payments","scope":{"x-tenant":"bob"}}"#);
     assert_eq!(asked.send(gateway.admin).json()["scope"], scopes[1]);
     let later = gateway.ask("GET", "/v1/report?since=2100-01-01T00:00:00Z").json();
     assert_eq!((&later["rows"], &later["would_replay"]), (&json!([]), &0.into()));
@@ -96,10 +124,17 @@ fn where_nothing_can_be_reported_it_is_said_why() {
 #[test]
 fn clients_of_a_route_without_a_scope_are_told_apart_by_what_they_send() {
     let upstream = Upstream::start();
-    let gateway =
-        Gateway::with(upstream.port, LOG, "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nmode = \"shadow\"\n");
-    let pay = |client: &str| Request::pay("k", "{}").field("Authorization", client).send(gateway.port).status;
-    let watched = |would: &str| gateway.metric(&format!("onceward_shadow_total{{route=\"payments\",would=\"{would}\"}}"));
+    let gateway = Gateway::with(
+        upstream.port,
+        LOG,
+        "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nmode = \"shadow\"\n",
+    );
+    let pay = |client: &str| {
+        Request::pay("k", "{}").field("Authorization", client).send(gateway.port).status
+    };
+    let watched = |would: &str| {
+        gateway.metric(&format!("onceward_shadow_total{{route=\"payments\",would=\"{would}\"}}"))
+    };
     assert_eq!(pay("alice"), 201);
     until("the first request to be watched", || watched("execute") == 1.0);
     assert_eq!([pay("alice"), pay("bob")], [201, 201]);

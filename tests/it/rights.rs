@@ -7,7 +7,10 @@ use crate::harness::{Cluster, Gateway, ROUTES, RedisServer, Request, Upstream, u
 
 /// A server with a user `limited`, whose password is `pw`, with these rights.
 fn server_with_user(rights: &[&str]) -> (RedisServer, String) {
-    let redis = RedisServer::with(crate::harness::free_port(), &["--appendonly", "yes", "--appendfsync", "always"]);
+    let redis = RedisServer::with(
+        crate::harness::free_port(),
+        &["--appendonly", "yes", "--appendfsync", "always"],
+    );
     let user = [&["acl", "setuser", "limited", "reset", "on", ">pw"], rights].concat();
     assert_eq!(redis.cli(&user), "OK", "{rights:?}");
     let url = format!("redis://limited:pw@127.0.0.1:{}", redis.port);
@@ -16,17 +19,23 @@ fn server_with_user(rights: &[&str]) -> (RedisServer, String) {
 
 fn doctor(store: &str, settings: &str) -> (i32, String) {
     let file = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
-    std::fs::write(file.path(), format!("[upstream]\nurl = \"http://127.0.0.1:9\"\n{settings}")).unwrap();
+    std::fs::write(file.path(), format!("[upstream]\nurl = \"http://127.0.0.1:9\"\n{settings}"))
+        .unwrap();
     let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
-    let out = command.args(["doctor", "--store", store, "--config"]).arg(file.path()).output().unwrap();
-    (out.status.code().unwrap(), String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned())
+    let out =
+        command.args(["doctor", "--store", store, "--config"]).arg(file.path()).output().unwrap();
+    (
+        out.status.code().unwrap(),
+        String::from_utf8_lossy(&[out.stdout, out.stderr].concat()).into_owned(),
+    )
 }
 
 #[test]
 fn a_user_without_rights_to_channels_stores_every_outcome_at_the_first_attempt() {
     let upstream = Upstream::start();
     let (redis, url) = server_with_user(&["~onceward:*", "resetchannels", "+@all", "-@admin"]);
-    let gateway = Gateway::on(upstream.port, &url, "", &format!("{ROUTES}on_in_flight = \"wait\"\n"));
+    let gateway =
+        Gateway::on(upstream.port, &url, "", &format!("{ROUTES}on_in_flight = \"wait\"\n"));
     let pay = Request::pay("k", "{}").act("hold");
     let first = pay.send_aside(gateway.port);
     upstream.reached(1);
@@ -42,33 +51,73 @@ fn a_user_without_rights_to_channels_stores_every_outcome_at_the_first_attempt()
     let lost = Request::pay("lost", "{}").act("drop");
     let operation = lost.send(gateway.port).json()["operation"].as_str().unwrap().to_owned();
     until("the lost request to be over", || {
-        let (code, said) = cli(&gateway, &["resolve", &operation, "--status", "200", "--reason", "seen in the ledger"]);
+        let (code, said) = cli(
+            &gateway,
+            &["resolve", &operation, "--status", "200", "--reason", "seen in the ledger"],
+        );
         assert!(code == 0 || said.contains("too early"), "{code}: {said}");
         code == 0
     });
     assert!(lost.send(gateway.port).replayed());
     let logs = gateway.logs();
-    assert!(!logs.contains("did not confirm") && !logs.contains("NOPERM to EVAL"), "each write is confirmed at once: {logs}");
-    assert_eq!(redis.cli(&["acl", "getuser", "limited"]).matches("onceward").count(), 1, "the user stayed as it was");
+    assert!(
+        !logs.contains("did not confirm") && !logs.contains("NOPERM to EVAL"),
+        "each write is confirmed at once: {logs}"
+    );
+    assert_eq!(
+        redis.cli(&["acl", "getuser", "limited"]).matches("onceward").count(),
+        1,
+        "the user stayed as it was"
+    );
 }
 
 #[test]
 fn the_doctor_and_the_start_name_each_missing_right() {
-    let rights = ["~onceward:{p*}:r:*", "~onceward:{p*}:epoch", "resetchannels", "+@all", "-zadd", "-zrange", "-config", "-acl"];
+    let rights = [
+        "~onceward:{p*}:r:*",
+        "~onceward:{p*}:epoch",
+        "resetchannels",
+        "+@all",
+        "-zadd",
+        "-zrange",
+        "-config",
+        "-acl",
+    ];
     let (_redis, url) = server_with_user(&rights);
     let (code, said) = doctor(&url, "");
     assert_eq!(code, 1, "{said}");
-    for right in ["(+zadd)", "(+zrange)", "(+config|get)", "(&onceward:*)", "(~onceward:{p*}:due)", "(~onceward:ping)"] {
+    for right in [
+        "(+zadd)",
+        "(+zrange)",
+        "(+config|get)",
+        "(&onceward:*)",
+        "(~onceward:{p*}:due)",
+        "(~onceward:ping)",
+    ] {
         assert_eq!(said.matches(right).count(), 1, "{right} in {said}");
     }
-    for granted in ["(+get)", "(+evalsha)", "(~onceward:{p*}:r:*)", "(~onceward:{p*}:epoch)", "(~onceward:*)", "(+xadd)"] {
+    for granted in [
+        "(+get)",
+        "(+evalsha)",
+        "(~onceward:{p*}:r:*)",
+        "(~onceward:{p*}:epoch)",
+        "(~onceward:*)",
+        "(+xadd)",
+    ] {
         assert!(!said.contains(granted), "{granted} in {said}");
     }
-    assert!(doctor(&url, "[log]\nenabled = true\n").1.contains("(~onceward:{p*}:events)"), "with the event log");
+    assert!(
+        doctor(&url, "[log]\nenabled = true\n").1.contains("(~onceward:{p*}:events)"),
+        "with the event log"
+    );
     let upstream = Upstream::start();
     let gateway = Gateway::spawn(upstream.port, &url, "", ROUTES);
-    until("the start to name them", || gateway.logs().contains("(+zadd)") && gateway.logs().contains("(~onceward:ping)"));
-    until("the refused command to be named", || gateway.logs().contains("the server answered NOPERM to MGET: its user"));
+    until("the start to name them", || {
+        gateway.logs().contains("(+zadd)") && gateway.logs().contains("(~onceward:ping)")
+    });
+    until("the refused command to be named", || {
+        gateway.logs().contains("the server answered NOPERM to MGET: its user")
+    });
 }
 
 #[test]
@@ -105,14 +154,22 @@ fn a_cluster_is_looked_at_server_by_server_and_without_a_map_the_doctor_says_why
     let servers = cluster.primaries().len();
     assert_eq!((said.matches("it is a master").count(), servers), (servers, 3), "{said}");
     let user = |rights: &[&str]| {
-        let words = [&["acl", "setuser", "limited", "reset", "on", ">pw", "~*", "&*"], rights].concat();
+        let words =
+            [&["acl", "setuser", "limited", "reset", "on", ">pw", "~*", "&*"], rights].concat();
         cluster.primaries().iter().for_each(|server| assert_eq!(server.cli(&words), "OK"));
     };
     let url = cluster.url().replacen("://", "://limited:pw@", 1);
     user(&["+@all", "-asking", "-zcount"]);
     let (code, said) = doctor(&url, "");
-    assert_eq!((code, said.matches("(+asking)").count(), said.matches("(+zcount)").count()), (1, servers, servers), "{said}");
+    assert_eq!(
+        (code, said.matches("(+asking)").count(), said.matches("(+zcount)").count()),
+        (1, servers, servers),
+        "{said}"
+    );
     user(&["+@all", "-cluster"]);
     let (code, said) = doctor(&url, "");
-    assert!(code == 1 && said.contains("map is not known") && said.contains("NOPERM to CLUSTER"), "{said}");
+    assert!(
+        code == 1 && said.contains("map is not known") && said.contains("NOPERM to CLUSTER"),
+        "{said}"
+    );
 }

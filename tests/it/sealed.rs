@@ -8,11 +8,13 @@ const OLD: &str = "AQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQEBAQE=";
 const NEW: &str = "AgICAgICAgICAgICAgICAgICAgICAgICAgICAgICAgI=";
 
 fn gateway(upstream: &Upstream, store: &str, keys: &str) -> Gateway {
-    let settings = if keys.is_empty() { String::new() } else { format!("[encryption]\nkeys = [{keys}]\n") };
+    let settings =
+        if keys.is_empty() { String::new() } else { format!("[encryption]\nkeys = [{keys}]\n") };
     let env = |command: &mut Command| {
         command.env("KEY_OLD", OLD).env("KEY_NEW", NEW);
     };
-    let gateway = Gateway::launch(&format!("http://127.0.0.1:{}", upstream.port), store, &settings, "", env);
+    let gateway =
+        Gateway::launch(&format!("http://127.0.0.1:{}", upstream.port), store, &settings, "", env);
     until("the gateway to be ready", || gateway.is_ready());
     gateway
 }
@@ -34,14 +36,21 @@ fn no_card_number_lies_in_the_store_and_keys_can_be_rotated() {
 
     let rotated = gateway(&upstream, &redis.url(), &format!("{NEW_KEY}, {OLD_KEY}"));
     let again = pay("k").send(rotated.port);
-    assert!(again.replayed() && again.body == answer.body && again.get("x-card") == Some("4242-canary"), "{again:?}");
+    assert!(
+        again.replayed() && again.body == answer.body && again.get("x-card") == Some("4242-canary"),
+        "{again:?}"
+    );
     assert_eq!(pay("l").send(rotated.port).status, 201);
     drop(rotated);
 
     for keys in [NEW_KEY, ""] {
         let forgetful = gateway(&upstream, &redis.url(), keys);
         let refused = pay("k").send(forgetful.port);
-        assert_eq!((refused.status, refused.problem().as_str()), (503, "store-unavailable"), "{keys}");
+        assert_eq!(
+            (refused.status, refused.problem().as_str()),
+            (503, "store-unavailable"),
+            "{keys}"
+        );
     }
     assert_eq!(upstream.executed(), 2, "what can't be opened is not run again");
 }
@@ -50,9 +59,11 @@ fn no_card_number_lies_in_the_store_and_keys_can_be_rotated() {
 fn a_key_that_is_none_is_told_before_anything_starts() {
     let upstream = Upstream::start();
     let url = format!("http://127.0.0.1:{}", upstream.port);
-    for (value, told) in
-        [(None, "KEY_OLD is not set"), (Some("c2hvcnQ="), "32 bytes in base64"), (Some("!"), "32 bytes in base64")]
-    {
+    for (value, told) in [
+        (None, "KEY_OLD is not set"),
+        (Some("c2hvcnQ="), "32 bytes in base64"),
+        (Some("!"), "32 bytes in base64"),
+    ] {
         let settings = format!("[encryption]\nkeys = [{OLD_KEY}]\n");
         let mut refused = Gateway::launch(&url, "memory:", &settings, "", |command| {
             value.into_iter().for_each(|value| _ = command.env("KEY_OLD", value));

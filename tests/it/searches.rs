@@ -8,7 +8,9 @@ const LOG: &str = "[log]\nenabled = true";
 /// What the API answers, once it has told of so many operations.
 fn told(gateway: &Gateway, target: &str, operations: usize) -> serde_json::Value {
     let ask = || gateway.ask("GET", target).json();
-    until("the read model to know them", || ask()["operations"].as_array().is_some_and(|all| all.len() >= operations));
+    until("the read model to know them", || {
+        ask()["operations"].as_array().is_some_and(|all| all.len() >= operations)
+    });
     ask()
 }
 
@@ -21,41 +23,78 @@ fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginn
     }
     let lost = lose(&gateway, "k");
     let all = told(&gateway, "/v1/operations?route=payments", 4);
-    assert_eq!((&all["source"], &all["operations"][0]["operation"]), (&"read_model".into(), &lost.as_str().into()));
+    assert_eq!(
+        (&all["source"], &all["operations"][0]["operation"]),
+        (&"read_model".into(), &lost.as_str().into())
+    );
     assert!(all["lag_ms"].is_u64(), "how far behind it is: {all}");
     let (mut seen, mut cursor) = (Vec::new(), String::new());
     loop {
-        let page = gateway.ask("GET", &format!("/v1/operations?route=payments&limit=3{cursor}")).json();
-        seen.extend(page["operations"].as_array().unwrap().iter().map(|one| one["operation"].clone()));
+        let page =
+            gateway.ask("GET", &format!("/v1/operations?route=payments&limit=3{cursor}")).json();
+        seen.extend(
+            page["operations"].as_array().unwrap().iter().map(|one| one["operation"].clone()),
+        );
         let Some(next) = page["cursor"].as_str() else { break };
         cursor = format!("&cursor={next}");
     }
-    let wanted: Vec<_> = all["operations"].as_array().unwrap().iter().map(|one| one["operation"].clone()).collect();
+    let wanted: Vec<_> =
+        all["operations"].as_array().unwrap().iter().map(|one| one["operation"].clone()).collect();
     assert_eq!(seen, wanted);
-    for (query, count) in [("status=201", 3), ("route=nowhere", 0), ("state=uncertain&source=read_model", 1), ("text=nothing", 0)]
-    {
+    for (query, count) in [
+        ("status=201", 3),
+        ("route=nowhere", 0),
+        ("state=uncertain&source=read_model", 1),
+        ("text=nothing", 0),
+    ] {
         assert_eq!(
-            gateway.ask("GET", &format!("/v1/operations?{query}")).json()["operations"].as_array().unwrap().len(),
+            gateway.ask("GET", &format!("/v1/operations?{query}")).json()["operations"]
+                .as_array()
+                .unwrap()
+                .len(),
             count,
             "{query}"
         );
     }
-    assert_eq!(gateway.ask("GET", "/v1/operations?state=uncertain").json()["source"], "store", "as it is now");
+    assert_eq!(
+        gateway.ask("GET", "/v1/operations?state=uncertain").json()["source"],
+        "store",
+        "as it is now"
+    );
 
     assert_eq!(cli(&gateway, &["resolve", &lost, "--status", "201", "--reason", "seen"]).0, 0);
     let timeline = || gateway.ask("GET", &format!("/v1/operations/{lost}/timeline")).json();
     until("the decision to be told", || timeline()["moments"].as_array().unwrap().len() == 3);
     let timeline = timeline();
-    let kinds: Vec<_> = timeline["moments"].as_array().unwrap().iter().map(|moment| moment["kind"].as_str().unwrap()).collect();
+    let kinds: Vec<_> = timeline["moments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|moment| moment["kind"].as_str().unwrap())
+        .collect();
     assert_eq!(kinds, ["claimed", "uncertain", "resolved"]);
     let decided = &timeline["moments"][2];
-    assert_eq!((&decided["operator"], &decided["reason"], &decided["status"]), (&"loopback".into(), &"seen".into(), &201.into()));
+    assert_eq!(
+        (&decided["operator"], &decided["reason"], &decided["status"]),
+        (&"loopback".into(), &"seen".into(), &201.into())
+    );
 
     let hours = gateway.ask("GET", "/v1/statistics").json();
-    let sum = |name: &str| hours["hours"].as_array().unwrap().iter().map(|hour| hour[name].as_u64().unwrap()).sum::<u64>();
+    let sum = |name: &str| {
+        hours["hours"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|hour| hour[name].as_u64().unwrap())
+            .sum::<u64>()
+    };
     assert_eq!((sum("executed"), sum("uncertain"), sum("decided")), (3, 1, 1), "{hours}");
     let overview = gateway.ask("GET", "/v1/overview").json();
-    assert_eq!((&overview["hour"]["executed"], &overview["uncertain"]), (&3.into(), &0.into()), "{overview}");
+    assert_eq!(
+        (&overview["hour"]["executed"], &overview["uncertain"]),
+        (&3.into(), &0.into()),
+        "{overview}"
+    );
     for (target, problem) in [
         ("/v1/operations?status=many", "request-invalid"),
         ("/v1/operations?status=99", "request-invalid"),
@@ -68,7 +107,10 @@ fn operations_are_found_newest_first_a_page_at_a_time_and_told_from_their_beginn
         ("/v1/operations?cursor=nowhere", "request-invalid"),
         ("/v1/operations?state=uncertain&cursor=nowhere", "request-invalid"),
         ("/v1/statistics?from=2020-01-01T00:00:00Z", "request-invalid"),
-        ("/v1/operations/op_0000000000000000000000000000000000000000/timeline", "operation-unknown"),
+        (
+            "/v1/operations/op_0000000000000000000000000000000000000000/timeline",
+            "operation-unknown",
+        ),
     ] {
         assert_eq!(gateway.ask("GET", target).problem(), problem, "{target}");
     }
@@ -99,19 +141,31 @@ fn a_clients_operations_are_found_by_what_it_is_known_by_which_is_in_no_log() {
         let pay = Request::pay("k", "{}").field("X-Shop", shop).field("X-Till", "7");
         assert_eq!(pay.send(gateway.port).status, 201);
     }
-    let order = Request::new("POST", "/v1/orders").json("{}").field("Idempotency-Key", "k").field("Authorization", "canary-key");
+    let order = Request::new("POST", "/v1/orders")
+        .json("{}")
+        .field("Idempotency-Key", "k")
+        .field("Authorization", "canary-key");
     assert_eq!(order.send(gateway.port).status, 201);
     let all = told(&gateway, "/v1/operations?source=read_model", 3);
-    let of = |body: &str| Request::new("POST", "/v1/scope").host("127.0.0.1").json(body).send(gateway.admin);
+    let of = |body: &str| {
+        Request::new("POST", "/v1/scope").host("127.0.0.1").json(body).send(gateway.admin)
+    };
     let found = |answer: &Answer| {
-        let mark = answer.json()["scope"].as_str().unwrap_or_else(|| panic!("{}", answer.text())).to_owned();
+        let mark = answer.json()["scope"]
+            .as_str()
+            .unwrap_or_else(|| panic!("{}", answer.text()))
+            .to_owned();
         gateway.ask("GET", &format!("/v1/operations?scope={mark}")).json()["operations"].clone()
     };
-    let payments = found(&of(r#"{"route":"payments","scope":{"x-shop":"canary-shop","X-Till":" 7 "}}"#));
+    let payments =
+        found(&of(r#"{"route":"payments","scope":{"x-shop":"canary-shop","X-Till":" 7 "}}"#));
     assert_eq!(payments, serde_json::json!([all["operations"][2]]));
     let orders = found(&of(r#"{"route":"orders","scope":{"authorization":"canary-key"}}"#));
     assert_eq!(orders, serde_json::json!([all["operations"][0]]));
-    assert_eq!(found(&of(r#"{"route":"orders","scope":{"authorization":"canary-2"}}"#)), serde_json::json!([]));
+    assert_eq!(
+        found(&of(r#"{"route":"orders","scope":{"authorization":"canary-2"}}"#)),
+        serde_json::json!([])
+    );
 
     for (body, status, problem) in [
         (r#"{"route":"payments","scope":{"x-shop":"canary-shop"}}"#, 400, "lookup-invalid"),
@@ -150,23 +204,50 @@ fn duplicates_are_counted_and_told_with_where_they_differed_and_never_with_what_
         assert!(pay(r#"{"amount":4200,"card":"canary-1"}"#).replayed());
     }
     assert_eq!(pay(r#"{"amount":9900,"card":"canary-2"}"#).status, 422);
-    let operation = told(&gateway, "/v1/operations?route=payments", 1)["operations"][0]["operation"].as_str().unwrap().to_owned();
+    let operation =
+        told(&gateway, "/v1/operations?route=payments", 1)["operations"][0]["operation"]
+            .as_str()
+            .unwrap()
+            .to_owned();
     let timeline = || gateway.ask("GET", &format!("/v1/operations/{operation}/timeline")).json();
     // Those that were answered alike within a moment are told as one.
     let times = |told: &serde_json::Value| {
-        told["moments"].as_array().unwrap().iter().map(|moment| moment["times"].as_u64().unwrap_or(1)).sum::<u64>()
+        told["moments"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|moment| moment["times"].as_u64().unwrap_or(1))
+            .sum::<u64>()
     };
     until("the duplicates to be told", || times(&timeline()) == 6);
     let told = timeline();
-    let refused = told["moments"].as_array().unwrap().iter().find(|moment| moment["kind"] == "refused").unwrap();
+    let refused = told["moments"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .find(|moment| moment["kind"] == "refused")
+        .unwrap();
     assert_eq!((&refused["problem"], &refused["status"]), (&"key-reused".into(), &422.into()));
-    let pointers: Vec<_> = refused["differing"].as_array().unwrap().iter().map(|one| one["pointer"].as_str().unwrap()).collect();
+    let pointers: Vec<_> = refused["differing"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["pointer"].as_str().unwrap())
+        .collect();
     assert_eq!(pointers, ["/amount", "/card"], "{refused}");
     assert!(!told.to_string().contains("canary"), "{told}");
     let overview = gateway.ask("GET", "/v1/overview").json();
-    assert_eq!((&overview["hour"]["duplicates_prevented"], &overview["hour"]["conflicts"]), (&3.into(), &1.into()), "{overview}");
+    assert_eq!(
+        (&overview["hour"]["duplicates_prevented"], &overview["hour"]["conflicts"]),
+        (&3.into(), &1.into()),
+        "{overview}"
+    );
     let page = gateway.ask("GET", &format!("/operations/{operation}")).text();
-    assert!(page.contains("<code>/amount</code>") && page.contains("got the stored answer 201, 3 times"), "{page}");
+    assert!(
+        page.contains("<code>/amount</code>")
+            && page.contains("got the stored answer 201, 3 times"),
+        "{page}"
+    );
     assert_eq!(gateway.metric("onceward_observations_lost_total"), 0.0);
 }
 
@@ -176,10 +257,18 @@ fn without_the_log_the_store_is_listed_and_the_rest_says_what_to_turn_on() {
     let gateway = Gateway::start(upstream.port);
     let lost = lose(&gateway, "k");
     assert_eq!(gateway.ask("GET", "/v1/operations").json()["operations"][0]["operation"], lost);
-    for target in ["/v1/operations?route=payments", "/v1/overview", "/v1/statistics", &format!("/v1/operations/{lost}/timeline")]
-    {
+    for target in [
+        "/v1/operations?route=payments",
+        "/v1/overview",
+        "/v1/statistics",
+        &format!("/v1/operations/{lost}/timeline"),
+    ] {
         let refused = gateway.ask("GET", target);
-        assert_eq!((refused.status, refused.problem().as_str()), (501, "read-model-off"), "{target}");
+        assert_eq!(
+            (refused.status, refused.problem().as_str()),
+            (501, "read-model-off"),
+            "{target}"
+        );
         assert!(refused.text().contains("[log]"), "{}", refused.text());
     }
 }
@@ -193,10 +282,18 @@ fn the_openapi_document_tells_the_methods_that_paths_take() {
         let target = path.replace("{operation}", "op_0000000000000000000000000000000000000000");
         let refused = gateway.ask("DELETE", &target);
         assert_eq!(refused.status, 405, "{path}");
-        let mut taken: Vec<String> =
-            refused.get("allow").unwrap().split(',').map(|method| method.trim().to_lowercase()).collect();
+        let mut taken: Vec<String> = refused
+            .get("allow")
+            .unwrap()
+            .split(',')
+            .map(|method| method.trim().to_lowercase())
+            .collect();
         taken.retain(|method| method != "head");
         taken.sort();
-        assert_eq!(taken, methods.as_object().unwrap().keys().cloned().collect::<Vec<_>>(), "{path}");
+        assert_eq!(
+            taken,
+            methods.as_object().unwrap().keys().cloned().collect::<Vec<_>>(),
+            "{path}"
+        );
     }
 }

@@ -16,7 +16,12 @@ fn a_duplicate_gets_the_first_answer_and_the_upstream_sees_one_request() {
     assert_eq!(first.body, second.body);
     for name in ["date", "content-type", "content-length", "x-trace", "set-cookie"] {
         let all = |answer: &crate::harness::Answer| {
-            answer.fields.iter().filter(|(n, _)| n == name).map(|(_, v)| v.clone()).collect::<Vec<_>>()
+            answer
+                .fields
+                .iter()
+                .filter(|(n, _)| n == name)
+                .map(|(_, v)| v.clone())
+                .collect::<Vec<_>>()
         };
         assert_eq!(all(&first), all(&second), "{name}");
         assert!(!all(&first).is_empty(), "{name}");
@@ -151,17 +156,26 @@ fn a_hot_key_has_bounded_waiters() {
 #[test]
 fn missing_and_malformed_keys_are_refused_before_anything_is_forwarded() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nkey = { required = true }");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\nkey = { required = true }",
+    );
     let bare = Request::new("POST", "/v1/payments").json("{}");
     let missing = bare.send(gateway.port);
     assert_eq!((missing.status, missing.problem().as_str()), (400, "key-missing"));
-    assert!(missing.json()["detail"].as_str().unwrap().contains("idempotency-key"), "{}", missing.text());
+    assert!(
+        missing.json()["detail"].as_str().unwrap().contains("idempotency-key"),
+        "{}",
+        missing.text()
+    );
     let long = "x".repeat(256);
     for key in ["", "a b", "a\"b", "\"abc", "caf\u{e9}", &long] {
         let answer = bare.clone().field("Idempotency-Key", key).send(gateway.port);
         assert_eq!((answer.status, answer.problem().as_str()), (400, "key-invalid"), "{key}");
     }
-    let twice = bare.clone().field("Idempotency-Key", "a").field("Idempotency-Key", "a").send(gateway.port);
+    let twice =
+        bare.clone().field("Idempotency-Key", "a").field("Idempotency-Key", "a").send(gateway.port);
     assert_eq!(twice.problem(), "key-invalid");
     assert_eq!(upstream.executed(), 0);
 }
@@ -176,10 +190,17 @@ fn requests_without_a_key_or_a_route_pass_untouched_whatever_their_size() {
     );
     let body = vec![b'y'; 3 << 20];
     for target in ["/v1/payments", "/elsewhere?x=1&y=%2F"] {
-        let answer = Request::new("POST", target).field("X-Kept", "v").act("large 100000").body(body.clone()).send(gateway.port);
+        let answer = Request::new("POST", target)
+            .field("X-Kept", "v")
+            .act("large 100000")
+            .body(body.clone())
+            .send(gateway.port);
         assert_eq!((answer.status, answer.body.len()), (201, 100_000));
         let seen = upstream.seen().pop().unwrap();
-        assert_eq!((seen.line.as_str(), seen.get("x-kept")), (format!("POST {target} HTTP/1.1").as_str(), Some("v")));
+        assert_eq!(
+            (seen.line.as_str(), seen.get("x-kept")),
+            (format!("POST {target} HTTP/1.1").as_str(), Some("v"))
+        );
         assert!(seen.body == body, "the body is as it was");
     }
     assert_eq!(upstream.executed(), 2);
@@ -195,10 +216,16 @@ fn keys_can_be_in_the_body() {
     assert!(pay(r#"{"amount":1,"idempotency_key":"k"}"#).replayed());
     assert_eq!(pay(r#"{"amount":2,"idempotency_key":"k"}"#).problem(), "key-reused");
     for other in ["7", "null", "{}"] {
-        assert_eq!(pay(&format!(r#"{{"idempotency_key":{other}}}"#)).problem(), "key-invalid", "{other}");
+        assert_eq!(
+            pay(&format!(r#"{{"idempotency_key":{other}}}"#)).problem(),
+            "key-invalid",
+            "{other}"
+        );
     }
     assert_eq!(pay(r#"{"idempotency_key":"k","idempotency_key":"l"}"#).problem(), "key-invalid");
-    let both = Request::new("POST", "/v2/payments").field("Idempotency-Key", "other").json(r#"{"idempotency_key":"k"}"#);
+    let both = Request::new("POST", "/v2/payments")
+        .field("Idempotency-Key", "other")
+        .json(r#"{"idempotency_key":"k"}"#);
     assert_eq!(both.send(gateway.port).problem(), "key-invalid");
     assert_eq!(upstream.executed(), 1);
 }
@@ -213,7 +240,10 @@ fn keys_can_be_derived_and_keep_tenants_apart() {
     };
     assert_eq!(order("a", "/orders/1?page=2", r#"{"order":{"id":7}}"#).status, 201);
     assert!(order("a", "/orders/1?page=2", r#"{"order":{"id":7}}"#).replayed());
-    assert!(!order("b", "/orders/1?page=2", r#"{"order":{"id":7}}"#).replayed(), "another tenant's order 7");
+    assert!(
+        !order("b", "/orders/1?page=2", r#"{"order":{"id":7}}"#).replayed(),
+        "another tenant's order 7"
+    );
     assert!(!order("a", "/orders/1?page=2", r#"{"order":{"id":8}}"#).replayed());
     let missing = order("a", "/orders/1", r#"{"order":{"id":7}}"#);
     assert_eq!(missing.problem(), "key-missing");
@@ -242,24 +272,43 @@ fn a_proxy_in_front_can_vouch_for_the_caller() {
     let gateway = Gateway::with(upstream.port, "", routes);
     let pay = Request::pay("k", "{}").field("X-Tenant", "a");
     assert_eq!(pay.clone().field("Authorization", "token-1").send(gateway.port).status, 201);
-    assert!(pay.field("Authorization", "token-2").send(gateway.port).replayed(), "a rotated token is the same caller");
+    assert!(
+        pay.field("Authorization", "token-2").send(gateway.port).replayed(),
+        "a rotated token is the same caller"
+    );
 }
 
 #[test]
 fn a_vendors_dialect_shapes_the_refusal() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/charges\"\nprofile = \"stripe\"");
-    let pay = |body: &str| Request::new("POST", "/v1/charges").field("Idempotency-Key", "k").json(body).send(gateway.port);
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/charges\"\nprofile = \"stripe\"",
+    );
+    let pay = |body: &str| {
+        Request::new("POST", "/v1/charges")
+            .field("Idempotency-Key", "k")
+            .json(body)
+            .send(gateway.port)
+    };
     assert_eq!(pay("{}").status, 201);
     let reused = pay(r#"{"amount":1}"#);
-    assert_eq!((reused.status, reused.json()["error"]["type"].as_str()), (400, Some("idempotency_error")));
+    assert_eq!(
+        (reused.status, reused.json()["error"]["type"].as_str()),
+        (400, Some("idempotency_error"))
+    );
     assert_eq!(reused.get("stripe-should-retry"), Some("false"));
 }
 
 #[test]
 fn responses_that_are_not_kept_are_relayed_once_and_never_run_again() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "[limits]\nresponse_body = \"1KiB\"", "[[routes]]\npath = \"/v1/payments\"");
+    let gateway = Gateway::with(
+        upstream.port,
+        "[limits]\nresponse_body = \"1KiB\"",
+        "[[routes]]\npath = \"/v1/payments\"",
+    );
     for (key, script, length) in [("large", "large 5000", Some(5000)), ("events", "events", None)] {
         let pay = Request::pay(key, "{}").act(script);
         let first = pay.send(gateway.port);
@@ -287,7 +336,8 @@ fn a_release_status_lets_the_next_request_run() {
     for (key, refused) in did_nothing {
         let first = Request::pay(key, "{}").act(refused).send(gateway.port);
         assert!(
-            matches!(first.status, 429 | 401 | 503 | 307 | 308) && first.get("content-type") == Some("application/json"),
+            matches!(first.status, 429 | 401 | 503 | 307 | 308)
+                && first.get("content-type") == Some("application/json"),
             "relayed as it is"
         );
         let second = Request::pay(key, "{}").send(gateway.port);
@@ -312,7 +362,11 @@ fn an_error_that_the_upstream_decided_on_is_its_answer() {
 #[test]
 fn dropped_fields_reach_only_the_first_client() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\ndrop_headers = [\"Set-Cookie\"]");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\ndrop_headers = [\"Set-Cookie\"]",
+    );
     let pay = Request::pay("k", "{}").act("field Set-Cookie=session=1, field X-Kept=yes");
     let (first, second) = (pay.send(gateway.port), pay.send(gateway.port));
     assert_eq!((first.get("set-cookie"), second.get("set-cookie")), (Some("session=1"), None));
@@ -324,12 +378,25 @@ fn after_its_retention_a_key_is_new_unless_a_tombstone_stands() {
     let upstream = Upstream::start();
     let routes = "[[routes]]\nname = \"short\"\npath = \"/short\"\nretention = \"1s\"\n[[routes]]\nname = \"tomb\"\npath = \"/tomb\"\nretention = \"1s\"\ntombstone = \"1h\"";
     let gateway = Gateway::with(upstream.port, "", routes);
-    let pay = |path: &str| Request::new("POST", path).field("Idempotency-Key", "k").field("Authorization", "a").json("{}");
-    assert_eq!((pay("/short").send(gateway.port).status, pay("/tomb").send(gateway.port).status), (201, 201));
+    let pay = |path: &str| {
+        Request::new("POST", path)
+            .field("Idempotency-Key", "k")
+            .field("Authorization", "a")
+            .json("{}")
+    };
+    assert_eq!(
+        (pay("/short").send(gateway.port).status, pay("/tomb").send(gateway.port).status),
+        (201, 201)
+    );
     until("the result to be gone", || !pay("/short").send(gateway.port).replayed());
-    until("the result to be gone, with a tombstone", || pay("/tomb").send(gateway.port).status == 409);
+    until("the result to be gone, with a tombstone", || {
+        pay("/tomb").send(gateway.port).status == 409
+    });
     assert_eq!(pay("/tomb").send(gateway.port).problem(), "result-expired");
-    let stranger = Request::new("POST", "/tomb").field("Idempotency-Key", "k").field("Authorization", "b").json("{}");
+    let stranger = Request::new("POST", "/tomb")
+        .field("Idempotency-Key", "k")
+        .field("Authorization", "b")
+        .json("{}");
     assert_eq!(stranger.send(gateway.port).problem(), "key-reused");
     let seen = upstream.seen();
     assert_eq!(seen.iter().filter(|seen| seen.line.contains("/tomb")).count(), 1);
@@ -338,10 +405,17 @@ fn after_its_retention_a_key_is_new_unless_a_tombstone_stands() {
 #[test]
 fn with_supersede_each_fingerprint_runs_once() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\non_mismatch = \"supersede\"");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\non_mismatch = \"supersede\"",
+    );
     for _ in 0..2 {
         for amount in [1, 2, 3] {
-            assert_eq!(Request::pay("k", &format!("{{\"amount\":{amount}}}")).send(gateway.port).status, 201);
+            assert_eq!(
+                Request::pay("k", &format!("{{\"amount\":{amount}}}")).send(gateway.port).status,
+                201
+            );
         }
     }
     assert_eq!(upstream.executed(), 3);
@@ -350,7 +424,11 @@ fn with_supersede_each_fingerprint_runs_once() {
 #[test]
 fn with_replay_another_request_gets_the_first_answer_but_another_caller_does_not() {
     let upstream = Upstream::start();
-    let gateway = Gateway::with(upstream.port, "", "[[routes]]\npath = \"/v1/payments\"\nprofile = \"modern-treasury\"");
+    let gateway = Gateway::with(
+        upstream.port,
+        "",
+        "[[routes]]\npath = \"/v1/payments\"\nprofile = \"modern-treasury\"",
+    );
     let pay = |body: &str| Request::pay("k", body);
     assert_eq!(pay("{}").send(gateway.port).status, 201);
     assert!(pay(r#"{"amount":2}"#).send(gateway.port).replayed());
@@ -366,7 +444,9 @@ fn shadow_watches_and_never_refuses() {
         "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nmode = \"shadow\"\nkey = { required = true }",
     );
     let pay = |key: &str, body: &str| Request::pay(key, body).send(gateway.port);
-    let shadow = |would: &str| gateway.metric(&format!("onceward_shadow_total{{route=\"payments\",would=\"{would}\"}}"));
+    let shadow = |would: &str| {
+        gateway.metric(&format!("onceward_shadow_total{{route=\"payments\",would=\"{would}\"}}"))
+    };
     assert_eq!(pay("k", "{}").status, 201);
     until("the first to be settled", || {
         let again = pay("k", "{}");
@@ -377,7 +457,9 @@ fn shadow_watches_and_never_refuses() {
     assert_eq!(pay("a b", "{}").status, 201);
     assert_eq!(Request::new("POST", "/v1/payments").json("{}").send(gateway.port).status, 201);
     until("all to be counted", || {
-        shadow("refuse_key_reused") == 1.0 && shadow("refuse_key_invalid") == 1.0 && shadow("refuse_key_missing") == 1.0
+        shadow("refuse_key_reused") == 1.0
+            && shadow("refuse_key_invalid") == 1.0
+            && shadow("refuse_key_missing") == 1.0
     });
 }
 
@@ -386,7 +468,9 @@ fn a_pipelining_client_gets_its_answers_in_order() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let mut connection = Connection::open(gateway.port);
-    let requests: Vec<_> = (0..10).map(|n| Request::pay(&format!("k{n}"), "{}").act(&format!("body answer-{n}"))).collect();
+    let requests: Vec<_> = (0..10)
+        .map(|n| Request::pay(&format!("k{n}"), "{}").act(&format!("body answer-{n}")))
+        .collect();
     let bytes: Vec<u8> = requests.iter().flat_map(Request::bytes).collect();
     connection.write(&bytes);
     for n in 0..10 {

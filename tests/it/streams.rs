@@ -10,14 +10,23 @@ fn over_http_2_a_request_runs_once_and_is_replayed_or_refused() {
     let first = client.send(Streams::pay("k", r#"{"amount":1}"#, &[]));
     assert!(first.status == 201 && !first.replayed(), "{first:?}");
     let second = client.send(Streams::pay("k", r#"{ "amount": 1 }"#, &[]));
-    assert!(second.replayed() && second.body == first.body && second.get("date") == first.get("date"), "{second:?}");
+    assert!(
+        second.replayed() && second.body == first.body && second.get("date") == first.get("date"),
+        "{second:?}"
+    );
     let other = client.send(Streams::pay("k", r#"{"amount":2}"#, &[]));
     assert_eq!((other.status, other.problem().as_str()), (422, "key-reused"));
     let plain = Request::pay("k", r#"{"amount":1}"#).send(gateway.port);
-    assert!(plain.replayed() && plain.body == first.body, "the protocol makes no other request: {plain:?}");
+    assert!(
+        plain.replayed() && plain.body == first.body,
+        "the protocol makes no other request: {plain:?}"
+    );
     assert_eq!(upstream.executed(), 1);
     let seen = upstream.seen().pop().unwrap();
-    assert_eq!((seen.line.as_str(), seen.get("x-forwarded-host")), ("POST /v1/payments HTTP/1.1", Some("pay.example")));
+    assert_eq!(
+        (seen.line.as_str(), seen.get("x-forwarded-host")),
+        ("POST /v1/payments HTTP/1.1", Some("pay.example"))
+    );
     assert_eq!(seen.fields.iter().filter(|(name, _)| name == "host").count(), 1);
 }
 
@@ -48,10 +57,16 @@ fn cookies_that_are_split_over_lines_are_one_caller() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let client = Streams::open(gateway.port);
-    let first = client.send(Streams::pay("k", "{}", &[("cookie", "session=1"), ("cookie", "theme=dark")]));
+    let first =
+        client.send(Streams::pay("k", "{}", &[("cookie", "session=1"), ("cookie", "theme=dark")]));
     assert_eq!(first.status, 201);
     let seen = upstream.seen().pop().unwrap();
-    let cookies: Vec<_> = seen.fields.iter().filter(|(name, _)| name == "cookie").map(|(_, value)| value.as_str()).collect();
+    let cookies: Vec<_> = seen
+        .fields
+        .iter()
+        .filter(|(name, _)| name == "cookie")
+        .map(|(_, value)| value.as_str())
+        .collect();
     assert_eq!(cookies, ["session=1; theme=dark"]);
     let whole = Request::pay("k", "{}").field("Cookie", "session=1; theme=dark").send(gateway.port);
     assert!(whole.replayed() && whole.body == first.body, "{whole:?}");

@@ -27,7 +27,9 @@ impl Manager {
         let mut buffer = [0; 1024];
         match self.0.recv(&mut buffer) {
             Ok(length) => Some(String::from_utf8(buffer[..length].to_vec()).unwrap()),
-            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => None,
+            Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                None
+            }
             Err(error) => panic!("{error}"),
         }
     }
@@ -48,7 +50,13 @@ impl Manager {
 }
 
 fn launch(upstream: &Upstream, store: &str, adjust: impl FnOnce(&mut Command)) -> Gateway {
-    Gateway::launch(&format!("http://127.0.0.1:{}", upstream.port), store, "", crate::harness::ROUTES, adjust)
+    Gateway::launch(
+        &format!("http://127.0.0.1:{}", upstream.port),
+        store,
+        "",
+        crate::harness::ROUTES,
+        adjust,
+    )
 }
 
 #[test]
@@ -64,7 +72,9 @@ fn it_is_told_when_requests_are_served_and_when_the_end_begins() {
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201, "no waiting: it said so");
 
     gateway.signal("HUP");
-    until("the reload to be told", || manager.heard().is_some_and(|told| told.starts_with("RELOADING=1\nMONOTONIC_USEC=")));
+    until("the reload to be told", || {
+        manager.heard().is_some_and(|told| told.starts_with("RELOADING=1\nMONOTONIC_USEC="))
+    });
     manager.hears("READY=1");
 
     let running = Request::pay("held", "{}").act("hold").send_aside(gateway.port);
@@ -118,11 +128,16 @@ fn a_manager_that_is_not_there_keeps_nobody_from_serving() {
     let upstream = Upstream::start();
     let gateway = launch(&upstream, "memory:", |command| {
         // Signs of life are asked of another process.
-        command.env("NOTIFY_SOCKET", "/nowhere/at/all").env("WATCHDOG_USEC", "100000").env("WATCHDOG_PID", "1");
+        command
+            .env("NOTIFY_SOCKET", "/nowhere/at/all")
+            .env("WATCHDOG_USEC", "100000")
+            .env("WATCHDOG_PID", "1");
     });
     until("the gateway to be ready", || gateway.is_ready());
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
-    until("the reason", || gateway.logs().contains("the service manager could not be told: READY=1"));
+    until("the reason", || {
+        gateway.logs().contains("the service manager could not be told: READY=1")
+    });
     assert!(!gateway.logs().contains("WATCHDOG"), "{}", gateway.logs());
 }
 

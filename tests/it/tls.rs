@@ -8,13 +8,16 @@ use std::sync::Arc;
 use rustls::{ClientConfig, ClientConnection, StreamOwned};
 use rustls_pki_types::ServerName;
 
-use crate::harness::{Authority, Gateway, Manner, Origin, PATIENCE, Request, Streams, Upstream, until};
+use crate::harness::{
+    Authority, Gateway, Manner, Origin, PATIENCE, Request, Streams, Upstream, until,
+};
 
 const HERE: &str = "127.0.0.1";
 
 /// A gateway that trusts an authority.
 fn gateway(authority: &Authority, port: u16, settings: &str) -> Gateway {
-    let settings = format!("[upstream]\nca_file = \"{}\"\n{settings}", authority.ca_file().display());
+    let settings =
+        format!("[upstream]\nca_file = \"{}\"\n{settings}", authority.ca_file().display());
     Gateway::to(&format!("https://{HERE}:{port}"), &settings)
 }
 
@@ -68,7 +71,9 @@ fn an_upstream_without_alpn_speaks_http_1() {
 #[test]
 fn a_certificate_of_somebody_else_gets_no_request_and_releases_the_key() {
     let (authority, stranger) = (Authority::new(), Authority::new());
-    for identity in [stranger.server(HERE, &["http/1.1"]), authority.server("elsewhere.example", &["http/1.1"])] {
+    for identity in
+        [stranger.server(HERE, &["http/1.1"]), authority.server("elsewhere.example", &["http/1.1"])]
+    {
         let upstream = Upstream::with_tls(identity);
         let gateway = gateway(&authority, upstream.port, "");
         let pay = Request::pay("k", "{}");
@@ -116,11 +121,14 @@ fn http_2_is_spoken_where_it_is_negotiated_and_many_requests_share_a_connection(
 fn an_http_2_upstream_gets_one_host() {
     let authority = Authority::new();
     let origin = Origin::start(authority.server(HERE, &["h2"]));
-    for (host, seen_as) in [("upstream", format!("{HERE}:{}", origin.port)), ("preserve", "pay.example".to_owned())] {
+    for (host, seen_as) in
+        [("upstream", format!("{HERE}:{}", origin.port)), ("preserve", "pay.example".to_owned())]
+    {
         let gateway = gateway(&authority, origin.port, &format!("host = \"{host}\""));
         is_charged_once(&gateway, &Request::pay("k", "{}"));
         let seen = origin.seen().pop().unwrap();
-        let hosts: Vec<_> = seen.fields.iter().filter(|(name, _)| name == "host" || name == ":authority").collect();
+        let hosts: Vec<_> =
+            seen.fields.iter().filter(|(name, _)| name == "host" || name == ":authority").collect();
         assert_eq!(hosts, [&(":authority".to_owned(), seen_as)], "{host}");
         assert_eq!(seen.get("x-forwarded-host"), Some("pay.example"));
     }
@@ -134,7 +142,11 @@ fn a_refused_stream_leaves_the_key_free() {
     assert_eq!((refused.status, refused.problem().as_str()), (502, "upstream-unreachable"));
     assert_eq!((origin.faults(), origin.executed()), (1, 0));
     is_charged_once(&gateway, &pay);
-    assert_eq!((origin.executed(), origin.connections()), (1, 1), "the connection is as good as before");
+    assert_eq!(
+        (origin.executed(), origin.connections()),
+        (1, 1),
+        "the connection is as good as before"
+    );
 }
 
 #[test]
@@ -199,7 +211,11 @@ fn requests_beyond_what_a_connection_carries_get_another_one_and_do_not_wait_for
     for n in 0..20 {
         is_charged_once(&gateway, &Request::pay(&format!("later{n}"), "{}"));
     }
-    assert_eq!((origin.executed(), origin.connections()), (121, connections), "what stands is used");
+    assert_eq!(
+        (origin.executed(), origin.connections()),
+        (121, connections),
+        "what stands is used"
+    );
 }
 
 /// Says a request by TLS and reads to the end of the connection.
@@ -215,13 +231,18 @@ fn by_tls(port: u16, client: &Arc<ClientConfig>, request: &Request) -> std::io::
 }
 
 fn listening_by_tls(upstream: &Upstream, dir: &Path, more: &str) -> Gateway {
-    let settings = format!("[tls]\ncert = {:?}\nkey = {:?}\n{more}", dir.join("cert.pem"), dir.join("key.pem"));
+    let settings = format!(
+        "[tls]\ncert = {:?}\nkey = {:?}\n{more}",
+        dir.join("cert.pem"),
+        dir.join("key.pem")
+    );
     Gateway::with(upstream.port, &settings, "")
 }
 
 #[test]
 fn clients_come_by_tls_and_the_upstream_is_told() {
-    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    let (authority, upstream, dir) =
+        (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     authority.write(HERE, dir.path());
     let gateway = listening_by_tls(&upstream, dir.path(), "");
     let client = authority.client(&["http/1.1"], None);
@@ -231,12 +252,17 @@ fn clients_come_by_tls_and_the_upstream_is_told() {
     assert!(again.contains("idempotent-replayed: true"), "{again}");
     assert_eq!(upstream.seen()[0].get("x-forwarded-proto"), Some("https"));
     assert_eq!(upstream.executed(), 1);
-    assert!(by_tls(gateway.port, &Authority::new().client(&[], None), &Request::pay("l", "{}")).is_err(), "another authority");
+    assert!(
+        by_tls(gateway.port, &Authority::new().client(&[], None), &Request::pay("l", "{}"))
+            .is_err(),
+        "another authority"
+    );
 }
 
 #[test]
 fn both_protocols_are_offered() {
-    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    let (authority, upstream, dir) =
+        (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     authority.write(HERE, dir.path());
     let gateway = listening_by_tls(&upstream, dir.path(), "");
     for (wanted, got) in [(&["h2", "http/1.1"][..], "h2"), (&["http/1.1"], "http/1.1")] {
@@ -249,7 +275,8 @@ fn both_protocols_are_offered() {
 
 #[test]
 fn a_renewed_certificate_is_used_and_a_broken_one_is_not() {
-    let (old, new, upstream, dir) = (Authority::new(), Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    let (old, new, upstream, dir) =
+        (Authority::new(), Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     old.write(HERE, dir.path());
     let gateway = listening_by_tls(&upstream, dir.path(), "");
     let pay = Request::pay("k", "{}");
@@ -258,7 +285,9 @@ fn a_renewed_certificate_is_used_and_a_broken_one_is_not() {
     until("the change to be seen", || gateway.logs().contains("the old one stays"));
     assert!(by_tls(gateway.port, &old.client(&[], None), &pay).is_ok());
     new.write(HERE, dir.path());
-    until("the new certificate to be shown", || by_tls(gateway.port, &new.client(&[], None), &pay).is_ok());
+    until("the new certificate to be shown", || {
+        by_tls(gateway.port, &new.client(&[], None), &pay).is_ok()
+    });
 }
 
 #[test]
@@ -267,29 +296,42 @@ fn a_reload_reads_the_certificate_that_it_names_and_keeps_the_old_one_where_it_c
     let (first, second) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
     old.write(HERE, first.path());
     let gateway = listening_by_tls(&upstream, first.path(), "");
-    let shown = |by: &Authority| by_tls(gateway.port, &by.client(&[], None), &Request::pay("k", "{}")).is_ok();
+    let shown = |by: &Authority| {
+        by_tls(gateway.port, &by.client(&[], None), &Request::pay("k", "{}")).is_ok()
+    };
     let reload = |cert: &Path| {
-        std::fs::write(gateway.config(), format!("[tls]\ncert = {cert:?}\nkey = {:?}\n", cert.with_file_name("key.pem")))
-            .unwrap();
+        std::fs::write(
+            gateway.config(),
+            format!("[tls]\ncert = {cert:?}\nkey = {:?}\n", cert.with_file_name("key.pem")),
+        )
+        .unwrap();
         gateway.ask("POST", "/v1/reload")
     };
     let nowhere = reload(Path::new("/nowhere/cert.pem"));
-    assert!(nowhere.status == 409 && nowhere.text().contains("can't read /nowhere/cert.pem"), "{nowhere:?}");
+    assert!(
+        nowhere.status == 409 && nowhere.text().contains("can't read /nowhere/cert.pem"),
+        "{nowhere:?}"
+    );
     assert!(shown(&old));
     new.write(HERE, second.path());
     assert_eq!(reload(&second.path().join("cert.pem")).status, 200);
     assert!(shown(&new) && !shown(&old));
     std::fs::write(gateway.config(), "").unwrap();
     let without = gateway.ask("POST", "/v1/reload");
-    assert!(without.status == 409 && without.text().contains("tls can't be changed without a restart"), "{without:?}");
+    assert!(
+        without.status == 409 && without.text().contains("tls can't be changed without a restart"),
+        "{without:?}"
+    );
 }
 
 #[test]
 fn without_a_certificate_of_its_own_a_client_gets_nowhere() {
-    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    let (authority, upstream, dir) =
+        (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     authority.write(HERE, dir.path());
     let clients = Authority::new();
-    let gateway = listening_by_tls(&upstream, dir.path(), &format!("client_ca = {:?}", clients.ca_file()));
+    let gateway =
+        listening_by_tls(&upstream, dir.path(), &format!("client_ca = {:?}", clients.ca_file()));
     let own = tempfile::tempdir().unwrap();
     clients.write("shop.example", own.path());
     let pay = Request::pay("k", "{}");
@@ -323,25 +365,39 @@ fn the_subject_of_a_clients_certificate_is_scope_and_caller_over_both_protocols(
         by_tls(gateway.port, &client(name, "http/1.1"), &pay).unwrap()
     };
     let by_http_2 = |name, token: &str| {
-        Streams::open_by_tls(gateway.port, client(name, "h2")).send(Streams::pay("k", "{}", &[("authorization", token)]))
+        Streams::open_by_tls(gateway.port, client(name, "h2")).send(Streams::pay(
+            "k",
+            "{}",
+            &[("authorization", token)],
+        ))
     };
     let first = by_http_1(Some("shop-a"), "Bearer 1");
     assert!(first.starts_with("HTTP/1.1 201") && !first.contains("idempotent-replayed"), "{first}");
     let again = by_http_1(Some("shop-a"), "Bearer 2");
-    assert!(again.starts_with("HTTP/1.1 201") && again.contains("idempotent-replayed: true"), "{again}");
+    assert!(
+        again.starts_with("HTTP/1.1 201") && again.contains("idempotent-replayed: true"),
+        "{again}"
+    );
     let other = by_http_2(Some("shop-b"), "Bearer 1");
-    assert!(other.status == 201 && !other.replayed() && !first.ends_with(&other.text()), "{other:?}");
+    assert!(
+        other.status == 201 && !other.replayed() && !first.ends_with(&other.text()),
+        "{other:?}"
+    );
     let over_http_2 = by_http_2(Some("shop-a"), "Bearer 3");
     assert!(over_http_2.replayed() && first.ends_with(&over_http_2.text()), "{over_http_2:?}");
     assert_eq!(upstream.executed(), 2);
-    assert!(by_http_1(None, "Bearer 1").contains("scope-missing"), "a certificate that names nobody");
+    assert!(
+        by_http_1(None, "Bearer 1").contains("scope-missing"),
+        "a certificate that names nobody"
+    );
     assert_eq!(by_http_2(None, "Bearer 1").problem(), "scope-missing");
     assert_eq!(upstream.executed(), 2);
 }
 
 #[test]
 fn who_says_nothing_in_a_handshake_is_let_go() {
-    let (authority, upstream, dir) = (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
+    let (authority, upstream, dir) =
+        (Authority::new(), Upstream::start(), tempfile::tempdir().unwrap());
     authority.write(HERE, dir.path());
     let gateway = listening_by_tls(&upstream, dir.path(), "[limits]\nheader_timeout = \"300ms\"\n");
     let mut silent = TcpStream::connect(("127.0.0.1", gateway.port)).unwrap();

@@ -8,8 +8,9 @@ use crate::harness::tokens::{Issuer, encode, in_seconds, unsigned};
 use crate::harness::{Answer, Authority, Connection, Gateway, Request, Upstream, until};
 
 fn gateway(upstream: &Upstream, jwks: &str, more: &str) -> Gateway {
-    let routes =
-        format!("[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {jwks:?} {more} }} }}");
+    let routes = format!(
+        "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {jwks:?} {more} }} }}"
+    );
     Gateway::with(upstream.port, "", &routes)
 }
 
@@ -58,19 +59,26 @@ fn the_operations_of_a_subject_are_found_by_what_its_tokens_say() {
     let upstream = Upstream::start();
     let (issuer, dir) = (Issuer::new("a"), tempfile::tempdir().unwrap());
     let jwks = publish(dir.path(), &Issuer::jwks(&[&issuer]));
-    let routes = format!("[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {jwks:?} }} }}");
+    let routes = format!(
+        "[[routes]]\nname = \"payments\"\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {jwks:?} }} }}"
+    );
     let gateway = Gateway::with(upstream.port, "[log]\nenabled = true", &routes);
     for shop in ["shop-1", "shop-2"] {
         assert_eq!(pay("k", &issuer.token(shop, 60)).send(gateway.port).status, 201);
     }
-    let listed =
-        |query: &str| gateway.ask("GET", &format!("/v1/operations?{query}")).json()["operations"].as_array().unwrap().clone();
+    let listed = |query: &str| {
+        gateway.ask("GET", &format!("/v1/operations?{query}")).json()["operations"]
+            .as_array()
+            .unwrap()
+            .clone()
+    };
     until("both to be told", || listed("route=payments").len() == 2);
     let of = |scope: &str| {
         let body = format!(r#"{{"route":"payments","scope":{scope}}}"#);
         Request::new("POST", "/v1/scope").host("127.0.0.1").json(&body).send(gateway.admin)
     };
-    let found = |scope: &str| listed(&format!("scope={}", of(scope).json()["scope"].as_str().unwrap()));
+    let found =
+        |scope: &str| listed(&format!("scope={}", of(scope).json()["scope"].as_str().unwrap()));
     assert_eq!(found(r#"{"sub":"shop-1"}"#), [listed("route=payments")[1].clone()]);
     assert!(found(r#"{"sub":"shop-1","iss":"another"}"#).is_empty());
     assert_eq!(of(r#"{"iss":"another"}"#).problem(), "lookup-invalid");
@@ -95,12 +103,21 @@ fn what_does_not_verify_reaches_nobody_and_gets_no_replay() {
         ("without a signature", format!("{}.", unsigned(&header("none"), &claims))),
         ("with the public key as a secret", by_secret),
         ("of another algorithm", issuer.says(header("ES384"), claims.clone())),
-        ("for later", issuer.says(header("ES256"), json!({ "sub": "shop-1", "exp": in_seconds(600), "nbf": in_seconds(300) }))),
+        (
+            "for later",
+            issuer.says(
+                header("ES256"),
+                json!({ "sub": "shop-1", "exp": in_seconds(600), "nbf": in_seconds(300) }),
+            ),
+        ),
         ("without an end", issuer.says(header("ES256"), json!({ "sub": "shop-1" }))),
         ("without a subject", issuer.says(header("ES256"), json!({ "exp": in_seconds(60) }))),
         ("for another's claims", {
             let (_, signature) = good.rsplit_once('.').unwrap();
-            format!("{}.{signature}", unsigned(&header("ES256"), &json!({ "sub": "shop-2", "exp": in_seconds(60) })))
+            format!(
+                "{}.{signature}",
+                unsigned(&header("ES256"), &json!({ "sub": "shop-2", "exp": in_seconds(60) }))
+            )
         }),
         ("no token", "s3cret".to_owned()),
     ];
@@ -114,11 +131,22 @@ fn what_does_not_verify_reaches_nobody_and_gets_no_replay() {
     for (what, token) in &bad {
         assert!(is_refused(&pay("k", token).send(gateway.port)), "a duplicate {what}");
     }
-    assert!(is_refused(&pay("k", &good).field("Authorization", &format!("Bearer {good}")).send(gateway.port)), "two lines");
+    assert!(
+        is_refused(
+            &pay("k", &good).field("Authorization", &format!("Bearer {good}")).send(gateway.port)
+        ),
+        "two lines"
+    );
     assert!(pay("k", &good).send(gateway.port).replayed());
     assert_eq!(upstream.executed(), 1);
-    assert!(!gateway.logs().contains(&good) && !gateway.logs().contains("shop-1"), "no token is logged");
-    assert_eq!(gateway.metric("onceward_requests_total{route=\"payments\",outcome=\"scope_invalid\"}"), 23.0);
+    assert!(
+        !gateway.logs().contains(&good) && !gateway.logs().contains("shop-1"),
+        "no token is logged"
+    );
+    assert_eq!(
+        gateway.metric("onceward_requests_total{route=\"payments\",outcome=\"scope_invalid\"}"),
+        23.0
+    );
 }
 
 #[test]
@@ -159,8 +187,13 @@ fn keys_in_a_file_are_read_again_and_a_broken_file_is_not_believed() {
     until("the change to be seen", || gateway.logs().contains("those that are known stay in use"));
     assert_eq!(pay("k", &old.token("shop-1", 60)).send(gateway.port).status, 201);
     publish(dir.path(), &Issuer::jwks(&[&new]));
-    until("the new key to be known", || pay("k", &new.token("shop-1", 60)).send(gateway.port).replayed());
-    assert!(is_refused(&pay("k", &old.token("shop-1", 60)).send(gateway.port)), "the old one is gone");
+    until("the new key to be known", || {
+        pay("k", &new.token("shop-1", 60)).send(gateway.port).replayed()
+    });
+    assert!(
+        is_refused(&pay("k", &old.token("shop-1", 60)).send(gateway.port)),
+        "the old one is gone"
+    );
     assert_eq!(upstream.executed(), 1);
 }
 
@@ -172,23 +205,36 @@ fn keys_on_a_server_are_asked_for_without_anybody_waiting() {
     let gateway = gateway(&upstream, &format!("http://127.0.0.1:{}/keys?set=1", server.port), "");
     let early = pay("k", &old.token("shop-1", 60)).send(gateway.port);
     assert_eq!((early.status, early.problem().as_str()), (503, "scope-unavailable"));
-    assert_eq!((early.get("retry-after"), early.get("x-should-retry"), upstream.executed()), (Some("1"), Some("true"), 0));
+    assert_eq!(
+        (early.get("retry-after"), early.get("x-should-retry"), upstream.executed()),
+        (Some("1"), Some("true"), 0)
+    );
 
-    let serve = |issuers: &[&Issuer]| server.answer_questions(&format!("status 200, hex {}", hex(&Issuer::jwks(issuers))));
+    let serve = |issuers: &[&Issuer]| {
+        server.answer_questions(&format!("status 200, hex {}", hex(&Issuer::jwks(issuers))))
+    };
     serve(&[&old]);
     server.release();
-    until("the keys to be known", || pay("k", &old.token("shop-1", 60)).send(gateway.port).status == 201);
+    until("the keys to be known", || {
+        pay("k", &old.token("shop-1", 60)).send(gateway.port).status == 201
+    });
     assert!(server.seen().iter().all(|seen| seen.line == "GET /keys?set=1 HTTP/1.1"));
 
     let asked = server.executed();
     serve(&[&old, &new]);
     assert!(is_refused(&pay("k", &new.token("shop-1", 60)).send(gateway.port)), "nobody waits");
-    until("the new key to be known", || pay("k", &new.token("shop-1", 60)).send(gateway.port).replayed());
+    until("the new key to be known", || {
+        pay("k", &new.token("shop-1", 60)).send(gateway.port).replayed()
+    });
     for _ in 0..5 {
         assert!(is_refused(&pay("k", &Issuer::new("c").token("shop-1", 60)).send(gateway.port)));
     }
     assert!(pay("k", &old.token("shop-1", 60)).send(gateway.port).replayed());
-    assert_eq!((server.executed(), upstream.executed()), (asked + 1, 1), "tokens that are made up don't make it ask again");
+    assert_eq!(
+        (server.executed(), upstream.executed()),
+        (asked + 1, 1),
+        "tokens that are made up don't make it ask again"
+    );
 }
 
 #[test]
@@ -198,24 +244,32 @@ fn keys_come_by_tls_from_whom_the_authority_vouches_for() {
     let send = |server: &Upstream, ready: &dyn Fn(&Gateway) -> bool| {
         server.answer_questions(&answer);
         let trust = format!(", ca_file = {:?}", authority.ca_file());
-        let gateway = gateway(&upstream, &format!("https://127.0.0.1:{}/jwks", server.port), &trust);
+        let gateway =
+            gateway(&upstream, &format!("https://127.0.0.1:{}/jwks", server.port), &trust);
         until("the server to be asked", || ready(&gateway));
         pay("k", &issuer.token("shop-1", 60)).send(gateway.port).status
     };
-    let pays = |gateway: &Gateway| pay("k", &issuer.token("shop-1", 60)).send(gateway.port).status == 201;
+    let pays =
+        |gateway: &Gateway| pay("k", &issuer.token("shop-1", 60)).send(gateway.port).status == 201;
     assert_eq!(send(&Upstream::with_tls(authority.server("127.0.0.1", &["http/1.1"])), &pays), 201);
     let stranger = Upstream::with_tls(Authority::new().server("127.0.0.1", &["http/1.1"]));
-    assert_eq!(send(&stranger, &|gateway| gateway.logs().contains("the keys of tokens can't be read")), 503);
+    assert_eq!(
+        send(&stranger, &|gateway| gateway.logs().contains("the keys of tokens can't be read")),
+        503
+    );
 }
 
 #[test]
 fn a_file_that_says_nothing_of_use_ends_the_start() {
     let (upstream, dir) = (Upstream::start(), tempfile::tempdir().unwrap());
     let empty = publish(dir.path(), "{\"keys\":[]}");
-    for (file, told) in
-        [("/nowhere/jwks.json", "can't read /nowhere/jwks.json"), (empty.as_str(), "no key that tokens can be verified with")]
-    {
-        let routes = format!("[[routes]]\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {file:?} }} }}");
+    for (file, told) in [
+        ("/nowhere/jwks.json", "can't read /nowhere/jwks.json"),
+        (empty.as_str(), "no key that tokens can be verified with"),
+    ] {
+        let routes = format!(
+            "[[routes]]\npath = \"/v1/payments\"\nscope = {{ jwt = {{ jwks = {file:?} }} }}"
+        );
         let mut refused = Gateway::spawn(upstream.port, "memory:", "", &routes);
         assert!(!refused.wait().success());
         until("the reason", || refused.logs().contains(told));
@@ -224,7 +278,8 @@ fn a_file_that_says_nothing_of_use_ends_the_start() {
 
 #[test]
 fn in_shadow_mode_a_bad_token_is_counted_and_refuses_nobody() {
-    let (upstream, issuer, dir) = (Upstream::start(), Issuer::new("a"), tempfile::tempdir().unwrap());
+    let (upstream, issuer, dir) =
+        (Upstream::start(), Issuer::new("a"), tempfile::tempdir().unwrap());
     let file = publish(dir.path(), &Issuer::jwks(&[&issuer]));
     let routes = format!(
         "[[routes]]\nname = \"watched\"\npath = \"/v1/payments\"\nmode = \"shadow\"\nscope = {{ jwt = {{ jwks = {file:?} }} }}"
@@ -232,8 +287,12 @@ fn in_shadow_mode_a_bad_token_is_counted_and_refuses_nobody() {
     let gateway = Gateway::with(upstream.port, "", &routes);
     assert_eq!(pay("k", "x").send(gateway.port).status, 201);
     assert_eq!(pay("k", &issuer.token("shop-1", 60)).send(gateway.port).status, 201);
-    let counted = |would: &str| gateway.metric(&format!("onceward_shadow_total{{route=\"watched\",would=\"{would}\"}}"));
-    until("both to be counted", || (counted("refuse_scope_invalid"), counted("execute")) == (1.0, 1.0));
+    let counted = |would: &str| {
+        gateway.metric(&format!("onceward_shadow_total{{route=\"watched\",would=\"{would}\"}}"))
+    };
+    until("both to be counted", || {
+        (counted("refuse_scope_invalid"), counted("execute")) == (1.0, 1.0)
+    });
 }
 
 fn hex(text: &str) -> String {
@@ -250,7 +309,8 @@ fn keys_that_are_known_stay_known_over_a_reload_though_their_server_is_silent() 
     until("the keys to be known", || charge().status == 201);
     server.answer_questions("drop");
     let config = std::fs::read_to_string(gateway.config()).unwrap();
-    std::fs::write(gateway.config(), format!("{config}\n[[routes]]\npath = \"/v1/refunds\"\n")).unwrap();
+    std::fs::write(gateway.config(), format!("{config}\n[[routes]]\npath = \"/v1/refunds\"\n"))
+        .unwrap();
     assert_eq!(gateway.ask("POST", "/v1/reload").status, 200);
     assert!(charge().replayed());
     assert!(is_refused(&pay("k", &Issuer::new("b").token("shop-1", 60)).send(gateway.port)));

@@ -26,7 +26,8 @@ fn spans(collector: &Upstream) -> Vec<Value> {
 }
 
 fn attribute<'s>(span: &'s Value, name: &str) -> &'s str {
-    let found = span["attributes"].as_array().unwrap().iter().find(|attribute| attribute["key"] == name);
+    let found =
+        span["attributes"].as_array().unwrap().iter().find(|attribute| attribute["key"] == name);
     let value = &found.unwrap_or_else(|| panic!("no {name} in {span}"))["value"];
     value["stringValue"].as_str().or(value["intValue"].as_str()).unwrap()
 }
@@ -48,27 +49,43 @@ fn a_request_is_a_tree_of_spans_in_the_clients_trace_and_its_replay_has_a_link_t
     let more = "headers = { X-Tenant = \"t1\", Authorization = { env = \"ADMIN_TOKEN\" } }";
     let gateway = Gateway::on(upstream.port, &redis.url(), &settings(collector.port, more), ROUTES);
     let pay = |trace: &str| {
-        let request = Request::pay("canary-key", "{\"card\":\"canary\"}").field("Authorization", "canary-token");
+        let request = Request::pay("canary-key", "{\"card\":\"canary\"}")
+            .field("Authorization", "canary-token");
         request.field("traceparent", &format!("00-{trace}-{CLIENT_SPAN}-01"))
     };
     assert_eq!(pay(TRACE).send(gateway.port).status, 201);
     let executed = server_span(&collector, "executed");
-    assert_eq!((&executed["traceId"], &executed["parentSpanId"]), (&TRACE.into(), &CLIENT_SPAN.into()));
-    assert_eq!((&executed["name"], attribute(&executed, "http.response.status_code")), (&"POST payments".into(), "201"));
+    assert_eq!(
+        (&executed["traceId"], &executed["parentSpanId"]),
+        (&TRACE.into(), &CLIENT_SPAN.into())
+    );
+    assert_eq!(
+        (&executed["name"], attribute(&executed, "http.response.status_code")),
+        (&"POST payments".into(), "201")
+    );
     assert!(attribute(&executed, "onceward.operation").starts_with("op_"));
 
     let all = spans(&collector);
-    let child = |name: &str| all.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("no {name}: {all:?}"));
+    let child = |name: &str| {
+        all.iter().find(|span| span["name"] == name).unwrap_or_else(|| panic!("no {name}: {all:?}"))
+    };
     let number = |span: &Value, name: &str| span[name].as_str().unwrap().parse::<u64>().unwrap();
     for name in ["store claim", "forward", "store settle"] {
         let span = child(name);
-        assert_eq!((&span["traceId"], &span["parentSpanId"], &span["kind"]), (&TRACE.into(), &executed["spanId"], &3.into()));
+        assert_eq!(
+            (&span["traceId"], &span["parentSpanId"], &span["kind"]),
+            (&TRACE.into(), &executed["spanId"], &3.into())
+        );
         assert!(number(span, "startTimeUnixNano") >= number(&executed, "startTimeUnixNano"));
         assert!(number(span, "startTimeUnixNano") <= number(span, "endTimeUnixNano"));
     }
     assert_eq!(attribute(child("store claim"), "onceward.result"), "stored");
     let forward = child("forward")["spanId"].as_str().unwrap();
-    assert_eq!(upstream.seen()[0].get("traceparent"), Some(&*format!("00-{TRACE}-{forward}-01")), "the upstream's parent");
+    assert_eq!(
+        upstream.seen()[0].get("traceparent"),
+        Some(&*format!("00-{TRACE}-{forward}-01")),
+        "the upstream's parent"
+    );
 
     // The retry comes in a trace of its own.
     let other = TRACE.replace("0af7", "1bf7");
@@ -81,9 +98,14 @@ fn a_request_is_a_tree_of_spans_in_the_clients_trace_and_its_replay_has_a_link_t
 
     for message in collector.seen() {
         assert!(!String::from_utf8_lossy(&message.body).contains("canary"));
-        assert_eq!((message.get("x-tenant"), message.get("authorization")), (Some("t1"), Some("letmein")));
+        assert_eq!(
+            (message.get("x-tenant"), message.get("authorization")),
+            (Some("t1"), Some("letmein"))
+        );
     }
-    until("the spans to be counted", || gateway.metric("onceward_trace_spans_total{result=\"told\"}") >= 6.0);
+    until("the spans to be counted", || {
+        gateway.metric("onceward_trace_spans_total{result=\"told\"}") >= 6.0
+    });
     assert_eq!(upstream.executed(), 1);
 }
 
@@ -92,13 +114,26 @@ fn traces_begin_here_where_clients_begin_none_and_are_told_as_far_as_they_are_sa
     let (upstream, collector) = (Upstream::start(), Upstream::start());
     let mut gateway = Gateway::with(upstream.port, &settings(collector.port, ""), ROUTES);
     let unsampled = format!("00-{TRACE}-{CLIENT_SPAN}-00");
-    assert_eq!(Request::pay("a", "{}").field("traceparent", &unsampled).send(gateway.port).status, 201);
-    assert_eq!(upstream.seen()[0].get("traceparent"), Some(&*unsampled), "the client decided, for all of it");
-    assert_eq!(Request::pay("b", "{}").field("traceparent", "00-nonsense").send(gateway.port).status, 201);
+    assert_eq!(
+        Request::pay("a", "{}").field("traceparent", &unsampled).send(gateway.port).status,
+        201
+    );
+    assert_eq!(
+        upstream.seen()[0].get("traceparent"),
+        Some(&*unsampled),
+        "the client decided, for all of it"
+    );
+    assert_eq!(
+        Request::pay("b", "{}").field("traceparent", "00-nonsense").send(gateway.port).status,
+        201
+    );
     let refused = Request::pay("", "{}").send(gateway.port);
     assert_eq!(refused.status, 400);
     let begun = server_span(&collector, "executed");
-    assert!(begun.get("parentSpanId").is_none() && begun["traceId"].as_str().unwrap().len() == 32, "{begun}");
+    assert!(
+        begun.get("parentSpanId").is_none() && begun["traceId"].as_str().unwrap().len() == 32,
+        "{begun}"
+    );
     let sent = upstream.seen()[1].get("traceparent").unwrap().to_owned();
     assert!(sent.contains(begun["traceId"].as_str().unwrap()) && sent.ends_with("-01"), "{sent}");
     server_span(&collector, "key_invalid");
@@ -111,18 +146,27 @@ fn traces_begin_here_where_clients_begin_none_and_are_told_as_far_as_they_are_sa
     assert!(gateway.wait().success());
     let told = spans(&collector);
     let failed: Vec<_> = told.iter().filter(|span| span["status"]["code"] == 2).collect();
-    assert!(failed.iter().any(|span| span["kind"] == 2 && attribute(span, "onceward.outcome") == "uncertain"), "{told:?}");
+    assert!(
+        failed
+            .iter()
+            .any(|span| span["kind"] == 2 && attribute(span, "onceward.outcome") == "uncertain"),
+        "{told:?}"
+    );
     assert!(told.iter().all(|span| span["traceId"] != TRACE), "{told:?}");
 }
 
 #[test]
 fn nobody_is_told_where_nothing_is_sampled() {
     let (upstream, collector) = (Upstream::start(), Upstream::start());
-    let mut gateway = Gateway::with(upstream.port, &settings(collector.port, "sample_ratio = 0"), ROUTES);
+    let mut gateway =
+        Gateway::with(upstream.port, &settings(collector.port, "sample_ratio = 0"), ROUTES);
     assert_eq!(Request::pay("a", "{}").send(gateway.port).status, 201);
     gateway.signal("TERM");
     assert!(gateway.wait().success());
-    assert_eq!((collector.executed(), upstream.seen()[0].get("traceparent").map(|it| it.ends_with("-00"))), (0, Some(true)));
+    assert_eq!(
+        (collector.executed(), upstream.seen()[0].get("traceparent").map(|it| it.ends_with("-00"))),
+        (0, Some(true))
+    );
 }
 
 #[test]
@@ -132,7 +176,9 @@ fn a_collector_that_is_not_there_costs_spans_and_no_request() {
     for key in ["a", "b"] {
         assert_eq!(Request::pay(key, "{}").send(gateway.port).status, 201);
     }
-    until("the spans to be counted", || gateway.metric("onceward_trace_spans_total{result=\"dropped\"}") >= 8.0);
+    until("the spans to be counted", || {
+        gateway.metric("onceward_trace_spans_total{result=\"dropped\"}") >= 8.0
+    });
     until("the reason", || gateway.logs().contains("the collector of traces takes no spans"));
     assert_eq!(upstream.executed(), 2);
 }

@@ -1,8 +1,12 @@
 //! Answers that were cut: none of them is taken for a whole one.
 
 use crate::harness::frame_origin::STATUS_200;
-use crate::harness::frames::{DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, block, frame};
-use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Request, Upstream, until};
+use crate::harness::frames::{
+    DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, RST_STREAM, block, frame,
+};
+use crate::harness::{
+    Answer, Authority, Connection, FrameOrigin, Gateway, Request, Upstream, until,
+};
 
 const HERE: &str = "127.0.0.1";
 
@@ -24,7 +28,11 @@ fn is_in_doubt(gateway: &Gateway, pay: &Request) {
     let first = pay.send(gateway.port);
     assert_eq!((first.status, first.problem().as_str()), (502, "outcome-uncertain"), "{first:?}");
     let second = pay.send(gateway.port);
-    assert_eq!((second.status, second.problem().as_str()), (409, "outcome-uncertain"), "{second:?}");
+    assert_eq!(
+        (second.status, second.problem().as_str()),
+        (409, "outcome-uncertain"),
+        "{second:?}"
+    );
 }
 
 #[test]
@@ -32,12 +40,24 @@ fn an_answer_that_ends_with_its_tls_connection_is_whole_only_with_a_close_notify
     let authority = Authority::new();
     let upstream = Upstream::with_tls(authority.server(HERE, &["http/1.1"]));
     let gateway = by_tls(&authority, upstream.port);
-    for (n, body) in ["body {\"id\":1}", "type text/plain, body paid", "body {\"id\":", "large 300000", "type text/plain, body "]
-        .iter()
-        .enumerate()
+    for (n, body) in [
+        "body {\"id\":1}",
+        "type text/plain, body paid",
+        "body {\"id\":",
+        "large 300000",
+        "type text/plain, body ",
+    ]
+    .iter()
+    .enumerate()
     {
-        is_stored(&gateway, &Request::pay(&format!("whole{n}"), "{}").act(&format!("{body}, to_close")));
-        is_in_doubt(&gateway, &Request::pay(&format!("torn{n}"), "{}").act(&format!("{body}, torn")));
+        is_stored(
+            &gateway,
+            &Request::pay(&format!("whole{n}"), "{}").act(&format!("{body}, to_close")),
+        );
+        is_in_doubt(
+            &gateway,
+            &Request::pay(&format!("torn{n}"), "{}").act(&format!("{body}, torn")),
+        );
     }
     assert_eq!(upstream.by_key().values().max(), Some(&1));
     // An answer that passes through breaks off.
@@ -46,7 +66,10 @@ fn an_answer_that_ends_with_its_tls_connection_is_whole_only_with_a_close_notify
         connection.write(&Request::new("GET", "/others").act(script).bytes());
         connection.try_read("GET")
     };
-    assert_eq!(unprotected("type text/plain, body paid, to_close").map(|answer| answer.text()), Some("paid".to_owned()));
+    assert_eq!(
+        unprotected("type text/plain, body paid, to_close").map(|answer| answer.text()),
+        Some("paid".to_owned())
+    );
     assert_eq!(unprotected("type text/plain, body paid, torn"), None);
 }
 
@@ -62,7 +85,10 @@ fn an_answer_that_ends_with_its_plain_connection_is_in_doubt_where_it_claims_jso
         "type text/html, body ",
     ];
     for (n, body) in stored.iter().enumerate() {
-        is_stored(&gateway, &Request::pay(&format!("stored{n}"), "{}").act(&format!("{body}, to_close")));
+        is_stored(
+            &gateway,
+            &Request::pay(&format!("stored{n}"), "{}").act(&format!("{body}, to_close")),
+        );
     }
     let cut = [
         "body {\"id\":",
@@ -72,12 +98,16 @@ fn an_answer_that_ends_with_its_plain_connection_is_in_doubt_where_it_claims_jso
         "field Transfer-Encoding=gzip, body {",
     ];
     for (n, body) in cut.iter().enumerate() {
-        is_in_doubt(&gateway, &Request::pay(&format!("cut{n}"), "{}").act(&format!("{body}, to_close")));
+        is_in_doubt(
+            &gateway,
+            &Request::pay(&format!("cut{n}"), "{}").act(&format!("{body}, to_close")),
+        );
     }
     // What has a length may be no JSON.
     is_stored(&gateway, &Request::pay("counted", "{}").act("body {\"id\":"));
     // A status that says that nothing was done says so whatever follows.
-    let released = Request::pay("released", "{}").act("status 429, body {, to_close").send(gateway.port);
+    let released =
+        Request::pay("released", "{}").act("status 429, body {, to_close").send(gateway.port);
     assert_eq!((released.status, released.text().as_str()), (429, "{"));
     is_stored(&gateway, &Request::pay("released", "{}"));
     assert_eq!(upstream.by_key().values().max(), Some(&2), "the released one");
@@ -98,10 +128,19 @@ fn an_answer_in_a_transfer_coding_that_was_not_asked_for_is_in_doubt() {
         is_in_doubt(&gateway, &Request::pay(&format!("coded{n}"), "{}").act(script));
     }
     // A content coding is the client's to undo, and is stored with its field where the length shows that the answer is whole.
-    let stored = is_stored(&gateway, &Request::pay("k", "{}").act("field Content-Encoding=br, hex 0b028065"));
-    assert_eq!((stored.get("content-encoding"), &stored.body[..]), (Some("br"), &[0x0b, 0x02, 0x80, 0x65][..]));
+    let stored = is_stored(
+        &gateway,
+        &Request::pay("k", "{}").act("field Content-Encoding=br, hex 0b028065"),
+    );
+    assert_eq!(
+        (stored.get("content-encoding"), &stored.body[..]),
+        (Some("br"), &[0x0b, 0x02, 0x80, 0x65][..])
+    );
     // One that is cut before its length is reached is in doubt.
-    is_in_doubt(&gateway, &Request::pay("cut", "{}").act("field Content-Encoding=br, hex 0b028065, cut"));
+    is_in_doubt(
+        &gateway,
+        &Request::pay("cut", "{}").act("field Content-Encoding=br, hex 0b028065, cut"),
+    );
     assert_eq!(upstream.by_key().values().max(), Some(&1));
 }
 
@@ -125,11 +164,17 @@ fn a_chunked_answer_is_whole_only_with_its_last_chunk_and_the_end_of_its_trailer
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     for (n, chunks) in ["2|{}|0||", "2|{}|0|X-A: b||"].iter().enumerate() {
-        is_stored(&gateway, &Request::pay(&format!("whole{n}"), "{}").act(&format!("chunked {chunks}")));
+        is_stored(
+            &gateway,
+            &Request::pay(&format!("whole{n}"), "{}").act(&format!("chunked {chunks}")),
+        );
     }
     let cut = ["", "2|{}", "2|{}|", "2|{}|0", "2|{}|0|", "2|{}|0|X-A: b", "2|{}|0|X-A: b|", "5|{}"];
     for (n, chunks) in cut.iter().enumerate() {
-        is_in_doubt(&gateway, &Request::pay(&format!("cut{n}"), "{}").act(&format!("chunked {chunks}")));
+        is_in_doubt(
+            &gateway,
+            &Request::pay(&format!("cut{n}"), "{}").act(&format!("chunked {chunks}")),
+        );
     }
 }
 
@@ -139,26 +184,55 @@ fn an_http_2_answer_is_whole_only_with_the_end_of_its_stream() {
     let origin = FrameOrigin::start(authority.server(HERE, &["h2"]), &[]);
     let gateway = by_tls(&authority, origin.port);
     let head = |stream| frame(HEADERS, END_HEADERS, stream, STATUS_200);
-    let counted = |stream| frame(HEADERS, END_HEADERS, stream, &[STATUS_200, &block(&[("content-length", "3")])].concat());
+    let counted = |stream| {
+        frame(
+            HEADERS,
+            END_HEADERS,
+            stream,
+            &[STATUS_200, &block(&[("content-length", "3")])].concat(),
+        )
+    };
     let data = |flags, stream| frame(DATA, flags, stream, b"{}");
     let reset = |stream, reason: u8| frame(RST_STREAM, 0, stream, &[0, 0, 0, reason]);
     type Frames = Box<dyn Fn(u32) -> Vec<u8> + Send>;
     let cut: Vec<(&str, Frames)> = vec![
-        ("reset, no error", Box::new(move |stream| [head(stream), data(0, stream), reset(stream, 0)].concat())),
-        ("reset, cancel", Box::new(move |stream| [head(stream), data(0, stream), reset(stream, 8)].concat())),
+        (
+            "reset, no error",
+            Box::new(move |stream| [head(stream), data(0, stream), reset(stream, 0)].concat()),
+        ),
+        (
+            "reset, cancel",
+            Box::new(move |stream| [head(stream), data(0, stream), reset(stream, 8)].concat()),
+        ),
         ("reset before data", Box::new(move |stream| [head(stream), reset(stream, 0)].concat())),
         ("reset instead of an answer", Box::new(move |stream| reset(stream, 0))),
-        ("shorter than announced", Box::new(move |stream| [counted(stream), data(END_STREAM, stream)].concat())),
-        ("longer than announced", Box::new(move |stream| [counted(stream), data(0, stream), data(END_STREAM, stream)].concat())),
+        (
+            "shorter than announced",
+            Box::new(move |stream| [counted(stream), data(END_STREAM, stream)].concat()),
+        ),
+        (
+            "longer than announced",
+            Box::new(move |stream| {
+                [counted(stream), data(0, stream), data(END_STREAM, stream)].concat()
+            }),
+        ),
         (
             "no data of what was announced",
             Box::new(move |stream| {
-                frame(HEADERS, END_HEADERS | END_STREAM, stream, &[STATUS_200, &block(&[("content-length", "3")])].concat())
+                frame(
+                    HEADERS,
+                    END_HEADERS | END_STREAM,
+                    stream,
+                    &[STATUS_200, &block(&[("content-length", "3")])].concat(),
+                )
             }),
         ),
         (
             "goaway with an error",
-            Box::new(move |stream| [head(stream), data(0, stream), frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2])].concat()),
+            Box::new(move |stream| {
+                [head(stream), data(0, stream), frame(GOAWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 2])]
+                    .concat()
+            }),
         ),
     ];
     for (name, frames) in cut {
@@ -170,11 +244,17 @@ fn an_http_2_answer_is_whole_only_with_the_end_of_its_stream() {
         (
             "trailers",
             Box::new(move |stream| {
-                let trailers = frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&[("x-a", "b")]));
+                let trailers =
+                    frame(HEADERS, END_HEADERS | END_STREAM, stream, &block(&[("x-a", "b")]));
                 [head(stream), data(0, stream), trailers].concat()
             }),
         ),
-        ("reset behind the end", Box::new(move |stream| [head(stream), data(END_STREAM, stream), reset(stream, 0)].concat())),
+        (
+            "reset behind the end",
+            Box::new(move |stream| {
+                [head(stream), data(END_STREAM, stream), reset(stream, 0)].concat()
+            }),
+        ),
     ];
     for (name, frames) in whole {
         origin.answer_by(frames);

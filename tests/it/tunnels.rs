@@ -23,7 +23,8 @@ fn serve(mut stream: TcpStream) {
     let mut head = vec![0; 4096];
     let Ok(length) = stream.read(&mut head) else { return };
     let talks = head[..length].starts_with(b"GET /talk");
-    let switch = "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
+    let switch =
+        "HTTP/1.1 101 Switching Protocols\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";
     if head[..length].starts_with(b"GET /slow") {
         std::thread::sleep(Duration::from_millis(1500));
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n");

@@ -6,12 +6,15 @@ use std::process::Command;
 
 use crate::harness::frame_origin::STATUS_200;
 use crate::harness::frames::{CONTINUATION, END_HEADERS, END_STREAM, HEADERS, block, frame};
-use crate::harness::{Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream, until};
+use crate::harness::{
+    Answer, Authority, Connection, FrameOrigin, Gateway, Origin, ROUTES, Request, Upstream, until,
+};
 
 const HERE: &str = "127.0.0.1";
 
 /// Protects three methods; requests without a key pass through.
-const THREE: &str = "[[routes]]\nname = \"p\"\npath = \"/v1/payments\"\nmethods = [\"POST\", \"PUT\", \"PATCH\"]\n";
+const THREE: &str =
+    "[[routes]]\nname = \"p\"\npath = \"/v1/payments\"\nmethods = [\"POST\", \"PUT\", \"PATCH\"]\n";
 
 /// A gateway in front of an upstream that speaks HTTP/2 behind TLS.
 fn before_http2(port: u16, authority: &Authority, routes: &str) -> Gateway {
@@ -23,7 +26,8 @@ fn before_http2(port: u16, authority: &Authority, routes: &str) -> Gateway {
 fn an_empty_body_is_announced_to_the_upstream() {
     let authority = Authority::new();
     let (plain, http2) = (Upstream::start(), Origin::start(authority.server(HERE, &["h2"])));
-    let gateways = [Gateway::with(plain.port, "", THREE), before_http2(http2.port, &authority, THREE)];
+    let gateways =
+        [Gateway::with(plain.port, "", THREE), before_http2(http2.port, &authority, THREE)];
     for (version, gateway) in gateways.iter().enumerate() {
         let seen = || if version == 0 { plain.seen() } else { http2.seen() };
         // What the client says of its body, and whether the upstream hears of a length.
@@ -38,14 +42,23 @@ fn an_empty_body_is_announced_to_the_upstream() {
             ("OPTIONS", false, false),
         ] {
             for key in [None, Some(format!("{method}-{says}"))] {
-                let name = key.as_deref().map_or(String::new(), |key| format!("Idempotency-Key: {key}\r\n"));
+                let name = key
+                    .as_deref()
+                    .map_or(String::new(), |key| format!("Idempotency-Key: {key}\r\n"));
                 let length = if says { "Content-Length: 0\r\n" } else { "" };
                 let mut client = Connection::open(gateway.port);
-                client.write(format!("{method} /v1/payments HTTP/1.1\r\nHost: a\r\n{name}{length}\r\n").as_bytes());
+                client.write(
+                    format!("{method} /v1/payments HTTP/1.1\r\nHost: a\r\n{name}{length}\r\n")
+                        .as_bytes(),
+                );
                 assert_eq!(client.read_for(method).status, 201, "{method}");
                 let seen = seen().pop().unwrap();
                 let expected = if announced { vec!["0"] } else { vec![] };
-                assert_eq!(seen.all("content-length"), expected, "version {version}: {method} {says} {key:?}");
+                assert_eq!(
+                    seen.all("content-length"),
+                    expected,
+                    "version {version}: {method} {says} {key:?}"
+                );
             }
         }
     }
@@ -76,7 +89,9 @@ fn answers(text: String) -> u16 {
 
 /// Fields that an answer has beside others, of so many bytes in all.
 fn fields(count: usize, bytes: usize) -> Vec<(String, String)> {
-    (0..count).map(|n| (format!("x-{n:04}"), "v".repeat((bytes / count).saturating_sub(8).max(1)))).collect()
+    (0..count)
+        .map(|n| (format!("x-{n:04}"), "v".repeat((bytes / count).saturating_sub(8).max(1))))
+        .collect()
 }
 
 fn http1(fields: &[(String, String)]) -> String {
@@ -88,7 +103,11 @@ fn http1(fields: &[(String, String)]) -> String {
 #[track_caller]
 fn is_in_doubt(gateway: &Gateway, cause: &str) {
     let first = Request::pay("k", "{}").send(gateway.port);
-    assert_eq!((first.status, first.problem().as_str()), (502, "outcome-uncertain"), "{cause}: {first:?}");
+    assert_eq!(
+        (first.status, first.problem().as_str()),
+        (502, "outcome-uncertain"),
+        "{cause}: {first:?}"
+    );
     gateway.logged(&format!("cause=\"{cause}\""));
     let listed = gateway.ask("GET", "/v1/operations").json();
     assert_eq!(listed["operations"][0]["cause"], cause, "{listed}");
@@ -96,16 +115,22 @@ fn is_in_doubt(gateway: &Gateway, cause: &str) {
 
 #[track_caller]
 fn is_stored(gateway: &Gateway, fields: &[(String, String)]) {
-    let (first, second) = (Request::pay("k", "{}").send(gateway.port), Request::pay("k", "{}").send(gateway.port));
+    let (first, second) =
+        (Request::pay("k", "{}").send(gateway.port), Request::pay("k", "{}").send(gateway.port));
     assert!(second.replayed(), "{second:?}");
     for (name, value) in fields {
-        assert_eq!((first.get(name), second.get(name)), (Some(value.as_str()), Some(value.as_str())));
+        assert_eq!(
+            (first.get(name), second.get(name)),
+            (Some(value.as_str()), Some(value.as_str()))
+        );
     }
 }
 
 const TOO_MANY: &str = "the upstream's answer has more than 256 header fields";
-const TOO_LARGE: &str = "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 KiB)";
-const MALFORMED: &str = "the header of the upstream's answer is not well-formed HTTP, or many times too large";
+const TOO_LARGE: &str =
+    "the header of the upstream's answer is too large (HTTP/1.1: 408 KiB, HTTP/2: 64 KiB)";
+const MALFORMED: &str =
+    "the header of the upstream's answer is not well-formed HTTP, or many times too large";
 
 #[test]
 fn many_fields_of_an_answer_pass_and_what_is_too_much_is_named() {
@@ -128,7 +153,8 @@ fn many_fields_of_an_http_2_answer_pass_and_what_is_too_much_is_named() {
     let authority = Authority::new();
     let answered = |fields: &[(String, String)]| {
         let origin = FrameOrigin::start(authority.server(HERE, &["h2"]), &[]);
-        let all: Vec<(&str, &str)> = fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
+        let all: Vec<(&str, &str)> =
+            fields.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect();
         let block = [STATUS_200, &block(&all)].concat();
         origin.answer_by(move |stream| {
             let mut frames = vec![];
@@ -156,14 +182,25 @@ fn an_answer_that_names_the_upstream_names_the_clients_address_where_that_is_wan
     let upstream = Upstream::start();
     let own = format!("http://{HERE}:{}", upstream.port);
     let act = |status: u16| {
-        format!("status {status}, field Location={own}/v1/payments/7?a=b, field Content-Location={own}/c, field Link=<{own}>")
+        format!(
+            "status {status}, field Location={own}/v1/payments/7?a=b, field Content-Location={own}/c, field Link=<{own}>"
+        )
     };
     let rewriting = "trusted_proxies = [\"127.0.0.2\"]\n[upstream]\nrewrite_location = true\n";
-    let (plain, rewriting) = (Gateway::start(upstream.port), Gateway::with(upstream.port, rewriting, ROUTES));
-    let named = |answer: &Answer| ["location", "content-location", "link"].map(|name| answer.get(name).unwrap().to_owned());
-    let at = |address: &str| [format!("{address}/v1/payments/7?a=b"), format!("{address}/c"), format!("<{own}>")];
+    let (plain, rewriting) =
+        (Gateway::start(upstream.port), Gateway::with(upstream.port, rewriting, ROUTES));
+    let named = |answer: &Answer| {
+        ["location", "content-location", "link"].map(|name| answer.get(name).unwrap().to_owned())
+    };
+    let at = |address: &str| {
+        [format!("{address}/v1/payments/7?a=b"), format!("{address}/c"), format!("<{own}>")]
+    };
 
-    assert_eq!(named(&Request::pay("k", "{}").act(&act(201)).send(plain.port)), at(&own), "off by default");
+    assert_eq!(
+        named(&Request::pay("k", "{}").act(&act(201)).send(plain.port)),
+        at(&own),
+        "off by default"
+    );
     // Stored as first answered, whatever address a duplicate uses.
     let pay = Request::pay("k", "{}").act(&act(201));
     assert_eq!(named(&pay.send(rewriting.port)), at("http://pay.example"));
@@ -177,7 +214,8 @@ fn an_answer_that_names_the_upstream_names_the_clients_address_where_that_is_wan
     let passed = Request::new("GET", "/others").act(&act(301));
     assert_eq!(named(&passed.send(rewriting.port)), at("http://pay.example"));
     // A trusted proxy knows what its client used.
-    let behind = passed.field("X-Forwarded-Proto", "https").field("X-Forwarded-Host", "shop.example");
+    let behind =
+        passed.field("X-Forwarded-Proto", "https").field("X-Forwarded-Host", "shop.example");
     assert_eq!(named(&behind.send(rewriting.port)), at("http://pay.example"));
     let mut proxy = Connection::from("127.0.0.2", rewriting.port);
     assert_eq!(named(&proxy.exchange(&behind)), at("https://shop.example"));
@@ -203,24 +241,42 @@ fn connections_that_are_too_old_are_replaced_however_busy_they_are() {
 
 #[test]
 fn an_upstream_that_asks_for_a_certificate_gets_the_configured_one_and_a_reload_reads_it_anew() {
-    let (authority, other, dir) = (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
+    let (authority, other, dir) =
+        (Authority::new(), Authority::new(), tempfile::tempdir().unwrap());
     let named = Upstream::with_tls(authority.server_for_clients(HERE, &["http/1.1"]));
     let default = Origin::start(authority.server_for_clients(HERE, &["h2"]));
     let at = |name: &str| dir.path().join(name).display().to_string();
-    let files =
-        format!("ca_file = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n", authority.ca_file().display(), at("cert.pem"), at("key.pem"));
-    let settings = format!("[upstream]\n{files}[upstreams.named]\nurl = \"https://{HERE}:{}\"\n{files}", named.port);
-    let routes = format!("{ROUTES}[[routes]]\nname = \"n\"\npath = \"/named\"\nupstream = \"named\"\n");
+    let files = format!(
+        "ca_file = \"{}\"\ncert = \"{}\"\nkey = \"{}\"\n",
+        authority.ca_file().display(),
+        at("cert.pem"),
+        at("key.pem")
+    );
+    let settings = format!(
+        "[upstream]\n{files}[upstreams.named]\nurl = \"https://{HERE}:{}\"\n{files}",
+        named.port
+    );
+    let routes =
+        format!("{ROUTES}[[routes]]\nname = \"n\"\npath = \"/named\"\nupstream = \"named\"\n");
     // Another authority's certificate opens no door.
     other.write("gateway.example", dir.path());
-    let gateway = Gateway::to_routes(&format!("https://{HERE}:{}", default.port), &settings, &routes);
+    let gateway =
+        Gateway::to_routes(&format!("https://{HERE}:{}", default.port), &settings, &routes);
     let pay = |key: &str| Request::pay(key, "{}").send(gateway.port).status;
-    let named_pay = |key: &str| Request::new("POST", "/named").field("Idempotency-Key", key).json("{}").send(gateway.port).status;
+    let named_pay = |key: &str| {
+        Request::new("POST", "/named")
+            .field("Idempotency-Key", key)
+            .json("{}")
+            .send(gateway.port)
+            .status
+    };
     assert!(pay("stranger") == 502 && named_pay("stranger") == 502);
     assert_eq!((default.executed(), named.executed()), (0, 0));
 
     authority.write("gateway.example", dir.path());
-    let reloads = |result: &str| gateway.metric(&format!("onceward_config_reloads_total{{result=\"{result}\"}}"));
+    let reloads = |result: &str| {
+        gateway.metric(&format!("onceward_config_reloads_total{{result=\"{result}\"}}"))
+    };
     gateway.signal("HUP");
     until("the new certificate", || reloads("applied") == 1.0);
     assert!(pay("known") == 201 && named_pay("known") == 201);
@@ -243,11 +299,19 @@ fn a_check_names_certificates_that_are_missing_or_do_not_fit() {
     let check = |settings: &str| {
         let config = dir.path().join("onceward.toml");
         std::fs::write(&config, settings).unwrap();
-        let done = Command::new(env!("CARGO_BIN_EXE_onceward")).args(["check", "--config"]).arg(config).output().unwrap();
+        let done = Command::new(env!("CARGO_BIN_EXE_onceward"))
+            .args(["check", "--config"])
+            .arg(config)
+            .output()
+            .unwrap();
         (done.status.code(), String::from_utf8(done.stderr).unwrap())
     };
     let showing = |cert: &str, key: &str| {
-        check(&format!("[upstream]\nurl = \"https://a\"\ncert = \"{}\"\nkey = \"{}\"\n", at(cert), at(key)))
+        check(&format!(
+            "[upstream]\nurl = \"https://a\"\ncert = \"{}\"\nkey = \"{}\"\n",
+            at(cert),
+            at(key)
+        ))
     };
     assert_eq!(showing("cert.pem", "key.pem"), (Some(0), String::new()));
     for (cert, key, expected) in [
@@ -260,7 +324,11 @@ fn a_check_names_certificates_that_are_missing_or_do_not_fit() {
         let (code, text) = showing(cert, key);
         assert!(code == Some(2) && text.contains(expected), "{cert} {key}: {text}");
     }
-    let store = format!("[store]\nurl = \"rediss://a\"\ncert = \"{}\"\nkey = \"{}\"\n", at("none.pem"), at("key.pem"));
+    let store = format!(
+        "[store]\nurl = \"rediss://a\"\ncert = \"{}\"\nkey = \"{}\"\n",
+        at("none.pem"),
+        at("key.pem")
+    );
     let (code, text) = check(&format!("[upstream]\nurl = \"http://a\"\n{store}"));
     assert!(code == Some(2) && text.contains("store.cert: can't read"), "{text}");
 }

@@ -65,15 +65,26 @@ fn words(vendor: &str, answer: &Answer) -> Vec<String> {
     if let "acp" | "ucp" = vendor {
         assert_eq!(body.as_object().unwrap().len(), pointers.len() + 1, "{body}");
     }
-    let message = ["/error/message", "/errors/0/detail", "/details/0/description", "/message", "/content"];
-    let is_told = |pointer: &&str| body.pointer(pointer).and_then(Value::as_str).is_some_and(|text| text.len() > 20);
+    let message =
+        ["/error/message", "/errors/0/detail", "/details/0/description", "/message", "/content"];
+    let is_told = |pointer: &&str| {
+        body.pointer(pointer).and_then(Value::as_str).is_some_and(|text| text.len() > 20)
+    };
     assert!(message.iter().any(is_told), "{body}");
-    pointers.iter().filter_map(|pointer| body.pointer(pointer)).map(|word| word.as_str().unwrap().to_owned()).collect()
+    pointers
+        .iter()
+        .filter_map(|pointer| body.pointer(pointer))
+        .map(|word| word.as_str().unwrap().to_owned())
+        .collect()
 }
 
 /// Whether the refusal invites to try again: the field that every SDK that asks at all asks first.
 fn invites(answer: &Answer) -> Option<bool> {
-    assert_eq!(answer.get("retry-after").is_some(), answer.get("x-should-retry") == Some("true"), "{answer:?}");
+    assert_eq!(
+        answer.get("retry-after").is_some(),
+        answer.get("x-should-retry") == Some("true"),
+        "{answer:?}"
+    );
     answer.get("x-should-retry").map(|value| value == "true")
 }
 
@@ -90,10 +101,20 @@ fn another_payload_under_a_key_is_each_vendors_own_error() {
     ] {
         assert_eq!(pay(vendor, "k", 1).send(gateway.port).status, 201);
         let refused = pay(vendor, "k", 2).send(gateway.port);
-        assert_eq!((refused.status, words(vendor, &refused)), (status, expected.iter().map(|w| (*w).to_owned()).collect()));
-        assert_eq!((invites(&refused), refused.get("stripe-should-retry")), (Some(false), Some("false")), "{vendor}");
+        assert_eq!(
+            (refused.status, words(vendor, &refused)),
+            (status, expected.iter().map(|w| (*w).to_owned()).collect())
+        );
+        assert_eq!(
+            (invites(&refused), refused.get("stripe-should-retry")),
+            (Some(false), Some("false")),
+            "{vendor}"
+        );
         let body = refused.json();
-        let reference = ["operation", "message", "content"].iter().find_map(|name| body[name].as_str()).unwrap();
+        let reference = ["operation", "message", "content"]
+            .iter()
+            .find_map(|name| body[name].as_str())
+            .unwrap();
         assert!(reference.contains("op_"), "{vendor}: {body}");
     }
     assert_eq!(upstream.executed(), 5);
@@ -116,7 +137,10 @@ fn a_running_request_is_each_vendors_own_conflict() {
         pay(vendor, "k", 1).act("hold").send_aside(gateway.port);
         upstream.reached(n + 1);
         let refused = pay(vendor, "k", 1).act("hold").send(gateway.port);
-        assert_eq!((refused.status, words(vendor, &refused)), (409, expected.iter().map(|w| (*w).to_owned()).collect()));
+        assert_eq!(
+            (refused.status, words(vendor, &refused)),
+            (409, expected.iter().map(|w| (*w).to_owned()).collect())
+        );
         assert_eq!(invites(&refused), Some(true), "{vendor}");
     }
     assert_eq!(upstream.executed(), 5);
@@ -127,7 +151,11 @@ fn a_key_that_is_missing_or_malformed_is_each_vendors_own_bad_request() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "", ROUTES);
     for (vendor, missing, malformed) in [
-        ("stripe", &["invalid_request_error", "key-missing"][..], &["invalid_request_error", "key-invalid"][..]),
+        (
+            "stripe",
+            &["invalid_request_error", "key-missing"][..],
+            &["invalid_request_error", "key-invalid"][..],
+        ),
         (
             "square",
             &["INVALID_REQUEST_ERROR", "MISSING_REQUIRED_PARAMETER", "idempotency_key"],
@@ -138,13 +166,22 @@ fn a_key_that_is_missing_or_malformed_is_each_vendors_own_bad_request() {
             &["INVALID_REQUEST", "MISSING_REQUIRED_PARAMETER", "PayPal-Request-Id"],
             &["INVALID_REQUEST", "INVALID_PARAMETER_SYNTAX", "PayPal-Request-Id"],
         ),
-        ("acp", &["invalid_request", "idempotency_key_required"], &["invalid_request", "key-invalid"]),
+        (
+            "acp",
+            &["invalid_request", "idempotency_key_required"],
+            &["invalid_request", "key-invalid"],
+        ),
         ("ucp", &["idempotency_key_required"], &["key-invalid"]),
     ] {
         let without = Request::new("POST", &format!("/{vendor}")).json("{}");
-        for (request, expected) in [(without, missing), (pay(vendor, &"k".repeat(300), 1), malformed)] {
+        for (request, expected) in
+            [(without, missing), (pay(vendor, &"k".repeat(300), 1), malformed)]
+        {
             let refused = request.send(gateway.port);
-            assert_eq!((refused.status, words(vendor, &refused)), (400, expected.iter().map(|w| (*w).to_owned()).collect()));
+            assert_eq!(
+                (refused.status, words(vendor, &refused)),
+                (400, expected.iter().map(|w| (*w).to_owned()).collect())
+            );
         }
     }
     assert_eq!(upstream.executed(), 0);
@@ -158,9 +195,13 @@ fn a_body_that_can_not_be_read_is_each_vendors_own_bad_request() {
         ("square", &["INVALID_REQUEST_ERROR", "EXPECTED_JSON_BODY"]),
         ("paypal", &["INVALID_REQUEST", "MALFORMED_REQUEST_JSON"]),
     ] {
-        let route = format!("[[routes]]\npath = \"/{vendor}\"\nprofile = \"{vendor}\"\nkey = {{ body = \"/key\" }}");
+        let route = format!(
+            "[[routes]]\npath = \"/{vendor}\"\nprofile = \"{vendor}\"\nkey = {{ body = \"/key\" }}"
+        );
         let gateway = Gateway::with(upstream.port, "", &route);
-        let refused = Request::new("POST", &format!("/{vendor}")).json(r#"{"key":"k","amount":NaN}"#).send(gateway.port);
+        let refused = Request::new("POST", &format!("/{vendor}"))
+            .json(r#"{"key":"k","amount":NaN}"#)
+            .send(gateway.port);
         let expected: Vec<_> = expected.iter().map(|word| (*word).to_owned()).collect();
         assert_eq!((refused.status, words(vendor, &refused)), (400, expected));
         assert_ne!(invites(&refused), Some(true), "{vendor}");
@@ -173,15 +214,26 @@ fn an_outcome_that_nobody_knows_is_each_vendors_own_failure() {
     let upstream = Upstream::start();
     let gateway = Gateway::with(upstream.port, "", ROUTES);
     for (vendor, lost, held) in [
-        ("acp", &["processing_error", "outcome-uncertain"][..], &["invalid_request", "idempotency_in_flight"][..]),
+        (
+            "acp",
+            &["processing_error", "outcome-uncertain"][..],
+            &["invalid_request", "idempotency_in_flight"][..],
+        ),
         ("ucp", &["outcome-uncertain"], &["outcome-uncertain"]),
         ("stripe", &["api_error", "outcome-uncertain"], &["api_error", "outcome-uncertain"]),
         ("square", &["API_ERROR", "BAD_GATEWAY"], &["API_ERROR", "CONFLICT"]),
-        ("paypal", &["INTERNAL_SERVER_ERROR", "OUTCOME_UNCERTAIN"], &["RESOURCE_CONFLICT", "OUTCOME_UNCERTAIN"]),
+        (
+            "paypal",
+            &["INTERNAL_SERVER_ERROR", "OUTCOME_UNCERTAIN"],
+            &["RESOURCE_CONFLICT", "OUTCOME_UNCERTAIN"],
+        ),
     ] {
         for (status, expected) in [(502, lost), (409, held)] {
             let refused = pay(vendor, "k", 1).act("drop").send(gateway.port);
-            assert_eq!((refused.status, words(vendor, &refused)), (status, expected.iter().map(|w| (*w).to_owned()).collect()));
+            assert_eq!(
+                (refused.status, words(vendor, &refused)),
+                (status, expected.iter().map(|w| (*w).to_owned()).collect())
+            );
             assert_eq!(invites(&refused), Some(vendor == "acp"), "{vendor}");
         }
     }
@@ -199,7 +251,10 @@ fn an_upstream_out_of_reach_is_a_failure_to_try_again() {
         ("ucp", &["upstream-unreachable"]),
     ] {
         let refused = pay(vendor, "k", 1).send(gateway.port);
-        assert_eq!((refused.status, words(vendor, &refused)), (502, expected.iter().map(|w| (*w).to_owned()).collect()));
+        assert_eq!(
+            (refused.status, words(vendor, &refused)),
+            (502, expected.iter().map(|w| (*w).to_owned()).collect())
+        );
         assert_eq!(invites(&refused), Some(true), "{vendor}");
     }
 }
@@ -211,5 +266,7 @@ fn a_route_may_keep_problem_documents_under_a_vendors_profile() {
     assert_eq!(pay("plain", "k", 1).send(gateway.port).status, 201);
     let refused = pay("plain", "k", 2).send(gateway.port);
     assert_eq!((refused.status, refused.problem().as_str()), (400, "key-reused"));
-    until("it to be counted", || gateway.metric("onceward_requests_total{route=\"/plain\",outcome=\"key_reused\"}") == 1.0);
+    until("it to be counted", || {
+        gateway.metric("onceward_requests_total{route=\"/plain\",outcome=\"key_reused\"}") == 1.0
+    });
 }

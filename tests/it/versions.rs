@@ -2,7 +2,9 @@
 //! refuses too, and no origin sees it.
 
 use crate::harness::frames::{DATA, END_STREAM, GOAWAY, HEADERS, RST_STREAM, frame};
-use crate::harness::{Connection, Frames, Gateway, Nginx, ROUTES, Request, Streams, Upstream, until};
+use crate::harness::{
+    Connection, Frames, Gateway, Nginx, ROUTES, Request, Streams, Upstream, until,
+};
 
 /// Read whole under a key, and streamed through.
 const PATHS: [&str; 2] = ["/v1/payments", "/elsewhere"];
@@ -112,9 +114,11 @@ impl Case {
 
     /// Whether HTTP/1.1 refuses it; `None` where the connection ended without an answer.
     fn by_http1(&self, port: u16, path: &str, key: &str) -> Option<bool> {
-        let host = if self.scheme.is_empty() { String::new() } else { format!("{}://a", self.scheme) };
-        let lines =
-            |fields: &[(&str, &str)]| -> String { fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect() };
+        let host =
+            if self.scheme.is_empty() { String::new() } else { format!("{}://a", self.scheme) };
+        let lines = |fields: &[(&str, &str)]| -> String {
+            fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect()
+        };
         let framing = if self.fields.iter().any(|(name, _)| *name == "content-length") {
             String::from("\r\n")
         } else {
@@ -139,8 +143,10 @@ impl Case {
     /// Whether HTTP/2 refuses it, with the status 400 or by ending the stream or the connection.
     /// `named`: whether the host is in the target, and not in a Host field.
     fn by_http2(&self, port: u16, path: &str, key: &str, named: bool) -> bool {
-        let (scheme, path) = (if self.scheme.is_empty() { "http" } else { self.scheme }, self.path(path));
-        let mut head = vec![(":method", self.method), (":scheme", scheme), (":path", path.as_str())];
+        let (scheme, path) =
+            (if self.scheme.is_empty() { "http" } else { self.scheme }, self.path(path));
+        let mut head =
+            vec![(":method", self.method), (":scheme", scheme), (":path", path.as_str())];
         head.push(if named { (":authority", "a") } else { ("host", "a") });
         if !self.fields.iter().any(|(name, _)| *name == "idempotency-key") {
             head.push(("idempotency-key", key));
@@ -169,11 +175,20 @@ fn what_one_version_refuses_the_other_refuses_too_and_no_origin_sees_it() {
         let mut key = || keys.next().unwrap();
         for path in PATHS {
             // nginx answers before it has read a body: only the counting origin waits for trailers that stream.
-            let answers_early = |case: &&Case| origin == nginx.port && path != PATHS[0] && !case.trailers.is_empty();
+            let answers_early = |case: &&Case| {
+                origin == nginx.port && path != PATHS[0] && !case.trailers.is_empty()
+            };
             for case in REFUSED.iter().filter(|case| !answers_early(case)) {
-                assert_ne!(case.by_http1(gateway.port, path, &key()), Some(false), "HTTP/1.1: {path} {case:?}");
+                assert_ne!(
+                    case.by_http1(gateway.port, path, &key()),
+                    Some(false),
+                    "HTTP/1.1: {path} {case:?}"
+                );
                 for named in [true, false] {
-                    assert!(case.by_http2(gateway.port, path, &key(), named), "HTTP/2: {path} {case:?}, host named: {named}");
+                    assert!(
+                        case.by_http2(gateway.port, path, &key(), named),
+                        "HTTP/2: {path} {case:?}, host named: {named}"
+                    );
                 }
             }
             for case in REFUSED_BY_HTTP2.iter().filter(|case| !answers_early(case)) {
@@ -181,8 +196,14 @@ fn what_one_version_refuses_the_other_refuses_too_and_no_origin_sees_it() {
             }
         }
         let mut passed = 0;
-        for (path, case) in PATHS.iter().flat_map(|path| PASSED.iter().map(move |case| (path, case))) {
-            assert_eq!(case.by_http1(gateway.port, path, &key()), Some(false), "HTTP/1.1: {path} {case:?}");
+        for (path, case) in
+            PATHS.iter().flat_map(|path| PASSED.iter().map(move |case| (path, case)))
+        {
+            assert_eq!(
+                case.by_http1(gateway.port, path, &key()),
+                Some(false),
+                "HTTP/1.1: {path} {case:?}"
+            );
             assert!(!case.by_http2(gateway.port, path, &key(), true), "HTTP/2: {path} {case:?}");
             passed += 2;
         }
@@ -190,7 +211,13 @@ fn what_one_version_refuses_the_other_refuses_too_and_no_origin_sees_it() {
             assert_eq!(upstream.executed(), passed, "{:?}", upstream.seen());
         } else {
             // Whatever came before the last good ones would be logged before them.
-            let seen = || nginx.seen().into_iter().filter(|(_, line)| !line.starts_with("GET /ready")).collect::<Vec<_>>();
+            let seen = || {
+                nginx
+                    .seen()
+                    .into_iter()
+                    .filter(|(_, line)| !line.starts_with("GET /ready"))
+                    .collect::<Vec<_>>()
+            };
             until("the good requests to be logged", || seen().len() >= passed);
             let whole = |line: &&(String, String)| line.1.ends_with(" HTTP/1.1");
             assert_eq!(seen().iter().filter(whole).count(), passed, "{:?}", seen());
@@ -221,7 +248,9 @@ fn a_faulty_stream_leaves_the_others_of_its_connection_alone() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
     let mut connection = Frames::open(gateway.port, &[]);
-    let head = |path: &'static str| crate::harness::frames::request("POST", path, &[("idempotency-key", "k")]);
+    let head = |path: &'static str| {
+        crate::harness::frames::request("POST", path, &[("idempotency-key", "k")])
+    };
     connection.headers(1, END_STREAM, &head("/v1/payments#x"));
     assert_eq!(connection.until(&[HEADERS]).unwrap().payload[0], STATUS_400);
     // The next block is read with the same table, and its stream with the same connection.

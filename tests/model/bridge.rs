@@ -6,14 +6,16 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, StatusCode};
 use onceward::engine::{
-    self, Asked, CallerRule, Dialect, FingerprintRule, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain,
-    Policy, ScopeRule, StatusRules,
+    self, Asked, CallerRule, Dialect, FingerprintRule, KeyRule, KeySource, Mode, OnFailure,
+    OnInFlight, OnMismatch, OnUncertain, Policy, ScopeRule, StatusRules,
 };
 use onceward::key::{Caller, Fingerprint, KeySyntax};
 use onceward::record::{self, Cause, Extras, Fence, Record, Reply, ReplyBody, Settler};
 
 use crate::rules::{LEASE, UNCERTAIN_AFTER};
-use crate::state::{AGE_MAX, Answer, Entry, FOREVER, Held, Next, Outcome, Stand, Ticks, Version, Who};
+use crate::state::{
+    AGE_MAX, Answer, Entry, FOREVER, Held, Next, Outcome, Stand, Ticks, Version, Who,
+};
 
 /// How long a tick is: so long that the engine's shortest marker (60 s) is a few of them.
 pub const TICK: Duration = Duration::from_secs(30);
@@ -26,7 +28,13 @@ const FOREVER_MIN: Duration = Duration::from_secs(24 * 3600);
 
 /// What every reply's body begins with, followed by the answer's number. The number is what makes it a copy of its own.
 const BODIES: [&[u8]; 5] = [b"0", b"1", b"2", b"3", b"4"];
-const ANSWERS: [Answer; 5] = [Answer::Upstream(0), Answer::Upstream(1), Answer::Upstream(2), Answer::Operator, Answer::Probe];
+const ANSWERS: [Answer; 5] = [
+    Answer::Upstream(0),
+    Answer::Upstream(1),
+    Answer::Upstream(2),
+    Answer::Operator,
+    Answer::Probe,
+];
 
 /// Callers and replies, made once.
 pub struct Bridge {
@@ -50,7 +58,11 @@ impl Bridge {
     }
 
     pub fn asked(&self, fence: u8, who: Who) -> Asked {
-        Asked { caller: self.callers[who as usize], fingerprint: self.fingerprint, fence: Fence(fence.into()) }
+        Asked {
+            caller: self.callers[who as usize],
+            fingerprint: self.fingerprint,
+            fence: Fence(fence.into()),
+        }
     }
 
     pub fn reply(&self, answer: Answer) -> Arc<Reply> {
@@ -74,8 +86,14 @@ impl Bridge {
     pub fn record(&self, entry: &Entry) -> Record {
         let state = match entry.stand {
             Stand::InFlight(since) => record::State::InFlight { doubt_since_ms: since.map(ago) },
-            Stand::Uncertain(since) => record::State::Uncertain { cause: Cause::Broken, since_ms: since.map(ago), retry: None },
-            Stand::Completed(answer) => record::State::Completed { reply: self.reply(answer), by: Settler::Upstream },
+            Stand::Uncertain(since) => record::State::Uncertain {
+                cause: Cause::Broken,
+                since_ms: since.map(ago),
+                retry: None,
+            },
+            Stand::Completed(answer) => {
+                record::State::Completed { reply: self.reply(answer), by: Settler::Upstream }
+            }
             Stand::Released => record::State::Released,
         };
         Record {
@@ -110,10 +128,17 @@ impl Bridge {
             record::State::Released => Stand::Released,
             record::State::Expired => unreachable!("no rule writes a tombstone"),
         };
-        let who = record.caller.map(|caller| if caller == self.callers[0] { Who::Alice } else { Who::Stranger });
+        let who = record
+            .caller
+            .map(|caller| if caller == self.callers[0] { Who::Alice } else { Who::Stranger });
         assert_eq!(who.is_some(), record.fingerprint.is_some(), "both, or neither");
         Next {
-            entry: Entry { version: small_version(record.version), fence: record.fence.0 as u8, who, stand },
+            entry: Entry {
+                version: small_version(record.version),
+                fence: record.fence.0 as u8,
+                who,
+                stand,
+            },
             // Only leases have an end that a rule asks for.
             due: if in_flight { lifetime.due.map_or(0, ticks) } else { 0 },
             keep: ticks(lifetime.keep),
@@ -127,7 +152,11 @@ pub fn small_version(version: record::Version) -> Version {
 
 /// A duration of the engine's, in ticks.
 pub fn ticks(duration: Duration) -> Ticks {
-    if duration >= FOREVER_MIN { FOREVER } else { (duration.as_millis() / TICK.as_millis()) as Ticks }
+    if duration >= FOREVER_MIN {
+        FOREVER
+    } else {
+        (duration.as_millis() / TICK.as_millis()) as Ticks
+    }
 }
 
 pub fn ago(age: Ticks) -> u64 {
@@ -143,7 +172,12 @@ fn millis(duration: Duration) -> u64 {
 }
 
 fn reply(status: StatusCode, body: &'static [u8]) -> Arc<Reply> {
-    Arc::new(Reply { status, headers: HeaderMap::new(), body: ReplyBody::Whole(Bytes::from_static(body)), trailers: None })
+    Arc::new(Reply {
+        status,
+        headers: HeaderMap::new(),
+        body: ReplyBody::Whole(Bytes::from_static(body)),
+        trailers: None,
+    })
 }
 
 /// The documented defaults, with the model's durations. Results are kept for ever: after its retention a key is new,
@@ -155,7 +189,11 @@ pub fn policy() -> Policy {
         mode: Mode::Enforce,
         path_case: onceward::key::path::PathCase::Sensitive,
         key: KeyRule {
-            source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None, form: None },
+            source: KeySource::Sent {
+                header: Some(HeaderName::from_static("idempotency-key")),
+                body: None,
+                form: None,
+            },
             required: true,
             min_length: 1,
             max_length: 255,

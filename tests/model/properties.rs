@@ -25,10 +25,15 @@ pub fn all() -> Vec<Property<Protocol>> {
         Property::always(UNSENT_IS_FREE, |_, state: &State| !unsent_is_owed(state)),
         Property::sometimes("a client is answered", |_, state: &State| state.answered.is_some()),
         Property::sometimes("a second request is sent", |_, state: &State| sent(state) > 1),
-        Property::sometimes("an outcome is uncertain though it was executed", |_, state: &State| {
-            state.executions() == 1 && matches!(stand(state), Some(Stand::Uncertain(_)))
+        Property::sometimes(
+            "an outcome is uncertain though it was executed",
+            |_, state: &State| {
+                state.executions() == 1 && matches!(stand(state), Some(Stand::Uncertain(_)))
+            },
+        ),
+        Property::sometimes("a marker stands", |_, state: &State| {
+            stand(state) == Some(Stand::Released)
         }),
-        Property::sometimes("a marker stands", |_, state: &State| stand(state) == Some(Stand::Released)),
     ]
 }
 

@@ -9,7 +9,8 @@ use stateright::{Model, Property};
 use crate::properties;
 use crate::rules::{Becomes, COMMAND, Flaw, LEASE, May, OnUncertain, QUEUE, Rules, SEND_SPAN};
 use crate::state::{
-    Answer, Budget, Command, Entry, Held, Id, Next, OPERATOR, Outcome, Request, Stage, Stand, State, UNREAD, Version, Who, Wire,
+    Answer, Budget, Command, Entry, Held, Id, Next, OPERATOR, Outcome, Request, Stage, Stand,
+    State, UNREAD, Version, Who, Wire,
 };
 
 /// What is explored: how much there is of everything.
@@ -106,7 +107,9 @@ impl Model for Protocol {
         for id in 0..self.bounds.callers.len() {
             self.request_actions(state, id, actions);
         }
-        actions.extend((0..state.late.len()).filter(|place| state.late[*place].is_some()).map(Action::Arrive));
+        actions.extend(
+            (0..state.late.len()).filter(|place| state.late[*place].is_some()).map(Action::Arrive),
+        );
         let stand = state.slot.map(|held| held.entry.stand);
         match stand {
             Some(Stand::InFlight(_)) => actions.extend(WAYS.map(Action::Sweep)),
@@ -146,7 +149,9 @@ impl Protocol {
         let request = &state.requests[id];
         match request.stage {
             Stage::Idle => {
-                let waits_its_turn = |before: Id| self.who(before) == self.who(id) && state.requests[before].stage == Stage::Idle;
+                let waits_its_turn = |before: Id| {
+                    self.who(before) == self.who(id) && state.requests[before].stage == Stage::Idle
+                };
                 if !(0..id).any(waits_its_turn) {
                     actions.extend(WAYS.map(|way| Action::Claim(id, way)));
                 }
@@ -163,7 +168,9 @@ impl Protocol {
                 match request.wire {
                     Wire::Unsent => actions.extend([Action::NotSent(id), Action::WriteFirst(id)]),
                     Wire::Partial => actions.extend([Action::WriteRest(id), Action::Lose(id)]),
-                    Wire::Executed | Wire::Declined => actions.extend([Action::TakeAnswer(id), Action::Lose(id)]),
+                    Wire::Executed | Wire::Declined => {
+                        actions.extend([Action::TakeAnswer(id), Action::Lose(id)])
+                    }
                     Wire::Queued(_) | Wire::Gone => actions.push(Action::Lose(id)),
                 }
             }
@@ -200,7 +207,11 @@ impl Protocol {
             Action::WriteRest(id) => self.write(state, id, Wire::Queued(QUEUE)),
             Action::Lose(id) => self.end(state, id, Outcome::InDoubt),
             Action::TakeAnswer(id) => {
-                let outcome = if state.requests[id].wire == Wire::Executed { Outcome::Answered } else { Outcome::Declined };
+                let outcome = if state.requests[id].wire == Wire::Executed {
+                    Outcome::Answered
+                } else {
+                    Outcome::Declined
+                };
                 if outcome == Outcome::Answered && self.rules.has(Flaw::AnswersBeforeStoring) {
                     self.answer(state, id, own_copy(id), self.who(id));
                 }
@@ -240,11 +251,14 @@ impl Protocol {
             Stage::Ready { over, doubt } => (over, doubt),
             _ => (None, None),
         };
-        let too_early = |age| self.bounds.on_uncertain == OnUncertain::Probe && !self.rules.absent_is_believed(age);
+        let too_early = |age| {
+            self.bounds.on_uncertain == OnUncertain::Probe && !self.rules.absent_is_believed(age)
+        };
         if doubt.is_some_and(too_early) {
             return None;
         }
-        let draw = if state.requests[id].is_giving_up() { Fresh::SecondClaim } else { Fresh::Claim };
+        let draw =
+            if state.requests[id].is_giving_up() { Fresh::SecondClaim } else { Fresh::Claim };
         let version = over.map_or(fresh(id, draw), |over| over + 1);
         let next = self.rules.claim(id as u8, self.who(id), over, version, doubt);
         state.requests[id].again = doubt.map(|age| (version, age));
@@ -258,7 +272,8 @@ impl Protocol {
         }
         match state.swap(over, next, self.rules.has(Flaw::MarkerWithoutVersion)) {
             Ok(()) => {
-                let rule = if self.rules.has(Flaw::CountsFromTheAnswer) { UNREAD } else { SEND_SPAN };
+                let rule =
+                    if self.rules.has(Flaw::CountsFromTheAnswer) { UNREAD } else { SEND_SPAN };
                 self.stands(state, id, Stage::Claimed { version, doubt, rule })
             }
             Err(_) => self.look(state, id),
@@ -318,11 +333,14 @@ impl Protocol {
             May::Doubt(age) => {
                 let version = state.slot?.entry.version;
                 let run = Stage::Ready { over: Some(version), doubt: Some(age) };
-                let believed = self.rules.absent_is_believed(age) || self.rules.has(Flaw::EarlyProbeBelieved);
+                let believed =
+                    self.rules.absent_is_believed(age) || self.rules.has(Flaw::EarlyProbeBelieved);
                 match self.bounds.on_uncertain {
                     OnUncertain::Forward => run,
                     // The upstream looks as early as it can, and its answer is as slow as it likes.
-                    OnUncertain::Probe if state.executed[self.who(id) as usize] > 0 => Stage::Found { version },
+                    OnUncertain::Probe if state.executed[self.who(id) as usize] > 0 => {
+                        Stage::Found { version }
+                    }
                     OnUncertain::Probe if believed => run,
                     OnUncertain::Probe | OnUncertain::Hold => return self.finish(state, id),
                 }
@@ -335,7 +353,9 @@ impl Protocol {
 
     fn store_found(&self, state: &mut State, id: Id, way: Way) -> Option<()> {
         let Stage::Found { version } = state.requests[id].stage else { return None };
-        let Some(held) = state.slot.filter(|held| held.entry.version == version) else { return self.look(state, id) };
+        let Some(held) = state.slot.filter(|held| held.entry.version == version) else {
+            return self.look(state, id);
+        };
         let next = self.rules.resolve(&held, id as u8, Answer::Probe)?;
         self.store(state, held, next, way)?;
         if way == Way::Now {
@@ -388,7 +408,12 @@ impl Protocol {
     /// The record as this request claimed it.
     fn claim_entry(&self, request: &Request, id: Id) -> Option<Entry> {
         let Stage::Claimed { version, doubt, .. } = request.stage else { return None };
-        Some(Entry { version, fence: id as u8, who: Some(self.who(id)), stand: Stand::InFlight(doubt) })
+        Some(Entry {
+            version,
+            fence: id as u8,
+            who: Some(self.who(id)),
+            stand: Stand::InFlight(doubt),
+        })
     }
 
     fn settle(&self, state: &mut State, id: Id, way: Way) -> Option<()> {
@@ -399,7 +424,9 @@ impl Protocol {
                 state.requests[id].stage = Stage::Settling { outcome, known };
                 return Some(());
             }
-            Settled::Written if outcome == Outcome::Answered => self.answer(state, id, own_copy(id), self.who(id)),
+            Settled::Written if outcome == Outcome::Answered => {
+                self.answer(state, id, own_copy(id), self.who(id))
+            }
             Settled::Written => {}
             Settled::Stale => self.answer_as_duplicate(state, id, outcome),
         }
@@ -418,7 +445,9 @@ impl Protocol {
                 self.answer(state, id, answer, owner);
             }
             _ => {
-                if let May::Replay(answer) = self.rules.admit(state.slot.as_ref(), id as u8, self.who(id)) {
+                if let May::Replay(answer) =
+                    self.rules.admit(state.slot.as_ref(), id as u8, self.who(id))
+                {
                     let owner = held.entry.who.unwrap_or(self.who(id));
                     self.answer(state, id, answer, owner);
                 }
@@ -432,7 +461,9 @@ impl Protocol {
         let request = &mut state.requests[id];
         match settled {
             Settled::Unknown => request.giving_up = Some(known),
-            Settled::Written | Settled::Stale => (request.giving_up, request.markers, request.again) = (None, 0, None),
+            Settled::Written | Settled::Stale => {
+                (request.giving_up, request.markers, request.again) = (None, 0, None)
+            }
         }
         Some(())
     }
@@ -447,7 +478,8 @@ impl Protocol {
         known: &mut Option<Entry>,
         way: Way,
     ) -> Option<Settled> {
-        let tries = if self.rules.has(Flaw::MarkerVersionRepeats) { 0 } else { state.requests[id].markers };
+        let tries =
+            if self.rules.has(Flaw::MarkerVersionRepeats) { 0 } else { state.requests[id].markers };
         let again = state.requests[id].again;
         let claim = Entry {
             version: again.map_or(0, |(version, _)| version),
@@ -456,25 +488,27 @@ impl Protocol {
             stand: Stand::InFlight(again.map(|(_, age)| age)),
         };
         loop {
-            let settled = match self.rules.settle(*known, claim, outcome, fresh(id, Fresh::Marker(tries))) {
-                Becomes::Write(next) => {
-                    let expected = known.map(|entry| entry.version);
-                    if way == Way::Late && expected == state.slot.map(|held| held.entry.version) {
-                        state.send_late(Command::Swap { expected, next }, COMMAND)?;
-                        state.requests[id].markers += u8::from(expected.is_none());
-                        return Some(Settled::Unknown);
-                    }
-                    match state.swap(expected, next, false) {
-                        Ok(()) => Settled::Written,
-                        Err(held) => {
-                            *known = held.map(|held| held.entry);
-                            continue;
+            let settled =
+                match self.rules.settle(*known, claim, outcome, fresh(id, Fresh::Marker(tries))) {
+                    Becomes::Write(next) => {
+                        let expected = known.map(|entry| entry.version);
+                        if way == Way::Late && expected == state.slot.map(|held| held.entry.version)
+                        {
+                            state.send_late(Command::Swap { expected, next }, COMMAND)?;
+                            state.requests[id].markers += u8::from(expected.is_none());
+                            return Some(Settled::Unknown);
+                        }
+                        match state.swap(expected, next, false) {
+                            Ok(()) => Settled::Written,
+                            Err(held) => {
+                                *known = held.map(|held| held.entry);
+                                continue;
+                            }
                         }
                     }
-                }
-                Becomes::Done => Settled::Written,
-                Becomes::Stale => Settled::Stale,
-            };
+                    Becomes::Done => Settled::Written,
+                    Becomes::Stale => Settled::Stale,
+                };
             // Nothing was left to be sent, and so nothing to be late.
             return (way == Way::Now).then_some(settled);
         }
@@ -498,7 +532,12 @@ impl Protocol {
                 let _ = state.swap(expected, next, self.rules.has(Flaw::MarkerWithoutVersion));
             }
             Command::Renew { fence } => {
-                state.renew(fence, LEASE, self.rules.unsettled_keep(), self.rules.has(Flaw::RenewsEndedLease));
+                state.renew(
+                    fence,
+                    LEASE,
+                    self.rules.unsettled_keep(),
+                    self.rules.has(Flaw::RenewsEndedLease),
+                );
             }
         }
         Some(())
@@ -516,7 +555,8 @@ impl Protocol {
     /// The upstream answers, if the attempt still listens.
     fn reach_client(&self, state: &mut State, id: Id, wire: Wire) -> Option<()> {
         let request = &mut state.requests[id];
-        request.wire = if matches!(request.stage, Stage::Claimed { .. }) { wire } else { Wire::Gone };
+        request.wire =
+            if matches!(request.stage, Stage::Claimed { .. }) { wire } else { Wire::Gone };
         Some(())
     }
 
@@ -550,7 +590,8 @@ impl Protocol {
         let request = &mut state.requests[id];
         let giving_up = if request.owes { Some(None) } else { request.giving_up };
         let again = request.again.filter(|_| giving_up.is_some());
-        *request = Request { stage: Stage::Done, giving_up, again, wire: request.wire, ..Request::IDLE };
+        *request =
+            Request { stage: Stage::Done, giving_up, again, wire: request.wire, ..Request::IDLE };
         Some(())
     }
 }

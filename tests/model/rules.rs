@@ -111,7 +111,9 @@ impl Rules {
         let mut policy = policy();
         match flaw {
             Some(Flaw::NoUncertainAfter) => policy.uncertain_after = Duration::ZERO,
-            Some(Flaw::UnsettledExpiresEarly) => policy.unsettled_retention = TICK * u32::from(EARLY),
+            Some(Flaw::UnsettledExpiresEarly) => {
+                policy.unsettled_retention = TICK * u32::from(EARLY)
+            }
             _ => {}
         }
         Rules { flaw, policy, bridge: Bridge::new() }
@@ -130,7 +132,9 @@ impl Rules {
             Admission::Claim(over) => May::Claim(over.version().map(small_version)),
             Admission::Replay(reply) => May::Replay(self.bridge.answer(&reply)),
             Admission::Wait => May::Wait,
-            Admission::MarkUncertain if self.has(Flaw::LeaseEndIsAbsent) => May::Claim(held.map(|held| held.entry.version)),
+            Admission::MarkUncertain if self.has(Flaw::LeaseEndIsAbsent) => {
+                May::Claim(held.map(|held| held.entry.version))
+            }
             Admission::MarkUncertain => May::MarkUncertain,
             Admission::Refuse(Refusal::OutcomeUncertain { .. }) | Admission::Probe => {
                 May::Doubt(held.map_or(0, Held::uncertain_for))
@@ -140,21 +144,44 @@ impl Rules {
     }
 
     /// `claim`, over nothing, a marker or an uncertain record.
-    pub fn claim(&self, fence: u8, who: Who, over: Option<Version>, fresh: Version, doubt: Option<Ticks>) -> Next {
+    pub fn claim(
+        &self,
+        fence: u8,
+        who: Who,
+        over: Option<Version>,
+        fresh: Version,
+        doubt: Option<Ticks>,
+    ) -> Next {
         let over = match (over.map(|over| record::Version(u64::from(over))), doubt) {
             (None, _) => Over::Nothing,
             (Some(version), None) => Over::Marker(version),
-            (Some(version), Some(age)) => Over::Doubt { version, since_ms: ago(age), opened_unix_ms: 0 },
+            (Some(version), Some(age)) => {
+                Over::Doubt { version, since_ms: ago(age), opened_unix_ms: 0 }
+            }
         };
         let fresh = record::Version(u64::from(fresh));
-        self.bridge.next(engine::claim(&self.bridge.asked(fence, who), over, fresh, 0, &self.policy))
+        self.bridge.next(engine::claim(
+            &self.bridge.asked(fence, who),
+            over,
+            fresh,
+            0,
+            &self.policy,
+        ))
     }
 
     /// `settle`.
-    pub fn settle(&self, current: Option<Entry>, claim: Entry, outcome: Outcome, fresh: Version) -> Becomes {
+    pub fn settle(
+        &self,
+        current: Option<Entry>,
+        claim: Entry,
+        outcome: Outcome,
+        fresh: Version,
+    ) -> Becomes {
         let Entry { mut fence, mut stand, .. } = claim;
         match self.flaw {
-            Some(Flaw::AttemptLeavesLess) if matches!(outcome, Outcome::NeverSent | Outcome::Declined) => {
+            Some(Flaw::AttemptLeavesLess)
+                if matches!(outcome, Outcome::NeverSent | Outcome::Declined) =>
+            {
                 stand = Stand::InFlight(None);
             }
             Some(Flaw::NoFence) => fence = current.map_or(fence, |entry| entry.fence),
@@ -168,7 +195,13 @@ impl Rules {
         let record = current.map(|entry| self.bridge.record(&entry));
         let told = self.bridge.outcome(outcome, claim.fence);
         let claim = Claim { fence: Fence(u64::from(fence)), record: self.bridge.record(&claim) };
-        match engine::settle(record.as_ref(), &claim, &told, &self.policy, record::Version(u64::from(fresh))) {
+        match engine::settle(
+            record.as_ref(),
+            &claim,
+            &told,
+            &self.policy,
+            record::Version(u64::from(fresh)),
+        ) {
             Settlement::Write(next) => {
                 let mut next = self.bridge.next(next);
                 if outcome == Outcome::InDoubt {
@@ -214,7 +247,13 @@ impl Rules {
     }
 
     fn decide(&self, held: &Held, decision: Decision, fence: u8) -> Option<Next> {
-        let next = engine::decide(&self.bridge.held(held), decision, Fence(u64::from(fence)), &self.policy).ok()?;
+        let next = engine::decide(
+            &self.bridge.held(held),
+            decision,
+            Fence(u64::from(fence)),
+            &self.policy,
+        )
+        .ok()?;
         Some(self.bridge.next(next))
     }
 

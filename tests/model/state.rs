@@ -201,8 +201,15 @@ pub struct State {
 }
 
 impl Request {
-    pub const IDLE: Request =
-        Request { stage: Stage::Idle, waited: false, owes: false, giving_up: None, markers: 0, again: None, wire: Wire::Unsent };
+    pub const IDLE: Request = Request {
+        stage: Stage::Idle,
+        waited: false,
+        owes: false,
+        giving_up: None,
+        markers: 0,
+        again: None,
+        wire: Wire::Unsent,
+    };
 
     /// Whether a claim of its own is unconfirmed, and known to be.
     pub fn is_giving_up(&self) -> bool {
@@ -328,7 +335,12 @@ impl State {
     }
 
     /// The store's one write verb. `Err` carries what stands.
-    pub fn swap(&mut self, expected: Option<Version>, next: Next, unversioned_markers: bool) -> Result<(), Option<Held>> {
+    pub fn swap(
+        &mut self,
+        expected: Option<Version>,
+        next: Next,
+        unversioned_markers: bool,
+    ) -> Result<(), Option<Held>> {
         if let Some(held) = &self.slot {
             if held.entry.is_same_write(&next.entry) {
                 return Ok(());
@@ -352,7 +364,9 @@ impl State {
     pub fn renew(&mut self, fence: u8, due: Ticks, keep: Ticks, ended_too: bool) -> bool {
         match &mut self.slot {
             Some(held)
-                if held.entry.fence == fence && matches!(held.entry.stand, Stand::InFlight(_)) && (held.due > 0 || ended_too) =>
+                if held.entry.fence == fence
+                    && matches!(held.entry.stand, Stand::InFlight(_))
+                    && (held.due > 0 || ended_too) =>
             {
                 (held.due, held.keep) = (due, keep);
                 true

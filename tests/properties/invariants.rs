@@ -9,7 +9,8 @@ use http::header::{CONTENT_LENGTH, HOST, VIA};
 use http::{HeaderMap, HeaderName, HeaderValue, Version};
 use onceward::config::{Config, Overrides};
 use onceward::key::{
-    BodyHash, Document, Fingerprint, Key, KeySyntax, Member, Pointer, element, fingerprint, key_field_value, with_member,
+    BodyHash, Document, Fingerprint, Key, KeySyntax, Member, Pointer, element, fingerprint,
+    key_field_value, with_member,
 };
 use onceward::proxy::{Peer, Scan, Scanner, from_upstream, to_upstream};
 use onceward::record::{HEAD_BYTES, decode, encode};
@@ -17,16 +18,30 @@ use onceward::record::{HEAD_BYTES, decode, encode};
 /// An accepted key is printable, not empty and within its limit; quoted it is the same key, under every syntax.
 pub fn key(value: &[u8]) {
     const MAX: usize = 20;
-    let syntaxes = [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Bare, KeySyntax::Uuid, KeySyntax::UuidV4, KeySyntax::Word];
+    let syntaxes = [
+        KeySyntax::Lenient,
+        KeySyntax::Strict,
+        KeySyntax::Bare,
+        KeySyntax::Uuid,
+        KeySyntax::UuidV4,
+        KeySyntax::Word,
+    ];
     for syntax in syntaxes {
         let Ok(key) = Key::parse(value, syntax, MAX) else { continue };
         assert!((1..=MAX).contains(&key.as_str().len()));
         assert!(key.as_str().bytes().all(|b| (0x20..=0x7e).contains(&b)));
         let quoted = format!("\"{}\"", key.as_str().replace('\\', "\\\\").replace('"', "\\\""));
-        assert!(Key::parse(quoted.as_bytes(), KeySyntax::Strict, MAX).unwrap() == key, "quoted it is the same key");
-        assert!(Key::parse(value, KeySyntax::Lenient, MAX).unwrap() == key, "no syntax reads another key");
         assert!(
-            Key::parse(key_field_value(key.as_str(), syntax).as_bytes(), syntax, MAX) == Ok(key.clone()),
+            Key::parse(quoted.as_bytes(), KeySyntax::Strict, MAX).unwrap() == key,
+            "quoted it is the same key"
+        );
+        assert!(
+            Key::parse(value, KeySyntax::Lenient, MAX).unwrap() == key,
+            "no syntax reads another key"
+        );
+        assert!(
+            Key::parse(key_field_value(key.as_str(), syntax).as_bytes(), syntax, MAX)
+                == Ok(key.clone()),
             "upstreams get it back"
         );
         assert_eq!(format!("{key:?}"), "Key(..)", "keys are not shown");
@@ -39,7 +54,11 @@ pub fn body(body: &[u8]) {
     let json = |body: &[u8]| json_fingerprint(body);
     match Document::parse(body) {
         Ok(_) => assert_eq!(json(body), json(&spaced(body)), "layout is not value"),
-        Err(_) => assert_ne!(json(body), json(&[body, b" "].concat()), "what is no clear document is compared as bytes"),
+        Err(_) => assert_ne!(
+            json(body),
+            json(&[body, b" "].concat()),
+            "what is no clear document is compared as bytes"
+        ),
     }
     let pointer = Pointer::parse("/key").unwrap();
     if let Some(changed) = with_member(body, &pointer, "a \"key\"") {
@@ -53,15 +72,27 @@ pub fn body(body: &[u8]) {
     }
     let whole = Bytes::copy_from_slice(body);
     if let Ok(Some(element)) = element(&whole, &pointer) {
-        assert!(body.windows(element.len()).any(|window| window == element), "a member is cut out as it stands");
+        assert!(
+            body.windows(element.len()).any(|window| window == element),
+            "a member is cut out as it stands"
+        );
     }
     // Nothing is asked of forms but that they have a fingerprint.
     let form = BodyHash::Form { boundary: "b" };
-    assert_eq!(fingerprint("POST", "/", None, &whole, form), fingerprint("POST", "/", None, &whole, form));
+    assert_eq!(
+        fingerprint("POST", "/", None, &whole, form),
+        fingerprint("POST", "/", None, &whole, form)
+    );
 }
 
 fn json_fingerprint(body: &[u8]) -> Fingerprint {
-    fingerprint("POST", "/", None, &Bytes::copy_from_slice(body), BodyHash::Json { is_json: true, ignore: &[] })
+    fingerprint(
+        "POST",
+        "/",
+        None,
+        &Bytes::copy_from_slice(body),
+        BodyHash::Json { is_json: true, ignore: &[] },
+    )
 }
 
 /// The same document with a space behind every structural character.
@@ -105,24 +136,39 @@ pub fn headers(lines: &[u8]) {
     let mut given = HeaderMap::new();
     for line in lines.split(|byte| *byte == b'\n').take(100) {
         let Some(colon) = line.iter().position(|byte| *byte == b':') else { continue };
-        let (name, value) = (HeaderName::from_bytes(&line[..colon]), HeaderValue::from_bytes(line[colon + 1..].trim_ascii()));
+        let (name, value) = (
+            HeaderName::from_bytes(&line[..colon]),
+            HeaderValue::from_bytes(line[colon + 1..].trim_ascii()),
+        );
         if let (Ok(name), Ok(value)) = (name, value) {
             given.append(name, value);
         }
     }
     let peer = Peer::new(IpAddr::V4(Ipv4Addr::LOCALHOST), true, false);
     let mut forwarded = given.clone();
-    to_upstream(&mut forwarded, HeaderValue::from_static("upstream"), None, Some(&peer), Version::HTTP_2);
+    to_upstream(
+        &mut forwarded,
+        HeaderValue::from_static("upstream"),
+        None,
+        Some(&peer),
+        Version::HTTP_2,
+    );
     assert_eq!(forwarded.get_all(HOST).iter().collect::<Vec<_>>(), ["upstream"]);
     assert_eq!(forwarded.get_all("x-forwarded-for").iter().collect::<Vec<_>>(), ["127.0.0.1"]);
     assert_eq!(forwarded.get_all("x-forwarded-proto").iter().collect::<Vec<_>>(), ["https"]);
     assert_eq!(forwarded.get_all(VIA).iter().next_back().unwrap(), "2.0 onceward");
     const ABOUT_CLIENTS: [&str; 3] = ["forwarded", "x-real-ip", "x-forwarded-host"];
-    assert!(!ABOUT_CLIENTS.iter().chain([&"content-length"]).any(|name| forwarded.contains_key(*name)));
+    assert!(
+        !ABOUT_CLIENTS.iter().chain([&"content-length"]).any(|name| forwarded.contains_key(*name))
+    );
     // The gateway speaks for itself: that it takes trailers, where the client does.
     let taken = |name: &str| forwarded.get_all(name).iter().cloned().collect::<Vec<_>>();
     assert!(matches!((&*taken("te"), &*taken("connection")), ([], []) | ([_], [_])));
-    assert!(taken("te").iter().all(|value| value == "trailers" && onceward::proxy::takes_trailers(&given)));
+    assert!(
+        taken("te")
+            .iter()
+            .all(|value| value == "trailers" && onceward::proxy::takes_trailers(&given))
+    );
     assert!(taken("connection").iter().all(|value| value == "te"));
     const SET: [&str; 11] = [
         "te",
@@ -164,13 +210,16 @@ fn passes_only_end_to_end(given: &HeaderMap, passed: &HeaderMap, set: &[&str]) {
         .map(|name| String::from_utf8_lossy(name.trim_ascii()).to_ascii_lowercase())
         .filter(|name| name != "traceparent")
         .collect();
-    let stays = |name: &str| !OF_ONE_CONNECTION.contains(&name) && !named.iter().any(|named| named == name);
+    let stays =
+        |name: &str| !OF_ONE_CONNECTION.contains(&name) && !named.iter().any(|named| named == name);
     for name in passed.keys().map(HeaderName::as_str) {
         assert!(set.contains(&name) || stays(name), "{name} belongs to one connection");
     }
     let lines = |headers: &HeaderMap| {
         let mut lines: HashMap<String, Vec<HeaderValue>> = HashMap::new();
-        for (name, value) in headers.iter().filter(|(name, _)| stays(name.as_str()) && !set.contains(&name.as_str())) {
+        for (name, value) in
+            headers.iter().filter(|(name, _)| stays(name.as_str()) && !set.contains(&name.as_str()))
+        {
             lines.entry(name.to_string()).or_default().push(value.clone());
         }
         lines
@@ -195,12 +244,18 @@ pub fn guard(bytes: &[u8]) {
     match request.parse(&bytes[..whole.safe]) {
         Ok(httparse::Status::Complete(_)) => {}
         // An empty line before a request may pass alone.
-        Ok(httparse::Status::Partial) => return assert!(bytes[..whole.safe].iter().all(|byte| b"\r\n".contains(byte))),
+        Ok(httparse::Status::Partial) => {
+            return assert!(bytes[..whole.safe].iter().all(|byte| b"\r\n".contains(byte)));
+        }
         Err(error) => panic!("a head that no parser takes: {error}"),
     }
-    let count = |name: &str| request.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count();
+    let count = |name: &str| {
+        request.headers.iter().filter(|field| field.name.eq_ignore_ascii_case(name)).count()
+    };
     assert!(count("content-length") + count("transfer-encoding") <= 1, "one length");
-    assert!(request.headers.iter().all(|field| !field.name.is_empty() && !field.value.contains(&b'\r')));
+    assert!(
+        request.headers.iter().all(|field| !field.name.is_empty() && !field.value.contains(&b'\r'))
+    );
 }
 
 fn scan(bytes: &[u8], piece: usize) -> Scan {

@@ -16,8 +16,22 @@ fn made_of(pieces: &'static [&'static str]) -> impl Strategy<Value = Vec<u8>> {
     proptest::collection::vec(piece, 0..24).prop_map(|pieces| pieces.concat())
 }
 
-const KEYS: &[&str] =
-    &["\"", "\\", "a", "B", "0", "-", "_", " ", ";", "=", "\t", "\"abc\"", "order-7", "7f9c24e8-3b0a-4d4c-8f0e"];
+const KEYS: &[&str] = &[
+    "\"",
+    "\\",
+    "a",
+    "B",
+    "0",
+    "-",
+    "_",
+    " ",
+    ";",
+    "=",
+    "\t",
+    "\"abc\"",
+    "order-7",
+    "7f9c24e8-3b0a-4d4c-8f0e",
+];
 
 const JSON: &[&str] = &[
     "\u{feff}",
@@ -163,7 +177,10 @@ fn the_fuzzers_seeds_hold_and_so_do_they_with_any_byte_changed() {
         ("guard", invariants::guard),
     ];
     for (target, holds) in targets {
-        let seeds: Vec<_> = std::fs::read_dir(format!("{folder}/{target}")).unwrap().map(|seed| seed.unwrap().path()).collect();
+        let seeds: Vec<_> = std::fs::read_dir(format!("{folder}/{target}"))
+            .unwrap()
+            .map(|seed| seed.unwrap().path())
+            .collect();
         assert!(seeds.len() >= 3, "{target} has seeds");
         for seed in seeds {
             let mut bytes = std::fs::read(&seed).unwrap();

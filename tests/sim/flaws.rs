@@ -60,7 +60,8 @@ fn without_callers_a_stranger_gets_the_answer() {
 }
 
 #[test]
-fn a_gateway_that_keeps_claims_without_an_answer_runs_twice_what_a_store_loses_while_duplicates_ask() {
+fn a_gateway_that_keeps_claims_without_an_answer_runs_twice_what_a_store_loses_while_duplicates_ask()
+ {
     breaks(Flaw::HoldsUnanswered, &[ONCE, SENT_ONCE, ONE_ANSWER, STAYS]);
 }
 

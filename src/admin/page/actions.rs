@@ -33,7 +33,8 @@ pub(super) struct Typed {
 }
 
 impl Action {
-    pub(super) const ALL: [Action; 4] = [Action::Resolve, Action::Retry, Action::Release, Action::Expire];
+    pub(super) const ALL: [Action; 4] =
+        [Action::Resolve, Action::Retry, Action::Release, Action::Expire];
 
     /// Its segment of the path.
     pub(super) fn segment(self) -> &'static str {
@@ -130,7 +131,13 @@ pub(super) fn in_words(held: &Held, policy: &Policy) -> String {
 }
 
 /// The forms. `tried` is one that was not taken.
-pub(super) fn forms(visitor: &Visitor, reference: &str, held: &Held, policy: &Policy, tried: Option<(Action, &Typed)>) -> Markup {
+pub(super) fn forms(
+    visitor: &Visitor,
+    reference: &str,
+    held: &Held,
+    policy: &Policy,
+    tried: Option<(Action, &Typed)>,
+) -> Markup {
     let possible = possible(held, policy);
     html! {
         section.panel aria-labelledby="actions" {
@@ -158,7 +165,9 @@ fn nothing(held: &Held) -> &'static str {
         State::InFlight { .. } => {
             "Nothing, while it is in flight: it settles by itself, or becomes uncertain when its lease ends."
         }
-        State::Released => "Nothing is owed: the attempt did nothing, and the next request under this key runs.",
+        State::Released => {
+            "Nothing is owed: the attempt did nothing, and the next request under this key runs."
+        }
         _ => "Nothing: its result is gone, and its duplicates are refused.",
     }
 }
@@ -205,7 +214,9 @@ fn form(
 
 /// The answer that duplicates are to get.
 fn answer(typed: Option<&Typed>) -> Markup {
-    let typed = |pick: fn(&Typed) -> &String, usual: &'static str| typed.map_or(usual.to_owned(), |typed| pick(typed).clone());
+    let typed = |pick: fn(&Typed) -> &String, usual: &'static str| {
+        typed.map_or(usual.to_owned(), |typed| pick(typed).clone())
+    };
     html! {
         div.row {
             div.field {

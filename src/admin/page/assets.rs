@@ -39,7 +39,8 @@ asset!(ICON, "icon", "svg", "image/svg+xml", "assets/icon.svg");
 
 impl Asset {
     fn hashed_name(&self) -> String {
-        let hash: String = Sha256::digest(self.content).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash: String =
+            Sha256::digest(self.content).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
         format!("{}.{hash}.{}", self.stem, self.extension)
     }
 
@@ -50,10 +51,14 @@ impl Asset {
 }
 
 pub(super) async fn serve(Path(name): Path<String>) -> Response {
-    let Some(asset) = [&STYLE, &SCRIPT, &HTMX, &ICON].into_iter().find(|asset| *asset.name == name) else {
+    let Some(asset) = [&STYLE, &SCRIPT, &HTMX, &ICON].into_iter().find(|asset| *asset.name == name)
+    else {
         return Refusal::NotFound.into_response();
     };
-    let fields = [(header::CONTENT_TYPE, asset.media_type), (header::CACHE_CONTROL, "public, max-age=31536000, immutable")];
+    let fields = [
+        (header::CONTENT_TYPE, asset.media_type),
+        (header::CACHE_CONTROL, "public, max-age=31536000, immutable"),
+    ];
     (fields, asset.content).into_response()
 }
 
@@ -63,6 +68,11 @@ mod tests {
 
     #[test]
     fn a_name_says_what_is_in_it() {
-        assert!(HTMX.path().starts_with("/assets/htmx.d6fdc75f204e6bde") && HTMX.path().ends_with(".js"), "{}", HTMX.path());
+        assert!(
+            HTMX.path().starts_with("/assets/htmx.d6fdc75f204e6bde")
+                && HTMX.path().ends_with(".js"),
+            "{}",
+            HTMX.path()
+        );
     }
 }

@@ -49,7 +49,8 @@ impl<'m> Bar<'m> {
 pub(super) fn traffic(minutes: &[MinuteView]) -> Markup {
     let bars: Vec<Bar<'_>> = minutes.iter().map(Bar::of).collect();
     let top = ceiling(bars.iter().map(Bar::height).max().unwrap_or_default());
-    let [executed, prevented, other] = [0, 1, 2].map(|part| bars.iter().map(|bar| bar.parts()[part].1).sum::<u64>());
+    let [executed, prevented, other] =
+        [0, 1, 2].map(|part| bars.iter().map(|bar| bar.parts()[part].1).sum::<u64>());
     let scale = (HEIGHT - BELOW) / top as f64;
     let step = (WIDTH - LEFT) / bars.len().max(1) as f64;
     html! {
@@ -101,7 +102,8 @@ fn column(bar: &Bar<'_>, x: f64, step: f64, scale: f64) -> Markup {
         y -= height;
         html! { rect class=(class) x=(round(x + step * 0.1)) y=(round(y)) width=(round(step * 0.8)) height=(round(height)) {} }
     };
-    let rects: Vec<Markup> = bar.parts().into_iter().filter(|(_, count)| *count > 0).map(&mut rect).collect();
+    let rects: Vec<Markup> =
+        bar.parts().into_iter().filter(|(_, count)| *count > 0).map(&mut rect).collect();
     html! { @for rect in &rects { (rect) } }
 }
 
@@ -146,21 +148,42 @@ mod tests {
         let drawn = traffic(&[minute(3, 0), minute(0, 0), minute(1, 20)]).into_string();
         assert!(drawn.contains("4 requests were executed, 20 duplicates"), "{drawn}");
         assert_eq!(drawn.matches("<rect").count(), 3, "{drawn}");
-        assert_eq!(drawn.matches("scope=\"row\"").count(), 2, "a minute without any is left out: {drawn}");
+        assert_eq!(
+            drawn.matches("scope=\"row\"").count(),
+            2,
+            "a minute without any is left out: {drawn}"
+        );
         assert!(drawn.contains(">40</text>") && drawn.contains(">20</text>"), "{drawn}");
         assert!(!drawn.contains("NaN") && !traffic(&[]).into_string().contains("NaN"));
     }
 
     #[test]
     fn the_numbers_of_the_scale_are_short_and_lose_nothing() {
-        for (most, top, half) in [(0, "2", "1"), (900, "1k", "500"), (7000, "10k", "5k"), (3_000_000, "4M", "2M")] {
-            assert_eq!((short(ceiling(most)), short(ceiling(most) / LINES)), (top.into(), half.into()), "{most}");
+        for (most, top, half) in
+            [(0, "2", "1"), (900, "1k", "500"), (7000, "10k", "5k"), (3_000_000, "4M", "2M")]
+        {
+            assert_eq!(
+                (short(ceiling(most)), short(ceiling(most) / LINES)),
+                (top.into(), half.into()),
+                "{most}"
+            );
         }
     }
 
     #[test]
     fn the_top_line_is_a_number_that_people_count_by() {
-        for (most, top) in [(0, 2), (1, 2), (3, 4), (6, 6), (7, 10), (11, 20), (45, 60), (61, 100), (100, 100), (101, 200)] {
+        for (most, top) in [
+            (0, 2),
+            (1, 2),
+            (3, 4),
+            (6, 6),
+            (7, 10),
+            (11, 20),
+            (45, 60),
+            (61, 100),
+            (100, 100),
+            (101, 200),
+        ] {
             assert_eq!(ceiling(most), top);
         }
     }

@@ -20,7 +20,12 @@ pub(super) enum Here {
 }
 
 /// A whole page. Without a visitor there is no menu: nobody knows yet who looks.
-pub(super) fn document(visitor: Option<&Visitor>, here: Here, title: &str, content: Markup) -> Html<String> {
+pub(super) fn document(
+    visitor: Option<&Visitor>,
+    here: Here,
+    title: &str,
+    content: Markup,
+) -> Html<String> {
     let page = html! {
         (DOCTYPE)
         html lang="en" {
@@ -168,7 +173,9 @@ pub(super) fn moment(unix_ms: u64, now_unix_ms: u64) -> Markup {
 
 /// A moment that is written as RFC 3339 has it.
 pub(super) fn moment_of(text: &str, now_unix_ms: u64) -> Markup {
-    let time = humantime::parse_rfc3339(text).ok().and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
+    let time = humantime::parse_rfc3339(text)
+        .ok()
+        .and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     match time.and_then(|since| u64::try_from(since.as_millis()).ok()) {
         Some(unix_ms) => moment(unix_ms, now_unix_ms),
         None => html! { (text) },
@@ -208,9 +215,14 @@ mod tests {
     #[test]
     fn moments_are_told_as_people_do() {
         let now = 1_764_000_000_000;
-        for (ms, told) in
-            [(0, "now"), (5_000, "5 s"), (119_000, "119 s"), (150_000, "2 min"), (7_200_000, "2 h"), (200_000_000, "2 days")]
-        {
+        for (ms, told) in [
+            (0, "now"),
+            (5_000, "5 s"),
+            (119_000, "119 s"),
+            (150_000, "2 min"),
+            (7_200_000, "2 h"),
+            (200_000_000, "2 days"),
+        ] {
             let expected = if ms == 0 { told.to_owned() } else { format!("{told} ago") };
             assert_eq!(distance(now - ms, now), expected);
         }
@@ -222,8 +234,15 @@ mod tests {
 
     #[test]
     fn a_span_is_told_in_the_unit_that_it_has_something_of() {
-        let spans =
-            [(0, "0 ms"), (3, "3 ms"), (99, "99 ms"), (100, "0.1 s"), (9_949, "9.9 s"), (10_000, "10 s"), (120_000, "2 min")];
+        let spans = [
+            (0, "0 ms"),
+            (3, "3 ms"),
+            (99, "99 ms"),
+            (100, "0.1 s"),
+            (9_949, "9.9 s"),
+            (10_000, "10 s"),
+            (120_000, "2 min"),
+        ];
         for (ms, told) in spans {
             assert_eq!(span(ms), told);
         }
@@ -238,7 +257,8 @@ mod tests {
 
     #[test]
     fn what_others_wrote_is_text() {
-        let page = document(None, Here::Elsewhere, "<script>", html! { p { "\"><img onerror=x>" } }).0;
+        let page =
+            document(None, Here::Elsewhere, "<script>", html! { p { "\"><img onerror=x>" } }).0;
         assert!(!page.contains("<img") && page.contains("&lt;script&gt; · Onceward"), "{page}");
     }
 }

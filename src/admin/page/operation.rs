@@ -52,12 +52,20 @@ pub(super) async fn show(
     let (slot, held) = match find(&admin, reference.trim()).await {
         Ok(found) => found,
         // Only where the store has said that it has nothing: of one that does not answer nothing is known.
-        Err(Refusal::Operator(OperatorError::Unknown)) => return gone(&admin, &visitor, reference.trim()).await,
+        Err(Refusal::Operator(OperatorError::Unknown)) => {
+            return gone(&admin, &visitor, reference.trim()).await;
+        }
         Err(refusal) => return Err(refusal.into()),
     };
     let done = told.done.as_deref().and_then(Action::parse);
-    let notice = html! { @if let Some(done) = done { p.notice.good role="status" { (done.done()) } } };
-    Ok(shown(&visitor, Here::Operations, "Operation", page(&admin, &visitor, &slot, &held, notice, None).await))
+    let notice =
+        html! { @if let Some(done) = done { p.notice.good role="status" { (done.done()) } } };
+    Ok(shown(
+        &visitor,
+        Here::Operations,
+        "Operation",
+        page(&admin, &visitor, &slot, &held, notice, None).await,
+    ))
 }
 
 pub(super) async fn act(
@@ -68,17 +76,27 @@ pub(super) async fn act(
 ) -> Result<Response, Fault> {
     let action = Action::parse(&segment).ok_or(Refusal::NotFound)?;
     match carry_out(&admin, &visitor, &reference, action, &sent).await {
-        Ok(()) => Ok(Redirect::to(&format!("/operations/{reference}?done={}", action.segment())).into_response()),
+        Ok(()) => Ok(Redirect::to(&format!("/operations/{reference}?done={}", action.segment()))
+            .into_response()),
         Err(refusal) => refused(&admin, &visitor, &reference, action, sent, refusal).await,
     }
 }
 
-async fn carry_out(admin: &Admin, visitor: &Visitor, reference: &str, action: Action, sent: &Sent) -> Result<(), Refusal> {
-    let operator = visitor.operator.as_ref().filter(|_| visitor.may_operate).ok_or(Refusal::ReadOnly)?;
+async fn carry_out(
+    admin: &Admin,
+    visitor: &Visitor,
+    reference: &str,
+    action: Action,
+    sent: &Sent,
+) -> Result<(), Refusal> {
+    let operator =
+        visitor.operator.as_ref().filter(|_| visitor.may_operate).ok_or(Refusal::ReadOnly)?;
     let seen = sent.version.parse().map(Version).map_err(|_| Refusal::VersionInvalid)?;
     let change = Change::at(admin, reference, seen).await?;
     let decision = match action {
-        Action::Resolve => Decision::Resolve(Arc::new(stated(admin.clock.unix_ms(), &sent.resolution()?)?)),
+        Action::Resolve => {
+            Decision::Resolve(Arc::new(stated(admin.clock.unix_ms(), &sent.resolution()?)?))
+        }
         Action::Retry => Decision::Retry,
         Action::Release => Decision::Release,
         Action::Expire => Decision::Expire,
@@ -105,15 +123,23 @@ async fn refused(
             }
         }
     };
-    let typed = Typed { status: sent.status, media_type: sent.media_type, body: sent.body, reason: sent.reason };
+    let typed = Typed {
+        status: sent.status,
+        media_type: sent.media_type,
+        body: sent.body,
+        reason: sent.reason,
+    };
     let content = page(admin, visitor, &slot, &held, notice, Some((action, &typed))).await;
-    Ok((refusal.status(), document(Some(visitor), Here::Operations, "Nothing was done", content)).into_response())
+    Ok((refusal.status(), document(Some(visitor), Here::Operations, "Nothing was done", content))
+        .into_response())
 }
 
 impl Sent {
     fn resolution(&self) -> Result<ResolveRequest, Refusal> {
         let status = self.status.trim().parse();
-        let status = status.map_err(|_| Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned()))?;
+        let status = status.map_err(|_| {
+            Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned())
+        })?;
         let mut headers = BTreeMap::new();
         if !self.media_type.trim().is_empty() && !self.body.is_empty() {
             headers.insert("content-type".to_owned(), self.media_type.trim().to_owned());
@@ -156,12 +182,15 @@ async fn page(
 async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Response, Fault> {
     let slot = Slot::from_reference(reference).map_err(Refusal::from)?;
     let told = told(admin, &slot).await;
-    let Ok(Some(TimelineView { operation, .. })) = &told else { return Err(Refusal::from(OperatorError::Unknown).into()) };
+    let Ok(Some(TimelineView { operation, .. })) = &told else {
+        return Err(Refusal::from(OperatorError::Unknown).into());
+    };
     let now = admin.clock.unix_ms();
     let (state_now, left) = match admin.gate.store().remains(&slot).await? {
-        Some(_) => {
-            ("expired", "The result is gone, and a tombstone bars its key: duplicates get 409, and nothing runs under it.")
-        }
+        Some(_) => (
+            "expired",
+            "The result is gone, and a tombstone bars its key: duplicates get 409, and nothing runs under it.",
+        ),
         None => ("gone", "The store has nothing under this reference any more: its key is new."),
     };
     let content = html! {

@@ -16,7 +16,7 @@ use crate::admin::Admin;
 use crate::admin::model::{ask, search};
 use crate::admin::problem::{Refusal, unread};
 use crate::admin::view::{OperationView, OverviewView};
-use crate::query::{Filter, ReadModel};
+use crate::read_model::{Filter, ReadModel};
 use crate::store::StoreError;
 
 /// Operations that the overview shows.
@@ -30,7 +30,11 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> R
         // That nothing waits is said by nobody but the store: the log may be younger than what does.
         _ => Queue::read(&admin).await.ok().map(|queue| queue.operations.len() as u64),
     };
-    let said = if store.fault.is_some() { "The store does not answer".to_owned() } else { said(waiting.unwrap_or_default()) };
+    let said = if store.fault.is_some() {
+        "The store does not answer".to_owned()
+    } else {
+        said(waiting.unwrap_or_default())
+    };
     let figures = figures(&admin, &store, told.as_ref().ok(), waiting);
     let content = live(
         "/",
@@ -134,7 +138,9 @@ fn figure(name: &str, value: &str, note: &str, class: &str) -> Markup {
 }
 
 fn uncertain(waiting: Option<u64>) -> Markup {
-    let Some(count) = waiting else { return figure("Uncertain", "?", "the store does not say", "bad") };
+    let Some(count) = waiting else {
+        return figure("Uncertain", "?", "the store does not say", "bad");
+    };
     html! {
         div class=[(count > 0).then_some("warn")] {
             dt { "Uncertain" }
@@ -159,7 +165,12 @@ impl Health {
 
     fn figure(&self) -> Markup {
         match &self.fault {
-            None => figure("Store", "answers", &format!("in {:.1} ms", self.took.as_secs_f64() * 1000.0), ""),
+            None => figure(
+                "Store",
+                "answers",
+                &format!("in {:.1} ms", self.took.as_secs_f64() * 1000.0),
+                "",
+            ),
             Some(error) => figure("Store", "no answer", &unread(error), "bad"),
         }
     }

@@ -48,13 +48,17 @@ impl Asked {
 
     /// All but where the page begins.
     fn pairs(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.0.iter().map(|(name, value)| (name.as_str(), value.as_str())).filter(|(name, _)| *name != "cursor")
+        self.0
+            .iter()
+            .map(|(name, value)| (name.as_str(), value.as_str()))
+            .filter(|(name, _)| *name != "cursor")
     }
 
     /// The address of this search, behind a cursor.
     fn path(&self, cursor: &str) -> String {
         let mut path = "/operations".to_owned();
-        for (name, value) in self.pairs().chain((!cursor.is_empty()).then_some(("cursor", cursor))) {
+        for (name, value) in self.pairs().chain((!cursor.is_empty()).then_some(("cursor", cursor)))
+        {
             path.push(if path.contains('?') { '&' } else { '?' });
             path.push_str(&format!("{name}={}", utf8_percent_encode(value, NON_ALPHANUMERIC)));
         }
@@ -98,24 +102,34 @@ pub(super) async fn of_client(
 ) -> Result<Response, Fault> {
     let route = form.remove("route").unwrap_or_default();
     match mark_of(&admin, &route, &said(form)) {
-        Ok(mark) => Ok(Redirect::to(&Asked(vec![("scope".to_owned(), mark)]).path("")).into_response()),
+        Ok(mark) => {
+            Ok(Redirect::to(&Asked(vec![("scope".to_owned(), mark)]).path("")).into_response())
+        }
         Err(refusal) => not_found(&admin, &visitor, &refusal).await,
     }
 }
 
 /// What a form says of whose operations are meant.
 fn said(form: BTreeMap<String, String>) -> BTreeMap<String, String> {
-    let parts = form.into_iter().filter_map(|(name, value)| Some((name.strip_prefix(SCOPE_FIELD)?.to_owned(), value)));
+    let parts = form
+        .into_iter()
+        .filter_map(|(name, value)| Some((name.strip_prefix(SCOPE_FIELD)?.to_owned(), value)));
     parts.collect()
 }
 
 async fn not_found(admin: &Admin, visitor: &Visitor, refusal: &Refusal) -> Result<Response, Fault> {
     let notice = html! { p.notice.bad role="alert" { "Not found: " (refusal.to_string()) "." } };
     let (_, content) = page(admin, visitor, &Asked::default(), notice).await;
-    Ok((refusal.status(), document(Some(visitor), Here::Operations, "Operations", content)).into_response())
+    Ok((refusal.status(), document(Some(visitor), Here::Operations, "Operations", content))
+        .into_response())
 }
 
-async fn page(admin: &Admin, visitor: &Visitor, asked: &Asked, notice: Markup) -> (axum::http::StatusCode, Markup) {
+async fn page(
+    admin: &Admin,
+    visitor: &Visitor,
+    asked: &Asked,
+    notice: Markup,
+) -> (axum::http::StatusCode, Markup) {
     let found = list(admin, asked).await;
     let status = found.as_ref().err().map_or(axum::http::StatusCode::OK, Refusal::status);
     let content = html! {
@@ -163,7 +177,11 @@ fn timed(name: &str, value: &str) -> String {
 }
 
 fn results(admin: &Admin, asked: &Asked, found: &Listed) -> Markup {
-    let caption = if found.source == "store" { "Operations in the store, in no order" } else { "Operations, newest first" };
+    let caption = if found.source == "store" {
+        "Operations in the store, in no order"
+    } else {
+        "Operations, newest first"
+    };
     html! {
         section.panel.flush aria-label="Results" {
             @if found.operations.is_empty() { p.empty { (none(asked, found)) } }
@@ -176,15 +194,19 @@ fn results(admin: &Admin, asked: &Asked, found: &Listed) -> Markup {
 fn none(asked: &Asked, found: &Listed) -> &'static str {
     match (found.cursor.is_some(), asked.pairs().next().is_some()) {
         (true, _) => "None on this page.",
-        (false, true) => "None. What is searched for has to be the whole value, as it stands in the request or the answer.",
+        (false, true) => {
+            "None. What is searched for has to be the whole value, as it stands in the request or the answer."
+        }
         (false, false) => "None yet.",
     }
 }
 
 fn form(admin: &Admin, asked: &Asked) -> Markup {
     let searchable = admin.read_model.is_some();
-    let states: Vec<_> =
-        if searchable { &STATES[..] } else { &STORED[..] }.iter().map(|name| (*name, state_word(name))).collect();
+    let states: Vec<_> = if searchable { &STATES[..] } else { &STORED[..] }
+        .iter()
+        .map(|name| (*name, state_word(name)))
+        .collect();
     html! {
         form.panel method="get" action="/operations" role="search" aria-label="Operations" {
             div.row {
@@ -246,7 +268,8 @@ fn time(name: &str, label: &str, asked: &Asked) -> Markup {
 }
 
 fn routes(admin: &Admin) -> Vec<&Policy> {
-    let mut routes: Vec<_> = admin.policies.values().filter(|policy| policy.mode == Mode::Enforce).collect();
+    let mut routes: Vec<_> =
+        admin.policies.values().filter(|policy| policy.mode == Mode::Enforce).collect();
     routes.sort_by_key(|policy| policy.route.clone());
     routes
 }
@@ -321,7 +344,12 @@ fn of_route(form: &str, routes: &[&Policy]) -> Markup {
 }
 
 /// A field for each name that one of the routes has, with which ones: what they are to them is said in a word.
-fn parts(form: &str, word: &str, routes: &[&Policy], names_of: fn(&Policy) -> Vec<String>) -> Markup {
+fn parts(
+    form: &str,
+    word: &str,
+    routes: &[&Policy],
+    names_of: fn(&Policy) -> Vec<String>,
+) -> Markup {
     let mut names: BTreeMap<String, Vec<&str>> = BTreeMap::new();
     for policy in routes {
         for name in names_of(policy) {
@@ -340,15 +368,21 @@ fn parts(form: &str, word: &str, routes: &[&Policy], names_of: fn(&Policy) -> Ve
 }
 
 /// For the queue: what the read model knows of operations that the store has.
-pub(super) async fn known(admin: &Admin, references: Vec<String>) -> BTreeMap<String, OperationView> {
+pub(super) async fn known(
+    admin: &Admin,
+    references: Vec<String>,
+) -> BTreeMap<String, OperationView> {
     let told = crate::admin::model::ask(admin, move |model, now_ms| {
-        references.iter().map(|reference| model.search(&by_reference(reference), now_ms, None, 1)).collect::<Result<Vec<_>, _>>()
+        references
+            .iter()
+            .map(|reference| model.search(&by_reference(reference), now_ms, None, 1))
+            .collect::<Result<Vec<_>, _>>()
     });
     let found = told.await.unwrap_or_default();
     let views = found.iter().flat_map(|found| &found.operations).map(OperationView::from);
     views.map(|view| (view.operation.clone(), view)).collect()
 }
 
-fn by_reference(reference: &str) -> crate::query::Filter {
-    crate::query::Filter { text: Some(reference.to_owned()), ..Default::default() }
+fn by_reference(reference: &str) -> crate::read_model::Filter {
+    crate::read_model::Filter { text: Some(reference.to_owned()), ..Default::default() }
 }

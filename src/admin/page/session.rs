@@ -71,18 +71,24 @@ impl Sessions {
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, session| session.ends_boot_ms > now_boot_ms);
         if open.len() >= SESSIONS_MAX
-            && let Some(first) = open.iter().min_by_key(|(_, session)| session.ends_boot_ms).map(|(hash, _)| *hash)
+            && let Some(first) =
+                open.iter().min_by_key(|(_, session)| session.ends_boot_ms).map(|(hash, _)| *hash)
         {
             open.remove(&first);
         }
-        open.insert(name.hash(), Session { token, ends_boot_ms: now_boot_ms.saturating_add(SESSION_MS) });
+        open.insert(
+            name.hash(),
+            Session { token, ends_boot_ms: now_boot_ms.saturating_add(SESSION_MS) },
+        );
         Ok(name)
     }
 
     /// Whose session this is, while it lasts.
     pub(super) fn holder(&self, name: &Name, now_boot_ms: u64) -> Option<Token> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
-        open.get(&name.hash()).filter(|session| session.ends_boot_ms > now_boot_ms).map(|session| session.token.clone())
+        open.get(&name.hash())
+            .filter(|session| session.ends_boot_ms > now_boot_ms)
+            .map(|session| session.token.clone())
     }
 
     /// Ends a session.
@@ -107,7 +113,8 @@ impl Name {
     pub(super) fn of(headers: &HeaderMap) -> Option<Name> {
         let wanted = cookie_name(headers);
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
-        let mut pairs = lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
+        let mut pairs =
+            lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         let value = pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value)?;
         let is_one = URL_SAFE_NO_PAD.decode(value).is_ok_and(|bytes| bytes.len() == NAME_BYTES);
         is_one.then(|| Name(value.to_owned()))
@@ -116,7 +123,9 @@ impl Name {
     /// The cookie that keeps it: for this server alone, out of reach of scripts, not sent from other sites; over TLS alone where
     /// the browser says that this is how it came.
     pub(super) fn cookie(&self, headers: &HeaderMap) -> String {
-        let tls = headers.get(header::ORIGIN).is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
+        let tls = headers
+            .get(header::ORIGIN)
+            .is_some_and(|origin| origin.as_bytes().starts_with(b"https://"));
         let secure = if tls { "; Secure" } else { "" };
         format!("{}={}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie_name(headers), self.0)
     }
@@ -134,7 +143,9 @@ impl Name {
 /// Cookies know no ports: two gateways on one machine would sign each other's operators out.
 fn cookie_name(headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
-    let port = host.and_then(|host| host.parse::<axum::http::uri::Authority>().ok()).and_then(|host| host.port_u16());
+    let port = host
+        .and_then(|host| host.parse::<axum::http::uri::Authority>().ok())
+        .and_then(|host| host.port_u16());
     port.map_or_else(|| "onceward".to_owned(), |port| format!("onceward-{port}"))
 }
 
@@ -164,8 +175,10 @@ mod tests {
     #[test]
     fn however_many_sign_in_the_table_stays_bounded_and_the_oldest_go() {
         let sessions = Sessions::new().unwrap();
-        let names: Vec<Name> = (0..SESSIONS_MAX as u64 + 2).map(|n| sessions.open(token("t"), n).unwrap()).collect();
-        let known: Vec<bool> = names.iter().map(|name| sessions.holder(name, 300).is_some()).collect();
+        let names: Vec<Name> =
+            (0..SESSIONS_MAX as u64 + 2).map(|n| sessions.open(token("t"), n).unwrap()).collect();
+        let known: Vec<bool> =
+            names.iter().map(|name| sessions.holder(name, 300).is_some()).collect();
         assert_eq!(known.iter().filter(|known| **known).count(), SESSIONS_MAX);
         assert_eq!(known[..3], [false, false, true]);
     }
@@ -176,9 +189,12 @@ mod tests {
         let (mine, theirs) = (sessions.name().unwrap(), sessions.name().unwrap());
         let proof = sessions.proof(&mine);
         assert!(sessions.proves(&mine, &proof));
-        for (sessions, name, proof) in
-            [(&sessions, &theirs, proof.as_str()), (&other, &mine, &proof), (&sessions, &mine, ""), (&sessions, &mine, "?")]
-        {
+        for (sessions, name, proof) in [
+            (&sessions, &theirs, proof.as_str()),
+            (&other, &mine, &proof),
+            (&sessions, &mine, ""),
+            (&sessions, &mine, "?"),
+        ] {
             assert!(!sessions.proves(name, proof), "{proof}");
         }
     }
@@ -187,13 +203,24 @@ mod tests {
     fn a_cookie_is_of_its_port_out_of_reach_and_over_tls_where_that_is_how_it_came() {
         let sessions = Sessions::new().unwrap();
         let name = sessions.name().unwrap();
-        let plain = name.cookie(&headers(&[("host", "localhost:8081"), ("origin", "http://localhost:8081")]));
+        let plain = name
+            .cookie(&headers(&[("host", "localhost:8081"), ("origin", "http://localhost:8081")]));
         assert_eq!(plain, format!("onceward-8081={}; Path=/; HttpOnly; SameSite=Strict", name.0));
-        let secure = name.cookie(&headers(&[("host", "ops.example"), ("origin", "https://ops.example")]));
-        assert_eq!(secure, format!("onceward={}; Path=/; HttpOnly; SameSite=Strict; Secure", name.0));
+        let secure =
+            name.cookie(&headers(&[("host", "ops.example"), ("origin", "https://ops.example")]));
+        assert_eq!(
+            secure,
+            format!("onceward={}; Path=/; HttpOnly; SameSite=Strict; Secure", name.0)
+        );
         let sent = format!("other=1; onceward-8081={}", name.0);
-        assert_eq!(Name::of(&headers(&[("host", "localhost:8081"), ("cookie", &sent)])).unwrap().0, name.0);
+        assert_eq!(
+            Name::of(&headers(&[("host", "localhost:8081"), ("cookie", &sent)])).unwrap().0,
+            name.0
+        );
         assert!(Name::of(&headers(&[("host", "localhost:8082"), ("cookie", &sent)])).is_none());
-        assert!(Name::of(&headers(&[("host", "localhost:8081"), ("cookie", "onceward-8081=short")])).is_none());
+        assert!(
+            Name::of(&headers(&[("host", "localhost:8081"), ("cookie", "onceward-8081=short")]))
+                .is_none()
+        );
     }
 }

@@ -45,13 +45,16 @@ pub(super) async fn sign_in(
     Signed(Credentials { token, next }): Signed<Credentials>,
 ) -> Result<Response, Fault> {
     let next = local(next.as_deref());
-    let Access::Tokens(tokens) = &admin.access else { return Ok(Redirect::to(next).into_response()) };
+    let Access::Tokens(tokens) = &admin.access else {
+        return Ok(Redirect::to(next).into_response());
+    };
     let Some(token) = find(tokens, token.trim().as_bytes()) else {
         let told = "That is no token of this gateway.";
         return Ok(asked(StatusCode::FORBIDDEN, &visitor, next, Some(told)));
     };
     tracing::info!(operator = token.name(), "signed in to the page");
-    let name = admin.sessions.open(token.clone(), admin.clock.boot_ms()).map_err(Fault::internal)?;
+    let name =
+        admin.sessions.open(token.clone(), admin.clock.boot_ms()).map_err(Fault::internal)?;
     Ok(([(header::SET_COOKIE, name.cookie(&headers))], Redirect::to(next)).into_response())
 }
 
@@ -93,7 +96,9 @@ fn form(visitor: &Visitor, next: &str, fault: Option<&str>) -> Markup {
 /// Where to go afterwards: a page of this server, never another's (`//other.example` is one).
 fn local(next: Option<&str>) -> &str {
     let sound = |next: &&str| {
-        next.starts_with('/') && !next[1..].starts_with(['/', '\\']) && next.bytes().all(|byte| byte.is_ascii_graphic())
+        next.starts_with('/')
+            && !next[1..].starts_with(['/', '\\'])
+            && next.bytes().all(|byte| byte.is_ascii_graphic())
     };
     next.filter(sound).unwrap_or("/")
 }
@@ -107,7 +112,15 @@ mod tests {
         for here in ["/", "/operations?state=uncertain", "/operations/op_1"] {
             assert_eq!(local(Some(here)), here);
         }
-        for elsewhere in ["//evil.example", "/\\evil.example", "https://evil.example", "", "operations", "/a\r\nb", "/\t/evil"] {
+        for elsewhere in [
+            "//evil.example",
+            "/\\evil.example",
+            "https://evil.example",
+            "",
+            "operations",
+            "/a\r\nb",
+            "/\t/evil",
+        ] {
             assert_eq!(local(Some(elsewhere)), "/", "{elsewhere:?}");
         }
         assert_eq!(local(None), "/");

@@ -59,7 +59,9 @@ fn moments(told: &TimelineView, now_unix_ms: u64) -> Markup {
 
 /// Whether two duplicates that came one after the other were answered the same way.
 fn is_same(one: &MomentView, next: &MomentView) -> bool {
-    let answer = |moment: &MomentView| (moment.kind.clone(), moment.status, moment.problem.clone(), moment.differing.clone());
+    let answer = |moment: &MomentView| {
+        (moment.kind.clone(), moment.status, moment.problem.clone(), moment.differing.clone())
+    };
     one.version.is_none() && next.version.is_none() && answer(one) == answer(next)
 }
 
@@ -100,7 +102,9 @@ impl Told {
             "claimed" => ("busy", "An attempt began".to_owned()),
             "completed" => ("good", format!("The upstream answered{status}: that is the result")),
             "uncertain" => ("warn", "The outcome became uncertain".to_owned()),
-            "released" if moment.operator.is_some() => ("", format!("Released by {by}: the key is free")),
+            "released" if moment.operator.is_some() => {
+                ("", format!("Released by {by}: the key is free"))
+            }
             "released" => ("", "Released: nothing was done".to_owned()),
             "resolved" => ("good", format!("Resolved by {by}: duplicates get{status}")),
             "found" => ("good", format!("Found at the upstream: duplicates get{status}")),
@@ -138,12 +142,25 @@ mod tests {
     use crate::admin::view::{DifferenceView, OperationView};
 
     fn seen(kind: &str, pointer: Option<&str>) -> MomentView {
-        let differing = pointer.into_iter().map(|pointer| DifferenceView { pointer: pointer.to_owned() }).collect();
-        MomentView { at: "2026-11-25T03:07:00.000Z".into(), kind: kind.into(), differing, ..MomentView::default() }
+        let differing = pointer
+            .into_iter()
+            .map(|pointer| DifferenceView { pointer: pointer.to_owned() })
+            .collect();
+        MomentView {
+            at: "2026-11-25T03:07:00.000Z".into(),
+            kind: kind.into(),
+            differing,
+            ..MomentView::default()
+        }
     }
 
     fn shown(moments: Vec<MomentView>) -> String {
-        let told = TimelineView { operation: OperationView::default(), moments, cut: false, lag_ms: Some(100) };
+        let told = TimelineView {
+            operation: OperationView::default(),
+            moments,
+            cut: false,
+            lag_ms: Some(100),
+        };
         section(&Ok(Some(told)), 1_795_575_600_000).into_string()
     }
 
@@ -151,10 +168,20 @@ mod tests {
     fn a_storm_of_retries_is_one_line_and_changes_are_never_joined() {
         let claim = MomentView { version: Some("1".into()), ..seen("claimed", None) };
         let again = MomentView { version: Some("2".into()), ..claim.clone() };
-        let text = shown(vec![claim, again, seen("replayed", None), seen("replayed", None), seen("refused", Some("/amount"))]);
+        let text = shown(vec![
+            claim,
+            again,
+            seen("replayed", None),
+            seen("replayed", None),
+            seen("refused", Some("/amount")),
+        ]);
         assert_eq!(text.matches("An attempt began").count(), 2, "{text}");
         assert!(text.contains("got the stored answer, 2 times"), "{text}");
-        assert_eq!(text.matches("<code>/amount</code>").count(), 2, "once above, once in its place: {text}");
+        assert_eq!(
+            text.matches("<code>/amount</code>").count(),
+            2,
+            "once above, once in its place: {text}"
+        );
     }
 
     #[test]
@@ -164,22 +191,44 @@ mod tests {
             until: Some(until.into()),
             ..seen("refused", Some("/amount"))
         };
-        let text = shown(vec![many(40, "2026-11-25T03:07:01.000Z"), many(2, "2026-11-25T03:09:00.000Z")]);
-        assert!(text.contains("refused, 42 times") && text.contains("<code>/amount</code> in 42"), "{text}");
+        let text =
+            shown(vec![many(40, "2026-11-25T03:07:01.000Z"), many(2, "2026-11-25T03:09:00.000Z")]);
+        assert!(
+            text.contains("refused, 42 times") && text.contains("<code>/amount</code> in 42"),
+            "{text}"
+        );
         assert!(text.contains("03:09"), "{text}");
-        let text = shown(vec![many(2, "2026-11-25T03:09:00.000Z"), many(2, "2026-11-25T03:08:00.000Z")]);
-        assert!(text.contains("03:09") && !text.contains("03:08"), "those of two gateways overlap: {text}");
+        let text =
+            shown(vec![many(2, "2026-11-25T03:09:00.000Z"), many(2, "2026-11-25T03:08:00.000Z")]);
+        assert!(
+            text.contains("03:09") && !text.contains("03:08"),
+            "those of two gateways overlap: {text}"
+        );
     }
 
     #[test]
     fn what_an_operator_wrote_is_text() {
-        let decided = MomentView { reason: Some("<b>ticket</b>".into()), operator: Some("<i>".into()), ..seen("resolved", None) };
+        let decided = MomentView {
+            reason: Some("<b>ticket</b>".into()),
+            operator: Some("<i>".into()),
+            ..seen("resolved", None)
+        };
         let text = shown(vec![decided]);
         for kind in ["released", "retried", "expired"] {
-            let text = shown(vec![MomentView { operator: Some("ann".into()), reason: Some("r".into()), ..seen(kind, None) }]);
+            let text = shown(vec![MomentView {
+                operator: Some("ann".into()),
+                reason: Some("r".into()),
+                ..seen(kind, None)
+            }]);
             assert!(text.contains("ann"), "who decided: {text}");
         }
-        assert!(shown(vec![seen("released", None)]).contains("Released: nothing was done"), "nobody decided that");
-        assert!(text.contains("&lt;b&gt;ticket") && text.contains("Resolved by &lt;i&gt;"), "{text}");
+        assert!(
+            shown(vec![seen("released", None)]).contains("Released: nothing was done"),
+            "nobody decided that"
+        );
+        assert!(
+            text.contains("&lt;b&gt;ticket") && text.contains("Resolved by &lt;i&gt;"),
+            "{text}"
+        );
     }
 }

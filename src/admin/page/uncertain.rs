@@ -43,7 +43,8 @@ impl Queue {
         loop {
             let page = admin.gate.store().list(Listing::Unsettled, cursor.as_deref(), SCAN).await?;
             seen += page.records.len();
-            let uncertain = |(_, held): &(Slot, Held)| matches!(held.record.state, Standing::Uncertain { .. });
+            let uncertain =
+                |(_, held): &(Slot, Held)| matches!(held.record.state, Standing::Uncertain { .. });
             operations.extend(page.records.into_iter().filter(uncertain));
             cursor = page.cursor;
             if cursor.is_none() || seen >= SCANNED_MAX {
@@ -57,9 +58,13 @@ impl Queue {
     }
 }
 
-pub(super) async fn show(State(admin): State<Arc<Admin>>, visitor: Visitor) -> Result<Response, Fault> {
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+    visitor: Visitor,
+) -> Result<Response, Fault> {
     let queue = Queue::read(&admin).await?;
-    let references = queue.operations.iter().take(ROWS_MAX).map(|(slot, _)| slot.to_string()).collect();
+    let references =
+        queue.operations.iter().take(ROWS_MAX).map(|(slot, _)| slot.to_string()).collect();
     let known = known(&admin, references).await;
     let content = live(
         "/uncertain",

@@ -50,7 +50,11 @@ struct Proven<T> {
 }
 
 /// Lets a request to a page pass, with who looks, or refuses it.
-pub(super) async fn guard(State(admin): State<Arc<Admin>>, mut request: Request, next: Next) -> Response {
+pub(super) async fn guard(
+    State(admin): State<Arc<Admin>>,
+    mut request: Request,
+    next: Next,
+) -> Response {
     let headers = request.headers();
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
     let rebound = matches!(admin.access, Access::Loopback) && !names_this_machine(headers);
@@ -89,12 +93,18 @@ fn visitor(admin: &Admin, headers: &HeaderMap) -> Result<(Visitor, Option<String
     };
     let proof = sessions.proof(&name);
     let visitor = match &admin.access {
-        Access::Loopback => {
-            Visitor { operator: Some(Operator("loopback".into())), may_operate: true, has_session: false, proof, name }
-        }
+        Access::Loopback => Visitor {
+            operator: Some(Operator("loopback".into())),
+            may_operate: true,
+            has_session: false,
+            proof,
+            name,
+        },
         Access::Tokens(tokens) => {
             // A token that was withdrawn takes its sessions along.
-            let token = sessions.holder(&name, admin.clock.boot_ms()).filter(|token| tokens.contains(token));
+            let token = sessions
+                .holder(&name, admin.clock.boot_ms())
+                .filter(|token| tokens.contains(token));
             Visitor {
                 may_operate: token.as_ref().is_some_and(|token| token.may_operate()),
                 has_session: token.is_some(),
@@ -115,7 +125,10 @@ pub(super) async fn signed_in(request: Request, next: Next) -> Response {
     }
     let here = request.uri().path_and_query().map_or("/", |here| here.as_str());
     let here = if request.method() == Method::GET { here } else { "/" };
-    let there = format!("/sign-in?next={}", percent_encoding::utf8_percent_encode(here, percent_encoding::NON_ALPHANUMERIC));
+    let there = format!(
+        "/sign-in?next={}",
+        percent_encoding::utf8_percent_encode(here, percent_encoding::NON_ALPHANUMERIC)
+    );
     if request.headers().contains_key("hx-request") {
         // A refreshed piece of a page has no place for a form.
         return ([("hx-redirect", "/sign-in")], "").into_response();
@@ -127,8 +140,14 @@ pub(super) async fn signed_in(request: Request, next: Next) -> Response {
 fn is_from_here(headers: &HeaderMap, looks: bool) -> bool {
     if let Some(origin) = headers.get(header::ORIGIN) {
         let Some(host) = headers.get(header::HOST) else { return false };
-        let authority = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, authority)| authority);
-        if !authority.is_some_and(|authority| authority.as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
+        let authority = origin
+            .to_str()
+            .ok()
+            .and_then(|origin| origin.split_once("://"))
+            .map(|(_, authority)| authority);
+        if !authority
+            .is_some_and(|authority| authority.as_bytes().eq_ignore_ascii_case(host.as_bytes()))
+        {
             return false;
         }
     }
@@ -136,7 +155,9 @@ fn is_from_here(headers: &HeaderMap, looks: bool) -> bool {
     match headers.get("sec-fetch-site").map(HeaderValue::as_bytes) {
         None | Some(b"same-origin" | b"none") => true,
         // A link from the runbook: it shows a page in a window of its own, and its site can't look inside.
-        Some(_) => looks && says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document"),
+        Some(_) => {
+            looks && says("sec-fetch-mode", "navigate") && says("sec-fetch-dest", "document")
+        }
     }
 }
 
@@ -144,7 +165,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Visitor {
     type Rejection = Fault;
 
     async fn from_request_parts(parts: &mut Parts, _: &S) -> Result<Visitor, Fault> {
-        parts.extensions.get::<Visitor>().cloned().ok_or_else(|| Fault::internal("a page outside of its guard"))
+        parts
+            .extensions
+            .get::<Visitor>()
+            .cloned()
+            .ok_or_else(|| Fault::internal("a page outside of its guard"))
     }
 }
 
@@ -152,10 +177,14 @@ impl<T: DeserializeOwned> FromRequest<Arc<Admin>> for Signed<T> {
     type Rejection = Fault;
 
     async fn from_request(request: Request, admin: &Arc<Admin>) -> Result<Signed<T>, Fault> {
-        let visitor =
-            request.extensions().get::<Visitor>().cloned().ok_or_else(|| Fault::internal("a page outside of its guard"))?;
+        let visitor = request
+            .extensions()
+            .get::<Visitor>()
+            .cloned()
+            .ok_or_else(|| Fault::internal("a page outside of its guard"))?;
         let sent = Form::<Proven<T>>::from_request(request, admin).await;
-        let Form(Proven { proof, form }) = sent.map_err(|rejection| Fault::Form(rejection.body_text()))?;
+        let Form(Proven { proof, form }) =
+            sent.map_err(|rejection| Fault::Form(rejection.body_text()))?;
         if !admin.sessions.proves(&visitor.name, &proof) {
             return Err(Fault::Unproven);
         }
@@ -169,26 +198,48 @@ mod tests {
 
     fn from_here(fields: &[(&'static str, &'static str)], looks: bool) -> bool {
         let fields = fields.iter().chain(&[("host", "127.0.0.1:8081")]);
-        is_from_here(&fields.map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value))).collect(), looks)
+        is_from_here(
+            &fields
+                .map(|(name, value)| (name.parse().unwrap(), HeaderValue::from_static(value)))
+                .collect(),
+            looks,
+        )
     }
 
     #[test]
     fn forms_come_from_pages_of_this_very_server() {
-        assert!(from_here(&[("origin", "http://127.0.0.1:8081"), ("sec-fetch-site", "same-origin")], false));
+        assert!(from_here(
+            &[("origin", "http://127.0.0.1:8081"), ("sec-fetch-site", "same-origin")],
+            false
+        ));
         assert!(from_here(&[], false), "no browser: the proof still has to be there");
-        for origin in ["http://127.0.0.1:8082", "http://127.0.0.1", "https://evil.example", "null", "", "http://127.0.0.1:8081/"]
-        {
+        for origin in [
+            "http://127.0.0.1:8082",
+            "http://127.0.0.1",
+            "https://evil.example",
+            "null",
+            "",
+            "http://127.0.0.1:8081/",
+        ] {
             assert!(!from_here(&[("origin", origin)], false), "{origin}");
         }
         for site in ["same-site", "cross-site", "new-word"] {
-            let fields = [("sec-fetch-site", site), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+            let fields = [
+                ("sec-fetch-site", site),
+                ("sec-fetch-mode", "navigate"),
+                ("sec-fetch-dest", "document"),
+            ];
             assert!(!from_here(&fields, false), "{site}");
         }
     }
 
     #[test]
     fn links_to_it_may_be_followed_and_it_may_not_be_fetched_or_framed() {
-        let link = [("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "navigate"), ("sec-fetch-dest", "document")];
+        let link = [
+            ("sec-fetch-site", "cross-site"),
+            ("sec-fetch-mode", "navigate"),
+            ("sec-fetch-dest", "document"),
+        ];
         assert!(from_here(&link, true));
         assert!(from_here(&[("sec-fetch-site", "none")], true));
         for other in [("sec-fetch-mode", "cors"), ("sec-fetch-mode", "no-cors")] {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::rfc3339;
-use crate::query::{Report, ReportRow};
+use crate::read_model::{Report, ReportRow};
 
 /// What enforcing would have done on routes in shadow mode.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -61,6 +61,12 @@ impl ReportView {
 impl From<ReportRow> for ReportRowView {
     fn from(row: ReportRow) -> ReportRowView {
         let ReportRow { route, scope, refused, problem, requests } = row;
-        ReportRowView { route, scope, would: if refused { "refuse" } else { "replay" }.to_owned(), problem, requests }
+        ReportRowView {
+            route,
+            scope,
+            would: if refused { "refuse" } else { "replay" }.to_owned(),
+            problem,
+            requests,
+        }
     }
 }

@@ -8,7 +8,9 @@ use utoipa::ToSchema;
 use super::OperationView;
 use crate::clock::rfc3339;
 use crate::event::Kind;
-use crate::query::{HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline, What};
+use crate::read_model::{
+    HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline, What,
+};
 
 /// An operation from its beginning to now, as far as the event log tells.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -229,9 +231,13 @@ impl From<&Operation> for OperationView {
             changed_at: rfc3339(operation.changed_ms),
             lease_ends_at: operation.lease_ends_ms.map(rfc3339),
             cause: operation.cause.clone().filter(|_| operation.state == State::Uncertain),
-            retry: (operation.state == State::Uncertain && operation.last == Kind::Retried).then_some(true),
+            retry: (operation.state == State::Uncertain && operation.last == Kind::Retried)
+                .then_some(true),
             status: operation.status.filter(|_| is_result),
-            body_bytes: operation.response_bytes.and_then(|bytes| bytes.try_into().ok()).filter(|_| is_result),
+            body_bytes: operation
+                .response_bytes
+                .and_then(|bytes| bytes.try_into().ok())
+                .filter(|_| is_result),
             settled_by: is_result.then(|| settler(operation.last).to_owned()),
             scope: operation.scope.clone(),
             fields: operation.fields.iter().cloned().collect(),
@@ -252,7 +258,11 @@ fn settler(kind: Kind) -> &'static str {
 
 impl From<&HourRow> for HourView {
     fn from(row: &HourRow) -> HourView {
-        HourView { start: rfc3339(row.start_ms), route: row.route.clone(), tally: (&row.tally).into() }
+        HourView {
+            start: rfc3339(row.start_ms),
+            route: row.route.clone(),
+            tally: (&row.tally).into(),
+        }
     }
 }
 
@@ -317,10 +327,15 @@ mod tests {
     #[test]
     fn how_many_duplicates_a_moment_tells_of_can_be_summed_up_whatever_was_written() {
         let told = |times: u64| {
-            let batch = format!(r#"[{{"kind":"replayed","route":"payments","seen":[{{"at_ms":1,"times":{times}}}]}}]"#);
+            let batch = format!(
+                r#"[{{"kind":"replayed","route":"payments","seen":[{{"at_ms":1,"times":{times}}}]}}]"#
+            );
             let observation = Observation::decode(batch.as_bytes()).unwrap().remove(0);
             MomentView::new(&Moment { at_ms: 1, what: What::Observed(observation) }).unwrap().times
         };
-        assert_eq!([told(2), told(0), told(u64::MAX)], [Some(2), Some(1), Some(u64::from(u32::MAX))]);
+        assert_eq!(
+            [told(2), told(0), told(u64::MAX)],
+            [Some(2), Some(1), Some(u64::from(u32::MAX))]
+        );
     }
 }

@@ -74,7 +74,11 @@ impl<'a> Value<'a> {
     }
 
     /// A string that parses, or says itself why it doesn't. The text is not repeated: it may hold a password.
-    pub fn checked<T>(&self, expected: &str, parse: impl FnOnce(&str) -> Result<T, String>) -> Option<T> {
+    pub fn checked<T>(
+        &self,
+        expected: &str,
+        parse: impl FnOnce(&str) -> Result<T, String>,
+    ) -> Option<T> {
         parse(self.text(expected)?).map_err(|why| self.fault(why)).ok()
     }
 
@@ -92,7 +96,9 @@ impl<'a> Value<'a> {
     /// A whole number within bounds.
     pub fn number(&self, min: u64, max: u64) -> Option<u64> {
         let number = match self.inner {
-            DeValue::Integer(integer) => u64::from_str_radix(integer.as_str(), integer.radix()).ok(),
+            DeValue::Integer(integer) => {
+                u64::from_str_radix(integer.as_str(), integer.radix()).ok()
+            }
             _ => {
                 self.mistyped("a whole number");
                 return None;
@@ -124,7 +130,9 @@ impl<'a> Value<'a> {
 
     /// A duration, none included.
     pub fn duration_or_zero(&self) -> Option<Duration> {
-        let duration = self.parsed("a duration such as \"30s\"", |text| humantime::parse_duration(text.trim()).ok())?;
+        let duration = self.parsed("a duration such as \"30s\"", |text| {
+            humantime::parse_duration(text.trim()).ok()
+        })?;
         if duration > DURATION_MAX {
             self.fault("longer than ten years (3650d), which can't be meant");
             return None;
@@ -148,7 +156,11 @@ impl<'a> Value<'a> {
 
     /// A size in bytes.
     pub fn size(&self, min: u64) -> Option<u64> {
-        let size = self.parsed("a size such as \"1MiB\"", |text| text.trim().parse::<bytesize::ByteSize>().ok())?.as_u64();
+        let size = self
+            .parsed("a size such as \"1MiB\"", |text| {
+                text.trim().parse::<bytesize::ByteSize>().ok()
+            })?
+            .as_u64();
         if !(min..=SIZE_MAX).contains(&size) {
             self.fault(format!("expected a size from \"{min}B\" to \"1TiB\""));
             return None;
@@ -167,8 +179,13 @@ impl<'a> Value<'a> {
         }
         let found = words.iter().find(|(word, _)| *word == text).map(|(_, value)| *value);
         if found.is_none() {
-            let near = closest(text, words.iter().map(|(word, _)| *word)).map(|word| format!("did you mean \"{word}\"?"));
-            self.report.note_with_help(&self.place, format!("expected {expected}, found {text:?}"), near);
+            let near = closest(text, words.iter().map(|(word, _)| *word))
+                .map(|word| format!("did you mean \"{word}\"?"));
+            self.report.note_with_help(
+                &self.place,
+                format!("expected {expected}, found {text:?}"),
+                near,
+            );
         }
         found
     }
@@ -179,13 +196,26 @@ impl<'a> Value<'a> {
             self.mistyped(expected);
             return None;
         };
-        Some(items.iter().filter(|item| is_parsed(item)).enumerate().map(|(index, item)| self.item(index, item)).collect())
+        Some(
+            items
+                .iter()
+                .filter(|item| is_parsed(item))
+                .enumerate()
+                .map(|(index, item)| self.item(index, item))
+                .collect(),
+        )
     }
 
     /// A list of strings that parse; none if one doesn't.
-    pub fn list_of<T>(&self, expected: &str, item: &str, parse: impl Fn(&str) -> Option<T>) -> Option<Vec<T>> {
+    pub fn list_of<T>(
+        &self,
+        expected: &str,
+        item: &str,
+        parse: impl Fn(&str) -> Option<T>,
+    ) -> Option<Vec<T>> {
         // Each is read before any is missed, so that all faults are reported.
-        let items: Vec<Option<T>> = self.list(expected)?.iter().map(|value| value.parsed(item, &parse)).collect();
+        let items: Vec<Option<T>> =
+            self.list(expected)?.iter().map(|value| value.parsed(item, &parse)).collect();
         items.into_iter().collect()
     }
 
@@ -201,7 +231,9 @@ impl<'a> Value<'a> {
 
     pub(super) fn layer(&self, expected: &str) -> Option<Layer<'a>> {
         match self.inner {
-            DeValue::Table(entries) => Some(Layer { source: self.source, entries, span: self.place.span.clone() }),
+            DeValue::Table(entries) => {
+                Some(Layer { source: self.source, entries, span: self.place.span.clone() })
+            }
             _ => {
                 self.mistyped(expected);
                 None

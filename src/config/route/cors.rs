@@ -36,7 +36,8 @@ pub(super) fn read(route: &Table<'_>) -> Option<Option<CrossOrigin>> {
 
 fn read_origins(value: &Value<'_>) -> Option<Origins> {
     let items = value.list(ORIGINS_EXPECTED)?;
-    let origins: Vec<Option<HeaderValue>> = items.iter().map(|item| item.checked(ORIGIN_EXPECTED, origin)).collect();
+    let origins: Vec<Option<HeaderValue>> =
+        items.iter().map(|item| item.checked(ORIGIN_EXPECTED, origin)).collect();
     let origins: Vec<HeaderValue> = origins.into_iter().collect::<Option<_>>()?;
     match origins.as_slice() {
         [] => {
@@ -68,9 +69,14 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     if host.contains(['/', '?', '#']) {
         return wrong("without a path and without a slash at its end");
     }
-    let scheme_is_token = scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
-    let valid = scheme_is_token && scheme.starts_with(|first: char| first.is_ascii_lowercase()) && !host.contains(['@', '*']);
-    let Some(authority) = host.parse::<Authority>().ok().filter(|authority| valid && !authority.host().is_empty()) else {
+    let scheme_is_token =
+        scheme.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"+-.".contains(&byte));
+    let valid = scheme_is_token
+        && scheme.starts_with(|first: char| first.is_ascii_lowercase())
+        && !host.contains(['@', '*']);
+    let Some(authority) =
+        host.parse::<Authority>().ok().filter(|authority| valid && !authority.host().is_empty())
+    else {
         return wrong("a scheme, a host and perhaps a port");
     };
     if matches!((scheme, authority.port_u16()), ("https", Some(443)) | ("http", Some(80))) {

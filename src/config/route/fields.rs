@@ -5,29 +5,43 @@ use crate::config::read::{Table, Value};
 use crate::engine::{CHOSEN_MAX, ChosenField, Side};
 use crate::key::Pointer;
 
-const EXPECTED: &str = "a table such as { order = \"request:/order/id\", payment = \"response:/id\" }";
-const PLACE_EXPECTED: &str = "a body and a JSON pointer, such as \"request:/order/id\" or \"response:/id\"";
+const EXPECTED: &str =
+    "a table such as { order = \"request:/order/id\", payment = \"response:/id\" }";
+const PLACE_EXPECTED: &str =
+    "a body and a JSON pointer, such as \"request:/order/id\" or \"response:/id\"";
 
 /// Longest name, in bytes: it is written with every operation.
 const NAME_BYTES_MAX: usize = 32;
 
 /// Reads `fields`. Without the event log there is nothing to tell them to, and none come out.
-pub(super) fn read(route: &Table<'_>, redact: &[Pointer], around: &Surroundings<'_>) -> Option<Vec<ChosenField>> {
+pub(super) fn read(
+    route: &Table<'_>,
+    redact: &[Pointer],
+    around: &Surroundings<'_>,
+) -> Option<Vec<ChosenField>> {
     let Some(value) = route.get("fields") else { return Some(Vec::new()) };
     let values = value.table(EXPECTED)?.values();
     if values.len() > CHOSEN_MAX {
-        value.fault(format!("expected at most {CHOSEN_MAX} fields: each is written with every operation"));
+        value.fault(format!(
+            "expected at most {CHOSEN_MAX} fields: each is written with every operation"
+        ));
         return None;
     }
     // Each is read before any is missed, so that all faults are reported.
-    let fields: Vec<Option<ChosenField>> = values.iter().map(|(name, value)| read_field(name, value, redact)).collect();
+    let fields: Vec<Option<ChosenField>> =
+        values.iter().map(|(name, value)| read_field(name, value, redact)).collect();
     let fields = fields.into_iter().collect::<Option<Vec<_>>>()?;
     if around.log == Some(false) {
-        route.report.warn(&value.place.path, "told to nobody: the event log is off ([log] enabled = true)");
+        route
+            .report
+            .warn(&value.place.path, "told to nobody: the event log is off ([log] enabled = true)");
         return Some(Vec::new());
     }
     if around.encrypted && !fields.is_empty() {
-        route.report.warn(&value.place.path, "stand in the event log in plain text: [encryption] seals results alone");
+        route.report.warn(
+            &value.place.path,
+            "stand in the event log in plain text: [encryption] seals results alone",
+        );
     }
     Some(fields)
 }
@@ -35,7 +49,9 @@ pub(super) fn read(route: &Table<'_>, redact: &[Pointer], around: &Surroundings<
 fn read_field(name: &str, value: &Value<'_>, redact: &[Pointer]) -> Option<ChosenField> {
     let plain = name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     if !plain || name.is_empty() || name.len() > NAME_BYTES_MAX {
-        value.fault(format!("the name of a field has 1 to {NAME_BYTES_MAX} letters, digits, _ and -"));
+        value.fault(format!(
+            "the name of a field has 1 to {NAME_BYTES_MAX} letters, digits, _ and -"
+        ));
         return None;
     }
     let (side, pointer) = value.parsed(PLACE_EXPECTED, |text| {

@@ -11,13 +11,15 @@ use crate::key::{CookieName, KeySyntax, Pointer};
 const KEY_LENGTH_MAX: u64 = 4096;
 
 const KEY_EXPECTED: &str = "a table such as { header = \"Idempotency-Key\" }";
-const CALLER_EXPECTED: &str = "\"scope\" or a table such as { headers = [\"Authorization\"] } or { cookie = \"session\" }";
+const CALLER_EXPECTED: &str =
+    "\"scope\" or a table such as { headers = [\"Authorization\"] } or { cookie = \"session\" }";
 const COOKIE_EXPECTED: &str = "a cookie's name such as \"session\"";
 const FINGERPRINT_EXPECTED: &str = "a table such as { body = \"json\" }";
 const HEADERS_EXPECTED: &str = "a list of header fields such as [\"Authorization\"]";
 pub(super) const POINTER_EXPECTED: &str = "a JSON pointer such as \"/order/id\"";
 const PARTS_EXPECTED: &str = "a list of parts such as [\"path\", \"body:/order/id\"]";
-const PART_EXPECTED: &str = "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\", \"form:/NAME\" or \"body_hash\"";
+const PART_EXPECTED: &str =
+    "\"path\", \"query:NAME\", \"header:NAME\", \"body:/POINTER\", \"form:/NAME\" or \"body_hash\"";
 const FORM_EXPECTED: &str = "a form field's name such as \"txn_id\", without a slash before it";
 
 const SYNTAXES: [(&str, KeySyntax); 6] = [
@@ -29,13 +31,23 @@ const SYNTAXES: [(&str, KeySyntax); 6] = [
     ("word", KeySyntax::Word),
 ];
 
-const IDENTITY_EXPECTED: &str = "a list of what counts beside scope and key: [\"route\"] or [\"path\"]";
+const IDENTITY_EXPECTED: &str =
+    "a list of what counts beside scope and key: [\"route\"] or [\"path\"]";
 /// What may be named, and whether it adds the path.
 const IDENTITY_PARTS: [(&str, bool); 2] = [("route", false), ("path", true)];
 
 /// Fields that belong to a connection or to the framing of one message: a retry doesn't repeat them.
-const FRAMING: [&str; 9] =
-    ["connection", "content-length", "expect", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding", "upgrade"];
+const FRAMING: [&str; 9] = [
+    "connection",
+    "content-length",
+    "expect",
+    "keep-alive",
+    "proxy-connection",
+    "te",
+    "trailer",
+    "transfer-encoding",
+    "upgrade",
+];
 
 /// Fields that the gateway sets or drops on the way to the upstream.
 const NOT_PASSED_ON: [&str; 9] = [
@@ -62,7 +74,8 @@ enum Body {
 /// `required = true` keeps its profile's header, one that says `body`, `form` or `derive` replaces it.
 pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let table = route.table("key", KEY_EXPECTED);
-    let required = table.get("required").map(|value| value.boolean().map(|required| (required, value)));
+    let required =
+        table.get("required").map(|value| value.boolean().map(|required| (required, value)));
     let lengths = read_lengths(&table);
     let syntax = table.get("syntax").and_then(|value| value.choice(&SYNTAXES, &[]));
     let source = match table.get_together(["header", "body", "form", "derive"]) {
@@ -73,9 +86,11 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
             let form = form.map(|value| value.parsed(FORM_EXPECTED, form_name));
             match (header, body, form) {
                 (Some(None), _, _) | (_, Some(None), _) | (_, _, Some(None)) => None,
-                (header, body, form) => {
-                    Some(KeySource::Sent { header: header.flatten(), body: body.flatten(), form: form.flatten() })
-                }
+                (header, body, form) => Some(KeySource::Sent {
+                    header: header.flatten(),
+                    body: body.flatten(),
+                    form: form.flatten(),
+                }),
             }
         }
         [_, _, _, Some(derive)] => {
@@ -99,7 +114,9 @@ fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     let ((min, min_value), (max, max_value)) = (min?, max?);
     if min > max {
         let blamed = if min_value.place.given { min_value } else { max_value };
-        blamed.fault(format!("min_length ({min}) is more than max_length ({max}): no key could be sent"));
+        blamed.fault(format!(
+            "min_length ({min}) is more than max_length ({max}): no key could be sent"
+        ));
         return None;
     }
     Some((usize::try_from(min).ok()?, usize::try_from(max).ok()?))
@@ -120,7 +137,9 @@ pub(super) fn read_echo_key(route: &Table<'_>, key: Option<&KeyRule>) -> Option<
 /// Reads `identity`: whether the path is a part of it. The route's name always is.
 pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
     let value = route.get("identity")?;
-    let part = |text: &str| IDENTITY_PARTS.iter().find(|(name, _)| *name == text).map(|(_, by_path)| *by_path);
+    let part = |text: &str| {
+        IDENTITY_PARTS.iter().find(|(name, _)| *name == text).map(|(_, by_path)| *by_path)
+    };
     let parts = value.list_of(IDENTITY_EXPECTED, "\"route\" or \"path\"", part)?;
     if parts.is_empty() {
         value.fault(format!("expected {IDENTITY_EXPECTED}: the route is always a part"));
@@ -142,13 +161,19 @@ pub(super) fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
         return None;
     }
     if NOT_PASSED_ON.contains(&name.as_str()) {
-        value.fault(format!("{name:?} can't carry a key: the gateway sets or drops it on the way to the upstream"));
+        value.fault(format!(
+            "{name:?} can't carry a key: the gateway sets or drops it on the way to the upstream"
+        ));
         return None;
     }
     Some(name)
 }
 
-fn read_derived(table: &Table<'_>, derive: &Value<'_>, required: Option<&Option<(bool, Value<'_>)>>) -> Option<KeySource> {
+fn read_derived(
+    table: &Table<'_>,
+    derive: &Value<'_>,
+    required: Option<&Option<(bool, Value<'_>)>>,
+) -> Option<KeySource> {
     if let Some(Some((false, value))) = required
         && value.place.given
     {
@@ -231,8 +256,11 @@ pub(super) fn read_fingerprint(route: &Table<'_>) -> Option<FingerprintRule> {
     let bodies = [("json", Body::Json), ("raw", Body::Raw), ("none", Body::None)];
     let body = table.get("body").and_then(|value| value.choice(&bodies, &[]));
     let ignore = table.get("ignore").and_then(|value| {
-        let pointers =
-            value.list_of("a list of JSON pointers such as [\"/metadata/sent_at\"]", POINTER_EXPECTED, Pointer::parse)?;
+        let pointers = value.list_of(
+            "a list of JSON pointers such as [\"/metadata/sent_at\"]",
+            POINTER_EXPECTED,
+            Pointer::parse,
+        )?;
         if !pointers.is_empty() && matches!(body, Some(Body::Raw | Body::None)) {
             value.fault("only members of JSON bodies can be ignored: body = \"json\"");
         }
@@ -251,7 +279,8 @@ pub(super) fn read_cookie(value: &Value<'_>) -> Option<CookieName> {
 }
 
 pub(super) fn read_headers(value: &Value<'_>) -> Option<Vec<HeaderName>> {
-    let names: Vec<Option<HeaderName>> = value.list(HEADERS_EXPECTED)?.iter().map(read_header).collect();
+    let names: Vec<Option<HeaderName>> =
+        value.list(HEADERS_EXPECTED)?.iter().map(read_header).collect();
     let names: Vec<HeaderName> = names.into_iter().collect::<Option<_>>()?;
     if names.is_empty() {
         value.fault("expected at least one header field");

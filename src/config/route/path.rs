@@ -1,7 +1,8 @@
 //! A route's path pattern.
 
 /// What a pattern looks like.
-pub(super) const EXPECTED: &str = "a path such as \"/v1/payments/{id}\" or \"/v1/payments/{*rest}\"";
+pub(super) const EXPECTED: &str =
+    "a path such as \"/v1/payments/{id}\" or \"/v1/payments/{*rest}\"";
 
 /// Parses a pattern, and takes its trailing slash off: with or without one, it matches the same.
 ///
@@ -13,31 +14,47 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     }
     let pattern = if text.len() > 1 { text.strip_suffix('/').unwrap_or(text) } else { text };
     if !pattern.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`|".contains(&byte)) {
-        return Err("a path is visible ASCII without ? and #; anything else is percent-encoded".to_owned());
+        return Err(
+            "a path is visible ASCII without ? and #; anything else is percent-encoded".to_owned()
+        );
     }
     let mut segments = pattern.split('/').skip(1);
     if pattern.len() > 1 && segments.any(|segment| matches!(segment, "" | "." | "..")) {
-        return Err("//, . and .. can't stand in a pattern: upstreams resolve such paths into others".to_owned());
+        return Err(
+            "//, . and .. can't stand in a pattern: upstreams resolve such paths into others"
+                .to_owned(),
+        );
     }
     check_escapes(pattern)?;
     let mut alone = matchit::Router::new();
     match alone.insert(pattern, ()) {
         Ok(()) => Ok(pattern.to_owned()),
-        Err(matchit::InsertError::InvalidCatchAll) => Err("{*rest} can only be the last segment".to_owned()),
-        Err(matchit::InsertError::InvalidParamSegment) => Err("only one {parameter} fits into a segment".to_owned()),
-        Err(_) => Err(format!("expected {EXPECTED}: each {{parameter}} has a name and both braces")),
+        Err(matchit::InsertError::InvalidCatchAll) => {
+            Err("{*rest} can only be the last segment".to_owned())
+        }
+        Err(matchit::InsertError::InvalidParamSegment) => {
+            Err("only one {parameter} fits into a segment".to_owned())
+        }
+        Err(_) => {
+            Err(format!("expected {EXPECTED}: each {{parameter}} has a name and both braces"))
+        }
     }
 }
 
 /// Requests are matched with their unreserved characters decoded, so a pattern has to have them plain.
 fn check_escapes(pattern: &str) -> Result<(), String> {
     for (at, _) in pattern.match_indices('%') {
-        let digits = pattern.get(at + 1..at + 3).filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
+        let digits = pattern
+            .get(at + 1..at + 3)
+            .filter(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()));
         let Some(byte) = digits.and_then(|digits| u8::from_str_radix(digits, 16).ok()) else {
             return Err("% is followed by two hexadecimal digits".to_owned());
         };
         if byte.is_ascii_alphanumeric() || b"-._~".contains(&byte) {
-            return Err(format!("matches nothing: write {:?} instead of its percent-encoding", char::from(byte)));
+            return Err(format!(
+                "matches nothing: write {:?} instead of its percent-encoding",
+                char::from(byte)
+            ));
         }
         // Upstreams take both for one path, and the plain one would pass unprotected (RFC 3986, section 3.3: pchar).
         if b"!$&'()*+,=:@".contains(&byte) {

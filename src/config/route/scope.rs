@@ -34,22 +34,37 @@ pub enum KeysPlace {
 }
 
 /// Reads `scope`; with a token's, where its keys are.
-pub(super) fn read(route: &Table<'_>, around: &Surroundings<'_>) -> Option<(ScopeRule, Option<KeysPlace>)> {
+pub(super) fn read(
+    route: &Table<'_>,
+    around: &Surroundings<'_>,
+) -> Option<(ScopeRule, Option<KeysPlace>)> {
     let Some(value) = route.get("scope") else { return Some((ScopeRule::Shared, None)) };
     let table = value.table(SCOPE_EXPECTED)?;
     let scope = match table.get_together(["header", "headers", "cookie", "jwt", "client_cert"]) {
-        [Some(header), None, None, None, None] => read_header(&header).map(|name| (ScopeRule::Headers(vec![name]), None)),
-        [None, Some(headers), None, None, None] => read_headers(&headers).map(|names| (ScopeRule::Headers(names), None)),
-        [None, None, Some(cookie), None, None] => read_cookie(&cookie).map(|name| (ScopeRule::Cookie(name), None)),
-        [None, None, None, Some(jwt), None] => jwt.table(JWT_EXPECTED).and_then(|table| read_jwt(table, &jwt)),
-        [None, None, None, None, Some(part)] => read_client_cert(&part, around).map(|rule| (rule, None)),
+        [Some(header), None, None, None, None] => {
+            read_header(&header).map(|name| (ScopeRule::Headers(vec![name]), None))
+        }
+        [None, Some(headers), None, None, None] => {
+            read_headers(&headers).map(|names| (ScopeRule::Headers(names), None))
+        }
+        [None, None, Some(cookie), None, None] => {
+            read_cookie(&cookie).map(|name| (ScopeRule::Cookie(name), None))
+        }
+        [None, None, None, Some(jwt), None] => {
+            jwt.table(JWT_EXPECTED).and_then(|table| read_jwt(table, &jwt))
+        }
+        [None, None, None, None, Some(part)] => {
+            read_client_cert(&part, around).map(|rule| (rule, None))
+        }
         [None, None, None, None, None] => {
             value.fault(format!("expected {SCOPE_EXPECTED}"));
             None
         }
         [_, headers, cookie, jwt, client_cert] => {
             if let Some(second) = client_cert.or(jwt).or(cookie).or(headers) {
-                second.fault("a scope is one of header, headers, cookie, jwt and client_cert, not both");
+                second.fault(
+                    "a scope is one of header, headers, cookie, jwt and client_cert, not both",
+                );
             }
             None
         }
@@ -76,11 +91,14 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Ke
     let claim = text("claim", "a claim's name such as \"sub\"");
     let issuer = text("issuer", "the issuer as tokens name it");
     let audience = text("audience", "an audience as tokens name it");
-    let ca_file = table.get("ca_file").map(|value| (value.parsed("a file's name", file_name), value));
+    let ca_file =
+        table.get("ca_file").map(|value| (value.parsed("a file's name", file_name), value));
     let keys = match table.get("jwks") {
         Some(value) => value.checked(JWKS_EXPECTED, place).map(|keys| (keys, value)),
         None => {
-            whole.fault(format!("needs jwks, the keys that tokens are verified with: {JWKS_EXPECTED}"));
+            whole.fault(format!(
+                "needs jwks, the keys that tokens are verified with: {JWKS_EXPECTED}"
+            ));
             None
         }
     };
@@ -88,7 +106,10 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Ke
         && !url.tls
         && !is_loopback(&url.authority)
     {
-        table.report.warn(&value.place.path, "keys that come without TLS can be replaced on their way, and with them all tokens");
+        table.report.warn(
+            &value.place.path,
+            "keys that come without TLS can be replaced on their way, and with them all tokens",
+        );
     }
     let keys = keys.map(|(keys, _)| keys);
     let keys = match (keys, ca_file) {
@@ -107,8 +128,12 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Ke
         (keys, None) => keys,
     };
     table.finish();
-    let rule =
-        TokenRule { header: header?, claim: claim?.unwrap_or_else(|| "sub".to_owned()), issuer: issuer?, audience: audience? };
+    let rule = TokenRule {
+        header: header?,
+        claim: claim?.unwrap_or_else(|| "sub".to_owned()),
+        issuer: issuer?,
+        audience: audience?,
+    };
     Some((ScopeRule::Token(Arc::new(rule)), Some(keys?)))
 }
 
@@ -124,11 +149,13 @@ fn place(text: &str) -> Result<KeysPlace, String> {
         return Err(expected());
     }
     let server = text.strip_suffix(path.as_str()).unwrap_or(text);
-    let url = UpstreamUrl::parse(server).map_err(|_| format!("{}, without credentials", expected()))?;
+    let url =
+        UpstreamUrl::parse(server).map_err(|_| format!("{}, without credentials", expected()))?;
     Ok(KeysPlace::Server { url, path, ca_file: None })
 }
 
 fn is_loopback(authority: &Authority) -> bool {
     let host = authority.host().trim_start_matches('[').trim_end_matches(']');
-    host == "localhost" || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
+    host == "localhost"
+        || host.parse::<std::net::IpAddr>().is_ok_and(|address| address.is_loopback())
 }

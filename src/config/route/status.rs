@@ -34,7 +34,8 @@ pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
         .filter_map(|entry| entry.text.strip_suffix("xx")?.chars().next())
         .collect();
     store.retain(|entry| entry.value.place.given || !is_exact_of(&entry.text, &not_stored));
-    let texts = |list: &[Entry<'_>]| list.iter().map(|entry| entry.text.clone()).collect::<Vec<_>>();
+    let texts =
+        |list: &[Entry<'_>]| list.iter().map(|entry| entry.text.clone()).collect::<Vec<_>>();
     match StatusRules::new(&texts(&store), &texts(&release), &texts(&uncertain)) {
         Ok(rules) => Some(rules),
         Err(error) => {
@@ -49,7 +50,9 @@ pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
 
 /// Whether an entry is an exact code, without a condition, of one of these classes.
 fn is_exact_of(text: &str, classes: &[char]) -> bool {
-    text.len() == 3 && text.ends_with(|last: char| last.is_ascii_digit()) && text.starts_with(classes)
+    text.len() == 3
+        && text.ends_with(|last: char| last.is_ascii_digit())
+        && text.starts_with(classes)
 }
 
 fn read_list<'a>(table: &Table<'a>, name: &'static str) -> Option<Vec<Entry<'a>>> {
@@ -59,7 +62,10 @@ fn read_list<'a>(table: &Table<'a>, name: &'static str) -> Option<Vec<Entry<'a>>
 }
 
 fn read_entry(value: Value<'_>) -> Option<Entry<'_>> {
-    let text = value.text("a status such as \"404\", \"4xx\" or \"503 retry-after\"")?.trim().to_ascii_lowercase();
+    let text = value
+        .text("a status such as \"404\", \"4xx\" or \"503 retry-after\"")?
+        .trim()
+        .to_ascii_lowercase();
     match StatusRules::new(std::slice::from_ref(&text), &[], &[]) {
         Ok(_) => Some(Entry { text, value }),
         Err(error) => {

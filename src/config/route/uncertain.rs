@@ -11,9 +11,9 @@ use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRule
 use crate::key::path::{Decoded, fill};
 use crate::key::{KeySyntax, Pointer};
 
-const PROBE_EXPECTED: &str =
-    "a table such as { method = \"GET\", path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
-const UPSTREAM_KEY_EXPECTED: &str = "a table such as { header = \"X-Request-Id\", max_length = 38 }";
+const PROBE_EXPECTED: &str = "a table such as { method = \"GET\", path = \"/v1/payments/by-key/{key}\", found = [\"200\"], absent = [\"404\"] }";
+const UPSTREAM_KEY_EXPECTED: &str =
+    "a table such as { header = \"X-Request-Id\", max_length = 38 }";
 const PATH_EXPECTED: &str = "a path with {key} in it, such as \"/v1/payments/by-key/{key}\"";
 const HEADERS_EXPECTED: &str = "a table such as { Authorization = { env = \"PROBE_TOKEN\" } }";
 const STATUSES_EXPECTED: &str = "a list of statuses such as [\"200\"]";
@@ -30,10 +30,14 @@ enum Word {
     Probe,
 }
 
-const WORDS: [(&str, Word); 3] = [("hold", Word::Hold), ("forward", Word::Forward), ("probe", Word::Probe)];
+const WORDS: [(&str, Word); 3] =
+    [("hold", Word::Hold), ("forward", Word::Forward), ("probe", Word::Probe)];
 
 /// Reads `on_uncertain` and `probe`. Fields of the probe whose values are elsewhere go to `secret`.
-pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<OnUncertain> {
+pub(super) fn read(
+    table: &Table<'_>,
+    secret: &mut Vec<(HeaderName, SecretPlace)>,
+) -> Option<OnUncertain> {
     let word = table.get("on_uncertain");
     let given = word.as_ref().is_some_and(|value| value.place.given);
     let chosen = word.and_then(|value| value.choice(&WORDS, &[]));
@@ -46,9 +50,10 @@ pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)
     match (chosen?, probe) {
         (Word::Probe, Some((probe, _))) => Some(OnUncertain::Probe(Arc::new(probe?))),
         (Word::Probe, None) => {
-            table
-                .report
-                .note_absence(&table.place_of("probe"), format!("on_uncertain = \"probe\" needs probe: {PROBE_EXPECTED}"));
+            table.report.note_absence(
+                &table.place_of("probe"),
+                format!("on_uncertain = \"probe\" needs probe: {PROBE_EXPECTED}"),
+            );
             None
         }
         (other, Some((probe, value))) => {
@@ -65,8 +70,16 @@ pub(super) fn read(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)
 
 /// Warns of a probe where one key names an operation on each of several paths: a probe asks by the key alone, and what the
 /// upstream has done under it on another path would become the result of this one.
-pub(super) fn warn_of_paths(route: &Table<'_>, by_path: Option<bool>, on_uncertain: Option<&OnUncertain>) {
-    let several = route.get("path").filter(Value::is_text).and_then(|path| path.text("")).is_some_and(|path| path.contains('{'));
+pub(super) fn warn_of_paths(
+    route: &Table<'_>,
+    by_path: Option<bool>,
+    on_uncertain: Option<&OnUncertain>,
+) {
+    let several = route
+        .get("path")
+        .filter(Value::is_text)
+        .and_then(|path| path.text(""))
+        .is_some_and(|path| path.contains('{'));
     if several && by_path == Some(true) && matches!(on_uncertain, Some(OnUncertain::Probe(_))) {
         route.report.warn(
             &route.place_of("probe").path,
@@ -77,23 +90,33 @@ pub(super) fn warn_of_paths(route: &Table<'_>, by_path: Option<bool>, on_uncerta
 }
 
 fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<Probe> {
-    let method =
-        table.get("method").map_or(Some(Method::GET), |value| value.parsed("\"GET\" or another safe method", safe_method));
-    let absence = |name| table.report.note_absence(&table.place_of(name), format!("a probe needs {name}: {PROBE_EXPECTED}"));
+    let method = table.get("method").map_or(Some(Method::GET), |value| {
+        value.parsed("\"GET\" or another safe method", safe_method)
+    });
+    let absence = |name| {
+        table
+            .report
+            .note_absence(&table.place_of(name), format!("a probe needs {name}: {PROBE_EXPECTED}"))
+    };
     let path = table.get("path").map(|value| value.parsed(PATH_EXPECTED, path));
     if path.is_none() {
         absence("path");
     }
     let found = read_statuses(table, "found", "200");
     let absent = read_statuses(table, "absent", "404");
-    let found_if = table.get("found_if").map_or(Some(None), |value| value.parsed(POINTER_EXPECTED, Pointer::parse).map(Some));
+    let found_if = table
+        .get("found_if")
+        .map_or(Some(None), |value| value.parsed(POINTER_EXPECTED, Pointer::parse).map(Some));
     let map_status = table.get("map_status").map_or(Some(None), |value| {
         let status = StatusCode::from_u16(u16::try_from(value.number(200, 599)?).ok()?).ok()?;
         Some(Some(status))
     });
     let given = table.get("headers").is_some();
-    let headers =
-        if given { read_headers(&table.table("headers", HEADERS_EXPECTED), "a probe", secret) } else { Some(HeaderMap::new()) };
+    let headers = if given {
+        read_headers(&table.table("headers", HEADERS_EXPECTED), "a probe", secret)
+    } else {
+        Some(HeaderMap::new())
+    };
     let statuses = match (&found, &absent) {
         (Some(found), Some(absent)) => match StatusRules::new(found, absent, &[]) {
             Ok(statuses) => Some(statuses),
@@ -116,23 +139,34 @@ fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) ->
 }
 
 fn safe_method(text: &str) -> Option<Method> {
-    Method::from_bytes(text.as_bytes()).ok().filter(|method| [Method::GET, Method::HEAD].contains(method) || text == "QUERY")
+    Method::from_bytes(text.as_bytes())
+        .ok()
+        .filter(|method| [Method::GET, Method::HEAD].contains(method) || text == "QUERY")
 }
 
 /// A path that stays one whatever the key is: it has no dot segments, and the key is in one segment, or in the query.
 fn path(text: &str) -> Option<String> {
     let with_key = text.replace(Probe::KEY, "k");
     let parsed: Uri = with_key.parse().ok()?;
-    let plain =
-        text.starts_with('/') && !text.starts_with("//") && text.contains(Probe::KEY) && !with_key.contains(['{', '}', '#']);
-    let has_dots = parsed.path().split('/').any(|segment| matches!(&Decoded::of(segment).bytes[..], b"." | b".."));
+    let plain = text.starts_with('/')
+        && !text.starts_with("//")
+        && text.contains(Probe::KEY)
+        && !with_key.contains(['{', '}', '#']);
+    let has_dots = parsed
+        .path()
+        .split('/')
+        .any(|segment| matches!(&Decoded::of(segment).bytes[..], b"." | b".."));
     let one = plain && !has_dots && fill(text, Probe::KEY, "k").is_some();
-    (one && parsed.path_and_query().is_some_and(|path| path.as_str() == with_key)).then(|| text.to_owned())
+    (one && parsed.path_and_query().is_some_and(|path| path.as_str() == with_key))
+        .then(|| text.to_owned())
 }
 
 fn read_statuses(table: &Table<'_>, name: &'static str, default: &str) -> Option<Vec<String>> {
     let Some(value) = table.get(name) else { return Some(vec![default.to_owned()]) };
-    let statuses = value.list_of(STATUSES_EXPECTED, "a status such as \"200\" or \"2xx\"", |text| Some(text.to_owned()))?;
+    let statuses =
+        value.list_of(STATUSES_EXPECTED, "a status such as \"200\" or \"2xx\"", |text| {
+            Some(text.to_owned())
+        })?;
     if statuses.is_empty() {
         value.fault("expected at least one status");
         return None;
@@ -151,7 +185,8 @@ pub(in crate::config) fn read_headers(
     for (name, value) in table.values() {
         let Some(name) = super::header(&name).filter(|name| name != http::header::HOST) else {
             value.conceal();
-            value.fault(format!("{name:?} is not the name of a header field that {whose} can have"));
+            value
+                .fault(format!("{name:?} is not the name of a header field that {whose} can have"));
             sound = false;
             continue;
         };
@@ -166,11 +201,12 @@ pub(in crate::config) fn read_headers(
             }
             continue;
         }
-        let place = value.table("a text, or a table such as { env = \"PROBE_TOKEN\" }").and_then(|table| {
-            let place = SecretPlace::read_from(&table, &format!("a field for {whose}"));
-            table.finish();
-            place
-        });
+        let place =
+            value.table("a text, or a table such as { env = \"PROBE_TOKEN\" }").and_then(|table| {
+                let place = SecretPlace::read_from(&table, &format!("a field for {whose}"));
+                table.finish();
+                place
+            });
         match place {
             Some(place) => secret.push((name, place)),
             None => sound = false,
@@ -180,12 +216,17 @@ pub(in crate::config) fn read_headers(
 }
 
 /// Reads `upstream_key`; `None` inside where the key goes on as it came.
-pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Option<Option<UpstreamKey>> {
+pub(super) fn read_upstream_key(
+    table: &Table<'_>,
+    key: Option<&KeyRule>,
+) -> Option<Option<UpstreamKey>> {
     if table.get("upstream_key").is_none() {
         return Some(None);
     }
     let table = table.table("upstream_key", UPSTREAM_KEY_EXPECTED);
-    let max_length = table.get("max_length").map_or(Some(KEY_LENGTH_MAX), |value| value.number(DIGEST_MIN, KEY_LENGTH_MAX));
+    let max_length = table
+        .get("max_length")
+        .map_or(Some(KEY_LENGTH_MAX), |value| value.number(DIGEST_MIN, KEY_LENGTH_MAX));
     let place = match table.get_together(["header", "body"]) {
         [Some(header), None] => read_key_header(&header).map(KeyPlace::Header),
         [None, Some(body)] => body.parsed(POINTER_EXPECTED, Pointer::parse).map(KeyPlace::Body),
@@ -194,8 +235,12 @@ pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Opt
             None
         }
         [None, None] => match key.map(|key| &key.source) {
-            Some(KeySource::Sent { header: Some(name), .. }) => Some(KeyPlace::Header(name.clone())),
-            Some(KeySource::Sent { header: None, body: Some(pointer), .. }) => Some(KeyPlace::Body(pointer.clone())),
+            Some(KeySource::Sent { header: Some(name), .. }) => {
+                Some(KeyPlace::Header(name.clone()))
+            }
+            Some(KeySource::Sent { header: None, body: Some(pointer), .. }) => {
+                Some(KeyPlace::Body(pointer.clone()))
+            }
             Some(_) => {
                 table.report.note_absence(
                     &table.place_of("header"),
@@ -207,7 +252,10 @@ pub(super) fn read_upstream_key(table: &Table<'_>, key: Option<&KeyRule>) -> Opt
         },
     };
     if key.is_some_and(|key| key.syntax == KeySyntax::Bare) {
-        table.report.warn(&table.place().path, "changes what clients may have signed: syntax = \"bare\" sends keys as they came");
+        table.report.warn(
+            &table.place().path,
+            "changes what clients may have signed: syntax = \"bare\" sends keys as they came",
+        );
     }
     table.finish();
     Some(Some(UpstreamKey { place: place?, max_length: usize::try_from(max_length?).ok()? }))

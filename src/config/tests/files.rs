@@ -33,8 +33,9 @@ fn every_shipped_file_is_legal() {
         let text = fs::read_to_string(&path).unwrap();
         // The default file names no upstream.
         let upstream = (name == "default.toml").then(|| "http://127.0.0.1:9000".to_owned());
-        let config = Config::load(Some((&name, &text)), Overrides { upstream, ..Overrides::default() })
-            .unwrap_or_else(|faults| panic!("{faults}"));
+        let config =
+            Config::load(Some((&name, &text)), Overrides { upstream, ..Overrides::default() })
+                .unwrap_or_else(|faults| panic!("{faults}"));
         assert!(config.routes.iter().all(|route| config.describe().contains(&route.name)));
         count += 1;
     }
@@ -50,9 +51,20 @@ fn every_profile_is_legal_and_has_a_line_of_its_own() {
     for name in PROFILES {
         let route = route(&format!("profile = \"{name}\""));
         assert_eq!(route.profile, name);
-        let unmet = route.policy.statuses.verdict(http::StatusCode::EXPECTATION_FAILED, &http::HeaderMap::new());
-        assert_eq!(unmet, crate::engine::Verdict::Release, "{name}: a 417 says that nothing was done");
-        assert!(name == "ietf" || format!("{:?}", route.policy) != format!("{:?}", self::route("").policy), "{name}");
+        let unmet = route
+            .policy
+            .statuses
+            .verdict(http::StatusCode::EXPECTATION_FAILED, &http::HeaderMap::new());
+        assert_eq!(
+            unmet,
+            crate::engine::Verdict::Release,
+            "{name}: a 417 says that nothing was done"
+        );
+        assert!(
+            name == "ietf"
+                || format!("{:?}", route.policy) != format!("{:?}", self::route("").policy),
+            "{name}"
+        );
         assert!(DEFAULTS.contains(&format!("\"{name}\"")), "{name} is not documented");
     }
 }
@@ -60,14 +72,22 @@ fn every_profile_is_legal_and_has_a_line_of_its_own() {
 #[test]
 fn the_documented_route_is_the_ietf_profile() {
     let block = DEFAULTS.lines().skip_while(|line| *line != "# [[routes]]");
-    let is_setting = |line: &&str| line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '));
-    let text: Vec<&str> = block.filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
+    let is_setting = |line: &&str| {
+        line.starts_with("[[") || line.split_once(" = ").is_some_and(|(key, _)| !key.contains(' '))
+    };
+    let text: Vec<&str> =
+        block.filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
     // Its name, its path and its upstream are examples, its scope and its cors have no default.
-    let is_example = |line: &&str| ["upstream", "scope", "cors"].iter().any(|name| line.starts_with(name));
+    let is_example =
+        |line: &&str| ["upstream", "scope", "cors"].iter().any(|name| line.starts_with(name));
     let text: Vec<&str> = text.into_iter().filter(|line| !is_example(line)).collect();
     assert!(text.len() > 22, "{text:?}");
-    let documented = load(&text.join("\n")).unwrap_or_else(|faults| panic!("{faults}")).routes.remove(0);
-    let default = load("[[routes]]\nname = \"payments\"\npath = \"/v1/payments/{*rest}\"\n").unwrap().routes.remove(0);
+    let documented =
+        load(&text.join("\n")).unwrap_or_else(|faults| panic!("{faults}")).routes.remove(0);
+    let default = load("[[routes]]\nname = \"payments\"\npath = \"/v1/payments/{*rest}\"\n")
+        .unwrap()
+        .routes
+        .remove(0);
     assert_eq!(format!("{documented:?}"), format!("{default:?}"));
 }
 

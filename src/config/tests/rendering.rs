@@ -32,14 +32,22 @@ fn a_wrong_key_is_taken_for_the_nearest_right_one() {
     let help = |text: &str| load(text).unwrap_err().0[0].help.clone();
     assert_eq!(help("lisen = \"127.0.0.1:1\"").as_deref(), Some("did you mean `listen`?"));
     assert_eq!(help("[limits]\nin_fligth = 1").as_deref(), Some("did you mean `in_flight`?"));
-    assert_eq!(help("[[routes]]\npath = \"/p\"\nkey = { headr = \"X\" }").as_deref(), Some("did you mean `header`?"));
-    assert_eq!(help("[[routes]]\npath = \"/p\"\nmode = \"enforced\"").as_deref(), Some("did you mean \"enforce\"?"));
+    assert_eq!(
+        help("[[routes]]\npath = \"/p\"\nkey = { headr = \"X\" }").as_deref(),
+        Some("did you mean `header`?")
+    );
+    assert_eq!(
+        help("[[routes]]\npath = \"/p\"\nmode = \"enforced\"").as_deref(),
+        Some("did you mean \"enforce\"?")
+    );
     assert_eq!(help("zebra = 1"), None);
 }
 
 #[test]
 fn a_caret_marks_characters_and_not_bytes() {
-    let faults = load("[[routes]]\npath = \"/p\"\nkey = { header = \"\u{e4}\u{f6}\", required = 1 }").unwrap_err();
+    let faults =
+        load("[[routes]]\npath = \"/p\"\nkey = { header = \"\u{e4}\u{f6}\", required = 1 }")
+            .unwrap_err();
     let shown = faults.0[1].to_string();
     let lines: Vec<&str> = shown.lines().collect();
     assert_eq!(lines[0], "error: routes[0].key.required: expected true or false, found an integer");
@@ -95,10 +103,17 @@ const LEAKS: &[&str] = &[
 #[test]
 fn no_message_shows_a_password() {
     for text in LEAKS {
-        for flags in [Overrides::default(), Overrides { admin: Some("nowhere".to_owned()), ..Overrides::default() }] {
+        for flags in [
+            Overrides::default(),
+            Overrides { admin: Some("nowhere".to_owned()), ..Overrides::default() },
+        ] {
             match Config::load(Some(("test.toml", text)), flags) {
-                Ok(config) => assert!(!format!("{config:?}{}", config.describe()).contains(CANARY), "{text}"),
-                Err(faults) => assert!(!format!("{faults}{faults:?}").contains(CANARY), "{text}\n{faults}"),
+                Ok(config) => {
+                    assert!(!format!("{config:?}{}", config.describe()).contains(CANARY), "{text}")
+                }
+                Err(faults) => {
+                    assert!(!format!("{faults}{faults:?}").contains(CANARY), "{text}\n{faults}")
+                }
             }
         }
     }
@@ -106,25 +121,40 @@ fn no_message_shows_a_password() {
 
 #[test]
 fn flags_with_passwords_are_masked_too() {
-    for store in ["redis://:c4n4ry@127.0.0.1:6379/2", "redis://:c4n4ry@127.0.0.1:0x/2", "unix:///s?pass=c4n4ry"] {
+    for store in [
+        "redis://:c4n4ry@127.0.0.1:6379/2",
+        "redis://:c4n4ry@127.0.0.1:0x/2",
+        "unix:///s?pass=c4n4ry",
+    ] {
         let upstream = Some("http://host".to_owned());
         let flags = Overrides { upstream, store: Some(store.to_owned()), ..Overrides::default() };
         assert!(!format!("{flags:?}").contains(CANARY));
         match Config::load(None, flags) {
             Ok(config) => {
-                let shown = format!("{config:?}{}{}{:?}", config.describe(), config.store.url, config.warnings);
+                let shown = format!(
+                    "{config:?}{}{}{:?}",
+                    config.describe(),
+                    config.store.url,
+                    config.warnings
+                );
                 assert!(shown.contains("***") && !shown.contains(CANARY), "{shown}");
             }
             Err(faults) => assert!(!format!("{faults}{faults:?}").contains(CANARY)),
         }
     }
-    let flags = Overrides { upstream: Some("http://me:c4n4ry@host".to_owned()), ..Overrides::default() };
-    assert!(!format!("{flags:?}{}", Config::load(None, flags.clone()).unwrap_err()).contains(CANARY));
+    let flags =
+        Overrides { upstream: Some("http://me:c4n4ry@host".to_owned()), ..Overrides::default() };
+    assert!(
+        !format!("{flags:?}{}", Config::load(None, flags.clone()).unwrap_err()).contains(CANARY)
+    );
 }
 
 #[test]
 fn the_user_of_a_url_is_still_seen() {
-    assert_eq!(secret::masked_url("redis://me:pw@host:1/0?pass=a&db=1"), "redis://me:***@host:1/0?pass=***&db=1");
+    assert_eq!(
+        secret::masked_url("redis://me:pw@host:1/0?pass=a&db=1"),
+        "redis://me:***@host:1/0?pass=***&db=1"
+    );
     assert_eq!(secret::masked_url("redis://host:1/0"), "redis://host:1/0");
 }
 

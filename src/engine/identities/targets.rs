@@ -36,7 +36,8 @@ impl fmt::Display for Target {
 
 /// Whether some path may match both patterns. A segment with a brace counts as one that matches any segment.
 fn patterns_overlap(one: &str, other: &str) -> bool {
-    let (mut one, mut other) = (one.trim_end_matches('/').split('/'), other.trim_end_matches('/').split('/'));
+    let (mut one, mut other) =
+        (one.trim_end_matches('/').split('/'), other.trim_end_matches('/').split('/'));
     loop {
         match (one.next(), other.next()) {
             (None, None) => return true,
@@ -81,7 +82,11 @@ mod tests {
         ];
         for (one, other, expected) in rows {
             let (one, other) = (target(one), target(other));
-            assert_eq!((one.overlaps(&other), other.overlaps(&one)), (expected, expected), "{one} and {other}");
+            assert_eq!(
+                (one.overlaps(&other), other.overlaps(&one)),
+                (expected, expected),
+                "{one} and {other}"
+            );
         }
     }
 }

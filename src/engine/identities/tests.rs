@@ -13,7 +13,8 @@ fn scoped(route: &str, header: &'static str) -> Policy {
 
 /// Each route covers POST requests for a path of its own, which is named as the route.
 fn of(policies: &[Policy], secrets: &[&str]) -> Identities {
-    let paths: Vec<String> = policies.iter().map(|policy| format!("/v1/{}", policy.route)).collect();
+    let paths: Vec<String> =
+        policies.iter().map(|policy| format!("/v1/{}", policy.route)).collect();
     let routes: Vec<(&Policy, &str, &str)> =
         policies.iter().zip(&paths).map(|(policy, path)| (policy, "POST", path.as_str())).collect();
     covering(&routes, secrets)
@@ -21,8 +22,10 @@ fn of(policies: &[Policy], secrets: &[&str]) -> Identities {
 
 /// Routes, each with a method and a path.
 fn covering(routes: &[(&Policy, &str, &str)], secrets: &[&str]) -> Identities {
-    let parts: Vec<(Method, String)> =
-        routes.iter().map(|(_, method, path)| (method.parse().unwrap(), (*path).to_owned())).collect();
+    let parts: Vec<(Method, String)> = routes
+        .iter()
+        .map(|(_, method, path)| (method.parse().unwrap(), (*path).to_owned()))
+        .collect();
     let slices = |(method, path)| (std::slice::from_ref(method), std::slice::from_ref(path));
     let routes = routes.iter().zip(parts.iter().map(|(method, path)| slices((method, path))));
     let routes = routes.map(|((policy, _, _), (methods, paths))| (*policy, methods, paths));
@@ -46,9 +49,9 @@ fn changes(before: &Identities, now: &Identities) -> Vec<Change> {
 
 #[test]
 fn what_is_stored_stays_readable_for_ever() {
-    let compared = of(&[scoped("payments", "x-account"), named("refunds")], &["0a", "0b"]).compare(&Notes::default());
-    let text =
-        r#"{"format":1,"secrets":["0a","0b"],"routes":{"payments":"the key, scope by x-account","refunds":"the key, no scope"}}"#;
+    let compared = of(&[scoped("payments", "x-account"), named("refunds")], &["0a", "0b"])
+        .compare(&Notes::default());
+    let text = r#"{"format":1,"secrets":["0a","0b"],"routes":{"payments":"the key, scope by x-account","refunds":"the key, no scope"}}"#;
     let paths = r#"{"format":1,"routes":{"payments":["POST /v1/payments"],"refunds":["POST /v1/refunds"]}}"#;
     let notes = Notes { identities: Some(text.into()), paths: Some(paths.into()) };
     assert_eq!((compared.changes.as_slice(), compared.next), ([].as_slice(), notes));
@@ -58,7 +61,8 @@ fn what_is_stored_stays_readable_for_ever() {
 fn a_route_that_is_made_of_something_else_is_told_by_name() {
     let before = of(&[scoped("payments", "x-account"), named("refunds")], &[]);
     let remade = changes(&before, &of(&[scoped("payments", "x-api-key"), named("refunds")], &[]));
-    let (before_text, now) = ("the key, scope by x-account".into(), "the key, scope by x-api-key".into());
+    let (before_text, now) =
+        ("the key, scope by x-account".into(), "the key, scope by x-api-key".into());
     assert_eq!(remade, [Change::Remade { route: "payments".into(), before: before_text, now }]);
     assert!(remade[0].to_string().contains("\"payments\""));
     let added = of(&[named("refunds"), named("payouts"), scoped("payments", "x-account")], &[]);
@@ -83,7 +87,10 @@ fn what_makes_identities_counts_and_nothing_else() {
         Policy { path_case: PathCase::Insensitive, ..by_path },
         derived(vec![KeyPart::Path]),
         derived(vec![KeyPart::Path, KeyPart::BodyHash]),
-        Policy { fingerprint: FingerprintRule::Raw, ..derived(vec![KeyPart::Path, KeyPart::BodyHash]) },
+        Policy {
+            fingerprint: FingerprintRule::Raw,
+            ..derived(vec![KeyPart::Path, KeyPart::BodyHash])
+        },
         derived(vec![KeyPart::Query("a".into()), KeyPart::Query("b".into())]),
         derived(vec![KeyPart::Query("a\", query \"b".into())]),
         Policy { caller: caller("a"), ..derived(vec![KeyPart::Path]) },
@@ -93,7 +100,12 @@ fn what_makes_identities_counts_and_nothing_else() {
     let same = [
         Policy { fingerprint: FingerprintRule::Raw, ..policy() },
         Policy { caller: caller("a"), ..policy() },
-        Policy { retention: policy().retention * 2, tombstone: policy().retention, lease: policy().lease * 2, ..policy() },
+        Policy {
+            retention: policy().retention * 2,
+            tombstone: policy().retention,
+            lease: policy().lease * 2,
+            ..policy()
+        },
         Policy { on_mismatch: OnMismatch::Replay, ..policy() },
     ];
     same.iter().for_each(|policy| assert_eq!(made_of(policy), made_of(&different[0])));
@@ -101,27 +113,51 @@ fn what_makes_identities_counts_and_nothing_else() {
 
 #[test]
 fn every_rule_is_written_in_words_that_stay() {
-    let supersede = |fingerprint| Policy { on_mismatch: OnMismatch::Supersede, fingerprint, ..policy() };
-    let pointers = |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
+    let supersede =
+        |fingerprint| Policy { on_mismatch: OnMismatch::Supersede, fingerprint, ..policy() };
+    let pointers =
+        |texts: &[&str]| texts.iter().filter_map(|text| Pointer::parse(text)).collect::<Vec<_>>();
     let header = HeaderName::from_static("x-user");
-    let parts = [KeyPart::Path, KeyPart::Query("page".into()), KeyPart::Header(header.clone()), KeyPart::BodyHash];
-    let parts = [&parts[..], &[KeyPart::Body(pointers(&["/order/id"]).remove(0)), KeyPart::Form("a\"b".into())]].concat();
-    let rule = super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
+    let parts = [
+        KeyPart::Path,
+        KeyPart::Query("page".into()),
+        KeyPart::Header(header.clone()),
+        KeyPart::BodyHash,
+    ];
+    let parts = [
+        &parts[..],
+        &[KeyPart::Body(pointers(&["/order/id"]).remove(0)), KeyPart::Form("a\"b".into())],
+    ]
+    .concat();
+    let rule =
+        super::super::TokenRule { header, claim: "sub".into(), issuer: None, audience: None };
     let session = crate::key::CookieName::parse("session").expect("a name");
     let rows = [
         (policy(), "the key, no scope"),
-        (Policy { scope: ScopeRule::ClientCertificate, ..policy() }, "the key, scope by the client certificate's subject"),
+        (
+            Policy { scope: ScopeRule::ClientCertificate, ..policy() },
+            "the key, scope by the client certificate's subject",
+        ),
         (
             Policy { scope: ScopeRule::Token(rule.into()), ..policy() },
             r#"the key, scope by the claim "sub" of the token in x-user"#,
         ),
-        (supersede(FingerprintRule::Json(vec![])), "the key, no scope, one per fingerprint, bodies by value"),
+        (
+            supersede(FingerprintRule::Json(vec![])),
+            "the key, no scope, one per fingerprint, bodies by value",
+        ),
         (
             supersede(FingerprintRule::Json(pointers(&["/a", "/b/0"]))),
             r#"the key, no scope, one per fingerprint, bodies by value without ["a"], ["b", "0"]"#,
         ),
-        (supersede(FingerprintRule::Raw), "the key, no scope, one per fingerprint, bodies as bytes"),
-        (supersede(FingerprintRule::WithoutBody), "the key, no scope, one per fingerprint, without bodies"),
+        (
+            supersede(FingerprintRule::Raw),
+            "the key, no scope, one per fingerprint, bodies as bytes",
+        ),
+        (
+            supersede(FingerprintRule::WithoutBody),
+            "the key, no scope, one per fingerprint, without bodies",
+        ),
         (
             derived(parts),
             "a key derived from path, query \"page\", header x-user, body_hash, body [\"order\", \"id\"], form \"a\\\"b\" and the caller by \
@@ -131,7 +167,10 @@ fn every_rule_is_written_in_words_that_stay() {
             Policy { scope: scoped("payments", "x-account").scope, ..derived(vec![KeyPart::Path]) },
             "a key derived from path, scope by x-account",
         ),
-        (Policy { scope: ScopeRule::Cookie(session.clone()), ..policy() }, "the key, scope by the cookie session"),
+        (
+            Policy { scope: ScopeRule::Cookie(session.clone()), ..policy() },
+            "the key, scope by the cookie session",
+        ),
         (
             Policy { caller: CallerRule::Cookie(session), ..derived(vec![KeyPart::Path]) },
             "a key derived from path and the caller by the cookie session, no scope",
@@ -153,7 +192,10 @@ fn every_rule_is_written_in_words_that_stay() {
 #[test]
 fn a_route_is_kept_from_when_it_protects() {
     let watching = Policy { mode: Mode::Shadow, ..scoped("payments", "a") };
-    assert_eq!(changes(&of(std::slice::from_ref(&watching), &[]), &of(&[scoped("payments", "b")], &[])), []);
+    assert_eq!(
+        changes(&of(std::slice::from_ref(&watching), &[]), &of(&[scoped("payments", "b")], &[])),
+        []
+    );
     // One that is switched off is remembered: its records are still there.
     let protected = kept(&of(&[scoped("payments", "a")], &[]));
     let off = of(&[watching], &[]).compare(&protected);
@@ -184,18 +226,36 @@ fn secrets_rotate_and_are_not_lost() {
     ];
     for (before, now, changes, remarks) in rows {
         let compared = secrets(now).compare(&kept(&secrets(before)));
-        assert_eq!((&compared.changes, compared.remarks.as_slice()), (changes, *remarks), "{before:?} to {now:?}");
+        assert_eq!(
+            (&compared.changes, compared.remarks.as_slice()),
+            (changes, *remarks),
+            "{before:?} to {now:?}"
+        );
     }
 }
 
 #[test]
 fn what_can_not_be_read_is_not_taken_for_nothing() {
     let usual = of(&[policy()], &[]);
-    let identities =
-        ["", "{", "{}", r#"{"format":2,"secrets":[],"routes":{}}"#, r#"{"format":1,"secrets":[],"routes":{},"x":1}"#];
-    let paths = ["", "{}", r#"{"format":2,"routes":{}}"#, r#"{"format":1,"routes":{},"x":1}"#, r#"{"format":1,"routes":[]}"#];
+    let identities = [
+        "",
+        "{",
+        "{}",
+        r#"{"format":2,"secrets":[],"routes":{}}"#,
+        r#"{"format":1,"secrets":[],"routes":{},"x":1}"#,
+    ];
+    let paths = [
+        "",
+        "{}",
+        r#"{"format":2,"routes":{}}"#,
+        r#"{"format":1,"routes":{},"x":1}"#,
+        r#"{"format":1,"routes":[]}"#,
+    ];
     let damaged = identities.map(|text| Notes { identities: Some(text.into()), ..kept(&usual) });
-    for notes in damaged.into_iter().chain(paths.map(|text| Notes { paths: Some(text.into()), ..kept(&usual) })) {
+    for notes in damaged
+        .into_iter()
+        .chain(paths.map(|text| Notes { paths: Some(text.into()), ..kept(&usual) }))
+    {
         let compared = usual.compare(&notes);
         assert_eq!(compared.changes, [Change::Unreadable], "{notes:?}");
         assert_eq!(usual.compare(&compared.accepted).changes, [], "what is accepted is readable");
@@ -204,24 +264,38 @@ fn what_can_not_be_read_is_not_taken_for_nothing() {
 
 #[test]
 fn a_route_that_is_gone_is_no_change_and_is_remembered_until_it_is_given_up() {
-    let (usual, more) = (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
+    let (usual, more) =
+        (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
     let compared = usual.compare(&kept(&more));
     let gone = Vanished { route: "refunds".into(), targets: vec!["POST /v1/refunds".into()] };
-    assert_eq!((compared.changes.as_slice(), compared.vanished), ([].as_slice(), vec![gone.clone()]));
-    assert!(gone.to_string().contains("requests for POST /v1/refunds pass unprotected now"), "{gone}");
+    assert_eq!(
+        (compared.changes.as_slice(), compared.vanished),
+        ([].as_slice(), vec![gone.clone()])
+    );
+    assert!(
+        gone.to_string().contains("requests for POST /v1/refunds pass unprotected now"),
+        "{gone}"
+    );
     assert_eq!(compared.next, kept(&more), "both notes keep the route");
     assert_eq!(compared.accepted, kept(&usual), "and neither does where the operator gives it up");
     // It comes back as it was, or not at all.
     assert_eq!(more.compare(&compared.next).vanished, []);
-    let other = of(&[named("payments"), scoped("refunds", "x-account")], &[]).compare(&compared.next);
-    assert!(matches!(&other.changes[..], [Change::Remade { route, .. }] if route == "refunds"), "{other:?}");
+    let other =
+        of(&[named("payments"), scoped("refunds", "x-account")], &[]).compare(&compared.next);
+    assert!(
+        matches!(&other.changes[..], [Change::Remade { route, .. }] if route == "refunds"),
+        "{other:?}"
+    );
 }
 
 #[test]
 fn a_route_that_takes_the_requests_of_one_that_is_gone_would_rename_its_operations() {
     let (payments, refunds, all) = (named("payments"), named("refunds"), named("all"));
     let watching = Policy { mode: Mode::Shadow, ..named("all") };
-    let before = covering(&[(&payments, "POST", "/v1/payments"), (&refunds, "POST", "/v1/refunds/{id}")], &[]);
+    let before = covering(
+        &[(&payments, "POST", "/v1/payments"), (&refunds, "POST", "/v1/refunds/{id}")],
+        &[],
+    );
     let after = |routes: &[(&Policy, &str, &str)]| covering(routes, &[]).compare(&kept(&before));
     let usual = (&payments, "POST", "/v1/payments");
     for (policy, method, path, renamed) in [
@@ -233,13 +307,24 @@ fn a_route_that_takes_the_requests_of_one_that_is_gone_would_rename_its_operatio
         (&watching, "POST", "/v1/{*rest}", false),
     ] {
         let compared = after(&[usual, (policy, method, path)]);
-        let change = Change::Renamed { route: "refunds".into(), now: "all".into(), target: "POST /v1/refunds/{id}".into() };
+        let change = Change::Renamed {
+            route: "refunds".into(),
+            now: "all".into(),
+            target: "POST /v1/refunds/{id}".into(),
+        };
         let expected = if renamed { vec![change] } else { vec![] };
-        assert_eq!((compared.changes, compared.vanished.is_empty()), (expected, renamed), "{method} {path}");
+        assert_eq!(
+            (compared.changes, compared.vanished.is_empty()),
+            (expected, renamed),
+            "{method} {path}"
+        );
     }
     // A route that is known already takes requests over, too.
     let wider = after(&[(&payments, "POST", "/v1/{*rest}")]);
-    assert!(matches!(&wider.changes[..], [Change::Renamed { now, .. }] if now == "payments"), "{wider:?}");
+    assert!(
+        matches!(&wider.changes[..], [Change::Renamed { now, .. }] if now == "payments"),
+        "{wider:?}"
+    );
 }
 
 #[test]
@@ -257,10 +342,17 @@ fn a_route_in_front_of_another_does_not_take_its_requests_over() {
         (vec![(&payouts, "POST", other), (&payments, "POST", path)], false),
     ] {
         let compared = covering(&routes, &[]).compare(&kept(&before));
-        let change =
-            Change::TakenOver { route: "payments".into(), now: "payouts".into(), target: "POST /v1/payments/{id}".into() };
+        let change = Change::TakenOver {
+            route: "payments".into(),
+            now: "payouts".into(),
+            target: "POST /v1/payments/{id}".into(),
+        };
         assert_eq!(compared.changes, if taken { vec![change] } else { vec![] }, "{routes:?}");
-        assert_eq!(covering(&routes, &[]).compare(&compared.accepted).changes, [], "once it was accepted");
+        assert_eq!(
+            covering(&routes, &[]).compare(&compared.accepted).changes,
+            [],
+            "once it was accepted"
+        );
     }
 }
 
@@ -277,13 +369,15 @@ fn the_requests_that_a_route_covered_before_are_remembered() {
 
 #[test]
 fn a_route_that_an_earlier_version_has_written_is_missed_until_its_paths_are_known() {
-    let (usual, more) = (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
+    let (usual, more) =
+        (of(&[named("payments")], &[]), of(&[named("payments"), named("refunds")], &[]));
     let earlier = Notes { paths: None, ..kept(&more) };
     assert_eq!(usual.compare(&earlier).changes, [Change::Gone { route: "refunds".into() }]);
     let known = more.compare(&earlier).next;
     assert_eq!(usual.compare(&known).changes, []);
     // Switched off before its paths were known.
-    let off = of(&[named("payments"), Policy { mode: Mode::Off, ..named("refunds") }], &[]).compare(&earlier);
+    let off = of(&[named("payments"), Policy { mode: Mode::Off, ..named("refunds") }], &[])
+        .compare(&earlier);
     assert_eq!(off.changes, []);
     assert_eq!(usual.compare(&off.next).changes, [Change::Gone { route: "refunds".into() }]);
 }

@@ -14,7 +14,12 @@ const WRITES_MAX: usize = 5;
 
 /// The outcomes of an attempt.
 fn outcomes() -> [Outcome; 4] {
-    [Outcome::Answered(whole(201)), Outcome::Answered(whole(429)), Outcome::NeverSent, Outcome::InDoubt(Cause::Broken)]
+    [
+        Outcome::Answered(whole(201)),
+        Outcome::Answered(whole(429)),
+        Outcome::NeverSent,
+        Outcome::InDoubt(Cause::Broken),
+    ]
 }
 
 /// All that happened to one operation, in one order.
@@ -42,19 +47,36 @@ impl History {
         let now = held(seen.clone(), 99_000);
         let first = Claim { fence: FIRST, record: self.stood[0].clone() };
         let doubted = |at: &usize| matches!(self.stood[*at].state, State::Uncertain { .. });
-        let again: Vec<Claim> = (0..=place).filter(doubted).filter_map(|at| self.claim_over(at)).collect();
+        let again: Vec<Claim> =
+            (0..=place).filter(doubted).filter_map(|at| self.claim_over(at)).collect();
         let mut writes = Vec::new();
         for attempt in again.iter().chain([&first]) {
-            if let Settlement::Write(next) = settle(Some(&seen), attempt, &self.outcome, &policy(), Version(77)) {
+            if let Settlement::Write(next) =
+                settle(Some(&seen), attempt, &self.outcome, &policy(), Version(77))
+            {
                 writes.push(next.record);
             }
         }
-        writes.extend(again.into_iter().map(|claim| claim.record).filter(|record| record.version == seen.version.next()));
+        writes.extend(
+            again
+                .into_iter()
+                .map(|claim| claim.record)
+                .filter(|record| record.version == seen.version.next()),
+        );
         writes.extend(expire(&now, &policy()).map(|next| next.record));
-        let decisions = [Decision::Retry, Decision::Retry, Decision::Release, Decision::Found(whole(202)), Decision::Expire];
+        let decisions = [
+            Decision::Retry,
+            Decision::Retry,
+            Decision::Release,
+            Decision::Found(whole(202)),
+            Decision::Expire,
+        ];
         for decision in decisions {
             self.next_decision += 1;
-            writes.extend(decide(&now, decision, Fence(self.next_decision), &policy()).map(|next| next.record));
+            writes.extend(
+                decide(&now, decision, Fence(self.next_decision), &policy())
+                    .map(|next| next.record),
+            );
         }
         writes
     }
@@ -66,7 +88,8 @@ impl History {
             for write in self.writes(place) {
                 let stands = &self.stood[last];
                 self.checked += 1;
-                let brief = |record: &Record| (record.version.0, record.fence.0, record.state.clone());
+                let brief =
+                    |record: &Record| (record.version.0, record.fence.0, record.state.clone());
                 assert!(
                     !stands.is_same_write(&write) || *stands == write,
                     "{:?}: {:?} is taken for the last",
@@ -86,8 +109,10 @@ impl History {
 #[test]
 fn no_write_is_taken_for_another_whatever_happened_before() {
     for outcome in outcomes() {
-        let first = claim(&Asked { fence: FIRST, ..asked() }, Over::Nothing, BEGIN, 5, &policy()).record;
-        let mut history = History { stood: vec![first], outcome, next_decision: DECISIONS, checked: 0 };
+        let first =
+            claim(&Asked { fence: FIRST, ..asked() }, Over::Nothing, BEGIN, 5, &policy()).record;
+        let mut history =
+            History { stood: vec![first], outcome, next_decision: DECISIONS, checked: 0 };
         history.explore();
         assert!(history.checked > 1000, "{} writes were compared", history.checked);
     }

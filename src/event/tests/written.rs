@@ -4,7 +4,11 @@ use super::*;
 
 /// Texts of all kinds, those that have to be escaped among them.
 fn texts() -> impl Strategy<Value = String> {
-    prop_oneof![any::<String>(), "[a-z0-9]{0,40}", Just("\"\\\u{0}\u{1f}\u{7f}\u{2028}/\n".to_owned())]
+    prop_oneof![
+        any::<String>(),
+        "[a-z0-9]{0,40}",
+        Just("\"\\\u{0}\u{1f}\u{7f}\u{2028}/\n".to_owned())
+    ]
 }
 
 fn maybe<S: Strategy>(value: S) -> impl Strategy<Value = Option<S::Value>> {
@@ -13,13 +17,22 @@ fn maybe<S: Strategy>(value: S) -> impl Strategy<Value = Option<S::Value>> {
 
 fn kinds() -> impl Strategy<Value = Kind> {
     use Kind::{Claimed, Completed, Expired, Found, Released, Resolved, Retried, Uncertain};
-    prop::sample::select(vec![Claimed, Completed, Uncertain, Released, Resolved, Found, Retried, Expired])
+    prop::sample::select(vec![
+        Claimed, Completed, Uncertain, Released, Resolved, Found, Retried, Expired,
+    ])
 }
 
 fn contexts() -> impl Strategy<Value = Context> {
     let fields = prop::collection::btree_map(texts(), texts(), 0..3);
-    let parts =
-        (maybe(texts()), maybe(texts()), maybe(any::<u64>()), maybe(any::<u64>()), fields, maybe(texts()), maybe(texts()));
+    let parts = (
+        maybe(texts()),
+        maybe(texts()),
+        maybe(any::<u64>()),
+        maybe(any::<u64>()),
+        fields,
+        maybe(texts()),
+        maybe(texts()),
+    );
     parts.prop_map(|(scope, trace, request_bytes, upstream_ms, fields, operator, reason)| Context {
         scope,
         trace,
@@ -32,8 +45,14 @@ fn contexts() -> impl Strategy<Value = Context> {
 }
 
 fn events() -> impl Strategy<Value = Event> {
-    let numbers =
-        (any::<u64>(), any::<u64>(), maybe(any::<u64>()), maybe(any::<u64>()), maybe(any::<u16>()), maybe(any::<u64>()));
+    let numbers = (
+        any::<u64>(),
+        any::<u64>(),
+        maybe(any::<u64>()),
+        maybe(any::<u64>()),
+        maybe(any::<u16>()),
+        maybe(any::<u64>()),
+    );
     (kinds(), texts(), texts(), texts(), numbers, maybe(texts()), contexts()).prop_map(
         |(kind, version, fence, route, numbers, cause, context)| {
             let (opened_ms, keep_ms, tombstone_ms, lease_ms, status, response_bytes) = numbers;
@@ -60,10 +79,39 @@ fn observations() -> impl Strategy<Value = Observation> {
     let kind = prop::sample::select(vec![Replayed, Waited, Refused, WouldReplay, WouldRefuse]);
     let differing = prop::collection::vec(texts().prop_map(|pointer| Difference { pointer }), 0..3);
     let common = (kind, texts(), maybe(texts()), maybe(any::<u16>()), maybe(texts()));
-    (common, any::<u64>(), [maybe(any::<u64>()), maybe(any::<u64>()), maybe(any::<u64>())], texts(), differing, maybe(texts()))
-        .prop_map(|((kind, route, scope, status, problem), at_ms, [until_ms, times, waited_ms], operation, differing, trace)| {
-            Observation { kind, at_ms, until_ms, times, operation, route, scope, status, waited_ms, problem, differing, trace }
-        })
+    (
+        common,
+        any::<u64>(),
+        [maybe(any::<u64>()), maybe(any::<u64>()), maybe(any::<u64>())],
+        texts(),
+        differing,
+        maybe(texts()),
+    )
+        .prop_map(
+            |(
+                (kind, route, scope, status, problem),
+                at_ms,
+                [until_ms, times, waited_ms],
+                operation,
+                differing,
+                trace,
+            )| {
+                Observation {
+                    kind,
+                    at_ms,
+                    until_ms,
+                    times,
+                    operation,
+                    route,
+                    scope,
+                    status,
+                    waited_ms,
+                    problem,
+                    differing,
+                    trace,
+                }
+            },
+        )
 }
 
 proptest! {

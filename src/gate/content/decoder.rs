@@ -98,7 +98,10 @@ impl Decoder {
         let (state, at) = match coding {
             Coding::Gzip => {
                 let stream = Decompress::new(false);
-                (State::Inflate { stream, trailer: Trailer::Gzip }, gzip_header(input).ok_or(Undecodable::Broken)?)
+                (
+                    State::Inflate { stream, trailer: Trailer::Gzip },
+                    gzip_header(input).ok_or(Undecodable::Broken)?,
+                )
             }
             Coding::Deflate => {
                 let stream = Decompress::new(has_zlib_header(input));
@@ -109,7 +112,9 @@ impl Decoder {
                 (State::Brotli(Box::new(BrotliState::new_strict(alloc(), alloc(), alloc()))), 0)
             }
             Coding::Zstd => {
-                zstd_window(input).filter(|window| *window <= ZSTD_WINDOW_MAX).ok_or(Undecodable::Broken)?;
+                zstd_window(input)
+                    .filter(|window| *window <= ZSTD_WINDOW_MAX)
+                    .ok_or(Undecodable::Broken)?;
                 let mut decoder = Box::new(FrameDecoder::new());
                 decoder.set_max_window_size(ZSTD_WINDOW_MAX);
                 let mut rest = input;
@@ -175,10 +180,17 @@ fn keep(out: &mut Vec<u8>, bytes: &[u8], limit: usize) -> Result<(), Undecodable
     Ok(())
 }
 
-fn inflate(stream: &mut Decompress, piece: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<(usize, bool), Undecodable> {
+fn inflate(
+    stream: &mut Decompress,
+    piece: &[u8],
+    out: &mut Vec<u8>,
+    limit: usize,
+) -> Result<(usize, bool), Undecodable> {
     let mut scratch = [0; STEP_OUTPUT_BYTES];
     let (read, written) = (stream.total_in(), stream.total_out());
-    let status = stream.decompress(piece, &mut scratch, FlushDecompress::None).map_err(|_| Undecodable::Broken)?;
+    let status = stream
+        .decompress(piece, &mut scratch, FlushDecompress::None)
+        .map_err(|_| Undecodable::Broken)?;
     let used = usize::try_from(stream.total_in() - read).unwrap_or(usize::MAX);
     let made = usize::try_from(stream.total_out() - written).unwrap_or(usize::MAX);
     keep(out, scratch.get(..made).unwrap_or_default(), limit)?;
@@ -197,8 +209,18 @@ fn unbrotli(
     limit: usize,
 ) -> Result<(usize, bool), Undecodable> {
     let mut scratch = [0; STEP_OUTPUT_BYTES];
-    let (mut left, mut used, mut room, mut made, mut total) = (piece.len(), 0, STEP_OUTPUT_BYTES, 0, 0);
-    let result = BrotliDecompressStream(&mut left, &mut used, piece, &mut room, &mut made, &mut scratch, &mut total, state);
+    let (mut left, mut used, mut room, mut made, mut total) =
+        (piece.len(), 0, STEP_OUTPUT_BYTES, 0, 0);
+    let result = BrotliDecompressStream(
+        &mut left,
+        &mut used,
+        piece,
+        &mut room,
+        &mut made,
+        &mut scratch,
+        &mut total,
+        state,
+    );
     keep(out, scratch.get(..made).unwrap_or_default(), limit)?;
     match result {
         BrotliResult::ResultSuccess => Ok((used, true)),
@@ -209,11 +231,21 @@ fn unbrotli(
     }
 }
 
-fn unzstd(decoder: &mut FrameDecoder, input: &[u8], out: &mut Vec<u8>, limit: usize) -> Result<(usize, bool), Undecodable> {
+fn unzstd(
+    decoder: &mut FrameDecoder,
+    input: &[u8],
+    out: &mut Vec<u8>,
+    limit: usize,
+) -> Result<(usize, bool), Undecodable> {
     let mut rest = input;
     let before = out.len();
-    while !decoder.is_finished() && input.len() - rest.len() < STEP_INPUT_BYTES && out.len() - before < STEP_OUTPUT_BYTES {
-        decoder.decode_blocks(&mut rest, BlockDecodingStrategy::UptoBlocks(1)).map_err(|_| Undecodable::Broken)?;
+    while !decoder.is_finished()
+        && input.len() - rest.len() < STEP_INPUT_BYTES
+        && out.len() - before < STEP_OUTPUT_BYTES
+    {
+        decoder
+            .decode_blocks(&mut rest, BlockDecodingStrategy::UptoBlocks(1))
+            .map_err(|_| Undecodable::Broken)?;
         // Before it is finished it keeps a window back.
         if decoder.can_collect() > limit.saturating_sub(out.len()) {
             return Err(Undecodable::TooLarge);
@@ -256,13 +288,17 @@ fn gzip_header(input: &[u8]) -> Option<usize> {
 /// Returns whether these bytes are the trailer of a gzip member with this content.
 fn is_gzip_trailer(bytes: &[u8], content: &[u8]) -> bool {
     let length = (content.len() as u64).to_le_bytes();
-    bytes.split_at_checked(4).is_some_and(|(crc, size)| crc == crc32fast::hash(content).to_le_bytes() && size == &length[..4])
+    bytes.split_at_checked(4).is_some_and(|(crc, size)| {
+        crc == crc32fast::hash(content).to_le_bytes() && size == &length[..4]
+    })
 }
 
 /// Returns whether a zlib header stands at the beginning (RFC 1950, section 2.2), without a preset dictionary.
 fn has_zlib_header(input: &[u8]) -> bool {
     let [method, flags, ..] = *input else { return false };
-    method & 0x0f == 8 && u16::from_be_bytes([method, flags]).is_multiple_of(31) && flags & 0x20 == 0
+    method & 0x0f == 8
+        && u16::from_be_bytes([method, flags]).is_multiple_of(31)
+        && flags & 0x20 == 0
 }
 
 /// Returns the window of a zstd frame, in bytes (RFC 8878, section 3.1.1.1); `None` where no frame begins.

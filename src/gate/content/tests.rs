@@ -44,7 +44,8 @@ fn codings_are_read_from_all_lines_in_their_order() {
 #[tokio::test]
 async fn what_is_decoded_takes_room_and_the_decoder_gives_its_own_back() {
     let gauge = Gauge::default();
-    let content: Vec<u8> = (0..100_000_u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 26).collect();
+    let content: Vec<u8> =
+        (0..100_000_u32).map(|n| b'a' + (n.wrapping_mul(2_654_435_761) >> 24) as u8 % 26).collect();
     let body = Bytes::from(gzip(&gzip(&content)));
     let headers = fields(&["gzip, gzip"]);
     let budget = Budget::new(16 << 20, 16 << 20, gauge.clone());
@@ -57,7 +58,11 @@ async fn what_is_decoded_takes_room_and_the_decoder_gives_its_own_back() {
     assert_eq!(gauge.get(), 0);
     for room in [1000, 110_000] {
         let scarce = Budget::new(room, room, gauge.clone());
-        assert_eq!(Content::read(&headers, &body, LIMIT, &mut scarce.hold()).await, Err(Problem::Overloaded), "{room}");
+        assert_eq!(
+            Content::read(&headers, &body, LIMIT, &mut scarce.hold()).await,
+            Err(Problem::Overloaded),
+            "{room}"
+        );
         assert_eq!(gauge.get(), 0);
     }
 }

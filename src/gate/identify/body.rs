@@ -8,7 +8,9 @@ use http::{HeaderMap, HeaderValue};
 use super::invalid;
 use crate::engine::KeyRule;
 use crate::gate::problem::{KeyFault, Problem};
-use crate::key::{Document, FormField, Key, KeyError, Member, Pointer, Reading, Unclear, form_field};
+use crate::key::{
+    Document, FormField, Key, KeyError, Member, Pointer, Reading, Unclear, form_field,
+};
 
 /// What kind of body a request has, as it is read here. For messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +30,9 @@ pub enum BodyKind {
 impl BodyKind {
     /// Returns the kind of a body.
     pub(super) fn of(headers: &HeaderMap, body: &[u8]) -> BodyKind {
-        let has = |word: &[u8]| headers.get_all(CONTENT_TYPE).iter().any(|value| essence_has(value, word));
+        let has = |word: &[u8]| {
+            headers.get_all(CONTENT_TYPE).iter().any(|value| essence_has(value, word))
+        };
         if body.is_empty() {
             BodyKind::None
         } else if claims_json(headers, body) {
@@ -49,7 +53,9 @@ impl fmt::Display for BodyKind {
             BodyKind::None => "the request has no body",
             BodyKind::Json => "the body was read as JSON",
             BodyKind::Form => "the body was read as a form (application/x-www-form-urlencoded)",
-            BodyKind::Multipart => "the body is a form in parts (multipart/form-data), in which no key is looked for",
+            BodyKind::Multipart => {
+                "the body is a form in parts (multipart/form-data), in which no key is looked for"
+            }
             BodyKind::Other => "the body is neither JSON nor a form, by its Content-Type",
         })
     }
@@ -64,10 +70,15 @@ pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {
 
 /// Whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).
 pub(in crate::gate) fn is_json(headers: &HeaderMap) -> bool {
-    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else { return false };
+    let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
+        return false;
+    };
     let essence = value.split(';').next().unwrap_or_default().trim();
     essence.eq_ignore_ascii_case("application/json")
-        || essence.len() > 5 && essence.get(essence.len() - 5..).is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
+        || essence.len() > 5
+            && essence
+                .get(essence.len() - 5..)
+                .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
 /// Returns the JSON document that a key is looked for in, or `None` where the body is another kind of body.
@@ -75,7 +86,10 @@ pub(in crate::gate) fn is_json(headers: &HeaderMap) -> bool {
 /// # Errors
 /// The body claims to be JSON and can't be read, or two readers could read it in two ways. An upstream
 /// with a more tolerant parser would find a key in it, and execute a request that nothing protects.
-pub(super) fn document_with_key<'r, 'b>(headers: &HeaderMap, body: &'r Reading<'b>) -> Result<Option<&'r Document<'b>>, Problem> {
+pub(super) fn document_with_key<'r, 'b>(
+    headers: &HeaderMap,
+    body: &'r Reading<'b>,
+) -> Result<Option<&'r Document<'b>>, Problem> {
     match body.document() {
         Ok(document) => Ok(Some(document)),
         Err(Unclear::Ambiguous) => Err(invalid(KeyFault::AmbiguousBody)),
@@ -126,18 +140,29 @@ fn key_of(rule: &KeyRule, text: &str) -> Result<Key, Problem> {
 /// Returns whether a body is read as a form: by any of its media types, or because it has none. Some servers take a body without
 /// a type for a form, whatever it begins with; an empty type is none.
 fn is_form(headers: &HeaderMap) -> bool {
-    let essence =
-        |value: &HeaderValue| value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().len();
-    let mut types = headers.get_all(CONTENT_TYPE).iter().filter(|value| essence(value) > 0).peekable();
+    let essence = |value: &HeaderValue| {
+        value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().len()
+    };
+    let mut types =
+        headers.get_all(CONTENT_TYPE).iter().filter(|value| essence(value) > 0).peekable();
     types.peek().is_none() || types.any(|value| essence_has(value, b"x-www-form-urlencoded"))
 }
 
 /// Looks a form's field up. A body that is no form has no fields.
-pub(super) fn field_of_form<'b>(name: &str, headers: &HeaderMap, body: &Reading<'b>) -> FormField<'b> {
+pub(super) fn field_of_form<'b>(
+    name: &str,
+    headers: &HeaderMap,
+    body: &Reading<'b>,
+) -> FormField<'b> {
     if is_form(headers) { form_field(body.bytes(), name) } else { FormField::Missing }
 }
 
-pub(super) fn form_key(rule: &KeyRule, name: &str, headers: &HeaderMap, body: &Reading<'_>) -> Result<Option<Key>, Problem> {
+pub(super) fn form_key(
+    rule: &KeyRule,
+    name: &str,
+    headers: &HeaderMap,
+    body: &Reading<'_>,
+) -> Result<Option<Key>, Problem> {
     match field_of_form(name, headers, body) {
         FormField::Missing => Ok(None),
         FormField::Repeated => Err(invalid(KeyFault::Twice)),

@@ -12,7 +12,8 @@ const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 fn headers(lines: &[(&str, &[u8])]) -> HeaderMap {
     let mut headers = HeaderMap::new();
     for (name, value) in lines {
-        headers.append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value).unwrap());
+        headers
+            .append(HeaderName::try_from(*name).unwrap(), HeaderValue::from_bytes(value).unwrap());
     }
     headers
 }
@@ -29,13 +30,35 @@ fn scope_of(name: HeaderName, lines: &[(&str, &[u8])]) -> Result<Scope, Problem>
 #[test]
 fn the_first_caller_field_with_a_credential_is_the_caller() {
     let mine = caller_of(&[("x-api-key", b"mine")]);
-    for nothing in [&b""[..], b" ", b"\t", b"Basic", b"bearer", b" Bearer ", b"DPOP", b"digest\t", b"Negotiate"] {
+    for nothing in [
+        &b""[..],
+        b" ",
+        b"\t",
+        b"Basic",
+        b"bearer",
+        b" Bearer ",
+        b"DPOP",
+        b"digest\t",
+        b"Negotiate",
+    ] {
         assert_eq!(caller_of(&[("authorization", nothing), ("x-api-key", b"mine")]), mine);
-        assert_eq!(caller_of(&[("authorization", nothing), ("authorization", nothing), ("x-api-key", b"mine")]), mine);
+        assert_eq!(
+            caller_of(&[
+                ("authorization", nothing),
+                ("authorization", nothing),
+                ("x-api-key", b"mine")
+            ]),
+            mine
+        );
         assert_eq!(caller_of(&[("authorization", nothing)]), Caller::nobody());
-        assert_eq!(caller_of(&[("authorization", nothing), ("x-api-key", nothing)]), Caller::nobody());
+        assert_eq!(
+            caller_of(&[("authorization", nothing), ("x-api-key", nothing)]),
+            Caller::nobody()
+        );
     }
-    for word in [&b"sk_live_a"[..], b"Bearer:", b"Bearer,", b"Bearer Bearer", b"Basic Og==", b"\xe9"] {
+    for word in
+        [&b"sk_live_a"[..], b"Bearer:", b"Bearer,", b"Bearer Bearer", b"Basic Og==", b"\xe9"]
+    {
         let asked = caller_of(&[("authorization", word), ("x-api-key", b"mine")]);
         assert!(asked != mine && asked != Caller::nobody());
     }
@@ -45,20 +68,28 @@ fn the_first_caller_field_with_a_credential_is_the_caller() {
 fn white_space_around_a_value_is_no_part_of_a_caller_or_a_scope() {
     let padded: [(&str, &[u8]); 1] = [("authorization", b" \tBearer a ")];
     assert_eq!(caller_of(&padded), caller_of(&[("authorization", b"Bearer a")]));
-    assert_eq!(scope_of(TENANT, &[("x-tenant", b" alice\t")]), scope_of(TENANT, &[("x-tenant", b"alice")]));
+    assert_eq!(
+        scope_of(TENANT, &[("x-tenant", b" alice\t")]),
+        scope_of(TENANT, &[("x-tenant", b"alice")])
+    );
     assert!(matches!(scope_of(TENANT, &[("x-tenant", b" \t")]), Err(Problem::ScopeMissing { .. })));
 }
 
 #[test]
 fn every_line_of_a_callers_field_counts() {
     let once = caller_of(&[("authorization", b"a")]);
-    let twice = [&b"a"[..], b"b", b""].map(|second| caller_of(&[("authorization", b"a"), ("authorization", second)]));
-    assert!(twice.iter().all(|caller| *caller != once) && twice[0] != twice[1] && twice[1] != twice[2]);
+    let twice = [&b"a"[..], b"b", b""]
+        .map(|second| caller_of(&[("authorization", b"a"), ("authorization", second)]));
+    assert!(
+        twice.iter().all(|caller| *caller != once) && twice[0] != twice[1] && twice[1] != twice[2]
+    );
 }
 
 #[test]
 fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
-    let of = |by_path, path_case, path: &str| variant(&Policy { by_path, path_case, ..policy() }, path, None);
+    let of = |by_path, path_case, path: &str| {
+        variant(&Policy { by_path, path_case, ..policy() }, path, None)
+    };
     let (exact, folded) = (path::PathCase::Sensitive, path::PathCase::Insensitive);
     assert_eq!(of(false, exact, "/a"), b"");
     assert_ne!(of(true, exact, "/a"), of(true, exact, "/b"));
@@ -66,7 +97,8 @@ fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
     assert_eq!(of(true, exact, "/a"), of(true, exact, "/%61/"));
     assert_eq!(of(true, folded, "/a"), of(true, folded, "/A"));
     // Records lie under it.
-    let hex: String = of(true, exact, "/v1/payments").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+    let hex: String =
+        of(true, exact, "/v1/payments").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "72a62a97ef8bd561");
 
     let supersede = Policy { on_mismatch: crate::engine::OnMismatch::Supersede, ..policy() };
@@ -81,10 +113,17 @@ fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
 fn a_plain_scope_field_comes_once_and_says_something() {
     let repeated = |name: &str| Err(Problem::ScopeRepeated { what: format!("the field {name}") });
     for second in [&b"alice"[..], b"bob", b""] {
-        assert_eq!(scope_of(TENANT, &[("x-tenant", b"alice"), ("x-tenant", second)]), repeated("x-tenant"));
-        assert_eq!(scope_of(TENANT, &[("x-tenant", second), ("x-tenant", b"alice")]), repeated("x-tenant"));
+        assert_eq!(
+            scope_of(TENANT, &[("x-tenant", b"alice"), ("x-tenant", second)]),
+            repeated("x-tenant")
+        );
+        assert_eq!(
+            scope_of(TENANT, &[("x-tenant", second), ("x-tenant", b"alice")]),
+            repeated("x-tenant")
+        );
     }
-    let missing = |found: Result<Scope, Problem>| matches!(found, Err(Problem::ScopeMissing { .. }));
+    let missing =
+        |found: Result<Scope, Problem>| matches!(found, Err(Problem::ScopeMissing { .. }));
     assert!(missing(scope_of(TENANT, &[])) && missing(scope_of(TENANT, &[("x-tenant", b"")])));
     assert!(missing(scope_of(AUTHORIZATION, &[("authorization", b"bearer")])));
     assert!(scope_of(AUTHORIZATION, &[("authorization", b"sk_live_a")]).is_ok());
@@ -121,14 +160,21 @@ fn a_body_claims_json_by_its_type_or_by_how_it_begins() {
 fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_none() {
     let mut policy = policy();
     let pointer = Pointer::parse("/key").unwrap();
-    let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+    let (parts, ()) =
+        Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
     for source in [
         KeySource::Sent { header: None, body: Some(pointer.clone()), form: None },
-        KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: Some(pointer.clone()), form: None },
+        KeySource::Sent {
+            header: Some(HeaderName::from_static("idempotency-key")),
+            body: Some(pointer.clone()),
+            form: None,
+        },
         KeySource::Derived(vec![KeyPart::Body(pointer.clone())]),
     ] {
         policy.key.source = source;
-        let found = |body: &'static [u8]| identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(body).into());
+        let found = |body: &'static [u8]| {
+            identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(body).into())
+        };
         assert_eq!(found(br#"{"key":"k","amount":NaN}"#), Err(Problem::BodyUnreadable));
         assert!(matches!(found(br#"{"key":"k","key":"k"}"#), Err(Problem::KeyInvalid { .. })));
         let (plain, marked) = (found(br#"{"key":"k"}"#), found(b"\xef\xbb\xbf{\"key\":\"k\"}"));

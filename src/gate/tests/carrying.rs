@@ -14,7 +14,11 @@ const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
 /// The fields with which a request leaves the gate that came with this value of its key's field.
 fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
-    let request = Request::post("/pay").header(KEY, spelling).header(REQUEST_ID, "the client's").body(()).unwrap();
+    let request = Request::post("/pay")
+        .header(KEY, spelling)
+        .header(REQUEST_ID, "the client's")
+        .body(())
+        .unwrap();
     let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(b"{}"));
     Carried::new(policy, &parts, &body.clone().into(), &body).unwrap().apply(&mut parts, &mut body);
     parts.headers
@@ -22,13 +26,20 @@ fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
 
 /// The policies under which a field goes to the upstream: as it is named, renamed, shortened.
 fn policies(syntax: KeySyntax) -> [Policy; 4] {
-    let wanted = |name: HeaderName, max_length| Some(UpstreamKey { place: KeyPlace::Header(name), max_length });
+    let wanted = |name: HeaderName, max_length| {
+        Some(UpstreamKey { place: KeyPlace::Header(name), max_length })
+    };
     let with = |upstream_key| {
         let mut policy = policy();
         policy.key.syntax = syntax;
         Policy { upstream_key, ..policy }
     };
-    [with(None), with(wanted(REQUEST_ID, 4096)), with(wanted(REQUEST_ID, 22)), with(wanted(KEY, 22))]
+    [
+        with(None),
+        with(wanted(REQUEST_ID, 4096)),
+        with(wanted(REQUEST_ID, 22)),
+        with(wanted(KEY, 22)),
+    ]
 }
 
 /// The field in which the upstream gets the key.
@@ -42,7 +53,12 @@ fn field_for(policy: &Policy) -> HeaderName {
 /// One key, as clients may spell it: bare where it can be, quoted, with parameters.
 fn spellings(text: &str) -> Vec<String> {
     let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
-    let mut all = vec![text.to_owned(), quoted.clone(), format!("{quoted};v=1"), format!("{quoted};a; b=\"x\"")];
+    let mut all = vec![
+        text.to_owned(),
+        quoted.clone(),
+        format!("{quoted};v=1"),
+        format!("{quoted};a; b=\"x\""),
+    ];
     all.retain(|spelling| HeaderValue::from_str(spelling).is_ok());
     all
 }
@@ -81,12 +97,16 @@ proptest! {
 
 #[test]
 fn a_derived_key_and_a_key_in_the_body_change_no_field() {
-    let body_key = crate::engine::KeySource::Sent { header: None, body: Pointer::parse("/key"), form: None };
+    let body_key =
+        crate::engine::KeySource::Sent { header: None, body: Pointer::parse("/key"), form: None };
     for source in [crate::engine::KeySource::Derived(vec![KeyPart::Path]), body_key] {
         let mut policy = policy();
         policy.key.source = source;
         let fields = carried(&policy, "\"k\"");
-        assert_eq!((&fields[KEY], &fields[REQUEST_ID]), (&"\"k\"".parse().unwrap(), &"the client's".parse().unwrap()));
+        assert_eq!(
+            (&fields[KEY], &fields[REQUEST_ID]),
+            (&"\"k\"".parse().unwrap(), &"the client's".parse().unwrap())
+        );
     }
 }
 
@@ -118,7 +138,8 @@ fn connection_keeps_its_other_options() {
 async fn without_a_store_the_upstream_gets_the_one_spelling_too() {
     for policy in policies(KeySyntax::Lenient) {
         let name = field_for(&policy);
-        let scene = Scene::with(&[Fault::Refused; 8], Policy { on_failure: OnFailure::FailOpen, ..policy });
+        let scene =
+            Scene::with(&[Fault::Refused; 8], Policy { on_failure: OnFailure::FailOpen, ..policy });
         let seen: Arc<Mutex<Vec<HeaderMap>>> = Arc::default();
         let upstream = || {
             let seen = seen.clone();
@@ -128,12 +149,20 @@ async fn without_a_store_the_upstream_gets_the_one_spelling_too() {
             })
         };
         for spelling in ["\"k\";v=1", "k"] {
-            let (parts, ()) = Request::post("/pay").header(KEY, spelling).body(()).unwrap().into_parts();
+            let (parts, ()) =
+                Request::post("/pay").header(KEY, spelling).body(()).unwrap().into_parts();
             let hold = scene.gate.budget().hold();
-            let answered = scene.gate.handle(&scene.guarded, Box::new(parts), Bytes::new(), hold, upstream()).await.unwrap();
+            let answered = scene
+                .gate
+                .handle(&scene.guarded, Box::new(parts), Bytes::new(), hold, upstream())
+                .await
+                .unwrap();
             assert_eq!(answered.answer, Answer::Unprotected);
         }
         let seen = seen.lock().unwrap();
-        assert_eq!(seen.iter().map(|fields| fields[&name].to_str().unwrap()).collect::<Vec<_>>(), ["k", "k"]);
+        assert_eq!(
+            seen.iter().map(|fields| fields[&name].to_str().unwrap()).collect::<Vec<_>>(),
+            ["k", "k"]
+        );
     }
 }

@@ -57,10 +57,19 @@ async fn who_leaves_while_a_large_result_is_read_leaves_nothing_to_be_given_up()
 #[tokio::test(start_paused = true)]
 async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_ever() {
     const MORE: usize = 8;
-    for (address, claimed) in [(Some(Arc::<AddressShare>::default()), CLAIMS_MAX), (None, CLAIMS_MAX + MORE)] {
+    for (address, claimed) in
+        [(Some(Arc::<AddressShare>::default()), CLAIMS_MAX), (None, CLAIMS_MAX + MORE)]
+    {
         let scene = Scene::new(&[Fault::Silent; CLAIMS_MAX + MORE]);
-        let all = join_all((0..CLAIMS_MAX + MORE).map(|_| tokio::time::timeout(WORK * 2, scene.pay_from(address.as_ref()))));
-        let refused = all.await.into_iter().filter(|told| matches!(told, Ok(Err(Problem::Overloaded)))).count();
+        let all = join_all(
+            (0..CLAIMS_MAX + MORE)
+                .map(|_| tokio::time::timeout(WORK * 2, scene.pay_from(address.as_ref()))),
+        );
+        let refused = all
+            .await
+            .into_iter()
+            .filter(|told| matches!(told, Ok(Err(Problem::Overloaded))))
+            .count();
         let begun = CLAIMS_MAX + MORE - scene.store.faults.lock().unwrap().len();
         assert_eq!((begun, refused), (claimed, CLAIMS_MAX + MORE - claimed));
     }
@@ -69,13 +78,18 @@ async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_
 #[tokio::test(start_paused = true)]
 async fn one_address_takes_half_of_the_places_for_waiters() {
     let scene = Scene::with(&[], Policy { on_in_flight: OnInFlight::Wait, ..policy() });
-    let scene = Scene { gate: scene.gate.under(Settings { waiters: 2, ..Settings::default() }), ..scene };
+    let scene =
+        Scene { gate: scene.gate.under(Settings { waiters: 2, ..Settings::default() }), ..scene };
     let (one, other) = (Arc::<AddressShare>::default(), Arc::<AddressShare>::default());
     let (first, told) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
-        tokio::join!(scene.pay_from(Some(&one)), scene.pay_from(Some(&one)), scene.pay_from(Some(&other)))
+        tokio::join!(
+            scene.pay_from(Some(&one)),
+            scene.pay_from(Some(&one)),
+            scene.pay_from(Some(&other))
+        )
     });
     assert_eq!((first, told.0, told.2), (PAID, REPLAYED, REPLAYED));
     assert!(matches!(told.1, Err(Problem::Overloaded)), "{:?}", told.1);
@@ -84,8 +98,12 @@ async fn one_address_takes_half_of_the_places_for_waiters() {
 
 #[tokio::test(start_paused = true)]
 async fn who_leaves_keeps_the_turn_until_the_claim_is_given_up() {
-    let (scene, address) = (Scene::new(&[Fault::Silent; CLAIMS_MAX]), Arc::<AddressShare>::default());
-    let leaving = join_all((0..CLAIMS_MAX).map(|_| tokio::time::timeout(WORK, scene.pay_from(Some(&address))))).await;
+    let (scene, address) =
+        (Scene::new(&[Fault::Silent; CLAIMS_MAX]), Arc::<AddressShare>::default());
+    let leaving = join_all(
+        (0..CLAIMS_MAX).map(|_| tokio::time::timeout(WORK, scene.pay_from(Some(&address)))),
+    )
+    .await;
     assert!(leaving.iter().all(Result::is_err));
     let free = || futures_util::FutureExt::now_or_never(address.turn()).is_some();
     assert!(!free(), "the store may still have all of their answers to send");

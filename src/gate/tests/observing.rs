@@ -20,8 +20,15 @@ fn telling() -> (Arc<Gate>, Arc<Faulty>) {
 fn seen(gate: &Gate, slot: Slot, whose: u8) -> Sighting {
     let policy = crate::engine::tests::policy();
     let mut headers = http::HeaderMap::new();
-    headers.insert("traceparent", http::HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"));
-    Sighting { slot: Some(slot), status: Some(201), ..gate.sighting(Seen::Replayed, &policy, Some(&[whose; 32]), &headers) }
+    headers.insert(
+        "traceparent",
+        http::HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
+    );
+    Sighting {
+        slot: Some(slot),
+        status: Some(201),
+        ..gate.sighting(Seen::Replayed, &policy, Some(&[whose; 32]), &headers)
+    }
 }
 
 /// The batches that the store has.
@@ -52,11 +59,18 @@ async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
     let told = told(&store).await.concat();
     assert_eq!(told.len(), count + 1, "{told:?}");
     let storm = told.iter().find(|one| one.times.is_some()).unwrap();
-    assert_eq!((storm.at_ms, storm.until_ms, storm.times, storm.waited_ms), (10, Some(30), Some(3), Some(9)));
-    assert_eq!((storm.operation.as_str(), storm.route.as_str()), (FIRST.to_string().as_str(), "payments"));
+    assert_eq!(
+        (storm.at_ms, storm.until_ms, storm.times, storm.waited_ms),
+        (10, Some(30), Some(3), Some(9))
+    );
+    assert_eq!(
+        (storm.operation.as_str(), storm.route.as_str()),
+        (FIRST.to_string().as_str(), "payments")
+    );
     assert_eq!(storm.trace.as_deref(), Some("4bf92f3577b34da6a3ce929d0e0e4736"));
     assert_eq!(told.iter().map(Observation::requests).sum::<u64>(), 3 + count as u64);
-    let scopes: std::collections::BTreeSet<_> = told.iter().map(|one| one.scope.clone().unwrap()).collect();
+    let scopes: std::collections::BTreeSet<_> =
+        told.iter().map(|one| one.scope.clone().unwrap()).collect();
     assert_eq!(scopes.len(), 2, "each scope has its own mark: {scopes:?}");
 }
 
@@ -69,7 +83,8 @@ async fn a_full_batch_is_told_at_once_and_the_rest_after_a_pause() {
     });
     let began = tokio::time::Instant::now();
     let until_told = async |requests: u64| {
-        while told(&store).await.concat().iter().map(Observation::requests).sum::<u64>() < requests {
+        while told(&store).await.concat().iter().map(Observation::requests).sum::<u64>() < requests
+        {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
         began.elapsed()
@@ -100,7 +115,11 @@ async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
     let (gate, store) = telling();
     let secret: &[u8] = b"canary-secret-of-more-than-32-bytes";
     let hashing = Hashing::under([secret]).unwrap();
-    let next = gate.under(Settings { hashing: hashing.clone(), log_keep: Some(Duration::from_secs(60)), ..Settings::default() });
+    let next = gate.under(Settings {
+        hashing: hashing.clone(),
+        log_keep: Some(Duration::from_secs(60)),
+        ..Settings::default()
+    });
     next.note(seen(&next, FIRST, 1));
     // As it goes on doing when another configuration is in force.
     gate.tell_waiting().await;

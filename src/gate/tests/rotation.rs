@@ -82,7 +82,13 @@ impl Store for Way {
         self.inner.remains(slot).await
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         self.inner.renew(slot, fence, lease, keep).await
     }
 
@@ -90,7 +96,12 @@ impl Store for Way {
         self.inner.due(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
 
@@ -106,7 +117,12 @@ impl Store for Way {
         self.inner.note(note).await
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         self.inner.set_note(note, expected, next).await
     }
 }
@@ -127,7 +143,8 @@ struct Member {
 
 impl Fleet {
     fn new(policy: Policy, order: &[usize]) -> Fleet {
-        let turns = Turns { order: Mutex::new(order.iter().copied().collect()), ..Turns::default() };
+        let turns =
+            Turns { order: Mutex::new(order.iter().copied().collect()), ..Turns::default() };
         let inner = Arc::new(Memory::new(Clock::system().anchored()));
         Fleet { inner, turns: Arc::new(turns), executed: Arc::default(), policy }
     }
@@ -136,11 +153,25 @@ impl Fleet {
         let (inner, turns) = (self.inner.clone(), self.turns.clone());
         let loads_left = AtomicUsize::new(usize::MAX);
         let way = Arc::new(Way { inner, who, turns, loads: AtomicUsize::new(0), loads_left });
-        let settings = Settings { hashing: Hashing::under(secrets.iter().copied()).unwrap(), ..Settings::default() };
+        let settings = Settings {
+            hashing: Hashing::under(secrets.iter().copied()).unwrap(),
+            ..Settings::default()
+        };
         let (meter, clock) = (Meter::new(), Clock::system());
-        let gate = Gate::new(way.clone(), clock, Entropy::from_seed(7 + who as u64), meter.clone(), settings);
+        let gate = Gate::new(
+            way.clone(),
+            clock,
+            Entropy::from_seed(7 + who as u64),
+            meter.clone(),
+            settings,
+        );
         let policy = self.policy.clone();
-        let route = Route { paths: vec!["/pay".into()], methods: vec![http::Method::POST], upstream: 0, policy };
+        let route = Route {
+            paths: vec!["/pay".into()],
+            methods: vec![http::Method::POST],
+            upstream: 0,
+            policy,
+        };
         let guarded = Guarded {
             meter: meter.route("payments"),
             route: Arc::new(route),
@@ -160,11 +191,19 @@ impl Member {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
-            async { Ok::<_, Infallible>(Response::builder().status(201).body(Full::new(Bytes::new())).unwrap()) }
+            async {
+                Ok::<_, Infallible>(
+                    Response::builder().status(201).body(Full::new(Bytes::new())).unwrap(),
+                )
+            }
         });
-        let (parts, ()) = Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
+        let (parts, ()) =
+            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
         let hold = self.gate.budget().hold();
-        let answered = self.gate.handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream).await?;
+        let answered = self
+            .gate
+            .handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream)
+            .await?;
         Ok((answered.response.status(), answered.answer == Answer::Replayed))
     }
 
@@ -213,7 +252,11 @@ async fn what_was_written_under_any_secret_is_found_at_every_step_of_a_rotation(
     for secrets in [&[OLD, NEW][..], &[NEW, OLD], &[OLD]] {
         assert_eq!(fleet.member(0, secrets).pay().await, REPLAYED, "{secrets:?}");
     }
-    assert_eq!(fleet.member(0, &[NEW]).pay().await, PAID, "who drops a secret too early runs again");
+    assert_eq!(
+        fleet.member(0, &[NEW]).pay().await,
+        PAID,
+        "who drops a secret too early runs again"
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -12,7 +12,8 @@ fn begin(scene: &Scene, key: usize, address: Option<&Arc<AddressShare>>) {
     let upstream = service_fn(|_: Request<Payload<Full<Bytes>>>| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"paid"))))
     });
-    let (mut parts, ()) = Request::post("/pay").header("idempotency-key", key).body(()).unwrap().into_parts();
+    let (mut parts, ()) =
+        Request::post("/pay").header("idempotency-key", key).body(()).unwrap().into_parts();
     address.into_iter().for_each(|share| _ = parts.extensions.insert(share.clone()));
     let (gate, guarded) = (scene.gate.clone(), scene.guarded.clone());
     tokio::spawn(async move {

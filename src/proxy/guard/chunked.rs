@@ -1,6 +1,8 @@
 //! A body in chunks (RFC 9112, section 7.1): followed to its end, and refused where two readers could find different ones.
 
-use super::super::rules::{CLASSES, TOKEN, TRAILER_BYTES_MAX, TRAILER_NAME_KEPT, VALUE, trailer_name};
+use super::super::rules::{
+    CLASSES, TOKEN, TRAILER_BYTES_MAX, TRAILER_NAME_KEPT, VALUE, trailer_name,
+};
 use super::super::server::FIELDS_MAX;
 use super::{expect, stray};
 use crate::gate::Malformation;
@@ -69,14 +71,17 @@ impl Chunked {
     /// The step behind a byte that isn't data; `None` behind the last byte of the body.
     fn step(&mut self, byte: u8) -> Result<Option<ChunkStep>, Malformation> {
         use ChunkStep::{
-            Data, DataCr, DataLf, EndLf, Extension, Size, SizeLf, TrailerLf, TrailerName, TrailerStart, TrailerValue,
+            Data, DataCr, DataLf, EndLf, Extension, Size, SizeLf, TrailerLf, TrailerName,
+            TrailerStart, TrailerValue,
         };
         Ok(Some(match self.step {
             Size => self.size(byte)?,
             Extension if byte == b'\r' => SizeLf,
             Extension => {
                 self.extension_bytes += 1;
-                if CLASSES[usize::from(byte)] & VALUE == 0 || self.extension_bytes > EXTENSION_BYTES_MAX {
+                if CLASSES[usize::from(byte)] & VALUE == 0
+                    || self.extension_bytes > EXTENSION_BYTES_MAX
+                {
                     return Err(stray(byte, Malformation::ChunkExtension));
                 }
                 Extension
@@ -129,7 +134,11 @@ impl Chunked {
             (ChunkStep::TrailerStart, _) if class & TOKEN != 0 => {
                 self.trailer_fields += 1;
                 (self.name[0], self.name_length) = (byte, 1);
-                if self.trailer_fields > FIELDS_MAX { Err(Malformation::Trailer) } else { Ok(ChunkStep::TrailerName) }
+                if self.trailer_fields > FIELDS_MAX {
+                    Err(Malformation::Trailer)
+                } else {
+                    Ok(ChunkStep::TrailerName)
+                }
             }
             (ChunkStep::TrailerName, b':') => {
                 trailer_name(&self.name[..self.name_length])?;

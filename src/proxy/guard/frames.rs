@@ -168,7 +168,9 @@ impl Frames {
                 self.blocks_bytes = 0;
                 return (at, Found::Pause);
             }
-            let Some(header) = bytes[at..].first_chunk::<HEADER_BYTES>() else { return (at, Found::Nothing) };
+            let Some(header) = bytes[at..].first_chunk::<HEADER_BYTES>() else {
+                return (at, Found::Nothing);
+            };
             self.header = *header;
             let [high, middle, low, kind, ..] = *header;
             let length = usize::from(high) << 16 | usize::from(middle) << 8 | usize::from(low);
@@ -178,7 +180,9 @@ impl Frames {
                 return (at, Found::Refused);
             }
             if matches!(kind, HEADERS | CONTINUATION) && length <= PAYLOAD_BYTES_MAX {
-                let Some(frame) = bytes[at..].get(..HEADER_BYTES + length) else { return (at, Found::Nothing) };
+                let Some(frame) = bytes[at..].get(..HEADER_BYTES + length) else {
+                    return (at, Found::Nothing);
+                };
                 match self.header_block(frame, &now) {
                     Ok(None) => {}
                     Ok(Some(replacement)) => {
@@ -195,11 +199,16 @@ impl Frames {
     }
 
     /// Reads a frame of a header block. One with which a faulty block ends is replaced by one that is marked.
-    fn header_block(&mut self, frame: &[u8], now: impl Fn() -> Instant) -> Result<Option<Vec<u8>>, Corrupt> {
+    fn header_block(
+        &mut self,
+        frame: &[u8],
+        now: impl Fn() -> Instant,
+    ) -> Result<Option<Vec<u8>>, Corrupt> {
         let [_, _, _, kind, flags, stream @ ..] = self.header;
         let stream = u32::from_be_bytes(stream) & (u32::MAX >> 1);
         let payload = &frame[HEADER_BYTES..];
-        let (start, end) = if kind == HEADERS { fragment(flags, stream, payload)? } else { (0, payload.len()) };
+        let (start, end) =
+            if kind == HEADERS { fragment(flags, stream, payload)? } else { (0, payload.len()) };
         if kind == HEADERS {
             self.in_trailers = stream <= self.last_stream;
             self.last_stream = self.last_stream.max(stream);

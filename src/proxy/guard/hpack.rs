@@ -18,8 +18,9 @@ const ENTRY_BYTES: usize = 32;
 
 /// Lengths of the names in the static table, from index 1 (RFC 7541, appendix A).
 const STATIC_NAMES: [usize; 61] = [
-    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14, 16, 13, 12, 6, 4, 4, 6, 7, 4,
-    4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10, 25, 17, 10, 4, 3, 16,
+    10, 7, 7, 5, 5, 7, 7, 7, 7, 7, 7, 7, 7, 7, 14, 15, 15, 13, 6, 27, 3, 5, 13, 13, 19, 16, 16, 14,
+    16, 13, 12, 6, 4, 4, 6, 7, 4, 4, 8, 17, 13, 8, 19, 13, 4, 8, 12, 18, 19, 5, 7, 7, 11, 6, 10,
+    25, 17, 10, 4, 3, 16,
 ];
 
 /// The block breaks the rules of HPACK, or is one that the library wouldn't read.
@@ -92,7 +93,12 @@ pub(super) struct Reader {
 
 impl Default for Reader {
     fn default() -> Reader {
-        Reader { entries: VecDeque::new(), bytes: 0, bytes_max: TABLE_BYTES_MAX, block: Block::default() }
+        Reader {
+            entries: VecDeque::new(),
+            bytes: 0,
+            bytes_max: TABLE_BYTES_MAX,
+            block: Block::default(),
+        }
     }
 }
 
@@ -129,7 +135,8 @@ impl Reader {
                 let (name, entry) = self.name(index)?;
                 let entry = entry.and_then(|entry| self.entries.get(entry));
                 let refused = entry.is_some_and(|entry| entry.refused);
-                let bytes = entry.map_or(name.length + STATIC_VALUE_MAX + ENTRY_BYTES, |entry| entry.bytes);
+                let bytes =
+                    entry.map_or(name.length + STATIC_VALUE_MAX + ENTRY_BYTES, |entry| entry.bytes);
                 self.found(name.kind, refused, bytes);
                 Ok(Some(at))
             }
@@ -147,7 +154,12 @@ impl Reader {
         }
     }
 
-    fn literal(&mut self, bytes: &[u8], prefix: u32, indexed: bool) -> Result<Option<usize>, Corrupt> {
+    fn literal(
+        &mut self,
+        bytes: &[u8],
+        prefix: u32,
+        indexed: bool,
+    ) -> Result<Option<usize>, Corrupt> {
         let Some((index, at)) = integer(bytes, 0, prefix)? else { return Ok(None) };
         let (spelled, at) = match index {
             0 => {
@@ -340,7 +352,8 @@ fn huffman(bytes: &[u8]) -> Result<Vec<u8>, Corrupt> {
             }
             let count = TABLE.start[bits + 1] - TABLE.start[bits];
             // Codes of this length that are smaller than the first are the beginnings of none.
-            let offset = code.checked_sub(TABLE.first[bits]).map_or(usize::MAX, |offset| offset as usize);
+            let offset =
+                code.checked_sub(TABLE.first[bits]).map_or(usize::MAX, |offset| offset as usize);
             if offset < count {
                 decoded.push(TABLE.bytes[TABLE.start[bits] + offset]);
                 (code, bits) = (0, 0);

@@ -63,8 +63,8 @@ fn what_is_plain_passes() {
 #[test]
 fn what_can_be_read_in_two_ways_is_refused_and_no_byte_of_its_head_passes() {
     use Malformation::{
-        ContentLength, ControlByte, FieldName, Folded, LengthAndCoding, LineEnding, Method, RequestLine, Target,
-        TransferEncoding, Version,
+        ContentLength, ControlByte, FieldName, Folded, LengthAndCoding, LineEnding, Method,
+        RequestLine, Target, TransferEncoding, Version,
     };
     for (text, why) in [
         ("GET / HTTP/1.1\nHost: a\n\n", LineEnding),
@@ -138,22 +138,41 @@ fn what_can_be_read_in_two_ways_is_refused_and_no_byte_of_its_head_passes() {
         ("POST / HTTP/1.1\r\nTransfer-Encoding: xchunked\r\n\r\n", TransferEncoding),
         ("POST / HTTP/1.1\r\nTransfer-Encoding: identity\r\n\r\n", TransferEncoding),
         ("POST / HTTP/1.1\r\nTransfer-Encoding:\r\n\r\n", TransferEncoding),
-        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncoding),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            TransferEncoding,
+        ),
         ("POST / HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n", TransferEncoding),
-        ("POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n", LengthAndCoding),
-        ("POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n", LengthAndCoding),
+        (
+            "POST / HTTP/1.1\r\nContent-Length: 5\r\nTransfer-Encoding: chunked\r\n\r\n",
+            LengthAndCoding,
+        ),
+        (
+            "POST / HTTP/1.1\r\nTransfer-Encoding: chunked\r\nContent-Length: 5\r\n\r\n",
+            LengthAndCoding,
+        ),
     ] {
-        assert_eq!(scan(text.as_bytes()), Scan { safe: 0, refused: Some(Problem::Malformed { why }) }, "{text:?}");
+        assert_eq!(
+            scan(text.as_bytes()),
+            Scan { safe: 0, refused: Some(Problem::Malformed { why }) },
+            "{text:?}"
+        );
         // Behind a good request it is the same, and the good one passes.
         let good = "POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 2\r\n\r\n{}";
         let behind = scan(format!("{good}{text}").as_bytes());
-        assert_eq!(behind, Scan { safe: good.len(), refused: Some(Problem::Malformed { why }) }, "{text:?}");
+        assert_eq!(
+            behind,
+            Scan { safe: good.len(), refused: Some(Problem::Malformed { why }) },
+            "{text:?}"
+        );
     }
 }
 
 #[test]
 fn chunks_that_can_be_read_in_two_ways_are_refused() {
-    use Malformation::{ChunkEnd, ChunkExtension, ChunkSize, ControlByte, FieldName, Folded, LineEnding, Trailer};
+    use Malformation::{
+        ChunkEnd, ChunkExtension, ChunkSize, ControlByte, FieldName, Folded, LineEnding, Trailer,
+    };
     let long_extension = format!("5;{}\r\n", "x".repeat(EXTENSION_BYTES_MAX + 1));
     let many_extensions = format!("1;{}\r\na\r\n", "x".repeat(100)).repeat(11);
     let long_trailers = format!("0\r\nX: {}\r\n\r\n", "x".repeat(TRAILER_BYTES_MAX));
@@ -211,7 +230,11 @@ fn what_is_too_large_is_refused_as_such() {
     let most = HEAD_BYTES_MAX - head(0).len();
     assert_eq!(of(head(most)).refused, None, "exactly the limit");
     assert_eq!(of(head(most + 1)), large);
-    assert_eq!(of("x".repeat(HEAD_BYTES_MAX + 1).to_uppercase()), large, "a method that doesn't end");
+    assert_eq!(
+        of("x".repeat(HEAD_BYTES_MAX + 1).to_uppercase()),
+        large,
+        "a method that doesn't end"
+    );
     assert_eq!(of(format!("GET / HTTP/1.1\r\n{}: x\r\n\r\n", "x".repeat(257))), large);
     assert_eq!(of(format!("GET / HTTP/1.1\r\n{}\r\n", "X:\r\n".repeat(FIELDS_MAX + 1))), large);
     assert_eq!(of(format!("GET / HTTP/1.1\r\n{}\r\n", "X:\r\n".repeat(FIELDS_MAX))).refused, None);
@@ -274,7 +297,8 @@ fn parsed(bytes: &[u8]) -> (Vec<u64>, Option<String>) {
             .max_headers(FIELDS_MAX)
             .serve_connection(TokioIo::new(server), service)
             .await;
-        let complaint = served.err().filter(|error| error.is_parse() && !error.is_incomplete_message());
+        let complaint =
+            served.err().filter(|error| error.is_parse() && !error.is_incomplete_message());
         let lengths = lengths.lock().unwrap().clone();
         (lengths, complaint.map(|error| error.to_string()))
     })
@@ -310,9 +334,12 @@ fn hostile() -> impl Strategy<Value = Vec<u8>> {
     let whole = prop_oneof![
         Just("GET / HTTP/1.1\r\nHost: a\r\n\r\n"),
         Just("POST / HTTP/1.1\r\nHost: a\r\nContent-Length: 5\r\n\r\nhello"),
-        Just("POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;x\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"),
+        Just(
+            "POST / HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nhello\r\n3;x\r\nabc\r\n0\r\nX-T: 1\r\n\r\n"
+        ),
     ];
-    let text = proptest::collection::vec(prop_oneof![2 => pieces, 1 => whole], 0..12).prop_map(|all| all.concat().into_bytes());
+    let text = proptest::collection::vec(prop_oneof![2 => pieces, 1 => whole], 0..12)
+        .prop_map(|all| all.concat().into_bytes());
     let flips = proptest::collection::vec((any::<proptest::sample::Index>(), any::<u8>()), 0..3);
     (text, flips).prop_map(|(mut text, flips)| {
         for (index, byte) in flips {

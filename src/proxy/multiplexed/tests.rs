@@ -20,7 +20,10 @@ struct Peer(DuplexStream);
 impl Peer {
     async fn say(&mut self, kind: u8, flags: u8, stream: u8, payload: &[u8]) {
         let length = u8::try_from(payload.len()).unwrap();
-        self.0.write_all(&[&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat()).await.unwrap();
+        self.0
+            .write_all(&[&[0, 0, length, kind, flags, 0, 0, 0, stream], payload].concat())
+            .await
+            .unwrap();
     }
 
     async fn limit(&mut self, streams: u8) {
@@ -51,7 +54,8 @@ async fn connected() -> (Peer, Arc<Multiplexed>) {
     let (client, server) = duplex(1 << 16);
     let mut peer = Peer(server);
     peer.limit(2).await;
-    let connection = Multiplexed::open(client, Arc::default(), None, Instant::now() + LEASE).await.unwrap();
+    let connection =
+        Multiplexed::open(client, Arc::default(), None, Instant::now() + LEASE).await.unwrap();
     peer.0.read_exact(&mut [0; 24]).await.unwrap();
     (peer, connection)
 }
@@ -74,7 +78,8 @@ async fn lowered() -> (Peer, tokio::task::JoinHandle<bool>, StreamSlot) {
     let (mut peer, connection) = connected().await;
     let (first, second) = (connection.slot().unwrap(), connection.slot().unwrap());
     assert!(connection.slot().is_none());
-    let answered = tokio::spawn(async move { first.send(request(), Some(rule(LEASE))).await.is_ok() });
+    let answered =
+        tokio::spawn(async move { first.send(request(), Some(rule(LEASE))).await.is_ok() });
     assert_eq!(peer.request().await, Some(1));
     peer.limit(1).await;
     while connection.slots.limit() != 1 {

@@ -29,14 +29,22 @@ fn judged(method: &str, path: &str, fields: &[(&str, &str)]) -> Result<Framing, 
 
 #[test]
 fn good_heads_pass() {
-    assert_eq!(judged("POST", "/a?b", &[("content-length", "5"), ("te", "trailers")]), Ok(Framing::Length(Some(5))));
+    assert_eq!(
+        judged("POST", "/a?b", &[("content-length", "5"), ("te", "trailers")]),
+        Ok(Framing::Length(Some(5)))
+    );
     assert_eq!(judged("OPTIONS", "*", &[]), Ok(Framing::Length(None)));
-    assert_eq!(judged("M-SEARCH", "/", &[("x", ""), ("y", "a\t b"), ("my_field", "\u{e9}")]), Ok(Framing::Length(None)));
+    assert_eq!(
+        judged("M-SEARCH", "/", &[("x", ""), ("y", "a\t b"), ("my_field", "\u{e9}")]),
+        Ok(Framing::Length(None))
+    );
 }
 
 #[test]
 fn faulty_heads_are_refused_for_their_fault() {
-    use Malformation::{ConnectionField, ContentLength, ControlByte, FieldName, FieldValue, Method, Target};
+    use Malformation::{
+        ConnectionField, ContentLength, ControlByte, FieldName, FieldValue, Method, Target,
+    };
     for (method, path, why) in [
         ("post", "/", Method),
         ("Post", "/", Method),
@@ -84,15 +92,26 @@ fn faulty_heads_are_refused_for_their_fault() {
 #[test]
 fn trailers_neither_frame_nor_route_nor_name_who_asks() {
     let of = |name: &'static str, value: &'static str| {
-        trailers(&HeaderMap::from_iter([(http::HeaderName::from_static(name), http::HeaderValue::from_static(value))]))
+        trailers(&HeaderMap::from_iter([(
+            http::HeaderName::from_static(name),
+            http::HeaderValue::from_static(value),
+        )]))
     };
     assert_eq!(of("x-sum", "1"), Ok(()));
-    for name in ["content-length", "content_length", "host", "authorization", "idempotency_key", "x_forwarded_for"] {
+    for name in [
+        "content-length",
+        "content_length",
+        "host",
+        "authorization",
+        "idempotency_key",
+        "x_forwarded_for",
+    ] {
         assert_eq!(of(name, "1"), Err(Malformation::Trailer), "{name}");
     }
     assert_eq!(of("x-sum", " 1"), Err(Malformation::FieldValue));
-    let many =
-        (0..=FIELDS_MAX).map(|n| (http::HeaderName::try_from(format!("x-{n}")).unwrap(), http::HeaderValue::from_static("1")));
+    let many = (0..=FIELDS_MAX).map(|n| {
+        (http::HeaderName::try_from(format!("x-{n}")).unwrap(), http::HeaderValue::from_static("1"))
+    });
     assert_eq!(trailers(&many.collect()), Err(Malformation::Trailer));
 }
 
@@ -107,8 +126,10 @@ struct Parts {
 
 impl Parts {
     fn as_http1(&self) -> Vec<u8> {
-        let fields: String = self.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
-        format!("{} {} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", self.method, self.path, self.host).into_bytes()
+        let fields: String =
+            self.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
+        format!("{} {} HTTP/1.1\r\nHost: {}\r\n{fields}\r\n", self.method, self.path, self.host)
+            .into_bytes()
     }
 
     fn as_http2(&self) -> Vec<u8> {
@@ -178,7 +199,12 @@ fn http2_verdict(mut frames: &[u8]) -> Option<bool> {
 
 fn verdicts(parts: &Parts) -> (bool, bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-    runtime.block_on(async { (accepts(&parts.as_http1(), http1_verdict).await, accepts(&parts.as_http2(), http2_verdict).await) })
+    runtime.block_on(async {
+        (
+            accepts(&parts.as_http1(), http1_verdict).await,
+            accepts(&parts.as_http2(), http2_verdict).await,
+        )
+    })
 }
 
 fn parts() -> impl Strategy<Value = Parts> {
@@ -202,9 +228,18 @@ fn parts() -> impl Strategy<Value = Parts> {
         Just("host".to_owned()),
         "[a-c_!^ (]{0,3}",
     ];
-    let value = prop_oneof![Just("0".to_owned()), Just("a".to_owned()), "[a0+\t \u{1}\u{7f}\u{e9},]{0,4}"];
-    let fields = proptest::collection::vec((name, value.prop_map(|value| value.trim_matches([' ', '\t']).to_owned())), 0..3);
-    (method, path, host, fields).prop_map(|(method, path, host, fields)| Parts { method, path, host, fields })
+    let value =
+        prop_oneof![Just("0".to_owned()), Just("a".to_owned()), "[a0+\t \u{1}\u{7f}\u{e9},]{0,4}"];
+    let fields = proptest::collection::vec(
+        (name, value.prop_map(|value| value.trim_matches([' ', '\t']).to_owned())),
+        0..3,
+    );
+    (method, path, host, fields).prop_map(|(method, path, host, fields)| Parts {
+        method,
+        path,
+        host,
+        fields,
+    })
 }
 
 proptest! {
@@ -227,7 +262,9 @@ fn the_property_sees_requests_of_both_kinds() {
         host: "a".into(),
         fields: vec![("x".into(), "1".into())],
     };
-    for (parts, expected) in [(of("POST", "/v1"), true), (of("post", "/v1"), false), (of("POST", "/v1#x"), false)] {
+    for (parts, expected) in
+        [(of("POST", "/v1"), true), (of("post", "/v1"), false), (of("POST", "/v1#x"), false)]
+    {
         assert_eq!(verdicts(&parts), (expected, expected), "{parts:?}");
     }
 }

@@ -39,12 +39,21 @@ fn reply(body: ReplyBody) -> Arc<Reply> {
 /// Every kind of record there is, by the name of its golden file.
 fn golden() -> Vec<(&'static str, Record)> {
     let uncertain = |cause, since_ms| base(State::Uncertain { cause, since_ms, retry: None });
-    let retried =
-        |lost| base(State::Uncertain { cause: Cause::TimedOut, since_ms: Some(1_764_000_000_456), retry: Some(Fence(lost)) });
-    let whole = ReplyBody::Whole(Bytes::from_static(b"{\"id\":\"pay_1\",\"amount\":9007199254740993}"));
+    let retried = |lost| {
+        base(State::Uncertain {
+            cause: Cause::TimedOut,
+            since_ms: Some(1_764_000_000_456),
+            retry: Some(Fence(lost)),
+        })
+    };
+    let whole =
+        ReplyBody::Whole(Bytes::from_static(b"{\"id\":\"pay_1\",\"amount\":9007199254740993}"));
     let more = ReplyBody::Whole(Bytes::from_static(b"{}"));
-    let sealed =
-        Reply { headers: HeaderMap::new(), body: ReplyBody::Sealed(Bytes::from_static(b"sealed")), ..with_trailers(&[]) };
+    let sealed = Reply {
+        headers: HeaderMap::new(),
+        body: ReplyBody::Sealed(Bytes::from_static(b"sealed")),
+        ..with_trailers(&[])
+    };
     let marker = Record { fingerprint: None, caller: None, ..base(State::Released) };
     vec![
         ("in-flight", base(State::InFlight { doubt_since_ms: None })),
@@ -60,32 +69,57 @@ fn golden() -> Vec<(&'static str, Record)> {
         ("uncertain-retried", retried(0x1112_1314_1516_1718)),
         ("uncertain-retried-with-extras", retried(7)),
         ("completed", base(State::Completed { reply: reply(whole), by: Settler::Upstream })),
-        ("completed-empty", base(State::Completed { reply: reply(ReplyBody::Whole(Bytes::new())), by: Settler::Operator })),
-        ("completed-not-stored", base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream })),
+        (
+            "completed-empty",
+            base(State::Completed {
+                reply: reply(ReplyBody::Whole(Bytes::new())),
+                by: Settler::Operator,
+            }),
+        ),
+        (
+            "completed-not-stored",
+            base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream }),
+        ),
         ("released", marker),
         ("expired", base(State::Expired)),
-        ("in-flight-with-extras", Record { extras: extras(), ..base(State::InFlight { doubt_since_ms: None }) }),
+        (
+            "in-flight-with-extras",
+            Record { extras: extras(), ..base(State::InFlight { doubt_since_ms: None }) },
+        ),
         (
             "completed-with-extras",
-            Record { extras: extras(), ..base(State::Completed { reply: reply(more), by: Settler::Probe }) },
+            Record {
+                extras: extras(),
+                ..base(State::Completed { reply: reply(more), by: Settler::Probe })
+            },
         ),
         (
             "completed-with-trailers",
             Record {
                 extras: extras(),
                 ..base(State::Completed {
-                    reply: with_trailers(&[("grpc-status", "0"), ("grpc-message", ""), ("x-twice", "1"), ("x-twice", "2")])
-                        .into(),
+                    reply: with_trailers(&[
+                        ("grpc-status", "0"),
+                        ("grpc-message", ""),
+                        ("x-twice", "1"),
+                        ("x-twice", "2"),
+                    ])
+                    .into(),
                     by: Settler::Upstream,
                 })
             },
         ),
-        ("completed-sealed-with-trailers", base(State::Completed { reply: sealed.into(), by: Settler::Upstream })),
+        (
+            "completed-sealed-with-trailers",
+            base(State::Completed { reply: sealed.into(), by: Settler::Upstream }),
+        ),
     ]
 }
 
 fn with_trailers(fields: &[(&'static str, &'static str)]) -> Reply {
-    let fields = fields.iter().map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
+    let fields = fields
+        .iter()
+        .map(|(name, value)| (HeaderName::from_static(name), HeaderValue::from_static(value)));
     let whole = reply(ReplyBody::Whole(Bytes::from_static(b"\0\0\0\0\x02\x08\x01")));
     Reply { trailers: Some(fields.collect()), ..Reply::clone(&whole) }
 }
@@ -101,7 +135,9 @@ fn golden_path(name: &str) -> PathBuf {
         _ if name.ends_with("-with-extras") => FORMAT_WITH_EXTRAS,
         _ => FORMAT,
     };
-    [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/records", &format!("v{format}-{name}.bin")].iter().collect()
+    [env!("CARGO_MANIFEST_DIR"), "tests/fixtures/records", &format!("v{format}-{name}.bin")]
+        .iter()
+        .collect()
 }
 
 /// A golden file: the head, then the payload.
@@ -138,7 +174,9 @@ fn what_was_ever_written_is_read_for_ever() {
         assert_eq!(record.state, expected.state, "{name}");
     }
     let files = std::fs::read_dir(golden_path("x").parent().unwrap()).unwrap();
-    let count = files.filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "bin")).count();
+    let count = files
+        .filter(|file| file.as_ref().unwrap().path().extension().is_some_and(|end| end == "bin"))
+        .count();
     assert_eq!(count, golden().len(), "a golden file without a record");
 }
 
@@ -167,24 +205,38 @@ fn an_extra_that_is_not_known_is_passed_over_and_a_damaged_one_is_an_error() {
     let known = &content[begin + 4..];
     assert_eq!(with(known).unwrap().extras, extras());
     assert_eq!(with(&[&[9, 0, 0, 0, 2, 1, 1], known].concat()).unwrap().extras, extras());
-    for damaged in [&[1][..], &[1, 0, 0, 0, 9, 1], &[2, 0, 0, 0, 1, 7], &[2, 0, 0, 0, 23], &[3, 0, 0, 0, 1, 7]] {
+    for damaged in
+        [&[1][..], &[1, 0, 0, 0, 9, 1], &[2, 0, 0, 0, 1, 7], &[2, 0, 0, 0, 23], &[3, 0, 0, 0, 1, 7]]
+    {
         assert_eq!(with(damaged), Err(CodecError::Malformed), "{damaged:?}");
     }
 }
 
 #[test]
 fn only_a_completed_record_has_trailers() {
-    for (name, record) in golden().into_iter().filter(|(_, record)| !matches!(record.state, State::Completed { .. })) {
+    for (name, record) in
+        golden().into_iter().filter(|(_, record)| !matches!(record.state, State::Completed { .. }))
+    {
         let Encoded { head, payload } = encode(&Record { extras: extras(), ..record });
-        assert_eq!(forge(head, FORMAT_WITH_TRAILERS, &payload[PREFIX_BYTES..]), Err(CodecError::Malformed), "{name}");
+        assert_eq!(
+            forge(head, FORMAT_WITH_TRAILERS, &payload[PREFIX_BYTES..]),
+            Err(CodecError::Malformed),
+            "{name}"
+        );
     }
 }
 
 #[test]
 fn header_fields_keep_their_order_and_their_bytes() {
-    let Encoded { head, payload } = encode(&base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream }));
-    let State::Completed { reply, .. } = decode(&head, payload).unwrap().state else { panic!("another state") };
-    let cookies: Vec<_> = reply.headers.get_all("set-cookie").iter().map(HeaderValue::as_bytes).collect();
+    let Encoded { head, payload } = encode(&base(State::Completed {
+        reply: reply(ReplyBody::NotStored),
+        by: Settler::Upstream,
+    }));
+    let State::Completed { reply, .. } = decode(&head, payload).unwrap().state else {
+        panic!("another state")
+    };
+    let cookies: Vec<_> =
+        reply.headers.get_all("set-cookie").iter().map(HeaderValue::as_bytes).collect();
     assert_eq!(cookies, [b"a=1".as_slice(), b"b=2, c"]);
     assert_eq!(reply.headers["x-bytes"].as_bytes(), b"caf\xc3\xa9 \xff");
 }
@@ -193,9 +245,17 @@ fn header_fields_keep_their_order_and_their_bytes() {
 fn the_head_is_read_without_decoding() {
     for (name, record) in golden() {
         let head = encode(&record).head;
-        assert_eq!((head_version(&head), head_fence(&head)), (record.version, record.fence), "{name}");
+        assert_eq!(
+            (head_version(&head), head_fence(&head)),
+            (record.version, record.fence),
+            "{name}"
+        );
         assert_eq!(head_in_flight(&head), matches!(record.state, State::InFlight { .. }), "{name}");
-        assert_eq!(head_completed(&head), matches!(record.state, State::Completed { .. }), "{name}");
+        assert_eq!(
+            head_completed(&head),
+            matches!(record.state, State::Completed { .. }),
+            "{name}"
+        );
     }
 }
 
@@ -224,7 +284,11 @@ fn content_cut_short_is_an_error_though_its_checksum_is_right() {
         };
         let content = &payload[PREFIX_BYTES..];
         for length in 0..content.len() - body {
-            assert_eq!(forge(head, payload[0], &content[..length]), Err(CodecError::Malformed), "{name} cut to {length}");
+            assert_eq!(
+                forge(head, payload[0], &content[..length]),
+                Err(CodecError::Malformed),
+                "{name} cut to {length}"
+            );
         }
     }
 }
@@ -249,7 +313,11 @@ fn a_record_that_seems_to_have_another_format_is_an_error() {
         for format in FORMATS.into_iter().filter(|format| *format != payload[0]) {
             let mut other = payload.to_vec();
             other[0] = format;
-            assert_eq!(decode(&head, other.into()), Err(CodecError::Checksum), "{name} as {format}");
+            assert_eq!(
+                decode(&head, other.into()),
+                Err(CodecError::Checksum),
+                "{name} as {format}"
+            );
         }
     }
 }
@@ -273,13 +341,23 @@ fn an_unknown_format_is_named() {
 
 #[test]
 fn a_reply_alone_is_read_back_and_what_is_left_over_is_an_error() {
-    for body in [ReplyBody::NotStored, ReplyBody::Whole(Bytes::from_static(b"paid")), ReplyBody::Sealed(Bytes::from_static(b"?"))]
-    {
+    for body in [
+        ReplyBody::NotStored,
+        ReplyBody::Whole(Bytes::from_static(b"paid")),
+        ReplyBody::Sealed(Bytes::from_static(b"?")),
+    ] {
         let reply = reply(body);
         assert_eq!(decode_reply(encode_reply(&reply), false).as_ref(), Ok(&*reply));
-        let trailed = Reply { trailers: with_trailers(&[("grpc-status", "0")]).trailers, ..Reply::clone(&reply) };
+        let trailed = Reply {
+            trailers: with_trailers(&[("grpc-status", "0")]).trailers,
+            ..Reply::clone(&reply)
+        };
         assert_eq!(decode_reply(encode_reply(&trailed), true).as_ref(), Ok(&trailed));
-        assert_eq!(decode_reply(encode_reply(&trailed), false), Err(CodecError::Malformed), "trailers are not passed over");
+        assert_eq!(
+            decode_reply(encode_reply(&trailed), false),
+            Err(CodecError::Malformed),
+            "trailers are not passed over"
+        );
     }
     let longer = [&encode_reply(&reply(ReplyBody::NotStored))[..], b"\0"].concat();
     assert_eq!(decode_reply(longer.into(), false), Err(CodecError::Malformed));
@@ -288,7 +366,8 @@ fn a_reply_alone_is_read_back_and_what_is_left_over_is_an_error() {
 #[test]
 fn bytes_left_over_are_an_error() {
     for (name, record) in golden() {
-        if matches!(&record.state, State::Completed { reply, .. } if reply.body != ReplyBody::NotStored) {
+        if matches!(&record.state, State::Completed { reply, .. } if reply.body != ReplyBody::NotStored)
+        {
             continue;
         }
         let Encoded { head, payload } = encode(&record);
@@ -302,13 +381,18 @@ fn an_unknown_state_is_an_error() {
     let Encoded { mut head, payload } = encode(&base(State::Released));
     for state in [0, 6, 255] {
         head[16] = state;
-        assert_eq!(forge(head, FORMAT, &payload[PREFIX_BYTES..]), Err(CodecError::Malformed), "{state}");
+        assert_eq!(
+            forge(head, FORMAT, &payload[PREFIX_BYTES..]),
+            Err(CodecError::Malformed),
+            "{state}"
+        );
     }
 }
 
 #[test]
 fn forged_counts_reserve_no_memory() {
-    let record = base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream });
+    let record =
+        base(State::Completed { reply: reply(ReplyBody::NotStored), by: Settler::Upstream });
     let Encoded { head, payload } = encode(&record);
     let content = &payload[PREFIX_BYTES..];
     // Four bytes anywhere, be they a length, a count or neither, become as large as they can be. Reserving what they
@@ -342,7 +426,8 @@ fn states() -> impl Strategy<Value = State> {
         Just(Cause::Stopped),
         Just(Cause::NotRepeated)
     ];
-    let value = prop::collection::vec(prop_oneof![0x20..0x7f_u8, 0x80..=0xff_u8, Just(b'\t')], 0..40);
+    let value =
+        prop::collection::vec(prop_oneof![0x20..0x7f_u8, 0x80..=0xff_u8, Just(b'\t')], 0..40);
     let fields = prop::collection::vec(("[a-z][a-z0-9-]{0,12}", value), 0..20);
     let body = prop_oneof![
         Just(ReplyBody::NotStored),
@@ -351,16 +436,24 @@ fn states() -> impl Strategy<Value = State> {
     ];
     let by = prop_oneof![Just(Settler::Upstream), Just(Settler::Operator), Just(Settler::Probe)];
     let trailers = prop::option::of(fields.clone());
-    let completed = (100..1000_u16, fields, body, trailers, by).prop_map(|(status, fields, body, trailers, by)| {
-        let map = |fields: Vec<(String, Vec<u8>)>| -> HeaderMap {
-            let parsed = |(name, value): (String, Vec<u8>)| {
-                (HeaderName::from_bytes(name.as_bytes()).unwrap(), HeaderValue::from_bytes(&value).unwrap())
+    let completed = (100..1000_u16, fields, body, trailers, by).prop_map(
+        |(status, fields, body, trailers, by)| {
+            let map = |fields: Vec<(String, Vec<u8>)>| -> HeaderMap {
+                let parsed = |(name, value): (String, Vec<u8>)| {
+                    (
+                        HeaderName::from_bytes(name.as_bytes()).unwrap(),
+                        HeaderValue::from_bytes(&value).unwrap(),
+                    )
+                };
+                fields.into_iter().map(parsed).collect()
             };
-            fields.into_iter().map(parsed).collect()
-        };
-        let (status, headers) = (StatusCode::from_u16(status).unwrap(), map(fields));
-        State::Completed { reply: Arc::new(Reply { status, headers, body, trailers: trailers.map(map) }), by }
-    });
+            let (status, headers) = (StatusCode::from_u16(status).unwrap(), map(fields));
+            State::Completed {
+                reply: Arc::new(Reply { status, headers, body, trailers: trailers.map(map) }),
+                by,
+            }
+        },
+    );
     prop_oneof![
         time.clone().prop_map(|doubt_since_ms| State::InFlight { doubt_since_ms }),
         (cause, time, any::<Option<u64>>()).prop_map(|(cause, since_ms, retry)| State::Uncertain {
@@ -385,27 +478,48 @@ fn kept_states() -> impl Strategy<Value = (State, Option<Bytes>)> {
 
 fn some_extras() -> impl Strategy<Value = Extras> {
     let span = prop::option::of(any::<([u8; 16], [u8; 8])>());
-    (prop::option::of(prop::collection::vec(any::<u8>(), 0..99)), span).prop_map(|(leaves, span)| Extras {
-        leaves: leaves.map(Bytes::from),
-        span: span.map(|(trace, span)| SpanId { trace, span }),
-    })
+    (prop::option::of(prop::collection::vec(any::<u8>(), 0..99)), span).prop_map(
+        |(leaves, span)| Extras {
+            leaves: leaves.map(Bytes::from),
+            span: span.map(|(trace, span)| SpanId { trace, span }),
+        },
+    )
 }
 
 fn records() -> impl Strategy<Value = Record> {
     let hash = || prop::option::of(any::<[u8; 32]>());
-    (any::<u64>(), any::<u64>(), ".{0,40}", hash(), hash(), any::<u64>(), some_extras(), kept_states()).prop_map(
-        |(version, fence, route, fingerprint, caller, opened_unix_ms, extras, (state, kept))| Record {
-            version: Version(version),
-            fence: Fence(fence),
-            route: route.into(),
-            fingerprint: fingerprint.map(Fingerprint::from_bytes),
-            caller: caller.map(Caller::from_bytes),
-            opened_unix_ms,
-            kept,
-            extras,
-            state,
-        },
+    (
+        any::<u64>(),
+        any::<u64>(),
+        ".{0,40}",
+        hash(),
+        hash(),
+        any::<u64>(),
+        some_extras(),
+        kept_states(),
     )
+        .prop_map(
+            |(
+                version,
+                fence,
+                route,
+                fingerprint,
+                caller,
+                opened_unix_ms,
+                extras,
+                (state, kept),
+            )| Record {
+                version: Version(version),
+                fence: Fence(fence),
+                route: route.into(),
+                fingerprint: fingerprint.map(Fingerprint::from_bytes),
+                caller: caller.map(Caller::from_bytes),
+                opened_unix_ms,
+                kept,
+                extras,
+                state,
+            },
+        )
 }
 
 proptest! {

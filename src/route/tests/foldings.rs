@@ -20,7 +20,10 @@ fn many() -> (Routes, Vec<(&'static str, Mode, PathCase)>) {
         ("/test", Mode::Enforce, PathCase::Insensitive),
         ("/v1/{*rest}", Mode::Enforce, PathCase::Sensitive),
     ];
-    (Routes::new(ROUTES.map(|(path, mode, case)| route(path, mode, case))).unwrap(), ROUTES.to_vec())
+    (
+        Routes::new(ROUTES.map(|(path, mode, case)| route(path, mode, case))).unwrap(),
+        ROUTES.to_vec(),
+    )
 }
 
 /// Whether a path matches a pattern, without the gateway's own code.
@@ -68,7 +71,10 @@ fn decode(path: &str, which: impl Fn(u8) -> bool) -> String {
 fn escape(text: &str) -> Option<u8> {
     let text = text.strip_prefix('%')?;
     let digits = text.strip_prefix("u00").unwrap_or(text).get(..2)?;
-    digits.bytes().all(|digit| digit.is_ascii_hexdigit()).then(|| u8::from_str_radix(digits, 16).unwrap())
+    digits
+        .bytes()
+        .all(|digit| digit.is_ascii_hexdigit())
+        .then(|| u8::from_str_radix(digits, 16).unwrap())
 }
 
 /// The length of the escape that a text begins with.
@@ -105,14 +111,16 @@ fn merged(path: &str) -> String {
 }
 
 fn cut(path: &str) -> String {
-    let segments: Vec<&str> = path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
+    let segments: Vec<&str> =
+        path.split('/').map(|segment| segment.split(';').next().unwrap_or_default()).collect();
     segments.join("/")
 }
 
 /// What one hop makes of a path: each step done everywhere at once, as servers do it.
 fn hops(path: &str) -> Vec<String> {
     let unreserved = |byte: u8| byte.is_ascii_alphanumeric() || b"-._~".contains(&byte);
-    let authority = path.strip_prefix("//").and_then(|rest| rest.find('/').map(|at| rest[at..].to_owned()));
+    let authority =
+        path.strip_prefix("//").and_then(|rest| rest.find('/').map(|at| rest[at..].to_owned()));
     let mut next = vec![
         decode(path, unreserved),
         decode(path, |byte| byte != b'/'),
@@ -136,7 +144,11 @@ fn foldings(path: &str, hops_max: usize) -> BTreeSet<String> {
     let mut all = BTreeSet::from([path.to_owned()]);
     let mut latest = vec![path.to_owned()];
     for _ in 0..hops_max {
-        let next: Vec<String> = latest.iter().flat_map(|path| hops(path)).filter(|next| all.insert(next.clone())).collect();
+        let next: Vec<String> = latest
+            .iter()
+            .flat_map(|path| hops(path))
+            .filter(|next| all.insert(next.clone()))
+            .collect();
         latest = next;
     }
     all
@@ -169,7 +181,10 @@ fn places(path: &str) -> Vec<String> {
         let behind = &path[at + 1..];
         let end = behind.find('/').map_or(path.len(), |end| at + 1 + end);
         let segment = &path[at + 1..end];
-        if segment.is_empty() && end < path.len() || segment == "." && end < path.len() || segment == ".." && at == 0 {
+        if segment.is_empty() && end < path.len()
+            || segment == "." && end < path.len()
+            || segment == ".." && at == 0
+        {
             splice(at..end, "");
         } else if segment == "." {
             splice(at + 1..end, "");
@@ -201,7 +216,11 @@ fn find(path: &str, holds: impl Fn(&str) -> bool) -> Option<String> {
         if holds(&path) {
             return Some(path);
         }
-        waiting.extend(places(&path).into_iter().filter(|next| all.len() < PATHS_MAX && all.insert(next.clone())));
+        waiting.extend(
+            places(&path)
+                .into_iter()
+                .filter(|next| all.len() < PATHS_MAX && all.insert(next.clone())),
+        );
     }
     None
 }
@@ -244,13 +263,22 @@ const PIECES: &[&str] = &[
 ];
 
 fn any_path(pieces_max: usize) -> impl Strategy<Value = String> {
-    proptest::collection::vec(proptest::sample::select(PIECES), 0..pieces_max).prop_map(|pieces| format!("/{}", pieces.concat()))
+    proptest::collection::vec(proptest::sample::select(PIECES), 0..pieces_max)
+        .prop_map(|pieces| format!("/{}", pieces.concat()))
 }
 
 /// The settings of the property tests: 2,000 cases, or as many as `PROPTEST_CASES` says. Failures are not written to files.
 fn settings() -> ProptestConfig {
-    let settings = ProptestConfig { failure_persistence: None, max_global_rejects: u32::MAX, ..ProptestConfig::default() };
-    if std::env::var_os("PROPTEST_CASES").is_some() { settings } else { ProptestConfig { cases: 2000, ..settings } }
+    let settings = ProptestConfig {
+        failure_persistence: None,
+        max_global_rejects: u32::MAX,
+        ..ProptestConfig::default()
+    };
+    if std::env::var_os("PROPTEST_CASES").is_some() {
+        settings
+    } else {
+        ProptestConfig { cases: 2000, ..settings }
+    }
 }
 
 proptest! {

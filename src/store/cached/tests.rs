@@ -49,13 +49,24 @@ impl Store for Counting {
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         self.inner.remains(slot).await
     }
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         self.inner.renew(slot, fence, lease, keep).await
     }
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         self.inner.due(limit).await
     }
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         self.inner.list(listing, cursor, limit).await
     }
     fn watch(&self, slot: &Slot) -> Watch {
@@ -67,7 +78,12 @@ impl Store for Counting {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
         self.inner.note(note).await
     }
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         self.inner.set_note(note, expected, next).await
     }
 }
@@ -107,7 +123,9 @@ impl Stage {
     /// A duplicate's claim; returns what it was answered, and whether the store was asked.
     async fn duplicate(&self, n: u64) -> (Record, bool) {
         let before = self.under.claims.load(Ordering::SeqCst);
-        let Swap::Stale(Some(held)) = self.store.swap(&HERE(n), None, &claim(99, 99), KEEP).await.unwrap() else {
+        let Swap::Stale(Some(held)) =
+            self.store.swap(&HERE(n), None, &claim(99, 99), KEEP).await.unwrap()
+        else {
             panic!("a record stands there")
         };
         (held.record, self.under.claims.load(Ordering::SeqCst) > before)
@@ -115,7 +133,12 @@ impl Stage {
 
     /// What the tracker reads in a slot that holds the record of this number.
     fn found(&self, n: u64) -> Confirmed {
-        Confirmed { version: Version(n), fence: Fence(n), life: LIFE, asked_ms: self.clock.boot_ms() }
+        Confirmed {
+            version: Version(n),
+            fence: Fence(n),
+            life: LIFE,
+            asked_ms: self.clock.boot_ms(),
+        }
     }
 
     /// A completed record, kept after its first duplicate.
@@ -160,12 +183,17 @@ async fn a_confirmed_record_is_answered_without_asking_the_store() {
 #[tokio::test]
 async fn only_a_claim_over_nothing_is_answered_without_asking_the_store() {
     let marker = Record { state: State::Released, ..completed(9) };
-    for (expected, next) in [(Some(Version(7)), claim(8, 8)), (None, marker.clone()), (Some(Version(7)), marker)] {
+    for (expected, next) in
+        [(Some(Version(7)), claim(8, 8)), (None, marker.clone()), (Some(Version(7)), marker)]
+    {
         let mut stage = Stage::new();
         stage.kept(1).await;
         let before = stage.under.claims.load(Ordering::SeqCst);
         let swapped = stage.store.swap(&HERE(1), expected, &next, KEEP).await.unwrap();
-        assert!(matches!(swapped, Swap::Stale(Some(held)) if held.record == completed(1)), "{next:?}");
+        assert!(
+            matches!(swapped, Swap::Stale(Some(held)) if held.record == completed(1)),
+            "{next:?}"
+        );
         assert_eq!(stage.under.claims.load(Ordering::SeqCst), before + 1, "{next:?}");
         assert_eq!(stage.meter.entries.get(), 0, "it may be written over: {next:?}");
     }
@@ -174,7 +202,9 @@ async fn only_a_claim_over_nothing_is_answered_without_asking_the_store() {
 #[tokio::test]
 async fn a_record_is_not_kept_before_the_store_has_confirmed_this_very_version() {
     let mut stage = Stage::new();
-    for found in [None, Some(stage.found(2)), Some(Confirmed { version: Version(1), ..stage.found(2) })] {
+    for found in
+        [None, Some(stage.found(2)), Some(Confirmed { version: Version(1), ..stage.found(2) })]
+    {
         stage.under.inner.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
         assert!(stage.duplicate(1).await.1 && stage.duplicate(1).await.1);
         assert_eq!(stage.wanted.try_recv(), Ok(HERE(1)), "asked for once, however many ask");
@@ -218,7 +248,11 @@ async fn a_change_drops_the_record_and_a_loss_drops_all() {
     assert!(stage.duplicate(2).await.1, "what was dropped doesn't come back by itself");
     stage.cache.lost();
     stage.cache.lost();
-    assert_eq!((stage.meter.invalidations.get(), stage.meter.losses.get()), (1, 2), "what is lost is not lost again");
+    assert_eq!(
+        (stage.meter.invalidations.get(), stage.meter.losses.get()),
+        (1, 2),
+        "what is lost is not lost again"
+    );
 }
 
 #[tokio::test]
@@ -231,7 +265,10 @@ async fn without_an_answer_of_the_server_nothing_is_given_out_nor_kept() {
     assert!(stage.duplicate(1).await.1);
     assert!(stage.wanted.is_empty(), "nothing is kept meanwhile");
     stage.hear();
-    assert!(!stage.duplicate(1).await.1, "the connection stood all the time, so it would have told");
+    assert!(
+        !stage.duplicate(1).await.1,
+        "the connection stood all the time, so it would have told"
+    );
 }
 
 #[tokio::test]
@@ -251,7 +288,10 @@ async fn what_this_process_writes_over_is_not_answered_any_more() {
     let mut stage = Stage::new();
     stage.kept(1).await;
     let expired = Record { version: Version(2), state: State::Expired, ..completed(1) };
-    assert_eq!(stage.store.swap(&HERE(1), Some(Version(1)), &expired, KEEP).await.unwrap(), Swap::Stored);
+    assert_eq!(
+        stage.store.swap(&HERE(1), Some(Version(1)), &expired, KEEP).await.unwrap(),
+        Swap::Stored
+    );
     assert_eq!(stage.duplicate(1).await, (expired, true));
 }
 
@@ -281,7 +321,11 @@ async fn it_never_weighs_more_than_it_may() {
         stage.cache.confirm(&HERE(n), Some(stage.found(n)));
         assert!(stage.meter.bytes.get() <= ROOM as i64, "{}", stage.meter.bytes.get());
     }
-    assert!(stage.meter.entries.get() > 20 && stage.meter.entries.get() < 60, "{}", stage.meter.entries.get());
+    assert!(
+        stage.meter.entries.get() > 20 && stage.meter.entries.get() < 60,
+        "{}",
+        stage.meter.entries.get()
+    );
 }
 
 #[tokio::test]

@@ -18,7 +18,10 @@ pub(super) struct Merge<'a> {
 
 impl<'a> Merge<'a> {
     /// Begins behind a position.
-    pub(super) async fn new(source: &'a dyn Source, from: &Position) -> Result<Merge<'a>, StoreError> {
+    pub(super) async fn new(
+        source: &'a dyn Source,
+        from: &Position,
+    ) -> Result<Merge<'a>, StoreError> {
         let mut merge = Merge { log: source.log(), ahead: BTreeMap::new() };
         for ends in merge.log.ends().await? {
             merge.read_ahead(ends.partition, from.of(ends.partition)).await?;
@@ -38,7 +41,10 @@ impl<'a> Merge<'a> {
 
     /// The next entry; `None` at the end.
     pub(super) async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
-        let firsts = self.ahead.iter().filter_map(|(partition, ahead)| Some((ahead.front()?.id, *partition)));
+        let firsts = self
+            .ahead
+            .iter()
+            .filter_map(|(partition, ahead)| Some((ahead.front()?.id, *partition)));
         let Some((id, partition)) = firsts.min() else { return Ok(None) };
         let entry = self.ahead.get_mut(&partition).and_then(VecDeque::pop_front);
         if self.ahead.get(&partition).is_some_and(VecDeque::is_empty) {

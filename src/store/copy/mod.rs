@@ -199,7 +199,11 @@ pub struct Copied {
 ///
 /// # Errors
 /// Why it was not copied. The second store stays closed until a copy is complete.
-pub async fn copy(from: &dyn Source, to: &dyn Target, report: Report<'_>) -> Result<Copied, CopyError> {
+pub async fn copy(
+    from: &dyn Source,
+    to: &dyn Target,
+    report: Report<'_>,
+) -> Result<Copied, CopyError> {
     let state = from.unused_state().await?;
     let skew_ms = from.time_ms().await?.abs_diff(to.time_ms().await?);
     if skew_ms > SKEW_MAX_MS {
@@ -208,7 +212,8 @@ pub async fn copy(from: &dyn Source, to: &dyn Target, report: Report<'_>) -> Res
             skew_ms / 1000
         )));
     }
-    let mut copied = Copied { relinked: from.log_partitions() != to.log_partitions(), ..Copied::default() };
+    let mut copied =
+        Copied { relinked: from.log_partitions() != to.log_partitions(), ..Copied::default() };
     let mut progress = match to.begin().await? {
         Begun::Fresh => Progress { from: state.clone(), ..Progress::default() },
         Begun::Resumed(progress) if progress.from == state || progress.from.is_empty() => {
@@ -237,7 +242,9 @@ pub async fn copy(from: &dyn Source, to: &dyn Target, report: Report<'_>) -> Res
     copied.items = compare_items(from, to, report).await?;
     copied.events = compare_events(from, to, copied.relinked, report).await?;
     if from.unused_state().await? != state {
-        return Err(CopyError::Differs("a gateway used the first store while it was copied".into()));
+        return Err(CopyError::Differs(
+            "a gateway used the first store while it was copied".into(),
+        ));
     }
     to.finish(&notes_of(from).await?).await?;
     Ok(copied)
@@ -251,7 +258,12 @@ async fn notes_of(from: &dyn Source) -> Result<Vec<(Note, String)>, StoreError> 
     Ok(notes)
 }
 
-async fn copy_items(from: &dyn Source, to: &dyn Target, progress: &mut Progress, report: Report<'_>) -> Result<(), CopyError> {
+async fn copy_items(
+    from: &dyn Source,
+    to: &dyn Target,
+    progress: &mut Progress,
+    report: Report<'_>,
+) -> Result<(), CopyError> {
     let mut done = 0;
     while !progress.items_done {
         let mut batch = Vec::new();
@@ -271,7 +283,12 @@ async fn copy_items(from: &dyn Source, to: &dyn Target, progress: &mut Progress,
 }
 
 /// Copies the event log as it is, with ids and links.
-async fn copy_events(from: &dyn Source, to: &dyn Target, progress: &Progress, report: Report<'_>) -> Result<(), CopyError> {
+async fn copy_events(
+    from: &dyn Source,
+    to: &dyn Target,
+    progress: &Progress,
+    report: Report<'_>,
+) -> Result<(), CopyError> {
     let ends = from.log().ends().await?;
     let mut tails = tails(to.log()).await?;
     let mut done = 0;
@@ -280,7 +297,8 @@ async fn copy_events(from: &dyn Source, to: &dyn Target, progress: &Progress, re
             let behind = tails.get(&partition).map_or_else(EntryId::default, |tail| tail.id);
             let entries = from.log().read_partition(partition, behind, BATCH_EVENTS).await?;
             let Some(last) = entries.last() else { break };
-            let Some(link) = last.link.filter(|_| entries.iter().all(|entry| entry.link.is_some())) else {
+            let Some(link) = last.link.filter(|_| entries.iter().all(|entry| entry.link.is_some()))
+            else {
                 return Err(unreadable(partition));
             };
             tails.insert(partition, Mark { id: last.id, link });
@@ -294,7 +312,12 @@ async fn copy_events(from: &dyn Source, to: &dyn Target, progress: &Progress, re
 }
 
 /// Copies the event log into other partitions: in the order of time, with new links.
-async fn relink_events(from: &dyn Source, to: &dyn Target, progress: &mut Progress, report: Report<'_>) -> Result<(), CopyError> {
+async fn relink_events(
+    from: &dyn Source,
+    to: &dyn Target,
+    progress: &mut Progress,
+    report: Report<'_>,
+) -> Result<(), CopyError> {
     let mut tails = tails(to.log()).await?;
     let mut position: Position = progress.log.parse().unwrap_or_default();
     let mut merge = Merge::new(from, &position).await?;
@@ -337,7 +360,9 @@ fn behind(last: Option<EntryId>, id: EntryId) -> EntryId {
 }
 
 fn unreadable(partition: u16) -> CopyError {
-    CopyError::Refused(format!("partition {partition} of the event log has an entry that can't be read: somebody else wrote it"))
+    CopyError::Refused(format!(
+        "partition {partition} of the event log has an entry that can't be read: somebody else wrote it"
+    ))
 }
 
 /// The last entry of each partition that has one.
@@ -359,15 +384,24 @@ async fn broken_links(log: &dyn Log) -> Result<usize, StoreError> {
 }
 
 /// Compares every item of the original that has not ended with the copy's. Returns how many there are.
-async fn compare_items(from: &dyn Source, to: &dyn Target, report: Report<'_>) -> Result<u64, CopyError> {
+async fn compare_items(
+    from: &dyn Source,
+    to: &dyn Target,
+    report: Report<'_>,
+) -> Result<u64, CopyError> {
     let (mut compared, mut cursor) = (0, None);
     loop {
         let page = from.items(cursor.as_deref()).await?;
         let keys: Vec<ItemKey> = page.items.iter().map(|item| item.key).collect();
         let found = to.find(&keys).await?;
         for (item, found) in page.items.iter().zip(found) {
-            let same = |copy: &Item| copy.value == item.value && copy.ends_ms.saturating_add(ENDS_TOLERANCE_MS) >= item.ends_ms;
-            if !found.as_ref().is_some_and(same) && item.ends_ms > from.time_ms().await?.saturating_add(ENDS_TOLERANCE_MS) {
+            let same = |copy: &Item| {
+                copy.value == item.value
+                    && copy.ends_ms.saturating_add(ENDS_TOLERANCE_MS) >= item.ends_ms
+            };
+            if !found.as_ref().is_some_and(same)
+                && item.ends_ms > from.time_ms().await?.saturating_add(ENDS_TOLERANCE_MS)
+            {
                 return Err(CopyError::Differs(format!("operation {}", item.key.slot)));
             }
         }
@@ -381,11 +415,19 @@ async fn compare_items(from: &dyn Source, to: &dyn Target, report: Report<'_>) -
 }
 
 /// Compares all entries of both logs, and the links that were made anew. Returns how many there are.
-async fn compare_events(from: &dyn Source, to: &dyn Target, relinked: bool, report: Report<'_>) -> Result<u64, CopyError> {
+async fn compare_events(
+    from: &dyn Source,
+    to: &dyn Target,
+    relinked: bool,
+    report: Report<'_>,
+) -> Result<u64, CopyError> {
     let original = Sum::of(from.log(), !relinked, report).await?;
     let copy = Sum::of(to.log(), !relinked, report).await?;
     if original != copy {
-        return Err(CopyError::Differs(format!("{} of {} events are the same, or fewer", copy.entries, original.entries)));
+        return Err(CopyError::Differs(format!(
+            "{} of {} events are the same, or fewer",
+            copy.entries, original.entries
+        )));
     }
     if relinked && broken_links(to.log()).await? > 0 {
         return Err(CopyError::Differs("the links of the event log are broken".into()));

@@ -18,7 +18,11 @@ pub(super) struct Sum {
 
 impl Sum {
     /// Reads a whole log. `placed`: partition, id and link of each entry count, too.
-    pub(super) async fn of(log: &dyn Log, placed: bool, report: Report<'_>) -> Result<Sum, StoreError> {
+    pub(super) async fn of(
+        log: &dyn Log,
+        placed: bool,
+        report: Report<'_>,
+    ) -> Result<Sum, StoreError> {
         let mut sum = Sum::default();
         for ends in log.ends().await? {
             let mut behind = EntryId::default();

@@ -26,7 +26,8 @@ async fn fill(dir: &Path) {
     let running = Lifetime { keep: HOUR, due: Some(HOUR / 2), tombstone: None };
     for n in 0..1500 {
         let space = if n % 7 == 0 { Space::Shadow } else { Space::Enforced };
-        let (record, lifetime): (Record, _) = if n % 5 == 0 { (claim(n, n), running) } else { (completed(n), kept) };
+        let (record, lifetime): (Record, _) =
+            if n % 5 == 0 { (claim(n, n), running) } else { (completed(n), kept) };
         let event = || format!("event {n}").into_bytes();
         store.write(&slot(space, n), None, &record, lifetime, &event).await.unwrap();
     }
@@ -36,7 +37,8 @@ async fn fill(dir: &Path) {
 }
 
 async fn copied(from: &Path, to: &Path) -> Result<Copied, CopyError> {
-    copy(&CopiedFile::source(from, options())?, &CopiedFile::target(to, options())?, NO_REPORT).await
+    copy(&CopiedFile::source(from, options())?, &CopiedFile::target(to, options())?, NO_REPORT)
+        .await
 }
 
 async fn is_the_same(from: &Path, to: &Path) {
@@ -51,7 +53,10 @@ async fn is_the_same(from: &Path, to: &Path) {
         }
     }
     let unsettled = other.list(Listing::Unsettled, None, 2000).await.unwrap().records;
-    assert_eq!(unsettled.len(), one.list(Listing::Unsettled, None, 2000).await.unwrap().records.len());
+    assert_eq!(
+        unsettled.len(),
+        one.list(Listing::Unsettled, None, 2000).await.unwrap().records.len()
+    );
     assert!(unsettled.len() > 200);
     assert_eq!(one.log().ends().await.unwrap(), other.log().ends().await.unwrap());
     assert_eq!(verify(other.log(), None, 10_000).await.unwrap().breaks, []);
@@ -142,13 +147,18 @@ async fn a_copy_is_the_same_wherever_it_was_interrupted_and_closed_until_it_is_c
     for at in 0..20 {
         let to = dir.path().join(format!("to{at}"));
         let cut = async {
-            let (source, target) = (CopiedFile::source(&from, options()).unwrap(), CopiedFile::target(&to, options()).unwrap());
+            let (source, target) = (
+                CopiedFile::source(&from, options()).unwrap(),
+                CopiedFile::target(&to, options()).unwrap(),
+            );
             let cut = Cut { inner: &target, writes: AtomicUsize::new(0), at };
             copy(&source, &cut, NO_REPORT).await
         };
         match cut.await {
             Ok(_) => break,
-            Err(error) => assert!(error.to_string().contains("run the same command again"), "{error}"),
+            Err(error) => {
+                assert!(error.to_string().contains("run the same command again"), "{error}")
+            }
         }
         interruptions += 1;
         let closed = Embedded::open(&to, options()).map(|_| ()).unwrap_err();
@@ -157,7 +167,10 @@ async fn a_copy_is_the_same_wherever_it_was_interrupted_and_closed_until_it_is_c
         assert!(copied.resumed && !copied.relinked && copied.events == 1500, "{copied:?}");
         if at % 3 == 0 {
             assert_eq!(std::fs::read(from.join("records.redb")).unwrap().len(), before.len());
-            assert!(std::fs::read(from.join("records.redb")).unwrap() == before, "the original is not touched");
+            assert!(
+                std::fs::read(from.join("records.redb")).unwrap() == before,
+                "the original is not touched"
+            );
             let other = dir.path().join(format!("check{at}"));
             std::fs::create_dir(&other).unwrap();
             std::fs::copy(from.join("records.redb"), other.join("records.redb")).unwrap();
@@ -170,7 +183,8 @@ async fn a_copy_is_the_same_wherever_it_was_interrupted_and_closed_until_it_is_c
 #[tokio::test]
 async fn what_holds_something_is_in_use_or_is_no_store_is_refused() {
     let dir = tempfile::tempdir().unwrap();
-    let [from, full, empty, nothing] = ["from", "full", "empty", "nothing"].map(|name| dir.path().join(name));
+    let [from, full, empty, nothing] =
+        ["from", "full", "empty", "nothing"].map(|name| dir.path().join(name));
     fill(&from).await;
     fill(&full).await;
     Embedded::open(&empty, options()).unwrap().close().await;
@@ -183,7 +197,9 @@ async fn what_holds_something_is_in_use_or_is_no_store_is_refused() {
         assert!(matches!(&refused, CopyError::Refused(text) if text.contains(told)), "{refused}");
     }
     let gateway = Embedded::open(&from, options()).unwrap();
-    assert!(copied(&from, &empty).await.unwrap_err().to_string().contains("another process uses it"));
+    assert!(
+        copied(&from, &empty).await.unwrap_err().to_string().contains("another process uses it")
+    );
     gateway.close().await;
     // A gateway that never had a request leaves an empty store.
     assert_eq!(copied(&from, &empty).await.unwrap().events, 1500);
@@ -196,12 +212,18 @@ async fn a_copy_goes_on_only_from_the_store_that_it_began_with() {
     let [from, to] = ["from", "to"].map(|name| dir.path().join(name));
     fill(&from).await;
     {
-        let (source, target) = (CopiedFile::source(&from, options()).unwrap(), CopiedFile::target(&to, options()).unwrap());
+        let (source, target) = (
+            CopiedFile::source(&from, options()).unwrap(),
+            CopiedFile::target(&to, options()).unwrap(),
+        );
         let cut = Cut { inner: &target, writes: AtomicUsize::new(0), at: 2 };
         copy(&source, &cut, NO_REPORT).await.unwrap_err();
     }
     let later = Options { unix_ms: START_MS + 1, ..options() };
     Embedded::open(&from, later).unwrap().close().await;
     let refused = copied(&from, &to).await.unwrap_err();
-    assert!(matches!(&refused, CopyError::Refused(text) if text.contains("as it was before a gateway used it")), "{refused}");
+    assert!(
+        matches!(&refused, CopyError::Refused(text) if text.contains("as it was before a gateway used it")),
+        "{refused}"
+    );
 }

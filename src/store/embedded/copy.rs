@@ -13,7 +13,9 @@ use tokio::sync::mpsc;
 
 use super::disk::{FILE, Folder, Writes};
 use super::shelf::{Shelf, StoreTime};
-use super::tables::{FRONT_BYTES, Front, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables, name_of};
+use super::tables::{
+    FRONT_BYTES, Front, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables, name_of,
+};
 use super::{Embedded, OpenError, Options, log, writer};
 use crate::record::HEAD_BYTES;
 use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
@@ -50,13 +52,19 @@ impl CopiedFile {
     pub fn source(dir: &Path, options: Options) -> Result<CopiedFile, CopyError> {
         let file = dir.join(FILE);
         if !file.is_file() {
-            return Err(CopyError::Refused(format!("there is no store in {} (no file {FILE})", dir.display())));
+            return Err(CopyError::Refused(format!(
+                "there is no store in {} (no file {FILE})",
+                dir.display()
+            )));
         }
-        let opened = CopiedFile::open(dir, &options, Writes::Withheld).map_err(|error| error.in_dir(dir));
+        let opened =
+            CopiedFile::open(dir, &options, Writes::Withheld).map_err(|error| error.in_dir(dir));
         let opened = opened.map_err(|error| CopyError::Refused(error.to_string()))?;
         match opened.layout()? {
             Some(writer::LAYOUT_VERSION) => Ok(opened),
-            Some(found) => Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string())),
+            Some(found) => {
+                Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string()))
+            }
             None => Err(CopyError::Refused(format!("{} is no store of a gateway", file.display()))),
         }
     }
@@ -66,11 +74,14 @@ impl CopiedFile {
     /// # Errors
     /// It is in use, or can't be written.
     pub fn target(dir: &Path, options: Options) -> Result<CopiedFile, CopyError> {
-        let opened = CopiedFile::open(dir, &options, Writes::Through).map_err(|error| error.in_dir(dir));
+        let opened =
+            CopiedFile::open(dir, &options, Writes::Through).map_err(|error| error.in_dir(dir));
         let opened = opened.map_err(|error| CopyError::Refused(error.to_string()))?;
         match opened.layout()? {
             None | Some(writer::LAYOUT_VERSION | UNFINISHED) => Ok(opened),
-            Some(found) => Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string())),
+            Some(found) => {
+                Err(CopyError::Refused(OpenError::Layout { found }.in_dir(dir).to_string()))
+            }
         }
     }
 
@@ -81,7 +92,9 @@ impl CopiedFile {
         }
         let db = writer::open(&folder.opener(), writes, options)?;
         let last_ms = match db.begin_read().map_err(redb::Error::from)?.open_table(META) {
-            Ok(meta) => meta.get(TIME_MS).map_err(redb::Error::from)?.map_or(0, |time| time.value()),
+            Ok(meta) => {
+                meta.get(TIME_MS).map_err(redb::Error::from)?.map_or(0, |time| time.value())
+            }
             Err(redb::TableError::TableDoesNotExist(_)) => 0,
             Err(error) => return Err(redb::Error::from(error).into()),
         };
@@ -114,7 +127,9 @@ impl CopiedFile {
     ) -> Result<(), StoreError> {
         let done = self.store.read(move |shelf| {
             let file = shelf.file();
-            let Some(db) = file.as_ref() else { return Err(StoreError::NotApplied("the store is closed".into())) };
+            let Some(db) = file.as_ref() else {
+                return Err(StoreError::NotApplied("the store is closed".into()));
+            };
             let write = || -> Result<(), redb::Error> {
                 let txn = writer::begin(db)?;
                 write(&txn, shelf.clock.now_ms())?;
@@ -141,7 +156,11 @@ fn item_of(place: &Place, value: &[u8]) -> Option<Item> {
     let (slot, tombstone) = place.stored()?;
     let front = Front::parse(value).ok()?;
     let value = [value.get(..STAMPED_BYTES)?, value.get(FRONT_BYTES..)?].concat();
-    Some(Item { key: ItemKey { slot, tombstone }, value: Bytes::from(value), ends_ms: front.ends_ms })
+    Some(Item {
+        key: ItemKey { slot, tombstone },
+        value: Bytes::from(value),
+        ends_ms: front.ends_ms,
+    })
 }
 
 #[async_trait]
@@ -164,13 +183,15 @@ impl Source for CopiedFile {
 
     /// The lock keeps gateways away. Each commit of one writes its time.
     async fn unused_state(&self) -> Result<String, CopyError> {
-        let time_ms =
-            self.store.read(|shelf| shelf.reading(|txn| Ok(txn.open_table(META)?.get(TIME_MS)?.map(|time| time.value()))));
+        let time_ms = self.store.read(|shelf| {
+            shelf.reading(|txn| Ok(txn.open_table(META)?.get(TIME_MS)?.map(|time| time.value())))
+        });
         Ok(format!("file {}", time_ms.await?.unwrap_or(0)))
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
-        let from = cursor.map(|cursor| place_from_hex(cursor).ok_or_else(odd_cursor)).transpose()?;
+        let from =
+            cursor.map(|cursor| place_from_hex(cursor).ok_or_else(odd_cursor)).transpose()?;
         self.store
             .read(move |shelf| {
                 let now_ms = shelf.clock.now_ms();
@@ -178,11 +199,16 @@ impl Source for CopiedFile {
                     let records = txn.open_table(RECORDS)?;
                     let from = from.as_ref().map_or(Bound::Unbounded, Bound::Excluded);
                     let (mut items, mut bytes) = (Items::default(), 0);
-                    for entry in ReadableTable::range::<&[u8; PLACE_BYTES]>(&records, (from, Bound::Unbounded))? {
+                    for entry in ReadableTable::range::<&[u8; PLACE_BYTES]>(
+                        &records,
+                        (from, Bound::Unbounded),
+                    )? {
                         let (place, value) = entry?;
                         let place = Place(*place.value());
                         let Some(item) = item_of(&place, value.value()) else {
-                            return Err(redb::Error::Corrupted("a record that is too short".into()));
+                            return Err(redb::Error::Corrupted(
+                                "a record that is too short".into(),
+                            ));
                         };
                         bytes += item.value.len();
                         items.items.extend(Some(item).filter(|item| item.ends_ms > now_ms));
@@ -215,8 +241,9 @@ impl Source for CopiedFile {
 impl Target for CopiedFile {
     async fn begin(&self) -> Result<Begun, CopyError> {
         if self.layout()? == Some(UNFINISHED) {
-            let kept =
-                |txn: &redb::ReadTransaction| Ok(txn.open_table(NOTES)?.get(PROGRESS)?.map(|text| text.value().to_owned()));
+            let kept = |txn: &redb::ReadTransaction| {
+                Ok(txn.open_table(NOTES)?.get(PROGRESS)?.map(|text| text.value().to_owned()))
+            };
             let kept = self.store.read(move |shelf| shelf.reading(kept)).await?.unwrap_or_default();
             let progress = serde_json::from_str(&kept).map_err(|_| {
                 CopyError::Refused("the second store holds an unfinished copy by another version: empty it and begin anew".into())
@@ -227,8 +254,11 @@ impl Target for CopiedFile {
         let begun = self.write(move |txn, _| {
             writer::make_tables(txn)?;
             let has_note = |note| Ok(txn.open_table(NOTES)?.get(name_of(note))?.is_some());
-            let noted = Note::ALL.into_iter().map(has_note).collect::<Result<Vec<bool>, redb::Error>>()?;
-            let empty = txn.open_table(RECORDS)?.is_empty()? && log::is_empty(txn)? && !noted.contains(&true);
+            let noted =
+                Note::ALL.into_iter().map(has_note).collect::<Result<Vec<bool>, redb::Error>>()?;
+            let empty = txn.open_table(RECORDS)?.is_empty()?
+                && log::is_empty(txn)?
+                && !noted.contains(&true);
             let _ = tell.send(empty);
             if empty {
                 txn.open_table(META)?.insert(LAYOUT, UNFINISHED)?;
@@ -238,7 +268,9 @@ impl Target for CopiedFile {
         });
         begun.await?;
         if told.await != Ok(true) {
-            return Err(CopyError::Refused("the second store holds something already: name an empty one".into()));
+            return Err(CopyError::Refused(
+                "the second store holds something already: name an empty one".into(),
+            ));
         }
         Ok(Begun::Fresh)
     }
@@ -247,7 +279,10 @@ impl Target for CopiedFile {
         let (items, progress) = (items.to_vec(), progress.clone());
         let put = self.write(move |txn, now_ms| {
             let mut tables = Tables::open(txn, now_ms)?;
-            for item in items.iter().filter(|item| item.ends_ms > now_ms && item.value.len() >= STAMPED_BYTES) {
+            for item in items
+                .iter()
+                .filter(|item| item.ends_ms > now_ms && item.value.len() >= STAMPED_BYTES)
+            {
                 let (stamped, payload) = item.value.split_at(STAMPED_BYTES);
                 let value = [stamped, &item.ends_ms.to_be_bytes(), payload].concat();
                 tables.put_value(&place_of(&item.key), &value, item.due_ms(), item.ends_ms)?;

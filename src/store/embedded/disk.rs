@@ -78,7 +78,10 @@ impl Folder {
         opener(move || {
             let file = OpenOptions::new().read(true).write(true).open(&path)?;
             if file.metadata()?.len() == 0 {
-                return Err(io::Error::new(io::ErrorKind::InvalidData, "it is empty, which a new store's is not"));
+                return Err(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "it is empty, which a new store's is not",
+                ));
             }
             FileBackend::new(file).map_err(io::Error::other)
         })
@@ -96,7 +99,9 @@ fn open_private(path: &Path) -> io::Result<File> {
 }
 
 /// How to open records over a storage.
-pub(super) fn opener<B: StorageBackend>(storage: impl Fn() -> io::Result<B> + Send + 'static) -> Opener {
+pub(super) fn opener<B: StorageBackend>(
+    storage: impl Fn() -> io::Result<B> + Send + 'static,
+) -> Opener {
     Box::new(move |builder, writes| match writes {
         Writes::Through => Ok(builder.create_with_backend(storage()?)?),
         Writes::Withheld => Ok(builder.create_with_backend(Overlay::over(storage()?)?)?),
@@ -125,7 +130,10 @@ struct Above {
 impl<B: StorageBackend> Overlay<B> {
     fn over(below: B) -> io::Result<Overlay<B>> {
         let len = below.len()?;
-        Ok(Overlay { below, above: Mutex::new(Above { len, below_len: len, blocks: BTreeMap::new() }) })
+        Ok(Overlay {
+            below,
+            above: Mutex::new(Above { len, below_len: len, blocks: BTreeMap::new() }),
+        })
     }
 
     fn above(&self) -> MutexGuard<'_, Above> {
@@ -171,7 +179,9 @@ impl<B: StorageBackend> StorageBackend for Overlay<B> {
             let piece = &mut out[outside..outside + len];
             match above.blocks.get(&index) {
                 Some(block) => piece.copy_from_slice(&block[inside..inside + len]),
-                None => piece.copy_from_slice(&self.block_below(index, above.below_len)?[inside..inside + len]),
+                None => piece.copy_from_slice(
+                    &self.block_below(index, above.below_len)?[inside..inside + len],
+                ),
             }
         }
         Ok(())
@@ -226,7 +236,8 @@ mod tests {
     }
 
     fn step() -> impl Strategy<Value = Step> {
-        let write = (0..20_000_u64, prop::collection::vec(1..=u8::MAX, 1..9000)).prop_map(|(at, data)| Step::Write(at, data));
+        let write = (0..20_000_u64, prop::collection::vec(1..=u8::MAX, 1..9000))
+            .prop_map(|(at, data)| Step::Write(at, data));
         prop_oneof![write, (0..40_000_u64).prop_map(Step::SetLen)]
     }
 

@@ -6,7 +6,9 @@ use std::time::Duration;
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use redb::{ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction};
+use redb::{
+    ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
+};
 
 use super::Embedded;
 use super::tables::META;
@@ -14,8 +16,8 @@ use super::writer::{Answer, Job};
 use crate::key::Slot;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed,
-    member, slot_of_member,
+    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
+    OBSERVED_ENTRY_BYTES, Position, Trimmed, member, slot_of_member,
 };
 
 /// Bytes of an entry's id: so that the log is in the order of ids.
@@ -58,7 +60,12 @@ pub(super) fn prepare(txn: &WriteTransaction) -> Result<(), redb::Error> {
 }
 
 /// Appends an event.
-pub(super) fn append(txn: &WriteTransaction, slot: &Slot, event: &[u8], now_ms: u64) -> Result<(), redb::Error> {
+pub(super) fn append(
+    txn: &WriteTransaction,
+    slot: &Slot,
+    event: &[u8],
+    now_ms: u64,
+) -> Result<(), redb::Error> {
     let mut marks = txn.open_table(MARKS)?;
     let last = mark(&marks, LAST)?;
     let member = member(slot);
@@ -95,7 +102,11 @@ pub(super) fn is_empty(txn: &WriteTransaction) -> Result<bool, redb::Error> {
 }
 
 /// Appends a batch of observations, and takes away the oldest if there are too many.
-pub(super) fn observe(txn: &WriteTransaction, batch: &[u8], now_ms: u64) -> Result<(), redb::Error> {
+pub(super) fn observe(
+    txn: &WriteTransaction,
+    batch: &[u8],
+    now_ms: u64,
+) -> Result<(), redb::Error> {
     {
         let (mut observed, mut meta) = (txn.open_table(OBSERVED)?, txn.open_table(META)?);
         let last = observed.last()?.map(|(id, _)| id_of(id.value())).unwrap_or_default();
@@ -112,7 +123,10 @@ fn observed_bytes(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, r
 }
 
 /// Takes away the first batches while they are to go. Returns how many went.
-fn drop_observed(txn: &WriteTransaction, goes: impl Fn(u64, EntryId) -> bool) -> Result<usize, redb::Error> {
+fn drop_observed(
+    txn: &WriteTransaction,
+    goes: impl Fn(u64, EntryId) -> bool,
+) -> Result<usize, redb::Error> {
     let (mut observed, mut meta) = (txn.open_table(OBSERVED)?, txn.open_table(META)?);
     let (mut bytes, mut gone) = (observed_bytes(&meta)?, Vec::new());
     for entry in observed.iter()?.take(TRIMMED_PER_CALL) {
@@ -137,7 +151,12 @@ fn weight(batch: &[u8]) -> u64 {
 }
 
 /// Says how far a reader has read.
-pub(super) fn mark_read(txn: &WriteTransaction, reader: &str, read: EntryId, now_ms: u64) -> Result<(), redb::Error> {
+pub(super) fn mark_read(
+    txn: &WriteTransaction,
+    reader: &str,
+    read: EntryId,
+    now_ms: u64,
+) -> Result<(), redb::Error> {
     let mut value = [0; READER_BYTES];
     value[..ID_BYTES].copy_from_slice(&id_bytes(read));
     value[ID_BYTES..].copy_from_slice(&now_ms.to_be_bytes());
@@ -146,7 +165,11 @@ pub(super) fn mark_read(txn: &WriteTransaction, reader: &str, read: EntryId, now
 }
 
 /// See [`Log::trim`].
-pub(super) fn trim(txn: &WriteTransaction, older_than: Duration, now_ms: u64) -> Result<Trimmed, redb::Error> {
+pub(super) fn trim(
+    txn: &WriteTransaction,
+    older_than: Duration,
+    now_ms: u64,
+) -> Result<Trimmed, redb::Error> {
     let since = now_ms.saturating_sub(u64::try_from(older_than.as_millis()).unwrap_or(u64::MAX));
     let batches = drop_observed(txn, |_, id| id.ms < since)?;
     let (slowest, forgotten) = forget_silent(&mut txn.open_table(READERS)?, since)?;
@@ -158,7 +181,8 @@ pub(super) fn trim(txn: &WriteTransaction, older_than: Duration, now_ms: u64) ->
         if id.ms >= since || slowest.is_some_and(|read| id > read) {
             break;
         }
-        let link = value.value().get(MEMBER_BYTES..MEMBER_BYTES + LINK_BYTES).and_then(Link::from_bytes);
+        let link =
+            value.value().get(MEMBER_BYTES..MEMBER_BYTES + LINK_BYTES).and_then(Link::from_bytes);
         gone.push((id, link));
     }
     for (id, _) in &gone {
@@ -199,7 +223,10 @@ fn behind(
 ) -> Result<Vec<(EntryId, Bytes)>, redb::Error> {
     let events = txn.open_table(table)?;
     let from = id_bytes(from);
-    let range = ReadableTable::range::<&[u8; ID_BYTES]>(&events, (Bound::Excluded(&from), Bound::Unbounded))?;
+    let range = ReadableTable::range::<&[u8; ID_BYTES]>(
+        &events,
+        (Bound::Excluded(&from), Bound::Unbounded),
+    )?;
     let found = range.take(limit).map(|entry| {
         let (id, value) = entry?;
         Ok((id_of(id.value()), Bytes::copy_from_slice(value.value())))
@@ -217,7 +244,10 @@ fn entry(id: EntryId, mut value: Bytes) -> Entry {
     Entry { partition: PARTITION, id, slot, event, link: Link::from_bytes(link) }
 }
 
-fn mark(marks: &impl ReadableTable<&'static str, &'static [u8; MARK_BYTES]>, name: &str) -> Result<Option<Mark>, redb::Error> {
+fn mark(
+    marks: &impl ReadableTable<&'static str, &'static [u8; MARK_BYTES]>,
+    name: &str,
+) -> Result<Option<Mark>, redb::Error> {
     let Some(value) = marks.get(name)? else { return Ok(None) };
     let (id, link) = value.value().split_at(ID_BYTES);
     Ok(Link::from_bytes(link).map(|link| Mark { id: id_of(id), link }))
@@ -252,22 +282,37 @@ impl Log for Embedded {
         self.read_partition(PARTITION, from.of(PARTITION), limit.max(1)).await
     }
 
-    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    async fn read_partition(
+        &self,
+        partition: u16,
+        from: EntryId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         if partition != PARTITION {
             return Ok(Vec::new());
         }
-        let found = Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, EVENTS, from, limit))).await?;
+        let found = Embedded::read(self, move |shelf| {
+            shelf.reading(|txn| behind(txn, EVENTS, from, limit))
+        })
+        .await?;
         Ok(found.into_iter().map(|(id, value)| entry(id, value)).collect())
     }
 
     async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
-        self.ask(Job::MarkRead { reader: reader.to_owned(), read: read.of(PARTITION) }).await.map(drop)
+        self.ask(Job::MarkRead { reader: reader.to_owned(), read: read.of(PARTITION) })
+            .await
+            .map(drop)
     }
 
     async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
         let reader = reader.to_owned();
         let found = Embedded::read(self, move |shelf| {
-            shelf.reading(|txn| Ok(txn.open_table(READERS)?.get(reader.as_str())?.map(|value| reader_of(value.value()).0)))
+            shelf.reading(|txn| {
+                Ok(txn
+                    .open_table(READERS)?
+                    .get(reader.as_str())?
+                    .map(|value| reader_of(value.value()).0))
+            })
         });
         Ok(found.await?.map(|read| Position(BTreeMap::from([(PARTITION, read)]))))
     }
@@ -283,8 +328,13 @@ impl Log for Embedded {
         self.ask(Job::Observe { batch: batch.to_vec() }).await.map(drop)
     }
 
-    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
-        Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, OBSERVED, after, limit))).await
+    async fn observations(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+        Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, OBSERVED, after, limit)))
+            .await
     }
 
     async fn ends(&self) -> Result<Vec<Ends>, StoreError> {

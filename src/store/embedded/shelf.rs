@@ -7,7 +7,9 @@ use std::sync::{PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use redb::{Database, ReadableDatabase, ReadableTable};
 
 use super::BootClock;
-use super::tables::{DUE, Front, NOTES, Place, RECORDS, Raw, moment, moment_end, name_of, read, split_moment};
+use super::tables::{
+    DUE, Front, NOTES, Place, RECORDS, Raw, moment, moment_end, name_of, read, split_moment,
+};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::store::{Hub, ListError, Listing, Note, Page, StoreError, is_listed};
 
@@ -48,7 +50,13 @@ impl StoreTime {
 
 impl Shelf {
     pub(super) fn new(db: Database, clock: StoreTime) -> Shelf {
-        Shelf { db: RwLock::new(Some(db)), clock, hub: Hub::local(), commits: AtomicU64::new(0), claims: AtomicU64::new(0) }
+        Shelf {
+            db: RwLock::new(Some(db)),
+            clock,
+            hub: Hub::local(),
+            commits: AtomicU64::new(0),
+            claims: AtomicU64::new(0),
+        }
     }
 
     /// The file, for one transaction.
@@ -66,17 +74,26 @@ impl Shelf {
         look: impl FnOnce(&redb::ReadTransaction) -> Result<T, redb::Error>,
     ) -> Result<T, StoreError> {
         let file = self.file();
-        let Some(db) = file.as_ref() else { return Err(StoreError::NotApplied("the store is closed".into())) };
+        let Some(db) = file.as_ref() else {
+            return Err(StoreError::NotApplied("the store is closed".into()));
+        };
         let looked = db.begin_read().map_err(redb::Error::from).and_then(|txn| look(&txn));
         looked.map_err(|error| StoreError::NotApplied(error.to_string()))
     }
 
     /// The record, or else its tombstone where that is wanted too; of a record longer than `longest` bytes only the front.
-    pub(super) fn load(&self, slot: &Slot, or_tombstone: bool, longest: usize) -> Result<Option<Raw>, StoreError> {
+    pub(super) fn load(
+        &self,
+        slot: &Slot,
+        or_tombstone: bool,
+        longest: usize,
+    ) -> Result<Option<Raw>, StoreError> {
         let raw = self.reading(|txn| {
             let (records, now_ms) = (txn.open_table(RECORDS)?, self.clock.now_ms());
             match read(&records, &Place::record(slot), now_ms, longest)? {
-                Ok(None) if or_tombstone => read(&records, &Place::tombstone(slot), now_ms, longest),
+                Ok(None) if or_tombstone => {
+                    read(&records, &Place::tombstone(slot), now_ms, longest)
+                }
                 found => Ok(found),
             }
         })?;
@@ -88,14 +105,18 @@ impl Shelf {
         self.reading(|txn| {
             let (due, records) = (txn.open_table(DUE)?, txn.open_table(RECORDS)?);
             let mut overdue = Vec::new();
-            for entry in due.range::<&[u8; 8 + 1 + SLOT_BYTES]>(..=&moment_end(now_ms))?.take(DUE_SCANNED_MAX) {
+            for entry in due
+                .range::<&[u8; 8 + 1 + SLOT_BYTES]>(..=&moment_end(now_ms))?
+                .take(DUE_SCANNED_MAX)
+            {
                 if overdue.len() >= limit {
                     break;
                 }
                 let (_, place) = split_moment(entry?.0.value());
                 let Some(value) = ReadableTable::get(&records, &place.0)? else { continue };
                 // One that can't be read is passed on: whoever looks at it gets the error.
-                let is_live = Front::parse(value.value()).map_or(true, |front| front.ends_ms > now_ms);
+                let is_live =
+                    Front::parse(value.value()).map_or(true, |front| front.ends_ms > now_ms);
                 overdue.extend(place.slot().filter(|_| is_live));
             }
             Ok(overdue)
@@ -103,10 +124,17 @@ impl Shelf {
     }
 
     pub(super) fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.reading(|txn| Ok(txn.open_table(NOTES)?.get(name_of(note))?.map(|text| text.value().to_owned())))
+        self.reading(|txn| {
+            Ok(txn.open_table(NOTES)?.get(name_of(note))?.map(|text| text.value().to_owned()))
+        })
     }
 
-    pub(super) fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    pub(super) fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         match listing {
             Listing::All => self.list_all(cursor, limit.max(1)),
             Listing::Unsettled => self.list_unsettled(cursor, limit.max(1)),
@@ -122,7 +150,10 @@ impl Shelf {
         let page = self.reading(|txn| {
             let records = txn.open_table(RECORDS)?;
             let mut page = Page::default();
-            for entry in ReadableTable::range::<&[u8; 1 + SLOT_BYTES]>(&records, (from, Bound::Excluded(&end.0)))? {
+            for entry in ReadableTable::range::<&[u8; 1 + SLOT_BYTES]>(
+                &records,
+                (from, Bound::Excluded(&end.0)),
+            )? {
                 let (place, value) = entry?;
                 let place = Place(*place.value());
                 if page.records.len() >= limit {
@@ -145,7 +176,9 @@ impl Shelf {
             let (due, records) = (txn.open_table(DUE)?, txn.open_table(RECORDS)?);
             let mut page = Page::default();
             let mut last = None;
-            for entry in ReadableTable::range::<&[u8; 8 + 1 + SLOT_BYTES]>(&due, (from, Bound::Unbounded))? {
+            for entry in
+                ReadableTable::range::<&[u8; 8 + 1 + SLOT_BYTES]>(&due, (from, Bound::Unbounded))?
+            {
                 let (due_ms, place) = split_moment(entry?.0.value());
                 let Some(slot) = place.slot().filter(is_listed) else { continue };
                 if page.records.len() >= limit {
@@ -166,7 +199,9 @@ fn add(page: &mut Page, place: &Place, raw: Result<Option<Raw>, crate::record::C
     let Some(slot) = place.slot() else { return };
     match raw.map_err(StoreError::from).and_then(|raw| raw.map_or(Ok(None), Raw::held)) {
         Ok(held) => page.records.extend(held.map(|held| (slot, held))),
-        Err(error) => tracing::error!(operation = %slot, %error, "a record is left out of a listing"),
+        Err(error) => {
+            tracing::error!(operation = %slot, %error, "a record is left out of a listing")
+        }
     }
 }
 

@@ -11,7 +11,8 @@ use redb::{ReadOnlyTable, ReadableTable, Table, TableDefinition, WriteTransactio
 use super::log;
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{
-    CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence, head_in_flight, head_version,
+    CodecError, Encoded, Fence, HEAD_BYTES, Held, Version, decode, head_completed, head_fence,
+    head_in_flight, head_version,
 };
 use crate::store::large::ALONG_MAX;
 use crate::store::log::{EntryId, Trimmed};
@@ -25,7 +26,8 @@ const MOMENT_BYTES: usize = 8 + PLACE_BYTES;
 pub(super) const FRONT_BYTES: usize = HEAD_BYTES + 24;
 
 /// Place -> front and payload.
-pub(super) const RECORDS: TableDefinition<&[u8; PLACE_BYTES], &[u8]> = TableDefinition::new("records");
+pub(super) const RECORDS: TableDefinition<&[u8; PLACE_BYTES], &[u8]> =
+    TableDefinition::new("records");
 /// When an unsettled record is due, and its place.
 pub(super) const DUE: TableDefinition<&[u8; MOMENT_BYTES], ()> = TableDefinition::new("due");
 /// When a record or tombstone ends, and its place.
@@ -62,7 +64,10 @@ impl Place {
     }
 
     pub(super) fn tombstone(slot: &Slot) -> Place {
-        Place::new(if slot.space == Space::Enforced { ENFORCED_TOMBSTONE } else { SHADOW_TOMBSTONE }, slot)
+        Place::new(
+            if slot.space == Space::Enforced { ENFORCED_TOMBSTONE } else { SHADOW_TOMBSTONE },
+            slot,
+        )
     }
 
     fn new(drawer: u8, slot: &Slot) -> Place {
@@ -255,18 +260,34 @@ pub(super) struct Tables<'txn> {
 }
 
 impl<'txn> Tables<'txn> {
-    pub(super) fn open(txn: &'txn WriteTransaction, now_ms: u64) -> Result<Tables<'txn>, redb::Error> {
-        Ok(Tables { records: txn.open_table(RECORDS)?, due: txn.open_table(DUE)?, ends: txn.open_table(ENDS)?, txn, now_ms })
+    pub(super) fn open(
+        txn: &'txn WriteTransaction,
+        now_ms: u64,
+    ) -> Result<Tables<'txn>, redb::Error> {
+        Ok(Tables {
+            records: txn.open_table(RECORDS)?,
+            due: txn.open_table(DUE)?,
+            ends: txn.open_table(ENDS)?,
+            txn,
+            now_ms,
+        })
     }
 
     /// What is known of the record at a place; one that has ended is not there.
-    pub(super) fn front(&self, place: &Place) -> Result<Result<Option<Front>, CodecError>, redb::Error> {
+    pub(super) fn front(
+        &self,
+        place: &Place,
+    ) -> Result<Result<Option<Front>, CodecError>, redb::Error> {
         let Some(value) = self.records.get(&place.0)? else { return Ok(Ok(None)) };
-        Ok(Front::parse(value.value()).map(|front| Some(front).filter(|front| front.ends_ms > self.now_ms)))
+        Ok(Front::parse(value.value())
+            .map(|front| Some(front).filter(|front| front.ends_ms > self.now_ms)))
     }
 
     /// The record at a place, of a large one without the payload; one that has ended is not there.
-    pub(super) fn raw(&self, place: &Place) -> Result<Result<Option<Raw>, CodecError>, redb::Error> {
+    pub(super) fn raw(
+        &self,
+        place: &Place,
+    ) -> Result<Result<Option<Raw>, CodecError>, redb::Error> {
         let Some(value) = self.records.get(&place.0)? else { return Ok(Ok(None)) };
         Ok(live(value.value(), self.now_ms, ALONG_MAX))
     }
@@ -283,8 +304,16 @@ impl<'txn> Tables<'txn> {
     }
 
     /// Moves a record's deadlines, and nothing else.
-    pub(super) fn renew(&mut self, place: &Place, lease: Duration, keep: Duration) -> Result<(), redb::Error> {
-        let Some(mut value) = self.records.get(&place.0)?.map(|value| value.value().to_vec()) else { return Ok(()) };
+    pub(super) fn renew(
+        &mut self,
+        place: &Place,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<(), redb::Error> {
+        let Some(mut value) = self.records.get(&place.0)?.map(|value| value.value().to_vec())
+        else {
+            return Ok(());
+        };
         let Ok(front) = Front::parse(&value) else { return Ok(()) };
         let (due_ms, ends_ms) = (after(self.now_ms, lease), after(self.now_ms, keep));
         write_times(&mut value, [front.written_ms, due_ms, ends_ms]);
@@ -292,8 +321,15 @@ impl<'txn> Tables<'txn> {
     }
 
     /// Stores a value over whatever is there, with its entries in the indexes.
-    pub(super) fn put_value(&mut self, place: &Place, value: &[u8], due_ms: u64, ends_ms: u64) -> Result<(), redb::Error> {
-        let old = self.records.insert(&place.0, value)?.and_then(|old| Front::parse(old.value()).ok());
+    pub(super) fn put_value(
+        &mut self,
+        place: &Place,
+        value: &[u8],
+        due_ms: u64,
+        ends_ms: u64,
+    ) -> Result<(), redb::Error> {
+        let old =
+            self.records.insert(&place.0, value)?.and_then(|old| Front::parse(old.value()).ok());
         self.forget(place, old)?;
         if due_ms != 0 {
             self.due.insert(&moment(due_ms, place), ())?;
@@ -338,7 +374,12 @@ impl<'txn> Tables<'txn> {
     }
 
     /// Writes a note, if what is kept is what was expected, or is that already.
-    pub(super) fn agree(&mut self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, redb::Error> {
+    pub(super) fn agree(
+        &mut self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, redb::Error> {
         let mut notes = self.txn.open_table(NOTES)?;
         let agreed = {
             let current = notes.get(name_of(note))?;
@@ -354,12 +395,14 @@ impl<'txn> Tables<'txn> {
     /// Takes away up to `max` records and tombstones that have ended; returns how many entries it looked at.
     pub(super) fn sweep(&mut self, max: usize) -> Result<usize, redb::Error> {
         let mut ended = Vec::new();
-        for entry in self.ends.range::<&[u8; MOMENT_BYTES]>(..=&moment_end(self.now_ms))?.take(max) {
+        for entry in self.ends.range::<&[u8; MOMENT_BYTES]>(..=&moment_end(self.now_ms))?.take(max)
+        {
             ended.push(*entry?.0.value());
         }
         for entry in &ended {
             let (ends_ms, place) = split_moment(entry);
-            let front = self.records.get(&place.0)?.and_then(|value| Front::parse(value.value()).ok());
+            let front =
+                self.records.get(&place.0)?.and_then(|value| Front::parse(value.value()).ok());
             if front.is_some_and(|front| front.ends_ms == ends_ms) {
                 self.take(&place)?;
             } else {

@@ -126,7 +126,9 @@ async fn no_answer_leaves_before_the_commit() {
     disk.allow_syncs(0);
     let ask = |n: u64, fence: u64| {
         let store = store.clone();
-        tokio::spawn(async move { store.swap(&here(n), None, &suite::claim(fence, fence), lease()).await })
+        tokio::spawn(async move {
+            store.swap(&here(n), None, &suite::claim(fence, fence), lease()).await
+        })
     };
     let first = ask(2, 2);
     until("the first commit is under way", async || disk.stalled()).await;
@@ -178,7 +180,8 @@ async fn a_claim_that_was_given_up_before_its_turn_is_not_made() {
     let first = ask(1);
     until("the first commit is under way", async || disk.stalled()).await;
     let given_up = ask(2);
-    until("the second waits for the writer", async || store.queue.capacity() == QUEUE_MAX - 1).await;
+    until("the second waits for the writer", async || store.queue.capacity() == QUEUE_MAX - 1)
+        .await;
     given_up.abort();
     assert!(given_up.await.unwrap_err().is_cancelled());
     disk.allow_syncs(u64::MAX);
@@ -241,7 +244,11 @@ async fn wherever_a_write_fails_the_error_tells_the_truth() {
         disk.fail_after(u64::MAX);
         until("the disk is well", async || claim(&store, 1000 + n).await.is_ok()).await;
         let after = store.load(&here(n)).await.unwrap();
-        assert_eq!(during.is_some(), after.is_some(), "who read back after failure {n} saw what became of it");
+        assert_eq!(
+            during.is_some(),
+            after.is_some(),
+            "who read back after failure {n} saw what became of it"
+        );
         match outcome {
             Ok(_) => assert!(after.is_some()),
             Err(StoreError::NotApplied(_)) => assert!(after.is_none(), "{n}"),
@@ -265,14 +272,16 @@ async fn too_little_free_disk_refuses_claims_and_not_completions() {
     store.close().await;
 
     let time = Time::by_hand();
-    let store = Embedded::open(dir.path(), Options { min_free_bytes: u64::MAX, ..options(&time) }).unwrap();
+    let store =
+        Embedded::open(dir.path(), Options { min_free_bytes: u64::MAX, ..options(&time) }).unwrap();
     assert!(matches!(claim(&store, 3).await, Err(StoreError::NotApplied(_))));
     assert!(store.ping().await.is_err());
     assert!(matches!(claim(&store, 1).await, Ok(Swap::Stored)), "the same call again");
     let duplicate = store.swap(&here(1), None, &suite::claim(9, 9), lease()).await.unwrap();
     assert!(matches!(duplicate, Swap::Stale(Some(_))));
     assert!(store.renew(&here(2), Fence(2), LONG, LONG).await.unwrap());
-    let completion = store.swap(&here(1), Some(Version(1)), &suite::completed(2), keep()).await.unwrap();
+    let completion =
+        store.swap(&here(1), Some(Version(1)), &suite::completed(2), keep()).await.unwrap();
     assert_eq!(completion, Swap::Stored);
 }
 
@@ -294,7 +303,10 @@ async fn the_stores_clock_never_runs_backwards() {
     let after = store.load(&here(1)).await.unwrap().unwrap();
     assert_eq!((after.now_ms, after.due_ms), (before.now_ms, before.due_ms));
     time.pass(LONG * 2).await;
-    assert!(store.load(&here(1)).await.unwrap().is_none(), "it ends when its time is over, not a year later");
+    assert!(
+        store.load(&here(1)).await.unwrap().is_none(),
+        "it ends when its time is over, not a year later"
+    );
 }
 
 #[tokio::test]
@@ -315,7 +327,10 @@ async fn what_has_ended_is_swept_though_nobody_asks() {
     let rows = || {
         let file = store.shelf.file();
         let txn = file.as_ref().unwrap().begin_read().unwrap();
-        (txn.open_table(RECORDS).unwrap().len().unwrap(), txn.open_table(ENDS).unwrap().len().unwrap())
+        (
+            txn.open_table(RECORDS).unwrap().len().unwrap(),
+            txn.open_table(ENDS).unwrap().len().unwrap(),
+        )
     };
     assert_eq!(rows(), (600, 600), "what was replaced leaves no entry behind");
     time.pass(LONG / 2).await;
@@ -334,7 +349,8 @@ async fn a_record_that_cannot_be_read_is_neither_replaced_nor_in_the_way_of_othe
         let file = store.shelf.file();
         let txn = file.as_ref().unwrap().begin_write().unwrap();
         let mut records = txn.open_table(RECORDS).unwrap();
-        let mut damaged = records.get(&Place::record(&here(1)).0).unwrap().unwrap().value().to_vec();
+        let mut damaged =
+            records.get(&Place::record(&here(1)).0).unwrap().unwrap().value().to_vec();
         *damaged.last_mut().unwrap() ^= 1;
         records.insert(&Place::record(&here(1)).0, damaged.as_slice()).unwrap();
         drop(records);
@@ -382,17 +398,37 @@ async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_
         (folder(ErrorKind::PermissionDenied), Trouble::NoRights, "chown -R): nothing is lost"),
         (file(ErrorKind::PermissionDenied), Trouble::NoRights, "no right to read and write it"),
         (folder(ErrorKind::ReadOnlyFilesystem), Trouble::ReadOnly, "takes no writes"),
-        (file(ErrorKind::StorageFull), Trouble::Full, "`onceward store copy file:/srv/store file:OTHER`"),
+        (
+            file(ErrorKind::StorageFull),
+            Trouble::Full,
+            "`onceward store copy file:/srv/store file:OTHER`",
+        ),
         (file(ErrorKind::QuotaExceeded), Trouble::Full, "is full"),
-        (file(ErrorKind::UnexpectedEof), Trouble::Damaged, "Copy /srv/store elsewhere before anything else"),
-        (OpenError::from(redb::Error::Corrupted("odd".into())), Trouble::Damaged, "its duplicates run again"),
+        (
+            file(ErrorKind::UnexpectedEof),
+            Trouble::Damaged,
+            "Copy /srv/store elsewhere before anything else",
+        ),
+        (
+            OpenError::from(redb::Error::Corrupted("odd".into())),
+            Trouble::Damaged,
+            "its duplicates run again",
+        ),
         (folder(ErrorKind::NotADirectory), Trouble::Failing, "Look at the path, the disk"),
-        (OpenError::Layout { found: copy::UNFINISHED }, Trouble::Unfinished, "goes on where it ended"),
+        (
+            OpenError::Layout { found: copy::UNFINISHED },
+            Trouble::Unfinished,
+            "goes on where it ended",
+        ),
     ] {
         let shown = error.in_dir(dir);
         assert_eq!(trouble(&shown), expected);
         let text = shown.to_string();
-        assert!(text.starts_with("the store /srv/store/records.redb can't be opened: ") && text.contains(told), "{text}");
+        assert!(
+            text.starts_with("the store /srv/store/records.redb can't be opened: ")
+                && text.contains(told),
+            "{text}"
+        );
     }
 }
 
@@ -415,9 +451,12 @@ async fn a_file_that_was_cut_short_or_overwritten_is_damaged_and_not_a_panic() {
             _ => [&[0xff; 4096][..], &whole[4096..]].concat(),
         };
         std::fs::write(&path, &damaged).unwrap();
-        let refused = Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
+        let refused =
+            Embedded::open(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
         assert_eq!(trouble(&refused), Trouble::Damaged, "{damage}: {refused}");
-        let copied = copy::CopiedFile::target(dir.path(), options(&Time::by_hand())).map(|_| ()).unwrap_err();
+        let copied = copy::CopiedFile::target(dir.path(), options(&Time::by_hand()))
+            .map(|_| ())
+            .unwrap_err();
         assert!(copied.to_string().contains("the file is damaged"), "{damage}: {copied}");
         assert_eq!(std::fs::read(&path).unwrap(), damaged, "nothing was written over it");
     }
@@ -432,8 +471,13 @@ async fn a_first_start_that_was_killed_leaves_nothing_that_looks_like_a_store() 
         let store = open(dir.path());
         assert_eq!(claim(&store, 1).await.unwrap(), Swap::Stored);
         store.close().await;
-        let names = std::fs::read_dir(dir.path()).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap());
-        assert_eq!(names.collect::<std::collections::BTreeSet<_>>(), ["lock", disk::FILE].map(String::from).into());
+        let names = std::fs::read_dir(dir.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap());
+        assert_eq!(
+            names.collect::<std::collections::BTreeSet<_>>(),
+            ["lock", disk::FILE].map(String::from).into()
+        );
         std::fs::remove_file(dir.path().join(disk::FILE)).unwrap();
     }
 }
@@ -449,7 +493,10 @@ fn trouble(error: &OpenError) -> Trouble {
 async fn large_records_take_turns_and_all_else_goes_past_them() {
     let dir = tempfile::tempdir().unwrap();
     let store = open(dir.path());
-    let (large, small) = (suite::completed_with(1, &vec![b'x'; ALONG_MAX]), suite::completed_with(2, &vec![b'x'; ALONG_MAX / 2]));
+    let (large, small) = (
+        suite::completed_with(1, &vec![b'x'; ALONG_MAX]),
+        suite::completed_with(2, &vec![b'x'; ALONG_MAX / 2]),
+    );
     for (n, record) in [(1, &large), (2, &small)] {
         assert_eq!(store.swap(&here(n), None, record, keep()).await.unwrap(), Swap::Stored);
     }

@@ -60,9 +60,9 @@ impl Trouble {
         match error {
             redb::Error::DatabaseAlreadyOpen => Trouble::InUse,
             redb::Error::Io(error) => Trouble::of_io(error.kind()),
-            redb::Error::Backend(error) => {
-                error.downcast_ref::<std::io::Error>().map_or(Trouble::Damaged, |error| Trouble::of_io(error.kind()))
-            }
+            redb::Error::Backend(error) => error
+                .downcast_ref::<std::io::Error>()
+                .map_or(Trouble::Damaged, |error| Trouble::of_io(error.kind())),
             _ => Trouble::Damaged,
         }
     }
@@ -85,7 +85,9 @@ impl Trouble {
             Trouble::Full => "its disk is full".into(),
             Trouble::Damaged => "the file is damaged, or is none of this program's".into(),
             Trouble::Newer(found) => {
-                format!("a newer version wrote it (layout {found}; this version knows {LAYOUT_VERSION})")
+                format!(
+                    "a newer version wrote it (layout {found}; this version knows {LAYOUT_VERSION})"
+                )
             }
             Trouble::Unfinished => "it holds a copy that isn't finished".into(),
             Trouble::Failing => "the disk or the path fails".into(),

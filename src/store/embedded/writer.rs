@@ -14,7 +14,9 @@ use tokio::time::Instant;
 
 use super::disk::{Folder, Opener, Writes};
 use super::shelf::Shelf;
-use super::tables::{DUE, ENDS, Front, LAYOUT, META, NOTES, Parcel, Place, RECORDS, Raw, TIME_MS, Tables};
+use super::tables::{
+    DUE, ENDS, Front, LAYOUT, META, NOTES, Parcel, Place, RECORDS, Raw, TIME_MS, Tables,
+};
 use super::{OpenError, Options, log};
 use crate::key::Slot;
 use crate::record::{CodecError, Fence, HEAD_BYTES, Version};
@@ -141,7 +143,11 @@ struct Down {
 }
 
 /// Opens the records file. The repair that makes it fit after a crash is prepared by every commit, so it takes no time.
-pub(super) fn open(opener: &Opener, writes: Writes, options: &Options) -> Result<Database, redb::Error> {
+pub(super) fn open(
+    opener: &Opener,
+    writes: Writes,
+    options: &Options,
+) -> Result<Database, redb::Error> {
     opener(Builder::new().set_cache_size(options.cache_bytes), writes)
 }
 
@@ -192,7 +198,10 @@ impl Writer {
         opener: Opener,
         options: Options,
     ) -> Result<Writer, OpenError> {
-        let timers = tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(OpenError::Thread)?;
+        let timers = tokio::runtime::Builder::new_current_thread()
+            .enable_time()
+            .build()
+            .map_err(OpenError::Thread)?;
         Ok(Writer {
             shelf,
             queue,
@@ -230,17 +239,24 @@ impl Writer {
         let wait = if self.unswept { Duration::ZERO } else { IDLE };
         let first = match queue.try_recv() {
             Ok(order) => order,
-            Err(_) => match self.timers.block_on(async { tokio::time::timeout(wait, queue.recv()).await }) {
-                Ok(order) => order?,
-                Err(_) => return Some(Vec::new()),
-            },
+            Err(_) => {
+                match self.timers.block_on(async { tokio::time::timeout(wait, queue.recv()).await })
+                {
+                    Ok(order) => order?,
+                    Err(_) => return Some(Vec::new()),
+                }
+            }
         };
         let (mut batch, mut bytes) = (Vec::new(), 0);
         let mut next = Some(first);
         while let Some(order) = next {
             bytes += order.job.size();
             batch.push(order);
-            next = if batch.len() < BATCH_OPS_MAX && bytes < BATCH_BYTES_MAX { queue.try_recv().ok() } else { None };
+            next = if batch.len() < BATCH_OPS_MAX && bytes < BATCH_BYTES_MAX {
+                queue.try_recv().ok()
+            } else {
+                None
+            };
         }
         Some(batch)
     }
@@ -271,9 +287,13 @@ impl Writer {
         let changes = {
             let mut tables = Tables::open(&txn, now_ms).map_err(Failure::Before)?;
             for order in batch.iter_mut() {
-                order.made = Some(order.job.apply(&mut tables, self.has_room).map_err(Failure::Before)?);
+                order.made =
+                    Some(order.job.apply(&mut tables, self.has_room).map_err(Failure::Before)?);
             }
-            let changes = batch.iter().filter(|order| order.made.as_ref().is_some_and(|made| made.changed)).count();
+            let changes = batch
+                .iter()
+                .filter(|order| order.made.as_ref().is_some_and(|made| made.changed))
+                .count();
             let max = if changes > 0 { changes * SWEPT_PER_WRITE } else { SWEPT_WHEN_IDLE };
             let swept = if changes > 0 || self.unswept || self.swept.elapsed() >= IDLE {
                 self.swept = Instant::now();
@@ -320,7 +340,11 @@ impl Writer {
         for order in batch {
             let wrote = committing && order.made.as_ref().is_some_and(|made| made.wrote);
             let error = error.to_string();
-            order.answer(Err(if wrote { StoreError::MaybeApplied(error) } else { StoreError::NotApplied(error) }));
+            order.answer(Err(if wrote {
+                StoreError::MaybeApplied(error)
+            } else {
+                StoreError::NotApplied(error)
+            }));
         }
     }
 
@@ -337,9 +361,12 @@ impl Writer {
             }
             Err(error) => {
                 *file = open(&self.opener, Writes::Withheld, &self.options)
-                    .inspect_err(|error| tracing::error!(%error, "the store's file can't even be read"))
+                    .inspect_err(
+                        |error| tracing::error!(%error, "the store's file can't even be read"),
+                    )
                     .ok();
-                self.down = Some(Down { why: error.to_string(), retry: Instant::now() + self.reopen_wait });
+                self.down =
+                    Some(Down { why: error.to_string(), retry: Instant::now() + self.reopen_wait });
                 self.reopen_wait = (self.reopen_wait * 2).min(REOPEN_WAIT.1);
             }
         }
@@ -349,9 +376,13 @@ impl Writer {
         if self.room_checked.is_none_or(|checked| checked.elapsed() >= ROOM_CHECK) {
             self.room_checked = Some(Instant::now());
             let had_room = self.has_room;
-            self.has_room = self.folder.free_bytes().is_none_or(|free| free >= self.options.min_free_bytes);
+            self.has_room =
+                self.folder.free_bytes().is_none_or(|free| free >= self.options.min_free_bytes);
             if had_room && !self.has_room {
-                tracing::error!(floor = self.options.min_free_bytes, "too little free disk space: new claims are refused");
+                tracing::error!(
+                    floor = self.options.min_free_bytes,
+                    "too little free disk space: new claims are refused"
+                );
             }
         }
     }
@@ -359,11 +390,14 @@ impl Writer {
     /// Answers who is left, releases the file, then the folder.
     fn end(mut self, closing: Vec<Order>) {
         self.queue.close();
-        let (asked, mut late): (Vec<Order>, Vec<Order>) = closing.into_iter().partition(|order| matches!(order.job, Job::Close));
+        let (asked, mut late): (Vec<Order>, Vec<Order>) =
+            closing.into_iter().partition(|order| matches!(order.job, Job::Close));
         while let Ok(order) = self.queue.try_recv() {
             late.push(order);
         }
-        late.into_iter().for_each(|order| order.answer(Err(StoreError::NotApplied("the store is closed".into()))));
+        late.into_iter().for_each(|order| {
+            order.answer(Err(StoreError::NotApplied("the store is closed".into())))
+        });
         if let Some(Err(error)) = self.shelf.file_to_change().take().map(Database::close) {
             tracing::warn!(%error, "the store's file was not closed well; everything that was confirmed is in it");
         }
@@ -410,7 +444,12 @@ impl Job {
         match self {
             Job::Swap(exchange) => exchange.record.size() + exchange.event.len(),
             Job::Observe { batch } => batch.len(),
-            Job::Renew { .. } | Job::Agree { .. } | Job::MarkRead { .. } | Job::Trim { .. } | Job::Ping | Job::Close => 0,
+            Job::Renew { .. }
+            | Job::Agree { .. }
+            | Job::MarkRead { .. }
+            | Job::Trim { .. }
+            | Job::Ping
+            | Job::Close => 0,
         }
     }
 
@@ -423,17 +462,21 @@ impl Job {
                     Ok(front) => front,
                     Err(error) => return Ok(error.into()),
                 };
-                let holds = |front: Front| front.is_in_flight() && front.fence() == *fence && !tables.is_over(&front);
+                let holds = |front: Front| {
+                    front.is_in_flight() && front.fence() == *fence && !tables.is_over(&front)
+                };
                 if !front.is_some_and(holds) {
                     return Ok(Made::seen(Answer::Renewed(false)));
                 }
                 tables.renew(&place, *lease, *keep)?;
                 Ok(Made::written(Answer::Renewed(true)))
             }
-            Job::Agree { note, expected, next } => match tables.agree(*note, expected.as_deref(), next)? {
-                true => Ok(Made::written(Answer::Agreed(true))),
-                false => Ok(Made::seen(Answer::Agreed(false))),
-            },
+            Job::Agree { note, expected, next } => {
+                match tables.agree(*note, expected.as_deref(), next)? {
+                    true => Ok(Made::written(Answer::Agreed(true))),
+                    false => Ok(Made::seen(Answer::Agreed(false))),
+                }
+            }
             Job::MarkRead { reader, read } => {
                 tables.mark_read(reader, *read)?;
                 Ok(Made::written(Answer::Well))
@@ -466,7 +509,9 @@ impl Exchange {
             return Ok(Made { answer: Ok(Answer::Stored), wrote: true, changed: false });
         }
         if current.map(|current| current.version()) != self.expected {
-            return Ok(tables.raw(&place)?.map_or_else(Made::from, |raw| Made::seen(Answer::Stale(raw))));
+            return Ok(tables
+                .raw(&place)?
+                .map_or_else(Made::from, |raw| Made::seen(Answer::Stale(raw))));
         }
         if self.claims && self.heeds_tombstone {
             match tables.raw(&Place::tombstone(&self.slot))? {

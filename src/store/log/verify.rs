@@ -22,8 +22,12 @@ impl Fault {
     /// The fault in words, for people.
     pub fn describe(self) -> &'static str {
         match self {
-            Fault::Unlinked => "doesn't follow on the one before it: it was changed or put in, or one before it was taken out",
-            Fault::CutOff => "was the last one written, and is not there as it was: the end was cut off or changed",
+            Fault::Unlinked => {
+                "doesn't follow on the one before it: it was changed or put in, or one before it was taken out"
+            }
+            Fault::CutOff => {
+                "was the last one written, and is not there as it was: the end was cut off or changed"
+            }
         }
     }
 }
@@ -63,8 +67,14 @@ impl FromStr for Cursor {
         let partition = parts.next().and_then(|partition| partition.parse().ok()).ok_or(NoPlace)?;
         let behind = match (parts.next(), parts.next(), parts.next()) {
             (None, ..) => None,
-            (Some(id), Some(link), None) if link.len() == LINK_BYTES && link.bytes().all(|byte| byte.is_ascii_hexdigit()) => {
-                Some(Mark { id: id.parse()?, link: Link::from_bytes(link.as_bytes()).ok_or(NoPlace)? })
+            (Some(id), Some(link), None)
+                if link.len() == LINK_BYTES
+                    && link.bytes().all(|byte| byte.is_ascii_hexdigit()) =>
+            {
+                Some(Mark {
+                    id: id.parse()?,
+                    link: Link::from_bytes(link.as_bytes()).ok_or(NoPlace)?,
+                })
             }
             _ => return Err(NoPlace),
         };
@@ -87,7 +97,11 @@ pub struct Progress {
 ///
 /// # Errors
 /// The store failed.
-pub async fn verify(log: &dyn Log, from: Option<Cursor>, limit: usize) -> Result<Progress, StoreError> {
+pub async fn verify(
+    log: &dyn Log,
+    from: Option<Cursor>,
+    limit: usize,
+) -> Result<Progress, StoreError> {
     let mut progress = Progress::default();
     let first = from.map_or(0, |cursor| cursor.partition);
     for ends in log.ends().await?.into_iter().filter(|ends| ends.partition >= first) {
@@ -95,9 +109,15 @@ pub async fn verify(log: &dyn Log, from: Option<Cursor>, limit: usize) -> Result
             progress.cursor = Some(Cursor { partition: ends.partition, behind: None });
             break;
         }
-        let behind = from.filter(|cursor| cursor.partition == ends.partition).and_then(|cursor| cursor.behind);
-        let walk =
-            Walk { log, ends, behind: later(behind, ends.trimmed), seen_last: behind.is_some_and(|at| at.id >= ends.last.id) };
+        let behind = from
+            .filter(|cursor| cursor.partition == ends.partition)
+            .and_then(|cursor| cursor.behind);
+        let walk = Walk {
+            log,
+            ends,
+            behind: later(behind, ends.trimmed),
+            seen_last: behind.is_some_and(|at| at.id >= ends.last.id),
+        };
         if let Some(behind) = walk.go(limit, &mut progress).await? {
             progress.cursor = Some(Cursor { partition: ends.partition, behind: Some(behind) });
             break;
@@ -122,7 +142,11 @@ struct Walk<'a> {
 
 impl Walk<'_> {
     /// Goes on to the end, or until there were enough entries: then returns how far it came.
-    async fn go(mut self, limit: usize, progress: &mut Progress) -> Result<Option<Mark>, StoreError> {
+    async fn go(
+        mut self,
+        limit: usize,
+        progress: &mut Progress,
+    ) -> Result<Option<Mark>, StoreError> {
         loop {
             let from = self.behind.map(|mark| mark.id).unwrap_or_default();
             let entries = self.log.read_partition(self.ends.partition, from, READ).await?;
@@ -144,7 +168,9 @@ impl Walk<'_> {
 
     async fn look_at(&mut self, entry: &Entry, progress: &mut Progress) -> Result<(), StoreError> {
         progress.entries += 1;
-        let link = |before: Option<Mark>| Link::of(before.map(|mark| mark.link), &member(&entry.slot), &entry.event);
+        let link = |before: Option<Mark>| {
+            Link::of(before.map(|mark| mark.link), &member(&entry.slot), &entry.event)
+        };
         let mut expected = link(self.behind);
         if entry.link != Some(expected) {
             // Those before it may have been trimmed away since.
@@ -166,7 +192,10 @@ impl Walk<'_> {
 
     async fn trimmed(&self) -> Result<Option<Mark>, StoreError> {
         let ends = self.log.ends().await?;
-        Ok(ends.into_iter().find(|ends| ends.partition == self.ends.partition).and_then(|ends| ends.trimmed))
+        Ok(ends
+            .into_iter()
+            .find(|ends| ends.partition == self.ends.partition)
+            .and_then(|ends| ends.trimmed))
     }
 
     async fn is_trimmed_to(&self, id: EntryId) -> Result<bool, StoreError> {

@@ -10,7 +10,8 @@ use super::Memory;
 use crate::key::Slot;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, Trimmed, member,
+    Ends, Entry, EntryId, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position,
+    Trimmed, member,
 };
 
 /// Entries kept at most, read or not: some 100 MB with the longest events, and more than any test or trial writes.
@@ -78,7 +79,13 @@ impl Journal {
         let id = EntryId::behind(self.last.map(|last| last.id).unwrap_or_default(), now_ms);
         self.last = Some(Mark { id, link });
         let event = event.to_vec().into();
-        self.entries.push_back(Entry { partition: PARTITION, id, slot: *slot, event, link: Some(link) });
+        self.entries.push_back(Entry {
+            partition: PARTITION,
+            id,
+            slot: *slot,
+            event,
+            link: Some(link),
+        });
         if self.entries.len() > ENTRIES_MAX {
             self.drop_first();
         }
@@ -108,7 +115,9 @@ impl Journal {
         });
         let slowest = self.readers.values().map(|reader| reader.read).min();
         while trimmed.entries < TRIMMED_PER_CALL
-            && self.entries.front().is_some_and(|first| first.id.ms < since && slowest.is_none_or(|read| first.id <= read))
+            && self.entries.front().is_some_and(|first| {
+                first.id.ms < since && slowest.is_none_or(|read| first.id <= read)
+            })
         {
             self.drop_first();
             trimmed.entries += 1;
@@ -123,19 +132,35 @@ impl Log for Memory {
         Ok(self.open().0.journal.behind(from.of(PARTITION), limit.max(1)))
     }
 
-    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
-        Ok(if partition == PARTITION { self.open().0.journal.behind(from, limit) } else { Vec::new() })
+    async fn read_partition(
+        &self,
+        partition: u16,
+        from: EntryId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
+        Ok(if partition == PARTITION {
+            self.open().0.journal.behind(from, limit)
+        } else {
+            Vec::new()
+        })
     }
 
     async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
         let (mut shelf, now_ms) = self.open();
-        shelf.journal.readers.insert(reader.to_owned(), Reader { read: read.of(PARTITION), heard_ms: now_ms });
+        shelf
+            .journal
+            .readers
+            .insert(reader.to_owned(), Reader { read: read.of(PARTITION), heard_ms: now_ms });
         Ok(())
     }
 
     async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
         let (shelf, _) = self.open();
-        Ok(shelf.journal.readers.get(reader).map(|reader| Position(BTreeMap::from([(PARTITION, reader.read)]))))
+        Ok(shelf
+            .journal
+            .readers
+            .get(reader)
+            .map(|reader| Position(BTreeMap::from([(PARTITION, reader.read)]))))
     }
 
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
@@ -149,7 +174,11 @@ impl Log for Memory {
         Ok(())
     }
 
-    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+    async fn observations(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
         let (shelf, _) = self.open();
         let batches = &shelf.journal.observed.batches;
         let start = batches.partition_point(|(id, _)| *id <= after);
@@ -159,7 +188,10 @@ impl Log for Memory {
     async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
         let (shelf, _) = self.open();
         let Journal { last, trimmed, .. } = &shelf.journal;
-        Ok(last.map(|last| Ends { partition: PARTITION, trimmed: *trimmed, last }).into_iter().collect())
+        Ok(last
+            .map(|last| Ends { partition: PARTITION, trimmed: *trimmed, last })
+            .into_iter()
+            .collect())
     }
 }
 
@@ -182,7 +214,11 @@ mod tests {
         assert_eq!((journal.entries.len(), journal.trimmed), (ENTRIES_MAX, None));
         journal.append(&slot(Space::Enforced, 1), b"told", 5000);
         assert_eq!(journal.entries.len(), ENTRIES_MAX);
-        assert_eq!(journal.trimmed.map(|mark| mark.id), Some(EntryId { ms: 5000, seq: 0 }), "the oldest went");
+        assert_eq!(
+            journal.trimmed.map(|mark| mark.id),
+            Some(EntryId { ms: 5000, seq: 0 }),
+            "the oldest went"
+        );
     }
 
     #[test]
@@ -196,7 +232,9 @@ mod tests {
     fn what_is_just_as_old_as_it_may_be_stays() {
         let mut journal = journal(1);
         journal.observed.append(b"seen", 5000);
-        journal.readers.insert("page".into(), Reader { read: EntryId { ms: 9000, seq: 0 }, heard_ms: 5000 });
+        journal
+            .readers
+            .insert("page".into(), Reader { read: EntryId { ms: 9000, seq: 0 }, heard_ms: 5000 });
         assert_eq!(journal.trim(Duration::from_secs(1), 6000), Trimmed::default());
         let trimmed = journal.trim(Duration::from_secs(1), 6001);
         assert_eq!(trimmed, Trimmed { entries: 1, batches: 1, forgotten: vec!["page".into()] });

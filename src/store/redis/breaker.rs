@@ -72,9 +72,9 @@ impl Breaker {
                 self.turn(&mut state, State::HalfOpen);
                 Ok(Pass { breaker: self, is_probe: true })
             }
-            State::Open { .. } | State::HalfOpen => {
-                Err(StoreError::NotApplied("the breaker is open: the server did not answer the calls before this one".into()))
-            }
+            State::Open { .. } | State::HalfOpen => Err(StoreError::NotApplied(
+                "the breaker is open: the server did not answer the calls before this one".into(),
+            )),
         }
     }
 
@@ -180,7 +180,10 @@ mod tests {
         assert!(is_open(&breaker), "not before it rested");
         tokio::time::advance(REST).await;
         let probe = breaker.pass().unwrap();
-        assert_eq!((meter.servers(BreakerState::HalfOpen), meter.servers(BreakerState::Open)), (1, 0));
+        assert_eq!(
+            (meter.servers(BreakerState::HalfOpen), meter.servers(BreakerState::Open)),
+            (1, 0)
+        );
         assert!(is_open(&breaker));
         probe.unanswered();
         assert!(is_open(&breaker), "it rests again");

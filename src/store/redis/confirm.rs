@@ -30,7 +30,11 @@ const ASKED: u8 = 2;
 impl Confirmation {
     /// As the options want it.
     pub(super) fn new(options: &Options) -> Confirmation {
-        Confirmation { ack: options.ack, limit: options.timeout / 4, disk: Arc::new(AtomicU8::new(UNKNOWN)) }
+        Confirmation {
+            ack: options.ack,
+            limit: options.timeout / 4,
+            disk: Arc::new(AtomicU8::new(UNKNOWN)),
+        }
     }
 
     /// The command that waits. It counts what its own connection wrote before, so it has to go out with that.
@@ -51,13 +55,19 @@ impl Confirmation {
     pub(super) fn insist(&self, told: Option<Value>) -> Result<(), StoreError> {
         match (self.ack, told) {
             (Ack::Memory, _) | (Ack::Fsync, None) => Ok(()),
-            (Ack::Replicas(wanted), Some(Value::Int(confirmed))) if confirmed >= i64::from(wanted) => Ok(()),
-            (Ack::Replicas(wanted), Some(Value::Int(confirmed))) => {
-                Err(StoreError::MaybeApplied(format!("{confirmed} of {wanted} replicas confirmed it")))
+            (Ack::Replicas(wanted), Some(Value::Int(confirmed)))
+                if confirmed >= i64::from(wanted) =>
+            {
+                Ok(())
             }
+            (Ack::Replicas(wanted), Some(Value::Int(confirmed))) => Err(StoreError::MaybeApplied(
+                format!("{confirmed} of {wanted} replicas confirmed it"),
+            )),
             (Ack::Fsync, Some(Value::Array(counts))) => match counts.first() {
                 Some(Value::Int(local)) if *local > 0 => Ok(()),
-                _ => Err(StoreError::MaybeApplied("it did not reach the server's disk in time".into())),
+                _ => Err(StoreError::MaybeApplied(
+                    "it did not reach the server's disk in time".into(),
+                )),
             },
             _ => Err(unexpected()),
         }
@@ -76,11 +86,16 @@ impl Confirmation {
         questions.cmd("CONFIG").arg("GET").arg("appendfsync");
         // Waits for nothing.
         questions.add_command(wait_for_disk(0, Duration::from_millis(1)));
-        let Ok(Ok(answers)) = timeout(limit, connection.send_packed_commands(&questions, 0, 2)).await else { return };
+        let Ok(Ok(answers)) =
+            timeout(limit, connection.send_packed_commands(&questions, 0, 2)).await
+        else {
+            return;
+        };
         let [setting, asked] = answers.as_slice() else { return };
         if is_always(setting) || matches!(asked, Value::ServerError(_)) {
             // Unless another has to be asked.
-            let _ = self.disk.compare_exchange(UNKNOWN, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
+            let _ =
+                self.disk.compare_exchange(UNKNOWN, ANSWERED, Ordering::Relaxed, Ordering::Relaxed);
         } else {
             self.disk.store(ASKED, Ordering::Relaxed);
         }

@@ -57,7 +57,10 @@ impl CopiedRedis {
     }
 
     /// Sends to each server the commands that are about its partitions. Answers come in no order.
-    async fn to_each(&self, commands: impl Fn(u16, &mut Pipeline)) -> Result<Vec<(u16, Value)>, StoreError> {
+    async fn to_each(
+        &self,
+        commands: impl Fn(u16, &mut Pipeline),
+    ) -> Result<Vec<(u16, Value)>, StoreError> {
         let mut all = Vec::new();
         for group in self.groups().await? {
             let mut pipeline = redis::pipe();
@@ -75,7 +78,11 @@ impl CopiedRedis {
     }
 
     async fn epochs(&self) -> Result<Epochs, StoreError> {
-        let answers = self.to_each(|partition, pipe| _ = pipe.cmd("GET").arg(self.store.names.epoch_key(partition))).await?;
+        let answers = self
+            .to_each(|partition, pipe| {
+                _ = pipe.cmd("GET").arg(self.store.names.epoch_key(partition))
+            })
+            .await?;
         let mut epochs = Epochs { first: None, marked: Vec::new(), any_real: false };
         for (partition, answer) in answers {
             let Value::BulkString(epoch) = answer else { continue };
@@ -104,7 +111,8 @@ impl CopiedRedis {
 
     fn mark(&self) -> Result<&str, StoreError> {
         if self.mark.get().is_none() {
-            let name = getrandom::u64().map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
+            let name = getrandom::u64()
+                .map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
             // Another call may have been faster; then that mark counts.
             let _ = self.mark.set(format!("{MARK}{name:016x}"));
         }
@@ -131,13 +139,28 @@ impl CopiedRedis {
 
     async fn scan(&self, group: &Group, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
         let mut scan = redis::pipe();
-        scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(self.store.names.all_match()).arg("COUNT").arg(SCAN_COUNT);
-        let answer = self.store.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
+        scan.cmd("SCAN")
+            .arg(cursor)
+            .arg("MATCH")
+            .arg(self.store.names.all_match())
+            .arg("COUNT")
+            .arg(SCAN_COUNT);
+        let answer = self
+            .store
+            .pipeline_to(group, &scan)
+            .await?
+            .into_iter()
+            .next()
+            .ok_or_else(unexpected)?;
         redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
     fn name_of(&self, key: &ItemKey) -> Vec<u8> {
-        if key.tombstone { self.store.names.tombstone_key(&key.slot) } else { self.store.names.record_key(&key.slot) }
+        if key.tombstone {
+            self.store.names.tombstone_key(&key.slot)
+        } else {
+            self.store.names.record_key(&key.slot)
+        }
     }
 
     /// Reads items that one server holds.
@@ -166,15 +189,25 @@ impl CopiedRedis {
         for group in self.groups().await? {
             let mut pipeline = redis::pipe();
             for partition in &group.partitions {
-                commands.get(partition).into_iter().flat_map(Pipeline::cmd_iter).for_each(|command| {
-                    pipeline.add_command(command.clone());
-                });
+                commands.get(partition).into_iter().flat_map(Pipeline::cmd_iter).for_each(
+                    |command| {
+                        pipeline.add_command(command.clone());
+                    },
+                );
             }
             if pipeline.is_empty() {
                 continue;
             }
-            if self.store.pipeline_to(&group, &pipeline).await?.iter().any(|answer| *answer != Value::Int(1)) {
-                return Err(StoreError::NotApplied("another copy has taken over, or the store was opened meanwhile".into()));
+            if self
+                .store
+                .pipeline_to(&group, &pipeline)
+                .await?
+                .iter()
+                .any(|answer| *answer != Value::Int(1))
+            {
+                return Err(StoreError::NotApplied(
+                    "another copy has taken over, or the store was opened meanwhile".into(),
+                ));
             }
         }
         Ok(())
@@ -182,14 +215,16 @@ impl CopiedRedis {
 
     async fn keep_progress(&self, progress: &Progress) -> Result<(), StoreError> {
         let mut keep = redis::cmd("SET");
-        keep.arg(self.store.names.copy_key()).arg(serde_json::to_string(progress).unwrap_or_default());
+        keep.arg(self.store.names.copy_key())
+            .arg(serde_json::to_string(progress).unwrap_or_default());
         self.store.command(layout::COPY_PARTITION, &keep).await.map(drop)
     }
 
     async fn kept_progress(&self) -> Result<Option<String>, StoreError> {
         let mut get = redis::cmd("GET");
         get.arg(self.store.names.copy_key());
-        redis::from_redis_value(self.store.command(layout::COPY_PARTITION, &get).await?).map_err(|_| unexpected())
+        redis::from_redis_value(self.store.command(layout::COPY_PARTITION, &get).await?)
+            .map_err(|_| unexpected())
     }
 
     /// Refuses a store that a gateway uses.
@@ -207,11 +242,18 @@ impl CopiedRedis {
 
 /// The error of a store that a copy is being written into. A partition without a readable epoch is closed for one.
 pub(super) fn unfinished() -> StoreError {
-    StoreError::NotApplied("a copy into this store isn't finished: run the same `onceward store copy` again".into())
+    StoreError::NotApplied(
+        "a copy into this store isn't finished: run the same `onceward store copy` again".into(),
+    )
 }
 
 /// A value and how long it is kept (ms; -1: for ever) as an item; `None` where nothing is there.
-fn item_of(key: &ItemKey, value: Value, left: Value, now_ms: u64) -> Result<Option<Item>, StoreError> {
+fn item_of(
+    key: &ItemKey,
+    value: Value,
+    left: Value,
+    now_ms: u64,
+) -> Result<Option<Item>, StoreError> {
     let (value, left) = match (value, left) {
         (Value::Nil, _) => return Ok(None),
         (Value::BulkString(value), Value::Int(left)) => (value, left),
@@ -255,24 +297,34 @@ impl Source for CopiedRedis {
         let last_ms = self.refuse_used().await?;
         let epochs = self.epochs().await?;
         if !epochs.marked.is_empty() || self.kept_progress().await?.is_some() {
-            return Err(CopyError::Refused("the first store holds a copy that isn't finished itself".into()));
+            return Err(CopyError::Refused(
+                "the first store holds a copy that isn't finished itself".into(),
+            ));
         }
-        let first = epochs.first.ok_or_else(|| CopyError::Refused("there is no store in Redis under this namespace".into()))?;
+        let first = epochs.first.ok_or_else(|| {
+            CopyError::Refused("there is no store in Redis under this namespace".into())
+        })?;
         let first: String = first.iter().map(|byte| format!("{byte:02x}")).collect();
         Ok(format!("redis {first} {last_ms}"))
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
-        let odd = || StoreError::NotApplied("the place where the copy goes on can't be read".into());
-        let (server, cursor) = cursor.map_or(Ok((0, 0)), |cursor| place_of(cursor).ok_or_else(odd))?;
+        let odd =
+            || StoreError::NotApplied("the place where the copy goes on can't be read".into());
+        let (server, cursor) =
+            cursor.map_or(Ok((0, 0)), |cursor| place_of(cursor).ok_or_else(odd))?;
         let groups = self.groups().await?;
         let Some(group) = groups.get(server) else { return Ok(Items::default()) };
         let (next, names) = self.scan(group, cursor).await?;
         let stored = names.iter().filter_map(|name| self.store.names.stored_at(name));
-        let keys: Vec<ItemKey> = stored.map(|(slot, tombstone)| ItemKey { slot, tombstone }).collect();
+        let keys: Vec<ItemKey> =
+            stored.map(|(slot, tombstone)| ItemKey { slot, tombstone }).collect();
         let items = self.read(group, &keys).await?.into_iter().flatten().collect();
         let next = if next == 0 { (server + 1, 0) } else { (server, next) };
-        Ok(Items { items, cursor: (next.0 < groups.len()).then(|| format!("{}:{}", next.0, next.1)) })
+        Ok(Items {
+            items,
+            cursor: (next.0 < groups.len()).then(|| format!("{}:{}", next.0, next.1)),
+        })
     }
 
     async fn find(&self, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StoreError> {
@@ -323,11 +375,18 @@ impl Target for CopiedRedis {
         let mut commands: BTreeMap<u16, Pipeline> = BTreeMap::new();
         for item in items.iter().filter(|item| item.ends_ms > now_ms) {
             let partition = item.key.slot.partition();
-            let keep = millis(std::time::Duration::from_millis(item.ends_ms.saturating_sub(now_ms)));
+            let keep =
+                millis(std::time::Duration::from_millis(item.ends_ms.saturating_sub(now_ms)));
             let put = commands.entry(partition).or_default().cmd("EVAL");
-            put.arg(include_str!("copy_item.lua")).arg(3).arg(self.store.names.epoch_key(partition));
+            put.arg(include_str!("copy_item.lua"))
+                .arg(3)
+                .arg(self.store.names.epoch_key(partition));
             put.arg(self.name_of(&item.key)).arg(self.store.names.due_key(partition));
-            put.arg(mark).arg(&item.value[..]).arg(keep).arg(item.due_ms()).arg(&layout::member(&item.key.slot)[..]);
+            put.arg(mark)
+                .arg(&item.value[..])
+                .arg(keep)
+                .arg(item.due_ms())
+                .arg(&layout::member(&item.key.slot)[..]);
         }
         self.run(commands).await?;
         self.keep_progress(progress).await
@@ -341,8 +400,11 @@ impl Target for CopiedRedis {
             let (partition, member) = (entry.partition, layout::member(&entry.slot));
             let told = [&digest(&member, &entry.event)[..], &member, &entry.event].concat();
             let put = commands.entry(partition).or_default().cmd("EVAL");
-            put.arg(include_str!("copy_event.lua")).arg(3).arg(self.store.names.epoch_key(partition));
-            put.arg(self.store.names.events_key(partition)).arg(self.store.names.chain_key(partition));
+            put.arg(include_str!("copy_event.lua"))
+                .arg(3)
+                .arg(self.store.names.epoch_key(partition));
+            put.arg(self.store.names.events_key(partition))
+                .arg(self.store.names.chain_key(partition));
             put.arg(mark).arg(entry.id.to_string()).arg(&link.as_bytes()[..]).arg(told);
         }
         self.run(commands).await?;
@@ -358,7 +420,12 @@ impl Target for CopiedRedis {
             ];
             for (key, mark) in marks {
                 let Some(mark) = mark else { continue };
-                pipe.cmd("HSET").arg(key).arg("l").arg(&mark.link.as_bytes()[..]).arg("i").arg(mark.id.to_string());
+                pipe.cmd("HSET")
+                    .arg(key)
+                    .arg("l")
+                    .arg(&mark.link.as_bytes()[..])
+                    .arg("i")
+                    .arg(mark.id.to_string());
             }
         };
         self.to_each(put).await.map(drop)
@@ -373,7 +440,8 @@ impl Target for CopiedRedis {
             self.store.command(layout::NOTES_PARTITION, &set).await?;
         }
         let marked = self.epochs().await?.marked;
-        let name = getrandom::u64().map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
+        let name = getrandom::u64()
+            .map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
         let epoch = [name.to_be_bytes(), self.time_ms().await?.to_be_bytes()].concat();
         let open = |partition: u16, pipe: &mut Pipeline| {
             if marked.contains(&partition) {
@@ -386,7 +454,15 @@ impl Target for CopiedRedis {
         let wait = self.store.wait();
         wait.into_iter().for_each(|wait| _ = end.add_command(wait));
         let answers = array(
-            self.store.servers.call(layout::COPY_PARTITION, super::link::Ask::Many(&end), None, self.store.deadline()).await?,
+            self.store
+                .servers
+                .call(
+                    layout::COPY_PARTITION,
+                    super::link::Ask::Many(&end),
+                    None,
+                    self.store.deadline(),
+                )
+                .await?,
         )?;
         self.store.insist(answers.into_iter().nth(1))
     }

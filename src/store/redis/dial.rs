@@ -8,7 +8,10 @@ use std::time::Duration;
 
 use redis::aio::MultiplexedConnection;
 use redis::io::tcp::socket2::{SockRef, TcpKeepalive};
-use redis::{AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo, ProtocolVersion, PushInfo};
+use redis::{
+    AsyncConnectionConfig, ConnectionAddr, ConnectionInfo, ErrorKind, IntoConnectionInfo,
+    ProtocolVersion, PushInfo,
+};
 use redis::{RedisConnectionInfo, RedisError};
 use rustls_pki_types::ServerName;
 use tokio::io::{AsyncRead, AsyncWrite};
@@ -27,7 +30,10 @@ use crate::tls;
 
 /// How long bytes may stay unacknowledged before the kernel ends the connection. Well below the 60 s for which a
 /// released marker stands at least.
-#[cfg_attr(not(target_os = "linux"), allow(dead_code, reason = "elsewhere the system's own limit holds"))]
+#[cfg_attr(
+    not(target_os = "linux"),
+    allow(dead_code, reason = "elsewhere the system's own limit holds")
+)]
 const UNACKNOWLEDGED_MAX: Duration = Duration::from_secs(20);
 
 /// When an idle connection is probed: before the ten minutes or less after which firewalls forget it.
@@ -128,7 +134,8 @@ pub(super) struct Dialled {
 impl Dialer {
     /// Reads the options; connects to nothing.
     pub(super) fn new(options: &Options) -> Result<Dialer, ConnectError> {
-        let read = |url: &String| url.as_str().into_connection_info().map_err(|_| ConnectError::Url);
+        let read =
+            |url: &String| url.as_str().into_connection_info().map_err(|_| ConnectError::Url);
         let (infos, sentinels) = match &options.place {
             Place::Server(url) => (vec![read(url)?], None),
             Place::Cluster(urls) => (urls.iter().map(read).collect::<Result<Vec<_>, _>>()?, None),
@@ -144,8 +151,13 @@ impl Dialer {
             (_, Some((asked, name))) => {
                 let Some(asked_first) = asked.first() else { return Err(ConnectError::Url) };
                 let greeting = greeting(asked_first);
-                let addresses = asked.iter().map(|info| address_of(info).map(|(address, _)| address));
-                Target::Primary(Arc::new(Sentinels::new(addresses.collect::<Result<_, _>>()?, greeting, name.clone())))
+                let addresses =
+                    asked.iter().map(|info| address_of(info).map(|(address, _)| address));
+                Target::Primary(Arc::new(Sentinels::new(
+                    addresses.collect::<Result<_, _>>()?,
+                    greeting,
+                    name.clone(),
+                )))
             }
             (Place::Cluster(_), None) => {
                 let seeds = infos.iter().map(|info| address_of(info).map(|(address, _)| address));
@@ -157,7 +169,16 @@ impl Dialer {
         let confirmation = Confirmation::new(options);
         let (timeout, breakers) = (options.timeout, options.breakers.clone());
         let greeting = greeting(first);
-        Ok(Dialer { target, greeting, connector, timeout, replaced: Arc::default(), confirmation, breakers, names })
+        Ok(Dialer {
+            target,
+            greeting,
+            connector,
+            timeout,
+            replaced: Arc::default(),
+            confirmation,
+            breakers,
+            names,
+        })
     }
 
     /// The same, to this server.
@@ -190,7 +211,10 @@ impl Dialer {
     ///
     /// # Errors
     /// Why there is no connection, without a password.
-    pub(super) async fn dial(&self, pushed: impl Fn(PushInfo) + Send + Sync + 'static) -> Result<Dialled, String> {
+    pub(super) async fn dial(
+        &self,
+        pushed: impl Fn(PushInfo) + Send + Sync + 'static,
+    ) -> Result<Dialled, String> {
         match &self.target {
             Target::Fixed(address) => self.dial_to(address.clone(), pushed).await,
             Target::Primary(sentinels) => {
@@ -199,7 +223,9 @@ impl Dialer {
                 Ok(dialled)
             }
             Target::AnyOf(members) => {
-                let Some(address) = members.all().into_iter().next() else { return Err("the cluster has no servers".into()) };
+                let Some(address) = members.all().into_iter().next() else {
+                    return Err("the cluster has no servers".into());
+                };
                 let dialled = self.dial_to(address.clone(), pushed).await;
                 if dialled.is_err() {
                     members.demote(&address);
@@ -267,8 +293,10 @@ fn address_of(info: &ConnectionInfo) -> Result<(Address, bool), ConnectError> {
 
 fn connector(tls: bool, options: &Options) -> Result<Option<TlsConnector>, ConnectError> {
     let ca_file = options.ca_file.as_deref();
-    let pem =
-        ca_file.map(|path| std::fs::read(path).map_err(|error| ConnectError::CaFile { path: path.into(), kind: error.kind() }));
+    let pem = ca_file.map(|path| {
+        std::fs::read(path)
+            .map_err(|error| ConnectError::CaFile { path: path.into(), kind: error.kind() })
+    });
     let pem = pem.transpose()?;
     let certificates = |path: &std::path::Path| ConnectError::Certificates { path: path.into() };
     if !tls {
@@ -276,7 +304,8 @@ fn connector(tls: bool, options: &Options) -> Result<Option<TlsConnector>, Conne
     }
     let identity = options.client.clone().map(tls::ClientIdentity::load).transpose()?;
     let config = tls::client_config(pem.as_deref(), identity, &[]);
-    let config = config.map_err(|error| ca_file.map_or(ConnectError::Trust(error), certificates))?;
+    let config =
+        config.map_err(|error| ca_file.map_or(ConnectError::Trust(error), certificates))?;
     Ok(Some(TlsConnector::from(Arc::new(config))))
 }
 
@@ -285,7 +314,9 @@ async fn open_tcp(host: &str, port: u16) -> std::io::Result<TcpStream> {
     // Commands are small, and each is waited for.
     stream.set_nodelay(true)?;
     let socket = SockRef::from(&stream);
-    socket.set_tcp_keepalive(&TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL))?;
+    socket.set_tcp_keepalive(
+        &TcpKeepalive::new().with_time(KEEPALIVE_IDLE).with_interval(KEEPALIVE_INTERVAL),
+    )?;
     #[cfg(target_os = "linux")]
     socket.set_tcp_user_timeout(Some(UNACKNOWLEDGED_MAX))?;
     Ok(stream)

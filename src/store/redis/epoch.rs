@@ -68,10 +68,15 @@ impl Lineage {
     ///
     /// # Errors
     /// It doesn't answer.
-    pub(super) async fn of(connection: &MultiplexedConnection, limit: Duration) -> Result<Option<Lineage>, String> {
+    pub(super) async fn of(
+        connection: &MultiplexedConnection,
+        limit: Duration,
+    ) -> Result<Option<Lineage>, String> {
         let mut connection = connection.clone();
         let info = redis::cmd("INFO");
-        let answer = timeout(limit, info.query_async::<String>(&mut connection)).await.map_err(|_| "no answer in time")?;
+        let answer = timeout(limit, info.query_async::<String>(&mut connection))
+            .await
+            .map_err(|_| "no answer in time")?;
         let info = match answer {
             Ok(info) => info,
             Err(error) if fault::is_transport(&error) => return Err(fault::of_connecting(&error)),
@@ -81,7 +86,9 @@ impl Lineage {
             let line = info.lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(':'));
             line.map(|value| value.trim().to_owned())
         };
-        Ok(field("run_id").zip(field("master_replid")).map(|(run, replication)| Lineage { run, replication }))
+        Ok(field("run_id")
+            .zip(field("master_replid"))
+            .map(|(run, replication)| Lineage { run, replication }))
     }
 }
 
@@ -151,7 +158,11 @@ impl Epochs {
     }
 
     /// What claims in a partition go by; waits for it, until the deadline, while it is being found out.
-    pub(super) async fn standing(&self, partition: u16, deadline: Instant) -> Result<Standing, StoreError> {
+    pub(super) async fn standing(
+        &self,
+        partition: u16,
+        deadline: Instant,
+    ) -> Result<Standing, StoreError> {
         let asked = self.looks.load(Ordering::Acquire);
         loop {
             let looked = self.looked.notified();
@@ -178,9 +189,11 @@ impl Epochs {
     /// Why nothing can be claimed. Whatever failed, nothing of a claim was sent.
     fn failure(&self) -> StoreError {
         match &*self.failure.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(StoreError::NotApplied(why) | StoreError::MaybeApplied(why) | StoreError::Unread(why)) => {
-                StoreError::NotApplied(why.clone())
-            }
+            Some(
+                StoreError::NotApplied(why)
+                | StoreError::MaybeApplied(why)
+                | StoreError::Unread(why),
+            ) => StoreError::NotApplied(why.clone()),
             Some(error @ StoreError::Corrupt(_)) => error.clone(),
             None => StoreError::NotApplied("what the store's server holds is not known yet".into()),
         }
@@ -191,7 +204,9 @@ impl Epochs {
         let look = self.looks.fetch_add(1, Ordering::AcqRel) + 1;
         if let Err(error) = done {
             *self.failure.write().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-            partitions.iter().for_each(|partition| self.change(*partition, |known| known.failed = look));
+            partitions
+                .iter()
+                .for_each(|partition| self.change(*partition, |known| known.failed = look));
         }
         self.looked.notify_waiters();
     }
@@ -246,7 +261,8 @@ impl Redis {
             let standing = self.epochs.known(*partition).standing;
             standing.is_some_and(|standing| standing.generation == generation)
         };
-        let (standing, unclear): (Vec<u16>, Vec<u16>) = group.partitions.iter().copied().partition(stands);
+        let (standing, unclear): (Vec<u16>, Vec<u16>) =
+            group.partitions.iter().copied().partition(stands);
         // Who loses one loses all.
         let forgotten = match standing.first() {
             Some(first) => self.is_forgotten(*first).await?,
@@ -261,7 +277,11 @@ impl Redis {
 
     /// Whether a partition's server may have lost records since its claims went by `before`: it was found out anew since,
     /// or is in doubt now.
-    pub(super) async fn may_have_lost(&self, partition: u16, before: Option<Standing>) -> Result<bool, StoreError> {
+    pub(super) async fn may_have_lost(
+        &self,
+        partition: u16,
+        before: Option<Standing>,
+    ) -> Result<bool, StoreError> {
         Ok(self.epochs.current(partition) != before || self.is_forgotten(partition).await?)
     }
 
@@ -271,7 +291,11 @@ impl Redis {
         let mut get = redis::cmd("GET");
         get.arg(self.names.epoch_key(partition));
         // A replica that was promoted has the epoch, and may lack records all the same.
-        let forgotten = match self.servers.call(partition, Ask::One(&get), Some(standing.generation), self.deadline()).await {
+        let forgotten = match self
+            .servers
+            .call(partition, Ask::One(&get), Some(standing.generation), self.deadline())
+            .await
+        {
             Ok(found) => epoch(&found) != Some(standing.epoch),
             Err(Failure::Replaced) => true,
             Err(failure) => return Err(failure.into()),
@@ -284,18 +308,32 @@ impl Redis {
 
     /// Reads the epochs of a server's partitions, writes again what this process holds of those that may have lost something,
     /// and begins an epoch where there is none.
-    async fn find_out(&self, group: &Group, generation: Generation, partitions: Vec<u16>) -> Result<(), StoreError> {
+    async fn find_out(
+        &self,
+        group: &Group,
+        generation: Generation,
+        partitions: Vec<u16>,
+    ) -> Result<(), StoreError> {
         // Before it is looked up what is held: a write that is confirmed from now on finds out that this may lack it.
-        partitions.iter().for_each(|partition| self.epochs.change(*partition, |known| known.standing = None));
+        partitions
+            .iter()
+            .for_each(|partition| self.epochs.change(*partition, |known| known.standing = None));
         let (now_ms, mut found) = self.epochs_at(group, generation, &partitions).await?;
         let last = |partition: &u16| self.epochs.known(*partition).last;
-        let met_again: HashSet<u16> = partitions.iter().copied().filter(|partition| last(partition).is_some()).collect();
-        let lost =
-            partitions.iter().zip(&found).filter(|(partition, found)| last(partition).is_some_and(|last| **found != Some(last)));
+        let met_again: HashSet<u16> =
+            partitions.iter().copied().filter(|partition| last(partition).is_some()).collect();
+        let lost = partitions
+            .iter()
+            .zip(&found)
+            .filter(|(partition, found)| last(partition).is_some_and(|last| **found != Some(last)));
         report(lost.count(), met_again.len());
         self.assert_again(&met_again).await?;
         if found.iter().any(Option::is_none) {
-            let absent = partitions.iter().zip(&found).filter(|(_, found)| found.is_none()).map(|(partition, _)| *partition);
+            let absent = partitions
+                .iter()
+                .zip(&found)
+                .filter(|(_, found)| found.is_none())
+                .map(|(partition, _)| *partition);
             self.begin_epochs(group, generation, absent, now_ms).await?;
             // Another gateway may have been faster: what stands is what counts.
             found = self.epochs_at(group, generation, &partitions).await?.1;
@@ -324,8 +362,10 @@ impl Redis {
         for partition in partitions {
             reading.cmd("GET").arg(self.names.epoch_key(*partition));
         }
-        let mut answers =
-            array(ask_whole(&group.links, Ask::Many(&reading), Some(generation), self.deadline()).await?)?.into_iter();
+        let mut answers = array(
+            ask_whole(&group.links, Ask::Many(&reading), Some(generation), self.deadline()).await?,
+        )?
+        .into_iter();
         let now_ms = time_ms(answers.next().ok_or_else(unexpected)?)?;
         Ok((now_ms, answers.map(|answer| epoch(&answer)).collect()))
     }
@@ -347,14 +387,24 @@ impl Redis {
         if let Some(wait) = self.wait() {
             beginning.add_command(wait);
         }
-        let answers = array(ask_whole(&group.links, Ask::Many(&beginning), Some(generation), self.deadline()).await?)?;
+        let answers = array(
+            ask_whole(&group.links, Ask::Many(&beginning), Some(generation), self.deadline())
+                .await?,
+        )?;
         self.insist(answers.into_iter().nth(begun))
     }
 
     /// Writes again what this process holds of these partitions.
     async fn assert_again(&self, partitions: &HashSet<u16>) -> Result<(), StoreError> {
-        let assertions = self.holdings.of(partitions).into_iter().map(|(slot, holding)| self.assert_one(slot, holding));
-        let done: Vec<_> = futures_util::stream::iter(assertions).buffer_unordered(ASSERTIONS_AT_ONCE).collect().await;
+        let assertions = self
+            .holdings
+            .of(partitions)
+            .into_iter()
+            .map(|(slot, holding)| self.assert_one(slot, holding));
+        let done: Vec<_> = futures_util::stream::iter(assertions)
+            .buffer_unordered(ASSERTIONS_AT_ONCE)
+            .collect()
+            .await;
         done.into_iter().collect()
     }
 
@@ -370,7 +420,14 @@ impl Redis {
         let mut expected = None;
         for _ in 0..LOOKS_MAX {
             let (lifetime, event) = (holding.lifetime, holding.event.clone());
-            let change = Change { slot: &slot, expected, next: &record, encoded: encoded.clone(), lifetime, event };
+            let change = Change {
+                slot: &slot,
+                expected,
+                next: &record,
+                encoded: encoded.clone(),
+                lifetime,
+                event,
+            };
             let stands = match self.swap_script(&change, None, self.deadline()).await {
                 Ok(Written::Swapped(Swap::Stored)) => {
                     let Change { encoded, event, .. } = change;
@@ -412,25 +469,32 @@ impl Redis {
                 }
             }
         }
-        Err(StoreError::NotApplied("a record that the store may have lost changes again and again".into()))
+        Err(StoreError::NotApplied(
+            "a record that the store may have lost changes again and again".into(),
+        ))
     }
 
     /// Until when new operations are refused: for a while after a change that was noticed here, and while an epoch is young,
     /// which others may have noticed.
     fn quiet_until(&self, met_again: bool, epoch: &Epoch, now_ms: u64) -> Option<Instant> {
         let age = Duration::from_millis(now_ms.saturating_sub(born_ms(epoch)));
-        let left = if met_again { self.epochs.quiet } else { self.epochs.quiet.saturating_sub(age) };
+        let left =
+            if met_again { self.epochs.quiet } else { self.epochs.quiet.saturating_sub(age) };
         (!left.is_zero()).then(|| Instant::now() + left)
     }
 }
 
 fn random() -> Result<u64, StoreError> {
-    getrandom::u64().map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))
+    getrandom::u64()
+        .map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))
 }
 
 fn report(lost: usize, met_again: usize) {
     if lost > 0 {
-        tracing::error!(partitions = lost, "the store has lost its records: what this gateway holds of them is written again");
+        tracing::error!(
+            partitions = lost,
+            "the store has lost its records: what this gateway holds of them is written again"
+        );
     } else if met_again > 0 {
         tracing::warn!(
             partitions = met_again,

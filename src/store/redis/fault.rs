@@ -37,7 +37,9 @@ const GREETINGS: &[(&str, &str)] = &[
 /// The error of a command that was handed to a connection.
 pub(super) fn of_command(error: &RedisError) -> StoreError {
     match code(error) {
-        Some((code, Some(meaning))) => StoreError::NotApplied(format!("the server answered {code}: {meaning}")),
+        Some((code, Some(meaning))) => {
+            StoreError::NotApplied(format!("the server answered {code}: {meaning}"))
+        }
         Some((code, None)) => StoreError::MaybeApplied(format!("the server answered {code}")),
         None => StoreError::MaybeApplied(of_transport(error)),
     }
@@ -52,11 +54,19 @@ pub(super) fn of_connecting(error: &RedisError) -> String {
         return format!("can't connect: {denial}");
     }
     match code(error) {
-        Some((code, Some(meaning))) => format!("can't connect: the server answered {code}: {meaning}"),
+        Some((code, Some(meaning))) => {
+            format!("can't connect: the server answered {code}: {meaning}")
+        }
         Some((code, None)) => {
             let said = error.detail().unwrap_or_default();
-            let meaning = GREETINGS.iter().find(|(text, _)| said.starts_with(text)).map(|(_, meaning)| *meaning);
-            format!("can't connect: the server answered {code}{}", meaning.map_or(String::new(), |text| format!(": {text}")))
+            let meaning = GREETINGS
+                .iter()
+                .find(|(text, _)| said.starts_with(text))
+                .map(|(_, meaning)| *meaning);
+            format!(
+                "can't connect: the server answered {code}{}",
+                meaning.map_or(String::new(), |text| format!(": {text}"))
+            )
         }
         None => format!("can't connect: {}", of_transport(error)),
     }
@@ -73,7 +83,8 @@ pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
     if !denied && !within_script {
         return None;
     }
-    let command = denied_command(detail).map_or_else(|| command.to_owned(), str::to_ascii_uppercase);
+    let command =
+        denied_command(detail).map_or_else(|| command.to_owned(), str::to_ascii_uppercase);
     let what = match Lack::of(detail) {
         Lack::Command => "this command",
         Lack::Key => "one of its keys",
@@ -111,9 +122,14 @@ impl Lack {
     pub(super) fn of(detail: &str) -> Lack {
         if detail.contains(" channel") {
             Lack::Channel
-        } else if ["access a key", "access one of the keys", "access at least one of the keys", "' key"]
-            .iter()
-            .any(|text| detail.contains(text))
+        } else if [
+            "access a key",
+            "access one of the keys",
+            "access at least one of the keys",
+            "' key",
+        ]
+        .iter()
+        .any(|text| detail.contains(text))
         {
             Lack::Key
         } else {
@@ -141,7 +157,8 @@ pub(super) fn is_transport(error: &RedisError) -> bool {
 }
 
 fn code(error: &RedisError) -> Option<(&str, Option<&'static str>)> {
-    let known = |code: &str| REFUSALS.iter().find(|(known, _)| *known == code).map(|(_, meaning)| *meaning);
+    let known =
+        |code: &str| REFUSALS.iter().find(|(known, _)| *known == code).map(|(_, meaning)| *meaning);
     // The kinds that are no answer of the server have no code.
     error.code().map(|code| (code, known(code)))
 }
@@ -150,7 +167,9 @@ fn of_transport(error: &RedisError) -> String {
     match error.kind() {
         ErrorKind::Io => error.to_string(),
         ErrorKind::RESP3NotSupported => "the server is older than Redis 6".into(),
-        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => "the server's answer can't be read".into(),
+        ErrorKind::Parse | ErrorKind::UnexpectedReturnType => {
+            "the server's answer can't be read".into()
+        }
         ErrorKind::AuthenticationFailed => "user name or password are wrong".into(),
         ErrorKind::InvalidClientConfig => "the settings of the connection are wrong".into(),
         _ => "the connection failed".into(),
@@ -176,7 +195,10 @@ mod tests {
         for (code, meaning) in REFUSALS {
             let told = of_command(&answered(&format!("{code} of s3cret")));
             let StoreError::NotApplied(told) = told else { panic!("{code}: {told:?}") };
-            assert!(told.contains(code) && told.contains(meaning) && !told.contains("s3cret"), "{told}");
+            assert!(
+                told.contains(code) && told.contains(meaning) && !told.contains("s3cret"),
+                "{told}"
+            );
         }
         for doubtful in [answered("ERR of s3cret"), answered("WRONGTYPE of s3cret"), broken()] {
             let told = of_command(&doubtful);
@@ -204,15 +226,30 @@ mod tests {
                 "NOPERM this user has no permissions to access one of the keys used as arguments",
                 "to GET: its user has no right to one",
             ),
-            ("NOPERM No permissions to access a key", "to GET: its user has no right to one of its keys"),
-            ("NOPERM No permissions to access the 's3cret' key", "to GET: its user has no right to one of its keys"),
-            ("NOPERM No permissions to access a channel", "to GET: its user has no right to its channel"),
+            (
+                "NOPERM No permissions to access a key",
+                "to GET: its user has no right to one of its keys",
+            ),
+            (
+                "NOPERM No permissions to access the 's3cret' key",
+                "to GET: its user has no right to one of its keys",
+            ),
+            (
+                "NOPERM No permissions to access a channel",
+                "to GET: its user has no right to its channel",
+            ),
             (
                 "EXECABORT Transaction discarded because of: NOPERM this user has no permissions to run the 'exec' command",
                 "to EXEC: its",
             ),
-            ("ERR The user executing the script can't publish to the channel mentioned in the command", "to GET within a script"),
-            ("ERR The user executing the script can't run this command or subcommand", "to GET within a script"),
+            (
+                "ERR The user executing the script can't publish to the channel mentioned in the command",
+                "to GET within a script",
+            ),
+            (
+                "ERR The user executing the script can't run this command or subcommand",
+                "to GET within a script",
+            ),
             (
                 "NOPERM ACL failure in script: User s3cret has no permissions to run the 'publish' command",
                 "to PUBLISH within a script",
@@ -229,8 +266,14 @@ mod tests {
     #[test]
     fn why_no_connection_came_about_is_told_without_what_was_sent() {
         for (line, told) in [
-            ("WRONGPASS s3cret", "can't connect: the server answered WRONGPASS: user name or password are wrong"),
-            ("LOADING s3cret", "can't connect: the server answered LOADING: it is still loading its data"),
+            (
+                "WRONGPASS s3cret",
+                "can't connect: the server answered WRONGPASS: user name or password are wrong",
+            ),
+            (
+                "LOADING s3cret",
+                "can't connect: the server answered LOADING: it is still loading its data",
+            ),
             (
                 "ERR max number of clients reached s3cret",
                 "can't connect: the server answered ERR: it has as many connections as its maxclients allows",
@@ -247,10 +290,22 @@ mod tests {
             StoreError::MaybeApplied("user name or password are wrong".into()).to_string()
         );
         let settings = (ErrorKind::InvalidClientConfig, "s3cret").into();
-        assert_eq!(of_connecting(&settings), "can't connect: the settings of the connection are wrong");
-        assert_eq!(of_connecting(&(ErrorKind::RESP3NotSupported, "").into()), "can't connect: the server is older than Redis 6");
-        assert_eq!(of_connecting(&(ErrorKind::Parse, "s3cret").into()), "can't connect: the server's answer can't be read");
-        assert_eq!(of_connecting(&(ErrorKind::Client, "s3cret").into()), "can't connect: the connection failed");
+        assert_eq!(
+            of_connecting(&settings),
+            "can't connect: the settings of the connection are wrong"
+        );
+        assert_eq!(
+            of_connecting(&(ErrorKind::RESP3NotSupported, "").into()),
+            "can't connect: the server is older than Redis 6"
+        );
+        assert_eq!(
+            of_connecting(&(ErrorKind::Parse, "s3cret").into()),
+            "can't connect: the server's answer can't be read"
+        );
+        assert_eq!(
+            of_connecting(&(ErrorKind::Client, "s3cret").into()),
+            "can't connect: the connection failed"
+        );
     }
 
     #[test]

@@ -15,7 +15,9 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use crate::key::{Slot, Space};
-use crate::record::{Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_in_flight, head_version};
+use crate::record::{
+    Encoded, Fence, Lifetime, Record, State, Version, head_fence, head_in_flight, head_version,
+};
 
 /// How long a write other than a claim is kept. Replicas are behind by less than a second unless something is wrong with
 /// them, and a server that syncs its file every second loses two at most. Time counts only up to the last moment at which
@@ -96,7 +98,8 @@ const CLAIMS_MIN: usize = 1024;
 
 impl Holding {
     fn new(record: &Record, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) -> Holding {
-        let span = if head_in_flight(&encoded.head) { lifetime.due.unwrap_or(RECENT) } else { RECENT };
+        let span =
+            if head_in_flight(&encoded.head) { lifetime.due.unwrap_or(RECENT) } else { RECENT };
         Holding {
             encoded,
             lifetime,
@@ -135,23 +138,34 @@ impl Holding {
     /// operation.
     pub fn assertion(&self, stands: &Record) -> Assertion {
         let (own, other) = (self.version(), stands.version);
-        let same_operation = stands.fence == self.fence() || stands.opened_unix_ms == self.opened_unix_ms;
+        let same_operation =
+            stands.fence == self.fence() || stands.opened_unix_ms == self.opened_unix_ms;
         let may_be_earlier = match stands.state {
             State::Released => true,
-            State::InFlight { .. } | State::Uncertain { .. } => same_operation || self.kind != Kind::Marker,
+            State::InFlight { .. } | State::Uncertain { .. } => {
+                same_operation || self.kind != Kind::Marker
+            }
             State::Completed { .. } | State::Expired => same_operation,
         };
         let releases_it = stands.fence == self.fence() || same_operation && is_later(other, own);
         let is_unfounded = match stands.state {
-            State::Released => self.kind == Kind::Final || self.kind == Kind::Unsettled && !releases_it,
-            State::InFlight { .. } | State::Uncertain { .. } => self.kind == Kind::Final && same_operation,
+            State::Released => {
+                self.kind == Kind::Final || self.kind == Kind::Unsettled && !releases_it
+            }
+            State::InFlight { .. } | State::Uncertain { .. } => {
+                self.kind == Kind::Final && same_operation
+            }
             State::Completed { .. } | State::Expired => false,
         };
         if self.follows(other) && may_be_earlier {
             Assertion::Forward(other)
         } else if is_unfounded {
             Assertion::Anew(other)
-        } else if own == other || is_later(other, own) || same_operation || self.kind == Kind::Marker {
+        } else if own == other
+            || is_later(other, own)
+            || same_operation
+            || self.kind == Kind::Marker
+        {
             Assertion::Obsolete
         } else {
             Assertion::BegunAgain
@@ -184,14 +198,23 @@ impl Default for Holdings {
 impl Holdings {
     /// A write was confirmed. It is kept unless the slot's entry would have to be written over it after a loss. Shadow
     /// records decide nothing and are not kept.
-    pub fn acknowledged(&self, slot: &Slot, record: &Record, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) {
+    pub fn acknowledged(
+        &self,
+        slot: &Slot,
+        record: &Record,
+        encoded: Encoded,
+        lifetime: Lifetime,
+        event: Vec<u8>,
+    ) {
         if slot.space != Space::Enforced {
             return;
         }
         let in_flight = head_in_flight(&encoded.head);
         let holding = Box::new(Holding::new(record, encoded, lifetime, event));
         let mut inner = self.lock();
-        let prevails = |held: &Holding| matches!(held.assertion(record), Assertion::Forward(_) | Assertion::Anew(_));
+        let prevails = |held: &Holding| {
+            matches!(held.assertion(record), Assertion::Forward(_) | Assertion::Anew(_))
+        };
         if inner.get(slot).is_some_and(|held| held.until > inner.intact_at && prevails(held)) {
             return;
         }
@@ -215,7 +238,9 @@ impl Holdings {
 
     /// The attempt of a claim renews its lease. Whatever the store answers, it runs, and its claim has to be asserted.
     pub fn renewed(&self, slot: &Slot, fence: Fence, lease: Duration) {
-        if let Some(holding) = self.lock().claims.get_mut(slot).filter(|holding| holding.fence() == fence) {
+        if let Some(holding) =
+            self.lock().claims.get_mut(slot).filter(|holding| holding.fence() == fence)
+        {
             holding.until = Instant::now() + lease;
         }
     }
@@ -237,7 +262,9 @@ impl Holdings {
     pub fn of(&self, partitions: &HashSet<u16>) -> Vec<(Slot, Holding)> {
         let inner = self.lock();
         let all = inner.claims.iter().chain(&inner.settled);
-        let standing = all.filter(|(slot, holding)| holding.until > inner.intact_at && partitions.contains(&slot.partition()));
+        let standing = all.filter(|(slot, holding)| {
+            holding.until > inner.intact_at && partitions.contains(&slot.partition())
+        });
         standing.map(|(slot, holding)| (*slot, Holding::clone(holding))).collect()
     }
 
@@ -290,7 +317,11 @@ mod tests {
     use crate::record::{Cause, encode};
     use crate::store::suite::{claim, completed, slot};
 
-    const LEASE: Lifetime = Lifetime { keep: Duration::from_secs(600), due: Some(Duration::from_secs(30)), tombstone: None };
+    const LEASE: Lifetime = Lifetime {
+        keep: Duration::from_secs(600),
+        due: Some(Duration::from_secs(30)),
+        tombstone: None,
+    };
     const KEEP: Lifetime = Lifetime { due: None, ..LEASE };
 
     fn of(holdings: &Holdings, n: u64) -> Vec<Version> {
@@ -299,7 +330,13 @@ mod tests {
     }
 
     fn keep(holdings: &Holdings, n: u64, record: &Record, lifetime: Lifetime) {
-        holdings.acknowledged(&slot(Space::Enforced, n), record, encode(record), lifetime, Vec::new());
+        holdings.acknowledged(
+            &slot(Space::Enforced, n),
+            record,
+            encode(record),
+            lifetime,
+            Vec::new(),
+        );
     }
 
     /// Time passes, and the servers still have their records.
@@ -310,7 +347,13 @@ mod tests {
 
     /// A record of a history that began with `first`, so many changes later.
     fn record(first: u64, changes: u64, fence: u64, opened_unix_ms: u64, state: State) -> Record {
-        Record { version: Version(first + changes), fence: Fence(fence), opened_unix_ms, state, ..claim(0, 0) }
+        Record {
+            version: Version(first + changes),
+            fence: Fence(fence),
+            opened_unix_ms,
+            state,
+            ..claim(0, 0)
+        }
     }
 
     #[tokio::test(start_paused = true)]
@@ -322,7 +365,8 @@ mod tests {
         holdings.renewed(&slot(Space::Enforced, 1), running.fence, Duration::from_secs(30));
         pass(&holdings, Duration::from_secs(29)).await;
         assert_eq!(of(&holdings, 1), [running.version], "renewed");
-        let result = Record { version: running.version.next(), fence: running.fence, ..completed(8) };
+        let result =
+            Record { version: running.version.next(), fence: running.fence, ..completed(8) };
         keep(&holdings, 1, &result, KEEP);
         assert_eq!(of(&holdings, 1), [result.version], "the latest change alone");
         pass(&holdings, RECENT).await;
@@ -336,7 +380,11 @@ mod tests {
         keep(&holdings, 2, &completed(9), KEEP);
         tokio::time::advance(Duration::from_secs(600)).await;
         keep(&holdings, 3, &completed(11), KEEP);
-        assert_eq!([of(&holdings, 1), of(&holdings, 2)], [[Version(7)], [Version(9)]], "a hung server may be replaced late");
+        assert_eq!(
+            [of(&holdings, 1), of(&holdings, 2)],
+            [[Version(7)], [Version(9)]],
+            "a hung server may be replaced late"
+        );
         pass(&holdings, Duration::ZERO).await;
         assert_eq!([of(&holdings, 1), of(&holdings, 2)], [[], []]);
     }
@@ -357,7 +405,9 @@ mod tests {
         let holdings = Holdings::default();
         let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
         keep(&holdings, 1, &running, LEASE);
-        for marker in [record(900, 0, 2, 20, State::Released), record(100, 1, 2, 20, State::Released)] {
+        for marker in
+            [record(900, 0, 2, 20, State::Released), record(100, 1, 2, 20, State::Released)]
+        {
             keep(&holdings, 1, &marker, KEEP);
             assert_eq!(of(&holdings, 1), [running.version], "{:?}", marker.version);
         }
@@ -370,7 +420,8 @@ mod tests {
     async fn an_answer_that_is_processed_late_displaces_no_later_change() {
         let holdings = Holdings::default();
         let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
-        let result = Record { version: Version(102), fence: Fence(1), opened_unix_ms: 10, ..completed(0) };
+        let result =
+            Record { version: Version(102), fence: Fence(1), opened_unix_ms: 10, ..completed(0) };
         keep(&holdings, 1, &result, KEEP);
         for late in [running, record(100, 1, 1, 10, uncertain())] {
             keep(&holdings, 1, &late, LEASE);
@@ -387,10 +438,21 @@ mod tests {
         keep(&holdings, 0, &claim(1, 1), LEASE);
         let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
         for n in 1..=40 {
-            holdings.acknowledged(&slot(Space::Enforced, n), &completed(2), large.clone(), KEEP, Vec::new());
+            holdings.acknowledged(
+                &slot(Space::Enforced, n),
+                &completed(2),
+                large.clone(),
+                KEEP,
+                Vec::new(),
+            );
         }
         let inner = holdings.lock();
-        assert!(inner.bytes <= BYTES_MAX && inner.settled.len() == 15, "{} in {} bytes", inner.settled.len(), inner.bytes);
+        assert!(
+            inner.bytes <= BYTES_MAX && inner.settled.len() == 15,
+            "{} in {} bytes",
+            inner.settled.len(),
+            inner.bytes
+        );
         assert_eq!((inner.claims.len(), inner.ends.len()), (1, 15));
         assert!(inner.settled.contains_key(&slot(Space::Enforced, 40)), "the oldest went first");
     }
@@ -417,10 +479,13 @@ mod tests {
     }
 
     #[test]
-    fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran() {
+    fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran()
+     {
         use Assertion::{Anew, BegunAgain, Forward, Obsolete};
         let in_flight = State::InFlight { doubt_since_ms: None };
-        let asserted = |held: Record, stands: Record| Holding::new(&held, encode(&held), LEASE, Vec::new()).assertion(&stands);
+        let asserted = |held: Record, stands: Record| {
+            Holding::new(&held, encode(&held), LEASE, Vec::new()).assertion(&stands)
+        };
         // A history counts from 100. The attempt has fence 1 and began at 10; others have fence 2 and began at 20.
         let own = |changes, state: &State| record(100, changes, 1, 10, state.clone());
         let other = |changes, state: &State| record(100, changes, 2, 20, state.clone());
@@ -429,8 +494,16 @@ mod tests {
         let (marker, doubt, done) = (State::Released, uncertain(), result());
         for held in [&in_flight, &doubt, &done] {
             // What a replica that lags behind goes on with.
-            assert_eq!(asserted(own(2, held), other(1, &marker)), Forward(Version(101)), "claimed over a marker");
-            assert_eq!(asserted(own(2, held), other(0, &in_flight)), Forward(Version(100)), "that another left");
+            assert_eq!(
+                asserted(own(2, held), other(1, &marker)),
+                Forward(Version(101)),
+                "claimed over a marker"
+            );
+            assert_eq!(
+                asserted(own(2, held), other(0, &in_flight)),
+                Forward(Version(100)),
+                "that another left"
+            );
             assert_eq!(asserted(own(2, held), own(1, &doubt)), Forward(Version(101)));
             // Duplicates that were given up, wherever their versions come from.
             assert_eq!(asserted(own(2, held), elsewhere(&marker)), Anew(Version(900)));
@@ -440,15 +513,27 @@ mod tests {
             for stands in [&in_flight, &doubt, &done, &State::Expired] {
                 assert_eq!(asserted(own(2, held), elsewhere(stands)), BegunAgain);
             }
-            assert_eq!(asserted(own(2, held), other(1, &done)), BegunAgain, "somebody may have had that answer");
+            assert_eq!(
+                asserted(own(2, held), other(1, &done)),
+                BegunAgain,
+                "somebody may have had that answer"
+            );
             assert_eq!(asserted(own(2, held), own(3, &done)), Obsolete);
         }
         let again = |state: &State| record(900, 0, 1, 10, state.clone());
         for held in [&in_flight, &doubt] {
-            assert_eq!(asserted(own(2, held), decided(4, &marker)), Obsolete, "released by a decision");
+            assert_eq!(
+                asserted(own(2, held), decided(4, &marker)),
+                Obsolete,
+                "released by a decision"
+            );
             assert_eq!(asserted(own(2, held), own(3, &marker)), Obsolete);
             assert_eq!(asserted(own(2, held), again(&marker)), Obsolete, "its own, over nothing");
-            assert_eq!(asserted(own(2, held), again(&in_flight)), Obsolete, "written again already");
+            assert_eq!(
+                asserted(own(2, held), again(&in_flight)),
+                Obsolete,
+                "written again already"
+            );
             assert_eq!(asserted(own(2, held), own(4, &doubt)), Obsolete, "its lease is over");
         }
         // No outcome follows a result: its earlier state was marked, released or claimed by who didn't know of it.
@@ -461,17 +546,32 @@ mod tests {
         assert_eq!(asserted(own(1, &marker), own(0, &in_flight)), Forward(Version(100)));
         assert_eq!(asserted(decided(2, &marker), own(1, &doubt)), Forward(Version(101)));
         assert_eq!(asserted(own(1, &marker), other(0, &marker)), Forward(Version(100)));
-        for stands in [other(0, &in_flight), other(0, &doubt), other(0, &done), elsewhere(&in_flight), elsewhere(&marker)] {
+        for stands in [
+            other(0, &in_flight),
+            other(0, &doubt),
+            other(0, &done),
+            elsewhere(&in_flight),
+            elsewhere(&marker),
+        ] {
             assert_eq!(asserted(own(1, &marker), stands), Obsolete);
         }
         let far = LATER_MAX + 1;
-        assert_eq!(asserted(record(100, far, 1, 10, done), record(100, 0, 2, 20, in_flight)), BegunAgain);
+        assert_eq!(
+            asserted(record(100, far, 1, 10, done), record(100, 0, 2, 20, in_flight)),
+            BegunAgain
+        );
     }
 
     #[test]
     fn shadow_records_are_not_held() {
         let holdings = Holdings::default();
-        holdings.acknowledged(&slot(Space::Shadow, 1), &claim(1, 1), encode(&claim(1, 1)), LEASE, Vec::new());
+        holdings.acknowledged(
+            &slot(Space::Shadow, 1),
+            &claim(1, 1),
+            encode(&claim(1, 1)),
+            LEASE,
+            Vec::new(),
+        );
         assert!(holdings.lock().claims.is_empty());
         assert!(matches!(claim(1, 1).state, State::InFlight { .. }));
     }

@@ -33,22 +33,37 @@ pub(super) fn large(value: &[u8]) -> Option<Fence> {
 
 impl Redis {
     /// The record, of any size, or else its tombstone where that is wanted too.
-    pub(super) async fn read(&self, slot: &Slot, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
+    pub(super) async fn read(
+        &self,
+        slot: &Slot,
+        or_tombstone: bool,
+    ) -> Result<Option<Held>, StoreError> {
         let deadline = self.deadline();
         let keys = [self.names.record_key(slot), self.names.tombstone_key(slot)];
         let keys = if or_tombstone { &keys[..] } else { &keys[..1] };
-        let answer = self.run(slot.partition(), &self.scripts.read, (keys, &[]), None, deadline).await?;
+        let answer =
+            self.run(slot.partition(), &self.scripts.read, (keys, &[]), None, deadline).await?;
         let mut parts = array(answer)?.into_iter();
-        let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else { return Err(unexpected()) };
+        let (Some(seconds), Some(micros)) = (parts.next(), parts.next()) else {
+            return Err(unexpected());
+        };
         match parts.next() {
             Some(Value::Int(_)) => self.read_large(slot, or_tombstone).await,
-            value => held(value.unwrap_or(Value::Nil), time_ms(Value::Array(vec![seconds, micros]))?),
+            value => {
+                held(value.unwrap_or(Value::Nil), time_ms(Value::Array(vec![seconds, micros]))?)
+            }
         }
     }
 
     /// What stands there, when it is the turn of a large record.
-    async fn read_large(&self, slot: &Slot, or_tombstone: bool) -> Result<Option<Held>, StoreError> {
-        let (Some(store), Ok(turn)) = (self.itself.upgrade(), timeout(TURN_MAX, self.large.turn()).await) else {
+    async fn read_large(
+        &self,
+        slot: &Slot,
+        or_tombstone: bool,
+    ) -> Result<Option<Held>, StoreError> {
+        let (Some(store), Ok(turn)) =
+            (self.itself.upgrade(), timeout(TURN_MAX, self.large.turn()).await)
+        else {
             return Err(StoreError::Unread("others were read first".into()));
         };
         let slot = *slot;
@@ -65,7 +80,12 @@ impl Redis {
         })
     }
 
-    async fn read_whole(&self, slot: &Slot, or_tombstone: bool, deadline: Instant) -> Result<Option<Held>, StoreError> {
+    async fn read_whole(
+        &self,
+        slot: &Slot,
+        or_tombstone: bool,
+        deadline: Instant,
+    ) -> Result<Option<Held>, StoreError> {
         let mut pipeline = redis::pipe();
         // The time comes first: a lease that is renewed in between must not look as if it were over.
         pipeline.cmd("TIME").cmd("MGET").arg(self.names.record_key(slot));
@@ -75,9 +95,12 @@ impl Redis {
         if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
             pipeline.add_command(marker).add_command(wait);
         }
-        let answer = self.servers.call(slot.partition(), Ask::Many(&pipeline), None, deadline).await?;
+        let answer =
+            self.servers.call(slot.partition(), Ask::Many(&pipeline), None, deadline).await?;
         let mut values = array(answer)?.into_iter();
-        let (Some(time), Some(found)) = (values.next(), values.next()) else { return Err(unexpected()) };
+        let (Some(time), Some(found)) = (values.next(), values.next()) else {
+            return Err(unexpected());
+        };
         self.insist(values.nth(1))?;
         let first = array(found)?.into_iter().find(|value| *value != Value::Nil);
         held(first.unwrap_or(Value::Nil), time_ms(time)?)

@@ -244,7 +244,12 @@ pub(super) fn read(value: Vec<u8>, now_ms: u64) -> Result<Held, CodecError> {
     let (written, due) = stamps.split_first_chunk::<8>().ok_or(CodecError::Malformed)?;
     let due = due.first_chunk::<8>().ok_or(CodecError::Malformed)?;
     let record = decode(head, value)?;
-    Ok(Held { record, written_ms: u64::from_be_bytes(*written), due_ms: u64::from_be_bytes(*due), now_ms })
+    Ok(Held {
+        record,
+        written_ms: u64::from_be_bytes(*written),
+        due_ms: u64::from_be_bytes(*due),
+        now_ms,
+    })
 }
 
 #[cfg(test)]
@@ -262,7 +267,8 @@ mod tests {
         let names = Names::new("onceward").unwrap();
         let mut hash = [0xab; SLOT_BYTES];
         hash[0] = 255;
-        let (enforced, shadow) = (Slot::from_hash(Space::Enforced, hash), Slot::from_hash(Space::Shadow, hash));
+        let (enforced, shadow) =
+            (Slot::from_hash(Space::Enforced, hash), Slot::from_hash(Space::Shadow, hash));
         let digits = "ff".to_owned() + &"ab".repeat(SLOT_BYTES - 1);
         for (name, expected) in [
             (names.record_key(&enforced), format!("onceward:{{p255}}:r:{digits}")),
@@ -289,10 +295,19 @@ mod tests {
             assert_eq!(text(name), expected);
         }
         assert_eq!(names.slot_of(&names.record_key(&shadow)), Some(shadow));
-        assert_eq!(names.slot_of(&names.tombstone_key(&enforced)), None, "a tombstone is no record");
+        assert_eq!(
+            names.slot_of(&names.tombstone_key(&enforced)),
+            None,
+            "a tombstone is no record"
+        );
         assert_eq!(names.stored_at(&names.tombstone_key(&shadow)), Some((shadow, true)));
         assert_eq!(names.stored_at(&names.record_key(&shadow)), Some((shadow, false)));
-        let of_empty = [names.epoch_key(3), names.ping_key(None), names.ping_key(Some(3)), names.gateways_key()];
+        let of_empty = [
+            names.epoch_key(3),
+            names.ping_key(None),
+            names.ping_key(Some(3)),
+            names.gateways_key(),
+        ];
         assert!(of_empty.iter().all(|name| names.is_of_an_empty_store(name)));
         let others = [
             names.note_key(Note::Identities),
@@ -307,12 +322,16 @@ mod tests {
     #[test]
     fn the_names_of_two_namespaces_have_nothing_in_common() {
         let slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
-        let [mine, theirs] = ["billing_eu-1", "billing_eu-1x"].map(|namespace| Names::new(namespace).unwrap());
+        let [mine, theirs] =
+            ["billing_eu-1", "billing_eu-1x"].map(|namespace| Names::new(namespace).unwrap());
         let name = mine.record_key(&slot);
         assert!(name.starts_with(b"billing_eu-1:{p7}:r:07"));
         assert_eq!((mine.slot_of(&name), theirs.slot_of(&name)), (Some(slot), None));
         assert_eq!(text(mine.ping_key(None)), "billing_eu-1:ping");
-        assert_eq!((mine.records_match(), mine.all_match()), ("billing_eu-1:{p*}:r:*".into(), "billing_eu-1:*".into()));
+        assert_eq!(
+            (mine.records_match(), mine.all_match()),
+            ("billing_eu-1:{p*}:r:*".into(), "billing_eu-1:*".into())
+        );
         for odd in ["", "a:b", "a{b", "a*", "a b", "\u{e4}", &"a".repeat(65)] {
             assert!(Names::new(odd).is_none(), "{odd}");
         }
@@ -333,9 +352,16 @@ mod tests {
         let record = completed(7);
         let encoded = encode(&record);
         let value = stamped(&encoded.head, 1000, &encoded.payload);
-        assert_eq!(read(value.clone(), 2000), Ok(Held { record, written_ms: 1000, due_ms: 0, now_ms: 2000 }));
+        assert_eq!(
+            read(value.clone(), 2000),
+            Ok(Held { record, written_ms: 1000, due_ms: 0, now_ms: 2000 })
+        );
         for length in 0..=STAMPED_BYTES {
-            assert_eq!(read(value[..length].to_vec(), 2000), Err(CodecError::Malformed), "cut to {length}");
+            assert_eq!(
+                read(value[..length].to_vec(), 2000),
+                Err(CodecError::Malformed),
+                "cut to {length}"
+            );
         }
     }
 }

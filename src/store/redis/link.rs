@@ -83,7 +83,12 @@ impl Links {
     pub(super) fn keep(dialer: Dialer) -> Links {
         let (sender, states) = watch::channel(State::Connecting);
         let (timeout, breaker) = (dialer.timeout, Breaker::new(dialer.breakers.clone()));
-        Links { states, timeout, breaker, _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))) }
+        Links {
+            states,
+            timeout,
+            breaker,
+            _keeper: AbortOnDropHandle::new(tokio::spawn(keep(dialer, sender))),
+        }
     }
 
     /// The server's history of writes.
@@ -104,7 +109,12 @@ impl Links {
 
     /// Sends a command and waits for its answer, until the deadline; the wait for a connection counts. Where `under` names a
     /// history of writes, nothing is sent to a server that has another.
-    pub(super) async fn call(&self, ask: Ask<'_>, under: Option<Generation>, deadline: Instant) -> Result<Value, Failure> {
+    pub(super) async fn call(
+        &self,
+        ask: Ask<'_>,
+        under: Option<Generation>,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
         let pass = self.breaker.pass().map_err(Failure::Refused)?;
         let mut link = match self.link(deadline).await {
             Ok(link) => link,
@@ -123,7 +133,9 @@ impl Links {
                 Ask::One(command) => command.query_async::<Value>(&mut link.connection).await,
                 // Boxed: commands alone, of which a request needs two, must not carry what a pipeline takes.
                 Ask::Many(pipeline) => {
-                    Box::pin(link.connection.send_packed_commands(pipeline, 0, pipeline.len())).await.map(Value::Array)
+                    Box::pin(link.connection.send_packed_commands(pipeline, 0, pipeline.len()))
+                        .await
+                        .map(Value::Array)
                 }
             }
         };
@@ -164,11 +176,18 @@ impl Links {
             return Ok(link.clone());
         }
         let mut states = self.states.clone();
-        let settled = Box::pin(timeout_at(deadline, states.wait_for(|state| !matches!(state, State::Connecting)))).await;
+        let settled = Box::pin(timeout_at(
+            deadline,
+            states.wait_for(|state| !matches!(state, State::Connecting)),
+        ))
+        .await;
         match settled.ok().and_then(Result::ok).as_deref() {
             Some(State::Up(link)) => Ok(link.clone()),
             Some(State::Down(reason)) => Err(StoreError::NotApplied(reason.clone())),
-            _ => Err(StoreError::NotApplied(format!("no connection within {}", humantime::format_duration(self.timeout)))),
+            _ => Err(StoreError::NotApplied(format!(
+                "no connection within {}",
+                humantime::format_duration(self.timeout)
+            ))),
         }
     }
 }
@@ -211,7 +230,9 @@ impl From<Failure> for StoreError {
         match failure {
             Failure::Refused(error) => error,
             Failure::Answered(error) => fault::of_command(&error),
-            Failure::Replaced => StoreError::NotApplied("the server was restarted or replaced".into()),
+            Failure::Replaced => {
+                StoreError::NotApplied("the server was restarted or replaced".into())
+            }
         }
     }
 }
@@ -236,7 +257,8 @@ async fn keep(dialer: Dialer, states: watch::Sender<State>) {
             Ok((Dialled { connection, driver, address }, generation)) => {
                 dialer.confirmation.learn(&connection, dialer.timeout).await;
                 let born = Instant::now();
-                let link = Link { connection, _driver: Arc::new(driver), address, generation, doubt };
+                let link =
+                    Link { connection, _driver: Arc::new(driver), address, generation, doubt };
                 states.send_replace(State::Up(link.clone()));
                 dialer.replaced.notify_one();
                 tokio::select! {
@@ -266,7 +288,11 @@ struct History(Option<(Option<Lineage>, Generation)>);
 
 impl History {
     /// Asks a server for its own, and numbers it. One that doesn't tell might be another each time.
-    async fn read(&mut self, connection: &MultiplexedConnection, limit: Duration) -> Result<Generation, String> {
+    async fn read(
+        &mut self,
+        connection: &MultiplexedConnection,
+        limit: Duration,
+    ) -> Result<Generation, String> {
         let lineage = Lineage::of(connection, limit).await?;
         let generation = match &self.0 {
             Some((known, generation)) if lineage.is_some() && *known == lineage => *generation,

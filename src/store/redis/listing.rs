@@ -33,8 +33,11 @@ impl Redis {
         let turn = self.next_partition.fetch_add(1, Ordering::Relaxed);
         let groups = self.servers.groups();
         let mut slots = Vec::new();
-        let mut failed = (groups.is_empty()).then(|| StoreError::NotApplied("no server is known".into()));
-        for answer in join_all(groups.into_iter().map(|group| self.overdue_at(group, turn, limit))).await {
+        let mut failed =
+            (groups.is_empty()).then(|| StoreError::NotApplied("no server is known".into()));
+        for answer in
+            join_all(groups.into_iter().map(|group| self.overdue_at(group, turn, limit))).await
+        {
             match answer {
                 Ok(found) => slots.extend(found),
                 Err(error) => failed = Some(error),
@@ -50,10 +53,16 @@ impl Redis {
     }
 
     /// What is overdue at one server, by its clock. `turn` says with which of its partitions to begin.
-    async fn overdue_at(&self, mut group: Group, turn: u16, limit: usize) -> Result<Vec<Slot>, StoreError> {
+    async fn overdue_at(
+        &self,
+        mut group: Group,
+        turn: u16,
+        limit: usize,
+    ) -> Result<Vec<Slot>, StoreError> {
         let mut asking = redis::pipe();
         asking.cmd("TIME");
-        let time = self.pipeline_to(&group, &asking).await?.into_iter().next().ok_or_else(unexpected)?;
+        let time =
+            self.pipeline_to(&group, &asking).await?.into_iter().next().ok_or_else(unexpected)?;
         let now = time_ms(time)?.to_string();
         let count = group.partitions.len().max(1);
         group.partitions.rotate_left(usize::from(turn) % count);
@@ -76,12 +85,18 @@ impl Redis {
     async fn stays_in_index(&self, slot: &Slot) -> Result<bool, StoreError> {
         let keys = [self.names.record_key(slot), self.names.due_key(slot.partition())];
         let member = layout::member(slot);
-        let answer = self.run(slot.partition(), &self.scripts.forget, (&keys, &[&member]), None, self.deadline()).await?;
+        let answer = self
+            .run(slot.partition(), &self.scripts.forget, (&keys, &[&member]), None, self.deadline())
+            .await?;
         Ok(answer == Value::Int(1))
     }
 
     /// The slots that a pipeline of index reads names.
-    async fn members(&self, group: &Group, reading: &redis::Pipeline) -> Result<Vec<Slot>, StoreError> {
+    async fn members(
+        &self,
+        group: &Group,
+        reading: &redis::Pipeline,
+    ) -> Result<Vec<Slot>, StoreError> {
         if reading.is_empty() {
             return Ok(Vec::new());
         }
@@ -94,7 +109,11 @@ impl Redis {
     }
 
     /// Lists by the indexes. The cursor is a partition and a place in its index.
-    pub(super) async fn list_unsettled(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    pub(super) async fn list_unsettled(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         let (first, skip) = match cursor {
             None => (0, 0),
             Some(cursor) => place(cursor).ok_or(ListError::Cursor)?,
@@ -115,7 +134,11 @@ impl Redis {
             let taken = wanted.min(left);
             if taken > 0 {
                 let mut reading = redis::pipe();
-                reading.cmd("ZRANGE").arg(self.names.due_key(partition)).arg(skip).arg(skip + taken - 1);
+                reading
+                    .cmd("ZRANGE")
+                    .arg(self.names.due_key(partition))
+                    .arg(skip)
+                    .arg(skip + taken - 1);
                 let slots = self.members(group, &reading).await?;
                 page.records.extend(self.load_all(group, slots).await?);
             }
@@ -130,7 +153,8 @@ impl Redis {
 
     /// How many unsettled records a server's partitions have, from this one on; those without any left out.
     async fn counts(&self, group: &Group, first: u16) -> Result<Vec<(u16, usize)>, StoreError> {
-        let partitions: Vec<u16> = group.partitions.iter().copied().filter(|partition| *partition >= first).collect();
+        let partitions: Vec<u16> =
+            group.partitions.iter().copied().filter(|partition| *partition >= first).collect();
         let mut counting = redis::pipe();
         for partition in &partitions {
             counting.cmd("ZCARD").arg(self.names.due_key(*partition));
@@ -143,7 +167,11 @@ impl Redis {
     }
 
     /// Lists by walking over all keys.
-    pub(super) async fn list_all(&self, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    pub(super) async fn list_all(
+        &self,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         let mut place = match cursor {
             None => ScanPlace::default(),
             Some(cursor) => ScanPlace::parse(cursor).ok_or(ListError::Cursor)?,
@@ -172,18 +200,32 @@ impl Redis {
     }
 
     /// Goes on over the keys of a server, in the hope of so many records: where to go on then, and what was found.
-    async fn scan(&self, group: &Group, cursor: u64, room: usize) -> Result<(u64, Vec<Slot>), StoreError> {
+    async fn scan(
+        &self,
+        group: &Group,
+        cursor: u64,
+        room: usize,
+    ) -> Result<(u64, Vec<Slot>), StoreError> {
         let mut scan = redis::pipe();
         scan.cmd("SCAN").arg(cursor).arg("MATCH").arg(self.names.records_match()).arg("COUNT");
         // Half as many as there is room for: what comes on top has to go into the page's cursor.
         scan.arg((room / 2).clamp(SCAN_COUNT_MIN, SCAN_COUNT));
-        let answer = self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
-        let (next, keys): (u64, Vec<Vec<u8>>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
-        Ok((next, keys.iter().filter_map(|key| self.names.slot_of(key)).filter(is_listed).collect()))
+        let answer =
+            self.pipeline_to(group, &scan).await?.into_iter().next().ok_or_else(unexpected)?;
+        let (next, keys): (u64, Vec<Vec<u8>>) =
+            redis::from_redis_value(answer).map_err(|_| unexpected())?;
+        Ok((
+            next,
+            keys.iter().filter_map(|key| self.names.slot_of(key)).filter(is_listed).collect(),
+        ))
     }
 
     /// Reads what is still there of these slots, all at one server. One that can't be read doesn't hide the others.
-    async fn load_all(&self, group: &Group, slots: Vec<Slot>) -> Result<Vec<(Slot, Held)>, StoreError> {
+    async fn load_all(
+        &self,
+        group: &Group,
+        slots: Vec<Slot>,
+    ) -> Result<Vec<(Slot, Held)>, StoreError> {
         let slots: Vec<Slot> = slots.into_iter().filter(is_listed).collect();
         if slots.is_empty() {
             return Ok(Vec::new());
@@ -274,7 +316,14 @@ mod tests {
 
     #[test]
     fn no_more_is_read_than_was_asked_for_and_nothing_where_nothing_is() {
-        let counts = [Value::Int(3), Value::Int(0), Value::Nil, Value::Int(-1), Value::Int(5), Value::Int(2)];
+        let counts = [
+            Value::Int(3),
+            Value::Int(0),
+            Value::Nil,
+            Value::Int(-1),
+            Value::Int(5),
+            Value::Int(2),
+        ];
         let partitions = [10, 11, 12, 13, 14, 15];
         assert_eq!(shares(&partitions, &counts, 100), [(10, 3), (14, 5), (15, 2)]);
         assert_eq!(shares(&partitions, &counts, 9), [(10, 3), (14, 5), (15, 1)]);
@@ -286,8 +335,14 @@ mod tests {
     #[test]
     fn a_cursor_names_a_place_or_is_none() {
         assert_eq!((place("0:0"), place("255:17")), (Some((0, 0)), Some((255, 17))));
-        let found = vec![Slot::from_hash(Space::Enforced, [7; 20]), Slot::from_hash(Space::Enforced, [8; 20])];
-        for place in [ScanPlace { server: 2, cursor: u64::MAX, found: vec![] }, ScanPlace { server: 0, cursor: 0, found }] {
+        let found = vec![
+            Slot::from_hash(Space::Enforced, [7; 20]),
+            Slot::from_hash(Space::Enforced, [8; 20]),
+        ];
+        for place in [
+            ScanPlace { server: 2, cursor: u64::MAX, found: vec![] },
+            ScanPlace { server: 0, cursor: 0, found },
+        ] {
             assert_eq!(ScanPlace::parse(&place.to_string()), Some(place));
         }
         for odd in ["", "1", "1:", ":1", "a:1", "1:a", "1:1:1", "1:1:AAAA", "-1:0"] {

@@ -14,8 +14,8 @@ use super::{Redis, array, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
-    DIGEST_BYTES, Ends, Entry, EntryId, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position,
-    Trimmed, slot_of_member,
+    DIGEST_BYTES, Ends, Entry, EntryId, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
+    OBSERVED_ENTRY_BYTES, Position, Trimmed, slot_of_member,
 };
 
 /// Entries of one partition that one call trims: a fraction of a millisecond of the server's time.
@@ -23,21 +23,37 @@ const TRIMMED_PER_PARTITION: usize = 200;
 
 impl Redis {
     /// Reads the logs of a server's partitions, up to `count` entries of each.
-    async fn read_at(&self, group: &Group, from: &Position, count: usize) -> Result<Vec<Entry>, StoreError> {
+    async fn read_at(
+        &self,
+        group: &Group,
+        from: &Position,
+        count: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         // One command for all where they need not have one hash slot: most of them are empty, at most times.
         let at_once = if self.servers.is_cluster() { 1 } else { group.partitions.len().max(1) };
         let mut reading = redis::pipe();
         for partitions in group.partitions.chunks(at_once) {
             reading.cmd("XREAD").arg("COUNT").arg(count).arg("STREAMS");
-            partitions.iter().for_each(|partition| _ = reading.arg(self.names.events_key(*partition)));
-            partitions.iter().for_each(|partition| _ = reading.arg(from.of(*partition).to_string()));
+            partitions
+                .iter()
+                .for_each(|partition| _ = reading.arg(self.names.events_key(*partition)));
+            partitions
+                .iter()
+                .for_each(|partition| _ = reading.arg(from.of(*partition).to_string()));
         }
         let mut entries = Vec::new();
-        for (answer, partitions) in self.pipeline_to(group, &reading).await?.into_iter().zip(group.partitions.chunks(at_once)) {
+        for (answer, partitions) in self
+            .pipeline_to(group, &reading)
+            .await?
+            .into_iter()
+            .zip(group.partitions.chunks(at_once))
+        {
             let mut streams = partitions.iter();
             for (name, found) in streams_of(answer)? {
                 // In the order in which they were asked for, those without entries left out.
-                let partition = streams.find(|partition| self.names.events_key(**partition) == name).ok_or_else(unexpected)?;
+                let partition = streams
+                    .find(|partition| self.names.events_key(**partition) == name)
+                    .ok_or_else(unexpected)?;
                 for value in found {
                     entries.push(entry(*partition, value)?);
                 }
@@ -49,25 +65,37 @@ impl Redis {
     /// Takes away the oldest observations where there are too many, and those older than `keep_ms`, if that isn't empty. Returns
     /// how many batches went.
     async fn forget_observed(&self, keep_ms: &[u8]) -> Result<usize, StoreError> {
-        let keys = [self.names.observations_key(), self.names.observed_bytes_key(), self.names.observed_sizes_key()];
+        let keys = [
+            self.names.observations_key(),
+            self.names.observed_bytes_key(),
+            self.names.observed_sizes_key(),
+        ];
         let (most, count) = (OBSERVED_BYTES_MAX.to_string(), TRIMMED_PER_PARTITION.to_string());
         let args: [&[u8]; 3] = [most.as_bytes(), keep_ms, count.as_bytes()];
         let script = &self.scripts.forget_observed;
-        let answer = self.run(layout::OBSERVATIONS_PARTITION, script, (&keys, &args), None, self.deadline()).await?;
+        let answer = self
+            .run(layout::OBSERVATIONS_PARTITION, script, (&keys, &args), None, self.deadline())
+            .await?;
         redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
     async fn ends_where(&self, asked: impl Fn(u16) -> bool) -> Result<Vec<Ends>, StoreError> {
         self.servers.complete()?;
         let groups = self.servers.groups();
-        let mut ends = try_join_all(groups.iter().map(|group| self.ends_at(group, &asked))).await?.concat();
+        let mut ends =
+            try_join_all(groups.iter().map(|group| self.ends_at(group, &asked))).await?.concat();
         ends.sort_by_key(|ends| ends.partition);
         Ok(ends)
     }
 
     /// The ends of those of a server's partitions that are asked for.
-    async fn ends_at(&self, group: &Group, asked: impl Fn(u16) -> bool) -> Result<Vec<Ends>, StoreError> {
-        let partitions: Vec<u16> = group.partitions.iter().copied().filter(|partition| asked(*partition)).collect();
+    async fn ends_at(
+        &self,
+        group: &Group,
+        asked: impl Fn(u16) -> bool,
+    ) -> Result<Vec<Ends>, StoreError> {
+        let partitions: Vec<u16> =
+            group.partitions.iter().copied().filter(|partition| asked(*partition)).collect();
         if partitions.is_empty() {
             return Ok(Vec::new());
         }
@@ -95,13 +123,26 @@ impl Log for Redis {
         self.servers.complete()?;
         let count = (limit / usize::from(PARTITIONS)).max(1);
         let groups = self.servers.groups();
-        Ok(try_join_all(groups.iter().map(|group| self.read_at(group, from, count))).await?.concat())
+        Ok(try_join_all(groups.iter().map(|group| self.read_at(group, from, count)))
+            .await?
+            .concat())
     }
 
-    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    async fn read_partition(
+        &self,
+        partition: u16,
+        from: EntryId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(self.names.events_key(partition)).arg(from.to_string());
-        let found = streams_of(self.command(partition, &read).await?)?.into_iter().flat_map(|(_, found)| found);
+        read.arg("COUNT")
+            .arg(limit.max(1))
+            .arg("STREAMS")
+            .arg(self.names.events_key(partition))
+            .arg(from.to_string());
+        let found = streams_of(self.command(partition, &read).await?)?
+            .into_iter()
+            .flat_map(|(_, found)| found);
         found.map(|value| entry(partition, value)).collect()
     }
 
@@ -123,7 +164,10 @@ impl Log for Redis {
         self.servers.complete()?;
         let look_at = async |group: &Group| {
             let mut reading = redis::pipe();
-            group.partitions.iter().for_each(|p| _ = reading.cmd("HGET").arg(self.names.readers_key(*p)).arg(reader));
+            group
+                .partitions
+                .iter()
+                .for_each(|p| _ = reading.cmd("HGET").arg(self.names.readers_key(*p)).arg(reader));
             let answers = self.pipeline_to(group, &reading).await?;
             let read = group.partitions.iter().zip(answers).filter_map(|(partition, answer)| {
                 let text: String = redis::from_redis_value(answer).ok()?;
@@ -131,20 +175,31 @@ impl Log for Redis {
             });
             Ok::<BTreeMap<u16, EntryId>, StoreError>(read.collect())
         };
-        let read: BTreeMap<u16, EntryId> =
-            try_join_all(self.servers.groups().iter().map(look_at)).await?.into_iter().flatten().collect();
+        let read: BTreeMap<u16, EntryId> = try_join_all(self.servers.groups().iter().map(look_at))
+            .await?
+            .into_iter()
+            .flatten()
+            .collect();
         Ok((!read.is_empty()).then_some(Position(read)))
     }
 
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
         let span = millis(older_than);
-        let mut trimmed = Trimmed { batches: self.forget_observed(&span).await?, ..Trimmed::default() };
+        let mut trimmed =
+            Trimmed { batches: self.forget_observed(&span).await?, ..Trimmed::default() };
         let most = TRIMMED_PER_PARTITION.to_string();
         for Ends { partition, .. } in self.ends().await? {
-            let keys = [self.names.events_key(partition), self.names.readers_key(partition), self.names.trimmed_key(partition)];
+            let keys = [
+                self.names.events_key(partition),
+                self.names.readers_key(partition),
+                self.names.trimmed_key(partition),
+            ];
             let args: [&[u8]; 2] = [&span, most.as_bytes()];
-            let answer = self.run(partition, &self.scripts.trim, (&keys, &args), None, self.deadline()).await?;
-            let (entries, forgotten): (usize, Vec<String>) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
+            let answer = self
+                .run(partition, &self.scripts.trim, (&keys, &args), None, self.deadline())
+                .await?;
+            let (entries, forgotten): (usize, Vec<String>) =
+                redis::from_redis_value(answer).map_err(|_| unexpected())?;
             trimmed.entries += entries;
             trimmed.forgotten.extend(forgotten);
         }
@@ -162,16 +217,28 @@ impl Log for Redis {
         appending.cmd("RPUSH").arg(self.names.observed_sizes_key()).arg(bytes);
         appending.cmd("INCRBY").arg(self.names.observed_bytes_key()).arg(bytes);
         appending.cmd("EXEC");
-        let done = self.pipeline(layout::OBSERVATIONS_PARTITION, &appending).await?.pop().ok_or_else(unexpected)?;
+        let done = self
+            .pipeline(layout::OBSERVATIONS_PARTITION, &appending)
+            .await?
+            .pop()
+            .ok_or_else(unexpected)?;
         if appended(array(done)?)? > OBSERVED_BYTES_MAX {
             self.forget_observed(b"").await?;
         }
         Ok(())
     }
 
-    async fn observations(&self, after: EntryId, limit: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+    async fn observations(
+        &self,
+        after: EntryId,
+        limit: usize,
+    ) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
         let mut read = redis::cmd("XREAD");
-        read.arg("COUNT").arg(limit.max(1)).arg("STREAMS").arg(self.names.observations_key()).arg(after.to_string());
+        read.arg("COUNT")
+            .arg(limit.max(1))
+            .arg("STREAMS")
+            .arg(self.names.observations_key())
+            .arg(after.to_string());
         let answer = self.command(layout::OBSERVATIONS_PARTITION, &read).await?;
         let found = streams_of(answer)?.into_iter().flat_map(|(_, found)| found);
         let batch = |value| {
@@ -199,7 +266,8 @@ pub(super) fn appended(answers: Vec<Value>) -> Result<usize, StoreError> {
         Value::ServerError(error) => Some(Err(Failure::Answered(error.into()).into())),
         _ => None,
     };
-    let numbers = answers.into_iter().filter_map(numbers).collect::<Result<Vec<i64>, StoreError>>()?;
+    let numbers =
+        answers.into_iter().filter_map(numbers).collect::<Result<Vec<i64>, StoreError>>()?;
     match numbers[..] {
         [_batches, held] => usize::try_from(held).map_err(|_| unexpected()),
         _ => Err(unexpected()),
@@ -238,8 +306,15 @@ fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
     let read = || {
         let [link, told] = <[Vec<u8>; 2]>::try_from(fields).ok()?;
         let mut event = Bytes::from(told);
-        let member = (event.len() >= DIGEST_BYTES + MEMBER_BYTES).then(|| event.split_to(DIGEST_BYTES + MEMBER_BYTES))?;
-        Some(Entry { partition, id, slot: slot_of_member(&member[DIGEST_BYTES..])?, event, link: Link::from_bytes(&link) })
+        let member = (event.len() >= DIGEST_BYTES + MEMBER_BYTES)
+            .then(|| event.split_to(DIGEST_BYTES + MEMBER_BYTES))?;
+        Some(Entry {
+            partition,
+            id,
+            slot: slot_of_member(&member[DIGEST_BYTES..])?,
+            event,
+            link: Link::from_bytes(&link),
+        })
     };
     Ok(read().unwrap_or_else(|| Entry::unreadable(partition, id)))
 }
@@ -247,7 +322,10 @@ fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
 fn fields_of(value: Value) -> Result<(EntryId, Vec<Vec<u8>>), StoreError> {
     let (id, fields) = pair(value)?;
     let id: String = redis::from_redis_value(id).map_err(|_| unexpected())?;
-    Ok((id.parse().map_err(|_| unexpected())?, redis::from_redis_value(fields).map_err(|_| unexpected())?))
+    Ok((
+        id.parse().map_err(|_| unexpected())?,
+        redis::from_redis_value(fields).map_err(|_| unexpected())?,
+    ))
 }
 
 fn field<'f>(fields: &'f [Vec<u8>], name: &[u8]) -> Option<&'f [u8]> {
@@ -256,7 +334,8 @@ fn field<'f>(fields: &'f [Vec<u8>], name: &[u8]) -> Option<&'f [u8]> {
 
 /// A link and an id, as they are kept beside the log.
 fn mark(value: Value) -> Result<Option<Mark>, StoreError> {
-    let (link, id): (Option<Vec<u8>>, Option<String>) = redis::from_redis_value(value).map_err(|_| unexpected())?;
+    let (link, id): (Option<Vec<u8>>, Option<String>) =
+        redis::from_redis_value(value).map_err(|_| unexpected())?;
     let link = link.as_deref().and_then(Link::from_bytes);
     Ok(link.zip(id.and_then(|id| id.parse().ok())).map(|(link, id)| Mark { link, id }))
 }

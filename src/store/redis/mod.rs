@@ -124,7 +124,10 @@ pub struct Options {
 impl fmt::Debug for Options {
     /// Without the URLs, which may carry a password.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Options").field("timeout", &self.timeout).field("ca_file", &self.ca_file).finish_non_exhaustive()
+        f.debug_struct("Options")
+            .field("timeout", &self.timeout)
+            .field("ca_file", &self.ca_file)
+            .finish_non_exhaustive()
     }
 }
 
@@ -132,7 +135,9 @@ impl fmt::Debug for Options {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ConnectError {
     /// The URL is none of a Redis server.
-    #[error("the store's URL is not of the form redis://[user:password@]host[:port][/db], rediss://.. or unix:///path")]
+    #[error(
+        "the store's URL is not of the form redis://[user:password@]host[:port][/db], rediss://.. or unix:///path"
+    )]
     Url,
     /// The namespace is not one.
     #[error("a namespace has 1 to 64 letters, digits, _ or -")]
@@ -213,7 +218,8 @@ impl Redis {
     pub fn connect(options: Options) -> Result<Arc<Redis>, ConnectError> {
         let store = Redis::connect_without_epochs(options)?;
         // Only now: one that looks for a store that is not there yet takes it for one that is gone.
-        let keeper = tokio::spawn(epoch::keep(Arc::downgrade(&store), store.dialer.replaced.clone()));
+        let keeper =
+            tokio::spawn(epoch::keep(Arc::downgrade(&store), store.dialer.replaced.clone()));
         let _ = store.keeper.set(AbortOnDropHandle::new(keeper));
         Ok(store)
     }
@@ -261,12 +267,20 @@ impl Redis {
         Ok(self.servers.call(partition, Ask::One(command), None, self.deadline()).await?)
     }
 
-    async fn pipeline(&self, partition: u16, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+    async fn pipeline(
+        &self,
+        partition: u16,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, StoreError> {
         array(self.servers.call(partition, Ask::Many(pipeline), None, self.deadline()).await?)
     }
 
     /// Sends commands to one server. What it doesn't hold (any more) is an error.
-    async fn pipeline_to(&self, group: &Group, pipeline: &Pipeline) -> Result<Vec<Value>, StoreError> {
+    async fn pipeline_to(
+        &self,
+        group: &Group,
+        pipeline: &Pipeline,
+    ) -> Result<Vec<Value>, StoreError> {
         match ask_whole(&group.links, Ask::Many(pipeline), None, self.deadline()).await {
             Ok(values) => array(values),
             Err(failure) => {
@@ -288,7 +302,8 @@ impl Redis {
     ) -> Result<Value, Failure> {
         let command = evaluate("EVALSHA", &script.digest, keys, args);
         match self.confirmed(partition, command, under, deadline).await {
-            Err(Failure::Answered(error)) if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
+            Err(Failure::Answered(error))
+                if error.kind() == ErrorKind::Server(ServerErrorKind::NoScript) => {}
             done => return done,
         }
         // EVAL carries the text along, so nothing can come between loading and running. The server keeps it.
@@ -332,8 +347,12 @@ impl Redis {
 /// A command that runs a script. All of its memory is taken at once: it is made twice for every request.
 fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
     const COUNT_BYTES: usize = 20;
-    let bytes = keys.iter().map(Vec::len).sum::<usize>() + args.iter().map(|arg| arg.len()).sum::<usize>();
-    let mut command = Cmd::with_capacity(3 + keys.len() + args.len(), name.len() + script.len() + COUNT_BYTES + bytes);
+    let bytes =
+        keys.iter().map(Vec::len).sum::<usize>() + args.iter().map(|arg| arg.len()).sum::<usize>();
+    let mut command = Cmd::with_capacity(
+        3 + keys.len() + args.len(),
+        name.len() + script.len() + COUNT_BYTES + bytes,
+    );
     command.arg(name).arg(script).arg(keys.len());
     keys.iter().map(Vec::as_slice).chain(args.iter().copied()).for_each(|part| {
         command.arg(part);
@@ -360,8 +379,13 @@ impl Store for Redis {
         {
             return Ok(stands);
         }
-        let change = Change { slot, expected, next, encoded: encode(next), lifetime, event: says() };
-        let swapped = if in_flight { self.claim(change, deadline).await } else { self.change(change, deadline).await };
+        let change =
+            Change { slot, expected, next, encoded: encode(next), lifetime, event: says() };
+        let swapped = if in_flight {
+            self.claim(change, deadline).await
+        } else {
+            self.change(change, deadline).await
+        };
         let is_completed = match &swapped {
             Ok(Swap::Stored) => matches!(next.state, State::Completed { .. }),
             Ok(Swap::Stale(Some(held))) => matches!(held.record.state, State::Completed { .. }),
@@ -389,7 +413,13 @@ impl Store for Redis {
         self.read(slot, true).await
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         // The end of the head of a record that is in flight under this fence.
         let mut running = [0; HEAD_BYTES - 8];
         running[..8].copy_from_slice(&fence.0.to_be_bytes());
@@ -399,9 +429,14 @@ impl Store for Redis {
         let partition = slot.partition();
         let before = self.epochs.current(partition);
         self.holdings.renewed(slot, fence, lease);
-        let renewed = self.run(partition, &self.scripts.renew, (&keys, &args), None, self.deadline()).await? == Value::Int(1);
+        let renewed =
+            self.run(partition, &self.scripts.renew, (&keys, &args), None, self.deadline()).await?
+                == Value::Int(1);
         let held = |holding: &Holding| holding.fence() == fence;
-        if !renewed && self.holdings.holds(slot, held) && self.may_have_lost(partition, before).await? {
+        if !renewed
+            && self.holdings.holds(slot, held)
+            && self.may_have_lost(partition, before).await?
+        {
             // It is written again in a moment.
             return Err(StoreError::NotApplied("the store has lost the claim, with others".into()));
         }
@@ -412,7 +447,12 @@ impl Store for Redis {
         self.overdue(limit).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         match listing {
             Listing::Unsettled => self.list_unsettled(cursor, limit.max(1)).await,
             Listing::All => self.list_all(cursor, limit.max(1)).await,
@@ -444,15 +484,29 @@ impl Store for Redis {
         let mut get = redis::cmd("MGET");
         get.arg(self.names.note_key(note)).arg(self.names.copy_key());
         let kept = self.command(layout::NOTES_PARTITION, &get).await?;
-        let (note, copy): (Option<String>, Option<String>) = redis::from_redis_value(kept).map_err(|_| unexpected())?;
+        let (note, copy): (Option<String>, Option<String>) =
+            redis::from_redis_value(kept).map_err(|_| unexpected())?;
         // Whoever asks begins to use the store.
         if copy.is_some() { Err(copy::unfinished()) } else { Ok(note) }
     }
 
-    async fn set_note(&self, note: Note, expected: Option<&str>, next: &str) -> Result<bool, StoreError> {
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
         let args = [expected.unwrap_or_default().as_bytes(), next.as_bytes()];
         let keys = [self.names.note_key(note)];
-        let answer = self.run(layout::NOTES_PARTITION, &self.scripts.agree, (&keys, &args), None, self.deadline()).await?;
+        let answer = self
+            .run(
+                layout::NOTES_PARTITION,
+                &self.scripts.agree,
+                (&keys, &args),
+                None,
+                self.deadline(),
+            )
+            .await?;
         Ok(answer == Value::Int(1))
     }
 }

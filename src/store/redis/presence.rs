@@ -95,14 +95,16 @@ impl Redis {
         reading.cmd("TIME").cmd("HGETALL").arg(self.names.gateways_key());
         let answers = self.pipeline(layout::GATEWAYS_PARTITION, &reading).await?;
         let [time, noted] = <[Value; 2]>::try_from(answers).map_err(|_| unexpected())?;
-        let noted: std::collections::BTreeMap<String, String> = redis::from_redis_value(noted).map_err(|_| unexpected())?;
+        let noted: std::collections::BTreeMap<String, String> =
+            redis::from_redis_value(noted).map_err(|_| unexpected())?;
         Ok((super::time_ms(time)?, noted.into_iter().collect()))
     }
 
     async fn forget_gone(&self) -> Result<(), StoreError> {
         let (now_ms, noted) = self.gateways_noted().await?;
         let is_old = |text: &str| now_ms.saturating_sub(heard_ms(text)) > ms(FORGOTTEN_AFTER);
-        let gone: Vec<String> = noted.into_iter().filter(|(_, text)| is_old(text)).map(|(name, _)| name).collect();
+        let gone: Vec<String> =
+            noted.into_iter().filter(|(_, text)| is_old(text)).map(|(name, _)| name).collect();
         if gone.is_empty() {
             return Ok(());
         }
@@ -122,7 +124,10 @@ fn gateways_at<'a>(now_ms: u64, noted: impl Iterator<Item = &'a str>) -> Gateway
     noted.fold(Gateways::default(), |seen, text| {
         let heard_ms = heard_ms(text);
         let is_here = !text.ends_with(LEFT) && now_ms.saturating_sub(heard_ms) < ms(GONE_AFTER);
-        Gateways { present: seen.present + usize::from(is_here), last_ms: seen.last_ms.max(heard_ms) }
+        Gateways {
+            present: seen.present + usize::from(is_here),
+            last_ms: seen.last_ms.max(heard_ms),
+        }
     })
 }
 
@@ -142,7 +147,14 @@ mod tests {
     fn who_wrote_a_moment_ago_and_did_not_leave_is_present() {
         let seen = |noted: &[&str]| gateways_at(100_000, noted.iter().copied());
         assert_eq!(seen(&[]), Gateways::default());
-        assert_eq!(seen(&["99000", "80001", "80000", "99500 left", "odd"]), Gateways { present: 2, last_ms: 99_500 });
-        assert_eq!(seen(&["100500"]), Gateways { present: 1, last_ms: 100_500 }, "by a clock that was set back");
+        assert_eq!(
+            seen(&["99000", "80001", "80000", "99500 left", "odd"]),
+            Gateways { present: 2, last_ms: 99_500 }
+        );
+        assert_eq!(
+            seen(&["100500"]),
+            Gateways { present: 1, last_ms: 100_500 },
+            "by a clock that was set back"
+        );
     }
 }

@@ -58,15 +58,27 @@ impl Part {
     /// How much is lost without the right, and what.
     fn without(self) -> (Grade, &'static str) {
         match self {
-            Part::Records => (Grade::Unsound, "claims and results can't be stored, or lost requests aren't found"),
-            Part::Waiters => (Grade::Limited, "duplicates that wait at another gateway answer up to 2 s late"),
+            Part::Records => (
+                Grade::Unsound,
+                "claims and results can't be stored, or lost requests aren't found",
+            ),
+            Part::Waiters => {
+                (Grade::Limited, "duplicates that wait at another gateway answer up to 2 s late")
+            }
             Part::Lists => (Grade::Limited, "operators can't list operations"),
-            Part::Settings => (Grade::Limited, "the server's settings, restarts and failovers can't be seen"),
+            Part::Settings => {
+                (Grade::Limited, "the server's settings, restarts and failovers can't be seen")
+            }
             Part::Replicas | Part::Disk => (Grade::Unsound, "`ack` can't be confirmed"),
             Part::Cluster => (Grade::Limited, "calls fail while the cluster moves their partition"),
-            Part::Presence => (Grade::Limited, "`onceward store copy` can't see that a gateway uses the store"),
+            Part::Presence => {
+                (Grade::Limited, "`onceward store copy` can't see that a gateway uses the store")
+            }
             Part::Append => (Grade::Unsound, "changes are stored without their event"),
-            Part::Log => (Grade::Limited, "the event log can't be read or trimmed, or duplicates aren't counted"),
+            Part::Log => (
+                Grade::Limited,
+                "the event log can't be read or trimmed, or duplicates aren't counted",
+            ),
             Part::Cache => (Grade::Limited, "local_cache keeps nothing"),
         }
     }
@@ -148,7 +160,9 @@ impl Right {
 
     fn describe(&self) -> String {
         match self {
-            Right::Command(command) => format!("the command {} (+{command})", command.to_ascii_uppercase()),
+            Right::Command(command) => {
+                format!("the command {} (+{command})", command.to_ascii_uppercase())
+            }
             Right::Keys(pattern) => format!("the keys {pattern} (~{pattern})"),
             Right::Channels(pattern) => format!("the channels {pattern} (&{pattern})"),
         }
@@ -162,14 +176,26 @@ fn key_names(names: &Names, partition: u16) -> Vec<(Vec<u8>, Part)> {
     let slots = [Space::Enforced, Space::Shadow].map(|space| Slot::from_hash(space, hash));
     let mut keys = Vec::new();
     for slot in &slots {
-        keys.extend([names.record_key(slot), names.tombstone_key(slot)].map(|name| (name, Part::Records)));
+        keys.extend(
+            [names.record_key(slot), names.tombstone_key(slot)].map(|name| (name, Part::Records)),
+        );
     }
     let records = [names.due_key(partition), names.epoch_key(partition), names.ping_key(None)];
-    keys.extend(records.into_iter().chain(Note::ALL.map(|note| names.note_key(note))).map(|name| (name, Part::Records)));
+    keys.extend(
+        records
+            .into_iter()
+            .chain(Note::ALL.map(|note| names.note_key(note)))
+            .map(|name| (name, Part::Records)),
+    );
     keys.extend([(names.copy_key(), Part::Records), (names.gateways_key(), Part::Presence)]);
-    keys.extend([names.events_key(partition), names.chain_key(partition)].map(|name| (name, Part::Append)));
-    keys.extend([names.trimmed_key(partition), names.readers_key(partition)].map(|name| (name, Part::Log)));
-    let observed = [names.observations_key(), names.observed_bytes_key(), names.observed_sizes_key()];
+    keys.extend(
+        [names.events_key(partition), names.chain_key(partition)].map(|name| (name, Part::Append)),
+    );
+    keys.extend(
+        [names.trimmed_key(partition), names.readers_key(partition)].map(|name| (name, Part::Log)),
+    );
+    let observed =
+        [names.observations_key(), names.observed_bytes_key(), names.observed_sizes_key()];
     keys.extend(observed.map(|name| (name, Part::Log)));
     keys
 }
@@ -196,9 +222,14 @@ fn probes(names: &Names, features: Features, ack: Ack, cluster: bool) -> Vec<Pro
         let mut command = Cmd::new();
         name.split('|').for_each(|word| _ = command.arg(word));
         let subject = if *part == Part::Waiters { &channel } else { &ping };
-        args.iter().for_each(|arg| _ = if *arg == NAME { command.arg(subject) } else { command.arg(arg) });
+        args.iter()
+            .for_each(|arg| _ = if *arg == NAME { command.arg(subject) } else { command.arg(arg) });
         if *part == Part::Waiters {
-            probes.push(Probe { right: Right::Channels(names.all_match()), part: *part, command: command.clone() });
+            probes.push(Probe {
+                right: Right::Channels(names.all_match()),
+                part: *part,
+                command: command.clone(),
+            });
         }
         probes.push(Probe { right: Right::Command(name), part: *part, command });
     }
@@ -222,13 +253,15 @@ fn missing(names: &Names, probes: &[Probe], answers: &[Value]) -> Vec<(Right, Pa
     for (probe, answer) in probes.iter().zip(answers) {
         let Value::ServerError(error) = answer else { continue };
         let error = RedisError::from(error.clone());
-        let lacks = fault::denial(&error, "").is_some() && Lack::of(error.detail().unwrap_or_default()) == probe.right.lack();
+        let lacks = fault::denial(&error, "").is_some()
+            && Lack::of(error.detail().unwrap_or_default()) == probe.right.lack();
         if lacks && !missing.iter().any(|(right, _)| *right == probe.right) {
             missing.push((probe.right.clone(), probe.part));
         }
     }
     let is_key = |right: &Right| matches!(right, Right::Keys(_));
-    let mut patterns: Vec<&Right> = probes.iter().map(|probe| &probe.right).filter(|right| is_key(right)).collect();
+    let mut patterns: Vec<&Right> =
+        probes.iter().map(|probe| &probe.right).filter(|right| is_key(right)).collect();
     patterns.dedup();
     if patterns.iter().all(|pattern| missing.iter().any(|(right, _)| right == *pattern)) {
         missing.retain(|(right, _)| !is_key(right));
@@ -237,18 +270,27 @@ fn missing(names: &Names, probes: &[Probe], answers: &[Value]) -> Vec<(Right, Pa
     missing
 }
 
-const ADVICE: &str = "grant it to the user of the store's url: docs/OPERATING.md has the smallest list";
+const ADVICE: &str =
+    "grant it to the user of the store's url: docs/OPERATING.md has the smallest list";
 
 impl Redis {
     /// Names the rights that the user of the store's url lacks at this server.
     ///
     /// # Errors
     /// The server can't be asked.
-    pub(super) async fn missing_rights(&self, group: &Group, server: &str) -> Result<Vec<Remark>, StoreError> {
+    pub(super) async fn missing_rights(
+        &self,
+        group: &Group,
+        server: &str,
+    ) -> Result<Vec<Remark>, StoreError> {
         let address = group.links.address(self.deadline()).await?;
         let dialled = self.dialer.dial_to(address, |_| {}).await.map_err(StoreError::NotApplied)?;
         let mut connection = dialled.connection;
-        let unanswered = || StoreError::NotApplied("the server did not answer when its user's rights were tried".into());
+        let unanswered = || {
+            StoreError::NotApplied(
+                "the server did not answer when its user's rights were tried".into(),
+            )
+        };
         let remark = |(grade, without): (Grade, &str), right: &str| Remark {
             grade,
             text: format!("{server}: its user has no right to {right}: {without}"),
@@ -256,7 +298,8 @@ impl Redis {
         };
         let limit = self.timeout.max(CONNECT_TIMEOUT_MIN);
         let mut ask = async |commands: &Pipeline| {
-            let answers = timeout(limit, connection.send_packed_commands(commands, 0, commands.len())).await;
+            let answers =
+                timeout(limit, connection.send_packed_commands(commands, 0, commands.len())).await;
             answers.map_err(|_| unanswered())?.map_err(|error| fault::of_command(&error))
         };
         // Outside a transaction EXEC does nothing. Within one it would run what was queued, so it is sent first, and never again.
@@ -264,8 +307,13 @@ impl Redis {
         transaction.cmd("EXEC").cmd("MULTI");
         let answers = ask(&transaction).await?;
         let mut remarks = Vec::new();
-        let without = if self.features.event_log { Part::Log.without() } else { (Grade::Limited, "other rights can't be tried") };
-        let transactions = || remark(without, "the commands MULTI, EXEC, DISCARD (+multi +exec +discard)");
+        let without = if self.features.event_log {
+            Part::Log.without()
+        } else {
+            (Grade::Limited, "other rights can't be tried")
+        };
+        let transactions =
+            || remark(without, "the commands MULTI, EXEC, DISCARD (+multi +exec +discard)");
         if answers.iter().any(is_denied) {
             remarks.push(transactions());
         }
@@ -281,7 +329,9 @@ impl Redis {
             remarks.push(transactions());
         }
         remarks.extend(
-            missing(&self.names, &probes, &answers).iter().map(|(right, part)| remark(part.without(), &right.describe())),
+            missing(&self.names, &probes, &answers)
+                .iter()
+                .map(|(right, part)| remark(part.without(), &right.describe())),
         );
         Ok(remarks)
     }
@@ -317,7 +367,8 @@ mod tests {
         // Sent while it connects, or to sentinels, whose answers name what is missing.
         // Or by `onceward store copy`, for which OPERATING names them.
         let elsewhere = ["del", "ping", "cluster", "sentinel", "role", "multi", "exec", "discard"];
-        let probed: BTreeSet<&str> = COMMANDS.iter().filter_map(|(name, ..)| name.split('|').next()).collect();
+        let probed: BTreeSet<&str> =
+            COMMANDS.iter().filter_map(|(name, ..)| name.split('|').next()).collect();
         let mut files = 0;
         for entry in std::fs::read_dir(folder).unwrap() {
             let path = entry.unwrap().path();
@@ -328,7 +379,11 @@ mod tests {
             let text = std::fs::read_to_string(&path).unwrap();
             let text = text.split("#[cfg(test)]").next().unwrap();
             for command in sent(text) {
-                assert!(probed.contains(&*command) || elsewhere.contains(&&*command), "{command} of {}", path.display());
+                assert!(
+                    probed.contains(&*command) || elsewhere.contains(&&*command),
+                    "{command} of {}",
+                    path.display()
+                );
             }
         }
         assert!(files > 20, "{files}");
@@ -343,17 +398,25 @@ mod tests {
         let probes = probes(&names(), ALL, Ack::Fsync, true);
         let key = "No permissions to access a key";
         let answered = |denies: &dyn Fn(&Probe) -> Option<&'static str>| {
-            let answers: Vec<Value> = probes.iter().map(|probe| denies(probe).map_or(Value::Okay, denied)).collect();
-            missing(&names(), &probes, &answers).iter().map(|(right, _)| right.describe()).collect::<Vec<_>>()
+            let answers: Vec<Value> =
+                probes.iter().map(|probe| denies(probe).map_or(Value::Okay, denied)).collect();
+            missing(&names(), &probes, &answers)
+                .iter()
+                .map(|(right, _)| right.describe())
+                .collect::<Vec<_>>()
         };
         assert!(answered(&|_| None).is_empty());
-        let all =
-            answered(&|probe| (probe.right.lack() != Lack::Command || probe.command.args_iter().count() > 2).then_some(key));
+        let all = answered(&|probe| {
+            (probe.right.lack() != Lack::Command || probe.command.args_iter().count() > 2)
+                .then_some(key)
+        });
         assert_eq!(all, ["the keys onceward:* (~onceward:*)"]);
         let some = |probe: &Probe| match &probe.right {
             Right::Keys(pattern) if pattern.ends_with(":due") => Some(key),
             Right::Channels(_) => Some("No permissions to access a channel"),
-            Right::Command("config|get") => Some("User u has no permissions to run the 'config|get' command"),
+            Right::Command("config|get") => {
+                Some("User u has no permissions to run the 'config|get' command")
+            }
             _ => None,
         };
         assert_eq!(
@@ -376,6 +439,9 @@ mod tests {
             assert!(!few.contains(&Right::Command(unused)), "{unused}");
         }
         assert!(rights(ALL, Ack::Replicas(1)).contains(&Right::Command("wait")));
-        assert!(few.contains(&Right::Keys("onceward:{p*}:st:*".into())) && few.contains(&Right::Keys("onceward:ping".into())));
+        assert!(
+            few.contains(&Right::Keys("onceward:{p*}:st:*".into()))
+                && few.contains(&Right::Keys("onceward:ping".into()))
+        );
     }
 }

@@ -30,7 +30,11 @@ pub(super) struct Sentinels {
 
 impl Sentinels {
     /// Those at these addresses, greeted so; `name` is what they call the primary.
-    pub(super) fn new(addresses: Vec<Address>, greeting: RedisConnectionInfo, name: String) -> Sentinels {
+    pub(super) fn new(
+        addresses: Vec<Address>,
+        greeting: RedisConnectionInfo,
+        name: String,
+    ) -> Sentinels {
         Sentinels { addresses, greeting, name, first: AtomicUsize::new(0) }
     }
 
@@ -56,14 +60,20 @@ impl Sentinels {
     }
 
     /// Where the primary is by this sentinel.
-    pub(super) async fn primary_by(&self, dialer: &Dialer, sentinel: &Address) -> Result<Address, String> {
-        let dialled = dialer.greeting_with(&self.greeting).dial_to(sentinel.clone(), |_| {}).await?;
+    pub(super) async fn primary_by(
+        &self,
+        dialer: &Dialer,
+        sentinel: &Address,
+    ) -> Result<Address, String> {
+        let dialled =
+            dialer.greeting_with(&self.greeting).dial_to(sentinel.clone(), |_| {}).await?;
         let mut ask = redis::cmd("SENTINEL");
         ask.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         match answer(&dialled.connection, &ask, dialer.timeout).await? {
             Value::Nil => Err("it knows no primary of this name".into()),
             value => {
-                let (host, port): (String, u16) = redis::from_redis_value(value).map_err(|_| "its answer can't be read")?;
+                let (host, port): (String, u16) =
+                    redis::from_redis_value(value).map_err(|_| "its answer can't be read")?;
                 Ok(Address::Tcp(host, port))
             }
         }
@@ -92,7 +102,11 @@ pub(super) async fn insist_on_primary(dialled: &Dialled, limit: Duration) -> Res
     }
 }
 
-async fn answer(connection: &MultiplexedConnection, command: &Cmd, limit: Duration) -> Result<Value, String> {
+async fn answer(
+    connection: &MultiplexedConnection,
+    command: &Cmd,
+    limit: Duration,
+) -> Result<Value, String> {
     let mut connection = connection.clone();
     match timeout(limit, command.query_async(&mut connection)).await {
         Ok(answer) => answer.map_err(|error| fault::of_connecting(&error)),

@@ -64,14 +64,18 @@ impl Servers {
     ) -> Result<Value, Failure> {
         match self {
             Servers::One(links) => ask_whole(links, ask, under, deadline).await,
-            Servers::Cluster(cluster) => Box::pin(cluster.call(partition, ask, under, deadline)).await,
+            Servers::Cluster(cluster) => {
+                Box::pin(cluster.call(partition, ask, under, deadline)).await
+            }
         }
     }
 
     /// The servers, each with the partitions that it holds. A partition that nobody holds is in none.
     pub(super) fn groups(&self) -> Vec<Group> {
         match self {
-            Servers::One(links) => vec![Group { links: links.clone(), partitions: (0..PARTITIONS).collect() }],
+            Servers::One(links) => {
+                vec![Group { links: links.clone(), partitions: (0..PARTITIONS).collect() }]
+            }
             Servers::Cluster(cluster) => cluster.groups(),
         }
     }
@@ -172,7 +176,14 @@ impl Map {
 impl Cluster {
     fn keep(dialer: Dialer, members: Members) -> Cluster {
         let (map, failure) = (RwLock::default(), RwLock::default());
-        let shared = Arc::new(Shared { dialer, members, map, stale: Notify::new(), renewed: Notify::new(), failure });
+        let shared = Arc::new(Shared {
+            dialer,
+            members,
+            map,
+            stale: Notify::new(),
+            renewed: Notify::new(),
+            failure,
+        });
         let keeper = AbortOnDropHandle::new(tokio::spawn(refresh(shared.clone())));
         Cluster { shared, _keeper: keeper }
     }
@@ -182,7 +193,11 @@ impl Cluster {
         let mut by_node: BTreeMap<&Address, Group> = BTreeMap::new();
         for partition in 0..PARTITIONS {
             if let Some((address, links)) = map.owner(partition) {
-                by_node.entry(address).or_insert_with(|| Group { links, partitions: Vec::new() }).partitions.push(partition);
+                by_node
+                    .entry(address)
+                    .or_insert_with(|| Group { links, partitions: Vec::new() })
+                    .partitions
+                    .push(partition);
             }
         }
         by_node.into_values().collect()
@@ -195,12 +210,20 @@ impl Cluster {
             return Ok(());
         }
         match &*self.shared.failure.read().unwrap_or_else(PoisonError::into_inner) {
-            Some(why) => Err(StoreError::NotApplied(format!("the cluster's map is not known: {why}"))),
+            Some(why) => {
+                Err(StoreError::NotApplied(format!("the cluster's map is not known: {why}")))
+            }
             None => Err(no_owner()),
         }
     }
 
-    async fn call(&self, partition: u16, ask: Ask<'_>, under: Option<Generation>, deadline: Instant) -> Result<Value, Failure> {
+    async fn call(
+        &self,
+        partition: u16,
+        ask: Ask<'_>,
+        under: Option<Generation>,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
         let mut links = self.owner(partition, deadline).await.map_err(Failure::Refused)?;
         for _ in 0..REDIRECTIONS_MAX {
             let error = match ask_whole(&links, ask, under, deadline).await {
@@ -216,14 +239,20 @@ impl Cluster {
             match redirection(&error) {
                 Some(Redirection::Moved) => {
                     self.shared.stale.notify_one();
-                    let Some(address) = target(&error) else { return Err(Failure::Answered(error)) };
+                    let Some(address) = target(&error) else {
+                        return Err(Failure::Answered(error));
+                    };
                     links = self.shared.adopt(partition, address);
                 }
                 Some(Redirection::Ask) => {
-                    let Some(address) = target(&error) else { return Err(Failure::Answered(error)) };
+                    let Some(address) = target(&error) else {
+                        return Err(Failure::Answered(error));
+                    };
                     let answer = self.shared.visit(&self.shared.node(address), ask, deadline).await;
                     match answer {
-                        Err(Failure::Answered(error)) if redirection(&error).is_some() => pause(error, deadline).await?,
+                        Err(Failure::Answered(error)) if redirection(&error).is_some() => {
+                            pause(error, deadline).await?
+                        }
                         done => return done,
                     }
                 }
@@ -240,7 +269,9 @@ impl Cluster {
                 }
             }
         }
-        Err(Failure::Refused(StoreError::NotApplied("the cluster's nodes send a command from one to the other".into())))
+        Err(Failure::Refused(StoreError::NotApplied(
+            "the cluster's nodes send a command from one to the other".into(),
+        )))
     }
 
     /// Who holds a partition; at the start, waits for the map.
@@ -291,7 +322,9 @@ fn redirection(error: &RedisError) -> Option<Redirection> {
     match error.kind() {
         ErrorKind::Server(ServerErrorKind::Moved) => Some(Redirection::Moved),
         ErrorKind::Server(ServerErrorKind::Ask) => Some(Redirection::Ask),
-        ErrorKind::Server(ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown) => Some(Redirection::Later),
+        ErrorKind::Server(ServerErrorKind::TryAgain | ServerErrorKind::ClusterDown) => {
+            Some(Redirection::Later)
+        }
         _ => None,
     }
 }
@@ -306,7 +339,10 @@ impl Shared {
     /// The links to a node, made if there are none yet.
     fn node(&self, address: Address) -> Arc<Links> {
         let mut map = self.map.write().unwrap_or_else(PoisonError::into_inner);
-        map.nodes.entry(address.clone()).or_insert_with(|| Arc::new(Links::keep(self.dialer.to(address)))).clone()
+        map.nodes
+            .entry(address.clone())
+            .or_insert_with(|| Arc::new(Links::keep(self.dialer.to(address))))
+            .clone()
     }
 
     /// The node at this address holds the partition.
@@ -320,7 +356,12 @@ impl Shared {
     }
 
     /// Sends a command to a node that is about to get its partition.
-    async fn visit(&self, links: &Links, ask: Ask<'_>, deadline: Instant) -> Result<Value, Failure> {
+    async fn visit(
+        &self,
+        links: &Links,
+        ask: Ask<'_>,
+        deadline: Instant,
+    ) -> Result<Value, Failure> {
         let mut visit = Pipeline::new();
         visit.cmd("ASKING");
         match ask {
@@ -334,7 +375,8 @@ impl Shared {
             }),
         }
         // Where the partition is about to be, its epoch comes along with its records, and is compared.
-        let Value::Array(values) = ask_whole(links, Ask::Many(&visit), None, deadline).await? else {
+        let Value::Array(values) = ask_whole(links, Ask::Many(&visit), None, deadline).await?
+        else {
             return Err(Failure::Refused(super::unexpected()));
         };
         let mut answers = values.into_iter().skip(1).step_by(2);
@@ -350,9 +392,13 @@ impl Shared {
         let mut connection = dialled.connection;
         let mut asked = Pipeline::new();
         asked.cmd("CLUSTER").arg("INFO").cmd("CLUSTER").arg("SLOTS");
-        let answer = timeout(self.dialer.timeout, asked.query_async::<(Value, Value)>(&mut connection)).await;
+        let answer =
+            timeout(self.dialer.timeout, asked.query_async::<(Value, Value)>(&mut connection))
+                .await;
         // Of a pipeline's error the client doesn't keep the text that names the command.
-        let failed = |error| fault::denial(&error, "CLUSTER").unwrap_or_else(|| fault::of_connecting(&error));
+        let failed = |error| {
+            fault::denial(&error, "CLUSTER").unwrap_or_else(|| fault::of_connecting(&error))
+        };
         let (info, slots) = answer.map_err(|_| "no answer in time".to_owned())?.map_err(failed)?;
         let info: String = redis::from_redis_value(info).map_err(|_| UNREADABLE)?;
         if !info.contains("cluster_state:ok") {
@@ -381,14 +427,22 @@ impl Shared {
         let mut kept = std::mem::take(&mut map.nodes);
         for address in owners.iter().flatten() {
             if !map.nodes.contains_key(address) {
-                let links = kept.remove(address).unwrap_or_else(|| Arc::new(Links::keep(self.dialer.to(address.clone()))));
+                let links = kept
+                    .remove(address)
+                    .unwrap_or_else(|| Arc::new(Links::keep(self.dialer.to(address.clone()))));
                 map.nodes.insert(address.clone(), links);
             }
         }
         map.owners = owners;
         // Those that hold nothing any more are asked last: they may be all that is left one day.
         let mut members: Vec<Address> = map.nodes.keys().cloned().collect();
-        members.extend(self.members.all().into_iter().filter(|member| !map.nodes.contains_key(member)).take(MEMBERS_MAX));
+        members.extend(
+            self.members
+                .all()
+                .into_iter()
+                .filter(|member| !map.nodes.contains_key(member))
+                .take(MEMBERS_MAX),
+        );
         drop(map);
         self.members.set(members);
         self.renewed.notify_waiters();
@@ -406,7 +460,8 @@ async fn refresh(shared: Arc<Shared>) {
     let mut failing = false;
     loop {
         let discovered = shared.discover().await;
-        *shared.failure.write().unwrap_or_else(PoisonError::into_inner) = discovered.as_ref().err().cloned();
+        *shared.failure.write().unwrap_or_else(PoisonError::into_inner) =
+            discovered.as_ref().err().cloned();
         match discovered {
             Ok(()) => {
                 if failing {
@@ -438,7 +493,9 @@ async fn refresh(shared: Arc<Shared>) {
 fn owners(slots: Value, asked: &Address) -> Option<Vec<Option<Address>>> {
     let Value::Array(ranges) = slots else { return None };
     let mut owners = vec![None; usize::from(PARTITIONS)];
-    let hash_slots: Vec<i64> = (0..PARTITIONS).map(|partition| hash_slot(layout::tag(partition).as_bytes()).into()).collect();
+    let hash_slots: Vec<i64> = (0..PARTITIONS)
+        .map(|partition| hash_slot(layout::tag(partition).as_bytes()).into())
+        .collect();
     for range in ranges {
         let Value::Array(parts) = range else { return None };
         let (Some(Value::Int(first)), Some(Value::Int(last)), Some(Value::Array(node))) =
@@ -451,7 +508,9 @@ fn owners(slots: Value, asked: &Address) -> Option<Vec<Option<Address>>> {
             _ => return None,
         };
         let host = match (node.first(), asked) {
-            (Some(Value::BulkString(host)), _) if !host.is_empty() && host != b"?" => String::from_utf8(host.clone()).ok()?,
+            (Some(Value::BulkString(host)), _) if !host.is_empty() && host != b"?" => {
+                String::from_utf8(host.clone()).ok()?
+            }
             // The node doesn't know its own name: it is the one that was asked.
             (_, Address::Tcp(host, _)) => host.clone(),
             (_, Address::Unix(_)) => return None,
@@ -470,7 +529,9 @@ fn owners(slots: Value, asked: &Address) -> Option<Vec<Option<Address>>> {
 pub(super) fn hash_slot(tag: &[u8]) -> u16 {
     const POLYNOMIAL: u16 = 0x1021;
     let crc = tag.iter().fold(0_u16, |crc, byte| {
-        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ POLYNOMIAL })
+        (0..8).fold(crc ^ (u16::from(*byte) << 8), |crc, _| {
+            if crc & 0x8000 == 0 { crc << 1 } else { crc << 1 ^ POLYNOMIAL }
+        })
     });
     crc % HASH_SLOTS
 }

@@ -38,7 +38,8 @@ impl Settled {
     /// Two different parts of the hash: where it is remembered, and what is remembered of it.
     fn place(&self, slot: &Slot) -> (Option<&AtomicU64>, u64) {
         let hash = slot.hash();
-        let number = |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
+        let number =
+            |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
         let (mark, rest) = hash.split_at(8);
         (self.0.get(number(&rest[..8]) as usize % PLACES), number(mark))
     }
@@ -60,9 +61,15 @@ mod tests {
         let (first, beside, same_place) = (slot(1, 1), slot(1, 2), slot(2, 1));
         assert!(!settled.knows(&first));
         settled.note(&first);
-        assert_eq!([&first, &beside, &same_place].map(|slot| settled.knows(slot)), [true, false, false]);
+        assert_eq!(
+            [&first, &beside, &same_place].map(|slot| settled.knows(slot)),
+            [true, false, false]
+        );
         settled.note(&beside);
         settled.note(&same_place);
-        assert_eq!([&first, &beside, &same_place].map(|slot| settled.knows(slot)), [false, true, true]);
+        assert_eq!(
+            [&first, &beside, &same_place].map(|slot| settled.knows(slot)),
+            [false, true, true]
+        );
     }
 }

@@ -34,7 +34,8 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
         match dialer.dial(listener(dialer.names.clone(), hub.clone(), ended.clone())).await {
             Ok(Dialled { connection, driver: _driver, .. }) => {
                 let born = Instant::now();
-                let mut session = Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
+                let mut session =
+                    Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
                 tokio::select! {
                     error = session.follow() => tracing::debug!(error = fault::of_connecting(&error), "a subscription failed"),
                     () = ended.notified() => tracing::debug!("the connection for subscriptions is lost, connecting again"),
@@ -51,7 +52,11 @@ pub(super) async fn run(dialer: Dialer, hub: Hub) {
 }
 
 /// Passes on what the server sends.
-fn listener(names: Names, hub: Hub, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
+fn listener(
+    names: Names,
+    hub: Hub,
+    ended: Arc<Notify>,
+) -> impl Fn(PushInfo) + Send + Sync + 'static {
     move |info| match info.kind {
         PushKind::Message => {
             if let Some(Value::BulkString(channel)) = info.data.first()
@@ -85,14 +90,18 @@ impl Session<'_> {
     }
 
     async fn apply(&mut self, changes: HashSet<Slot>) -> RedisResult<()> {
-        let (watched, left): (Vec<Slot>, Vec<Slot>) = changes.into_iter().partition(|slot| self.hub.is_watched(slot));
-        let left: Vec<Slot> = left.into_iter().filter(|slot| self.subscribed.remove(slot)).collect();
+        let (watched, left): (Vec<Slot>, Vec<Slot>) =
+            changes.into_iter().partition(|slot| self.hub.is_watched(slot));
+        let left: Vec<Slot> =
+            left.into_iter().filter(|slot| self.subscribed.remove(slot)).collect();
         for slots in left.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
-            within(self.dialer, connection.unsubscribe(channels(&self.dialer.names, slots))).await?;
+            within(self.dialer, connection.unsubscribe(channels(&self.dialer.names, slots)))
+                .await?;
         }
         // One who left and came again before this saw it: the subscription still stands.
-        let (standing, missing): (Vec<Slot>, Vec<Slot>) = watched.into_iter().partition(|slot| self.subscribed.contains(slot));
+        let (standing, missing): (Vec<Slot>, Vec<Slot>) =
+            watched.into_iter().partition(|slot| self.subscribed.contains(slot));
         standing.iter().for_each(|slot| self.hub.confirm(slot));
         for slots in missing.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
@@ -110,5 +119,7 @@ fn channels(names: &Names, slots: &[Slot]) -> Vec<Vec<u8>> {
 
 /// A server that doesn't answer a subscription in time is left, as one that broke off.
 async fn within(dialer: &Dialer, answer: impl Future<Output = RedisResult<()>>) -> RedisResult<()> {
-    timeout(dialer.timeout, answer).await.unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
+    timeout(dialer.timeout, answer)
+        .await
+        .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }

@@ -49,7 +49,8 @@ impl Redis {
     /// # Errors
     /// That one can't be asked.
     pub async fn survey(&self) -> Result<Vec<Remark>, StoreError> {
-        let groups = self.servers.known(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN)).await?;
+        let groups =
+            self.servers.known(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN)).await?;
         let pinged = self.ping().await;
         let mut remarks = Vec::new();
         for group in groups {
@@ -89,24 +90,39 @@ impl Redis {
     }
 
     /// A setting, if the server tells: managed ones often don't.
-    async fn setting(&self, group: &Group, ask: &Cmd, name: &'static str) -> Option<(&'static str, String)> {
+    async fn setting(
+        &self,
+        group: &Group,
+        ask: &Cmd,
+        name: &'static str,
+    ) -> Option<(&'static str, String)> {
         match ask_whole(&group.links, Ask::One(ask), None, self.deadline()).await {
-            Ok(Value::Map(pairs)) => {
-                pairs.into_iter().next().and_then(|(_, value)| Some((name, redis::from_redis_value(value).ok()?)))
-            }
-            Ok(Value::Array(parts)) => {
-                parts.into_iter().nth(1).and_then(|value| Some((name, redis::from_redis_value(value).ok()?)))
-            }
+            Ok(Value::Map(pairs)) => pairs
+                .into_iter()
+                .next()
+                .and_then(|(_, value)| Some((name, redis::from_redis_value(value).ok()?))),
+            Ok(Value::Array(parts)) => parts
+                .into_iter()
+                .nth(1)
+                .and_then(|value| Some((name, redis::from_redis_value(value).ok()?))),
             _ => None,
         }
     }
 }
 
 fn fields(info: &str) -> HashMap<String, String> {
-    info.lines().filter_map(|line| line.trim().split_once(':')).map(|(name, value)| (name.into(), value.into())).collect()
+    info.lines()
+        .filter_map(|line| line.trim().split_once(':'))
+        .map(|(name, value)| (name.into(), value.into()))
+        .collect()
 }
 
-fn judge(server: &str, info: &HashMap<String, String>, settings: &HashMap<&str, String>, ack: Ack) -> Vec<Remark> {
+fn judge(
+    server: &str,
+    info: &HashMap<String, String>,
+    settings: &HashMap<&str, String>,
+    ack: Ack,
+) -> Vec<Remark> {
     let told = |name: &str| info.get(name).map_or("", String::as_str);
     let set = |name: &str| settings.get(name).map(String::as_str);
     let remark = |grade, text: String, advice| {
@@ -128,28 +144,48 @@ fn judge(server: &str, info: &HashMap<String, String>, settings: &HashMap<&str, 
         "point the store's url at the primary, or at the sentinels",
     ));
     remarks.push(match (set("maxmemory"), set("maxmemory-policy")) {
-        (Some("0"), _) => remark(Grade::Sound, "no limit of memory, so nothing is evicted".into(), ""),
+        (Some("0"), _) => {
+            remark(Grade::Sound, "no limit of memory, so nothing is evicted".into(), "")
+        }
         (Some(_), Some(policy)) => remark(
             when(policy == "noeviction"),
             format!("maxmemory-policy {policy}"),
             "set maxmemory-policy noeviction: an evicted record is a key that runs again",
         ),
-        _ => remark(Grade::Unknown, "maxmemory-policy can't be asked".into(), "make sure that it is noeviction"),
+        _ => remark(
+            Grade::Unknown,
+            "maxmemory-policy can't be asked".into(),
+            "make sure that it is noeviction",
+        ),
     });
     remarks.push(match (set("appendonly"), set("appendfsync"), set("save")) {
-        (Some("yes"), Some("always"), _) => remark(Grade::Sound, "every write is on disk before it is answered".into(), ""),
-        (Some("yes"), fsync, _) if ack == Ack::Fsync => fsync_on_request(version, fsync.unwrap_or("unknown"), remark),
+        (Some("yes"), Some("always"), _) => {
+            remark(Grade::Sound, "every write is on disk before it is answered".into(), "")
+        }
+        (Some("yes"), fsync, _) if ack == Ack::Fsync => {
+            fsync_on_request(version, fsync.unwrap_or("unknown"), remark)
+        }
         (Some("yes"), fsync, _) => remark(
             Grade::Sound,
-            format!("appendfsync {}: a crash of the server may lose the last second", fsync.unwrap_or("unknown")),
+            format!(
+                "appendfsync {}: a crash of the server may lose the last second",
+                fsync.unwrap_or("unknown")
+            ),
             "",
         ),
         (Some(_), _, save) => remark(
             Grade::Unsound,
-            format!("appendonly no, save {:?}: a crash of the server loses what it acknowledged", save.unwrap_or_default()),
+            format!(
+                "appendonly no, save {:?}: a crash of the server loses what it acknowledged",
+                save.unwrap_or_default()
+            ),
             "set appendonly yes, and appendfsync always if a crash must lose nothing",
         ),
-        _ => remark(Grade::Unknown, "persistence can't be asked".into(), "make sure that appendonly is on"),
+        _ => remark(
+            Grade::Unknown,
+            "persistence can't be asked".into(),
+            "make sure that appendonly is on",
+        ),
     });
     if let Ack::Replicas(wanted) = ack {
         let replicas: u32 = told("connected_slaves").parse().unwrap_or(0);
@@ -171,7 +207,11 @@ fn judge(server: &str, info: &HashMap<String, String>, settings: &HashMap<&str, 
 }
 
 /// What `ack = "fsync"` is worth where `appendfsync` is not "always".
-fn fsync_on_request(version: &str, fsync: &str, remark: impl Fn(Grade, String, &'static str) -> Remark) -> Remark {
+fn fsync_on_request(
+    version: &str,
+    fsync: &str,
+    remark: impl Fn(Grade, String, &'static str) -> Remark,
+) -> Remark {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     if (numbers.next(), numbers.next()) >= (Some(7), Some(2)) {
         // Safe, but what several requests write no longer reaches the disk together.
@@ -182,7 +222,11 @@ fn fsync_on_request(version: &str, fsync: &str, remark: impl Fn(Grade, String, &
         return remark(Grade::Sound, text, "");
     }
     let text = format!("appendfsync {fsync}: a crash of the server may lose the last second");
-    remark(Grade::Unsound, text, "ack = \"fsync\" needs appendfsync always, or a server of version 7.2 or newer")
+    remark(
+        Grade::Unsound,
+        text,
+        "ack = \"fsync\" needs appendfsync always, or a server of version 7.2 or newer",
+    )
 }
 
 #[cfg(test)]
@@ -202,12 +246,30 @@ mod tests {
         let kept = [("maxmemory", "0"), ("appendonly", "yes"), ("appendfsync", "always")];
         assert_eq!(grades(&primary, &kept, Ack::Memory), [Sound, Sound, Sound, Sound]);
         assert_eq!(grades(&primary, &kept, Ack::Replicas(2)), [Sound, Sound, Sound, Sound, Sound]);
-        assert_eq!(grades(&primary, &kept, Ack::Replicas(3)), [Sound, Sound, Sound, Sound, Unsound]);
-        assert_eq!(grades(&primary, &kept, Ack::Replicas(1)), [Sound, Sound, Sound, Sound, Sound, Unsound]);
-        let lossy = [("maxmemory", "100"), ("maxmemory-policy", "allkeys-lru"), ("appendonly", "no"), ("save", "")];
-        assert_eq!(grades(&[("redis_version", "5.0"), ("role", "slave")], &lossy, Ack::Memory), [Unsound; 4]);
-        let everysec =
-            [("maxmemory", "1"), ("maxmemory-policy", "noeviction"), ("appendonly", "yes"), ("appendfsync", "everysec")];
+        assert_eq!(
+            grades(&primary, &kept, Ack::Replicas(3)),
+            [Sound, Sound, Sound, Sound, Unsound]
+        );
+        assert_eq!(
+            grades(&primary, &kept, Ack::Replicas(1)),
+            [Sound, Sound, Sound, Sound, Sound, Unsound]
+        );
+        let lossy = [
+            ("maxmemory", "100"),
+            ("maxmemory-policy", "allkeys-lru"),
+            ("appendonly", "no"),
+            ("save", ""),
+        ];
+        assert_eq!(
+            grades(&[("redis_version", "5.0"), ("role", "slave")], &lossy, Ack::Memory),
+            [Unsound; 4]
+        );
+        let everysec = [
+            ("maxmemory", "1"),
+            ("maxmemory-policy", "noeviction"),
+            ("appendonly", "yes"),
+            ("appendfsync", "everysec"),
+        ];
         assert_eq!(grades(&primary, &everysec, Ack::Memory), [Sound; 4]);
         assert_eq!(grades(&primary, &everysec, Ack::Fsync), [Sound, Sound, Sound, Unsound]);
         // It can be asked to wait for its disk.

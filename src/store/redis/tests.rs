@@ -28,7 +28,11 @@ fn names() -> super::layout::Names {
 }
 
 const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
-const LEASE: Lifetime = Lifetime { keep: Duration::from_secs(600), due: Some(Duration::from_secs(300)), tombstone: None };
+const LEASE: Lifetime = Lifetime {
+    keep: Duration::from_secs(600),
+    due: Some(Duration::from_secs(300)),
+    tombstone: None,
+};
 const KEEP: Lifetime = Lifetime { due: None, ..LEASE };
 
 /// Short enough for a story about a server that doesn't answer.
@@ -76,7 +80,8 @@ mod over_a_unix_socket {
 
     async fn stage() -> Stage {
         let server = Server::start().await;
-        Stage::of_shared(store(&server.unix_url(), Duration::from_secs(5)), Time::Real).with_guard(server)
+        Stage::of_shared(store(&server.unix_url(), Duration::from_secs(5)), Time::Real)
+            .with_guard(server)
     }
 
     crate::store::suite::stories!(stage);
@@ -88,7 +93,11 @@ fn names_and_members_lead_back_to_their_slot() {
         assert_eq!(names().slot_of(&names().record_key(&slot)), Some(slot));
         assert_eq!(layout::slot_of_member(&layout::member(&slot)), Some(slot));
         let tag = format!("{{p{}}}", slot.hash()[0]);
-        for name in [names().record_key(&slot), names().tombstone_key(&slot), names().due_key(slot.partition())] {
+        for name in [
+            names().record_key(&slot),
+            names().tombstone_key(&slot),
+            names().due_key(slot.partition()),
+        ] {
             let name = String::from_utf8(name).unwrap();
             assert!(name.contains(&tag), "{name}");
         }
@@ -106,17 +115,26 @@ fn the_scripts_and_the_codec_agree_on_what_is_in_flight() {
 
 #[tokio::test]
 async fn options_that_lead_nowhere_are_refused_without_the_password() {
-    for url in ["", "http://host", "redis://:s3cret@host:none", "redis://:s3cret@host/zero", "redis://:s3cret@h?protocol=s3cret"]
-    {
+    for url in [
+        "",
+        "http://host",
+        "redis://:s3cret@host:none",
+        "redis://:s3cret@host/zero",
+        "redis://:s3cret@h?protocol=s3cret",
+    ] {
         let error = Redis::connect(options(url, SHORT)).err().unwrap();
         assert_eq!(error, ConnectError::Url);
         assert!(!error.to_string().contains("s3cret"));
         assert!(!format!("{:?}", options(url, SHORT)).contains("s3cret"));
     }
-    let absent = super::Options { ca_file: Some("/nowhere/ca.pem".into()), ..options("rediss://localhost", SHORT) };
+    let absent = super::Options {
+        ca_file: Some("/nowhere/ca.pem".into()),
+        ..options("rediss://localhost", SHORT)
+    };
     assert!(matches!(Redis::connect(absent).err().unwrap(), ConnectError::CaFile { .. }));
     let file = tempfile::NamedTempFile::new().unwrap();
-    let plain = super::Options { ca_file: Some(file.path().into()), ..options("redis://localhost", SHORT) };
+    let plain =
+        super::Options { ca_file: Some(file.path().into()), ..options("redis://localhost", SHORT) };
     assert!(matches!(Redis::connect(plain).err().unwrap(), ConnectError::Certificates { .. }));
 }
 
@@ -137,7 +155,10 @@ async fn a_server_that_restarts_is_found_again() {
     let store = server.store();
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     server.kill();
-    until("calls are refused", async || matches!(claims(&store, 2).await, Err(StoreError::NotApplied(_)))).await;
+    until("calls are refused", async || {
+        matches!(claims(&store, 2).await, Err(StoreError::NotApplied(_)))
+    })
+    .await;
     let begun = Instant::now();
     assert!(matches!(store.load(&HERE(1)).await, Err(StoreError::NotApplied(_))));
     assert!(begun.elapsed() < SHORT, "a server that is down is not waited for");
@@ -167,11 +188,15 @@ async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
     let answer = claims(&store, 1).await;
     assert!(matches!(answer, Err(StoreError::MaybeApplied(_))), "{answer:?}");
     assert!(begun.elapsed() < SHORT * 3);
-    until("calls fail at once", async || matches!(claims(&store, 2).await, Err(StoreError::NotApplied(_)))).await;
+    until("calls fail at once", async || {
+        matches!(claims(&store, 2).await, Err(StoreError::NotApplied(_)))
+    })
+    .await;
     server.resume();
     until("it works again", async || claimed(&store, 3).await).await;
     // The claim lay in the server's socket: its caller had given up, and it was carried out all the same.
-    until("the claim in doubt is there", async || store.load(&HERE(1)).await.unwrap().is_some()).await;
+    until("the claim in doubt is there", async || store.load(&HERE(1)).await.unwrap().is_some())
+        .await;
 }
 
 #[tokio::test]
@@ -180,12 +205,24 @@ async fn a_server_without_memory_refuses_claims_and_still_answers_duplicates() {
     let (store, mut admin) = (server.store(), server.admin().await);
     store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored);
-    redis::cmd("CONFIG").arg("SET").arg("maxmemory").arg("1mb").exec_async(&mut admin).await.unwrap();
+    redis::cmd("CONFIG")
+        .arg("SET")
+        .arg("maxmemory")
+        .arg("1mb")
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
     let refused = claims(&store, 3).await;
-    assert!(matches!(&refused, Err(StoreError::NotApplied(text)) if text.contains("OOM")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(StoreError::NotApplied(text)) if text.contains("OOM")),
+        "{refused:?}"
+    );
     assert_eq!(store.load(&HERE(3)).await.unwrap(), None);
     assert!(matches!(store.ping().await, Err(StoreError::NotApplied(_))));
-    assert!(matches!(store.renew(&HERE(2), Fence(2), SHORT, SHORT).await, Err(StoreError::NotApplied(_))));
+    assert!(matches!(
+        store.renew(&HERE(2), Fence(2), SHORT, SHORT).await,
+        Err(StoreError::NotApplied(_))
+    ));
     let duplicate = store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap();
     let Swap::Stale(Some(held)) = duplicate else { panic!("{duplicate:?}") };
     assert_eq!(held.record, completed(1));
@@ -200,7 +237,10 @@ async fn a_replica_is_left_for_whoever_took_its_place() {
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec_async(&mut admin).await.unwrap();
     let refused = claims(&store, 2).await;
-    assert!(matches!(&refused, Err(StoreError::NotApplied(text)) if text.contains("replica")), "{refused:?}");
+    assert!(
+        matches!(&refused, Err(StoreError::NotApplied(text)) if text.contains("replica")),
+        "{refused:?}"
+    );
     redis::cmd("REPLICAOF").arg("NO").arg("ONE").exec_async(&mut admin).await.unwrap();
     until("it works again", async || claimed(&store, 2).await).await;
 }
@@ -215,12 +255,19 @@ async fn a_wrong_password_is_told_without_it() {
         assert!(!text.contains("s3cret") && !text.contains("alice"), "{text}");
         assert!(text.contains("password"), "{text}");
     }
-    let Err(StoreError::NotApplied(text)) = claims(&store(&format!("{}/99", url(":right@")), PATIENCE), 1).await else {
+    let Err(StoreError::NotApplied(text)) =
+        claims(&store(&format!("{}/99", url(":right@")), PATIENCE), 1).await
+    else {
         panic!("there is no such database")
     };
     assert!(text.contains("no database"), "{text}");
     assert_eq!(claims(&store(&url(":right@"), PATIENCE), 1).await.unwrap(), Swap::Stored);
-    assert_eq!(claims(&store(&format!("unix://{}?pass=right&db=1", server.socket()), PATIENCE), 1).await.unwrap(), Swap::Stored);
+    assert_eq!(
+        claims(&store(&format!("unix://{}?pass=right&db=1", server.socket()), PATIENCE), 1)
+            .await
+            .unwrap(),
+        Swap::Stored
+    );
 }
 
 #[tokio::test]
@@ -234,7 +281,10 @@ async fn a_watcher_is_woken_by_another_gateway() {
         assert!(timeout(SHORT, watch.changed()).await.is_err(), "nothing has changed");
         assert!(there.renew(&slot, Fence(1), SHORT * 10, SHORT * 20).await.unwrap());
         assert!(timeout(SHORT, watch.changed()).await.is_err(), "a renewal wakes nobody");
-        there.swap(&slot, Some(Version(1)), &Record { version: Version(2), ..completed(1) }, KEEP).await.unwrap();
+        there
+            .swap(&slot, Some(Version(1)), &Record { version: Version(2), ..completed(1) }, KEEP)
+            .await
+            .unwrap();
         looks(&mut watch).await;
     }
 }
@@ -247,7 +297,13 @@ async fn watchers_look_again_when_their_subscription_was_lost() {
     for watch in &mut watches {
         looks(watch).await;
     }
-    let killed: u64 = redis::cmd("CLIENT").arg("KILL").arg("TYPE").arg("pubsub").query_async(&mut admin).await.unwrap();
+    let killed: u64 = redis::cmd("CLIENT")
+        .arg("KILL")
+        .arg("TYPE")
+        .arg("pubsub")
+        .query_async(&mut admin)
+        .await
+        .unwrap();
     assert_eq!(killed, 1);
     for watch in &mut watches {
         looks(watch).await;
@@ -277,7 +333,8 @@ async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
         drop(watches);
         until("nobody is subscribed", async || subscribers().await == 0).await;
     }
-    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut admin).await.unwrap();
+    let stats: String =
+        redis::cmd("INFO").arg("commandstats").query_async(&mut admin).await.unwrap();
     assert!(stats.contains("cmdstat_subscribe:calls=2,"), "{stats}");
 }
 
@@ -336,14 +393,26 @@ async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
     }
     let key = names().record_key(&HERE(1));
     redis::cmd("SETRANGE").arg(&key).arg(60).arg("rotten").exec_async(&mut admin).await.unwrap();
-    redis::cmd("SET").arg(names().record_key(&HERE(2))).arg("").exec_async(&mut admin).await.unwrap();
+    redis::cmd("SET")
+        .arg(names().record_key(&HERE(2)))
+        .arg("")
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
     for n in [1, 2] {
         assert!(matches!(store.load(&HERE(n)).await, Err(StoreError::Corrupt(_))), "{n}");
         let answer = store.swap(&HERE(n), None, &claim(9, 9), LEASE).await;
         assert!(matches!(answer, Err(StoreError::Corrupt(_))), "{answer:?}");
     }
     for listing in [Listing::All, Listing::Unsettled] {
-        let listed: Vec<Slot> = store.list(listing, None, 100).await.unwrap().records.into_iter().map(|(slot, _)| slot).collect();
+        let listed: Vec<Slot> = store
+            .list(listing, None, 100)
+            .await
+            .unwrap()
+            .records
+            .into_iter()
+            .map(|(slot, _)| slot)
+            .collect();
         assert_eq!(listed, [HERE(3)], "{listing:?}");
     }
 }
@@ -393,17 +462,22 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
     std::fs::write(&cert, own.cert.pem()).unwrap();
     std::fs::write(&other_cert, other.cert.pem()).unwrap();
     std::fs::write(dir.path().join("key.pem"), own.signing_key.serialize_pem()).unwrap();
-    let settings = ["--tls-port", "TLS_PORT", "--tls-auth-clients", "no", "--tls-cert-file", "DIR/cert.pem"];
+    let settings =
+        ["--tls-port", "TLS_PORT", "--tls-auth-clients", "no", "--tls-cert-file", "DIR/cert.pem"];
     let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
     let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
     let url = format!("rediss://localhost:{}", server.tls_port);
-    let trusting = |ca_file| Redis::connect(super::Options { ca_file, ..options(&url, PATIENCE) }).unwrap();
+    let trusting =
+        |ca_file| Redis::connect(super::Options { ca_file, ..options(&url, PATIENCE) }).unwrap();
     let trusted = trusting(Some(cert));
     assert_eq!(claims(&trusted, 1).await.unwrap(), Swap::Stored);
     looks(&mut trusted.watch(&HERE(1))).await;
     for ca_file in [Some(other_cert), None] {
         let answer = claims(&trusting(ca_file), 2).await;
-        assert!(matches!(&answer, Err(StoreError::NotApplied(text)) if text.contains("certificate")), "{answer:?}");
+        assert!(
+            matches!(&answer, Err(StoreError::NotApplied(text)) if text.contains("certificate")),
+            "{answer:?}"
+        );
     }
 }
 
@@ -414,14 +488,19 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
     let (cert, key) = (dir.path().join("cert.pem"), dir.path().join("key.pem"));
     std::fs::write(&cert, own.cert.pem()).unwrap();
     std::fs::write(&key, own.signing_key.serialize_pem()).unwrap();
-    let settings = ["--tls-port", "TLS_PORT", "--tls-auth-clients", "yes", "--tls-cert-file", "DIR/cert.pem"];
+    let settings =
+        ["--tls-port", "TLS_PORT", "--tls-auth-clients", "yes", "--tls-cert-file", "DIR/cert.pem"];
     let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
     let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
     let url = format!("rediss://localhost:{}", server.tls_port);
     let ca_file = Some(cert.clone());
-    let showing = |client| super::Options { ca_file: ca_file.clone(), client, ..options(&url, PATIENCE) };
+    let showing =
+        |client| super::Options { ca_file: ca_file.clone(), client, ..options(&url, PATIENCE) };
     let files = ClientFiles { cert: cert.clone(), key };
-    assert_eq!(claims(&Redis::connect(showing(Some(files))).unwrap(), 1).await.unwrap(), Swap::Stored);
+    assert_eq!(
+        claims(&Redis::connect(showing(Some(files))).unwrap(), 1).await.unwrap(),
+        Swap::Stored
+    );
     let answer = claims(&Redis::connect(showing(None)).unwrap(), 2).await;
     assert!(matches!(answer, Err(StoreError::NotApplied(_))), "{answer:?}");
     let unfit = ClientFiles { cert: cert.clone(), key: cert };
@@ -430,14 +509,19 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
 
 /// How often the server has run a command.
 async fn ran(server: &Server, command: &str) -> usize {
-    let told: String = redis::cmd("INFO").arg("commandstats").query_async(&mut server.admin().await).await.unwrap();
+    let told: String = redis::cmd("INFO")
+        .arg("commandstats")
+        .query_async(&mut server.admin().await)
+        .await
+        .unwrap();
     let line = told.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
     let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse().ok());
     calls.unwrap_or(0)
 }
 
 #[tokio::test]
-async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_script_finds_out_about_the_rest() {
+async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_script_finds_out_about_the_rest()
+ {
     let server = Server::start().await;
     let (store, other) = (server.store(), server.store());
     assert!(claimed(&store, 1).await);
@@ -452,11 +536,16 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
         asked.fetch_add(1, Ordering::SeqCst);
         Vec::new()
     };
-    let again = async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &says).await;
+    let again =
+        async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &says).await;
     let scripts = async || ran(&server, "evalsha").await + ran(&server, "eval").await;
     let before = scripts().await;
     assert_eq!(stands(again(&store, 9).await), Some(done.clone()));
-    assert_eq!((scripts().await, asked.load(Ordering::SeqCst)), (before, 0), "who completed it reads, and asks for no event");
+    assert_eq!(
+        (scripts().await, asked.load(Ordering::SeqCst)),
+        (before, 0),
+        "who completed it reads, and asks for no event"
+    );
     assert_eq!(stands(again(&other, 9).await), Some(done.clone()));
     assert_eq!(scripts().await, before + 1, "who has not seen it asks the script");
     assert_eq!(stands(again(&other, 9).await), Some(done));
@@ -464,8 +553,16 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
 
     let mut admin = server.admin().await;
     redis::cmd("DEL").arg(names().record_key(&HERE(1))).exec_async(&mut admin).await.unwrap();
-    assert_eq!(again(&store, 9).await.unwrap(), Swap::Stored, "what is gone is claimed, known or not");
-    assert_eq!(stands(again(&other, 10).await).map(|record| record.version), Some(Version(9)), "in flight");
+    assert_eq!(
+        again(&store, 9).await.unwrap(),
+        Swap::Stored,
+        "what is gone is claimed, known or not"
+    );
+    assert_eq!(
+        stands(again(&other, 10).await).map(|record| record.version),
+        Some(Version(9)),
+        "in flight"
+    );
     assert_eq!(scripts().await, before + 3, "says the script, which knows how old it is");
 }
 
@@ -480,7 +577,8 @@ fn the_scripts_and_the_store_agree_on_what_is_large() {
 /// A completed record whose stored value has so many bytes.
 fn completed_in(bytes: usize) -> Record {
     let of_body = |length: usize| suite::completed_with(1, &vec![b'x'; length]);
-    let length = |record: &Record| layout::stamped(&encode(record).head, 0, &encode(record).payload).len();
+    let length =
+        |record: &Record| layout::stamped(&encode(record).head, 0, &encode(record).payload).len();
     let rest = length(&of_body(bytes)) - bytes;
     let record = of_body(bytes - rest);
     assert_eq!(length(&record), bytes);
@@ -497,11 +595,18 @@ async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
         // Whoever has seen it completed asks another way than who has not.
         for reader in [&store, &other, &other] {
             match claims(reader, n).await.unwrap() {
-                Swap::Stale(Some(stands)) => assert!(stands.record == record && bytes <= ALONG_MAX, "{bytes} bytes"),
-                Swap::Large(fence) => assert!(fence == record.fence && bytes > ALONG_MAX, "{bytes} bytes"),
+                Swap::Stale(Some(stands)) => {
+                    assert!(stands.record == record && bytes <= ALONG_MAX, "{bytes} bytes")
+                }
+                Swap::Large(fence) => {
+                    assert!(fence == record.fence && bytes > ALONG_MAX, "{bytes} bytes")
+                }
                 other => panic!("{bytes} bytes: {other:?}"),
             }
-            assert!(reader.load(&HERE(n)).await.unwrap().unwrap().record == record, "{bytes} bytes");
+            assert!(
+                reader.load(&HERE(n)).await.unwrap().unwrap().record == record,
+                "{bytes} bytes"
+            );
         }
     }
 }
@@ -511,7 +616,10 @@ async fn large_records_take_turns_and_all_else_goes_past_them() {
     let server = Server::start().await;
     let (writer, store) = (server.store(), store(&server.unix_url(), SHORT));
     for (n, bytes) in [(1, ALONG_MAX + 1), (2, ALONG_MAX)] {
-        assert_eq!(writer.swap(&HERE(n), None, &completed_in(bytes), KEEP).await.unwrap(), Swap::Stored);
+        assert_eq!(
+            writer.swap(&HERE(n), None, &completed_in(bytes), KEEP).await.unwrap(),
+            Swap::Stored
+        );
     }
     let turns = store.large.all_turns().await;
     assert!(matches!(claims(&store, 1).await, Ok(Swap::Large(_))));
@@ -529,7 +637,10 @@ async fn a_large_record_that_ends_while_it_waits_for_its_turn_leaves_its_tombsto
     let server = Server::start().await;
     let store = server.store();
     let brief = Lifetime { keep: SHORT, due: None, tombstone: Some(Duration::from_secs(600)) };
-    assert_eq!(store.swap(&HERE(1), None, &completed_in(ALONG_MAX + 1), brief).await.unwrap(), Swap::Stored);
+    assert_eq!(
+        store.swap(&HERE(1), None, &completed_in(ALONG_MAX + 1), brief).await.unwrap(),
+        Swap::Stored
+    );
     let turns = store.large.all_turns().await;
     let release = async {
         tokio::time::sleep(SHORT * 2).await;

@@ -40,14 +40,18 @@ impl ServerTime {
 
 /// Milliseconds since 1970 of an answer to TIME: seconds and microseconds, in text.
 pub(super) fn time_ms(answer: Value) -> Result<u64, StoreError> {
-    let (seconds, micros): (u64, u64) = redis::from_redis_value(answer).map_err(|_| unexpected())?;
+    let (seconds, micros): (u64, u64) =
+        redis::from_redis_value(answer).map_err(|_| unexpected())?;
     Ok(seconds * 1000 + micros / 1000)
 }
 
 /// A span as the scripts take it. At least 1 ms: no key is kept for none.
 pub(super) fn millis(span: Duration) -> Vec<u8> {
     let mut text = Vec::new();
-    layout::decimal(&mut text, u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, MILLIS_MAX));
+    layout::decimal(
+        &mut text,
+        u64::try_from(span.as_millis()).unwrap_or(u64::MAX).clamp(1, MILLIS_MAX),
+    );
     text
 }
 

@@ -50,11 +50,15 @@ async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<
     let mut told = false;
     loop {
         let ended = Arc::new(Notify::new());
-        let reason = match dialer.dial(listener(dialer.names.clone(), cache.clone(), ended.clone())).await {
+        let reason = match dialer
+            .dial(listener(dialer.names.clone(), cache.clone(), ended.clone()))
+            .await
+        {
             Ok(Dialled { connection, driver: _driver, address }) => {
                 dialer.confirmation.learn(&connection, dialer.timeout).await;
                 let born = Instant::now();
-                let mut session = Session { dialer: &dialer, cache: &cache, wanted: &mut wanted, connection };
+                let mut session =
+                    Session { dialer: &dialer, cache: &cache, wanted: &mut wanted, connection };
                 let reason = tokio::select! {
                     reason = session.follow() => reason,
                     () = ended.notified() => "the connection is lost".into(),
@@ -69,7 +73,10 @@ async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<
             Err(reason) => reason,
         };
         if !told {
-            tracing::warn!(reason, "records are not kept in the process: the store does not tell of changes");
+            tracing::warn!(
+                reason,
+                "records are not kept in the process: the store does not tell of changes"
+            );
         }
         told = true;
         pause.pass().await;
@@ -77,10 +84,17 @@ async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<
 }
 
 /// Passes on what the server sends.
-fn listener(names: Names, cache: Arc<LocalCache>, ended: Arc<Notify>) -> impl Fn(PushInfo) + Send + Sync + 'static {
+fn listener(
+    names: Names,
+    cache: Arc<LocalCache>,
+    ended: Arc<Notify>,
+) -> impl Fn(PushInfo) + Send + Sync + 'static {
     move |info| match info.kind {
         PushKind::Invalidate => match info.data.first() {
-            Some(Value::Array(keys)) => keys.iter().filter_map(|key| slot_of(&names, key)).for_each(|slot| cache.changed(&slot)),
+            Some(Value::Array(keys)) => keys
+                .iter()
+                .filter_map(|key| slot_of(&names, key))
+                .for_each(|slot| cache.changed(&slot)),
             // The server was flushed.
             _ => cache.lost(),
         },
@@ -142,7 +156,8 @@ impl Session<'_> {
 
         let asked_ms = self.cache.clock().boot_ms();
         let mut values = self.ask(&pipeline).await?;
-        let mut after = values.split_off((slots.len() * COMMANDS_PER_RECORD).min(values.len())).into_iter();
+        let mut after =
+            values.split_off((slots.len() * COMMANDS_PER_RECORD).min(values.len())).into_iter();
         let written = match after.next() {
             Some(Value::ServerError(error)) => {
                 let error = RedisError::from(error);
@@ -177,7 +192,10 @@ const UNREADABLE: &str = "its answer can't be read";
 
 /// Refuses an answer that has an error in it.
 fn all_well(values: Vec<Value>) -> Result<(), String> {
-    match values.into_iter().find_map(|value| if let Value::ServerError(error) = value { Some(error) } else { None }) {
+    match values
+        .into_iter()
+        .find_map(|value| if let Value::ServerError(error) = value { Some(error) } else { None })
+    {
         Some(error) => Err(format!("the server answered {}", error.code())),
         None => Ok(()),
     }
@@ -189,5 +207,10 @@ fn found(head: &Value, life: &Value, asked_ms: u64) -> Option<Confirmed> {
     let head: &[u8; HEAD_BYTES] = head.as_slice().try_into().ok()?;
     // Negative where there is none.
     let life = Duration::from_millis(u64::try_from(*life_ms).ok()?);
-    head_completed(head).then(|| Confirmed { version: head_version(head), fence: head_fence(head), life, asked_ms })
+    head_completed(head).then(|| Confirmed {
+        version: head_version(head),
+        fence: head_fence(head),
+        life,
+        asked_ms,
+    })
 }

@@ -8,7 +8,9 @@ use super::holdings::{Assertion, Holding};
 use super::link::Failure;
 use super::{Redis, held, large, layout, millis, time_ms, unexpected};
 use crate::key::{Slot, Space};
-use crate::record::{Encoded, Held, Lifetime, Record, State, Version, encode, head_completed, head_fence};
+use crate::record::{
+    Encoded, Held, Lifetime, Record, State, Version, encode, head_completed, head_fence,
+};
 use crate::store::{Store, StoreError, Swap, log};
 
 /// A change that is to be written.
@@ -32,7 +34,11 @@ pub(super) enum Written {
 
 impl Redis {
     /// Claims: only under the epoch that the partition is known to have, and not while new operations are refused.
-    pub(super) async fn claim(&self, change: Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
+    pub(super) async fn claim(
+        &self,
+        change: Change<'_>,
+        deadline: Instant,
+    ) -> Result<Swap, StoreError> {
         let partition = change.slot.partition();
         loop {
             let standing = self.epochs.standing(partition, deadline).await?;
@@ -48,14 +54,22 @@ impl Redis {
     }
 
     /// The completed record that stands in a claim's way. Of anything else, and of nothing, the script decides.
-    pub(super) async fn completed(&self, slot: &Slot, deadline: Instant) -> Result<Option<Swap>, StoreError> {
+    pub(super) async fn completed(
+        &self,
+        slot: &Slot,
+        deadline: Instant,
+    ) -> Result<Option<Swap>, StoreError> {
         let standing = self.epochs.standing(slot.partition(), deadline).await?;
         let get = large::first_bytes(&self.names.record_key(slot));
         match self.confirmed(slot.partition(), get, Some(standing.generation), deadline).await {
-            Ok(Value::BulkString(value)) if value.first_chunk().is_some_and(head_completed) => match large::large(&value) {
-                Some(fence) => Ok(Some(Swap::Large(fence))),
-                None => self.settled_one(Value::BulkString(value)).map(|held| Some(Swap::Stale(held))),
-            },
+            Ok(Value::BulkString(value)) if value.first_chunk().is_some_and(head_completed) => {
+                match large::large(&value) {
+                    Some(fence) => Ok(Some(Swap::Large(fence))),
+                    None => self
+                        .settled_one(Value::BulkString(value))
+                        .map(|held| Some(Swap::Stale(held))),
+                }
+            }
             Ok(_) | Err(Failure::Replaced) => Ok(None),
             Err(failure) => Err(match StoreError::from(failure) {
                 // It was to be read alone.
@@ -69,13 +83,19 @@ impl Redis {
     async fn known_only(&self, change: &Change<'_>) -> Result<Swap, StoreError> {
         let stands = self.load(change.slot).await?;
         match stands {
-            Some(stands) if change.expected != Some(stands.record.version) => Ok(Swap::Stale(Some(stands))),
+            Some(stands) if change.expected != Some(stands.record.version) => {
+                Ok(Swap::Stale(Some(stands)))
+            }
             _ => Err(quiet()),
         }
     }
 
     /// Writes what is no claim. Where the record that it names was lost with others, that is written again first.
-    pub(super) async fn change(&self, change: Change<'_>, deadline: Instant) -> Result<Swap, StoreError> {
+    pub(super) async fn change(
+        &self,
+        change: Change<'_>,
+        deadline: Instant,
+    ) -> Result<Swap, StoreError> {
         let partition = change.slot.partition();
         loop {
             let (before, founded) = self.foundation(&change, deadline).await?;
@@ -92,7 +112,9 @@ impl Redis {
             };
             match &swapped {
                 Swap::Stored => return self.keep(change, before),
-                Swap::Stale(stands) if !self.is_missing(&change, stands.as_ref()) => return Ok(swapped),
+                Swap::Stale(stands) if !self.is_missing(&change, stands.as_ref()) => {
+                    return Ok(swapped);
+                }
                 Swap::Large(_) => return Ok(swapped),
                 Swap::Stale(_) => {}
             }
@@ -113,8 +135,11 @@ impl Redis {
         deadline: Instant,
     ) -> Result<(Option<Standing>, Option<Standing>), StoreError> {
         let partition = change.slot.partition();
-        let Some(expected) = change.expected else { return Ok((self.epochs.current(partition), None)) };
-        let is_own = |holding: &Holding| holding.fence() == change.next.fence && !holding.follows(expected);
+        let Some(expected) = change.expected else {
+            return Ok((self.epochs.current(partition), None));
+        };
+        let is_own =
+            |holding: &Holding| holding.fence() == change.next.fence && !holding.follows(expected);
         if change.slot.space == Space::Shadow || self.holdings.holds(change.slot, is_own) {
             return Ok((self.epochs.current(partition), None));
         }
@@ -132,7 +157,8 @@ impl Redis {
             matches!(holding.assertion(&stands.record), Assertion::Forward(_) | Assertion::Anew(_))
         };
         let is_it = |holding: &Holding| {
-            let is_named = Some(holding.version()) == change.expected || holding.fence() == change.next.fence;
+            let is_named =
+                Some(holding.version()) == change.expected || holding.fence() == change.next.fence;
             is_named && stands.is_none_or(|stands| prevails(holding, stands))
         };
         self.holdings.holds(change.slot, is_it)
@@ -148,7 +174,9 @@ impl Redis {
         let Change { slot, next, encoded, lifetime, event, .. } = change;
         self.holdings.acknowledged(slot, next, encoded, lifetime, event);
         if before.is_some() && self.epochs.current(slot.partition()) != before {
-            return Err(StoreError::MaybeApplied("the server was replaced right after it had confirmed the write".into()));
+            return Err(StoreError::MaybeApplied(
+                "the server was replaced right after it had confirmed the write".into(),
+            ));
         }
         Ok(Swap::Stored)
     }
@@ -161,10 +189,14 @@ impl Redis {
         claims: Option<&Standing>,
         deadline: Instant,
     ) -> Result<Written, StoreError> {
-        let Change { slot, expected, next, encoded: Encoded { head, payload }, lifetime, event } = change;
+        let Change { slot, expected, next, encoded: Encoded { head, payload }, lifetime, event } =
+            change;
         let partition = slot.partition();
         let in_flight = matches!(next.state, State::InFlight { .. });
-        let tombstone_ms = lifetime.tombstone.filter(|_| matches!(next.state, State::Completed { .. })).map(millis);
+        let tombstone_ms = lifetime
+            .tombstone
+            .filter(|_| matches!(next.state, State::Completed { .. }))
+            .map(millis);
         let mut keys = vec![self.names.record_key(slot), self.names.due_key(partition)];
         if in_flight {
             keys.push(self.names.epoch_key(partition));
@@ -179,13 +211,20 @@ impl Redis {
         let expected: &[u8] = expected.as_ref().map_or(b"", |version| version);
         let (keep, member) = (millis(lifetime.keep), layout::member(slot));
         let under = claims.map(|standing| standing.generation);
-        let told = if event.is_empty() { Vec::new() } else { [&log::digest(&member, event)[..], &member, event].concat() };
-        let run = async |args: &[&[u8]]| self.run(partition, &self.scripts.swap, (&keys, args), under, deadline).await;
+        let told = if event.is_empty() {
+            Vec::new()
+        } else {
+            [&log::digest(&member, event)[..], &member, event].concat()
+        };
+        let run = async |args: &[&[u8]]| {
+            self.run(partition, &self.scripts.swap, (&keys, args), under, deadline).await
+        };
         let answer = match (lifetime.due, tombstone_ms) {
             (Some(due), _) => {
                 let due = millis(due);
                 let epoch = claims.map_or(&b""[..], |standing| &standing.epoch);
-                let args: [&[u8]; 8] = [expected, &keep, &member, head, &told, &due, payload, epoch];
+                let args: [&[u8]; 8] =
+                    [expected, &keep, &member, head, &told, &due, payload, epoch];
                 run(args.get(..if claims.is_some() { 8 } else { 7 }).unwrap_or(&args)).await
             }
             (None, None) => {
@@ -197,7 +236,8 @@ impl Redis {
                 let value = layout::stamped(head, now_ms, payload);
                 let expired = encode(&next.tombstone());
                 let tombstone = layout::stamped(&expired.head, now_ms, &expired.payload);
-                run(&[expected, &keep, &member, &value, &told, b"", &tombstone_ms, &tombstone]).await
+                run(&[expected, &keep, &member, &value, &told, b"", &tombstone_ms, &tombstone])
+                    .await
             }
         };
         match answer {
@@ -209,7 +249,8 @@ impl Redis {
     /// A settled record, which comes without the time.
     fn settled_one(&self, value: Value) -> Result<Option<Held>, StoreError> {
         let mut held = held(value, 0)?;
-        held.iter_mut().for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
+        held.iter_mut()
+            .for_each(|held| held.now_ms = held.written_ms.max(self.time.now_ms().unwrap_or(0)));
         Ok(held)
     }
 

@@ -9,13 +9,23 @@ use super::{HERE, LONG, SHORT, Stage, claim, completed, keep, lease};
 use crate::key::Slot;
 use crate::record::{Lifetime, Record, Version};
 use crate::store::Swap;
-use crate::store::log::{Entry, EntryId, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, verify};
+use crate::store::log::{
+    Entry, EntryId, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, verify,
+};
 
 /// Longer than any log of a story.
 const ALL: usize = 100_000;
 
-async fn told(stage: &Stage, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime, event: &str) -> bool {
-    stage.store.write(slot, expected.map(Version), next, lifetime, &|| event.into()).await.unwrap() == Swap::Stored
+async fn told(
+    stage: &Stage,
+    slot: &Slot,
+    expected: Option<u64>,
+    next: &Record,
+    lifetime: Lifetime,
+    event: &str,
+) -> bool {
+    stage.store.write(slot, expected.map(Version), next, lifetime, &|| event.into()).await.unwrap()
+        == Swap::Stored
 }
 
 async fn logged(stage: &Stage) -> Vec<Entry> {
@@ -35,7 +45,10 @@ async fn breaks(stage: &Stage) -> (usize, usize) {
 
 pub(crate) async fn an_event_is_appended_with_its_write_and_once(stage: Stage) {
     assert!(told(&stage, &HERE(1), None, &claim(10, 1), lease(LONG), "claimed").await);
-    assert!(told(&stage, &HERE(1), None, &claim(10, 1), lease(LONG), "claimed").await, "said twice");
+    assert!(
+        told(&stage, &HERE(1), None, &claim(10, 1), lease(LONG), "claimed").await,
+        "said twice"
+    );
     assert!(!told(&stage, &HERE(1), None, &claim(20, 2), lease(LONG), "stale").await);
     assert!(!told(&stage, &HERE(1), Some(9), &completed(11), keep(LONG), "stale").await);
     let done = Record { version: Version(11), ..completed(1) };
@@ -86,7 +99,8 @@ pub(crate) async fn the_log_is_read_on_from_where_one_was_and_in_order(stage: St
         last.advance(entry);
     }
     for n in 0..40 {
-        let of = read.iter().filter(|entry| entry.slot == HERE(n)).map(|entry| entry.event.as_ref());
+        let of =
+            read.iter().filter(|entry| entry.slot == HERE(n)).map(|entry| entry.event.as_ref());
         assert_eq!(of.collect::<Vec<_>>(), [&b"claimed"[..], b"completed"]);
     }
 }
@@ -129,13 +143,23 @@ pub(crate) async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage
     assert!(!logged(&stage).await.contains(&first));
     assert_eq!(breaks(&stage).await, (9, 0), "what is left goes on from what was trimmed");
     let ends = log.ends_of(&BTreeSet::from([first.partition])).await.unwrap();
-    assert_eq!(ends.iter().map(|ends| ends.trimmed.map(|mark| mark.id)).collect::<Vec<_>>(), [Some(first.id)]);
+    assert_eq!(
+        ends.iter().map(|ends| ends.trimmed.map(|mark| mark.id)).collect::<Vec<_>>(),
+        [Some(first.id)]
+    );
     let all = log.ends().await.unwrap();
-    assert_eq!(all.into_iter().filter(|ends| ends.partition == first.partition).collect::<Vec<_>>(), ends);
+    assert_eq!(
+        all.into_iter().filter(|ends| ends.partition == first.partition).collect::<Vec<_>>(),
+        ends
+    );
     assert_eq!(log.ends_of(&BTreeSet::new()).await.unwrap(), []);
     stage.time.pass(Duration::from_secs(1)).await;
     let mut trimmed = log.trim(Duration::from_millis(500)).await.unwrap();
-    assert_eq!(trimmed.forgotten, ["page"], "a reader that is silent for so long is waited for no more");
+    assert_eq!(
+        trimmed.forgotten,
+        ["page"],
+        "a reader that is silent for so long is waited for no more"
+    );
     trimmed.entries += log.trim(Duration::from_millis(500)).await.unwrap().entries;
     assert_eq!(trimmed.entries, 9);
     assert_eq!(logged(&stage).await, []);
@@ -174,7 +198,11 @@ pub(crate) async fn observations_take_no_more_than_their_room(stage: Stage) {
         log.observe(&vec![n; BATCH]).await.unwrap();
     }
     let left = log.observations(EntryId::default(), 100).await.unwrap();
-    assert_eq!(left.iter().map(|(_, batch)| batch[0]).collect::<Vec<_>>(), [2, 3, 4, 5, 6, 7, 8, 9], "the oldest went");
+    assert_eq!(
+        left.iter().map(|(_, batch)| batch[0]).collect::<Vec<_>>(),
+        [2, 3, 4, 5, 6, 7, 8, 9],
+        "the oldest went"
+    );
 }
 
 fn batches(found: &[(EntryId, Bytes)]) -> Vec<&str> {

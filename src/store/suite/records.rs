@@ -35,7 +35,11 @@ pub(super) fn marker(version: u64, fence: u64) -> Record {
 }
 
 pub(super) fn uncertain(version: u64, fence: u64) -> Record {
-    record(version, fence, State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None })
+    record(
+        version,
+        fence,
+        State::Uncertain { cause: Cause::LeaseEnded, since_ms: None, retry: None },
+    )
 }
 
 /// A result whose version and fence are `version`.
@@ -44,7 +48,10 @@ pub(crate) fn completed(version: u64) -> Record {
 }
 
 pub(crate) fn completed_with(version: u64, body: &[u8]) -> Record {
-    let headers = HeaderMap::from_iter([(HeaderName::from_static("content-type"), HeaderValue::from_static("text/plain"))]);
+    let headers = HeaderMap::from_iter([(
+        HeaderName::from_static("content-type"),
+        HeaderValue::from_static("text/plain"),
+    )]);
     let reply = Arc::new(Reply {
         status: StatusCode::CREATED,
         headers,

@@ -66,16 +66,34 @@ impl Stage {
         Stage { _guard: Some(Box::new(guard)), ..self }
     }
 
-    pub(super) async fn swap(&self, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime) -> Swap {
+    pub(super) async fn swap(
+        &self,
+        slot: &Slot,
+        expected: Option<u64>,
+        next: &Record,
+        lifetime: Lifetime,
+    ) -> Swap {
         self.store.swap(slot, expected.map(Version), next, lifetime).await.unwrap()
     }
 
-    pub(super) async fn stored(&self, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime) {
+    pub(super) async fn stored(
+        &self,
+        slot: &Slot,
+        expected: Option<u64>,
+        next: &Record,
+        lifetime: Lifetime,
+    ) {
         assert_eq!(self.swap(slot, expected, next, lifetime).await, Swap::Stored);
     }
 
     /// Swaps, expecting to be refused; returns what stands there.
-    pub(super) async fn stale(&self, slot: &Slot, expected: Option<u64>, next: &Record, lifetime: Lifetime) -> Option<Held> {
+    pub(super) async fn stale(
+        &self,
+        slot: &Slot,
+        expected: Option<u64>,
+        next: &Record,
+        lifetime: Lifetime,
+    ) -> Option<Held> {
         match self.swap(slot, expected, next, lifetime).await {
             Swap::Stale(held) => held,
             Swap::Large(fence) => {

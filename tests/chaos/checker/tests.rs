@@ -36,7 +36,12 @@ fn good() -> History {
         executed: HashMap::from([(0, vec![1]), (1, vec![2])]),
         written: HashMap::from([(0, S / 10), (1, S * 5)]),
         outages: vec![Outage { gateway: 0, from: S / 2, to: S, lack: Lack::Life }],
-        replays: vec![(0, 0, Some(told(1))), (0, 1, Some(told(1))), (1, 0, Some(told(2))), (1, 1, Some(told(2)))],
+        replays: vec![
+            (0, 0, Some(told(1))),
+            (0, 1, Some(told(1))),
+            (1, 0, Some(told(2))),
+            (1, 1, Some(told(2))),
+        ],
         unsettled: 1,
     }
 }
@@ -69,8 +74,11 @@ fn a_second_execution_that_nobody_was_told_of_is_reported() {
 
 #[test]
 fn an_answer_that_differs_in_status_fields_or_body_is_reported() {
-    let changes: [fn(&mut Told); 3] =
-        [|told| told.status = 200, |told| told.fields.push(("x".into(), "1".into())), |told| told.body.push(b' ')];
+    let changes: [fn(&mut Told); 3] = [
+        |told| told.status = 200,
+        |told| told.fields.push(("x".into(), "1".into())),
+        |told| told.body.push(b' '),
+    ];
     for change in changes {
         reports(Violation::AnswersDiffer { key: 0 }, |history| {
             let Saw::Final { told, .. } = &mut history.tries[1].saw else { unreachable!() };
@@ -82,7 +90,9 @@ fn an_answer_that_differs_in_status_fields_or_body_is_reported() {
 #[test]
 fn an_answer_of_no_execution_is_reported() {
     reports(Violation::Invented { key: 0 }, |history| _ = history.executed.remove(&0));
-    reports(Violation::Invented { key: 0 }, |history| history.executed.insert(0, vec![7]).map_or((), drop));
+    reports(Violation::Invented { key: 0 }, |history| {
+        history.executed.insert(0, vec![7]).map_or((), drop)
+    });
 }
 
 #[test]

@@ -55,18 +55,35 @@ impl Browser {
             .stderr(Stdio::null())
             .spawn()
             .expect("chromedriver is not installed: apt-get install chromium chromium-driver");
-        let mut browser = Browser { driver, port, session: String::new(), site: format!("http://127.0.0.1:{admin}") };
-        until("chromedriver to answer", || std::net::TcpStream::connect(("127.0.0.1", port)).is_ok());
+        let mut browser = Browser {
+            driver,
+            port,
+            session: String::new(),
+            site: format!("http://127.0.0.1:{admin}"),
+        };
+        until("chromedriver to answer", || {
+            std::net::TcpStream::connect(("127.0.0.1", port)).is_ok()
+        });
         let size = format!("--window-size={},{}", view.width, view.height);
-        let scheme = format!("--blink-settings=preferredColorScheme={}", if view.dark { 0 } else { 1 });
-        let args =
-            ["--headless=new", "--no-sandbox", "--disable-dev-shm-usage", "--disable-gpu", "--hide-scrollbars", &size, &scheme];
+        let scheme =
+            format!("--blink-settings=preferredColorScheme={}", if view.dark { 0 } else { 1 });
+        let args = [
+            "--headless=new",
+            "--no-sandbox",
+            "--disable-dev-shm-usage",
+            "--disable-gpu",
+            "--hide-scrollbars",
+            &size,
+            &scheme,
+        ];
         let mut options = json!({ "args": args });
         if !view.scripts {
             options["prefs"] = json!({ "profile.managed_default_content_settings.javascript": 2 });
         }
-        let wanted = json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
-        let begun = browser.call("POST", "/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
+        let wanted =
+            json!({ "goog:chromeOptions": options, "goog:loggingPrefs": { "browser": "ALL" } });
+        let begun =
+            browser.call("POST", "/session", &json!({ "capabilities": { "alwaysMatch": wanted } }));
         browser.session = begun["sessionId"].as_str().unwrap().to_owned();
         browser
     }
@@ -79,7 +96,11 @@ impl Browser {
     /// The path and query that it is at.
     pub fn path(&self) -> String {
         let url = self.command("GET", "/url", &Value::Null);
-        url.as_str().unwrap().strip_prefix(&self.site).unwrap_or_else(|| panic!("left the gateway: {url}")).to_owned()
+        url.as_str()
+            .unwrap()
+            .strip_prefix(&self.site)
+            .unwrap_or_else(|| panic!("left the gateway: {url}"))
+            .to_owned()
     }
 
     /// The text that the first element shows, or of none.
@@ -103,12 +124,16 @@ impl Browser {
 
     pub fn attribute(&self, css: &str, name: &str) -> Option<String> {
         let element = self.find(css)?;
-        self.command("GET", &format!("/element/{element}/attribute/{name}"), &Value::Null).as_str().map(str::to_owned)
+        self.command("GET", &format!("/element/{element}/attribute/{name}"), &Value::Null)
+            .as_str()
+            .map(str::to_owned)
     }
 
     #[track_caller]
     pub fn click(&self, css: &str) {
-        self.act_on(css, |element| self.try_command("POST", &format!("/element/{element}/click"), &json!({})));
+        self.act_on(css, |element| {
+            self.try_command("POST", &format!("/element/{element}/click"), &json!({}))
+        });
     }
 
     /// Types into a field.
@@ -133,13 +158,20 @@ impl Browser {
             Some(Err(error)) => panic!("{css} on {}: {error}", self.path()),
             None => false,
         });
-        assert!(acted, "there is no {css} to act on at {}: {why}\n{}", self.path(), self.text("body"));
+        assert!(
+            acted,
+            "there is no {css} to act on at {}: {why}\n{}",
+            self.path(),
+            self.text("body")
+        );
     }
 
     /// Presses keys one after the other, wherever the focus is.
     pub fn press(&self, keys: &[&str]) {
-        let actions: Vec<Value> =
-            keys.iter().flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key }))).collect();
+        let actions: Vec<Value> = keys
+            .iter()
+            .flat_map(|key| ["keyDown", "keyUp"].map(|kind| json!({ "type": kind, "value": key })))
+            .collect();
         let actions = json!([{ "type": "key", "id": "keyboard", "actions": actions }]);
         self.command("POST", "/actions", &json!({ "actions": actions }));
     }
@@ -155,8 +187,9 @@ impl Browser {
     pub fn tab_to(&self, css: &str) {
         const STOPS_MAX: usize = 60;
         for _ in 0..STOPS_MAX {
-            let there =
-                self.script(&format!("return document.activeElement !== null && document.activeElement.matches({css:?})"));
+            let there = self.script(&format!(
+                "return document.activeElement !== null && document.activeElement.matches({css:?})"
+            ));
             if there == Value::Bool(true) {
                 return;
             }
@@ -178,13 +211,15 @@ impl Browser {
     }
 
     fn find(&self, css: &str) -> Option<String> {
-        let found = self.command("POST", "/elements", &json!({ "using": "css selector", "value": css }));
+        let found =
+            self.command("POST", "/elements", &json!({ "using": "css selector", "value": css }));
         found.as_array()?.first()?[ELEMENT].as_str().map(str::to_owned)
     }
 
     #[track_caller]
     fn command(&self, method: &str, path: &str, body: &Value) -> Value {
-        self.try_command(method, path, body).unwrap_or_else(|error| panic!("{method} {path} {body}: {error}"))
+        self.try_command(method, path, body)
+            .unwrap_or_else(|error| panic!("{method} {path} {body}: {error}"))
     }
 
     fn try_command(&self, method: &str, path: &str, body: &Value) -> Result<Value, Value> {
@@ -205,7 +240,10 @@ impl Browser {
     fn send(&self, method: &str, path: &str, body: &Value) -> Value {
         let request = Request::new(method, path).host("127.0.0.1");
         let request = if body.is_null() { request } else { request.json(&body.to_string()) };
-        Connection::try_open(self.port, START).expect("chromedriver answers").exchange(&request).json()
+        Connection::try_open(self.port, START)
+            .expect("chromedriver answers")
+            .exchange(&request)
+            .json()
     }
 }
 

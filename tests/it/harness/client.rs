@@ -30,7 +30,13 @@ pub struct Answer {
 
 impl Request {
     pub fn new(method: &str, target: &str) -> Request {
-        Request { method: method.into(), target: target.into(), host: "pay.example".into(), fields: vec![], body: vec![] }
+        Request {
+            method: method.into(),
+            target: target.into(),
+            host: "pay.example".into(),
+            fields: vec![],
+            body: vec![],
+        }
     }
 
     pub fn host(mut self, host: &str) -> Request {
@@ -65,11 +71,13 @@ impl Request {
     }
 
     pub fn bytes(&self) -> Vec<u8> {
-        let mut out = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.host);
+        let mut out =
+            format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.host);
         for (name, value) in &self.fields {
             out.push_str(&format!("{name}: {value}\r\n"));
         }
-        let framed = self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+        let framed =
+            self.fields.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
         if !framed && (!self.body.is_empty() || self.method == "POST") {
             out.push_str(&format!("Content-Length: {}\r\n", self.body.len()));
         }
@@ -96,12 +104,20 @@ impl Answer {
     pub async fn read<B: Body>(response: Response<B>) -> Result<Answer, B::Error> {
         let (parts, body) = response.into_parts();
         let text = |value: &HeaderValue| String::from_utf8_lossy(value.as_bytes()).into_owned();
-        let fields = parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
-        Ok(Answer { status: parts.status.as_u16(), fields, body: body.collect().await?.to_bytes().to_vec() })
+        let fields =
+            parts.headers.iter().map(|(name, value)| (name.to_string(), text(value))).collect();
+        Ok(Answer {
+            status: parts.status.as_u16(),
+            fields,
+            body: body.collect().await?.to_bytes().to_vec(),
+        })
     }
 
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.fields.iter().find(|(n, _)| n.eq_ignore_ascii_case(name)).map(|(_, value)| value.as_str())
+        self.fields
+            .iter()
+            .find(|(n, _)| n.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.as_str())
     }
 
     pub fn text(&self) -> String {
@@ -124,7 +140,10 @@ impl Answer {
 }
 
 /// Connects to a port of this machine from one of its addresses.
-#[allow(dead_code, reason = "only some of the test binaries that share this file connect from other addresses")]
+#[allow(
+    dead_code,
+    reason = "only some of the test binaries that share this file connect from other addresses"
+)]
 pub fn dial(address: &str, port: u16) -> TcpStream {
     let socket = socket2::Socket::new(socket2::Domain::IPV4, socket2::Type::STREAM, None).unwrap();
     let address: std::net::IpAddr = address.parse().unwrap();
@@ -154,7 +173,10 @@ impl Connection {
     }
 
     /// From one of this machine's own addresses, such as 127.0.0.2.
-    #[allow(dead_code, reason = "only some of the test binaries that share this file connect from other addresses")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file connect from other addresses"
+    )]
     pub fn from(address: &str, port: u16) -> Connection {
         let stream = dial(address, port);
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -189,7 +211,10 @@ impl Connection {
     }
 
     /// Whether the other side closes within the patience that it was opened with, whatever it says before.
-    #[allow(dead_code, reason = "only some of the test binaries that share this file wait for that")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file wait for that"
+    )]
     pub fn ends(&mut self) -> bool {
         self.reader.read_to_end(&mut Vec::new()).is_ok()
     }
@@ -222,7 +247,8 @@ impl Connection {
         }
         if answer.get("transfer-encoding") == Some("chunked") {
             loop {
-                let size = usize::from_str_radix(self.line()?.split(';').next().unwrap(), 16).unwrap();
+                let size =
+                    usize::from_str_radix(self.line()?.split(';').next().unwrap(), 16).unwrap();
                 let mut chunk = vec![0; size];
                 self.reader.read_exact(&mut chunk).ok()?;
                 answer.body.extend_from_slice(&chunk);

@@ -12,19 +12,32 @@ pub struct Cluster {
 
 impl Cluster {
     /// What every node is started with.
-    pub const SETTINGS: [&str; 6] =
-        ["--cluster-enabled", "yes", "--cluster-node-timeout", "1000", "--cluster-replica-validity-factor", "0"];
+    pub const SETTINGS: [&str; 6] = [
+        "--cluster-enabled",
+        "yes",
+        "--cluster-node-timeout",
+        "1000",
+        "--cluster-replica-validity-factor",
+        "0",
+    ];
 
     pub fn start() -> Cluster {
-        let servers: Vec<RedisServer> = (0..6).map(|_| RedisServer::with(port_with_bus(), &Cluster::SETTINGS)).collect();
+        let servers: Vec<RedisServer> =
+            (0..6).map(|_| RedisServer::with(port_with_bus(), &Cluster::SETTINGS)).collect();
         let mut create = Command::new("redis-cli");
-        create.args(["--cluster", "create"]).args(servers.iter().map(|server| format!("127.0.0.1:{}", server.port)));
+        create
+            .args(["--cluster", "create"])
+            .args(servers.iter().map(|server| format!("127.0.0.1:{}", server.port)));
         let made = create.args(["--cluster-replicas", "1", "--cluster-yes"]).output().unwrap();
         assert!(made.status.success(), "{}", String::from_utf8_lossy(&made.stdout));
         let cluster = Cluster { servers };
         until("the cluster to stand", || {
-            let agreed = |server: &RedisServer| server.cli(&["cluster", "info"]).contains("cluster_state:ok");
-            cluster.servers.iter().all(agreed) && cluster.primaries().len() == 3 && cluster.is_copied()
+            let agreed = |server: &RedisServer| {
+                server.cli(&["cluster", "info"]).contains("cluster_state:ok")
+            };
+            cluster.servers.iter().all(agreed)
+                && cluster.primaries().len() == 3
+                && cluster.is_copied()
         });
         cluster
     }
@@ -79,19 +92,26 @@ impl Watched {
             servers.push(RedisServer::with(free_port(), &["--replicaof", "127.0.0.1", &follow]));
         }
         until("the replicas to follow", || servers[0].is_copied_to(2));
-        let watched = Watched { sentinels: (0..3).map(|_| Sentinel::start(servers[0].port)).collect(), servers };
+        let watched = Watched {
+            sentinels: (0..3).map(|_| Sentinel::start(servers[0].port)).collect(),
+            servers,
+        };
         until("the sentinels to know each other", || {
             watched.sentinels.iter().all(|sentinel| {
                 let known = sentinel.cli(&["sentinel", "master", Watched::NAME]);
-                let field = |name: &str| known.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned);
-                field("num-other-sentinels").as_deref() == Some("2") && field("num-slaves").as_deref() == Some("2")
+                let field = |name: &str| {
+                    known.lines().skip_while(|line| *line != name).nth(1).map(str::to_owned)
+                };
+                field("num-other-sentinels").as_deref() == Some("2")
+                    && field("num-slaves").as_deref() == Some("2")
             })
         });
         watched
     }
 
     pub fn url(&self) -> String {
-        let hosts: Vec<String> = self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
+        let hosts: Vec<String> =
+            self.sentinels.iter().map(|sentinel| format!("127.0.0.1:{}", sentinel.port)).collect();
         format!("redis+sentinel://{}/{}", hosts.join(","), Watched::NAME)
     }
 
@@ -104,7 +124,9 @@ impl Watched {
     /// Has another server made the primary, and waits until it is.
     pub fn fail_over(&self) {
         let before = self.primary();
-        until("the failover to begin", || self.sentinels[0].cli(&["sentinel", "failover", Watched::NAME]) == "OK");
+        until("the failover to begin", || {
+            self.sentinels[0].cli(&["sentinel", "failover", Watched::NAME]) == "OK"
+        });
         until("the failover to end", || self.primary() != before);
     }
 }
@@ -119,14 +141,23 @@ impl Sentinel {
         );
         let file = dir.path().join("sentinel.conf");
         std::fs::write(&file, settings).unwrap();
-        let child = Command::new("redis-server").arg(&file).arg("--sentinel").stdout(Stdio::null()).spawn().unwrap();
+        let child = Command::new("redis-server")
+            .arg(&file)
+            .arg("--sentinel")
+            .stdout(Stdio::null())
+            .spawn()
+            .unwrap();
         let sentinel = Sentinel { port, child, _dir: dir };
         until("a sentinel to answer", || sentinel.cli(&["ping"]) == "PONG");
         sentinel
     }
 
     fn cli(&self, words: &[&str]) -> String {
-        let out = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
+        let out = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(words)
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 }

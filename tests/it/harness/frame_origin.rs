@@ -11,7 +11,10 @@ use tokio::runtime::Runtime;
 use tokio::sync::{mpsc, watch};
 use tokio_rustls::TlsAcceptor;
 
-use super::frames::{ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE, frame};
+use super::frames::{
+    ACK, DATA, END_HEADERS, END_STREAM, GOAWAY, HEADERS, PING, RST_STREAM, SETTINGS, WINDOW_UPDATE,
+    frame,
+};
 use super::until;
 
 /// Identifiers of settings (RFC 9113, section 6.5.2).
@@ -73,7 +76,11 @@ impl FrameOrigin {
     }
 
     fn listen(acceptor: Option<TlsAcceptor>, settings: &[(u16, u32)]) -> FrameOrigin {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -175,7 +182,9 @@ impl FrameOrigin {
         self.begin_with(settings);
         let before = self.shared.acknowledged.load(Ordering::SeqCst);
         self.say(&settings_frame(settings));
-        until("the settings to be acknowledged", || self.shared.acknowledged.load(Ordering::SeqCst) > before);
+        until("the settings to be acknowledged", || {
+            self.shared.acknowledged.load(Ordering::SeqCst) > before
+        });
     }
 }
 
@@ -188,7 +197,10 @@ impl Drop for FrameOrigin {
 }
 
 fn settings_frame(settings: &[(u16, u32)]) -> Vec<u8> {
-    let pairs: Vec<u8> = settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
+    let pairs: Vec<u8> = settings
+        .iter()
+        .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+        .collect();
     frame(SETTINGS, 0, 0, &pairs)
 }
 
@@ -229,7 +241,10 @@ async fn accept(listener: TcpListener, acceptor: Option<TlsAcceptor>, shared: Ar
     }
 }
 
-async fn write(mut writer: WriteHalf<Box<dyn Io>>, mut said: mpsc::UnboundedReceiver<Vec<u8>>) -> std::io::Result<()> {
+async fn write(
+    mut writer: WriteHalf<Box<dyn Io>>,
+    mut said: mpsc::UnboundedReceiver<Vec<u8>>,
+) -> std::io::Result<()> {
     while let Some(bytes) = said.recv().await {
         if bytes.is_empty() {
             return writer.shutdown().await;
@@ -258,7 +273,9 @@ async fn read(
         reader.read_exact(&mut payload).await?;
         let stream = u32::from_be_bytes(id);
         match kind {
-            SETTINGS if flags & ACK != 0 => drop(shared.acknowledged.fetch_add(1, Ordering::SeqCst)),
+            SETTINGS if flags & ACK != 0 => {
+                shared.acknowledged.fetch_add(1, Ordering::SeqCst);
+            }
             SETTINGS => drop(say.send(frame(SETTINGS, ACK, 0, &[]))),
             PING if flags & ACK == 0 => drop(say.send(frame(PING, ACK, 0, &payload))),
             HEADERS | DATA | RST_STREAM => take((kind, flags, payload), connection, stream, shared),
@@ -268,15 +285,32 @@ async fn read(
     }
 }
 
-fn take((kind, flags, payload): (u8, u8, Vec<u8>), connection: usize, stream: u32, shared: &Shared) {
+fn take(
+    (kind, flags, payload): (u8, u8, Vec<u8>),
+    connection: usize,
+    stream: u32,
+    shared: &Shared,
+) {
     {
         let mut arrivals = shared.arrivals.lock().unwrap();
         if kind == HEADERS {
-            arrivals.push(Arrival { connection, stream, body: vec![], complete: false, reset: false, answered: false });
+            arrivals.push(Arrival {
+                connection,
+                stream,
+                body: vec![],
+                complete: false,
+                reset: false,
+                answered: false,
+            });
         }
-        let is_open = |arrival: &&Arrival| arrival.connection == connection && !arrival.answered && !arrival.reset;
+        let is_open = |arrival: &&Arrival| {
+            arrival.connection == connection && !arrival.answered && !arrival.reset
+        };
         shared.most_open.fetch_max(arrivals.iter().filter(is_open).count(), Ordering::SeqCst);
-        let arrival = arrivals.iter_mut().find(|arrival| (arrival.connection, arrival.stream) == (connection, stream)).unwrap();
+        let arrival = arrivals
+            .iter_mut()
+            .find(|arrival| (arrival.connection, arrival.stream) == (connection, stream))
+            .unwrap();
         match kind {
             RST_STREAM => arrival.reset = true,
             DATA => arrival.body.extend_from_slice(&payload),
@@ -301,7 +335,9 @@ fn answer(shared: &Shared) {
                 let body = frame(DATA, END_STREAM, stream, format!("answer {n}").as_bytes());
                 [frame(HEADERS, END_HEADERS, stream, STATUS_200), body].concat()
             };
-            let frames = script.as_ref().map_or_else(|| plain(arrival.stream), |script| script(arrival.stream));
+            let frames = script
+                .as_ref()
+                .map_or_else(|| plain(arrival.stream), |script| script(arrival.stream));
             let _ = writers[arrival.connection].send(frames);
         }
     }

@@ -66,8 +66,13 @@ pub fn block(fields: &[(&str, &str)]) -> Vec<u8> {
 }
 
 /// The fields of a request, and more of them behind.
-pub fn request<'a>(method: &'a str, path: &'a str, more: &[(&'a str, &'a str)]) -> Vec<(&'a str, &'a str)> {
-    let mut fields = vec![(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)];
+pub fn request<'a>(
+    method: &'a str,
+    path: &'a str,
+    more: &[(&'a str, &'a str)],
+) -> Vec<(&'a str, &'a str)> {
+    let mut fields =
+        vec![(":method", method), (":scheme", "http"), (":authority", "a"), (":path", path)];
     fields.extend_from_slice(more);
     fields
 }
@@ -83,9 +88,13 @@ impl Frames {
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         stream.set_write_timeout(Some(PATIENCE)).unwrap();
         let mut connection = Frames { stream };
-        let pairs: Vec<u8> =
-            settings.iter().flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat()).collect();
-        connection.write(&[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &pairs)].concat());
+        let pairs: Vec<u8> = settings
+            .iter()
+            .flat_map(|(id, value)| [&id.to_be_bytes()[..], &value.to_be_bytes()].concat())
+            .collect();
+        connection.write(
+            &[&b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"[..], &frame(SETTINGS, 0, 0, &pairs)].concat(),
+        );
         connection
     }
 

@@ -70,15 +70,29 @@ impl Gateway {
     }
 
     /// Without waiting, with whatever the command still needs.
-    pub fn launch(url: &str, store: &str, settings: &str, routes: &str, adjust: impl FnOnce(&mut Command)) -> Gateway {
+    pub fn launch(
+        url: &str,
+        store: &str,
+        settings: &str,
+        routes: &str,
+        adjust: impl FnOnce(&mut Command),
+    ) -> Gateway {
         let (port, admin) = (free_port(), free_port());
         let config = tempfile::NamedTempFile::with_suffix(".toml").unwrap();
         std::fs::write(config.path(), format!("{settings}\n{routes}")).unwrap();
         let mut command = Command::new(env!("CARGO_BIN_EXE_onceward"));
         command.args(["run", "--config"]).arg(config.path());
         command.args(["--upstream", url, "--store", store]);
-        command.args(["--listen", &format!("127.0.0.1:{port}"), "--admin", &format!("127.0.0.1:{admin}")]);
-        command.env("ONCEWARD_LOG", "onceward=debug").env("ADMIN_TOKEN", "letmein").env("READ_TOKEN", "letmesee");
+        command.args([
+            "--listen",
+            &format!("127.0.0.1:{port}"),
+            "--admin",
+            &format!("127.0.0.1:{admin}"),
+        ]);
+        command
+            .env("ONCEWARD_LOG", "onceward=debug")
+            .env("ADMIN_TOKEN", "letmein")
+            .env("READ_TOKEN", "letmesee");
         command.env("HASHING_SECRET", "a secret of the stories, of 32 bytes and more");
         command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::piped());
         adjust(&mut command);
@@ -102,14 +116,18 @@ impl Gateway {
     }
 
     /// Starts it again, after it has ended: the same command, and whatever its configuration file says now.
-    #[allow(dead_code, reason = "only some of the test binaries that share this file start gateways again")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file start gateways again"
+    )]
     pub fn start_again(&mut self) {
         self.child = Gateway::begin(&mut self.command, &self.logs);
         until("the gateway to be ready again", || self.is_ready());
     }
 
     pub fn is_ready(&self) -> bool {
-        std::net::TcpStream::connect(("127.0.0.1", self.admin)).is_ok() && self.ask("GET", "/readyz").status == 200
+        std::net::TcpStream::connect(("127.0.0.1", self.admin)).is_ok()
+            && self.ask("GET", "/readyz").status == 200
     }
 
     /// A request to the admin port.
@@ -129,13 +147,19 @@ impl Gateway {
 
     /// Waits until the log says so: a line is written after the answer that it is about.
     #[track_caller]
-    #[allow(dead_code, reason = "only some of the test binaries that share this file look into logs")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file look into logs"
+    )]
     pub fn logged(&self, text: &str) {
         until(&format!("the log to say {text:?}"), || self.logs().contains(text));
     }
 
     pub fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let done = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(done.success());
     }
 

@@ -39,7 +39,10 @@ impl Nginx {
     /// What it took for requests: their `traceparent` (`-` without one) and request line.
     pub fn seen(&self) -> Vec<(String, String)> {
         let text = std::fs::read_to_string(&self.log).unwrap();
-        text.lines().filter_map(|line| line.split_once(' ')).map(|(trace, line)| (trace.to_owned(), line.to_owned())).collect()
+        text.lines()
+            .filter_map(|line| line.split_once(' '))
+            .map(|(trace, line)| (trace.to_owned(), line.to_owned()))
+            .collect()
     }
 }
 

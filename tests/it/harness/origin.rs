@@ -60,7 +60,11 @@ pub struct Origin {
 
 impl Origin {
     pub fn start(identity: Arc<ServerConfig>) -> Origin {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let listener = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let port = listener.local_addr().unwrap().port();
         let shared = Arc::new(Shared {
@@ -147,7 +151,8 @@ async fn serve(stream: TlsStream<TcpStream>, shared: Arc<Shared>) {
         let cut = cut.clone();
         move |request| execute(request, shared.clone(), cut.clone())
     });
-    let connection = http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
+    let connection =
+        http2::Builder::new(TokioExecutor::new()).serve_connection(TokioIo::new(stream), service);
     let mut connection = std::pin::pin!(connection);
     tokio::select! {
         _ = &mut connection => return,
@@ -165,7 +170,8 @@ async fn execute(
 ) -> Result<Response<Trailed>, Box<dyn Error + Send + Sync>> {
     assert_eq!(request.version(), Version::HTTP_2);
     let (parts, body) = request.into_parts();
-    let script = parts.headers.get("x-act").map_or("", |script| script.to_str().unwrap()).to_owned();
+    let script =
+        parts.headers.get("x-act").map_or("", |script| script.to_str().unwrap()).to_owned();
     if script == "refuse" {
         shared.faults.fetch_add(1, Ordering::SeqCst);
         return Err(h2::Error::from(h2::Reason::REFUSED_STREAM).into());
@@ -173,9 +179,15 @@ async fn execute(
     let body = body.collect().await?;
     let trailers = body.trailers().cloned().unwrap_or_default();
     let body = body.to_bytes().to_vec();
-    let authority = (":authority".to_owned(), parts.uri.authority().map_or(String::new(), ToString::to_string));
-    let others = parts.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
-    let trailers = trailers.iter().map(|(name, value)| (format!("trailer: {name}"), value.to_str().unwrap().to_owned()));
+    let authority =
+        (":authority".to_owned(), parts.uri.authority().map_or(String::new(), ToString::to_string));
+    let others = parts
+        .headers
+        .iter()
+        .map(|(name, value)| (name.to_string(), value.to_str().unwrap().to_owned()));
+    let trailers = trailers
+        .iter()
+        .map(|(name, value)| (format!("trailer: {name}"), value.to_str().unwrap().to_owned()));
     let fields = std::iter::once(authority).chain(others).chain(trailers).collect();
     let n = {
         let mut seen = shared.seen.lock().unwrap();
@@ -191,11 +203,14 @@ async fn execute(
         "hold" => drop(shared.released.subscribe().wait_for(|released| *released).await?),
         _ => {}
     }
-    if let Some((form, status)) = script.strip_prefix("grpc").map(|rest| rest.split_once(' ').unwrap_or((rest, ""))) {
+    if let Some((form, status)) =
+        script.strip_prefix("grpc").map(|rest| rest.split_once(' ').unwrap_or((rest, "")))
+    {
         return Ok(grpc(form, status, n));
     }
     let response = Response::builder().status(201).header("content-type", "application/json");
-    Ok(response.body(Full::new(format!("{{\"payment\":{n}}}").into()).with_trailers(ready(None)))?)
+    Ok(response
+        .body(Full::new(format!("{{\"payment\":{n}}}").into()).with_trailers(ready(None)))?)
 }
 
 /// A body, and perhaps trailers.
@@ -203,21 +218,37 @@ type Trailed = WithTrailers<Full<Bytes>, Ready<Option<Result<HeaderMap, Infallib
 
 /// The answer of a gRPC server, whose message no other answer has.
 fn grpc(form: &str, status: &str, n: usize) -> Response<Trailed> {
-    let message = if form == "-head" { Bytes::new() } else { Bytes::from(vec![0, 0, 0, 0, 2, 8, u8::try_from(n).unwrap()]) };
-    let fields = [("grpc-status", status.to_owned()), ("grpc-message", format!("call {n}")), ("x-once", n.to_string())];
-    let fields: HeaderMap =
-        fields.into_iter().map(|(name, value)| (name.parse().unwrap(), HeaderValue::try_from(value).unwrap())).collect();
+    let message = if form == "-head" {
+        Bytes::new()
+    } else {
+        Bytes::from(vec![0, 0, 0, 0, 2, 8, u8::try_from(n).unwrap()])
+    };
+    let fields = [
+        ("grpc-status", status.to_owned()),
+        ("grpc-message", format!("call {n}")),
+        ("x-once", n.to_string()),
+    ];
+    let fields: HeaderMap = fields
+        .into_iter()
+        .map(|(name, value)| (name.parse().unwrap(), HeaderValue::try_from(value).unwrap()))
+        .collect();
     let trailers = if form.is_empty() { Some(Ok(fields.clone())) } else { None };
     let mut response = Response::new(Full::new(message).with_trailers(ready(trailers)));
     if form == "-head" {
         *response.headers_mut() = fields;
     }
-    response.headers_mut().insert("content-type", HeaderValue::from_static("application/grpc+proto"));
+    response
+        .headers_mut()
+        .insert("content-type", HeaderValue::from_static("application/grpc+proto"));
     response
 }
 
 /// Frames by hand: what a well-behaved server never says.
-async fn misbehave(mut stream: TlsStream<TcpStream>, manner: Manner, faults: &AtomicUsize) -> std::io::Result<()> {
+async fn misbehave(
+    mut stream: TlsStream<TcpStream>,
+    manner: Manner,
+    faults: &AtomicUsize,
+) -> std::io::Result<()> {
     const SETTINGS: u8 = 4;
     const GOAWAY: u8 = 7;
     let mut preface = [0; 24];

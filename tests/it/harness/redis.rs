@@ -25,14 +25,20 @@ impl RedisServer {
     }
 
     /// Starts it anew after it was killed, in its directory and with these settings.
-    #[allow(dead_code, reason = "only some of the test binaries that share this file restart servers")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file restart servers"
+    )]
     pub fn restart(&mut self, settings: &[&str]) {
         self.child = RedisServer::spawn(self.port, &self.dir, settings);
         until("Redis to answer again", || self.cli(&["ping"]) == "PONG");
     }
 
     /// Starts it anew after it was killed, without anything that it had written to its directory.
-    #[allow(dead_code, reason = "only some of the test binaries that share this file restart servers")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file restart servers"
+    )]
     pub fn restart_empty(&mut self, settings: &[&str]) {
         self.dir = tempfile::tempdir().unwrap();
         self.restart(settings);
@@ -40,7 +46,16 @@ impl RedisServer {
 
     fn spawn(port: u16, dir: &tempfile::TempDir, settings: &[&str]) -> Child {
         Command::new("redis-server")
-            .args(["--port", &port.to_string(), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"])
+            .args([
+                "--port",
+                &port.to_string(),
+                "--bind",
+                "127.0.0.1",
+                "--save",
+                "",
+                "--appendonly",
+                "no",
+            ])
             .arg("--dir")
             .arg(dir.path())
             .args(settings)
@@ -54,7 +69,11 @@ impl RedisServer {
     }
 
     pub fn cli(&self, words: &[&str]) -> String {
-        let out = Command::new("redis-cli").args(["-p", &self.port.to_string()]).args(words).output().unwrap();
+        let out = Command::new("redis-cli")
+            .args(["-p", &self.port.to_string()])
+            .args(words)
+            .output()
+            .unwrap();
         String::from_utf8_lossy(&out.stdout).trim().to_owned()
     }
 
@@ -66,9 +85,15 @@ impl RedisServer {
     /// Whether all that this primary wrote has arrived at so many replicas.
     pub fn is_copied_to(&self, replicas: usize) -> bool {
         let info = self.cli(&["info", "replication"]);
-        let field = |name: &str| info.lines().find_map(|line| line.trim().strip_prefix(name).map(str::to_owned));
+        let field = |name: &str| {
+            info.lines().find_map(|line| line.trim().strip_prefix(name).map(str::to_owned))
+        };
         let offset = field("master_repl_offset:").unwrap_or_default();
-        info.lines().filter(|line| line.contains("state=online") && line.contains(&format!("offset={offset},"))).count()
+        info.lines()
+            .filter(|line| {
+                line.contains("state=online") && line.contains(&format!("offset={offset},"))
+            })
+            .count()
             >= replicas
     }
 
@@ -78,7 +103,10 @@ impl RedisServer {
     }
 
     pub fn signal(&self, name: &str) {
-        let done = Command::new("kill").args([&format!("-{name}"), &self.child.id().to_string()]).status().unwrap();
+        let done = Command::new("kill")
+            .args([&format!("-{name}"), &self.child.id().to_string()])
+            .status()
+            .unwrap();
         assert!(done.success());
     }
 }

@@ -37,13 +37,24 @@ impl Streams {
     /// By TLS.
     pub fn open_by_tls(port: u16, client: Arc<ClientConfig>) -> Streams {
         let name = ServerName::try_from("127.0.0.1").unwrap();
-        Streams::over(async move { TlsConnector::from(client).connect(name, connect(port).await).await.unwrap() })
+        Streams::over(async move {
+            TlsConnector::from(client).connect(name, connect(port).await).await.unwrap()
+        })
     }
 
-    fn over<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(connecting: impl Future<Output = T>) -> Streams {
-        let runtime = tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap();
+    fn over<T: AsyncRead + AsyncWrite + Send + Unpin + 'static>(
+        connecting: impl Future<Output = T>,
+    ) -> Streams {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(1)
+            .enable_all()
+            .build()
+            .unwrap();
         let sender = runtime.block_on(async {
-            let (sender, driver) = http2::handshake(TokioExecutor::new(), TokioIo::new(connecting.await)).await.unwrap();
+            let (sender, driver) =
+                http2::handshake(TokioExecutor::new(), TokioIo::new(connecting.await))
+                    .await
+                    .unwrap();
             tokio::spawn(driver);
             sender
         });
@@ -81,7 +92,8 @@ async fn connect(port: u16) -> TcpStream {
 
 impl Pending<'_> {
     pub fn wait(self) -> Answer {
-        let answer = self.runtime.block_on(async { tokio::time::timeout(PATIENCE, self.task).await });
+        let answer =
+            self.runtime.block_on(async { tokio::time::timeout(PATIENCE, self.task).await });
         answer.expect("an answer in time").unwrap().unwrap()
     }
 

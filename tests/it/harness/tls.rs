@@ -3,7 +3,9 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rcgen::{BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair};
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, IsCa, Issuer, KeyPair,
+};
 use rustls::server::{WantsServerCert, WebPkiClientVerifier};
 use rustls::{ClientConfig, ConfigBuilder, RootCertStore, ServerConfig, WantsVerifier};
 use rustls_pki_types::pem::PemObject;
@@ -35,7 +37,10 @@ impl Authority {
     /// Writes a certificate for a name and its key into a directory, as `cert.pem` and `key.pem`.
     pub fn write(&self, name: &str, dir: &Path) {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
+        let certificate = CertificateParams::new(vec![name.to_owned()])
+            .unwrap()
+            .signed_by(&key, &self.issuer)
+            .unwrap();
         std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
         std::fs::write(dir.join("cert.pem"), certificate.pem()).unwrap();
     }
@@ -47,17 +52,19 @@ impl Authority {
         params.distinguished_name = DistinguishedName::new();
         name.into_iter().for_each(|name| params.distinguished_name.push(DnType::CommonName, name));
         std::fs::write(dir.join("key.pem"), key.serialize_pem()).unwrap();
-        std::fs::write(dir.join("cert.pem"), params.signed_by(&key, &self.issuer).unwrap().pem()).unwrap();
+        std::fs::write(dir.join("cert.pem"), params.signed_by(&key, &self.issuer).unwrap().pem())
+            .unwrap();
     }
 
     /// A client that trusts this authority, and shows the certificate in a directory if there is one.
     pub fn client(&self, protocols: &[&str], own: Option<&Path>) -> Arc<ClientConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.ca_file).unwrap()).unwrap();
-        let builder = ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
-            .unwrap()
-            .with_root_certificates(roots);
+        let builder =
+            ClientConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap()
+                .with_root_certificates(roots);
         let mut config = match own {
             None => builder.with_no_client_auth(),
             Some(dir) => {
@@ -66,7 +73,8 @@ impl Authority {
                 builder.with_client_auth_cert(vec![certificate], key).unwrap()
             }
         };
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        config.alpn_protocols =
+            protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
 
@@ -76,12 +84,16 @@ impl Authority {
     }
 
     /// The same where clients have to show a certificate of this authority.
-    #[allow(dead_code, reason = "only some of the test binaries that share this file ask clients for certificates")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file ask clients for certificates"
+    )]
     pub fn server_for_clients(&self, name: &str, protocols: &[&str]) -> Arc<ServerConfig> {
         let mut roots = RootCertStore::empty();
         roots.add(CertificateDer::from_pem_file(&self.ca_file).unwrap()).unwrap();
         let provider = Arc::new(rustls::crypto::ring::default_provider());
-        let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
+        let verifier =
+            WebPkiClientVerifier::builder_with_provider(Arc::new(roots), provider).build().unwrap();
         self.server_of(name, protocols, |builder| builder.with_client_cert_verifier(verifier))
     }
 
@@ -89,16 +101,24 @@ impl Authority {
         &self,
         name: &str,
         protocols: &[&str],
-        ask: impl FnOnce(ConfigBuilder<ServerConfig, WantsVerifier>) -> ConfigBuilder<ServerConfig, WantsServerCert>,
+        ask: impl FnOnce(
+            ConfigBuilder<ServerConfig, WantsVerifier>,
+        ) -> ConfigBuilder<ServerConfig, WantsServerCert>,
     ) -> Arc<ServerConfig> {
         let key = KeyPair::generate().unwrap();
-        let certificate = CertificateParams::new(vec![name.to_owned()]).unwrap().signed_by(&key, &self.issuer).unwrap();
-        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
-        let builder = ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
-            .with_safe_default_protocol_versions()
+        let certificate = CertificateParams::new(vec![name.to_owned()])
+            .unwrap()
+            .signed_by(&key, &self.issuer)
             .unwrap();
-        let mut config = ask(builder).with_single_cert(vec![certificate.der().clone()], key).unwrap();
-        config.alpn_protocols = protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let builder =
+            ServerConfig::builder_with_provider(Arc::new(rustls::crypto::ring::default_provider()))
+                .with_safe_default_protocol_versions()
+                .unwrap();
+        let mut config =
+            ask(builder).with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        config.alpn_protocols =
+            protocols.iter().map(|protocol| protocol.as_bytes().to_vec()).collect();
         Arc::new(config)
     }
 }

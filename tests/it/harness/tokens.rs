@@ -16,8 +16,11 @@ pub struct Issuer {
 impl Issuer {
     pub fn new(key_id: &str) -> Issuer {
         let random = SystemRandom::new();
-        let pkcs8 = EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
-        let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random).unwrap();
+        let pkcs8 =
+            EcdsaKeyPair::generate_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &random).unwrap();
+        let pair =
+            EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, pkcs8.as_ref(), &random)
+                .unwrap();
         Issuer { pair, key_id: key_id.into() }
     }
 
@@ -38,7 +41,10 @@ impl Issuer {
 
     /// A token for a subject that ends in so many seconds; no two are the same.
     pub fn token(&self, subject: &str, seconds: i64) -> String {
-        self.says(json!({ "alg": "ES256", "kid": self.key_id }), json!({ "sub": subject, "exp": in_seconds(seconds) }))
+        self.says(
+            json!({ "alg": "ES256", "kid": self.key_id }),
+            json!({ "sub": subject, "exp": in_seconds(seconds) }),
+        )
     }
 
     /// A token that says this.

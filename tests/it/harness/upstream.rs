@@ -31,7 +31,10 @@ impl Seen {
     }
 
     /// The values of all lines of a field.
-    #[allow(dead_code, reason = "only some of the test binaries that share this file look at all lines")]
+    #[allow(
+        dead_code,
+        reason = "only some of the test binaries that share this file look at all lines"
+    )]
     pub fn all(&self, name: &str) -> Vec<&str> {
         self.fields.iter().filter(|(n, _)| n == name).map(|(_, value)| value.as_str()).collect()
     }
@@ -82,7 +85,10 @@ impl Upstream {
                 let identity = shared.identity.lock().unwrap().clone();
                 std::thread::spawn(move || match identity {
                     None => serve(&shared, stream),
-                    Some(identity) => serve(&shared, StreamOwned::new(ServerConnection::new(identity).unwrap(), stream)),
+                    Some(identity) => serve(
+                        &shared,
+                        StreamOwned::new(ServerConnection::new(identity).unwrap(), stream),
+                    ),
                 });
             }
         });
@@ -166,7 +172,13 @@ impl Close for StreamOwned<ServerConnection, TcpStream> {
 fn serve(shared: &Shared, stream: impl Close) {
     let mut reader = BufReader::new(stream);
     while let Some(seen) = read(&mut reader) {
-        let question = || if seen.line.starts_with("GET ") { shared.questions.lock().unwrap().clone() } else { String::new() };
+        let question = || {
+            if seen.line.starts_with("GET ") {
+                shared.questions.lock().unwrap().clone()
+            } else {
+                String::new()
+            }
+        };
         let script = seen.get("x-act").map_or_else(question, str::to_owned);
         let head = seen.line.starts_with("HEAD ");
         shared.seen.lock().unwrap().push(seen);
@@ -241,7 +253,11 @@ fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) ->
             "large" => body = vec![b'x'; rest.parse().unwrap()],
             "type" => fields = format!("Content-Type: {rest}\r\n"),
             "to_close" | "torn" => {
-                let _ = write!(writer, "HTTP/1.{} {status} X\r\n{fields}\r\n", u8::from(verb == "to_close"));
+                let _ = write!(
+                    writer,
+                    "HTTP/1.{} {status} X\r\n{fields}\r\n",
+                    u8::from(verb == "to_close")
+                );
                 let _ = writer.write_all(&body).and_then(|()| writer.flush());
                 if verb == "to_close" {
                     writer.say_the_end();
@@ -250,7 +266,10 @@ fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) ->
             }
             "chunked" => {
                 let chunks = rest.replace('|', "\r\n");
-                let _ = write!(writer, "HTTP/1.1 {status} X\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{chunks}");
+                let _ = write!(
+                    writer,
+                    "HTTP/1.1 {status} X\r\n{fields}Transfer-Encoding: chunked\r\n\r\n{chunks}"
+                );
                 let _ = writer.flush();
                 return false;
             }
@@ -260,18 +279,29 @@ fn answer(shared: &Shared, writer: &mut impl Close, script: &str, head: bool) ->
                 return false;
             }
             "cut" => {
-                let _ = write!(writer, "HTTP/1.1 {status} X\r\n{fields}Content-Length: {}\r\n\r\n", body.len() + 10);
+                let _ = write!(
+                    writer,
+                    "HTTP/1.1 {status} X\r\n{fields}Content-Length: {}\r\n\r\n",
+                    body.len() + 10
+                );
                 let _ = writer.write_all(&body);
                 return false;
             }
             "events" => {
-                let _ = write!(writer, "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {n}\n\n");
+                let _ = write!(
+                    writer,
+                    "HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\n\r\ndata: {n}\n\n"
+                );
                 return false;
             }
             other => panic!("unknown step {other}"),
         }
     }
-    let length = if matches!(status, 204 | 304) { String::new() } else { format!("Content-Length: {}\r\n", body.len()) };
+    let length = if matches!(status, 204 | 304) {
+        String::new()
+    } else {
+        format!("Content-Length: {}\r\n", body.len())
+    };
     let mut out = format!("HTTP/1.1 {status} X\r\n{fields}{length}\r\n").into_bytes();
     if !head && !matches!(status, 204 | 304) {
         out.extend_from_slice(&body);

@@ -31,7 +31,8 @@ impl Source {
 
     /// How many modules it is below the crate: `super` as often is the crate itself.
     fn depth(&self) -> usize {
-        let inside = self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
+        let inside =
+            self.path.trim_start_matches("src/").trim_end_matches(".rs").trim_end_matches("/mod");
         if inside == "lib" || inside == "main" { 0 } else { inside.split('/').count() }
     }
 
@@ -39,7 +40,11 @@ impl Source {
     fn folder(&self) -> String {
         let stem = self.path.trim_end_matches(".rs");
         let is_own_folder = stem.ends_with("/mod") || stem == "src/lib" || stem == "src/main";
-        if is_own_folder { stem.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned() } else { stem.to_owned() }
+        if is_own_folder {
+            stem.rsplit_once('/').map_or("", |(folder, _)| folder).to_owned()
+        } else {
+            stem.to_owned()
+        }
     }
 }
 
@@ -63,13 +68,15 @@ pub fn rust_files(folder: &str) -> Vec<(String, String)> {
     let mut paths = Vec::new();
     walk(&repository().join(folder), &mut paths);
     paths.sort();
-    let name = |path: &Path| path.strip_prefix(repository()).unwrap().to_str().unwrap().replace('\\', "/");
+    let name =
+        |path: &Path| path.strip_prefix(repository()).unwrap().to_str().unwrap().replace('\\', "/");
     paths.into_iter().map(|path| (name(&path), std::fs::read_to_string(&path).unwrap())).collect()
 }
 
 /// All files of `src`. One whose module is declared under `#[cfg(test)]` is a test, and so is what is below it.
 pub fn all_sources() -> Vec<Source> {
-    let mut sources: Vec<Source> = rust_files("src").iter().map(|(path, text)| Source::new(path, text)).collect();
+    let mut sources: Vec<Source> =
+        rust_files("src").iter().map(|(path, text)| Source::new(path, text)).collect();
     let tests: Vec<String> = sources
         .iter()
         .flat_map(|source| {
@@ -78,9 +85,12 @@ pub fn all_sources() -> Vec<Source> {
         })
         .collect();
     for source in &mut sources {
-        source.is_test = tests
-            .iter()
-            .any(|module| source.path.strip_prefix(module.as_str()).is_some_and(|rest| rest == ".rs" || rest.starts_with('/')));
+        source.is_test = tests.iter().any(|module| {
+            source
+                .path
+                .strip_prefix(module.as_str())
+                .is_some_and(|rest| rest == ".rs" || rest.starts_with('/'))
+        });
     }
     sources
 }
@@ -92,7 +102,11 @@ pub fn rooms_known_by(source: &Source) -> BTreeSet<String> {
     let mut at = 0;
     while at < words.len() {
         let starts = at == 0 || words[at - 1] != "::";
-        let supers = if starts { words[at..].chunks(2).take_while(|pair| *pair == ["super", "::"]).count() } else { 0 };
+        let supers = if starts {
+            words[at..].chunks(2).take_while(|pair| *pair == ["super", "::"]).count()
+        } else {
+            0
+        };
         if supers > 0 {
             if supers >= source.depth() {
                 heads(&words[at + 2 * supers..], &mut rooms);
@@ -174,7 +188,8 @@ fn without_tests(code: &str) -> (String, Vec<String>) {
         {
             modules.push(item[at + 1].clone());
         }
-        let blanks: String = kept[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
+        let blanks: String =
+            kept[start..end].chars().map(|c| if c == '\n' { '\n' } else { ' ' }).collect();
         kept.replace_range(start..end, &blanks);
         from = start + blanks.len();
     }
@@ -264,7 +279,10 @@ fn text_length(text: &str) -> usize {
 
 /// The length of a text with a prefix (`r"`, `br#"`, `b"`, `b'`), or 0 where a name begins.
 fn prefixed_length(text: &str) -> usize {
-    let prefix = ["br", "cr", "r", "b", "c"].into_iter().find(|prefix| text.starts_with(prefix)).unwrap_or("");
+    let prefix = ["br", "cr", "r", "b", "c"]
+        .into_iter()
+        .find(|prefix| text.starts_with(prefix))
+        .unwrap_or("");
     let quoted = &text[prefix.len()..];
     let hashes = quoted.len() - quoted.trim_start_matches('#').len();
     if prefix.ends_with('r') && quoted[hashes..].starts_with('"') {

@@ -16,7 +16,8 @@ use super::process::{Process, Stand};
 use super::world::{ASKERS, World};
 
 pub const ONCE: &str = "an operation is executed at most once";
-pub const SENT_ONCE: &str = "an operation that is held, and that nobody decides about, is sent once";
+pub const SENT_ONCE: &str =
+    "an operation that is held, and that nobody decides about, is sent once";
 pub const ONE_ANSWER: &str = "all results that clients see are the same";
 pub const STAYS: &str = "what was answered is replayed in the end";
 pub const NO_STRANGER: &str = "a result goes to nobody but those who asked for it";
@@ -112,7 +113,8 @@ impl World {
         self.note(Some(process.gateway), Some(key), What::Sent { order: number });
         let again = {
             let operation = &mut self.book().operations[key];
-            let again = operation.orders.iter().any(|order| !order.did_nothing) && !operation.decided;
+            let again =
+                operation.orders.iter().any(|order| !order.did_nothing) && !operation.decided;
             operation.orders.push(Order { number, did_nothing: false });
             operation.on_their_way -= 1;
             operation.sent = true;
@@ -174,20 +176,28 @@ impl World {
                 self.violated(ONE_ANSWER, Some(key), "a field that is dropped was replayed".into());
             }
         }
-        let owner = body.as_ref().and_then(|body| body.first()).map(|digit| usize::from(digit - b'0'));
+        let owner =
+            body.as_ref().and_then(|body| body.first()).map(|digit| usize::from(digit - b'0'));
         if owner.is_some_and(|owner| owner != asker) {
-            self.violated(NO_STRANGER, Some(key), format!("{} got what belongs to another", ASKERS[asker].name));
+            self.violated(
+                NO_STRANGER,
+                Some(key),
+                format!("{} got what belongs to another", ASKERS[asker].name),
+            );
         }
         let found = {
             let operation = &mut self.book().operations[key];
             operation.told.insert(asker);
             match (body, operation.not_stored) {
                 (None, other) => {
-                    let again = other.is_some_and(|other| other != status) || operation.answered.is_some();
+                    let again =
+                        other.is_some_and(|other| other != status) || operation.answered.is_some();
                     operation.not_stored = Some(status);
                     again.then(|| format!("{status} with a large body came after another"))
                 }
-                (Some(_), Some(other)) => Some(format!("{status} came after {other} with a large body")),
+                (Some(_), Some(other)) => {
+                    Some(format!("{status} came after {other} with a large body"))
+                }
                 (Some(body), None) => {
                     let seen = Seen { status, headers, body };
                     match &operation.answered {
@@ -214,7 +224,11 @@ impl World {
             (operation.answered.is_some(), operation.not_stored)
         };
         if answered || not_stored.is_some_and(|first| first.as_u16() != status) {
-            self.violated(ONE_ANSWER, Some(key), format!("{status} was not kept, and something else was answered before"));
+            self.violated(
+                ONE_ANSWER,
+                Some(key),
+                format!("{status} was not kept, and something else was answered before"),
+            );
         }
     }
 
@@ -230,16 +244,25 @@ impl World {
             let key = self.key_of(&slot);
             let Some(number) = key else { continue };
             match held.record.state {
-                State::InFlight { .. } => self.violated(SETTLES, key, format!("in flight since {}", held.written_ms)),
+                State::InFlight { .. } => {
+                    self.violated(SETTLES, key, format!("in flight since {}", held.written_ms))
+                }
                 State::Uncertain { cause, .. } => {
                     let may_be = {
                         let operation = &self.book().operations[number];
                         operation.sent
                             || operation.on_their_way > 0
-                            || operation.claimants.iter().any(|process| process.stand() == Stand::Dead)
+                            || operation
+                                .claimants
+                                .iter()
+                                .any(|process| process.stand() == Stand::Dead)
                     };
                     if !may_be {
-                        self.violated(UNSENT_IS_FREE, key, format!("uncertain: {}", cause.describe()));
+                        self.violated(
+                            UNSENT_IS_FREE,
+                            key,
+                            format!("uncertain: {}", cause.describe()),
+                        );
                     }
                 }
                 _ => {}

@@ -46,11 +46,19 @@ impl World {
             false => 0,
         };
         // Many come at once: retries of impatient clients, and those of other gateways.
-        sleep(if number.is_multiple_of(3) { self.dice.span(0, 8000) } else { self.dice.span(0, 100) }).await;
+        sleep(if number.is_multiple_of(3) {
+            self.dice.span(0, 8000)
+        } else {
+            self.dice.span(0, 100)
+        })
+        .await;
         for _ in 0..self.plan.tries {
             let gateway = self.gateway(self.dice.below(self.plan.gateways));
-            let leaves =
-                if !self.is_calm() && self.dice.chance(self.plan.rates.leave) { Some(self.dice.span(0, 3000)) } else { None };
+            let leaves = if !self.is_calm() && self.dice.chance(self.plan.rates.leave) {
+                Some(self.dice.span(0, 3000))
+            } else {
+                None
+            };
             let told = self.ask(&gateway, key, asker, leaves).await;
             let pause = match told {
                 Told::KeyReused if self.dice.chance(700) => return,
@@ -63,7 +71,13 @@ impl World {
     }
 
     /// One request, checked.
-    pub async fn ask(self: &Arc<World>, gateway: &Gateway, key: usize, asker: usize, leaves: Option<Duration>) -> Told {
+    pub async fn ask(
+        self: &Arc<World>,
+        gateway: &Gateway,
+        key: usize,
+        asker: usize,
+        leaves: Option<Duration>,
+    ) -> Told {
         let request = self.number();
         let process = &gateway.process;
         let at = Some(process.gateway);
@@ -71,7 +85,13 @@ impl World {
         let begin = (Instant::now(), process.stopped_for(), self.stalled_for());
         let hold = gateway.gate.budget().hold();
         let body = Bytes::from_static(ASKERS[asker].body);
-        let handled = gateway.gate.handle(&gateway.guarded, head(asker, key), body, hold, gateway.wire.clone());
+        let handled = gateway.gate.handle(
+            &gateway.guarded,
+            head(asker, key),
+            body,
+            hold,
+            gateway.wire.clone(),
+        );
         let handled = process.within(async {
             tokio::select! {
                 biased;
@@ -88,11 +108,19 @@ impl World {
         let held_up = (process.stopped_for() - begin.1) + (self.stalled_for() - begin.2);
         let took = begin.0.elapsed().saturating_sub(held_up);
         if took > self.plan.answer_max() {
-            self.violated(IN_TIME, Some(key), format!("request {request} took {} ms", took.as_millis()));
+            self.violated(
+                IN_TIME,
+                Some(key),
+                format!("request {request} took {} ms", took.as_millis()),
+            );
         }
         match told {
             Err(why) => {
-                self.count(if why == "it leaves" { "client: leaves" } else { "client: loses its gateway" });
+                self.count(if why == "it leaves" {
+                    "client: leaves"
+                } else {
+                    "client: loses its gateway"
+                });
                 self.note(at, Some(key), What::Left { request, why });
                 Told::Nothing
             }
@@ -101,15 +129,28 @@ impl World {
         }
     }
 
-    fn refused(&self, at: Option<usize>, key: usize, asker: usize, request: u64, problem: &Problem) -> Told {
+    fn refused(
+        &self,
+        at: Option<usize>,
+        key: usize,
+        asker: usize,
+        request: u64,
+        problem: &Problem,
+    ) -> Told {
         let (why, told) = match problem {
             Problem::InFlight { .. } => ("answer: in-flight", Told::Refused("in-flight")),
-            Problem::OutcomeUncertain { .. } => ("answer: outcome-uncertain", Told::Refused("outcome-uncertain")),
+            Problem::OutcomeUncertain { .. } => {
+                ("answer: outcome-uncertain", Told::Refused("outcome-uncertain"))
+            }
             Problem::KeyReused { .. } => ("answer: key-reused", Told::KeyReused),
             Problem::ResponseNotStored { .. } => ("answer: response-not-stored", Told::NotStored),
             Problem::NotSent { .. } => ("answer: not-sent", Told::Refused("not-sent")),
-            Problem::UpstreamUnreachable { .. } => ("answer: upstream-unreachable", Told::Refused("upstream-unreachable")),
-            Problem::StoreUnavailable { .. } => ("answer: store-unavailable", Told::Refused("store-unavailable")),
+            Problem::UpstreamUnreachable { .. } => {
+                ("answer: upstream-unreachable", Told::Refused("upstream-unreachable"))
+            }
+            Problem::StoreUnavailable { .. } => {
+                ("answer: store-unavailable", Told::Refused("store-unavailable"))
+            }
             Problem::Overloaded => ("answer: overloaded", Told::Refused("overloaded")),
             _ => ("answer: something else", Told::Refused("something else")),
         };
@@ -119,12 +160,23 @@ impl World {
             self.sees_not_stored(key, asker, *status);
         }
         if told == Told::Refused("something else") {
-            self.violated(ENDS, Some(key), format!("request {request} was refused in an unexpected way: {problem}"));
+            self.violated(
+                ENDS,
+                Some(key),
+                format!("request {request} was refused in an unexpected way: {problem}"),
+            );
         }
         told
     }
 
-    async fn answered(&self, at: Option<usize>, key: usize, asker: usize, request: u64, answered: Answered<Pieces>) -> Told {
+    async fn answered(
+        &self,
+        at: Option<usize>,
+        key: usize,
+        asker: usize,
+        request: u64,
+        answered: Answered<Pieces>,
+    ) -> Told {
         let Answered { response, answer } = answered;
         let (head, body) = response.into_parts();
         // A copy: the gateway counts its own bytes for as long as anybody has them.
@@ -136,7 +188,11 @@ impl World {
         self.note(at, Some(key), What::Result { request, how, status, copy });
         match answer {
             Answer::Executed | Answer::Replayed => {
-                self.count(if answer == Answer::Executed { "answer: executed" } else { "answer: replayed" });
+                self.count(if answer == Answer::Executed {
+                    "answer: executed"
+                } else {
+                    "answer: replayed"
+                });
                 self.sees(key, asker, answer == Answer::Replayed, head.status, head.headers, kept);
                 Told::Result
             }
@@ -145,7 +201,11 @@ impl World {
                 Told::Refused("released")
             }
             other => {
-                self.violated(NO_STRANGER, Some(key), format!("request {request} went through as {}", other.name()));
+                self.violated(
+                    NO_STRANGER,
+                    Some(key),
+                    format!("request {request} went through as {}", other.name()),
+                );
                 Told::Refused("unprotected")
             }
         }

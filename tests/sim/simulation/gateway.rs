@@ -26,7 +26,11 @@ impl World {
     pub fn start(self: &Arc<World>, gateway: usize, life: usize) -> Gateway {
         let wall_off_ms = self.dice.below(7_200_000) as i64 - 3_600_000;
         let process = Process::start(gateway, life, wall_off_ms);
-        let link = Arc::new(Link { world: self.clone(), process: process.clone(), recent: Recent::default() });
+        let link = Arc::new(Link {
+            world: self.clone(),
+            process: process.clone(),
+            recent: Recent::default(),
+        });
         if self.plan.loses {
             let (watches, watcher) = (process.clone(), link.clone());
             tokio::spawn(async move { watches.within(watcher.keep_watch()).await });
@@ -39,16 +43,35 @@ impl World {
             link
         };
         let meter = Meter::new();
-        let settings = Settings { response_body: ANSWER_MAX, in_flight: 64, waiters: 64, ..Settings::default() };
+        let settings = Settings {
+            response_body: ANSWER_MAX,
+            in_flight: 64,
+            waiters: 64,
+            ..Settings::default()
+        };
         let entropy = Entropy::from_seed(self.dice.next());
         let gate = Gate::new(store, self.clock(&process), entropy, meter.clone(), settings);
         let policy = self.plan.policy.clone();
-        let route = Route { paths: vec!["/payments".into()], methods: vec![Method::POST], upstream: 0, policy: policy.clone() };
+        let route = Route {
+            paths: vec!["/payments".into()],
+            methods: vec![Method::POST],
+            upstream: 0,
+            policy: policy.clone(),
+        };
         let response_timeout = self.plan.response_timeout;
-        let guarded =
-            Arc::new(Guarded { route: Arc::new(route), response_timeout, meter: meter.route("payments"), keyring: None });
+        let guarded = Arc::new(Guarded {
+            route: Arc::new(route),
+            response_timeout,
+            meter: meter.route("payments"),
+            keyring: None,
+        });
         let wire = Wire { world: self.clone(), process: process.clone() };
-        let started = Gateway { process: process.clone(), gate: gate.clone(), guarded: guarded.clone(), wire: wire.clone() };
+        let started = Gateway {
+            process: process.clone(),
+            gate: gate.clone(),
+            guarded: guarded.clone(),
+            wire: wire.clone(),
+        };
         let (sweeps, swept) = (process.clone(), gate.clone());
         tokio::spawn(async move {
             let policies = HashMap::from([(policy.route.to_string(), policy.clone())]);

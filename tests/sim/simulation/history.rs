@@ -26,7 +26,14 @@ pub enum What {
     /// It leaves, or its gateway dies under it.
     Left { request: u64, why: &'static str },
     /// A gateway sends a write to the store.
-    Command { verb: &'static str, state: &'static str, over: Option<Version>, version: Version, fence: Fence, fate: &'static str },
+    Command {
+        verb: &'static str,
+        state: &'static str,
+        over: Option<Version>,
+        version: Version,
+        fence: Fence,
+        fate: &'static str,
+    },
     /// The store carries one out.
     CarriedOut { state: &'static str, version: Version, fence: Fence, stored: bool },
     /// The first bytes of a request are written to the upstream.

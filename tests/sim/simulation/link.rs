@@ -51,8 +51,16 @@ impl Link {
         let (world, now) = (&self.world, Instant::now());
         let (there, back) = (world.dice.span(0, 3), world.dice.span(0, 3));
         let gives_up = world.plan.patience;
-        let normal = Fate { name: "normal", there: Some(there), again: None, back: Some(back), gives_up, refused: false };
-        let stalled = world.book().stalled_until.filter(|until| *until > now).map(|until| until - now);
+        let normal = Fate {
+            name: "normal",
+            there: Some(there),
+            again: None,
+            back: Some(back),
+            gives_up,
+            refused: false,
+        };
+        let stalled =
+            world.book().stalled_until.filter(|until| *until > now).map(|until| until - now);
         match stalled {
             Some(stalled) => Fate { name: "stalled", there: Some(stalled + there), ..normal },
             None => normal,
@@ -72,7 +80,11 @@ impl Link {
             return match dice.below(3) {
                 0 => Fate { name: "refused", refused: true, ..normal },
                 // What was sent arrives when the way is free again, unless its connection has ended by then.
-                1 if after < COMMAND_MAX => Fate { name: "cut off", there: Some(after), ..failing(normal, dice.span(1, 200)) },
+                1 if after < COMMAND_MAX => Fate {
+                    name: "cut off",
+                    there: Some(after),
+                    ..failing(normal, dice.span(1, 200))
+                },
                 _ => Fate { name: "cut off", there: None, ..failing(normal, dice.span(1, 200)) },
             };
         }
@@ -85,11 +97,26 @@ impl Link {
             0 => Fate { name: "refused", refused: true, ..normal },
             1 => Fate { name: "lost", there: None, ..failing(normal, early) },
             2 => Fate { name: "answer lost", back: None, ..failing(normal, early) },
-            3 => Fate { name: "late", there: Some(dice.span(0, long)), back: None, ..failing(normal, early) },
-            4 => Fate { name: "late", there: Some(dice.span(100, 5000)), back: None, ..failing(normal, early) },
+            3 => Fate {
+                name: "late",
+                there: Some(dice.span(0, long)),
+                back: None,
+                ..failing(normal, early)
+            },
+            4 => Fate {
+                name: "late",
+                there: Some(dice.span(100, 5000)),
+                back: None,
+                ..failing(normal, early)
+            },
             // A client sends its command again after its connection broke.
             5 => Fate { name: "doubled", again: Some(dice.span(1, long - 100)), ..normal },
-            _ => Fate { name: "slow", there: Some(dice.span(1, 2000)), back: Some(dice.span(1, 2000)), ..normal },
+            _ => Fate {
+                name: "slow",
+                there: Some(dice.span(1, 2000)),
+                back: Some(dice.span(1, 2000)),
+                ..normal
+            },
         }
     }
 
@@ -105,8 +132,16 @@ impl Link {
     pub async fn command(&self, change: &Change) -> Result<Swap, StoreError> {
         let (key, gateway) = (self.world.key_of(&change.slot), self.process.gateway);
         let fate = self.fate();
-        let (state, version, fence) = (change.next.state.name(), change.next.version, change.next.fence);
-        let what = What::Command { verb: "swap", state, over: change.expected, version, fence, fate: fate.name };
+        let (state, version, fence) =
+            (change.next.state.name(), change.next.version, change.next.fence);
+        let what = What::Command {
+            verb: "swap",
+            state,
+            over: change.expected,
+            version,
+            fence,
+            fate: fate.name,
+        };
         self.world.note(Some(gateway), key, what);
         if let (State::InFlight { .. }, Some(key)) = (&change.next.state, key) {
             self.world.claims(key, &self.process, fence);
@@ -116,9 +151,16 @@ impl Link {
     }
 
     /// Sends a renewal.
-    pub async fn renewal(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    pub async fn renewal(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         let slot = *slot;
-        self.send(self.fate(), move |world| at_once(world.store.renew(&slot, fence, lease, keep))).await
+        self.send(self.fate(), move |world| at_once(world.store.renew(&slot, fence, lease, keep)))
+            .await
     }
 
     /// Sends a command that `carry_out` carries out, and waits for its answer.
@@ -181,7 +223,9 @@ impl Link {
         };
         self.process.runs().await;
         match told {
-            Err(StoreError::MaybeApplied(why)) if self.world.has(Flaw::SaysNotApplied) => Err(StoreError::NotApplied(why)),
+            Err(StoreError::MaybeApplied(why)) if self.world.has(Flaw::SaysNotApplied) => {
+                Err(StoreError::NotApplied(why))
+            }
             told => told,
         }
     }
@@ -208,11 +252,17 @@ impl World {
     ) -> Result<Swap, StoreError> {
         let mut expected = expected;
         match &next.state {
-            State::InFlight { .. } if self.has(Flaw::LeaseEndIsAbsent) => lifetime.keep = lifetime.due.unwrap_or(lifetime.keep),
-            State::Completed { .. } if self.has(Flaw::ForgetsResults) && next.fence.0.is_multiple_of(4) => {
+            State::InFlight { .. } if self.has(Flaw::LeaseEndIsAbsent) => {
+                lifetime.keep = lifetime.due.unwrap_or(lifetime.keep)
+            }
+            State::Completed { .. }
+                if self.has(Flaw::ForgetsResults) && next.fence.0.is_multiple_of(4) =>
+            {
                 lifetime = Lifetime { keep: Duration::from_secs(5), tombstone: None, ..lifetime };
             }
-            State::Released if self.has(Flaw::ForgetsMarkers) => lifetime.keep = Duration::from_millis(1),
+            State::Released if self.has(Flaw::ForgetsMarkers) => {
+                lifetime.keep = Duration::from_millis(1)
+            }
             _ => {}
         }
         if self.has(Flaw::IgnoresVersion) {
@@ -222,10 +272,16 @@ impl World {
         let swapped = at_once(self.store.swap(slot, expected, next, lifetime))?;
         let stored = swapped == Swap::Stored;
         let state = next.state.name();
-        self.note(None, self.key_of(slot), What::CarriedOut { state, version: next.version, fence: next.fence, stored });
+        self.note(
+            None,
+            self.key_of(slot),
+            What::CarriedOut { state, version: next.version, fence: next.fence, stored },
+        );
         if stored {
             // After a loss, the marker of a duplicate says nothing of the attempt that runs.
-            let own = |before: &Held| before.record.fence == next.fence && before.record.state != State::Released;
+            let own = |before: &Held| {
+                before.record.fence == next.fence && before.record.state != State::Released
+            };
             let releases = !self.plan.loses || before.as_ref().is_some_and(own);
             self.remember(slot, before.filter(|before| !before.record.is_same_write(next)));
             match (&next.state, self.key_of(slot)) {
@@ -240,7 +296,8 @@ impl World {
 
     /// Messages to watchers get lost as well.
     fn tell_watchers(&self, slot: &Slot) {
-        let processes: Vec<_> = self.book().gateways.iter().map(|gateway| gateway.process.clone()).collect();
+        let processes: Vec<_> =
+            self.book().gateways.iter().map(|gateway| gateway.process.clone()).collect();
         for process in processes {
             if process.cut_off_until().is_none() && !self.dice.chance(self.plan.rates.store) {
                 process.notify(slot);
@@ -261,7 +318,8 @@ impl Store for Link {
         _says: Says<'_>,
     ) -> Result<Swap, StoreError> {
         self.process.runs().await;
-        let (key, in_flight) = (self.world.key_of(slot), matches!(next.state, State::InFlight { .. }));
+        let (key, in_flight) =
+            (self.world.key_of(slot), matches!(next.state, State::InFlight { .. }));
         let change = Change { slot: *slot, expected, next: next.clone(), lifetime };
         let told = match (self.world.plan.loses, in_flight) {
             (false, _) => self.command(&change).await,
@@ -292,7 +350,13 @@ impl Store for Link {
         self.send(self.fate(), move |world| at_once(world.store.remains(&slot))).await
     }
 
-    async fn renew(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         self.process.runs().await;
         let keep = if self.world.has(Flaw::LeaseEndIsAbsent) { lease } else { keep };
         match self.world.plan.loses {
@@ -306,10 +370,18 @@ impl Store for Link {
         self.send(self.fate(), move |world| at_once(world.store.due(limit))).await
     }
 
-    async fn list(&self, listing: Listing, cursor: Option<&str>, limit: usize) -> Result<Page, ListError> {
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
         self.process.runs().await;
         let cursor = cursor.map(str::to_owned);
-        self.send(self.fate(), move |world| Ok(at_once(world.store.list(listing, cursor.as_deref(), limit)))).await?
+        self.send(self.fate(), move |world| {
+            Ok(at_once(world.store.list(listing, cursor.as_deref(), limit)))
+        })
+        .await?
     }
 
     fn watch(&self, slot: &Slot) -> Watch {

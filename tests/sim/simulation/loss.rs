@@ -47,7 +47,11 @@ impl World {
             self.count("store: loses its last writes");
             let asks = self.book().operations[key].last_claim;
             let is_running = matches!(held.record.state, State::InFlight { .. });
-            if is_running && asks.is_some_and(|(at_ms, fence)| at_ms >= hung_since_ms && fence != held.record.fence) {
+            if is_running
+                && asks.is_some_and(|(at_ms, fence)| {
+                    at_ms >= hung_since_ms && fence != held.record.fence
+                })
+            {
                 self.count("store: loses a running claim while duplicates ask");
             }
             self.forget(&slot, &held.record);
@@ -68,7 +72,13 @@ impl World {
         let left = |ms: u64| Duration::from_millis(ms.saturating_sub(now_ms).max(1));
         let due = (before.due_ms != 0).then(|| left(before.due_ms));
         let keep = left(before.written_ms + keep.as_millis() as u64);
-        at_once(self.store.swap(slot, None, &before.record, Lifetime { keep, due, tombstone: None })).unwrap();
+        at_once(self.store.swap(
+            slot,
+            None,
+            &before.record,
+            Lifetime { keep, due, tombstone: None },
+        ))
+        .unwrap();
         self.count("store: goes back to an earlier state");
     }
 
@@ -83,9 +93,14 @@ impl World {
     /// the last seconds before that. What no gateway knows to be written is gone with the store, and only a claim over
     /// nothing is of no use to anybody then.
     fn can_be_written_again(&self, key: usize, held: &Held, hung_since_ms: u64) -> bool {
-        let known = self.book().operations[key].acknowledged.iter().any(|record| record.is_same_write(&held.record));
+        let known = self.book().operations[key]
+            .acknowledged
+            .iter()
+            .any(|record| record.is_same_write(&held.record));
         match held.record.state {
-            State::InFlight { doubt_since_ms } => held.due_ms > hung_since_ms && (known || doubt_since_ms.is_none()),
+            State::InFlight { doubt_since_ms } => {
+                held.due_ms > hung_since_ms && (known || doubt_since_ms.is_none())
+            }
             _ => known && held.written_ms + LOST_MS >= hung_since_ms,
         }
     }

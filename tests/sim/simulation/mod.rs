@@ -75,8 +75,11 @@ impl World {
             self.book().gateways.push(started);
         }
         let weather = tokio::spawn(self.clone().weather());
-        let clients: Vec<_> = (0..self.plan.clients).map(|number| tokio::spawn(self.clone().client(number))).collect();
-        let operator = if self.plan.operator { Some(tokio::spawn(self.clone().operator())) } else { None };
+        let clients: Vec<_> = (0..self.plan.clients)
+            .map(|number| tokio::spawn(self.clone().client(number)))
+            .collect();
+        let operator =
+            if self.plan.operator { Some(tokio::spawn(self.clone().operator())) } else { None };
         let _ = weather.await;
         self.check_clients(clients).await;
         if let Some(operator) = operator {
@@ -100,7 +103,9 @@ impl World {
             match timeout(longest, client).await {
                 Ok(Ok(())) => {}
                 Ok(Err(error)) => self.violated(IN_TIME, None, format!("a client failed: {error}")),
-                Err(_) => self.violated(IN_TIME, None, "a client still waits for its answer".into()),
+                Err(_) => {
+                    self.violated(IN_TIME, None, "a client still waits for its answer".into())
+                }
             }
         }
     }
@@ -131,7 +136,12 @@ impl World {
                 self.violated(ENDS, None, format!("gateway {place} does not drain"));
             }
             let meter = gateway.gate.meter();
-            let gauges = [&meter.in_flight, &meter.waiters, &meter.buffered_bytes, &meter.unsettled_in_background];
+            let gauges = [
+                &meter.in_flight,
+                &meter.waiters,
+                &meter.buffered_bytes,
+                &meter.unsettled_in_background,
+            ];
             let held = || gauges.map(|gauge| gauge.get());
             // A question that the gateway asks by itself may still be under way: what was read of its answer is held until then.
             let asking = self.plan.answer_max();
@@ -143,7 +153,11 @@ impl World {
             .await;
             let held = held();
             if held != [0; 4] {
-                self.violated(ENDS, None, format!("gateway {place} holds {held:?}: attempts, waiters, bytes, unsettled"));
+                self.violated(
+                    ENDS,
+                    None,
+                    format!("gateway {place} holds {held:?}: attempts, waiters, bytes, unsettled"),
+                );
             }
         }
     }
@@ -169,7 +183,11 @@ impl Report {
             let _ = writeln!(text, "{event}");
         }
         if let Some(Violation { at_ms, invariant, text: what, .. }) = &self.violation {
-            let _ = writeln!(text, "seed {}, at {} ms: not kept: {invariant}: {what}", self.seed, at_ms);
+            let _ = writeln!(
+                text,
+                "seed {}, at {} ms: not kept: {invariant}: {what}",
+                self.seed, at_ms
+            );
         }
         text
     }

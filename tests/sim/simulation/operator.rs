@@ -16,7 +16,8 @@ impl World {
     pub async fn operator(self: Arc<World>) {
         while !self.is_calm() {
             sleep(self.dice.span(500, 6000)).await;
-            let (key, place) = (self.dice.below(self.plan.keys), self.dice.below(self.plan.gateways));
+            let (key, place) =
+                (self.dice.below(self.plan.keys), self.dice.below(self.plan.gateways));
             let process = self.gateway(place).process;
             process.within(self.decide(key, place)).await;
         }
@@ -27,9 +28,12 @@ impl World {
         let asked = Instant::now();
         let Ok(Some(held)) = gateway.gate.store().load(slot).await else { return };
         let State::Uncertain { since_ms, .. } = held.record.state else { return };
-        let Some(owner) = self.asker_of(held.record.caller, held.record.fingerprint) else { return };
+        let Some(owner) = self.asker_of(held.record.caller, held.record.fingerprint) else {
+            return;
+        };
         let policy = &self.plan.policy;
-        let rests = Duration::from_millis(held.now_ms.saturating_sub(since_ms.unwrap_or(held.written_ms)));
+        let rests =
+            Duration::from_millis(held.now_ms.saturating_sub(since_ms.unwrap_or(held.written_ms)));
         let rested = rests >= policy.uncertain_after;
         // Looked up after the rest: before, the request may still be in a queue.
         let executed = self.known(key, None).is_some();
@@ -56,7 +60,8 @@ impl World {
         if rested {
             sleep(self.dice.span(0, 3000)).await;
         }
-        let deciding = gateway.gate.settle_by_hand(slot, decision, seen, policy, Context::default());
+        let deciding =
+            gateway.gate.settle_by_hand(slot, decision, seen, policy, Context::default());
         let decided = if rested {
             deciding.await
         } else {
@@ -73,6 +78,8 @@ impl World {
     /// A result by hand.
     fn resolve(&self, owner: usize) -> Decision {
         let copy = self.number();
-        Decision::Resolve(self.reply(self.dice.pick(&[201, 402, 500]), format!("{owner} by hand {copy}")))
+        Decision::Resolve(
+            self.reply(self.dice.pick(&[201, 402, 500]), format!("{owner} by hand {copy}")),
+        )
     }
 }

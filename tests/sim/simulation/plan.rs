@@ -10,8 +10,8 @@ use std::time::Duration;
 use http::header::{AUTHORIZATION, SET_COOKIE};
 use http::{HeaderMap, HeaderName, Method, StatusCode};
 use onceward::engine::{
-    CallerRule, Dialect, FingerprintRule, KeyRule, KeySource, Mode, OnFailure, OnInFlight, OnMismatch, OnUncertain, Policy,
-    Probe, ScopeRule, StatusRules,
+    CallerRule, Dialect, FingerprintRule, KeyRule, KeySource, Mode, OnFailure, OnInFlight,
+    OnMismatch, OnUncertain, Policy, Probe, ScopeRule, StatusRules,
 };
 use onceward::key::KeySyntax;
 
@@ -134,7 +134,11 @@ impl fmt::Display for Plan {
         };
         writeln!(f, "{} gateways, {} keys, {} clients", self.gateways, self.keys, self.clients)?;
         writeln!(f, "on_uncertain = {on_uncertain}, on_in_flight = {:?}", policy.on_in_flight)?;
-        writeln!(f, "response_timeout = {:?}, uncertain_after = {:?}", self.response_timeout, policy.uncertain_after)?;
+        writeln!(
+            f,
+            "response_timeout = {:?}, uncertain_after = {:?}",
+            self.response_timeout, policy.uncertain_after
+        )?;
         writeln!(f, "lease = {:?}, wait_timeout = {:?}", policy.lease, policy.wait_timeout)?;
         writeln!(f, "patience with the store: {:?}, sealed: {}", self.patience, self.sealed)?;
         writeln!(f, "the store loses its last writes: {}", self.loses)?;
@@ -163,7 +167,11 @@ fn policy(dice: &Dice, response_timeout: Duration, flaw: Option<Flaw>) -> Policy
         mode: Mode::Enforce,
         path_case: onceward::key::path::PathCase::Sensitive,
         key: KeyRule {
-            source: KeySource::Sent { header: Some(HeaderName::from_static("idempotency-key")), body: None, form: None },
+            source: KeySource::Sent {
+                header: Some(HeaderName::from_static("idempotency-key")),
+                body: None,
+                form: None,
+            },
             required: true,
             min_length: 1,
             max_length: 255,

@@ -45,8 +45,13 @@ struct State {
 
 impl Process {
     pub fn start(gateway: usize, life: usize, wall_off_ms: i64) -> Arc<Process> {
-        let state =
-            State { stand: Stand::Runs, stopped: None, stopped_before: Duration::ZERO, cut_off_until: None, wakers: Vec::new() };
+        let state = State {
+            stand: Stand::Runs,
+            stopped: None,
+            stopped_before: Duration::ZERO,
+            cut_off_until: None,
+            wakers: Vec::new(),
+        };
         Arc::new(Process {
             gateway,
             life,
@@ -138,7 +143,9 @@ impl Process {
 
     fn look(&self, cx: &Context<'_>) -> Stand {
         let mut state = self.state.lock().unwrap();
-        if state.stand != Stand::Dead && !state.wakers.iter().any(|waker| waker.will_wake(cx.waker())) {
+        if state.stand != Stand::Dead
+            && !state.wakers.iter().any(|waker| waker.will_wake(cx.waker()))
+        {
             state.wakers.push(cx.waker().clone());
         }
         state.stand
@@ -149,7 +156,8 @@ impl Process {
         if self.stand() == Stand::Runs {
             return;
         }
-        poll_fn(|cx| if self.look(cx) == Stand::Runs { Poll::Ready(()) } else { Poll::Pending }).await;
+        poll_fn(|cx| if self.look(cx) == Stand::Runs { Poll::Ready(()) } else { Poll::Pending })
+            .await;
     }
 
     /// Something that this process does. `None`: it died before that was done.

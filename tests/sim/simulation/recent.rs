@@ -73,7 +73,9 @@ impl Link {
             let begun = Instant::now();
             let history = self.reach(|world| Ok(world.history())).await;
             match (history, self.recent.current()) {
-                (Ok(history), Some(known)) if known.history == history => self.recent.holdings.intact_at(begun),
+                (Ok(history), Some(known)) if known.history == history => {
+                    self.recent.holdings.intact_at(begun)
+                }
                 (_, Some(known)) => self.recent.doubt(&known),
                 _ => {}
             }
@@ -89,7 +91,9 @@ impl Link {
     async fn standing(&self) -> Result<Known, StoreError> {
         match self.recent.current() {
             Some(known) => Ok(known),
-            None => timeout(self.patience(), self.find_out()).await.unwrap_or_else(|_| Err(not_yet())),
+            None => {
+                timeout(self.patience(), self.find_out()).await.unwrap_or_else(|_| Err(not_yet()))
+            }
         }
     }
 
@@ -127,11 +131,18 @@ impl Link {
         let mut expected = None;
         loop {
             let (next, lifetime) = (record.clone(), holding.lifetime);
-            let swapped = self.reach(move |world| world.carry_out(&slot, expected, &next, lifetime)).await?;
+            let swapped =
+                self.reach(move |world| world.carry_out(&slot, expected, &next, lifetime)).await?;
             let stands = match swapped {
                 Swap::Stored => {
                     self.world.is_acknowledged(&slot, &record);
-                    self.recent.holdings.acknowledged(&slot, &record, encode(&record), lifetime, Vec::new());
+                    self.recent.holdings.acknowledged(
+                        &slot,
+                        &record,
+                        encode(&record),
+                        lifetime,
+                        Vec::new(),
+                    );
                     self.world.count("store: gets a lost write again");
                     return Ok(());
                 }
@@ -164,7 +175,9 @@ impl Link {
             let known = self.standing().await?;
             if known.quiet_until.is_some_and(|until| Instant::now() < until) {
                 return match self.load(&change.slot).await? {
-                    Some(stands) if change.expected != Some(stands.record.version) => Ok(Swap::Stale(Some(stands))),
+                    Some(stands) if change.expected != Some(stands.record.version) => {
+                        Ok(Swap::Stale(Some(stands)))
+                    }
                     _ => Err(not_yet()),
                 };
             }
@@ -173,7 +186,9 @@ impl Link {
                 continue;
             }
             let swapped = self.command(&change).await;
-            if matches!(swapped, Err(StoreError::MaybeApplied(_))) && self.world.has(Flaw::HoldsUnanswered) {
+            if matches!(swapped, Err(StoreError::MaybeApplied(_)))
+                && self.world.has(Flaw::HoldsUnanswered)
+            {
                 self.acknowledge(&change);
             }
             return match swapped? {
@@ -187,22 +202,24 @@ impl Link {
     pub async fn change(&self, change: Change) -> Result<Swap, StoreError> {
         loop {
             let is_own = |holding: &Holding| {
-                holding.fence() == change.next.fence && change.expected.is_none_or(|expected| !holding.follows(expected))
+                holding.fence() == change.next.fence
+                    && change.expected.is_none_or(|expected| !holding.follows(expected))
             };
-            let before = if change.expected.is_none() || self.recent.holdings.holds(&change.slot, is_own) {
-                self.recent.current()
-            } else {
-                // Decided on what was read, which may be an earlier state of what was lost.
-                let known = self.standing().await?;
-                if known.quiet_until.is_some_and(|until| Instant::now() < until) {
-                    return Err(not_yet());
-                }
-                if self.world.history() != known.history {
-                    self.recent.doubt(&known);
-                    continue;
-                }
-                Some(known)
-            };
+            let before =
+                if change.expected.is_none() || self.recent.holdings.holds(&change.slot, is_own) {
+                    self.recent.current()
+                } else {
+                    // Decided on what was read, which may be an earlier state of what was lost.
+                    let known = self.standing().await?;
+                    if known.quiet_until.is_some_and(|until| Instant::now() < until) {
+                        return Err(not_yet());
+                    }
+                    if self.world.history() != known.history {
+                        self.recent.doubt(&known);
+                        continue;
+                    }
+                    Some(known)
+                };
             match self.command(&change).await? {
                 Swap::Stored => return self.keep(&change, before),
                 Swap::Large(_) => unreachable!("the simulated store has no large records"),
@@ -223,7 +240,8 @@ impl Link {
             Assertion::Obsolete | Assertion::BegunAgain => false,
         };
         self.recent.holdings.holds(&change.slot, |holding| {
-            let is_named = Some(holding.version()) == change.expected || holding.fence() == change.next.fence;
+            let is_named =
+                Some(holding.version()) == change.expected || holding.fence() == change.next.fence;
             is_named && stands.is_none_or(|stands| prevails(holding, stands))
         })
     }
@@ -241,7 +259,9 @@ impl Link {
         self.acknowledge(change);
         self.world.is_acknowledged(&change.slot, &change.next);
         if before.is_some() && self.recent.current() != before {
-            return Err(StoreError::MaybeApplied("the server was replaced right after it had confirmed the write".into()));
+            return Err(StoreError::MaybeApplied(
+                "the server was replaced right after it had confirmed the write".into(),
+            ));
         }
         Ok(Swap::Stored)
     }
@@ -251,7 +271,13 @@ impl Link {
     }
 
     /// An attempt renews its lease.
-    pub async fn renews(&self, slot: &Slot, fence: Fence, lease: Duration, keep: Duration) -> Result<bool, StoreError> {
+    pub async fn renews(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
         let before = self.recent.current();
         self.recent.holdings.renewed(slot, fence, lease);
         let renewed = self.renewal(slot, fence, lease, keep).await?;

@@ -45,7 +45,10 @@ impl Body for Pieces {
     type Data = Bytes;
     type Error = BoxError;
 
-    fn poll_frame(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let pieces = self.get_mut();
         if let Some((span, pause)) = &mut pieces.pause {
             ready!(pause.as_mut().poll(cx));
@@ -166,7 +169,11 @@ impl World {
             served.body.pieces.pop_back();
             served.body.pieces.push_back(Err("the connection broke".into()));
         }
-        self.note(None, Some(order.key), What::Served { order: order.number, status, copy: Some(copy) });
+        self.note(
+            None,
+            Some(order.key),
+            What::Served { order: order.number, status, copy: Some(copy) },
+        );
         let _ = tell.send(served);
     }
 
@@ -215,7 +222,8 @@ impl World {
         let found = self.known(key, asker);
         self.note(None, Some(key), What::Probed { found: found.is_some() });
         // It looked, and its answer takes its time.
-        sleep(if fate == 1 { self.dice.span(1, slow * 3 / 2) } else { self.dice.span(1, 20) }).await;
+        sleep(if fate == 1 { self.dice.span(1, slow * 3 / 2) } else { self.dice.span(1, 20) })
+            .await;
         let order = |asker| Order { number: 0, key, asker };
         match (fate, found) {
             (2, _) => None,
@@ -228,6 +236,7 @@ impl World {
     /// Whose operation under this key it has executed, or begun to, of all or of one of the askers.
     pub fn known(&self, key: usize, asker: Option<usize>) -> Option<usize> {
         let known = self.book().operations[key].known;
-        (0..known.len()).find(|one| asker.is_none_or(|asker| asker == *one) && known[*one] != Known::Nothing)
+        (0..known.len())
+            .find(|one| asker.is_none_or(|asker| asker == *one) && known[*one] != Known::Nothing)
     }
 }

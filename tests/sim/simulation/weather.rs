@@ -47,7 +47,11 @@ impl World {
                 self.count("gateway: is cut off");
             }
             4 => {
-                let span = if self.dice.chance(300) { self.dice.span(1, STALL_MAX_MS) } else { self.dice.span(1, 2000) };
+                let span = if self.dice.chance(300) {
+                    self.dice.span(1, STALL_MAX_MS)
+                } else {
+                    self.dice.span(1, 2000)
+                };
                 self.stall(span);
             }
             5 => {
@@ -63,7 +67,11 @@ impl World {
     /// The store hangs for a while, then it either goes on, or is replaced by one that lacks its last writes.
     async fn hang_and_lose(&self) {
         let begun_ms = self.store_ms();
-        let span = if self.dice.chance(300) { self.dice.span(1, STALL_MAX_MS) } else { self.dice.span(1, 2000) };
+        let span = if self.dice.chance(300) {
+            self.dice.span(1, STALL_MAX_MS)
+        } else {
+            self.dice.span(1, 2000)
+        };
         let loses = self.dice.chance(700);
         self.stall(span);
         // Before what waits for the end of the stall is carried out.

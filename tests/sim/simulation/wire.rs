@@ -63,11 +63,16 @@ fn key_of(name: &str) -> usize {
 }
 
 impl Wire {
-    async fn forward(&self, key: usize, request: Request<Payload<Full<Bytes>>>) -> Result<Response<Pieces>, ForwardError> {
+    async fn forward(
+        &self,
+        key: usize,
+        request: Request<Payload<Full<Bytes>>>,
+    ) -> Result<Response<Pieces>, ForwardError> {
         let (world, process) = (&self.world, &self.process);
         let (dice, plan) = (&world.dice, &world.plan);
         process.runs().await;
-        let troubled = |permille: usize| !world.is_calm() && plan.rates.upstream > 0 && dice.chance(permille);
+        let troubled =
+            |permille: usize| !world.is_calm() && plan.rates.upstream > 0 && dice.chance(permille);
         let lease = plan.policy.lease.as_millis() as u64;
         // A connection takes its time, sometimes so long that the claim grows too old.
         sleep(if troubled(50) { dice.span(1, lease) } else { dice.span(0, 2) }).await;
@@ -93,7 +98,8 @@ impl Wire {
             return Err(broken());
         };
         let body = body.to_bytes();
-        let asker = ASKERS.iter().position(|asker| asker.caller == caller && asker.body == body).unwrap();
+        let asker =
+            ASKERS.iter().position(|asker| asker.caller == caller && asker.body == body).unwrap();
         let (tell, told) = oneshot::channel();
         tokio::spawn(world.clone().take(Order { number, key, asker }, tell));
         world.strike(process, Some(key));
@@ -113,14 +119,19 @@ impl Wire {
     }
 
     /// A question of the gate's own. The reconciler has no caller, and asks about whoever used the key.
-    async fn ask(&self, request: Request<Payload<Full<Bytes>>>) -> Result<Response<Pieces>, ForwardError> {
+    async fn ask(
+        &self,
+        request: Request<Payload<Full<Bytes>>>,
+    ) -> Result<Response<Pieces>, ForwardError> {
         self.process.runs().await;
         let key = key_of(request.uri().path().rsplit('/').next().unwrap());
         let caller = request.headers().get(AUTHORIZATION).map(|caller| caller.to_str().unwrap());
         // Credentials don't tell two requests of one caller apart.
-        let asker = caller.and_then(|caller| match ASKERS.iter().filter(|asker| asker.caller == caller).count() {
-            1 => ASKERS.iter().position(|asker| asker.caller == caller),
-            _ => None,
+        let asker = caller.and_then(|caller| {
+            match ASKERS.iter().filter(|asker| asker.caller == caller).count() {
+                1 => ASKERS.iter().position(|asker| asker.caller == caller),
+                _ => None,
+            }
         });
         let served = self.world.look_up(key, asker).await.ok_or_else(broken)?;
         let mut response = Response::new(served.body);

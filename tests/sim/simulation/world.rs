@@ -98,16 +98,33 @@ impl World {
         let plan = Plan::draw(&dice, flaw);
         let identified = |asker: usize, key| {
             let body = Bytes::from_static(ASKERS[asker].body);
-            identify(&plan.policy, &Hashing::default(), &head(asker, key), &body.into()).unwrap().unwrap()
+            identify(&plan.policy, &Hashing::default(), &head(asker, key), &body.into())
+                .unwrap()
+                .unwrap()
         };
         let slots = (0..plan.keys).map(|key| identified(0, key).slot).collect();
-        let marks = (0..ASKERS.len()).map(|asker| identified(asker, 0)).map(|it| (it.caller, it.fingerprint)).collect();
+        let marks = (0..ASKERS.len())
+            .map(|asker| identified(asker, 0))
+            .map(|it| (it.caller, it.fingerprint))
+            .collect();
         let begin = Instant::now();
         let drift = 1000 + plan.drift;
-        let clock: StoreClock = Arc::new(move || BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000);
+        let clock: StoreClock = Arc::new(move || {
+            BEGIN_UNIX_MS + begin.elapsed().as_millis() as u64 * drift as u64 / 1000
+        });
         let operations = (0..plan.keys).map(|_| Operation::default()).collect();
         let book = Mutex::new(Book { operations, clients: plan.clients, ..Book::default() });
-        Arc::new(World { plan, flaw, dice, store: Memory::new(clock.clone()), slots, marks, begin, clock, book })
+        Arc::new(World {
+            plan,
+            flaw,
+            dice,
+            store: Memory::new(clock.clone()),
+            slots,
+            marks,
+            begin,
+            clock,
+            book,
+        })
     }
 
     pub fn book(&self) -> MutexGuard<'_, Book> {
@@ -132,7 +149,11 @@ impl World {
     /// What a gateway's other clock shows, which runs on while it is stopped.
     pub fn boot_ms(&self, process: &Process) -> u64 {
         const BOOTED_MS: u64 = 1_000_000;
-        let stopped = if self.flaw == Some(Flaw::ClockStops) { process.stopped_for() } else { Duration::ZERO };
+        let stopped = if self.flaw == Some(Flaw::ClockStops) {
+            process.stopped_for()
+        } else {
+            Duration::ZERO
+        };
         BOOTED_MS * (1 + process.gateway as u64) + self.now_ms() - stopped.as_millis() as u64
     }
 
@@ -157,7 +178,11 @@ impl World {
     }
 
     /// Whose record it is: which of [`ASKERS`].
-    pub fn asker_of(&self, caller: Option<Caller>, fingerprint: Option<Fingerprint>) -> Option<usize> {
+    pub fn asker_of(
+        &self,
+        caller: Option<Caller>,
+        fingerprint: Option<Fingerprint>,
+    ) -> Option<usize> {
         let wanted = (caller?, fingerprint?);
         self.marks.iter().position(|mark| *mark == wanted)
     }

@@ -15,19 +15,23 @@ const JSON: &[u8] = br#"{"txn":"k","amount":1000,"note":"payment payment payment
 /// `JSON` in brotli, at quality 5 with a window of 4 MiB, and at 11 with one of 16 MiB.
 const BROTLI_JSON: [&[u8]; 2] = [
     &[
-        27, 65, 0, 0, 132, 104, 115, 169, 202, 101, 67, 250, 88, 5, 211, 194, 96, 12, 54, 224, 4, 188, 56, 180, 21, 111, 167,
-        251, 78, 247, 57, 119, 197, 104, 82, 145, 20, 109, 235, 66, 66, 208, 82, 224, 3,
+        27, 65, 0, 0, 132, 104, 115, 169, 202, 101, 67, 250, 88, 5, 211, 194, 96, 12, 54, 224, 4,
+        188, 56, 180, 21, 111, 167, 251, 78, 247, 57, 119, 197, 104, 82, 145, 20, 109, 235, 66, 66,
+        208, 82, 224, 3,
     ],
     &[
-        31, 65, 0, 240, 157, 7, 118, 3, 253, 2, 17, 110, 69, 137, 255, 8, 149, 222, 58, 44, 123, 125, 115, 205, 141, 174, 69,
-        222, 232, 240, 166, 72, 153, 27, 108, 192, 1, 115, 26, 110, 62, 205, 122, 245, 208, 147, 14, 224, 16, 186, 243, 7, 41,
-        133, 86, 167, 22, 230, 218, 224, 1,
+        31, 65, 0, 240, 157, 7, 118, 3, 253, 2, 17, 110, 69, 137, 255, 8, 149, 222, 58, 44, 123,
+        125, 115, 205, 141, 174, 69, 222, 232, 240, 166, 72, 153, 27, 108, 192, 1, 115, 26, 110,
+        62, 205, 122, 245, 208, 147, 14, 224, 16, 186, 243, 7, 41, 133, 86, 167, 22, 230, 218, 224,
+        1,
     ],
 ];
 
 /// 16 MiB of spaces in brotli.
-const BROTLI_BOMB: &[u8] =
-    &[203, 255, 255, 63, 0, 36, 64, 226, 177, 64, 114, 239, 255, 248, 255, 255, 7, 128, 4, 64, 28, 22, 128, 238, 253, 223];
+const BROTLI_BOMB: &[u8] = &[
+    203, 255, 255, 63, 0, 36, 64, 226, 177, 64, 114, 239, 255, 248, 255, 255, 7, 128, 4, 64, 28,
+    22, 128, 238, 253, 223,
+];
 
 /// Some of what a decoder did: its content or why there is none, in how many steps, and how much its output took at most.
 fn decoded(coding: Coding, input: &[u8]) -> (Result<Vec<u8>, Undecodable>, usize, usize) {
@@ -49,8 +53,12 @@ fn decoded(coding: Coding, input: &[u8]) -> (Result<Vec<u8>, Undecodable>, usize
 }
 
 fn gzip(content: &[u8], level: u32, time: u32) -> Vec<u8> {
-    let mut encoder =
-        GzBuilder::new().mtime(time).filename("a").comment("b").extra("c").write(Vec::new(), Compression::new(level));
+    let mut encoder = GzBuilder::new()
+        .mtime(time)
+        .filename("a")
+        .comment("b")
+        .extra("c")
+        .write(Vec::new(), Compression::new(level));
     encoder.write_all(content).unwrap();
     encoder.finish().unwrap()
 }
@@ -83,7 +91,8 @@ fn zstd_of_blocks(blocks: usize) -> Vec<u8> {
 fn noise(length: usize) -> Vec<u8> {
     let mut state = 1_u64;
     let mut next = || {
-        state = state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        state =
+            state.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
         (state >> 56) as u8
     };
     (0..length).map(|_| next()).collect()
@@ -109,9 +118,16 @@ fn each_coding_gives_the_content_back() {
         assert_eq!(decoded(coding, &input).0.as_deref(), Ok(JSON), "{coding:?}");
     }
     let large = noise(LIMIT);
-    for (coding, input) in [(Coding::Gzip, gzip(&large, 6, 0)), (Coding::Deflate, zlib(&large)), (Coding::Zstd, zstd(&large))] {
+    for (coding, input) in [
+        (Coding::Gzip, gzip(&large, 6, 0)),
+        (Coding::Deflate, zlib(&large)),
+        (Coding::Zstd, zstd(&large)),
+    ] {
         let (content, steps, _) = decoded(coding, &input);
-        assert!(content.as_deref() == Ok(&large[..]) && steps >= LIMIT / STEP_OUTPUT_BYTES / 4, "{coding:?} in {steps} steps");
+        assert!(
+            content.as_deref() == Ok(&large[..]) && steps >= LIMIT / STEP_OUTPUT_BYTES / 4,
+            "{coding:?} in {steps} steps"
+        );
     }
 }
 
@@ -119,7 +135,11 @@ fn each_coding_gives_the_content_back() {
 fn what_is_cut_off_or_goes_on_is_not_decoded() {
     for (coding, input) in samples() {
         for end in 0..input.len() {
-            assert_eq!(decoded(coding, &input[..end]).0, Err(Undecodable::Broken), "{coding:?} cut off at {end}");
+            assert_eq!(
+                decoded(coding, &input[..end]).0,
+                Err(Undecodable::Broken),
+                "{coding:?} cut off at {end}"
+            );
         }
         let behind = [&input[..], b"\0"].concat();
         assert_eq!(decoded(coding, &behind).0, Err(Undecodable::Broken), "{coding:?} and a byte");
@@ -131,7 +151,11 @@ fn what_is_cut_off_or_goes_on_is_not_decoded() {
 
 #[test]
 fn a_checksum_or_a_size_that_does_not_fit_is_not_decoded() {
-    for (coding, mut input) in [(Coding::Gzip, gzip(JSON, 6, 0)), (Coding::Deflate, zlib(JSON)), (Coding::Zstd, zstd(JSON))] {
+    for (coding, mut input) in [
+        (Coding::Gzip, gzip(JSON, 6, 0)),
+        (Coding::Deflate, zlib(JSON)),
+        (Coding::Zstd, zstd(JSON)),
+    ] {
         let last = input.len() - 1;
         input[last] ^= 1;
         assert_eq!(decoded(coding, &input).0, Err(Undecodable::Broken), "{coding:?}");
@@ -158,7 +182,11 @@ fn a_bomb_is_given_up_at_the_limit() {
         assert!(most <= 2 * LIMIT && steps > 1, "{coding:?}: {most} bytes in {steps} steps");
     }
     let fits = zstd_of_blocks(8);
-    assert_eq!(decoded(Coding::Zstd, &fits).0.map(|content| content.len()), Ok(LIMIT), "as large as the limit");
+    assert_eq!(
+        decoded(Coding::Zstd, &fits).0.map(|content| content.len()),
+        Ok(LIMIT),
+        "as large as the limit"
+    );
 }
 
 #[test]

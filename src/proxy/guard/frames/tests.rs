@@ -52,7 +52,9 @@ fn too_many_idle_frames_end_with_a_whole_one_however_they_are_cut() {
 fn frames_that_carry_something_and_slow_ones_are_not_counted() {
     let now = Instant::now();
     let mut frames = opened(now);
-    for (kind, flags, payload) in [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, END_HEADERS, b"\x82")] {
+    for (kind, flags, payload) in
+        [(DATA, 0, &b"x"[..]), (DATA, END_STREAM, b""), (HEADERS, END_HEADERS, b"\x82")]
+    {
         let bytes = frame(kind, flags, payload).repeat(5000);
         // Of one stream all but the first block are trailers, which a pseudo-header field makes faulty.
         let bytes = if kind == HEADERS { frame(kind, flags, b"\x90").repeat(5000) } else { bytes };
@@ -76,30 +78,44 @@ fn a_faulty_block_is_marked_in_its_last_frame_however_it_is_cut() {
     let now = Instant::now();
     let mark = b"\0\x12onceward-malformed\x011";
     let path = b"\x04\x02/#";
-    let of =
-        |flags: u8, before: &[u8], fragment: &[u8], behind: &[u8]| frame(HEADERS, flags, &[before, fragment, behind].concat());
+    let of = |flags: u8, before: &[u8], fragment: &[u8], behind: &[u8]| {
+        frame(HEADERS, flags, &[before, fragment, behind].concat())
+    };
     for (sent, marked) in [
         (of(END_HEADERS, b"", path, b""), of(END_HEADERS, b"", &[&path[..], mark].concat(), b"")),
         (
             of(END_HEADERS | PADDED | PRIORITY, b"\x03\0\0\0\x03\x10", path, b"\0\0\0"),
-            of(END_HEADERS | PADDED | PRIORITY, b"\x03\0\0\0\x03\x10", &[&path[..], mark].concat(), b"\0\0\0"),
+            of(
+                END_HEADERS | PADDED | PRIORITY,
+                b"\x03\0\0\0\x03\x10",
+                &[&path[..], mark].concat(),
+                b"\0\0\0",
+            ),
         ),
     ] {
-        assert_eq!(opened(now).scan(&sent, || now), (0, Found::Replaced(sent.len(), marked.clone())));
+        assert_eq!(
+            opened(now).scan(&sent, || now),
+            (0, Found::Replaced(sent.len(), marked.clone()))
+        );
         let found = scan_byte_by_byte(&mut opened(now), &sent, now);
         assert_eq!(found, (0, Found::Replaced(sent.len(), marked)));
     }
     let (first, last) = (frame(HEADERS, 0, b"\x04\x02"), frame(CONTINUATION, END_HEADERS, b"/#"));
     let found = opened(now).scan(&[&first[..], &last].concat(), || now);
     let marked = frame(CONTINUATION, END_HEADERS, &[b"/#", &mark[..]].concat());
-    assert_eq!(found, (first.len(), Found::Replaced(last.len(), marked)), "its path is in two frames");
+    assert_eq!(
+        found,
+        (first.len(), Found::Replaced(last.len(), marked)),
+        "its path is in two frames"
+    );
 }
 
 #[test]
 fn pseudo_header_fields_are_a_fault_in_trailers_alone() {
     let now = Instant::now();
     let mut frames = opened(now);
-    let (head, trailers) = (frame(HEADERS, END_HEADERS, b"\x84"), frame(HEADERS, END_HEADERS | END_STREAM, b"\x84"));
+    let (head, trailers) =
+        (frame(HEADERS, END_HEADERS, b"\x84"), frame(HEADERS, END_HEADERS | END_STREAM, b"\x84"));
     assert_eq!(frames.scan(&head, || now), (head.len(), Found::Nothing));
     assert!(matches!(frames.scan(&trailers, || now), (0, Found::Replaced(10, _))));
 }
@@ -136,7 +152,11 @@ fn blocks_that_nobody_can_read_are_refused_before_a_byte_of_them_passes() {
         (END_HEADERS | PRIORITY, b"\0\0\0"),
         (END_HEADERS | PRIORITY, b"\0\0\0\x01\x10\x82"),
     ] {
-        assert_eq!(opened(now).scan(&frame(HEADERS, flags, payload), || now), (0, Found::Refused), "{payload:x?}");
+        assert_eq!(
+            opened(now).scan(&frame(HEADERS, flags, payload), || now),
+            (0, Found::Refused),
+            "{payload:x?}"
+        );
     }
 }
 

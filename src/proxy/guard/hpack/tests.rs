@@ -6,7 +6,10 @@ use super::*;
 
 fn hex(digits: &str) -> Vec<u8> {
     let digits: Vec<u8> = digits.bytes().filter(u8::is_ascii_hexdigit).collect();
-    digits.chunks(2).map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap()).collect()
+    digits
+        .chunks(2)
+        .map(|pair| u8::from_str_radix(std::str::from_utf8(pair).unwrap(), 16).unwrap())
+        .collect()
 }
 
 /// Whether the target is refused, and whether there are pseudo-header fields.
@@ -48,7 +51,11 @@ fn the_examples_of_the_rfc_leave_the_table_as_it_says() {
             "828684be58086e6f2d6361636865",
             "828785bf400a637573746f6d2d6b65790c637573746f6d2d76616c7565",
         ],
-        ["828684418cf1e3c2e5f23a6ba0ab90f4ff", "828684be5886a8eb10649cbf", "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf"],
+        [
+            "828684418cf1e3c2e5f23a6ba0ab90f4ff",
+            "828684be5886a8eb10649cbf",
+            "828785bf408825a849e95ba97d7f8925a849e95bb8e8b4bf",
+        ],
     ] {
         let mut reader = Reader::default();
         for (request, (entries, bytes)) in requests.iter().zip([(1, 57), (2, 110), (3, 164)]) {
@@ -80,12 +87,20 @@ fn a_fragment_is_found_however_the_path_is_written() {
     let mut reader = Reader::default();
     assert_eq!(read(&mut reader, &hex("04 02 2f23")), refused, "by its name's index");
     assert_eq!(read(&mut reader, &hex("14 83 63febf")), refused, "in Huffman code");
-    assert_eq!(read(&mut reader, &hex("00 05 3a70617468 02 2f23")), refused, "with its name in letters");
+    assert_eq!(
+        read(&mut reader, &hex("00 05 3a70617468 02 2f23")),
+        refused,
+        "with its name in letters"
+    );
     assert_eq!(read(&mut reader, &hex("44 02 2f23")), refused, "and put into the table");
     assert_eq!(read(&mut reader, &hex("be")), refused, "from where it is repeated");
     assert_eq!(read(&mut reader, &hex("0f2f 01 2f")), (false, true));
     assert_eq!(read(&mut reader, &hex("06 03 667470")), refused, "another scheme");
-    assert_eq!(read(&mut reader, &hex("0f01 02 2f23")), (false, false), "in an ordinary field it is nothing");
+    assert_eq!(
+        read(&mut reader, &hex("0f01 02 2f23")),
+        (false, false),
+        "in an ordinary field it is nothing"
+    );
 }
 
 #[test]

@@ -40,8 +40,16 @@ impl Disk {
     pub(super) fn open(&self, dir: &Path, options: Options) -> Embedded {
         let (inner, path) = (self.0.clone(), dir.join(FILE));
         let opener = opener(move || {
-            let file = std::fs::OpenOptions::new().read(true).write(true).create(true).truncate(false).open(&path)?;
-            Ok(Backend { file: FileBackend::new(file).map_err(io::Error::other)?, disk: inner.clone() })
+            let file = std::fs::OpenOptions::new()
+                .read(true)
+                .write(true)
+                .create(true)
+                .truncate(false)
+                .open(&path)?;
+            Ok(Backend {
+                file: FileBackend::new(file).map_err(io::Error::other)?,
+                disk: inner.clone(),
+            })
         });
         Embedded::open_over(Folder::lock(dir).unwrap(), opener, options).unwrap()
     }

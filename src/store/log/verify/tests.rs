@@ -39,7 +39,11 @@ fn log(entries: u64) -> Kept {
         let last = written.last().and_then(mark).unwrap();
         (written, Ends { partition, trimmed: None, last })
     });
-    Kept { partitions: Mutex::new(partitions.into()), later: Mutex::default(), readings: Mutex::default() }
+    Kept {
+        partitions: Mutex::new(partitions.into()),
+        later: Mutex::default(),
+        readings: Mutex::default(),
+    }
 }
 
 fn mark(entry: &Entry) -> Option<Mark> {
@@ -77,14 +81,29 @@ impl Log for Kept {
     async fn read(&self, _: &Position, _: usize) -> Result<Vec<Entry>, StoreError> {
         unreachable!("partitions are verified one by one")
     }
-    async fn read_partition(&self, partition: u16, from: EntryId, limit: usize) -> Result<Vec<Entry>, StoreError> {
+    async fn read_partition(
+        &self,
+        partition: u16,
+        from: EntryId,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StoreError> {
         let mut partitions = self.partitions.lock().unwrap();
         let (entries, _) = partitions.iter().find(|(_, ends)| ends.partition == partition).unwrap();
-        let read = entries.iter().filter(|entry| entry.id > from).take(limit.min(AT_ONCE)).cloned().collect();
+        let read = entries
+            .iter()
+            .filter(|entry| entry.id > from)
+            .take(limit.min(AT_ONCE))
+            .cloned()
+            .collect();
         let mut readings = self.readings.lock().unwrap();
         *readings += 1;
         let (entries, ends) = &mut partitions[0];
-        self.later.lock().unwrap().iter().filter(|(at, _)| *at == *readings).for_each(|(_, change)| change(entries, ends));
+        self.later
+            .lock()
+            .unwrap()
+            .iter()
+            .filter(|(at, _)| *at == *readings)
+            .for_each(|(_, change)| change(entries, ends));
         Ok(read)
     }
     async fn mark_read(&self, _: &str, _: &Position) -> Result<(), StoreError> {
@@ -99,7 +118,11 @@ impl Log for Kept {
     async fn observe(&self, _: &[u8]) -> Result<(), StoreError> {
         Ok(())
     }
-    async fn observations(&self, _: EntryId, _: usize) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
+    async fn observations(
+        &self,
+        _: EntryId,
+        _: usize,
+    ) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
         Ok(Vec::new())
     }
     async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
@@ -112,7 +135,11 @@ async fn what_was_written_is_whole() {
     let progress = verify(&log(5), None, usize::MAX).await.unwrap();
     assert_eq!(progress, Progress { entries: 10, breaks: vec![], cursor: None });
     assert_eq!(log(5).changed(|entries, ends| trim(entries, ends, 2)).breaks().await, []);
-    assert_eq!(log(5).changed(|entries, ends| trim(entries, ends, 5)).breaks().await, [], "all of it");
+    assert_eq!(
+        log(5).changed(|entries, ends| trim(entries, ends, 5)).breaks().await,
+        [],
+        "all of it"
+    );
 }
 
 #[tokio::test]
@@ -123,13 +150,21 @@ async fn each_change_is_one_break_at_its_place() {
     let operation: Change = |entries, _| entries[2].slot = slot(Space::Shadow, 3);
     assert_eq!(log(5).changed(operation).breaks().await, unlinked(3));
     assert_eq!(log(5).changed(|entries, _| entries[2].link = None).breaks().await, unlinked(3));
-    assert_eq!(log(5).changed(|entries, _| _ = entries.remove(2)).breaks().await, unlinked(4), "taken out");
+    assert_eq!(
+        log(5).changed(|entries, _| _ = entries.remove(2)).breaks().await,
+        unlinked(4),
+        "taken out"
+    );
     let trimmed_and_taken: Change = |entries, ends| {
         trim(entries, ends, 2);
         entries.remove(0);
     };
     assert_eq!(log(5).changed(trimmed_and_taken).breaks().await, unlinked(4));
-    assert_eq!(log(5).changed(|entries, _| _ = entries.drain(..2)).breaks().await, unlinked(3), "not by trimming");
+    assert_eq!(
+        log(5).changed(|entries, _| _ = entries.drain(..2)).breaks().await,
+        unlinked(3),
+        "not by trimming"
+    );
 }
 
 #[tokio::test]
@@ -154,7 +189,11 @@ async fn an_end_that_was_cut_off_is_found() {
 #[tokio::test]
 async fn what_is_trimmed_while_it_is_looked_at_is_no_break() {
     let mid: Change = |entries, ends| trim(entries, ends, 4);
-    assert_eq!(log(7).later(1, mid).breaks().await, [], "two were read, four are gone, the fifth goes on from the fourth");
+    assert_eq!(
+        log(7).later(1, mid).breaks().await,
+        [],
+        "two were read, four are gone, the fifth goes on from the fourth"
+    );
     let all: Change = |entries, ends| trim(entries, ends, 7);
     assert_eq!(log(7).later(1, all).breaks().await, [], "all are gone, the last one too");
     let taken: Change = |entries, ends| {
@@ -184,11 +223,18 @@ async fn a_changed_link_counts_though_its_entry_is_trimmed_while_it_is_looked_at
         entries.drain(..2);
     };
     let taken_out: Change = |entries, _| entries[1].link = None;
-    assert_eq!(log(7).changed(taken_out).later(1, trim_two).breaks().await, [(3, 2, Fault::Unlinked)]);
+    assert_eq!(
+        log(7).changed(taken_out).later(1, trim_two).breaks().await,
+        [(3, 2, Fault::Unlinked)]
+    );
     let another: Change = |entries, _| entries[1].link = Link::from_bytes(&[b'0'; LINK_BYTES]);
     let both = [(3, 2, Fault::Unlinked), (3, 3, Fault::Unlinked)];
     assert_eq!(log(7).changed(another).breaks().await, both);
-    assert_eq!(log(7).changed(another).later(1, trim_two).breaks().await, both, "as if it were still there");
+    assert_eq!(
+        log(7).changed(another).later(1, trim_two).breaks().await,
+        both,
+        "as if it were still there"
+    );
 }
 
 #[tokio::test]
@@ -204,12 +250,23 @@ async fn it_goes_on_from_a_cursor_and_through_all_partitions() {
         assert_eq!(next.to_string().parse(), Ok(next));
         cursor = Some(next);
     }
-    assert_eq!(pieces, [4, 5, 1], "a piece ends with what was read at once; the next partition begins a new one");
+    assert_eq!(
+        pieces,
+        [4, 5, 1],
+        "a piece ends with what was read at once; the next partition begins a new one"
+    );
     let whole = log.changed(|entries, _| entries[0].event = Bytes::from_static(b"another"));
     let later = Cursor { partition: 7, behind: None };
-    assert_eq!(verify(&whole, Some(later), usize::MAX).await.unwrap().breaks, [], "what lies before the cursor was looked at");
+    assert_eq!(
+        verify(&whole, Some(later), usize::MAX).await.unwrap().breaks,
+        [],
+        "what lies before the cursor was looked at"
+    );
     let Progress { cursor, .. } = verify(&whole, None, 4).await.unwrap();
-    assert_eq!(verify(&whole, cursor, usize::MAX).await.unwrap(), Progress { entries: 6, breaks: vec![], cursor: None });
+    assert_eq!(
+        verify(&whole, cursor, usize::MAX).await.unwrap(),
+        Progress { entries: 6, breaks: vec![], cursor: None }
+    );
 }
 
 #[tokio::test]
@@ -228,7 +285,17 @@ fn a_cursor_is_a_place_or_none() {
     }
     let long = format!("7:5-1:{link}0");
     let signs = format!("7:5-1:{}", link.replace('a', "x"));
-    for odd in ["", "x", "7:", "7:5-1", "7:5-1:0123", &long, &signs, &format!("7:5:{link}"), &format!("7:5-1:{link}:1")] {
+    for odd in [
+        "",
+        "x",
+        "7:",
+        "7:5-1",
+        "7:5-1:0123",
+        &long,
+        &signs,
+        &format!("7:5:{link}"),
+        &format!("7:5-1:{link}:1"),
+    ] {
         assert_eq!(odd.parse::<Cursor>(), Err(NoPlace), "{odd}");
     }
 }

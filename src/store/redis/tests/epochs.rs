@@ -5,7 +5,8 @@ use crate::store::redis::epoch::QUIET;
 
 /// A gateway's store that must lose nothing.
 fn strict(server: &Server) -> Arc<Redis> {
-    Redis::connect(super::super::Options { quiet: QUIET, ..options(&server.tcp_url(), PATIENCE) }).unwrap()
+    Redis::connect(super::super::Options { quiet: QUIET, ..options(&server.tcp_url(), PATIENCE) })
+        .unwrap()
 }
 
 async fn fence_of(store: &Redis, n: u64) -> Option<Fence> {
@@ -64,7 +65,10 @@ async fn a_server_that_restarts_empty_gets_back_what_is_held_before_the_next_cla
         again.is_ok()
     })
     .await;
-    assert!(matches!(&again, Ok(Swap::Stale(Some(held))) if held.record.fence == Fence(1)), "{again:?}");
+    assert!(
+        matches!(&again, Ok(Swap::Stale(Some(held))) if held.record.fence == Fence(1)),
+        "{again:?}"
+    );
 }
 
 #[tokio::test]
@@ -85,8 +89,14 @@ async fn a_renewal_that_finds_its_claim_lost_is_no_lost_lease() {
     flush(&server).await;
     let lease = Duration::from_secs(300);
     assert!(store.renew(&HERE(1), Fence(1), lease, lease * 2).await.is_err(), "not known yet");
-    until("it is renewed", async || matches!(store.renew(&HERE(1), Fence(1), lease, lease * 2).await, Ok(true))).await;
-    assert!(matches!(store.renew(&HERE(1), Fence(7), lease, lease * 2).await, Ok(false)), "another's never");
+    until("it is renewed", async || {
+        matches!(store.renew(&HERE(1), Fence(1), lease, lease * 2).await, Ok(true))
+    })
+    .await;
+    assert!(
+        matches!(store.renew(&HERE(1), Fence(7), lease, lease * 2).await, Ok(false)),
+        "another's never"
+    );
 }
 
 #[tokio::test]
@@ -99,8 +109,16 @@ async fn a_server_that_goes_on_with_an_earlier_state_is_brought_forward() {
     assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
     // As a replica that is promoted would, without the last write; the epoch of one partition tells of all.
     redis::cmd("SET").arg(&key).arg(earlier).exec_async(&mut admin).await.unwrap();
-    redis::cmd("SET").arg(names().epoch_key(0)).arg(&[7_u8; 16][..]).exec_async(&mut admin).await.unwrap();
-    until("the result is back", async || store.load(&HERE(1)).await.unwrap().unwrap().record == result_of(1)).await;
+    redis::cmd("SET")
+        .arg(names().epoch_key(0))
+        .arg(&[7_u8; 16][..])
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
+    until("the result is back", async || {
+        store.load(&HERE(1)).await.unwrap().unwrap().record == result_of(1)
+    })
+    .await;
 }
 
 #[tokio::test]
@@ -114,10 +132,16 @@ async fn where_none_may_run_twice_new_operations_wait_until_all_gateways_have_no
     let begun = Instant::now();
     let early = other.swap(&HERE(1), None, &claim(99, 99), LEASE).await;
     let refused = matches!(early, Err(StoreError::NotApplied(_)));
-    assert!(refused || matches!(&early, Ok(Swap::Stale(Some(held))) if held.record.fence == Fence(1)), "{early:?}");
+    assert!(
+        refused || matches!(&early, Ok(Swap::Stale(Some(held))) if held.record.fence == Fence(1)),
+        "{early:?}"
+    );
     until("the holder has noticed", async || fence_of(&holder, 1).await == Some(Fence(1))).await;
     let known = other.swap(&HERE(2), None, &claim(98, 98), LEASE).await.unwrap();
-    assert!(matches!(&known, Swap::Stale(Some(held)) if held.record == result_of(2)), "what is known is answered: {known:?}");
+    assert!(
+        matches!(&known, Swap::Stale(Some(held)) if held.record == result_of(2)),
+        "what is known is answered: {known:?}"
+    );
     until("new operations go on", async || claimed(&other, 3).await).await;
     assert!(begun.elapsed() >= QUIET, "they were refused for {:?}", begun.elapsed());
     let late = other.swap(&HERE(1), None, &claim(97, 97), LEASE).await.unwrap();
@@ -133,7 +157,12 @@ async fn what_another_began_meanwhile_is_left_alone() {
     redis::cmd("FLUSHALL").exec_async(&mut admin).await.unwrap();
     let record = claim(u64::MAX / 2, 77);
     let value = layout::stamped(&encode(&record).head, 1, &encode(&record).payload);
-    redis::cmd("SET").arg(names().record_key(&strangers)).arg(value).exec_async(&mut admin).await.unwrap();
+    redis::cmd("SET")
+        .arg(names().record_key(&strangers))
+        .arg(value)
+        .exec_async(&mut admin)
+        .await
+        .unwrap();
     until("the loss is noticed", async || claimed(&holder, 5).await).await;
     assert_eq!(fence_of(&holder, 1).await, Some(Fence(77)));
 }
@@ -141,7 +170,13 @@ async fn what_another_began_meanwhile_is_left_alone() {
 /// The released marker of a duplicate that was given up: an attempt of its own, begun later.
 fn marker_of_duplicate(version: u64) -> Record {
     let opened_unix_ms = claim(1, 1).opened_unix_ms + 500;
-    Record { fingerprint: None, caller: None, opened_unix_ms, state: State::Released, ..claim(version, 99) }
+    Record {
+        fingerprint: None,
+        caller: None,
+        opened_unix_ms,
+        state: State::Released,
+        ..claim(version, 99)
+    }
 }
 
 /// A duplicate's claim of operation 1.
@@ -195,14 +230,20 @@ async fn a_duplicates_claim_without_an_answer_takes_nothing_from_the_running_cla
     server.come_back().await;
     runs_under(&store, 1).await;
     let again = store.swap(&HERE(1), None, &duplicate(), LEASE).await.unwrap();
-    assert!(matches!(&again, Swap::Stale(Some(held)) if held.record.fence == Fence(1)), "{again:?}");
+    assert!(
+        matches!(&again, Swap::Stale(Some(held)) if held.record.fence == Fence(1)),
+        "{again:?}"
+    );
     is_settled(&store).await;
 }
 
 #[tokio::test]
 async fn a_claim_that_replicas_did_not_confirm_is_not_written_again_until_it_is_confirmed() {
     let server = Server::start().await;
-    let unsure = super::super::Options { ack: super::super::Ack::Replicas(1), ..options(&server.tcp_url(), PATIENCE) };
+    let unsure = super::super::Options {
+        ack: super::super::Ack::Replicas(1),
+        ..options(&server.tcp_url(), PATIENCE)
+    };
     let unsure = Redis::connect(unsure).unwrap();
     // Nothing can be claimed before an epoch stands, which needs the replicas too.
     let sure = server.store();
@@ -230,7 +271,10 @@ async fn a_marker_in_a_lost_slot_gives_way_to_the_claim_and_the_result_of_who_ru
         flush_to(&server, &marker_of_duplicate(version)).await;
         runs_under(&other, 1).await;
         let over = other.swap(&HERE(1), Some(Version(version)), &duplicate(), LEASE).await.unwrap();
-        assert!(matches!(&over, Swap::Stale(Some(held)) if held.record.fence == Fence(1)), "{version}: {over:?}");
+        assert!(
+            matches!(&over, Swap::Stale(Some(held)) if held.record.fence == Fence(1)),
+            "{version}: {over:?}"
+        );
     }
     is_settled(&holder).await;
     flush_to(&server, &marker_of_duplicate(5)).await;
@@ -260,12 +304,14 @@ async fn an_outcome_and_a_renewal_that_find_a_marker_in_their_lost_slot_are_not_
     assert!(claimed(&store, 1).await);
     let lease = Duration::from_secs(300);
     flush_to(&server, &marker_of_duplicate(7)).await;
-    until("it is renewed", async || match store.renew(&HERE(1), Fence(1), lease, lease * 2).await {
-        Ok(renewed) => {
-            assert!(renewed, "the lease is not lost");
-            true
+    until("it is renewed", async || {
+        match store.renew(&HERE(1), Fence(1), lease, lease * 2).await {
+            Ok(renewed) => {
+                assert!(renewed, "the lease is not lost");
+                true
+            }
+            Err(_) => false,
         }
-        Err(_) => false,
     })
     .await;
     flush_to(&server, &marker_of_duplicate(8)).await;
@@ -338,7 +384,10 @@ async fn a_server_that_restarts_with_its_records_keeps_its_epoch() {
 #[tokio::test]
 async fn epochs_begin_also_where_answers_come_after_the_disk() {
     let server = Server::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
-    let options = super::super::Options { ack: super::super::Ack::Fsync, ..options(&server.tcp_url(), PATIENCE) };
+    let options = super::super::Options {
+        ack: super::super::Ack::Fsync,
+        ..options(&server.tcp_url(), PATIENCE)
+    };
     let store = Redis::connect(options).unwrap();
     assert!(claimed(&store, 1).await);
     store.ping().await.unwrap();

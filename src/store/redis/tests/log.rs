@@ -8,7 +8,10 @@ use crate::store::log::{DIGEST_BYTES, Entry, EntryId, Fault, OBSERVED_BYTES_MAX,
 use crate::store::redis::log::appended;
 
 async fn told(store: &Redis, n: u64) {
-    let swapped = store.write(&HERE(n), None, &claim(n, n), LEASE, &|| b"{\"kind\":\"claimed\"}".into()).await.unwrap();
+    let swapped = store
+        .write(&HERE(n), None, &claim(n, n), LEASE, &|| b"{\"kind\":\"claimed\"}".into())
+        .await
+        .unwrap();
     assert_eq!(swapped, Swap::Stored);
 }
 
@@ -27,8 +30,14 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
     for n in neighbours(6) {
         told(&store, n).await;
     }
-    let ids: Vec<EntryId> =
-        store.log().read_partition(partition, EntryId::default(), 10).await.unwrap().iter().map(|entry| entry.id).collect();
+    let ids: Vec<EntryId> = store
+        .log()
+        .read_partition(partition, EntryId::default(), 10)
+        .await
+        .unwrap()
+        .iter()
+        .map(|entry| entry.id)
+        .collect();
     let found = async || {
         let breaks = verify(store.log(), None, 1000).await.unwrap().breaks;
         breaks.into_iter().map(|at| (at.partition, at.id, at.fault)).collect::<Vec<_>>()
@@ -41,7 +50,10 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
     dropped(&mut admin, ids[2]).await;
     assert_eq!(found().await, [(partition, ids[3], Fault::Unlinked)], "one is taken out");
     dropped(&mut admin, ids[5]).await;
-    assert_eq!(found().await, [(partition, ids[3], Fault::Unlinked), (partition, ids[5], Fault::CutOff)]);
+    assert_eq!(
+        found().await,
+        [(partition, ids[3], Fault::Unlinked), (partition, ids[5], Fault::CutOff)]
+    );
     dropped(&mut admin, ids[0]).await;
     assert_eq!(found().await[0], (partition, ids[1], Fault::Unlinked), "the beginning too");
     let member = layout::member(&HERE(1));
@@ -58,7 +70,13 @@ async fn written_anew(admin: &mut MultiplexedConnection, key: &[u8], entries: &[
     for Entry { id, slot, event, link, .. } in entries {
         let mut add = redis::cmd("XADD");
         let told = [&[0; DIGEST_BYTES][..], &layout::member(slot), event].concat();
-        add.arg(key).arg(id.to_string()).arg(link.unwrap().as_bytes()).arg(told).exec_async(admin).await.unwrap();
+        add.arg(key)
+            .arg(id.to_string())
+            .arg(link.unwrap().as_bytes())
+            .arg(told)
+            .exec_async(admin)
+            .await
+            .unwrap();
     }
 }
 
@@ -78,7 +96,10 @@ async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_ar
         change(&mut entries);
         written_anew(&mut admin, &key, &entries).await;
         let breaks = verify(store.log(), None, 1000).await.unwrap().breaks;
-        breaks.into_iter().map(|at| (entries.iter().position(|entry| entry.id == at.id), at.fault)).collect::<Vec<_>>()
+        breaks
+            .into_iter()
+            .map(|at| (entries.iter().position(|entry| entry.id == at.id), at.fault))
+            .collect::<Vec<_>>()
     };
     assert_eq!(found(|_| ()).await, []);
     let unlinked = |at| (Some(at), Fault::Unlinked);
@@ -111,7 +132,11 @@ async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away
     assert_eq!(kept().await, [b'x'], "there is room");
 
     let mut foreign = redis::cmd("XADD");
-    foreign.arg(names().observations_key()).arg("*").arg("b").arg(vec![b'f'; OBSERVED_BYTES_MAX / 2]);
+    foreign
+        .arg(names().observations_key())
+        .arg("*")
+        .arg("b")
+        .arg(vec![b'f'; OBSERVED_BYTES_MAX / 2]);
     foreign.exec_async(&mut admin).await.unwrap();
     log.observe(b"y").await.unwrap();
     log.trim(Duration::from_secs(3600)).await.unwrap();
@@ -122,10 +147,15 @@ async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away
 fn a_batch_is_kept_only_if_all_of_it_was_appended_whatever_a_cluster_says_beside() {
     let refused = redis::parse_redis_value(b"-WRONGTYPE of s3cret\r\n").unwrap();
     let (id, one, held) = (Value::BulkString(b"1-0".into()), Value::Int(1), Value::Int(99));
-    let appended = |answers: &[&Value]| appended(answers.iter().map(|answer| (*answer).clone()).collect());
+    let appended =
+        |answers: &[&Value]| appended(answers.iter().map(|answer| (*answer).clone()).collect());
     assert_eq!(appended(&[&id, &one, &held]).unwrap(), 99);
     let ok = Value::Okay;
-    assert_eq!(appended(&[&ok, &id, &ok, &one, &ok, &held, &ok]).unwrap(), 99, "each ASKING is answered, too");
+    assert_eq!(
+        appended(&[&ok, &id, &ok, &one, &ok, &held, &ok]).unwrap(),
+        99,
+        "each ASKING is answered, too"
+    );
     assert!(matches!(appended(&[&refused, &one, &held]), Err(StoreError::MaybeApplied(_))));
     assert!(matches!(appended(&[&id]), Err(StoreError::MaybeApplied(_))));
 }

@@ -66,13 +66,17 @@ async fn number(read: &mut (impl AsyncBufReadExt + Unpin)) -> Option<usize> {
 async fn claimed_at(answer: fn(&str) -> &'static str) -> (Result<Swap, StoreError>, Vec<String>) {
     let (port, asked) = scripted(answer).await;
     let url = format!("redis://127.0.0.1:{port}");
-    let store = Redis::connect(Options { ack: Ack::Fsync, ..options(&url, Duration::from_secs(4)) }).unwrap();
+    let store =
+        Redis::connect(Options { ack: Ack::Fsync, ..options(&url, Duration::from_secs(4)) })
+            .unwrap();
     // What is asked before the connection stands doesn't know yet what the server knows.
-    until("it is greeted", async || store.ping().await.is_ok() || asked.lock().unwrap().len() > 2).await;
+    until("it is greeted", async || store.ping().await.is_ok() || asked.lock().unwrap().len() > 2)
+        .await;
     let greeted = std::mem::take(&mut *asked.lock().unwrap());
     assert_eq!(greeted[..2], ["CONFIG GET appendfsync", "WAITAOF 0 0 1"]);
     let claimed = claims(&store, 1).await;
-    let asked = asked.lock().unwrap().iter().map(|command| command.chars().take(16).collect()).collect();
+    let asked =
+        asked.lock().unwrap().iter().map(|command| command.chars().take(16).collect()).collect();
     (claimed, asked)
 }
 
@@ -81,7 +85,9 @@ async fn what_has_to_be_on_disk_is_waited_for_behind_the_write_on_its_connection
     let (claimed, asked) = claimed_at(|command| match command {
         "WAITAOF 1 0 1000" => "*2\r\n:1\r\n:0\r\n",
         "WAITAOF 0 0 1" => "*2\r\n:0\r\n:0\r\n",
-        command if command.starts_with("CONFIG") => "%1\r\n$11\r\nappendfsync\r\n$8\r\neverysec\r\n",
+        command if command.starts_with("CONFIG") => {
+            "%1\r\n$11\r\nappendfsync\r\n$8\r\neverysec\r\n"
+        }
         _ => ":1800000000000\r\n",
     })
     .await;
@@ -99,7 +105,10 @@ async fn what_the_disk_does_not_have_in_time_does_not_count() {
         _ => ":1800000000000\r\n",
     })
     .await;
-    assert!(matches!(&claimed, Err(StoreError::MaybeApplied(text)) if text.contains("disk")), "{claimed:?}");
+    assert!(
+        matches!(&claimed, Err(StoreError::MaybeApplied(text)) if text.contains("disk")),
+        "{claimed:?}"
+    );
 }
 
 #[tokio::test]
@@ -107,12 +116,16 @@ async fn a_server_that_answers_after_its_disk_or_can_not_be_asked_is_not_asked()
     for answer in [
         (|command| match command {
             command if command.starts_with("WAITAOF") => "*2\r\n:0\r\n:0\r\n",
-            command if command.starts_with("CONFIG") => "%1\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n",
+            command if command.starts_with("CONFIG") => {
+                "%1\r\n$11\r\nappendfsync\r\n$6\r\nalways\r\n"
+            }
             _ => ":1800000000000\r\n",
         }) as fn(&str) -> &'static str,
         |command| match command {
             command if command.starts_with("WAITAOF") => "-ERR unknown command 'WAITAOF'\r\n",
-            command if command.starts_with("CONFIG") => "%1\r\n$11\r\nappendfsync\r\n$8\r\neverysec\r\n",
+            command if command.starts_with("CONFIG") => {
+                "%1\r\n$11\r\nappendfsync\r\n$8\r\neverysec\r\n"
+            }
             _ => ":1800000000000\r\n",
         },
     ] {

@@ -40,7 +40,10 @@ impl Server {
     }
 
     pub(super) async fn start_in(dir: TempDir, settings: &[&str]) -> Server {
-        let settings: Vec<String> = settings.iter().map(|setting| setting.replace("DIR", dir.path().to_str().unwrap())).collect();
+        let settings: Vec<String> = settings
+            .iter()
+            .map(|setting| setting.replace("DIR", dir.path().to_str().unwrap()))
+            .collect();
         let (port, tls_port) = (free_port(), free_port());
         let child = spawn(&dir, port, tls_port, &settings);
         let mut server = Server { child, dir, port, tls_port, settings };
@@ -51,7 +54,10 @@ impl Server {
             (server.port, server.tls_port) = (free_port(), free_port());
             server.child = spawn(&server.dir, server.port, server.tls_port, &server.settings);
         }
-        panic!("redis-server doesn't start: {}", std::fs::read_to_string(server.log()).unwrap_or_default());
+        panic!(
+            "redis-server doesn't start: {}",
+            std::fs::read_to_string(server.log()).unwrap_or_default()
+        );
     }
 
     fn log(&self) -> PathBuf {
@@ -77,7 +83,11 @@ impl Server {
 
     /// A connection of the test's own, over the socket so that it isn't met by what a story does to TCP.
     pub(super) async fn admin(&self) -> MultiplexedConnection {
-        redis::Client::open(self.unix_url()).unwrap().get_multiplexed_async_connection().await.unwrap()
+        redis::Client::open(self.unix_url())
+            .unwrap()
+            .get_multiplexed_async_connection()
+            .await
+            .unwrap()
     }
 
     /// Whether the server answers; false once its process has ended.
@@ -159,8 +169,22 @@ pub(super) async fn until(what: &str, mut holds: impl AsyncFnMut() -> bool) {
 
 fn spawn(dir: &TempDir, port: u16, tls_port: u16, settings: &[String]) -> Child {
     let mut command = Command::new("redis-server");
-    command.args(["--port", &port.to_string(), "--unixsocket", dir.path().join("socket").to_str().unwrap()]);
-    command.args(["--bind", "127.0.0.1", "--save", "", "--appendonly", "no", "--dir", dir.path().to_str().unwrap()]);
+    command.args([
+        "--port",
+        &port.to_string(),
+        "--unixsocket",
+        dir.path().join("socket").to_str().unwrap(),
+    ]);
+    command.args([
+        "--bind",
+        "127.0.0.1",
+        "--save",
+        "",
+        "--appendonly",
+        "no",
+        "--dir",
+        dir.path().to_str().unwrap(),
+    ]);
     command.args(settings.iter().map(|setting| setting.replace("TLS_PORT", &tls_port.to_string())));
     let log = File::create(dir.path().join("log")).unwrap();
     match command.stdin(Stdio::null()).stdout(log).stderr(Stdio::null()).spawn() {

@@ -65,7 +65,8 @@ async fn a_record_that_is_kept_costs_the_server_nothing() {
     for _ in 0..100 {
         assert!(keeper.hits(1).await);
     }
-    let stats: String = redis::cmd("INFO").arg("commandstats").query_async(&mut admin).await.unwrap();
+    let stats: String =
+        redis::cmd("INFO").arg("commandstats").query_async(&mut admin).await.unwrap();
     assert!(!stats.contains("cmdstat_eval"), "{stats}");
 }
 
@@ -81,7 +82,9 @@ async fn what_another_gateway_changes_is_dropped() {
     there.swap(&HERE(1), Some(Version(1)), &expired, KEEP).await.unwrap();
     redis::cmd("DEL").arg(names().record_key(&HERE(2))).exec_async(&mut admin).await.unwrap();
     until("both changes are heard of", async || keeper.meter.invalidations.get() == 2).await;
-    let Swap::Stale(Some(held)) = keeper.store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap() else {
+    let Swap::Stale(Some(held)) =
+        keeper.store.swap(&HERE(1), None, &claim(9, 9), LEASE).await.unwrap()
+    else {
         panic!("a tombstone stands there")
     };
     assert_eq!(held.record, expired);
@@ -99,7 +102,9 @@ async fn with_its_connection_everything_is_dropped_and_kept_again_once_it_is_bac
     keeper.keeps(1).await;
     let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut admin).await.unwrap();
     // The flag t says that it tracks.
-    let flags = |line: &&str| line.split(' ').any(|field| field.strip_prefix("flags=").is_some_and(|f| f.contains('t')));
+    let flags = |line: &&str| {
+        line.split(' ').any(|field| field.strip_prefix("flags=").is_some_and(|f| f.contains('t')))
+    };
     let tracker = clients.lines().find(flags).expect("a connection that tracks");
     let id = tracker.split(' ').next().unwrap().strip_prefix("id=").unwrap();
     redis::cmd("CLIENT").arg("KILL").arg("ID").arg(id).exec_async(&mut admin).await.unwrap();
@@ -111,7 +116,10 @@ async fn with_its_connection_everything_is_dropped_and_kept_again_once_it_is_bac
 async fn a_server_that_does_not_answer_is_not_answered_for() {
     let server = Server::start().await;
     let keeper = Keeper::on(options(&server.tcp_url(), SHORT));
-    until("it works", async || keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()).await;
+    until("it works", async || {
+        keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
+    })
+    .await;
     keeper.keeps(1).await;
     server.stop();
     until("nothing is given out", async || !keeper.hits(1).await).await;
@@ -136,7 +144,10 @@ async fn what_replicas_have_not_confirmed_is_not_kept() {
     let here = options(&server.tcp_url(), SHORT * 4);
     // It answers all the same, so that there is something to keep.
     let keeper = Keeper::tracking(here.clone(), &Options { ack: Ack::Replicas(1), ..here });
-    until("it works", async || keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()).await;
+    until("it works", async || {
+        keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
+    })
+    .await;
     let mut admin = server.admin().await;
     for n in 0..20 {
         assert!(!keeper.hits(1).await, "{n}");
@@ -144,6 +155,11 @@ async fn what_replicas_have_not_confirmed_is_not_kept() {
         redis::cmd("WAIT").arg(1).arg(100).exec_async(&mut admin).await.unwrap();
     }
     let mut replica = other.admin().await;
-    redis::cmd("REPLICAOF").arg("127.0.0.1").arg(server.port).exec_async(&mut replica).await.unwrap();
+    redis::cmd("REPLICAOF")
+        .arg("127.0.0.1")
+        .arg(server.port)
+        .exec_async(&mut replica)
+        .await
+        .unwrap();
     keeper.keeps(1).await;
 }

@@ -28,8 +28,14 @@ pub enum State {
 
 impl State {
     /// All of them, in the order of their numbers in the file.
-    pub const ALL: [State; 6] =
-        [State::InFlight, State::Uncertain, State::Completed, State::Released, State::Expired, State::Gone];
+    pub const ALL: [State; 6] = [
+        State::InFlight,
+        State::Uncertain,
+        State::Completed,
+        State::Released,
+        State::Expired,
+        State::Gone,
+    ];
 
     /// Its name, which is that of the record's state where there still is a record.
     pub fn name(self) -> &'static str {
@@ -49,7 +55,11 @@ impl State {
     }
 
     pub(super) fn of_number(number: i64) -> State {
-        usize::try_from(number).ok().and_then(|at| State::ALL.get(at)).copied().unwrap_or(State::Gone)
+        usize::try_from(number)
+            .ok()
+            .and_then(|at| State::ALL.get(at))
+            .copied()
+            .unwrap_or(State::Gone)
     }
 }
 
@@ -84,8 +94,16 @@ pub(super) fn told(kind: Kind) -> State {
 }
 
 /// The kinds, in the order of their numbers in the file.
-const KINDS: [Kind; 8] =
-    [Kind::Claimed, Kind::Completed, Kind::Uncertain, Kind::Released, Kind::Resolved, Kind::Found, Kind::Retried, Kind::Expired];
+const KINDS: [Kind; 8] = [
+    Kind::Claimed,
+    Kind::Completed,
+    Kind::Uncertain,
+    Kind::Released,
+    Kind::Resolved,
+    Kind::Found,
+    Kind::Retried,
+    Kind::Expired,
+];
 
 pub(super) fn kind_number(kind: Kind) -> i64 {
     // One that isn't there would be read as uncertain, which is what somebody looks at.
@@ -183,7 +201,8 @@ pub(super) fn read(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<(i64, Operati
     let number = |at: usize| row.get::<_, i64>(at).map(unstored);
     let perhaps = |at: usize| row.get::<_, Option<i64>>(at).map(|number| number.map(unstored));
     let slot: Vec<u8> = row.get(1)?;
-    let course = Course { kind: kind_of_number(row.get(3)?), ends_ms: number(12)?, gone_ms: number(13)? };
+    let course =
+        Course { kind: kind_of_number(row.get(3)?), ends_ms: number(12)?, gone_ms: number(13)? };
     let state = course.state(now_ms);
     let lease_ends_ms = perhaps(14)?.filter(|_| state == State::InFlight);
     let operation = Operation {
@@ -214,8 +233,12 @@ pub(super) fn read(row: &Row<'_>, now_ms: u64) -> rusqlite::Result<(i64, Operati
 }
 
 /// The chosen fields of an operation.
-pub(super) fn fields(connection: &Connection, id: i64) -> Result<Vec<(String, String)>, QueryError> {
-    let mut select = connection.prepare_cached("SELECT name, value FROM fields WHERE operation = ?1 ORDER BY name")?;
+pub(super) fn fields(
+    connection: &Connection,
+    id: i64,
+) -> Result<Vec<(String, String)>, QueryError> {
+    let mut select = connection
+        .prepare_cached("SELECT name, value FROM fields WHERE operation = ?1 ORDER BY name")?;
     let found = select.query_map([id], |row| Ok((row.get(0)?, row.get(1)?)))?;
     Ok(found.collect::<Result<_, _>>()?)
 }

@@ -112,7 +112,8 @@ CREATE TABLE shadows (
 /// Opens the file to write, and lays it out if need be.
 pub(super) fn open(path: &Path) -> Result<Connection, QueryError> {
     if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        std::fs::create_dir_all(folder).map_err(|source| QueryError::File { path: path.to_owned(), source })?;
+        std::fs::create_dir_all(folder)
+            .map_err(|source| QueryError::File { path: path.to_owned(), source })?;
     }
     // It tells chosen fields and reasons: as the records do, to nobody but who runs the gateway. SQLite gives the files beside it
     // the same mode.
@@ -143,11 +144,16 @@ pub(super) fn open_to_read(path: &Path) -> Result<Connection, QueryError> {
 /// Lays the file out, unless it has this very layout.
 pub(super) fn prepare(connection: &mut Connection) -> Result<(), QueryError> {
     connection.set_prepared_statement_cache_capacity(64);
-    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let transaction =
+        connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
     let found: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if found != LAYOUT {
         if found != 0 {
-            tracing::warn!(found, known = LAYOUT, "the read model has another layout: it is built anew from the event log");
+            tracing::warn!(
+                found,
+                known = LAYOUT,
+                "the read model has another layout: it is built anew from the event log"
+            );
         }
         lay_out(&transaction)?;
     }
@@ -165,12 +171,15 @@ pub(super) fn clear(transaction: &Transaction<'_>) -> Result<(), QueryError> {
 
 /// What the log knows this file's projector by.
 pub(super) fn reader(connection: &Connection) -> Result<String, QueryError> {
-    Ok(connection.query_row("SELECT value FROM meta WHERE name = 'reader'", [], |row| row.get(0))?)
+    Ok(connection
+        .query_row("SELECT value FROM meta WHERE name = 'reader'", [], |row| row.get(0))?)
 }
 
 fn lay_out(transaction: &Transaction<'_>) -> Result<(), QueryError> {
     let tables = transaction
-        .prepare("SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'")?
+        .prepare(
+            "SELECT name FROM sqlite_schema WHERE type = 'table' AND name NOT LIKE 'sqlite_%'",
+        )?
         .query_map([], |row| row.get(0))?
         .collect::<Result<Vec<String>, _>>()?;
     for table in tables {
@@ -178,8 +187,12 @@ fn lay_out(transaction: &Transaction<'_>) -> Result<(), QueryError> {
     }
     transaction.execute_batch(TABLES)?;
     transaction.execute_batch(&super::counts::table())?;
-    transaction.execute("INSERT INTO meta VALUES ('reader', 'read-model-' || lower(hex(randomblob(8))))", [])?;
-    transaction.execute("INSERT INTO meta VALUES (?1, random())", [super::freshness::GENERATION])?;
+    transaction.execute(
+        "INSERT INTO meta VALUES ('reader', 'read-model-' || lower(hex(randomblob(8))))",
+        [],
+    )?;
+    transaction
+        .execute("INSERT INTO meta VALUES (?1, random())", [super::freshness::GENERATION])?;
     transaction.pragma_update(None, "user_version", LAYOUT)?;
     Ok(())
 }
@@ -197,7 +210,9 @@ pub(super) fn set_aside(path: &Path) -> Result<(), QueryError> {
         "the read model is damaged: it is set aside and built anew from the event log; payments are not concerned"
     );
     let unless_absent = |done: std::io::Result<()>| match done {
-        Err(source) if source.kind() != std::io::ErrorKind::NotFound => Err(QueryError::File { path: path.to_owned(), source }),
+        Err(source) if source.kind() != std::io::ErrorKind::NotFound => {
+            Err(QueryError::File { path: path.to_owned(), source })
+        }
         _ => Ok(()),
     };
     unless_absent(std::fs::rename(path, &aside))?;
@@ -217,11 +232,17 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("read-model.sqlite");
         let _open = open(&path).unwrap();
-        let mut files: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
+        let mut files: Vec<_> =
+            std::fs::read_dir(folder.path()).unwrap().map(|file| file.unwrap().path()).collect();
         files.sort();
         assert_eq!(files.len(), 3, "the file, its log and what readers share: {files:?}");
         for file in files {
-            assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600, "{}", file.display());
+            assert_eq!(
+                std::fs::metadata(&file).unwrap().permissions().mode() & 0o777,
+                0o600,
+                "{}",
+                file.display()
+            );
         }
     }
 }

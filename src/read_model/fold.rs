@@ -56,7 +56,8 @@ impl Folded {
         )?;
         let found = select.query_row([slot], |row| {
             let number = |at: usize| row.get::<_, i64>(at).map(unstored);
-            let perhaps = |at: usize| row.get::<_, Option<i64>>(at).map(|number| number.map(unstored));
+            let perhaps =
+                |at: usize| row.get::<_, Option<i64>>(at).map(|number| number.map(unstored));
             let route = row.get(1)?;
             Ok(Folded {
                 id: row.get(0)?,
@@ -93,7 +94,9 @@ impl Folded {
             Before::Unknown(id) => (id, None),
         };
         // A claim over nothing opens the operation anew; one over an uncertain outcome keeps since when it was open.
-        let same = before.as_ref().filter(|before| event.kind != Kind::Claimed || before.opened_ms == event.opened_ms);
+        let same = before
+            .as_ref()
+            .filter(|before| event.kind != Kind::Claimed || before.opened_ms == event.opened_ms);
         let began = before.is_none() || same.is_none();
         let began_ms = match (same, event.kind) {
             (Some(same), _) => same.began_ms,
@@ -139,7 +142,11 @@ impl Folded {
     }
 
     /// Writes it, if it changed; returns the route and state that it is counted under from then on.
-    pub fn write(&self, transaction: &Transaction<'_>, slot: &[u8]) -> Result<Option<(i64, State)>, QueryError> {
+    pub fn write(
+        &self,
+        transaction: &Transaction<'_>,
+        slot: &[u8],
+    ) -> Result<Option<(i64, State)>, QueryError> {
         if !self.changed {
             return Ok(self.counted);
         }
@@ -155,11 +162,21 @@ impl Folded {
         Ok(Some((self.route, state)))
     }
 
-    fn insert(&self, transaction: &Transaction<'_>, slot: &[u8], state: State, next_ms: Option<i64>) -> Result<(), QueryError> {
+    fn insert(
+        &self,
+        transaction: &Transaction<'_>,
+        slot: &[u8],
+        state: State,
+        next_ms: Option<i64>,
+    ) -> Result<(), QueryError> {
         if self.counted.is_some() {
             // The row and the fields of what the key named before.
-            transaction.prepare_cached("DELETE FROM operations WHERE id = ?1")?.execute([self.id])?;
-            transaction.prepare_cached("DELETE FROM fields WHERE operation = ?1")?.execute([self.id])?;
+            transaction
+                .prepare_cached("DELETE FROM operations WHERE id = ?1")?
+                .execute([self.id])?;
+            transaction
+                .prepare_cached("DELETE FROM fields WHERE operation = ?1")?
+                .execute([self.id])?;
         }
         let mut insert = transaction.prepare_cached(
             "INSERT INTO operations (id, slot, route, standing, next_ms, kind, version, fence, status, scope, cause, opened_ms, \
@@ -193,7 +210,12 @@ impl Folded {
     }
 
     /// What an operation keeps (slot, route, beginning) is not named, so that the indexes over it are not touched.
-    fn update(&self, transaction: &Transaction<'_>, state: State, next_ms: Option<i64>) -> Result<(), QueryError> {
+    fn update(
+        &self,
+        transaction: &Transaction<'_>,
+        state: State,
+        next_ms: Option<i64>,
+    ) -> Result<(), QueryError> {
         let mut update = transaction.prepare_cached(
             "UPDATE operations SET standing = ?2, next_ms = ?3, kind = ?4, version = ?5, fence = ?6, status = ?7, cause = ?8, \
              opened_ms = ?9, changed_ms = ?10, lease_ends_ms = ?11, ends_ms = ?12, gone_ms = ?13, request_bytes = ?14, \
@@ -218,7 +240,8 @@ impl Folded {
             self.upstream_ms.map(stored),
             self.trace,
         ])?;
-        let mut scope = transaction.prepare_cached("UPDATE operations SET scope = ?2 WHERE id = ?1 AND scope IS NOT ?2")?;
+        let mut scope = transaction
+            .prepare_cached("UPDATE operations SET scope = ?2 WHERE id = ?1 AND scope IS NOT ?2")?;
         scope.execute(params![self.id, self.scope])?;
         Ok(())
     }
@@ -229,7 +252,8 @@ impl Folded {
         }
         let mut field = transaction
             .prepare_cached("INSERT OR REPLACE INTO fields (operation, name, value, began_ms) VALUES (?1, ?2, ?3, ?4)")?;
-        let mut name = transaction.prepare_cached("INSERT OR IGNORE INTO field_names VALUES (?1)")?;
+        let mut name =
+            transaction.prepare_cached("INSERT OR IGNORE INTO field_names VALUES (?1)")?;
         for (called, value) in &self.fields {
             field.execute(params![self.id, called, value, stored(self.began_ms)])?;
             name.execute([called])?;

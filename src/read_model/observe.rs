@@ -27,18 +27,29 @@ impl ReadModel {
     ///
     /// # Errors
     /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied).
-    pub fn apply_observations(&self, generation: Generation, batches: &[(EntryId, Bytes)]) -> Result<u64, QueryError> {
+    pub fn apply_observations(
+        &self,
+        generation: Generation,
+        batches: &[(EntryId, Bytes)],
+    ) -> Result<u64, QueryError> {
         self.writing(|transaction| {
             generation.check(transaction)?;
             let mut read = read_to(transaction)?;
-            let mut noted = Noted { transaction, routes: Names::default(), counts: Counts::default(), shadows: HashMap::new() };
+            let mut noted = Noted {
+                transaction,
+                routes: Names::default(),
+                counts: Counts::default(),
+                shadows: HashMap::new(),
+            };
             let mut observed = 0;
             for (id, batch) in batches {
                 if *id <= read.unwrap_or_default() {
                     continue;
                 }
                 read = Some(*id);
-                for (nth, observation) in Observation::decode(batch).unwrap_or_default().iter().enumerate() {
+                for (nth, observation) in
+                    Observation::decode(batch).unwrap_or_default().iter().enumerate()
+                {
                     observed += observation.requests();
                     noted.note(*id, nth, observation)?;
                 }
@@ -55,7 +66,8 @@ impl ReadModel {
 
 /// How far observations were applied.
 pub(super) fn read_to(connection: &rusqlite::Connection) -> Result<Option<EntryId>, QueryError> {
-    let (ms, seq) = (super::apply::meta(connection, READ_MS)?, super::apply::meta(connection, READ_SEQ)?);
+    let (ms, seq) =
+        (super::apply::meta(connection, READ_MS)?, super::apply::meta(connection, READ_SEQ)?);
     Ok(ms.zip(seq).map(|(ms, seq)| EntryId { ms: unstored(ms), seq: unstored(seq) }))
 }
 
@@ -70,40 +82,64 @@ struct Noted<'t> {
 }
 
 impl Noted<'_> {
-    fn note(&mut self, id: EntryId, nth: usize, observation: &Observation) -> Result<(), QueryError> {
+    fn note(
+        &mut self,
+        id: EntryId,
+        nth: usize,
+        observation: &Observation,
+    ) -> Result<(), QueryError> {
         let route = self.routes.number(self.transaction, &observation.route)?;
         let problem = observation.problem.as_deref();
         let count: fn(&mut Tally) -> &mut u64 = match (observation.kind, problem) {
             (Seen::Replayed, _) => |tally| &mut tally.replayed,
             (Seen::Waited, _) => |tally| &mut tally.waited,
             (Seen::Refused, Some("key-reused")) => |tally| &mut tally.conflicts,
-            (Seen::Refused, Some("in-flight" | "outcome-uncertain" | "response-not-stored" | "result-expired")) => {
-                |tally| &mut tally.held
-            }
+            (
+                Seen::Refused,
+                Some("in-flight" | "outcome-uncertain" | "response-not-stored" | "result-expired"),
+            ) => |tally| &mut tally.held,
             (Seen::Refused, _) => |tally| &mut tally.refused,
             (Seen::WouldReplay, _) => return self.shadow(route, REPLAY, observation),
             (Seen::WouldRefuse, _) => return self.shadow(route, REFUSE, observation),
         };
-        self.counts.count(route, observation.at_ms, |tally| *count(tally) += observation.requests());
+        self.counts
+            .count(route, observation.at_ms, |tally| *count(tally) += observation.requests());
         let Ok(slot) = Slot::from_reference(&observation.operation) else { return Ok(()) };
         self.keep(&member(&slot), id, nth, observation)
     }
 
-    fn shadow(&mut self, route: i64, would: &'static str, observation: &Observation) -> Result<(), QueryError> {
+    fn shadow(
+        &mut self,
+        route: i64,
+        would: &'static str,
+        observation: &Observation,
+    ) -> Result<(), QueryError> {
         let scope = observation.scope.clone().unwrap_or_default();
         let problem = observation.problem.clone().unwrap_or_default();
-        *self.shadows.entry((observation.at_ms / HOUR_MS, route, scope, would, problem)).or_default() +=
-            stored(observation.requests());
+        *self
+            .shadows
+            .entry((observation.at_ms / HOUR_MS, route, scope, would, problem))
+            .or_default() += stored(observation.requests());
         Ok(())
     }
 
     /// Counts it with its operation, and keeps it for the timeline unless there are many.
-    fn keep(&self, slot: &[u8], id: EntryId, nth: usize, observation: &Observation) -> Result<(), QueryError> {
+    fn keep(
+        &self,
+        slot: &[u8],
+        id: EntryId,
+        nth: usize,
+        observation: &Observation,
+    ) -> Result<(), QueryError> {
         let mut count = self.transaction.prepare_cached(
             "INSERT INTO duplicates (slot, count, last_ms) VALUES (?1, ?3, ?2) \
              ON CONFLICT DO UPDATE SET count = count + excluded.count, last_ms = max(last_ms, excluded.last_ms)",
         )?;
-        count.execute(params![slot, stored(observation.last_ms()), stored(observation.requests())])?;
+        count.execute(params![
+            slot,
+            stored(observation.last_ms()),
+            stored(observation.requests())
+        ])?;
         // A storm that is told as one takes one place: what else happened to the operation is not to be left out for it.
         let mut insert = self.transaction.prepare_cached(
             "INSERT OR REPLACE INTO observations (slot, at_ms, ms, seq, nth, observation) SELECT ?1, ?2, ?3, ?4, ?5, ?6 \

@@ -46,13 +46,17 @@ pub enum QueryError {
     #[error("the cursor is none that a search gave: begin the search again, without a cursor")]
     Cursor,
     /// The file is damaged. The projector sets it aside and builds it anew.
-    #[error("the read model is damaged; it is being built anew from the event log: ask again later")]
+    #[error(
+        "the read model is damaged; it is being built anew from the event log: ask again later"
+    )]
     Damaged,
     /// The file is in use, by another process that rebuilds it, for example.
     #[error("the read model is in use: ask again in a moment")]
     Busy,
     /// It was emptied since this was read for it.
-    #[error("the read model was emptied meanwhile; it is being built anew from the event log: ask again later")]
+    #[error(
+        "the read model was emptied meanwhile; it is being built anew from the event log: ask again later"
+    )]
     Emptied,
     /// The folder or file can't be used.
     #[error("{path} can't be used for the read model: {source}")]
@@ -179,11 +183,15 @@ impl ReadModel {
     }
 
     /// Does something in one transaction of the writer.
-    fn writing<T>(&self, write: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, QueryError>) -> Result<T, QueryError> {
+    fn writing<T>(
+        &self,
+        write: impl FnOnce(&rusqlite::Transaction<'_>) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
         let mut writer = lock(&self.writer);
         // At once, so that what is read in it still holds when it is written: another process may write to the file, too.
         let done = (|| {
-            let transaction = writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+            let transaction =
+                writer.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
             let value = write(&transaction)?;
             transaction.commit()?;
             Ok(value)
@@ -192,8 +200,12 @@ impl ReadModel {
     }
 
     /// Reads, all of it at one moment of the file. Whoever asks then how old that is learns it of the building that was read.
-    fn reading<T>(&self, read: impl FnOnce(&Connection) -> Result<T, QueryError>) -> Result<T, QueryError> {
-        let (value, generation) = self.looking(|connection| Ok((read(connection)?, Generation::read(connection)?)))?;
+    fn reading<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
+        let (value, generation) =
+            self.looking(|connection| Ok((read(connection)?, Generation::read(connection)?)))?;
         if !self.is_known(generation) {
             self.refresh()?;
         }
@@ -201,7 +213,10 @@ impl ReadModel {
     }
 
     /// The same, without learning anything.
-    fn looking<T>(&self, read: impl FnOnce(&Connection) -> Result<T, QueryError>) -> Result<T, QueryError> {
+    fn looking<T>(
+        &self,
+        read: impl FnOnce(&Connection) -> Result<T, QueryError>,
+    ) -> Result<T, QueryError> {
         let Some(path) = &self.path else { return at_one_moment(&lock(&self.writer), read) };
         let done = (|| {
             let mut reader = self.reader();
@@ -254,7 +269,10 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-fn at_one_moment<T>(connection: &Connection, read: impl FnOnce(&Connection) -> Result<T, QueryError>) -> Result<T, QueryError> {
+fn at_one_moment<T>(
+    connection: &Connection,
+    read: impl FnOnce(&Connection) -> Result<T, QueryError>,
+) -> Result<T, QueryError> {
     let moment = connection.unchecked_transaction()?;
     let value = read(&moment)?;
     moment.finish()?;

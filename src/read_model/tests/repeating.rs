@@ -35,11 +35,19 @@ fn what_is_told_again_counts_once_and_says_where_the_operation_stands() {
     told.tell(1, T0 + 100, &change(Kind::Completed, 2));
     applied(&model, &told);
     let once = ([1, 1, 1], vec![Kind::Claimed, Kind::Completed]);
-    assert_eq!((counted(&model), stands(&model)), (once.clone(), (State::Completed, T0 + 100)), "it ends later");
+    assert_eq!(
+        (counted(&model), stands(&model)),
+        (once.clone(), (State::Completed, T0 + 100)),
+        "it ends later"
+    );
 
     told.tell(1, T0 + 200, &change(Kind::Claimed, 1));
     applied(&model, &told);
-    assert_eq!((counted(&model), stands(&model)), (once.clone(), (State::InFlight, T0 + 200)), "it is what the store has");
+    assert_eq!(
+        (counted(&model), stands(&model)),
+        (once.clone(), (State::InFlight, T0 + 200)),
+        "it is what the store has"
+    );
     told.tell(1, T0 + 300, &change(Kind::Completed, 2));
     applied(&model, &told);
     assert_eq!((counted(&model), stands(&model)), (once, (State::Completed, T0 + 300)));
@@ -56,7 +64,11 @@ fn another_change_of_the_same_version_and_the_next_attempt_are_no_repetition() {
     told.tell(1, T0 + 200, &again);
     told.tell(1, T0 + 300, &Event { fence: "8".into(), ..change(Kind::Completed, 4) });
     applied(&model, &told);
-    let kinds = vec![Kind::Claimed, Kind::Completed, Kind::Uncertain, Kind::Claimed, Kind::Completed];
-    assert_eq!((counted(&model), stands(&model)), (([2, 2, 2], kinds), (State::Completed, T0 + 300)));
+    let kinds =
+        vec![Kind::Claimed, Kind::Completed, Kind::Uncertain, Kind::Claimed, Kind::Completed];
+    assert_eq!(
+        (counted(&model), stands(&model)),
+        (([2, 2, 2], kinds), (State::Completed, T0 + 300))
+    );
     assert_eq!(model.overview(T0 + 1000).unwrap().hour.uncertain, 1);
 }

@@ -69,7 +69,12 @@ pub struct Projector {
 
 impl Projector {
     /// One that brings what `store`'s log tells into `model`, where it stays as long as the log keeps entries.
-    pub fn new(model: Arc<ReadModel>, store: Arc<dyn Store>, keep: Duration, now: Now) -> Projector {
+    pub fn new(
+        model: Arc<ReadModel>,
+        store: Arc<dyn Store>,
+        keep: Duration,
+        now: Now,
+    ) -> Projector {
         Projector { model, store, keep, now, marked: None, retired: None }
     }
 
@@ -153,7 +158,10 @@ impl Projector {
     async fn apply(&self, generation: Generation, entries: Vec<Entry>) -> Result<(), Fault> {
         let applied = self.blocking(move |model| model.apply(generation, &entries)).await?;
         if applied.unknown > 0 {
-            tracing::warn!(entries = applied.unknown, "entries of the event log that this version can't read were passed over");
+            tracing::warn!(
+                entries = applied.unknown,
+                "entries of the event log that this version can't read were passed over"
+            );
         }
         Ok(())
     }
@@ -173,15 +181,20 @@ impl Projector {
         if position.0.is_empty() {
             return Ok(false);
         }
-        let ends: HashMap<u16, Ends> = self.store.log().ends().await?.into_iter().map(|ends| (ends.partition, ends)).collect();
+        let ends: HashMap<u16, Ends> =
+            self.store.log().ends().await?.into_iter().map(|ends| (ends.partition, ends)).collect();
         for (partition, read) in &position.0 {
             let ends = ends.get(partition);
             if ends.is_none_or(|ends| ends.last.id < *read) {
-                tracing::warn!("the event log ends before what the read model has read of it: it is built anew");
+                tracing::warn!(
+                    "the event log ends before what the read model has read of it: it is built anew"
+                );
                 return Ok(true);
             }
             if ends.and_then(|ends| ends.trimmed).is_some_and(|trimmed| trimmed.id > *read) {
-                tracing::warn!("the event log was trimmed beyond what the read model had read: it is built anew");
+                tracing::warn!(
+                    "the event log was trimmed beyond what the read model had read: it is built anew"
+                );
                 return Ok(true);
             }
         }
@@ -238,7 +251,8 @@ mod tests {
 
     async fn begin(store: &dyn Store, n: usize) {
         let caller = Caller::of_field("authorization", b"alice");
-        let asked = Asked { caller, fingerprint: Fingerprint::from_bytes([7; 32]), fence: Fence(n as u64) };
+        let asked =
+            Asked { caller, fingerprint: Fingerprint::from_bytes([7; 32]), fence: Fence(n as u64) };
         let next = claim(&asked, Over::Nothing, Version(n as u64), BEGAN_MS, &policy());
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");
@@ -249,10 +263,12 @@ mod tests {
     async fn few_entries_wait_for_more_and_a_full_partition_is_read_on_at_once() {
         let clock = Arc::new(AtomicU64::new(BEGAN_MS));
         let (stores, models) = (clock.clone(), clock.clone());
-        let store: Arc<dyn Store> = Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
+        let store: Arc<dyn Store> =
+            Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
         let model = Arc::new(ReadModel::in_memory().unwrap());
         let now: Now = Arc::new(move || models.load(Ordering::SeqCst));
-        let mut projector = Projector::new(model.clone(), store.clone(), Duration::from_secs(3600), now);
+        let mut projector =
+            Projector::new(model.clone(), store.clone(), Duration::from_secs(3600), now);
         begin(&*store, 0).await;
         let later = clock.fetch_add(70, Ordering::SeqCst) + 70;
         assert_eq!(projector.round().await.unwrap(), Left::Little);
@@ -264,6 +280,10 @@ mod tests {
         clock.fetch_add(70, Ordering::SeqCst);
         assert_eq!(projector.round().await.unwrap(), Left::Much);
         let known = model.freshness();
-        assert_eq!((known.entries, known.as_of_ms), (1 + FULL as u64, Some(later)), "there may be younger ones");
+        assert_eq!(
+            (known.entries, known.as_of_ms),
+            (1 + FULL as u64, Some(later)),
+            "there may be younger ones"
+        );
     }
 }

@@ -97,9 +97,14 @@ impl Walk {
 
     /// Along the values of a chosen field.
     fn along_field(name: &str, value: &str) -> Walk {
-        let from = "fields f INDEXED BY fields_by_value CROSS JOIN operations o ON o.id = f.operation".into();
+        let from =
+            "fields f INDEXED BY fields_by_value CROSS JOIN operations o ON o.id = f.operation"
+                .into();
         let walk = Walk { from, began: "f.began_ms", id: "f.operation", ..Walk::along("") };
-        walk.with("f.name = ? AND f.value = ?", [Value::from(name.to_owned()), Value::from(value.to_owned())])
+        walk.with(
+            "f.name = ? AND f.value = ?",
+            [Value::from(name.to_owned()), Value::from(value.to_owned())],
+        )
     }
 
     /// Of operations of these scopes.
@@ -122,9 +127,14 @@ impl Walk {
             State::Gone => self.with("o.gone_ms <= ?", [now()]),
             State::Expired => {
                 let expired = Value::from(State::Expired.number());
-                self.with("o.gone_ms > ? AND (o.standing = ? OR o.ends_ms <= ?)", [now(), expired, now()])
+                self.with(
+                    "o.gone_ms > ? AND (o.standing = ? OR o.ends_ms <= ?)",
+                    [now(), expired, now()],
+                )
             }
-            told => self.with("o.standing = ? AND o.ends_ms > ?", [Value::from(told.number()), now()]),
+            told => {
+                self.with("o.standing = ? AND o.ends_ms > ?", [Value::from(told.number()), now()])
+            }
         }
     }
 
@@ -136,7 +146,8 @@ impl Walk {
         (order, limit): (Order, usize),
         now_ms: u64,
     ) -> Result<Vec<(i64, Operation)>, QueryError> {
-        let (beyond, direction) = if order == Order::NewestFirst { ("<", "DESC") } else { (">", "ASC") };
+        let (beyond, direction) =
+            if order == Order::NewestFirst { ("<", "DESC") } else { (">", "ASC") };
         let Walk { from, began, id, conditions, values } = self;
         let mut sql = format!("SELECT {COLUMNS} FROM {from} WHERE {conditions}");
         let mut values = values.clone();
@@ -159,8 +170,15 @@ impl ReadModel {
     ///
     /// # Errors
     /// A cursor that none gave; it can't be read.
-    pub fn search(&self, filter: &Filter, now_ms: u64, cursor: Option<&str>, limit: usize) -> Result<Found, QueryError> {
-        let behind = cursor.map(|text| Cursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
+    pub fn search(
+        &self,
+        filter: &Filter,
+        now_ms: u64,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Found, QueryError> {
+        let behind =
+            cursor.map(|text| Cursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
         self.reading(|connection| {
             let walks = walks(connection, filter, now_ms)?;
             gather(connection, &walks, behind, (Order::NewestFirst, limit), now_ms)
@@ -171,10 +189,18 @@ impl ReadModel {
     ///
     /// # Errors
     /// A cursor that none gave; it can't be read.
-    pub fn uncertain(&self, now_ms: u64, cursor: Option<&str>, limit: usize) -> Result<Found, QueryError> {
-        let behind = cursor.map(|text| Cursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
+    pub fn uncertain(
+        &self,
+        now_ms: u64,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Found, QueryError> {
+        let behind =
+            cursor.map(|text| Cursor::parse(text).ok_or(QueryError::Cursor)).transpose()?;
         let walk = Walk::along("operations_by_state").in_state(State::Uncertain, now_ms);
-        self.reading(|connection| gather(connection, &[walk], behind, (Order::OldestFirst, limit), now_ms))
+        self.reading(|connection| {
+            gather(connection, &[walk], behind, (Order::OldestFirst, limit), now_ms)
+        })
     }
 }
 
@@ -202,7 +228,9 @@ fn gather(
     found.truncate(limit);
     let last = found.last().filter(|_| more);
     let cursor = last.map(|(id, operation)| format!("{}-{id}", operation.began_ms));
-    let operations = found.into_iter().map(|(id, operation)| Ok(Operation { fields: fields(connection, id)?, ..operation }));
+    let operations = found
+        .into_iter()
+        .map(|(id, operation)| Ok(Operation { fields: fields(connection, id)?, ..operation }));
     Ok(Found { operations: operations.collect::<Result<_, QueryError>>()?, cursor })
 }
 
@@ -228,7 +256,12 @@ fn walks(connection: &Connection, filter: &Filter, now_ms: u64) -> Result<Vec<Wa
         (None, _, scopes @ [_, ..]) if !kinds || !are_common_scopes(connection, scopes)? => {
             // One each: along an index, those of one scope alone stand in the order that is wanted.
             rest.scopes.clear();
-            scopes.iter().map(|scope| Walk::along("operations_by_scope").in_scopes(std::slice::from_ref(scope))).collect()
+            scopes
+                .iter()
+                .map(|scope| {
+                    Walk::along("operations_by_scope").in_scopes(std::slice::from_ref(scope))
+                })
+                .collect()
         }
         (None, ..) => return Ok(by_kind(filter, route, now_ms)),
     };
@@ -255,11 +288,14 @@ fn by_kind(filter: &Filter, route: Option<i64>, now_ms: u64) -> Vec<Walk> {
         }
     };
     let index = if route.is_some() { "operations_by_route_state" } else { "operations_by_state" };
-    let standing = Walk::along(index).with("o.standing = ?", [Value::from(state.number())]).in_state(state, now_ms);
+    let standing = Walk::along(index)
+        .with("o.standing = ?", [Value::from(state.number())])
+        .in_state(state, now_ms);
     let mut walks = vec![narrow(standing, filter, route)];
     if matches!(state, State::Expired | State::Gone) {
         let now = Value::from(stored(now_ms));
-        let turned = Walk::along("operations_by_next").with("o.next_ms <= ?", [now]).in_state(state, now_ms);
+        let turned =
+            Walk::along("operations_by_next").with("o.next_ms <= ?", [now]).in_state(state, now_ms);
         walks.push(narrow(turned, filter, route));
     }
     walks
@@ -271,12 +307,19 @@ fn by_text(connection: &Connection, text: &str) -> Result<Vec<Walk>, QueryError>
     if let Ok(slot) = Slot::from_reference(text) {
         return Ok(vec![Walk::to(&slot)]);
     }
-    let mut names = connection.prepare_cached("SELECT name FROM field_names ORDER BY name LIMIT ?1")?;
-    let names = names.query_map([FIELD_NAMES_MAX], |row| row.get(0))?.collect::<Result<Vec<String>, _>>()?;
+    let mut names =
+        connection.prepare_cached("SELECT name FROM field_names ORDER BY name LIMIT ?1")?;
+    let names = names
+        .query_map([FIELD_NAMES_MAX], |row| row.get(0))?
+        .collect::<Result<Vec<String>, _>>()?;
     // What is kept of a card's number is written with a sign that no keyboard has.
-    let card = (text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit())).then(|| format!("\u{2026}{text}"));
+    let card = (text.len() == 4 && text.bytes().all(|byte| byte.is_ascii_digit()))
+        .then(|| format!("\u{2026}{text}"));
     let values = || std::iter::once(text).chain(card.as_deref());
-    let mut walks: Vec<Walk> = names.iter().flat_map(|name| values().map(|value| Walk::along_field(name, value))).collect();
+    let mut walks: Vec<Walk> = names
+        .iter()
+        .flat_map(|name| values().map(|value| Walk::along_field(name, value)))
+        .collect();
     walks.push(Walk::along("operations_by_scope").in_scopes(&[text.to_owned()]));
     Ok(walks)
 }

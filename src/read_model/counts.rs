@@ -46,7 +46,8 @@ impl Latency {
         }
         let wanted = (share.clamp(0.0, 1.0) * self.count as f64).ceil() as u64;
         let mut seen = 0;
-        let bounds = LATENCY_BOUNDS_MS.into_iter().map(|bound| bound.min(self.max_ms)).chain([self.max_ms]);
+        let bounds =
+            LATENCY_BOUNDS_MS.into_iter().map(|bound| bound.min(self.max_ms)).chain([self.max_ms]);
         let mut kept = self.buckets.iter().zip(bounds).filter_map(|(count, bound)| {
             seen += count;
             (seen >= wanted).then_some(bound)
@@ -112,7 +113,10 @@ impl Tally {
 
     /// Adds what happened elsewhere, or at another time.
     pub fn add(&mut self, other: &Tally) {
-        self.counters_mut().into_iter().zip(other.counters()).for_each(|(counter, more)| *counter += more);
+        self.counters_mut()
+            .into_iter()
+            .zip(other.counters())
+            .for_each(|(counter, more)| *counter += more);
         let (latency, more) = (&mut self.latency, &other.latency);
         latency.count += more.count;
         latency.sum_ms = latency.sum_ms.saturating_add(more.sum_ms);
@@ -168,8 +172,18 @@ impl Tally {
     }
 }
 
-const COUNTERS: [&str; 10] =
-    ["attempts", "executed", "released", "uncertain", "decided", "replayed", "waited", "conflicts", "held", "refused"];
+const COUNTERS: [&str; 10] = [
+    "attempts",
+    "executed",
+    "released",
+    "uncertain",
+    "decided",
+    "replayed",
+    "waited",
+    "conflicts",
+    "held",
+    "refused",
+];
 
 const LATENCY_MAX: &str = "latency_max";
 
@@ -182,13 +196,19 @@ pub(super) fn columns() -> Vec<String> {
 
 /// The columns, each summed up over what a query groups.
 pub(super) fn sums() -> String {
-    let sum = |column: String| if column == LATENCY_MAX { format!("max({column})") } else { format!("sum({column})") };
+    let sum = |column: String| {
+        if column == LATENCY_MAX { format!("max({column})") } else { format!("sum({column})") }
+    };
     columns().into_iter().map(sum).collect::<Vec<_>>().join(", ")
 }
 
 /// The table: `span` is 0 for minutes and 1 for hours, `start` which one since 1970.
 pub(super) fn table() -> String {
-    let columns = columns().into_iter().map(|column| format!("{column} INTEGER NOT NULL")).collect::<Vec<_>>().join(", ");
+    let columns = columns()
+        .into_iter()
+        .map(|column| format!("{column} INTEGER NOT NULL"))
+        .collect::<Vec<_>>()
+        .join(", ");
     format!(
         "CREATE TABLE counts (span INTEGER NOT NULL, start INTEGER NOT NULL, route INTEGER NOT NULL, {columns}, \
          PRIMARY KEY (span, start, route)) WITHOUT ROWID"
@@ -229,7 +249,9 @@ impl Counts {
         for ((span, start, route), tally) in &self.0 {
             let place = [*span as i64, stored(*start), *route];
             let numbers = place.into_iter().chain(tally.numbers()).collect::<Vec<_>>();
-            insert.execute(numbers.iter().map(|number| number as &dyn ToSql).collect::<Vec<_>>().as_slice())?;
+            insert.execute(
+                numbers.iter().map(|number| number as &dyn ToSql).collect::<Vec<_>>().as_slice(),
+            )?;
         }
         Ok(())
     }

@@ -49,7 +49,8 @@ impl ReadModel {
         let Ok(slot) = Slot::from_reference(reference) else { return Ok(None) };
         let slot = member(&slot);
         self.reading(|connection| {
-            let mut select = connection.prepare_cached(&format!("SELECT {COLUMNS} FROM operations o WHERE o.slot = ?1"))?;
+            let mut select = connection
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM operations o WHERE o.slot = ?1"))?;
             let found = select.query_row([&slot[..]], |row| read(row, now_ms)).optional()?;
             let Some((id, mut operation)) = found else { return Ok(None) };
             operation.fields = fields(connection, id)?;
@@ -64,9 +65,12 @@ impl ReadModel {
 }
 
 fn changes(connection: &Connection, id: i64) -> Result<Vec<Moment>, QueryError> {
-    let mut select =
-        connection.prepare_cached("SELECT ms, event FROM events WHERE operation = ?1 ORDER BY ms DESC, seq DESC LIMIT ?2")?;
-    let rows = select.query_map([id, EVENTS_MAX], |row| Ok((unstored(row.get(0)?), row.get::<_, Vec<u8>>(1)?)))?;
+    let mut select = connection.prepare_cached(
+        "SELECT ms, event FROM events WHERE operation = ?1 ORDER BY ms DESC, seq DESC LIMIT ?2",
+    )?;
+    let rows = select.query_map([id, EVENTS_MAX], |row| {
+        Ok((unstored(row.get(0)?), row.get::<_, Vec<u8>>(1)?))
+    })?;
     let mut moments = Vec::new();
     for row in rows {
         let (at_ms, event) = row?;
@@ -80,8 +84,9 @@ fn changes(connection: &Connection, id: i64) -> Result<Vec<Moment>, QueryError> 
 
 /// What was observed, and how many requests that were.
 fn observations(connection: &Connection, slot: &[u8]) -> Result<(Vec<Moment>, u64), QueryError> {
-    let mut select =
-        connection.prepare_cached("SELECT observation FROM observations WHERE slot = ?1 ORDER BY at_ms, ms, seq, nth")?;
+    let mut select = connection.prepare_cached(
+        "SELECT observation FROM observations WHERE slot = ?1 ORDER BY at_ms, ms, seq, nth",
+    )?;
     let rows = select.query_map([slot], |row| row.get::<_, Vec<u8>>(0))?;
     let (mut moments, mut requests) = (Vec::new(), 0);
     for row in rows {

@@ -18,7 +18,8 @@ fn told() -> ReadModel {
     let mut ends = Told::default();
     for n in 1..=5 {
         let mut claimed = event(Kind::Claimed, T0 + n);
-        let kinds = [Kind::Completed, Kind::Uncertain, Kind::Claimed, Kind::Released, Kind::Completed];
+        let kinds =
+            [Kind::Completed, Kind::Uncertain, Kind::Claimed, Kind::Released, Kind::Completed];
         let mut next = event(kinds[n as usize - 1], T0 + n);
         if n == 5 {
             (claimed.route, next.route) = ("refunds".into(), "refunds".into());
@@ -41,16 +42,23 @@ fn told() -> ReadModel {
 #[test]
 fn a_card_is_found_by_the_four_digits_that_are_kept_of_it_as_people_type_them() {
     let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
-    for (n, field) in [(1, ("card", "\u{2026}4242")), (2, ("order", "4242")), (3, ("card", "\u{2026}1881"))] {
+    for (n, field) in
+        [(1, ("card", "\u{2026}4242")), (2, ("order", "4242")), (3, ("card", "\u{2026}1881"))]
+    {
         let mut json = serde_json::to_value(event(Kind::Claimed, T0 + n)).unwrap();
         json["fields"] = serde_json::json!({ field.0: field.1 });
         told.tell_json(n, T0 + n, &json);
     }
     applied(&model, &told);
-    let by = |text: &str| found(&model, &Filter { text: Some(text.into()), ..Filter::default() }, T0 + 10);
+    let by = |text: &str| {
+        found(&model, &Filter { text: Some(text.into()), ..Filter::default() }, T0 + 10)
+    };
     assert_eq!(by("4242"), references([2, 1]));
     assert_eq!(by("\u{2026}4242"), references([1]));
-    assert_eq!([by("242"), by("42 42"), by("14242")], [references([]), references([]), references([])]);
+    assert_eq!(
+        [by("242"), by("42 42"), by("14242")],
+        [references([]), references([]), references([])]
+    );
 }
 
 #[test]
@@ -59,24 +67,46 @@ fn operations_are_found_by_whatever_is_known_of_them() {
     let now = T0 + 1000;
     let by = |filter: Filter| found(&model, &filter, now);
     assert_eq!(by(Filter::default()), references([5, 4, 3, 2, 1]));
-    assert_eq!(by(Filter { route: Some("payments".into()), ..Filter::default() }), references([4, 3, 2, 1]));
+    assert_eq!(
+        by(Filter { route: Some("payments".into()), ..Filter::default() }),
+        references([4, 3, 2, 1])
+    );
     assert_eq!(by(Filter { route: Some("nobody's".into()), ..Filter::default() }), references([]));
-    assert_eq!(by(Filter { state: Some(State::Completed), ..Filter::default() }), references([5, 1]));
-    let both = Filter { state: Some(State::Completed), route: Some("payments".into()), ..Filter::default() };
+    assert_eq!(
+        by(Filter { state: Some(State::Completed), ..Filter::default() }),
+        references([5, 1])
+    );
+    let both = Filter {
+        state: Some(State::Completed),
+        route: Some("payments".into()),
+        ..Filter::default()
+    };
     assert_eq!(by(both), references([1]));
     assert_eq!(by(Filter { status: Some(402), ..Filter::default() }), references([5]));
-    assert_eq!(by(Filter { status: Some(402), state: Some(State::Gone), ..Filter::default() }), references([]));
+    assert_eq!(
+        by(Filter { status: Some(402), state: Some(State::Gone), ..Filter::default() }),
+        references([])
+    );
     assert_eq!(by(Filter { scopes: vec!["tenant".into()], ..Filter::default() }), references([5]));
-    let field = |name: &str, value: &str| Filter { field: Some((name.into(), value.into())), ..Filter::default() };
+    let field = |name: &str, value: &str| Filter {
+        field: Some((name.into(), value.into())),
+        ..Filter::default()
+    };
     assert_eq!(by(field("order", "o-2")), references([2]));
     assert_eq!(by(field("currency", "o-2")), references([]));
     assert_eq!(by(field("currency", "EUR")), references([5, 4, 3, 2, 1]));
-    let within = Filter { from_ms: Some(T0 + 2), until_ms: Some(T0 + 4), ..field("currency", "EUR") };
+    let within =
+        Filter { from_ms: Some(T0 + 2), until_ms: Some(T0 + 4), ..field("currency", "EUR") };
     assert_eq!(by(within), references([3, 2]));
     for text in [slot(5).to_string(), "tenant".into(), " o-5 ".into()] {
-        assert_eq!(by(Filter { text: Some(text.clone()), ..Filter::default() }), references([5]), "{text}");
+        assert_eq!(
+            by(Filter { text: Some(text.clone()), ..Filter::default() }),
+            references([5]),
+            "{text}"
+        );
     }
-    let text = Filter { text: Some("EUR".into()), state: Some(State::Released), ..Filter::default() };
+    let text =
+        Filter { text: Some("EUR".into()), state: Some(State::Released), ..Filter::default() };
     assert_eq!(by(text), references([4]));
 }
 
@@ -119,8 +149,12 @@ fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
     assert_eq!(with(Filter { text: Some("tenant".into()), ..Filter::default() }), wanted);
     assert_eq!(with(Filter { from_ms: Some(T0 + MANY), ..Filter::default() }), references([MANY]));
     let large = |filter: Filter| with(Filter { scopes: vec!["large".into()], ..filter });
-    assert_eq!(large(Filter { state: Some(State::Completed), ..Filter::default() }), references([]));
-    let newest = Filter { state: Some(State::InFlight), from_ms: Some(T0 + MANY - 1), ..Filter::default() };
+    assert_eq!(
+        large(Filter { state: Some(State::Completed), ..Filter::default() }),
+        references([])
+    );
+    let newest =
+        Filter { state: Some(State::InFlight), from_ms: Some(T0 + MANY - 1), ..Filter::default() };
     assert_eq!(large(newest), references([MANY, MANY - 1]));
     let odd = MANY / 3 * 2 + 7;
     let both = Filter {

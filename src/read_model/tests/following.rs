@@ -20,7 +20,10 @@ impl Followed {
     fn at(ms: u64) -> Followed {
         let now_ms = Arc::new(AtomicU64::new(ms));
         let clock = now_ms.clone();
-        Followed { store: Arc::new(Memory::new(Arc::new(move || clock.load(Ordering::SeqCst)))), now_ms }
+        Followed {
+            store: Arc::new(Memory::new(Arc::new(move || clock.load(Ordering::SeqCst)))),
+            now_ms,
+        }
     }
 
     fn pass(&self, time: Duration) {
@@ -29,15 +32,25 @@ impl Followed {
 
     /// An operation begins, now.
     async fn claimed(&self, n: u64) {
-        let event = serde_json::to_vec(&event(Kind::Claimed, self.now_ms.load(Ordering::SeqCst))).unwrap();
+        let event =
+            serde_json::to_vec(&event(Kind::Claimed, self.now_ms.load(Ordering::SeqCst))).unwrap();
         let lifetime = Lifetime { keep: HOUR * 100, due: Some(HOUR), tombstone: None };
-        let written = self.store.write(&slot(n), None::<Version>, &claim(n, n), lifetime, &|| event.clone()).await.unwrap();
+        let written = self
+            .store
+            .write(&slot(n), None::<Version>, &claim(n, n), lifetime, &|| event.clone())
+            .await
+            .unwrap();
         assert_eq!(written, Swap::Stored);
     }
 
     fn projector(&self, model: &Arc<ReadModel>) -> Projector {
         let clock = self.now_ms.clone();
-        Projector::new(model.clone(), self.store.clone(), HOUR * 100, Arc::new(move || clock.load(Ordering::SeqCst)))
+        Projector::new(
+            model.clone(),
+            self.store.clone(),
+            HOUR * 100,
+            Arc::new(move || clock.load(Ordering::SeqCst)),
+        )
     }
 }
 
@@ -63,7 +76,10 @@ fn what_was_read_for_a_file_that_was_emptied_meanwhile_is_not_applied_to_it() {
     model.clear().unwrap();
 
     assert!(matches!(model.apply(before.generation, &told.0[2..]), Err(QueryError::Emptied)));
-    assert!(matches!(model.apply_observations(before.generation, &[seen]), Err(QueryError::Emptied)));
+    assert!(matches!(
+        model.apply_observations(before.generation, &[seen]),
+        Err(QueryError::Emptied)
+    ));
     model.told_until(before.generation, T0 + 3).unwrap();
     let after = model.reached().unwrap();
     assert_eq!((after.position, after.observed), (Position::default(), EntryId::default()));
@@ -74,10 +90,12 @@ fn what_was_read_for_a_file_that_was_emptied_meanwhile_is_not_applied_to_it() {
 }
 
 #[tokio::test]
-async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_both_know_how_far_it_is() {
+async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_both_know_how_far_it_is()
+ {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.sqlite");
-    let (mine, others) = (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
+    let (mine, others) =
+        (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
     let log = Followed::at(T0);
     log.claimed(1).await;
     log.claimed(2).await;
@@ -90,7 +108,11 @@ async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_bo
 
     others.clear().unwrap();
     let shown = mine.overview(T0).unwrap().freshness;
-    assert_eq!((shown, mine.freshness()), (Freshness::default(), Freshness::default()), "as old as what was read");
+    assert_eq!(
+        (shown, mine.freshness()),
+        (Freshness::default(), Freshness::default()),
+        "as old as what was read"
+    );
     assert_eq!(known(&mine), references([]));
     let mut progress = Vec::new();
     projector.catch_up(|entries| progress.push(entries)).await.unwrap();
@@ -102,13 +124,18 @@ async fn a_file_that_another_process_empties_is_built_anew_by_who_follows_and_bo
 async fn a_clock_that_was_ahead_makes_nothing_look_young_once_it_is_set_right() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.sqlite");
-    let (mine, others) = (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
+    let (mine, others) =
+        (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
     let log = Followed::at(T0);
     log.claimed(1).await;
     let wall = Arc::new(AtomicU64::new(T0 + 3_600_000));
     let clock = wall.clone();
-    let mut projector =
-        Projector::new(mine.clone(), log.store.clone(), HOUR * 100, Arc::new(move || clock.load(Ordering::SeqCst)));
+    let mut projector = Projector::new(
+        mine.clone(),
+        log.store.clone(),
+        HOUR * 100,
+        Arc::new(move || clock.load(Ordering::SeqCst)),
+    );
     projector.catch_up(|_| {}).await.unwrap();
     others.refresh().unwrap();
     assert_eq!(others.freshness().as_of_ms, Some(T0 + 3_600_000));
@@ -116,13 +143,19 @@ async fn a_clock_that_was_ahead_makes_nothing_look_young_once_it_is_set_right() 
     tokio::time::advance(Duration::from_secs(1)).await;
     projector.catch_up(|_| {}).await.unwrap();
     others.refresh().unwrap();
-    assert_eq!([mine.freshness().lag_ms(T0 + 5000), others.freshness().lag_ms(T0 + 5000)], [Some(4000); 2]);
+    assert_eq!(
+        [mine.freshness().lag_ms(T0 + 5000), others.freshness().lag_ms(T0 + 5000)],
+        [Some(4000); 2]
+    );
     // Nobody follows any more, and the clock is set back.
     for _ in 0..30 {
         tokio::time::advance(Duration::from_secs(1)).await;
         others.refresh().unwrap();
     }
-    assert_eq!([mine.freshness().lag_ms(T0 - 1), others.freshness().lag_ms(T0 - 1)], [Some(30_000); 2]);
+    assert_eq!(
+        [mine.freshness().lag_ms(T0 - 1), others.freshness().lag_ms(T0 - 1)],
+        [Some(30_000); 2]
+    );
 }
 
 #[tokio::test]
@@ -141,7 +174,11 @@ async fn a_log_that_was_trimmed_beyond_what_was_read_or_ends_before_it_is_begun_
     let emptied = Followed::at(T0 + 1);
     emptied.claimed(4).await;
     emptied.projector(&model).catch_up(|_| {}).await.unwrap();
-    assert_eq!(known(&model), references([4]), "though its entry is older than those that were read");
+    assert_eq!(
+        known(&model),
+        references([4]),
+        "though its entry is older than those that were read"
+    );
     Followed::at(T0).projector(&model).catch_up(|_| {}).await.unwrap();
     assert_eq!(known(&model), references([]), "a log that is gone");
 }
@@ -150,7 +187,8 @@ async fn a_log_that_was_trimmed_beyond_what_was_read_or_ends_before_it_is_begun_
 async fn a_file_that_another_process_replaced_is_gone_over_to() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("model.sqlite");
-    let (mine, others) = (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
+    let (mine, others) =
+        (Arc::new(ReadModel::open(&file).unwrap()), ReadModel::open(&file).unwrap());
     let log = Followed::at(T0);
     log.claimed(1).await;
     assert_eq!(known(&others), references([]), "its readers are open");

@@ -80,7 +80,8 @@ impl ReadModel {
             })
         })?;
         // As old as it was when the reading began, unless the file that was read turned out to be an emptied one.
-        overview.freshness = std::cmp::min_by_key(freshness, self.freshness(), |known| known.as_of_ms);
+        overview.freshness =
+            std::cmp::min_by_key(freshness, self.freshness(), |known| known.as_of_ms);
         Ok(overview)
     }
 
@@ -96,7 +97,11 @@ impl ReadModel {
                  WHERE c.span = ?1 AND c.start >= ?2 AND c.start < ?3 ORDER BY c.start, r.name",
                 columns().join(", ")
             ))?;
-            let range = params![HOURS as i64, stored(from_ms / HOUR_MS), stored(until_ms.div_ceil(HOUR_MS))];
+            let range = params![
+                HOURS as i64,
+                stored(from_ms / HOUR_MS),
+                stored(until_ms.div_ceil(HOUR_MS))
+            ];
             let rows = select.query_map(range, |row| {
                 let start_ms = unstored(row.get(0)?).saturating_mul(HOUR_MS);
                 Ok(HourRow { start_ms, route: row.get(1)?, tally: Tally::read(row, 2)? })
@@ -108,8 +113,12 @@ impl ReadModel {
 
 /// Every minute from the first to the last.
 fn minutes(connection: &Connection, first: u64, last: u64) -> Result<Vec<MinuteRow>, QueryError> {
-    let mut series: Vec<MinuteRow> =
-        (first..=last).map(|minute| MinuteRow { start_ms: minute.saturating_mul(MINUTE_MS), tally: Tally::default() }).collect();
+    let mut series: Vec<MinuteRow> = (first..=last)
+        .map(|minute| MinuteRow {
+            start_ms: minute.saturating_mul(MINUTE_MS),
+            tally: Tally::default(),
+        })
+        .collect();
     let mut select = connection.prepare_cached(&format!(
         "SELECT start, {} FROM counts WHERE span = ?1 AND start BETWEEN ?2 AND ?3 GROUP BY start",
         sums()
@@ -134,7 +143,8 @@ fn sum(connection: &Connection, first: u64, last: u64) -> Result<Tally, QueryErr
 }
 
 fn standing(connection: &Connection, state: State) -> Result<u64, QueryError> {
-    let mut select = connection.prepare_cached("SELECT coalesce(sum(count), 0) FROM standings WHERE standing = ?1")?;
+    let mut select = connection
+        .prepare_cached("SELECT coalesce(sum(count), 0) FROM standings WHERE standing = ?1")?;
     Ok(select.query_row([state.number()], |row| row.get(0)).map(unstored)?)
 }
 

@@ -12,7 +12,8 @@ fn batch(seq: u64, seen: &Value) -> (EntryId, bytes::Bytes) {
 }
 
 fn watched(kind: &str, at_ms: u64, scope: &str, problem: Option<&str>) -> Value {
-    let mut seen = json!({"kind": kind, "route": "payments", "scope": scope, "seen": [{"at_ms": at_ms}]});
+    let mut seen =
+        json!({"kind": kind, "route": "payments", "scope": scope, "seen": [{"at_ms": at_ms}]});
     if let Some(problem) = problem {
         seen["problem"] = problem.into();
     }
@@ -59,7 +60,10 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
         requests,
     };
     let once = [row("alice", None, 1), row("bob", Some("key-missing"), 1), row("bob", None, 1)];
-    assert_eq!((&report.rows[0], &report.rows[1..]), (&row("bob", Some("key-reused"), 2), &once[..]));
+    assert_eq!(
+        (&report.rows[0], &report.rows[1..]),
+        (&row("bob", Some("key-reused"), 2), &once[..])
+    );
     assert_eq!((report.replayed, report.refused, report.cut), (2, 3, false));
     assert_eq!(report.since_ms, T0 / HOUR_MS * HOUR_MS);
     let model = ReadModel::in_memory().unwrap();
@@ -72,16 +76,25 @@ fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
     let mut told = Told::default();
     told.tell(1, T0, &event(Kind::Claimed, T0));
     applied(&model, &told);
-    let storm = json!({"operation": slot(1).to_string(), "at_ms": T0, "until_ms": T0 + 400, "times": 150});
+    let storm =
+        json!({"operation": slot(1).to_string(), "at_ms": T0, "until_ms": T0 + 400, "times": 150});
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [storm, storm, storm]});
-    let watched = json!({"kind": "would_replay", "route": "payments", "seen": [{"at_ms": T0, "times": 7}]});
+    let watched =
+        json!({"kind": "would_replay", "route": "payments", "seen": [{"at_ms": T0, "times": 7}]});
     let generation = model.reached().unwrap().generation;
-    assert_eq!(model.apply_observations(generation, &[batch(0, &json!([replayed, watched]))]).unwrap(), 457);
+    assert_eq!(
+        model.apply_observations(generation, &[batch(0, &json!([replayed, watched]))]).unwrap(),
+        457
+    );
     assert_eq!(model.overview(T0).unwrap().hour.replayed, 450);
     assert_eq!(model.report(T0).unwrap().replayed, 7);
     let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();
     assert_eq!(timeline.operation.duplicates, 450);
-    assert_eq!((timeline.moments.len(), timeline.cut), (4, false), "the claim, and the storm as it was told");
+    assert_eq!(
+        (timeline.moments.len(), timeline.cut),
+        (4, false),
+        "the claim, and the storm as it was told"
+    );
 }
 
 #[test]
@@ -94,8 +107,10 @@ fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [seen(T0 + 10, 100_000)]});
     let mut later = seen(T0 + 20, 1);
     later["differing"] = json!([{"pointer": "/amount"}]);
-    let refused = json!({"kind": "refused", "route": "payments", "problem": "key-reused", "seen": [later]});
-    let many = json!({"kind": "replayed", "route": "payments", "seen": vec![seen(T0 + 30, 1); 300]});
+    let refused =
+        json!({"kind": "refused", "route": "payments", "problem": "key-reused", "seen": [later]});
+    let many =
+        json!({"kind": "replayed", "route": "payments", "seen": vec![seen(T0 + 30, 1); 300]});
     let generation = model.reached().unwrap().generation;
     let batches = [batch(0, &json!([replayed, refused])), batch(1, &json!([many]))];
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 100_301);
@@ -105,5 +120,9 @@ fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
         What::Changed(_) => None,
     });
     assert_eq!(places.map(|place| place.pointer.as_str()).collect::<Vec<_>>(), ["/amount"]);
-    assert_eq!((timeline.moments.len(), timeline.cut, timeline.operation.duplicates), (201, true, 100_301), "and no more");
+    assert_eq!(
+        (timeline.moments.len(), timeline.cut, timeline.operation.duplicates),
+        (201, true, 100_301),
+        "and no more"
+    );
 }

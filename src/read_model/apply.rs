@@ -32,7 +32,9 @@ impl Names {
         if let Some(number) = self.0.get(name) {
             return Ok(*number);
         }
-        transaction.prepare_cached("INSERT OR IGNORE INTO routes (name) VALUES (?1)")?.execute([name])?;
+        transaction
+            .prepare_cached("INSERT OR IGNORE INTO routes (name) VALUES (?1)")?
+            .execute([name])?;
         let mut select = transaction.prepare_cached("SELECT id FROM routes WHERE name = ?1")?;
         let number = select.query_row([name], |row| row.get(0))?;
         self.0.insert(name.to_owned(), number);
@@ -73,8 +75,9 @@ impl ReadModel {
 
 pub(super) fn position(connection: &rusqlite::Connection) -> Result<Position, QueryError> {
     let mut select = connection.prepare_cached("SELECT partition, ms, seq FROM positions")?;
-    let found =
-        select.query_map([], |row| Ok((row.get(0)?, EntryId { ms: unstored(row.get(1)?), seq: unstored(row.get(2)?) })))?;
+    let found = select.query_map([], |row| {
+        Ok((row.get(0)?, EntryId { ms: unstored(row.get(1)?), seq: unstored(row.get(2)?) }))
+    })?;
     Ok(Position(found.collect::<Result<_, _>>()?))
 }
 
@@ -91,7 +94,8 @@ struct Batch<'t> {
 
 impl<'t> Batch<'t> {
     fn begin(transaction: &'t Transaction<'t>) -> Result<Batch<'t>, QueryError> {
-        let last: Option<i64> = transaction.query_row("SELECT max(id) FROM operations", [], |row| row.get(0))?;
+        let last: Option<i64> =
+            transaction.query_row("SELECT max(id) FROM operations", [], |row| row.get(0))?;
         Ok(Batch {
             transaction,
             // From the file, not from memory: another process may have applied more.
@@ -151,7 +155,15 @@ impl<'t> Batch<'t> {
         )?;
         let (version, fence, kind) = changed.change();
         let id = entry.id;
-        let inserted = insert.execute(params![changed.id, version, fence, kind, stored(id.ms), stored(id.seq), &*entry.event])?;
+        let inserted = insert.execute(params![
+            changed.id,
+            version,
+            fence,
+            kind,
+            stored(id.ms),
+            stored(id.seq),
+            &*entry.event
+        ])?;
         Ok(inserted == 1)
     }
 
@@ -163,8 +175,9 @@ impl<'t> Batch<'t> {
         }
         standings.write(self.transaction)?;
         self.counts.write(self.transaction)?;
-        let mut mark =
-            self.transaction.prepare_cached("INSERT OR REPLACE INTO positions (partition, ms, seq) VALUES (?1, ?2, ?3)")?;
+        let mut mark = self.transaction.prepare_cached(
+            "INSERT OR REPLACE INTO positions (partition, ms, seq) VALUES (?1, ?2, ?3)",
+        )?;
         for partition in &self.moved {
             let at = self.position.of(*partition);
             mark.execute(params![partition, stored(at.ms), stored(at.seq)])?;
@@ -203,12 +216,21 @@ impl Standings {
 }
 
 /// A value that is kept once.
-pub(super) fn meta(connection: &rusqlite::Connection, name: &str) -> Result<Option<i64>, QueryError> {
+pub(super) fn meta(
+    connection: &rusqlite::Connection,
+    name: &str,
+) -> Result<Option<i64>, QueryError> {
     let mut select = connection.prepare_cached("SELECT value FROM meta WHERE name = ?1")?;
     Ok(select.query_row([name], |row| row.get(0)).optional()?)
 }
 
-pub(super) fn set_meta(transaction: &Transaction<'_>, name: &str, value: i64) -> Result<(), QueryError> {
-    transaction.prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?.execute(params![name, value])?;
+pub(super) fn set_meta(
+    transaction: &Transaction<'_>,
+    name: &str,
+    value: i64,
+) -> Result<(), QueryError> {
+    transaction
+        .prepare_cached("INSERT OR REPLACE INTO meta (name, value) VALUES (?1, ?2)")?
+        .execute(params![name, value])?;
     Ok(())
 }

@@ -57,10 +57,13 @@ impl ReadModel {
             let duplicates = retire_duplicates(transaction, before)?;
             let kept = [before.max(now_ms.saturating_sub(MINUTES_KEPT_MS)), before];
             for (span, (length_ms, before)) in SPANS_MS.into_iter().zip(kept).enumerate() {
-                let mut delete = transaction.prepare_cached("DELETE FROM counts WHERE span = ?1 AND start < ?2")?;
+                let mut delete = transaction
+                    .prepare_cached("DELETE FROM counts WHERE span = ?1 AND start < ?2")?;
                 delete.execute([span as i64, stored(before / length_ms)])?;
             }
-            transaction.prepare_cached("DELETE FROM shadows WHERE hour < ?1")?.execute([stored(before / HOUR_MS)])?;
+            transaction
+                .prepare_cached("DELETE FROM shadows WHERE hour < ?1")?
+                .execute([stored(before / HOUR_MS)])?;
             Ok(operations == STEP || duplicates == STEP)
         })
     }
@@ -73,7 +76,9 @@ fn retire_operations(transaction: &Transaction<'_>, before: u64) -> Result<usize
          WHERE standing = ?1 AND began_ms < ?2 AND changed_ms < ?2 ORDER BY began_ms LIMIT ?3",
     )?;
     let found = select
-        .query_map(params![State::Gone.number(), stored(before), STEP as i64], |row| Ok((row.get(0)?, row.get(1)?)))?
+        .query_map(params![State::Gone.number(), stored(before), STEP as i64], |row| {
+            Ok((row.get(0)?, row.get(1)?))
+        })?
         .collect::<Result<Vec<(i64, i64)>, _>>()?;
     let mut standings = Standings::default();
     for (id, route) in &found {
@@ -90,7 +95,9 @@ fn retire_duplicates(transaction: &Transaction<'_>, before: u64) -> Result<usize
     let mut select = transaction.prepare_cached(
         "SELECT slot FROM duplicates INDEXED BY duplicates_by_time WHERE last_ms < ?1 ORDER BY last_ms LIMIT ?2",
     )?;
-    let found = select.query_map(params![stored(before), STEP as i64], |row| row.get(0))?.collect::<Result<Vec<Vec<u8>>, _>>()?;
+    let found = select
+        .query_map(params![stored(before), STEP as i64], |row| row.get(0))?
+        .collect::<Result<Vec<Vec<u8>>, _>>()?;
     for slot in &found {
         transaction.prepare_cached("DELETE FROM observations WHERE slot = ?1")?.execute([slot])?;
         transaction.prepare_cached("DELETE FROM duplicates WHERE slot = ?1")?.execute([slot])?;

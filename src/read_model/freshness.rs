@@ -102,7 +102,10 @@ impl ReadModel {
     pub fn freshness(&self) -> Freshness {
         let known = lock(&self.known);
         let unmoved = known.freshness.as_of_ms.map_or(Duration::ZERO, |_| known.learned.elapsed());
-        Freshness { unmoved_ms: u64::try_from(unmoved.as_millis()).unwrap_or(u64::MAX), ..known.freshness }
+        Freshness {
+            unmoved_ms: u64::try_from(unmoved.as_millis()).unwrap_or(u64::MAX),
+            ..known.freshness
+        }
     }
 
     /// Learns from the file how far it is: where another process follows the log for it.
@@ -124,7 +127,8 @@ impl ReadModel {
         let (known, reached) = self.looking(|connection| {
             let known = Known::read(connection)?;
             let observed = read_to(connection)?.unwrap_or_default();
-            let reached = Reached { generation: known.generation, position: position(connection)?, observed };
+            let reached =
+                Reached { generation: known.generation, position: position(connection)?, observed };
             Ok((known, reached))
         })?;
         self.know(known);
