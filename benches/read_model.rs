@@ -289,7 +289,7 @@ fn drain(operations: u64) {
 
 fn record() -> Record {
     use onceward::config::{Config, Overrides};
-    use onceward::engine::{Asked, Over, claim};
+    use onceward::engine::{Asked, ClaimOver, claim};
     use onceward::key::{BodyHash, Caller, fingerprint};
     let overrides =
         Overrides { upstream: Some("http://localhost:9000".into()), ..Overrides::default() };
@@ -300,7 +300,7 @@ fn record() -> Record {
         fingerprint: fingerprint("POST", "/payments", None, &body, BodyHash::Raw),
         fence: Fence(1),
     };
-    claim(&asked, Over::Nothing, Version(1), T0, &policy).record
+    claim(&asked, ClaimOver::Nothing, Version(1), T0, &policy).record
 }
 
 fn main() {

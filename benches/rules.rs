@@ -10,7 +10,7 @@ use criterion::{Criterion, criterion_group, criterion_main};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use onceward::config::{Config, Overrides};
 use onceward::engine::{
-    Admission, Asked, Claim, Outcome, Policy, Refusal, Settlement, admit, claim, settle,
+    Admission, Asked, Claim, DuplicateRefusal, Outcome, Policy, Settlement, admit, claim, settle,
 };
 use onceward::key::{BodyHash, Caller, fingerprint};
 use onceward::record::{Cause, Fence, Held, Record, Reply, ReplyBody, Version};
@@ -53,7 +53,8 @@ fn held(record: Record) -> Held {
 fn rules(c: &mut Criterion) {
     let policy = policy();
     let (first, duplicate) = (asked(1), asked(2));
-    let claimed = claim(&first, onceward::engine::Over::Nothing, Version(1), 1_000, &policy).record;
+    let claimed =
+        claim(&first, onceward::engine::ClaimOver::Nothing, Version(1), 1_000, &policy).record;
     let attempt = Claim { fence: first.fence, record: claimed.clone() };
     let answered = Outcome::Answered(reply());
     let in_doubt = Outcome::InDoubt(Cause::TimedOut);
@@ -66,12 +67,12 @@ fn rules(c: &mut Criterion) {
     let running = held(claimed.clone());
     let admitted = |current: Option<&Held>| admit(current, &duplicate, &policy);
     // What is measured is what the names say.
-    assert_eq!(admitted(None), Admission::Claim(onceward::engine::Over::Nothing));
+    assert_eq!(admitted(None), Admission::Claim(onceward::engine::ClaimOver::Nothing));
     assert!(matches!(admitted(Some(&completed)), Admission::Replay(_)));
     let two_seconds = Duration::from_secs(2);
     assert_eq!(
         admitted(Some(&running)),
-        Admission::Refuse(Refusal::InFlight { retry_after: two_seconds })
+        Admission::Refuse(DuplicateRefusal::InFlight { retry_after: two_seconds })
     );
 
     let mut group = c.benchmark_group("rules");

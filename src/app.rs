@@ -224,7 +224,7 @@ impl Running {
         let end_of_telling = told.clone();
         let telling =
             AbortOnDropHandle::new(tokio::spawn(
-                async move { gate.tell_observations(&told).await },
+                async move { gate.export_observations(&told).await },
             ));
         let drained = CancellationToken::new();
         let serving = tokio::spawn({

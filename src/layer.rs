@@ -53,8 +53,9 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Guarded, Hold, Movement, Payload,
-    Problem, Settings, Stream, identify, keep_identifying_fields, reconcile, wants_protection,
+    AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Hold, Movement, Payload,
+    ProtectedRoute, Refusal, Settings, Stream, identify, keep_identifying_fields, reconcile,
+    wants_protection,
 };
 use crate::proxy::{Lookalikes, Rejections, Silence, Target, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -85,7 +86,7 @@ pub struct OncewardLayer(Arc<Front>);
 struct Front {
     gate: Arc<Gate>,
     routes: Routes,
-    guarded: Vec<Arc<Guarded>>,
+    guarded: Vec<Arc<ProtectedRoute>>,
     passed: RouteMeter,
     rejections: Rejections,
     lookalikes: Lookalikes,
@@ -134,7 +135,7 @@ impl OncewardLayer {
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
-        let prepare = |guarded: &Guarded, request: &mut Request<Payload<B>>| {
+        let prepare = |guarded: &ProtectedRoute, request: &mut Request<Payload<B>>| {
             request.extensions_mut().insert(Target(guarded.route.upstream));
         };
         reconcile(self.0.gate.clone(), self.0.guarded.clone(), prepare, service).await;
@@ -144,7 +145,7 @@ impl OncewardLayer {
     pub fn new(gate: Arc<Gate>, settings: LayerSettings) -> Result<OncewardLayer, PatternError> {
         let routes = Routes::new(settings.routes.iter().map(|(route, _)| route.clone()))?;
         let guarded = routes.iter().zip(&settings.routes).map(|(route, (_, response_timeout))| {
-            Arc::new(Guarded {
+            Arc::new(ProtectedRoute {
                 meter: gate.meter().route(&route.policy.route),
                 route: route.clone(),
                 response_timeout: *response_timeout,
@@ -262,7 +263,7 @@ impl Front {
             Ok(at) => at.and_then(|at| self.guarded.get(at)).cloned(),
             Err(_) => {
                 discard(request.into_body());
-                let response = self.respond(Err(Problem::PathAmbiguous), None, trace);
+                let response = self.respond(Err(Refusal::PathAmbiguous), None, trace);
                 return Box::pin(std::future::ready(Ok(response)));
             }
         };
@@ -333,7 +334,7 @@ impl Front {
     }
 
     /// Finds out who vouches for the request's scope, once, before anything of its body is kept.
-    fn vouch<B>(&self, guarded: &Guarded, request: &mut Request<B>) {
+    fn vouch<B>(&self, guarded: &ProtectedRoute, request: &mut Request<B>) {
         if let Some(vouched) = self.gate.vouch(guarded, request.headers(), request.extensions()) {
             request.extensions_mut().insert(vouched);
         }
@@ -342,11 +343,11 @@ impl Front {
     /// Reads the body and passes the gate.
     async fn protect<S, B, RB>(
         &self,
-        guarded: &Arc<Guarded>,
+        guarded: &Arc<ProtectedRoute>,
         parts: Box<Parts>,
         mut body: B,
         inner: S,
-    ) -> Result<Answered<RB>, Problem>
+    ) -> Result<Answered<RB>, Refusal>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
         S::Future: Send,
@@ -370,10 +371,10 @@ impl Front {
     /// Passes through, with a watcher at its side.
     async fn watch<S, B, RB>(
         &self,
-        guarded: &Arc<Guarded>,
+        guarded: &Arc<ProtectedRoute>,
         request: Request<B>,
         inner: S,
-    ) -> Result<Answered<RB>, Problem>
+    ) -> Result<Answered<RB>, Refusal>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
@@ -404,7 +405,7 @@ impl Front {
                 Ok(None) => route.meter.count_shadow("pass"),
                 Err(problem) => {
                     route.meter.count_shadow(would_refuse(&problem));
-                    gate.note_unidentified(&policy, &seen, &problem);
+                    gate.observe_unidentified(&policy, &seen, &problem);
                 }
             }
         };
@@ -419,7 +420,7 @@ impl Front {
                 body: ReplyBody::NotStored,
                 trailers: None,
             })),
-            Err(Problem::UpstreamUnreachable { .. }) => Outcome::NeverSent,
+            Err(Refusal::UpstreamUnreachable { .. }) => Outcome::NeverSent,
             Err(_) => Outcome::InDoubt(Cause::Broken),
         });
         result
@@ -432,7 +433,7 @@ impl Front {
         mut inner: S,
         copy: Option<Copying>,
         silence: Duration,
-    ) -> Result<Answered<RB>, Problem>
+    ) -> Result<Answered<RB>, Refusal>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,

@@ -20,6 +20,7 @@ pub mod layer;
 pub mod proxy;
 pub mod read_model;
 pub mod record;
+pub mod refusal;
 pub mod route;
 pub mod store;
 pub mod telemetry;

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
 
 use super::Admin;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 
 /// A bearer token, kept as its hash.
 #[derive(Clone, PartialEq, Eq)]
@@ -87,7 +87,7 @@ pub(super) async fn open(
     next: Next,
 ) -> Response {
     if admin.on_loopback && !names_this_machine(request.headers()) {
-        return Refusal::FromPage.into_response();
+        return AdminRefusal::FromPage.into_response();
     }
     next.run(request).await
 }
@@ -100,19 +100,19 @@ pub(super) async fn own_host(
     next: Next,
 ) -> Response {
     if matches!(admin.access, Access::Loopback) && !names_this_machine(request.headers()) {
-        return Refusal::FromPage.into_response();
+        return AdminRefusal::FromPage.into_response();
     }
     next.run(request).await
 }
 
-fn admit(access: &Access, headers: &HeaderMap, changes: bool) -> Result<Operator, Refusal> {
+fn admit(access: &Access, headers: &HeaderMap, changes: bool) -> Result<Operator, AdminRefusal> {
     match access {
-        Access::Loopback if is_from_a_page(headers) => Err(Refusal::FromPage),
+        Access::Loopback if is_from_a_page(headers) => Err(AdminRefusal::FromPage),
         Access::Loopback => Ok(Operator("loopback".into())),
         Access::Tokens(tokens) => match bearer(headers).and_then(|secret| find(tokens, secret)) {
             Some(token) if token.operate || !changes => Ok(Operator(token.name.clone())),
-            Some(_) => Err(Refusal::ReadOnly),
-            None => Err(Refusal::TokenMissing),
+            Some(_) => Err(AdminRefusal::ReadOnly),
+            None => Err(AdminRefusal::TokenMissing),
         },
     }
 }

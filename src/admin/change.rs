@@ -1,7 +1,7 @@
 //! A change that an operator makes to an operation: on the version that was seen, for a reason, under a name.
 //!
 //! Danger: an operator decides on what was on the screen. A change without the version that was seen there could settle
-//! something else, so there is none ([`Refusal::VersionMissing`]), and one whose version moved is lost.
+//! something else, so there is none ([`AdminRefusal::VersionMissing`]), and one whose version moved is lost.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,7 +11,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use super::view::ResolveRequest;
 use super::{Admin, Operator};
 use crate::engine::Decision;
@@ -47,10 +47,10 @@ pub(super) struct Reason(String);
 
 impl Reason {
     /// A reason that says something.
-    pub(super) fn parse(text: Option<&str>) -> Result<Reason, Refusal> {
+    pub(super) fn parse(text: Option<&str>) -> Result<Reason, AdminRefusal> {
         let text = text.unwrap_or_default().trim();
         if text.is_empty() || text.len() > REASON_BYTES_MAX {
-            return Err(Refusal::reason());
+            return Err(AdminRefusal::reason());
         }
         Ok(Reason(text.to_owned()))
     }
@@ -62,10 +62,10 @@ impl Change {
         admin: &Admin,
         operation: &str,
         headers: &HeaderMap,
-    ) -> Result<Change, Refusal> {
+    ) -> Result<Change, AdminRefusal> {
         let (slot, held) = find(admin, operation).await?;
-        let seen = headers.get(header::IF_MATCH).ok_or(Refusal::VersionMissing)?;
-        let seen = seen.to_str().ok().and_then(version).ok_or(Refusal::VersionInvalid)?;
+        let seen = headers.get(header::IF_MATCH).ok_or(AdminRefusal::VersionMissing)?;
+        let seen = seen.to_str().ok().and_then(version).ok_or(AdminRefusal::VersionInvalid)?;
         Ok(Change { slot, route: held.record.route, seen })
     }
 
@@ -74,7 +74,7 @@ impl Change {
         admin: &Admin,
         operation: &str,
         seen: Version,
-    ) -> Result<Change, Refusal> {
+    ) -> Result<Change, AdminRefusal> {
         let (slot, held) = find(admin, operation).await?;
         Ok(Change { slot, route: held.record.route, seen })
     }
@@ -86,7 +86,7 @@ impl Change {
         operator: &Operator,
         decision: Decision,
         Reason(reason): Reason,
-    ) -> Result<(Slot, Held), Refusal> {
+    ) -> Result<(Slot, Held), AdminRefusal> {
         let word = match decision {
             Decision::Resolve(_) | Decision::Found(_) => "resolved",
             Decision::Release => "released",
@@ -107,7 +107,7 @@ impl Change {
 }
 
 /// An operation, as it is now.
-pub(super) async fn find(admin: &Admin, operation: &str) -> Result<(Slot, Held), Refusal> {
+pub(super) async fn find(admin: &Admin, operation: &str) -> Result<(Slot, Held), AdminRefusal> {
     let slot = Slot::from_reference(operation)?;
     let held = admin.gate.store().load(&slot).await?.ok_or(OperatorError::Unknown)?;
     Ok((slot, held))
@@ -119,24 +119,25 @@ fn version(tag: &str) -> Option<Version> {
 }
 
 /// The reply that an operator states, with a date and a media type where none is given.
-pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply, Refusal> {
+pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply, AdminRefusal> {
     let body = BASE64.decode(&request.body_base64);
     let body =
-        body.map_err(|error| Refusal::Invalid(format!("body_base64 is not base64: {error}")))?;
+        body.map_err(|error| AdminRefusal::Invalid(format!("body_base64 is not base64: {error}")))?;
     let status = StatusCode::from_u16(request.status)
         .ok()
         .filter(|status| (200..=599).contains(&status.as_u16()));
-    let status = status
-        .ok_or_else(|| Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned()))?;
+    let status = status.ok_or_else(|| {
+        AdminRefusal::Invalid("status is a final HTTP status: 200 to 599".to_owned())
+    })?;
     if BODILESS.contains(&status) && !body.is_empty() {
-        return Err(Refusal::Invalid(format!(
+        return Err(AdminRefusal::Invalid(format!(
             "an answer with the status {} has no body",
             status.as_u16()
         )));
     }
     let mut headers = HeaderMap::new();
     for (name, value) in &request.headers {
-        let (name, value) = field(name, value).map_err(Refusal::Invalid)?;
+        let (name, value) = field(name, value).map_err(AdminRefusal::Invalid)?;
         headers.append(name, value);
     }
     if !body.is_empty() && !headers.contains_key(header::CONTENT_TYPE) {

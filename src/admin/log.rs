@@ -7,7 +7,7 @@ use axum::extract::{Query, State};
 use serde::Deserialize;
 
 use super::Admin;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use super::view::{BreakView, VerifiedView};
 use crate::store::log::verify;
 
@@ -29,17 +29,17 @@ pub(super) struct VerifyQuery {
 pub(super) async fn verify_log(
     State(admin): State<Arc<Admin>>,
     Query(query): Query<VerifyQuery>,
-) -> Result<Json<VerifiedView>, Refusal> {
+) -> Result<Json<VerifiedView>, AdminRefusal> {
     let from = query.cursor.as_deref().map(str::parse).transpose();
-    let from = from.map_err(|error| Refusal::Invalid(format!("cursor: {error}")))?;
+    let from = from.map_err(|error| AdminRefusal::Invalid(format!("cursor: {error}")))?;
     let progress = verify(admin.gate.store().log(), from, ENTRIES).await?;
     // Entries of a time when it was on are verified all the same.
-    if !admin.gate.tells()
+    if !admin.gate.event_log_enabled()
         && query.cursor.is_none()
         && progress.entries == 0
         && progress.breaks.is_empty()
     {
-        return Err(Refusal::LogOff);
+        return Err(AdminRefusal::LogOff);
     }
     let breaks = progress.breaks.iter().map(|at| BreakView {
         partition: at.partition,

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::auth::Operator;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use crate::telemetry::{FilterError, log_filter, set_log_filter};
 
 /// What is logged.
@@ -21,10 +21,10 @@ pub struct LogLevelView {
     get, path = "/v1/log-level", operation_id = "show_log_level", tag = "process",
     responses((status = 200, body = LogLevelView, description = "The filter"), super::openapi::LogLevel),
 )]
-pub(super) async fn show() -> Result<Json<LogLevelView>, Refusal> {
+pub(super) async fn show() -> Result<Json<LogLevelView>, AdminRefusal> {
     log_filter()
         .map(|filter| Json(LogLevelView { filter }))
-        .ok_or(Refusal::LogLevel(FilterError::NotLogging))
+        .ok_or(AdminRefusal::LogLevel(FilterError::NotLogging))
 }
 
 /// Changes what the process logs, until it ends.
@@ -35,7 +35,7 @@ pub(super) async fn show() -> Result<Json<LogLevelView>, Refusal> {
 pub(super) async fn change(
     Extension(operator): Extension<Operator>,
     request: Result<Json<LogLevelView>, JsonRejection>,
-) -> Result<Json<LogLevelView>, Refusal> {
+) -> Result<Json<LogLevelView>, AdminRefusal> {
     let Json(LogLevelView { filter }) = request?;
     set_log_filter(&filter)?;
     // At a level that most filters let through: who reads the log later wonders where the rest is.

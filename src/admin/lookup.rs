@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::Admin;
 use super::operations::shown;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use crate::key::Slot;
 use crate::record::Held;
 
@@ -44,7 +44,7 @@ pub struct LookupRequest {
 pub(super) async fn lookup(
     State(admin): State<Arc<Admin>>,
     sent: Result<Json<LookupRequest>, JsonRejection>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, AdminRefusal> {
     let Json(LookupRequest { route, key, path, scope }) = sent?;
     find_by_key(&admin, &route, (&key, &path), &scope).await.map(shown)
 }
@@ -76,7 +76,7 @@ pub struct ScopeView {
 pub(super) async fn scope(
     State(admin): State<Arc<Admin>>,
     sent: Result<Json<ScopeRequest>, JsonRejection>,
-) -> Result<Json<ScopeView>, Refusal> {
+) -> Result<Json<ScopeView>, AdminRefusal> {
     let Json(ScopeRequest { route, scope }) = sent?;
     Ok(Json(ScopeView { scope: mark_of(&admin, &route, &scope)? }))
 }
@@ -86,8 +86,8 @@ pub(super) fn mark_of(
     admin: &Admin,
     route: &str,
     said: &BTreeMap<String, String>,
-) -> Result<String, Refusal> {
-    let policy = admin.policies.get(route).ok_or(Refusal::RouteUnknown)?;
+) -> Result<String, AdminRefusal> {
+    let policy = admin.policies.get(route).ok_or(AdminRefusal::RouteUnknown)?;
     Ok(admin.gate.marks_of(policy, said)?.join(","))
 }
 
@@ -97,12 +97,12 @@ pub(super) async fn find_by_key(
     route: &str,
     (key, path): (&str, &str),
     scope: &BTreeMap<String, String>,
-) -> Result<(Slot, Held), Refusal> {
-    let policy = admin.policies.get(route).ok_or(Refusal::RouteUnknown)?;
+) -> Result<(Slot, Held), AdminRefusal> {
+    let policy = admin.policies.get(route).ok_or(AdminRefusal::RouteUnknown)?;
     for slot in admin.gate.slots_of(policy, key, path, scope)? {
         if let Some(held) = admin.gate.store().load(&slot).await? {
             return Ok((slot, held));
         }
     }
-    Err(Refusal::NothingUnderKey)
+    Err(AdminRefusal::NothingUnderKey)
 }

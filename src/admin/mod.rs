@@ -44,7 +44,7 @@ pub use held_body::holding;
 pub use log_level::LogLevelView;
 pub use lookup::{ScopeRequest, ScopeView};
 pub use page::{NoRandomness, Sessions};
-use problem::{Refusal, every_refusal_is_a_document};
+use problem::{AdminRefusal, every_refusal_is_a_document};
 pub use projection::ProjectionView;
 pub use reload::{ReloadAsked, Reloads};
 pub use view::{
@@ -92,37 +92,37 @@ enum Door {
     /// Anybody: it tells nothing of any operation.
     Open,
     /// Who may read; and operate, for whatever is no GET.
-    Guarded,
+    ProtectedRoute,
     /// Who may read, whatever the method: it looks, though what it is told stands in a body.
     Readers,
 }
 
 /// All paths of the API.
 fn api() -> Vec<Served> {
-    use Door::{Guarded, Open, Readers};
+    use Door::{Open, ProtectedRoute, Readers};
     vec![
         ("/healthz", get(alive), Open),
         ("/readyz", get(ready), Open),
         ("/metrics", get(metrics), Open),
         ("/v1/openapi.json", get(openapi::document), Open),
-        ("/v1/operations", get(operations::list), Guarded),
+        ("/v1/operations", get(operations::list), ProtectedRoute),
         ("/v1/operations/lookup", post(lookup::lookup), Readers),
         ("/v1/scope", post(lookup::scope), Readers),
-        ("/v1/operations/{operation}", get(operations::show), Guarded),
-        ("/v1/operations/{operation}/timeline", get(model::timeline), Guarded),
-        ("/v1/operations/{operation}/resolve", post(operations::resolve), Guarded),
-        ("/v1/operations/{operation}/release", post(operations::release), Guarded),
-        ("/v1/operations/{operation}/retry", post(operations::retry), Guarded),
-        ("/v1/operations/{operation}/expire", post(operations::expire), Guarded),
-        ("/v1/statistics", get(model::statistics), Guarded),
-        ("/v1/overview", get(model::overview), Guarded),
-        ("/v1/report", get(model::report), Guarded),
-        ("/v1/projection", get(projection::show), Guarded),
-        ("/v1/projection/rebuild", post(projection::rebuild), Guarded),
-        ("/v1/log", get(tail::tail), Guarded),
-        ("/v1/log/verify", get(log::verify_log), Guarded),
-        ("/v1/log-level", get(log_level::show).put(log_level::change), Guarded),
-        ("/v1/reload", post(reload::reload), Guarded),
+        ("/v1/operations/{operation}", get(operations::show), ProtectedRoute),
+        ("/v1/operations/{operation}/timeline", get(model::timeline), ProtectedRoute),
+        ("/v1/operations/{operation}/resolve", post(operations::resolve), ProtectedRoute),
+        ("/v1/operations/{operation}/release", post(operations::release), ProtectedRoute),
+        ("/v1/operations/{operation}/retry", post(operations::retry), ProtectedRoute),
+        ("/v1/operations/{operation}/expire", post(operations::expire), ProtectedRoute),
+        ("/v1/statistics", get(model::statistics), ProtectedRoute),
+        ("/v1/overview", get(model::overview), ProtectedRoute),
+        ("/v1/report", get(model::report), ProtectedRoute),
+        ("/v1/projection", get(projection::show), ProtectedRoute),
+        ("/v1/projection/rebuild", post(projection::rebuild), ProtectedRoute),
+        ("/v1/log", get(tail::tail), ProtectedRoute),
+        ("/v1/log/verify", get(log::verify_log), ProtectedRoute),
+        ("/v1/log-level", get(log_level::show).put(log_level::change), ProtectedRoute),
+        ("/v1/reload", post(reload::reload), ProtectedRoute),
     ]
 }
 
@@ -138,7 +138,7 @@ const REQUEST_MAX: Duration = Duration::from_secs(45);
 async fn in_time(request: Request, next: Next) -> Response {
     tokio::time::timeout(REQUEST_MAX, next.run(request))
         .await
-        .unwrap_or_else(|_| Refusal::TooSlow.into_response())
+        .unwrap_or_else(|_| AdminRefusal::TooSlow.into_response())
 }
 
 /// Most requests at once, other than for health and readiness. With the largest bodies that are taken they hold a quarter of a
@@ -157,7 +157,7 @@ async fn within_places(
     if PROBED.contains(&request.uri().path()) {
         return next.run(request).await;
     }
-    let Ok(place) = places.try_acquire_owned() else { return Refusal::Busy.into_response() };
+    let Ok(place) = places.try_acquire_owned() else { return AdminRefusal::Busy.into_response() };
     // The body owns the place: whoever takes no answer keeps it, until the connection ends.
     next.run(request).await.map(|body| holding(body, place))
 }
@@ -171,7 +171,7 @@ pub fn router(admin: Admin) -> Router {
             Door::Open => {
                 methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::open))
             }
-            Door::Guarded => {
+            Door::ProtectedRoute => {
                 methods.route_layer(middleware::from_fn_with_state(admin.clone(), auth::guard))
             }
             Door::Readers => {
@@ -182,7 +182,7 @@ pub fn router(admin: Admin) -> Router {
     }
     router
         .merge(page::router(&admin))
-        .fallback(|| async { Refusal::NotFound })
+        .fallback(|| async { AdminRefusal::NotFound })
         .layer(middleware::from_fn_with_state(admin.clone(), auth::own_host))
         .layer(middleware::from_fn_with_state(
             Arc::new(Semaphore::new(REQUESTS_MAX)),

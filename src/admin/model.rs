@@ -7,7 +7,7 @@ use axum::extract::{Path, Query, State};
 use serde::Deserialize;
 
 use super::Admin;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use super::view::{OperationView, OverviewView, ReportView, StatisticsView, TimelineView};
 use crate::engine::Mode;
 use crate::key::Slot;
@@ -21,11 +21,11 @@ const HOUR_MS: u64 = 60 * 60 * 1000;
 pub(super) async fn ask<T: Send + 'static>(
     admin: &Admin,
     question: impl FnOnce(&ReadModel, u64) -> Result<T, QueryError> + Send + 'static,
-) -> Result<T, Refusal> {
-    let model = admin.read_model.clone().ok_or(Refusal::ReadModelOff)?;
+) -> Result<T, AdminRefusal> {
+    let model = admin.read_model.clone().ok_or(AdminRefusal::ReadModelOff)?;
     let now_ms = admin.clock.unix_ms();
     let asked = tokio::task::spawn_blocking(move || question(&model, now_ms)).await;
-    Ok(asked.map_err(|_| Refusal::Unanswered)??)
+    Ok(asked.map_err(|_| AdminRefusal::Unanswered)??)
 }
 
 /// How far behind the read model is, in ms.
@@ -36,13 +36,13 @@ pub(super) fn lag_ms(admin: &Admin) -> Option<u64> {
 /// What a search asks for, by names and values: one of the names below, or `field.` and the name of a chosen field.
 pub(super) fn filter<'q>(
     pairs: impl IntoIterator<Item = (&'q str, &'q str)>,
-) -> Result<Filter, Refusal> {
+) -> Result<Filter, AdminRefusal> {
     let mut filter = Filter::default();
     for (name, value) in pairs {
         let value = value.to_owned();
         match name {
             "route" => filter.route = Some(value),
-            "state" => filter.state = Some(value.parse().map_err(|_| Refusal::StateUnknown)?),
+            "state" => filter.state = Some(value.parse().map_err(|_| AdminRefusal::StateUnknown)?),
             "status" => filter.status = Some(status(&value)?),
             "scope" => filter.scopes = scopes(&value)?,
             "text" => filter.text = Some(value),
@@ -67,7 +67,7 @@ pub(super) fn filter<'q>(
 /// Scopes that one search asks for, at most: as many as there are hashing secrets during a rotation, for both readings of a claim.
 const SCOPES_MAX: usize = 16;
 
-fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
+fn scopes(text: &str) -> Result<Vec<String>, AdminRefusal> {
     let scopes: Vec<String> = text.split(',').map(|mark| mark.trim().to_owned()).collect();
     if scopes.len() <= SCOPES_MAX {
         Ok(scopes)
@@ -76,17 +76,17 @@ fn scopes(text: &str) -> Result<Vec<String>, Refusal> {
     }
 }
 
-fn status(text: &str) -> Result<u16, Refusal> {
+fn status(text: &str) -> Result<u16, AdminRefusal> {
     let status = text.parse().ok().filter(|status| (100..=599).contains(status));
     status.ok_or_else(|| invalid("status is an HTTP status such as 201"))
 }
 
-fn invalid(why: &str) -> Refusal {
-    Refusal::Invalid(why.to_owned())
+fn invalid(why: &str) -> AdminRefusal {
+    AdminRefusal::Invalid(why.to_owned())
 }
 
 /// A moment as RFC 3339 writes it, in ms since 1970.
-pub(super) fn moment(text: &str) -> Result<u64, Refusal> {
+pub(super) fn moment(text: &str) -> Result<u64, AdminRefusal> {
     let time = humantime::parse_rfc3339_weak(text).ok();
     let since = time.and_then(|time| time.duration_since(std::time::UNIX_EPOCH).ok());
     let millis = since.and_then(|since| u64::try_from(since.as_millis()).ok());
@@ -99,7 +99,7 @@ pub(super) async fn search(
     filter: Filter,
     cursor: Option<String>,
     limit: usize,
-) -> Result<(Vec<OperationView>, Option<String>), Refusal> {
+) -> Result<(Vec<OperationView>, Option<String>), AdminRefusal> {
     let found =
         ask(admin, move |model, now_ms| model.search(&filter, now_ms, cursor.as_deref(), limit))
             .await?;
@@ -107,7 +107,7 @@ pub(super) async fn search(
 }
 
 /// An operation's timeline; `None` where the log does not know it, or not yet.
-pub(super) async fn told(admin: &Admin, slot: &Slot) -> Result<Option<TimelineView>, Refusal> {
+pub(super) async fn told(admin: &Admin, slot: &Slot) -> Result<Option<TimelineView>, AdminRefusal> {
     let reference = slot.to_string();
     let timeline = ask(admin, move |model, now_ms| model.timeline(&reference, now_ms)).await?;
     Ok(timeline.map(|timeline| TimelineView::new(&timeline, lag_ms(admin))))
@@ -122,9 +122,9 @@ pub(super) async fn told(admin: &Admin, slot: &Slot) -> Result<Option<TimelineVi
 pub(super) async fn timeline(
     State(admin): State<Arc<Admin>>,
     Path(operation): Path<String>,
-) -> Result<Json<TimelineView>, Refusal> {
+) -> Result<Json<TimelineView>, AdminRefusal> {
     let slot = Slot::from_reference(&operation)?;
-    Ok(Json(told(&admin, &slot).await?.ok_or(Refusal::Untold)?))
+    Ok(Json(told(&admin, &slot).await?.ok_or(AdminRefusal::Untold)?))
 }
 
 #[derive(Debug, Deserialize)]
@@ -146,7 +146,7 @@ pub(super) struct Span {
 pub(super) async fn statistics(
     State(admin): State<Arc<Admin>>,
     Query(span): Query<Span>,
-) -> Result<Json<StatisticsView>, Refusal> {
+) -> Result<Json<StatisticsView>, AdminRefusal> {
     let until_ms =
         span.until.as_deref().map(moment).transpose()?.unwrap_or_else(|| admin.clock.unix_ms());
     let from_ms = span
@@ -172,7 +172,7 @@ pub(super) async fn statistics(
 )]
 pub(super) async fn overview(
     State(admin): State<Arc<Admin>>,
-) -> Result<Json<OverviewView>, Refusal> {
+) -> Result<Json<OverviewView>, AdminRefusal> {
     Ok(Json((&ask(&admin, ReadModel::overview).await?).into()))
 }
 
@@ -191,7 +191,7 @@ pub(super) struct Since {
 pub(super) async fn report(
     State(admin): State<Arc<Admin>>,
     Query(asked): Query<Since>,
-) -> Result<Json<ReportView>, Refusal> {
+) -> Result<Json<ReportView>, AdminRefusal> {
     let since_ms = asked.since.as_deref().map(moment).transpose()?;
     let report = ask(&admin, move |model, now_ms| {
         model.report(since_ms.unwrap_or(now_ms.saturating_sub(24 * HOUR_MS)))

@@ -7,7 +7,7 @@ use super::Admin;
 use super::auth::Operator;
 use super::change::{Change, Reason, find, stated};
 use super::model::{filter, lag_ms, search};
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use super::view::{Listed, OperationView, ReleaseRequest, ResolveRequest};
 use crate::engine::Decision;
 use crate::key::Slot;
@@ -50,10 +50,10 @@ type Sent<T> = Result<Json<T>, JsonRejection>;
 pub(super) async fn list(
     State(admin): State<Arc<Admin>>,
     Query(mut pairs): Query<Vec<(String, String)>>,
-) -> Result<Json<Listed>, Refusal> {
+) -> Result<Json<Listed>, AdminRefusal> {
     let mut names = BTreeSet::new();
     if let Some((twice, _)) = pairs.iter().find(|(name, _)| !names.insert(name.clone())) {
-        return Err(Refusal::Invalid(format!("{twice} is there more than once")));
+        return Err(AdminRefusal::Invalid(format!("{twice} is there more than once")));
     }
     let mut take = |name: &str| {
         let at = pairs.iter().position(|(other, _)| other == name)?;
@@ -62,7 +62,7 @@ pub(super) async fn list(
     let (limit, cursor, source) = (take("limit"), take("cursor"), take("source"));
     let limit = limit.map(|limit| limit.parse::<usize>()).transpose();
     let limit = limit
-        .map_err(|_| Refusal::Invalid("limit is a number".to_owned()))?
+        .map_err(|_| AdminRefusal::Invalid("limit is a number".to_owned()))?
         .unwrap_or(PAGE)
         .clamp(1, PAGE_MAX);
     let only_state = pairs.iter().all(|(name, _)| name == "state");
@@ -81,10 +81,10 @@ pub(super) async fn list(
                 lag_ms: lag_ms(&admin),
             }))
         }
-        Some("store") => Err(Refusal::Invalid(
+        Some("store") => Err(AdminRefusal::Invalid(
             "the store lists by state alone: leave source away to search by more".to_owned(),
         )),
-        Some(_) => Err(Refusal::Invalid("source is store or read_model".to_owned())),
+        Some(_) => Err(AdminRefusal::Invalid("source is store or read_model".to_owned())),
     }
 }
 
@@ -94,11 +94,11 @@ pub(super) async fn from_store(
     state: Option<&str>,
     cursor: Option<&str>,
     limit: usize,
-) -> Result<Listed, Refusal> {
+) -> Result<Listed, AdminRefusal> {
     let listing = match state {
         None | Some("completed" | "released" | "expired") => Listing::All,
         Some("in_flight" | "uncertain") => Listing::Unsettled,
-        Some(_) => return Err(Refusal::StateUnknown),
+        Some(_) => return Err(AdminRefusal::StateUnknown),
     };
     let page = admin.gate.store().list(listing, cursor, limit).await?;
     let wanted = |view: &OperationView| state.is_none_or(|state| view.state == state);
@@ -119,7 +119,7 @@ pub(super) async fn from_store(
 pub(super) async fn show(
     State(admin): State<Arc<Admin>>,
     Path(operation): Path<String>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, AdminRefusal> {
     find(&admin, &operation).await.map(shown)
 }
 
@@ -141,7 +141,7 @@ pub(super) async fn resolve(
     Extension(operator): Extension<Operator>,
     headers: HeaderMap,
     sent: Sent<ResolveRequest>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, AdminRefusal> {
     let change = Change::of(&admin, &operation, &headers).await?;
     let Json(request) = sent?;
     let decision = Decision::Resolve(Arc::new(stated(admin.clock.unix_ms(), &request)?));
@@ -167,7 +167,7 @@ pub(super) async fn retry(
     operator: Extension<Operator>,
     headers: HeaderMap,
     sent: Sent<ReleaseRequest>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, AdminRefusal> {
     decide(state, operation, operator, &headers, sent, Decision::Retry).await
 }
 
@@ -189,7 +189,7 @@ pub(super) async fn release(
     operator: Extension<Operator>,
     headers: HeaderMap,
     sent: Sent<ReleaseRequest>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, AdminRefusal> {
     decide(state, operation, operator, &headers, sent, Decision::Release).await
 }
 
@@ -211,7 +211,7 @@ pub(super) async fn expire(
     operator: Extension<Operator>,
     headers: HeaderMap,
     sent: Sent<ReleaseRequest>,
-) -> Result<Response, Refusal> {
+) -> Result<Response, AdminRefusal> {
     decide(state, operation, operator, &headers, sent, Decision::Expire).await
 }
 
@@ -223,7 +223,7 @@ async fn decide(
     headers: &HeaderMap,
     sent: Sent<ReleaseRequest>,
     decision: Decision,
-) -> Result<Response, Refusal> {
+) -> Result<Response, AdminRefusal> {
     let change = Change::of(&admin, &operation, headers).await?;
     let Json(request) = sent?;
     let reason = Reason::parse(request.reason.as_deref())?;

@@ -7,7 +7,7 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
-use crate::engine::Denied;
+use crate::engine::DecisionDenied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
 use crate::read_model::QueryError;
@@ -22,7 +22,7 @@ const DETAIL_BYTES_MAX: usize = 1024;
 
 /// Why a request to the admin port is refused. Nothing was changed.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Refusal {
+pub(super) enum AdminRefusal {
     /// No token, or one that is not known.
     #[error("a valid bearer token is required")]
     TokenMissing,
@@ -120,10 +120,10 @@ pub(super) enum Refusal {
     Operator(#[from] OperatorError),
 }
 
-impl Refusal {
+impl AdminRefusal {
     /// A change without a reason, or with one that the event log would cut.
-    pub(super) fn reason() -> Refusal {
-        Refusal::Invalid(format!(
+    pub(super) fn reason() -> AdminRefusal {
+        AdminRefusal::Invalid(format!(
             "reason is required: why this is done, in 1 to {REASON_BYTES_MAX} bytes of text"
         ))
     }
@@ -131,41 +131,47 @@ impl Refusal {
     /// What kind of problem it is.
     pub(super) fn kind(&self) -> Kind {
         match self {
-            Refusal::TokenMissing | Refusal::FromPage => Kind::Unauthorized,
-            Refusal::ReadOnly => Kind::Forbidden,
-            Refusal::NotFound => Kind::NotFound,
-            Refusal::Method => Kind::MethodNotAllowed,
-            Refusal::Invalid(_) => Kind::RequestInvalid,
-            Refusal::TooLarge => Kind::BodyTooLarge,
-            Refusal::TooSlow => Kind::RequestTimeout,
-            Refusal::Busy => Kind::Overloaded,
-            Refusal::StateUnknown => Kind::StateUnknown,
-            Refusal::RouteUnknown => Kind::RouteUnknown,
-            Refusal::Lookup(_) => Kind::LookupInvalid,
-            Refusal::VersionMissing => Kind::IfMatchRequired,
-            Refusal::VersionInvalid => Kind::IfMatchInvalid,
-            Refusal::ReloadRefused(_) => Kind::ReloadRefused,
-            Refusal::ReloadUnavailable(_) => Kind::ReloadUnavailable,
-            Refusal::LogLevel(FilterError::NotLogging) => Kind::LogLevelUnavailable,
-            Refusal::LogLevel(FilterError::TooLong | FilterError::Unclear { .. }) => {
+            AdminRefusal::TokenMissing | AdminRefusal::FromPage => Kind::Unauthorized,
+            AdminRefusal::ReadOnly => Kind::Forbidden,
+            AdminRefusal::NotFound => Kind::NotFound,
+            AdminRefusal::Method => Kind::MethodNotAllowed,
+            AdminRefusal::Invalid(_) => Kind::RequestInvalid,
+            AdminRefusal::TooLarge => Kind::BodyTooLarge,
+            AdminRefusal::TooSlow => Kind::RequestTimeout,
+            AdminRefusal::Busy => Kind::Overloaded,
+            AdminRefusal::StateUnknown => Kind::StateUnknown,
+            AdminRefusal::RouteUnknown => Kind::RouteUnknown,
+            AdminRefusal::Lookup(_) => Kind::LookupInvalid,
+            AdminRefusal::VersionMissing => Kind::IfMatchRequired,
+            AdminRefusal::VersionInvalid => Kind::IfMatchInvalid,
+            AdminRefusal::ReloadRefused(_) => Kind::ReloadRefused,
+            AdminRefusal::ReloadUnavailable(_) => Kind::ReloadUnavailable,
+            AdminRefusal::LogLevel(FilterError::NotLogging) => Kind::LogLevelUnavailable,
+            AdminRefusal::LogLevel(FilterError::TooLong | FilterError::Unclear { .. }) => {
                 Kind::LogLevelRefused
             }
-            Refusal::LogOff => Kind::LogOff,
-            Refusal::ReadModelOff => Kind::ReadModelOff,
-            Refusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
-            Refusal::Query(_) | Refusal::Unanswered => Kind::ReadModelUnavailable,
-            Refusal::Reference(_) | Refusal::NothingUnderKey | Refusal::Untold => {
+            AdminRefusal::LogOff => Kind::LogOff,
+            AdminRefusal::ReadModelOff => Kind::ReadModelOff,
+            AdminRefusal::Query(QueryError::Cursor) => Kind::RequestInvalid,
+            AdminRefusal::Query(_) | AdminRefusal::Unanswered => Kind::ReadModelUnavailable,
+            AdminRefusal::Reference(_) | AdminRefusal::NothingUnderKey | AdminRefusal::Untold => {
                 Kind::OperationUnknown
             }
-            Refusal::Listed(ListError::Cursor) => Kind::RequestInvalid,
-            Refusal::Unread(_) | Refusal::Listed(ListError::Store(_)) => Kind::StoreUnavailable,
-            Refusal::Operator(error) => match error {
+            AdminRefusal::Listed(ListError::Cursor) => Kind::RequestInvalid,
+            AdminRefusal::Unread(_) | AdminRefusal::Listed(ListError::Store(_)) => {
+                Kind::StoreUnavailable
+            }
+            AdminRefusal::Operator(error) => match error {
                 OperatorError::Unknown => Kind::OperationUnknown,
                 OperatorError::Moved => Kind::OperationMoved,
-                OperatorError::Denied(Denied::InFlight) => Kind::InFlight,
-                OperatorError::Denied(Denied::Settled(_)) => Kind::OperationSettled,
-                OperatorError::Denied(Denied::NoResult(_)) => Kind::OperationNotCompleted,
-                OperatorError::Denied(Denied::TooEarly { .. }) => Kind::OutcomeUncertain,
+                OperatorError::DecisionDenied(DecisionDenied::InFlight) => Kind::InFlight,
+                OperatorError::DecisionDenied(DecisionDenied::Settled(_)) => Kind::OperationSettled,
+                OperatorError::DecisionDenied(DecisionDenied::NoResult(_)) => {
+                    Kind::OperationNotCompleted
+                }
+                OperatorError::DecisionDenied(DecisionDenied::TooEarly { .. }) => {
+                    Kind::OutcomeUncertain
+                }
                 OperatorError::Store(_) => Kind::StoreUnavailable,
             },
         }
@@ -376,25 +382,27 @@ fn unlisted(error: &ListError) -> String {
     }
 }
 
-impl From<JsonRejection> for Refusal {
-    fn from(rejection: JsonRejection) -> Refusal {
+impl From<JsonRejection> for AdminRefusal {
+    fn from(rejection: JsonRejection) -> AdminRefusal {
         match rejection.status() {
-            StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
-            _ => Refusal::Invalid(rejection.body_text()),
+            StatusCode::PAYLOAD_TOO_LARGE => AdminRefusal::TooLarge,
+            _ => AdminRefusal::Invalid(rejection.body_text()),
         }
     }
 }
 
-impl IntoResponse for Refusal {
+impl IntoResponse for AdminRefusal {
     fn into_response(self) -> Response {
         let mut response = document(self.kind(), &self.to_string());
         match &self {
-            Refusal::TokenMissing => {
+            AdminRefusal::TokenMissing => {
                 response
                     .headers_mut()
                     .insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
             }
-            Refusal::Operator(OperatorError::Denied(Denied::TooEarly { wait })) => {
+            AdminRefusal::Operator(OperatorError::DecisionDenied(DecisionDenied::TooEarly {
+                wait,
+            })) => {
                 response
                     .headers_mut()
                     .insert(header::RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1));
@@ -429,10 +437,10 @@ pub(super) async fn every_refusal_is_a_document(request: Request, next: Next) ->
     let (parts, body) = response.into_parts();
     let detail = axum::body::to_bytes(body, DETAIL_BYTES_MAX).await.unwrap_or_default();
     let mut refused = match status {
-        StatusCode::METHOD_NOT_ALLOWED => Refusal::Method,
-        StatusCode::PAYLOAD_TOO_LARGE => Refusal::TooLarge,
-        StatusCode::NOT_FOUND => Refusal::NotFound,
-        _ => Refusal::Invalid(String::from_utf8_lossy(&detail).into_owned()),
+        StatusCode::METHOD_NOT_ALLOWED => AdminRefusal::Method,
+        StatusCode::PAYLOAD_TOO_LARGE => AdminRefusal::TooLarge,
+        StatusCode::NOT_FOUND => AdminRefusal::NotFound,
+        _ => AdminRefusal::Invalid(String::from_utf8_lossy(&detail).into_owned()),
     }
     .into_response();
     if let Some(allowed) = parts.headers.get(header::ALLOW) {
@@ -456,8 +464,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_refusal_says_its_type_what_to_do_and_when_to_come_back() {
-        let early = Denied::TooEarly { wait: std::time::Duration::from_millis(4200) };
-        let response = Refusal::Operator(early.into()).into_response();
+        let early = DecisionDenied::TooEarly { wait: std::time::Duration::from_millis(4200) };
+        let response = AdminRefusal::Operator(early.into()).into_response();
         assert_eq!(
             (response.status().as_u16(), &response.headers()["retry-after"]),
             (409, &HeaderValue::from(5))

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 use super::Admin;
 use super::auth::Operator;
 use super::model::ask;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use crate::clock::rfc3339;
 use crate::read_model::Freshness;
 
@@ -40,8 +40,10 @@ fn view(admin: &Admin, freshness: Freshness) -> Json<ProjectionView> {
     get, path = "/v1/projection", operation_id = "show_projection", tag = "read model",
     responses((status = 200, body = ProjectionView, description = "How far it is"), super::openapi::Projection),
 )]
-pub(super) async fn show(State(admin): State<Arc<Admin>>) -> Result<Json<ProjectionView>, Refusal> {
-    let model = admin.read_model.as_ref().ok_or(Refusal::ReadModelOff)?;
+pub(super) async fn show(
+    State(admin): State<Arc<Admin>>,
+) -> Result<Json<ProjectionView>, AdminRefusal> {
+    let model = admin.read_model.as_ref().ok_or(AdminRefusal::ReadModelOff)?;
     Ok(view(&admin, model.freshness()))
 }
 
@@ -54,7 +56,7 @@ pub(super) async fn show(State(admin): State<Arc<Admin>>) -> Result<Json<Project
 pub(super) async fn rebuild(
     State(admin): State<Arc<Admin>>,
     Extension(operator): Extension<Operator>,
-) -> Result<(axum::http::StatusCode, Json<ProjectionView>), Refusal> {
+) -> Result<(axum::http::StatusCode, Json<ProjectionView>), AdminRefusal> {
     let freshness = ask(&admin, |model, _| model.clear().map(|()| model.freshness())).await?;
     tracing::warn!(
         operator = operator.0,

@@ -10,7 +10,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use super::Admin;
 use super::auth::Operator;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 
 /// Requests to reload that wait for the one before them. More at once are a mistake, and told so.
 const WAITING_MAX: usize = 4;
@@ -56,16 +56,16 @@ impl ReloadAsked {
 pub(super) async fn reload(
     State(admin): State<Arc<Admin>>,
     Extension(operator): Extension<Operator>,
-) -> Result<Json<serde_json::Value>, Refusal> {
+) -> Result<Json<serde_json::Value>, AdminRefusal> {
     let (answer, answered) = oneshot::channel();
     if admin.reloads.0.try_send(ReloadAsked { operator: operator.0, answer }).is_err() {
         let why = "others are waiting to be taken already, or the process is about to end";
-        return Err(Refusal::ReloadUnavailable(why));
+        return Err(AdminRefusal::ReloadUnavailable(why));
     }
     match tokio::time::timeout(ANSWER_MAX, answered).await {
         Ok(Ok(Ok(()))) => Ok(Json(json!({ "result": "applied" }))),
-        Ok(Ok(Err(faults))) => Err(Refusal::ReloadRefused(faults.join("; "))),
-        Ok(Err(_)) | Err(_) => Err(Refusal::ReloadUnavailable(
+        Ok(Ok(Err(faults))) => Err(AdminRefusal::ReloadRefused(faults.join("; "))),
+        Ok(Err(_)) | Err(_) => Err(AdminRefusal::ReloadUnavailable(
             "the configuration was not read in time; the metrics tell what became of it",
         )),
     }

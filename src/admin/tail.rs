@@ -14,7 +14,7 @@ use tokio::time::{Instant, sleep_until};
 
 use super::Admin;
 use super::model::moment;
-use super::problem::Refusal;
+use super::problem::AdminRefusal;
 use super::view::{EventView, LoggedView};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
@@ -83,9 +83,9 @@ pub(super) struct TailQuery {
 pub(super) async fn tail(
     State(admin): State<Arc<Admin>>,
     Query(asked): Query<TailQuery>,
-) -> Result<Json<LoggedView>, Refusal> {
-    if !admin.gate.tells() {
-        return Err(Refusal::LogOff);
+) -> Result<Json<LoggedView>, AdminRefusal> {
+    if !admin.gate.event_log_enabled() {
+        return Err(AdminRefusal::LogOff);
     }
     let log = admin.gate.store().log();
     let from = match (asked.after, asked.since) {
@@ -95,7 +95,9 @@ pub(super) async fn tail(
             Position(log.ends().await?.iter().map(|ends| (ends.partition, ends.last.id)).collect())
         }
         (Some(_), Some(_)) => {
-            return Err(Refusal::Invalid("after says where to go on: leave since away".to_owned()));
+            return Err(AdminRefusal::Invalid(
+                "after says where to go on: leave since away".to_owned(),
+            ));
         }
     };
     let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
@@ -173,9 +175,9 @@ fn write_cursor(position: &Position) -> String {
     URL_SAFE_NO_PAD.encode(position.to_string())
 }
 
-fn read_cursor(cursor: &str) -> Result<Position, Refusal> {
+fn read_cursor(cursor: &str) -> Result<Position, AdminRefusal> {
     let none =
-        || Refusal::Invalid("after is the cursor that the piece before came with".to_owned());
+        || AdminRefusal::Invalid("after is the cursor that the piece before came with".to_owned());
     if cursor.len() > CURSOR_BYTES_MAX {
         return Err(none());
     }

@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::engine::{Identities, Notes};
-use crate::gate::{AgreeError, agree, notes};
+use crate::gate::{IdentityCheckError, agree, notes};
 use crate::store::latched::Latched;
 use crate::telemetry::VanishedRoutes;
 
@@ -24,7 +24,7 @@ pub(super) struct Agreed {
 
 /// A comparison that waits for its store.
 pub(super) struct Pending {
-    pub disagreement: oneshot::Receiver<AgreeError>,
+    pub disagreement: oneshot::Receiver<IdentityCheckError>,
     pub asking: AbortOnDropHandle<()>,
 }
 
@@ -51,8 +51,8 @@ pub(super) async fn agreed(
             vanished.set(count);
             return Ok(Agreed { store, pending: None });
         }
-        Err(error @ AgreeError::Changed(_)) => return Err(error.into()),
-        Err(AgreeError::Store(error)) => {
+        Err(error @ IdentityCheckError::Changed(_)) => return Err(error.into()),
+        Err(IdentityCheckError::Store(error)) => {
             tracing::warn!(%error, "the store doesn't tell yet what identities are made of: nothing is claimed until it does");
         }
     }
@@ -68,12 +68,12 @@ pub(super) async fn agreed(
                         vanished.set(count);
                         return latched.open();
                     }
-                    Err(error @ AgreeError::Changed(_)) => {
+                    Err(error @ IdentityCheckError::Changed(_)) => {
                         // Who started this gateway has left.
                         let _ = tell.send(error);
                         return;
                     }
-                    Err(AgreeError::Store(error)) => {
+                    Err(IdentityCheckError::Store(error)) => {
                         tracing::debug!(%error, "the store doesn't tell yet what identities are made of")
                     }
                 }

@@ -17,7 +17,7 @@ use super::telling::{Telling, observing};
 use super::*;
 use crate::admin::{Reloads, Sessions};
 use crate::config::Faults;
-use crate::gate::{AgreeError, agree};
+use crate::gate::{IdentityCheckError, agree};
 use crate::layer::Once;
 use crate::proxy::{RequestBody, Terms};
 use crate::telemetry::{Observers, Observing};
@@ -44,7 +44,7 @@ pub enum ReloadError {
     NeedsRestart(Vec<&'static str>),
     /// The store keeps other identities, or can't tell.
     #[error(transparent)]
-    Disagreed(#[from] AgreeError),
+    Disagreed(#[from] IdentityCheckError),
     /// Something that it names can't be used.
     #[error("{0:#}")]
     Unusable(anyhow::Error),

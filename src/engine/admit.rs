@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::doubt::doubt_since_ms;
 use super::policy::{OnInFlight, OnMismatch, OnUncertain, Policy};
+use super::probe::doubt_since_ms;
 use crate::key::{Caller, Fingerprint};
 use crate::record::{Fence, Held, Reply, ReplyBody, State, Version};
 
@@ -25,7 +25,7 @@ pub enum Admission {
     /// The claim under its own fence stands: send, if the send rule holds.
     Run,
     /// Nobody is at it: claim, over what is there.
-    Claim(Over),
+    Claim(ClaimOver),
     /// The outcome is uncertain: ask the upstream first.
     Probe,
     /// Answer with the stored reply.
@@ -35,18 +35,18 @@ pub enum Admission {
     /// The lease of the attempt under way is over: mark it uncertain, then ask again.
     MarkUncertain,
     /// Answer with a refusal.
-    Refuse(Refusal),
+    Refuse(DuplicateRefusal),
 }
 
 /// What a claim is made over.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Over {
+pub enum ClaimOver {
     /// Nothing.
     Nothing,
     /// Another's released marker.
     Marker(Version),
     /// An uncertain operation, which is tried once more.
-    Doubt {
+    Uncertain {
         /// The version that is replaced.
         version: Version,
         /// Since when it is uncertain, in ms of the store's clock.
@@ -56,18 +56,18 @@ pub enum Over {
     },
 }
 
-impl Over {
+impl ClaimOver {
     /// The version that the claim names.
     pub fn version(self) -> Option<Version> {
         match self {
-            Over::Nothing => None,
-            Over::Marker(version) | Over::Doubt { version, .. } => Some(version),
+            ClaimOver::Nothing => None,
+            ClaimOver::Marker(version) | ClaimOver::Uncertain { version, .. } => Some(version),
         }
     }
 
-    pub(super) fn of_doubt(held: &Held) -> Over {
+    pub(super) fn over_uncertain(held: &Held) -> ClaimOver {
         let record = &held.record;
-        Over::Doubt {
+        ClaimOver::Uncertain {
             version: record.version,
             since_ms: doubt_since_ms(held),
             opened_unix_ms: record.opened_unix_ms,
@@ -77,7 +77,7 @@ impl Over {
 
 /// Why a request is refused, on account of its record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Refusal {
+pub enum DuplicateRefusal {
     /// The key was used by another caller, or for another request.
     KeyReused,
     /// The first request is still running.
@@ -107,55 +107,61 @@ pub enum Refusal {
 ///
 /// The caller is compared before anything else, so that nothing about a record, not even its state, leaves to a stranger.
 pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admission {
-    let Some(held) = current else { return Admission::Claim(Over::Nothing) };
+    let Some(held) = current else { return Admission::Claim(ClaimOver::Nothing) };
     let record = &held.record;
     if record.caller.is_some_and(|caller| caller != asked.caller) {
-        return Admission::Refuse(Refusal::KeyReused);
+        return Admission::Refuse(DuplicateRefusal::KeyReused);
     }
     let differs = record.fingerprint.is_some_and(|fingerprint| fingerprint != asked.fingerprint);
     // Under "supersede" another fingerprint has a record of its own, so a difference here is a refusal as well.
     if differs && policy.on_mismatch != OnMismatch::Replay {
-        return Admission::Refuse(Refusal::KeyReused);
+        return Admission::Refuse(DuplicateRefusal::KeyReused);
     }
     match &record.state {
         State::InFlight { .. } if record.fence == asked.fence => Admission::Run,
         State::InFlight { .. } if held.lease_is_over() => Admission::MarkUncertain,
         State::InFlight { .. } => match policy.on_in_flight {
             OnInFlight::Wait => Admission::Wait,
-            OnInFlight::Reject => Admission::Refuse(Refusal::in_flight(policy)),
+            OnInFlight::Reject => Admission::Refuse(DuplicateRefusal::in_flight(policy)),
         },
-        State::Uncertain { retry: Some(_), .. } => Admission::Claim(Over::of_doubt(held)),
+        State::Uncertain { retry: Some(_), .. } => {
+            Admission::Claim(ClaimOver::over_uncertain(held))
+        }
         State::Uncertain { .. } => match &policy.on_uncertain {
-            OnUncertain::Hold => Admission::Refuse(Refusal::uncertain(None)),
-            OnUncertain::Forward => Admission::Claim(Over::of_doubt(held)),
+            OnUncertain::Hold => Admission::Refuse(DuplicateRefusal::uncertain(None)),
+            OnUncertain::Forward => Admission::Claim(ClaimOver::over_uncertain(held)),
             OnUncertain::Probe(_) => Admission::Probe,
         },
         State::Completed { reply, .. } => match &reply.body {
             ReplyBody::Whole(_) => Admission::Replay(reply.clone()),
-            ReplyBody::Sealed(_) => Admission::Refuse(Refusal::Unreadable),
-            ReplyBody::NotStored => {
-                Admission::Refuse(Refusal::ResponseNotStored { status: reply.status.as_u16() })
-            }
+            ReplyBody::Sealed(_) => Admission::Refuse(DuplicateRefusal::Unreadable),
+            ReplyBody::NotStored => Admission::Refuse(DuplicateRefusal::ResponseNotStored {
+                status: reply.status.as_u16(),
+            }),
         },
         // Its own marker says that this claim was given up; only another's may be replaced, by naming its version.
-        State::Released if record.fence == asked.fence => Admission::Refuse(Refusal::NotSent),
-        State::Released => Admission::Claim(Over::Marker(record.version)),
-        State::Expired => Admission::Refuse(Refusal::ResultExpired),
+        State::Released if record.fence == asked.fence => {
+            Admission::Refuse(DuplicateRefusal::NotSent)
+        }
+        State::Released => Admission::Claim(ClaimOver::Marker(record.version)),
+        State::Expired => Admission::Refuse(DuplicateRefusal::ResultExpired),
     }
 }
 
-impl Refusal {
+impl DuplicateRefusal {
     /// How long a client should wait before it asks again, at most: long enough not to hammer, short enough that a
     /// payment page does not stall.
     pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
 
     /// The refusal of a duplicate whose first request may or may not have been executed.
-    pub fn uncertain(retry_after: Option<Duration>) -> Refusal {
-        Refusal::OutcomeUncertain { retry_after }
+    pub fn uncertain(retry_after: Option<Duration>) -> DuplicateRefusal {
+        DuplicateRefusal::OutcomeUncertain { retry_after }
     }
 
     /// The refusal of a duplicate while the first request runs.
-    pub fn in_flight(policy: &Policy) -> Refusal {
-        Refusal::InFlight { retry_after: policy.lease.min(Refusal::RETRY_AFTER_MAX) }
+    pub fn in_flight(policy: &Policy) -> DuplicateRefusal {
+        DuplicateRefusal::InFlight {
+            retry_after: policy.lease.min(DuplicateRefusal::RETRY_AFTER_MAX),
+        }
     }
 }

@@ -6,9 +6,9 @@ use std::time::Duration;
 use http::header::COOKIE;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::admit::Refusal;
+use super::admit::DuplicateRefusal;
 use super::chosen::ChosenField;
-use super::doubt::Probe;
+use super::probe::Probe;
 use super::statuses::StatusRules;
 use crate::key::path::PathCase;
 use crate::key::{CookieName, KeySyntax, Pointer};
@@ -350,7 +350,7 @@ impl Policy {
     pub fn uncertain_retry_after(&self) -> Option<Duration> {
         match self.on_uncertain {
             OnUncertain::Hold => None,
-            OnUncertain::Forward | OnUncertain::Probe(_) => Some(Refusal::RETRY_AFTER_MAX),
+            OnUncertain::Forward | OnUncertain::Probe(_) => Some(DuplicateRefusal::RETRY_AFTER_MAX),
         }
     }
 

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::admit::{Asked, Over};
+use super::admit::{Asked, ClaimOver};
 use super::policy::Policy;
 use super::statuses::Verdict;
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, State, Version};
@@ -20,7 +20,7 @@ pub enum Outcome {
 
 impl Outcome {
     /// Whether the upstream provably did nothing.
-    pub fn did_nothing(&self, policy: &Policy) -> bool {
+    pub fn was_not_executed(&self, policy: &Policy) -> bool {
         matches!(Effect::of(self, false, policy), Effect::Nothing)
     }
 }
@@ -71,10 +71,16 @@ pub enum Settlement {
 }
 
 /// The record that claims an operation for one attempt. `fresh` is a random version, used over nothing.
-pub fn claim(asked: &Asked, over: Over, fresh: Version, now_unix_ms: u64, policy: &Policy) -> Next {
+pub fn claim(
+    asked: &Asked,
+    over: ClaimOver,
+    fresh: Version,
+    now_unix_ms: u64,
+    policy: &Policy,
+) -> Next {
     let (doubt_since_ms, opened_unix_ms) = match over {
-        Over::Doubt { since_ms, opened_unix_ms, .. } => (Some(since_ms), opened_unix_ms),
-        Over::Nothing | Over::Marker(_) => (None, now_unix_ms),
+        ClaimOver::Uncertain { since_ms, opened_unix_ms, .. } => (Some(since_ms), opened_unix_ms),
+        ClaimOver::Nothing | ClaimOver::Marker(_) => (None, now_unix_ms),
     };
     Next {
         record: Record {

@@ -137,7 +137,7 @@ fn not_stored() -> State {
 fn admit_has_one_answer_for_every_case() {
     use Admission as A;
     let refuse = A::Refuse;
-    let busy = refuse(Refusal::in_flight(&policy()));
+    let busy = refuse(DuplicateRefusal::in_flight(&policy()));
     let late = 31_000;
     // state, fence, now | same request, waiting route, other body, other body under "replay"
     let rows: [(State, Fence, u64, [A; 4]); 12] = [
@@ -145,25 +145,30 @@ fn admit_has_one_answer_for_every_case() {
             in_flight(),
             OTHER,
             30_999,
-            [busy.clone(), A::Wait, refuse(Refusal::KeyReused), busy.clone()],
+            [busy.clone(), A::Wait, refuse(DuplicateRefusal::KeyReused), busy.clone()],
         ),
         (
             in_flight(),
             OTHER,
             late,
-            [A::MarkUncertain, A::MarkUncertain, refuse(Refusal::KeyReused), A::MarkUncertain],
+            [
+                A::MarkUncertain,
+                A::MarkUncertain,
+                refuse(DuplicateRefusal::KeyReused),
+                A::MarkUncertain,
+            ],
         ),
-        (in_flight(), OWN, 30_999, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
-        (in_flight(), OWN, late, [A::Run, A::Run, refuse(Refusal::KeyReused), A::Run]),
+        (in_flight(), OWN, 30_999, [A::Run, A::Run, refuse(DuplicateRefusal::KeyReused), A::Run]),
+        (in_flight(), OWN, late, [A::Run, A::Run, refuse(DuplicateRefusal::KeyReused), A::Run]),
         (
             uncertain(),
             OTHER,
             late,
             [
-                refuse(Refusal::uncertain(None)),
-                refuse(Refusal::uncertain(None)),
-                refuse(Refusal::KeyReused),
-                refuse(Refusal::uncertain(None)),
+                refuse(DuplicateRefusal::uncertain(None)),
+                refuse(DuplicateRefusal::uncertain(None)),
+                refuse(DuplicateRefusal::KeyReused),
+                refuse(DuplicateRefusal::uncertain(None)),
             ],
         ),
         (
@@ -171,10 +176,10 @@ fn admit_has_one_answer_for_every_case() {
             OWN,
             late,
             [
-                refuse(Refusal::uncertain(None)),
-                refuse(Refusal::uncertain(None)),
-                refuse(Refusal::KeyReused),
-                refuse(Refusal::uncertain(None)),
+                refuse(DuplicateRefusal::uncertain(None)),
+                refuse(DuplicateRefusal::uncertain(None)),
+                refuse(DuplicateRefusal::KeyReused),
+                refuse(DuplicateRefusal::uncertain(None)),
             ],
         ),
         (
@@ -184,7 +189,7 @@ fn admit_has_one_answer_for_every_case() {
             [
                 A::Replay(whole(201)),
                 A::Replay(whole(201)),
-                refuse(Refusal::KeyReused),
+                refuse(DuplicateRefusal::KeyReused),
                 A::Replay(whole(201)),
             ],
         ),
@@ -195,7 +200,7 @@ fn admit_has_one_answer_for_every_case() {
             [
                 A::Replay(whole(201)),
                 A::Replay(whole(201)),
-                refuse(Refusal::KeyReused),
+                refuse(DuplicateRefusal::KeyReused),
                 A::Replay(whole(201)),
             ],
         ),
@@ -204,10 +209,10 @@ fn admit_has_one_answer_for_every_case() {
             OTHER,
             late,
             [
-                refuse(Refusal::ResponseNotStored { status: 200 }),
-                refuse(Refusal::ResponseNotStored { status: 200 }),
-                refuse(Refusal::KeyReused),
-                refuse(Refusal::ResponseNotStored { status: 200 }),
+                refuse(DuplicateRefusal::ResponseNotStored { status: 200 }),
+                refuse(DuplicateRefusal::ResponseNotStored { status: 200 }),
+                refuse(DuplicateRefusal::KeyReused),
+                refuse(DuplicateRefusal::ResponseNotStored { status: 200 }),
             ],
         ),
         (
@@ -215,10 +220,10 @@ fn admit_has_one_answer_for_every_case() {
             OTHER,
             late,
             [
-                refuse(Refusal::ResultExpired),
-                refuse(Refusal::ResultExpired),
-                refuse(Refusal::KeyReused),
-                refuse(Refusal::ResultExpired),
+                refuse(DuplicateRefusal::ResultExpired),
+                refuse(DuplicateRefusal::ResultExpired),
+                refuse(DuplicateRefusal::KeyReused),
+                refuse(DuplicateRefusal::ResultExpired),
             ],
         ),
         (
@@ -226,10 +231,10 @@ fn admit_has_one_answer_for_every_case() {
             OTHER,
             late,
             [
-                A::Claim(Over::Marker(Version(7))),
-                A::Claim(Over::Marker(Version(7))),
-                A::Claim(Over::Marker(Version(7))),
-                A::Claim(Over::Marker(Version(7))),
+                A::Claim(ClaimOver::Marker(Version(7))),
+                A::Claim(ClaimOver::Marker(Version(7))),
+                A::Claim(ClaimOver::Marker(Version(7))),
+                A::Claim(ClaimOver::Marker(Version(7))),
             ],
         ),
         (
@@ -237,10 +242,10 @@ fn admit_has_one_answer_for_every_case() {
             OWN,
             late,
             [
-                refuse(Refusal::NotSent),
-                refuse(Refusal::NotSent),
-                refuse(Refusal::NotSent),
-                refuse(Refusal::NotSent),
+                refuse(DuplicateRefusal::NotSent),
+                refuse(DuplicateRefusal::NotSent),
+                refuse(DuplicateRefusal::NotSent),
+                refuse(DuplicateRefusal::NotSent),
             ],
         ),
     ];
@@ -270,7 +275,7 @@ fn admit_has_one_answer_for_every_case() {
             "other body under replay, {state:?} {fence:?} {now}"
         );
     }
-    assert_eq!(admit(None, &asked(), &policy()), A::Claim(Over::Nothing));
+    assert_eq!(admit(None, &asked(), &policy()), A::Claim(ClaimOver::Nothing));
 }
 
 #[test]
@@ -285,7 +290,7 @@ fn a_stranger_learns_nothing_in_any_state_under_any_policy() {
                         let held = held(record(state.clone(), fence), now);
                         assert_eq!(
                             admit(Some(&held), &mallory, &policy),
-                            Admission::Refuse(Refusal::KeyReused),
+                            Admission::Refuse(DuplicateRefusal::KeyReused),
                             "{state:?}"
                         );
                     }
@@ -448,7 +453,7 @@ fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
     const LOST: Fence = Fence(33);
     let stands =
         record(State::Uncertain { cause: Cause::Broken, since_ms: None, retry: Some(LOST) }, OTHER);
-    let over = Over::Doubt { version: stands.version, since_ms: 900, opened_unix_ms: 4 };
+    let over = ClaimOver::Uncertain { version: stands.version, since_ms: 900, opened_unix_ms: 4 };
     let claim =
         Claim { fence: OWN, record: claim(&asked(), over, Version(1), 5, &policy()).record };
     assert_eq!((claim.record.version, claim.record.opened_unix_ms), (stands.version.next(), 4));
@@ -472,11 +477,14 @@ fn a_claim_over_an_uncertain_record_that_is_given_up_can_not_land_any_more() {
 #[test]
 fn lifetimes_follow_the_policy() {
     let kept = Policy { tombstone: 10 * SECOND, ..policy() };
-    let next = claim(&asked(), Over::Nothing, Version(1), 5, &kept);
+    let next = claim(&asked(), ClaimOver::Nothing, Version(1), 5, &kept);
     assert_eq!(next.lifetime.keep, kept.unsettled_retention);
     assert_eq!(next.lifetime.due, Some(kept.lease));
     assert_eq!(next.lifetime.tombstone, Some(kept.retention + kept.tombstone));
-    assert_eq!(claim(&asked(), Over::Nothing, Version(1), 5, &policy()).lifetime.tombstone, None);
+    assert_eq!(
+        claim(&asked(), ClaimOver::Nothing, Version(1), 5, &policy()).lifetime.tombstone,
+        None
+    );
     let own = Claim { fence: OWN, record: next.record };
     let settled = |outcome| match settle(Some(&own.record), &own, &outcome, &kept, Version(9)) {
         Settlement::Write(next) => next.lifetime,
@@ -522,17 +530,20 @@ fn an_operator_settles_only_what_is_uncertain() {
         decide(&held(record(state, OTHER), now), decision, Fence(3), &policy())
     };
     for decision in [resolve(), Decision::Release] {
-        assert_eq!(decide(in_flight(), 2000, decision.clone()), Err(Denied::InFlight));
+        assert_eq!(decide(in_flight(), 2000, decision.clone()), Err(DecisionDenied::InFlight));
         assert_eq!(
             decide(in_flight(), 99_000, decision.clone()),
-            Err(Denied::InFlight),
+            Err(DecisionDenied::InFlight),
             "the sweeper marks it first"
         );
         assert_eq!(
             decide(completed(), 99_000, decision.clone()),
-            Err(Denied::Settled("completed"))
+            Err(DecisionDenied::Settled("completed"))
         );
-        assert_eq!(decide(State::Released, 99_000, decision), Err(Denied::Settled("released")));
+        assert_eq!(
+            decide(State::Released, 99_000, decision),
+            Err(DecisionDenied::Settled("released"))
+        );
     }
     let resolved = decide(uncertain(), 1001, resolve()).unwrap();
     assert_eq!(
@@ -548,10 +559,10 @@ fn an_operator_releases_only_after_the_lost_request_has_had_its_time() {
     let decide = |state, now| {
         decide(&held(record(state, OTHER), now), Decision::Release, Fence(3), &policy())
     };
-    assert_eq!(decide(uncertain(), 31_000), Err(Denied::TooEarly { wait: 30 * SECOND }));
+    assert_eq!(decide(uncertain(), 31_000), Err(DecisionDenied::TooEarly { wait: 30 * SECOND }));
     assert_eq!(
         decide(uncertain(), 60_999),
-        Err(Denied::TooEarly { wait: Duration::from_millis(1) })
+        Err(DecisionDenied::TooEarly { wait: Duration::from_millis(1) })
     );
     assert_eq!(decide(uncertain(), 61_000).unwrap().record.state, State::Released);
     let earlier = State::Uncertain { cause: Cause::Broken, since_ms: Some(500), retry: None };
@@ -595,10 +606,10 @@ fn only_a_result_expires_and_its_key_stays_barred_for_as_long_as_it_would_have_b
     let decide = |state| {
         decide(&held(record(state, OTHER), 2000), Decision::Expire, Fence(3), &kept).unwrap_err()
     };
-    assert_eq!(decide(in_flight()), Denied::InFlight);
-    assert_eq!(decide(uncertain()), Denied::NoResult("uncertain"));
-    assert_eq!(decide(State::Released), Denied::NoResult("released"));
-    assert_eq!(decide(State::Expired), Denied::NoResult("expired"));
+    assert_eq!(decide(in_flight()), DecisionDenied::InFlight);
+    assert_eq!(decide(uncertain()), DecisionDenied::NoResult("uncertain"));
+    assert_eq!(decide(State::Released), DecisionDenied::NoResult("released"));
+    assert_eq!(decide(State::Expired), DecisionDenied::NoResult("expired"));
 }
 
 #[test]

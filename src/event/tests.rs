@@ -12,7 +12,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::engine::tests::policy;
 use crate::engine::{
-    Asked, Claim, Decision, Next, Outcome, Over, Policy, Settlement, claim, decide, expire, settle,
+    Asked, Claim, ClaimOver, Decision, Next, Outcome, Policy, Settlement, claim, decide, expire,
+    settle,
 };
 use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Fence, Held, Reply, Version};
@@ -81,10 +82,10 @@ impl Play {
 
     async fn claim(&mut self) {
         let over = match self.held().await {
-            None => Over::Nothing,
+            None => ClaimOver::Nothing,
             Some(held) => match held.record.state {
-                State::Released => Over::Marker(held.record.version),
-                State::Uncertain { .. } => Over::Doubt {
+                State::Released => ClaimOver::Marker(held.record.version),
+                State::Uncertain { .. } => ClaimOver::Uncertain {
                     version: held.record.version,
                     since_ms: held.written_ms,
                     opened_unix_ms: held.record.opened_unix_ms,

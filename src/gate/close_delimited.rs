@@ -4,7 +4,7 @@ use http::HeaderMap;
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE};
 use serde::de::IgnoredAny;
 
-use super::identify::essence_has;
+use crate::gate::intake::identify::essence_has;
 
 /// Marks a response, as an extension, that is neither counted nor chunked and came over a connection whose end
 /// nobody vouches for (RFC 9112, section 6.3): without TLS, whose close_notify would. Whoever forwards sets it.

@@ -3,9 +3,9 @@
 use bytes::Bytes;
 use http::request::Parts;
 
-use super::identify::body_hash;
-use super::{Gate, Problem};
+use super::{Gate, Refusal};
 use crate::engine::{Asked, Policy};
+use crate::gate::intake::identify::body_hash;
 use crate::key::{Anatomy, Leaves, Slot};
 use crate::record::{Held, Record};
 
@@ -43,12 +43,12 @@ impl Gate {
         asked: &Asked,
         held: Option<&Held>,
         (parts, body): (&Parts, &Bytes),
-    ) -> Problem {
+    ) -> Refusal {
         let explained = held
             .map(|held| &held.record)
             .filter(|record| policy.explain && record.caller == Some(asked.caller))
             .map(|record| Box::new(explanation(policy, record, parts, body)));
-        Problem::KeyReused { slot, explained }
+        Refusal::KeyReused { slot, explained }
     }
 }
 

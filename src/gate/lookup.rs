@@ -8,10 +8,10 @@ use base64::engine::general_purpose::{STANDARD, URL_SAFE_NO_PAD};
 use http::header::COOKIE;
 use http::{Extensions, HeaderMap, HeaderName, HeaderValue};
 
-use super::identify::{caller, is_credential, scope, variant};
-use super::vouch::{Vouched, said_by_certificate, said_by_token};
 use super::{Gate, is_per_fingerprint, is_shadow};
 use crate::engine::{CallerRule, KeyRule, KeySource, Mode, Policy, ScopeRule};
+use crate::gate::intake::identify::{caller, is_credential, scope, variant};
+use crate::gate::intake::scope::{VerifiedScope, said_by_certificate, said_by_token};
 use crate::key::path::is_opaque_throughout;
 use crate::key::{Caller, CookieName, Key, KeyError, Named, Scope, Slot, Space};
 
@@ -202,7 +202,7 @@ fn scopes(rule: &ScopeRule, said: &BTreeMap<String, String>) -> Result<Vec<Scope
     };
     let vouched = |said: Vec<_>| {
         let mut extensions = Extensions::new();
-        extensions.insert(Vouched::stated(said));
+        extensions.insert(VerifiedScope::stated(said));
         scope(rule, &HeaderMap::new(), &extensions).map_err(|_| needed("a verified account"))
     };
     match rule {

@@ -26,65 +26,51 @@ use crate::store::Store;
 use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
-mod agree;
-mod ask;
 mod attempt;
+mod background;
 mod budget;
-mod carry;
 mod claim;
 mod close_delimited;
-mod content;
 mod explain;
-mod heavy;
-mod identify;
-mod lease;
+mod identity_check;
+mod intake;
 mod lookup;
-mod observe;
 mod operator;
 mod outflow;
 mod passing;
 mod payload;
-mod places;
-mod problem;
+mod permits;
 mod quota;
-mod reconcile;
-mod rotation;
-mod settle;
 mod shadow;
 mod share;
 mod stream;
-mod sweep;
-mod tell;
 mod trailers;
-mod vouch;
-mod wait;
 
-pub use agree::{AgreeError, agree, notes};
-use ask::{Asker, is_never_probed};
+pub use crate::refusal::{ForwardError, Malformation, Refusal};
 use attempt::Attempt;
+pub use attempt::SendRule;
+use background::ObservationBuffer;
+pub use background::{reconcile, sweep};
 pub use budget::{Budget, Hold};
-use carry::Carried;
-pub use carry::keep_identifying_fields;
+use claim::{Asker, is_never_probed};
 pub use close_delimited::CloseDelimited;
-pub use content::Content;
 pub use explain::Explanation;
-pub use identify::{BodyKind, Identified, identify, wants_protection};
-pub use lease::SendRule;
+pub use identity_check::{IdentityCheckError, agree, notes};
+pub use intake::{
+    BodyKind, ClientSubject, Content, Identified, VerifiedScope, identify, keep_identifying_fields,
+    wants_protection,
+};
+use intake::{CarriedKey, heavy_work};
 pub use lookup::{LookupError, scope_names, whose_names};
-use observe::Observed;
 pub use operator::OperatorError;
 pub use outflow::Outflow;
 pub use passing::Permit;
 pub use payload::{AnswerBody, BoxError, Payload};
-use places::{InFlight, Places};
-pub use problem::{ForwardError, Malformation, Problem};
+use permits::{InFlight, Places};
 use quota::Quota;
-pub use reconcile::reconcile;
 pub use shadow::Observation;
 pub use share::AddressShare;
 pub use stream::{Movement, Stream};
-pub use sweep::sweep;
-pub use vouch::{ClientSubject, Vouched};
 
 /// Claims whose fate is unknown that are given up at once, at most: each holds a record's head in memory until the store
 /// answers again.
@@ -147,7 +133,7 @@ impl Settings {
 }
 
 /// A route as the gate runs it.
-pub struct Guarded {
+pub struct ProtectedRoute {
     /// The route.
     pub route: Arc<Route>,
     /// From sending a request to the end of its response.
@@ -174,7 +160,7 @@ pub struct Gate {
     /// Turns for heavy work.
     heavy: Arc<Semaphore>,
     quota: Arc<Quota>,
-    observed: Arc<Observed>,
+    observed: Arc<ObservationBuffer>,
     closed: Arc<AtomicBool>,
     tasks: TaskTracker,
     abandoned: CancellationToken,
@@ -207,7 +193,7 @@ impl Gate {
             waiters: Places::new(settings.waiters),
             watched: Places::new(settings.in_flight),
             giving_up: Places::new(GIVING_UP_MAX),
-            heavy: heavy::turns(),
+            heavy: heavy_work::turns(),
             quota: Quota::new(settings.records_per_scope),
             observed: Arc::default(),
             closed: Arc::default(),
@@ -249,12 +235,12 @@ impl Gate {
     /// The attempt runs in a task of its own: a client who leaves, or a future that is dropped, cancels nothing.
     pub async fn handle<S, B, RB>(
         self: &Arc<Self>,
-        guarded: &Arc<Guarded>,
+        guarded: &Arc<ProtectedRoute>,
         mut parts: Box<Parts>,
         mut body: Bytes,
         mut hold: Hold,
         mut service: S,
-    ) -> Result<Answered<RB>, Problem>
+    ) -> Result<Answered<RB>, Refusal>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
         S::Future: Send,
@@ -274,13 +260,13 @@ impl Gate {
         drop(turn);
         if self.closed.load(Ordering::Acquire) {
             // The process is about to end: a claim made now would be left to its lease.
-            return Err(Problem::Overloaded);
+            return Err(Refusal::Overloaded);
         }
-        let carried = Carried::new(policy, &parts, &content, &body)?;
+        let carried = CarriedKey::new(policy, &parts, &content, &body)?;
         let permit = self
             .in_flight
             .protected(AddressShare::of(&parts.extensions))
-            .ok_or(Problem::Overloaded)?;
+            .ok_or(Refusal::Overloaded)?;
         let mut asker = Asker {
             parts: &parts,
             content: content.bytes(),
@@ -292,7 +278,7 @@ impl Gate {
         let whose = identified.whose;
         let admitted = self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await;
         let waited = asker.waited;
-        self.note_duplicate(policy, (&whose, &parts.headers), &admitted, waited);
+        self.observe_duplicate(policy, (&whose, &parts.headers), &admitted, waited);
         let claimed = match admitted? {
             claim::Entry::Run(claimed) => claimed,
             claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
@@ -322,7 +308,7 @@ impl Gate {
         let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
             // The task panicked: its lease will end, and the record then says what is true.
-            Err(_) => Err(Problem::OutcomeUncertain {
+            Err(_) => Err(Refusal::OutcomeUncertain {
                 slot: Some(slot),
                 status: None,
                 retry_after: policy.uncertain_retry_after(),
@@ -330,8 +316,8 @@ impl Gate {
         };
         match answer {
             // Where no probe is ever sent, the same request again finds nothing out: an operator has to settle it.
-            Err(Problem::OutcomeUncertain { slot, status, .. }) if never_probed => {
-                Err(Problem::OutcomeUncertain { slot, status, retry_after: None })
+            Err(Refusal::OutcomeUncertain { slot, status, .. }) if never_probed => {
+                Err(Refusal::OutcomeUncertain { slot, status, retry_after: None })
             }
             answer => answer,
         }
@@ -340,12 +326,12 @@ impl Gate {
     /// Forwards a request that no key protects.
     async fn pass<S, B, RB>(
         &self,
-        guarded: &Guarded,
+        guarded: &ProtectedRoute,
         parts: Box<Parts>,
         body: Bytes,
         mut service: S,
         answer: Answer,
-    ) -> Result<Answered<RB>, Problem>
+    ) -> Result<Answered<RB>, Refusal>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>>,
         S::Error: Into<BoxError>,
@@ -415,13 +401,13 @@ impl Gate {
     }
 }
 
-fn replay<RB>(slot: Slot, reply: Arc<Reply>, mut hold: Hold) -> Result<Answered<RB>, Problem> {
+fn replay<RB>(slot: Slot, reply: Arc<Reply>, mut hold: Hold) -> Result<Answered<RB>, Refusal> {
     let reply = Arc::unwrap_or_clone(reply);
     let ReplyBody::Whole(body) = reply.body else {
-        return Err(Problem::ResponseNotStored { slot, status: reply.status.as_u16() });
+        return Err(Refusal::ResponseNotStored { slot, status: reply.status.as_u16() });
     };
     if !hold.grow(body.len()) {
-        return Err(Problem::Overloaded);
+        return Err(Refusal::Overloaded);
     }
     let mut response =
         Response::new(AnswerBody::whole(body).with_trailers(reply.trailers).holding(hold));

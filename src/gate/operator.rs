@@ -1,7 +1,7 @@
 //! What operators do: look an operation up, settle an uncertain one by hand, expire a result.
 
 use super::Gate;
-use crate::engine::{Decision, Denied, Policy, decide};
+use crate::engine::{Decision, DecisionDenied, Policy, decide};
 use crate::event::Context;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Version};
@@ -18,7 +18,7 @@ pub enum OperatorError {
     Moved,
     /// The rules forbid it.
     #[error(transparent)]
-    Denied(#[from] Denied),
+    DecisionDenied(#[from] DecisionDenied),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),

@@ -11,9 +11,9 @@ use http::{Extensions, Request};
 use prometheus_client::metrics::gauge::Gauge;
 
 use super::budget::Hold;
-use super::places::Place;
 use super::share::AddressShare;
-use super::{Gate, Problem};
+use super::{Gate, Refusal};
+use crate::gate::permits::Place;
 
 /// Room for what is buffered of a body that streams through, in one direction: what was read from one side and is not
 /// yet written to the other. Two reads and two pieces of the proxy.
@@ -65,17 +65,17 @@ impl Gate {
     /// Takes a place and room for a request that passes through. `uploads`: whether it has a body that streams.
     ///
     /// # Errors
-    /// [`Problem::Overloaded`] where the client's address, or all clients together, have as many as they may.
+    /// [`Refusal::Overloaded`] where the client's address, or all clients together, have as many as they may.
     pub(crate) fn admit_passing(
         &self,
         extensions: &Extensions,
         uploads: bool,
-    ) -> Result<Permit, Problem> {
+    ) -> Result<Permit, Refusal> {
         let address = AddressShare::of(extensions);
-        let place = self.in_flight.passing(address).ok_or(Problem::Overloaded)?;
+        let place = self.in_flight.passing(address).ok_or(Refusal::Overloaded)?;
         let mut hold = self.budget.of_address(address).of_passing().hold();
         if !hold.grow(if uploads { 2 * STREAM_BYTES } else { STREAM_BYTES }) {
-            return Err(Problem::Overloaded);
+            return Err(Refusal::Overloaded);
         }
         let gauge = self.meter.in_flight.clone();
         gauge.inc();

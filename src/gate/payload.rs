@@ -9,9 +9,9 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::budget::Hold;
-use super::lease::SendRule;
 use super::passing::Permit;
 use super::stream::Stream;
+use crate::gate::attempt::lease::SendRule;
 
 /// Any error of a body or a service.
 pub type BoxError = Box<dyn std::error::Error + Send + Sync>;

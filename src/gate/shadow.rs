@@ -7,14 +7,15 @@ use http::request::Parts;
 use tokio::sync::oneshot;
 
 use super::budget::Hold;
-use super::identify::Identified;
-use super::observe::{Sighting, differing, refusal};
-use super::settle::Settled;
-use super::{Gate, Guarded, Problem};
+use super::{Gate, ProtectedRoute, Refusal};
 use crate::engine::{
-    Admission, Asked, Claim, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim,
+    Admission, Asked, Claim, ClaimOver, DuplicateRefusal, OnUncertain, Outcome, Policy, admit,
+    claim,
 };
 use crate::event::{Context, Seen};
+use crate::gate::attempt::settle::Settled;
+use crate::gate::background::observations::{PendingObservation, differing, refusal};
+use crate::gate::intake::identify::Identified;
 use crate::key::Slot;
 use crate::record::{Cause, Extras, Fence, Held, Version};
 use crate::store::Swap;
@@ -35,7 +36,7 @@ impl Gate {
     /// Begins to watch a request. Nothing here is awaited by the request itself. `body`: `None` where it was too large.
     pub fn observe(
         self: &Arc<Self>,
-        guarded: &Arc<Guarded>,
+        guarded: &Arc<ProtectedRoute>,
         identified: Identified,
         parts: Parts,
         body: Option<Bytes>,
@@ -45,8 +46,8 @@ impl Gate {
         let permit = self.watched.take()?;
         let (outcome, answered) = oneshot::channel();
         let (gate, watched) = (self.clone(), guarded.clone());
-        let sighting = self.tells().then(|| {
-            self.sighting(
+        let pending_observation = self.event_log_enabled().then(|| {
+            self.pending_observation(
                 Seen::WouldReplay,
                 &guarded.route.policy,
                 Some(&identified.whose),
@@ -69,7 +70,7 @@ impl Gate {
             };
             let mut next = claim(
                 &asked,
-                Over::Nothing,
+                ClaimOver::Nothing,
                 Version(gate.entropy.next()),
                 gate.clock.unix_ms(),
                 policy,
@@ -93,14 +94,14 @@ impl Gate {
                 Ok(Swap::Stale(held)) => {
                     let admission = admit(held.as_ref(), &asked, policy);
                     watched.meter.count_shadow(would(&admission));
-                    if let Some(sighting) = sighting {
+                    if let Some(pending_observation) = pending_observation {
                         let duplicate = Duplicate {
                             slot,
                             asked: &asked,
                             held: held.as_ref(),
                             request: request.as_ref(),
                         };
-                        gate.note_watched(policy, sighting, &duplicate, &admission);
+                        gate.note_watched(policy, pending_observation, &duplicate, &admission);
                     }
                 }
                 Ok(Swap::Large(_)) | Err(_) => watched.meter.count_shadow("unknown"),
@@ -113,27 +114,31 @@ impl Gate {
     fn note_watched(
         &self,
         policy: &Policy,
-        sighting: Sighting,
+        pending_observation: PendingObservation,
         duplicate: &Duplicate<'_>,
         admission: &Admission,
     ) {
         let Duplicate { slot, asked, held, request } = *duplicate;
-        let sighting = Sighting { slot: Some(slot), ..sighting };
+        let pending_observation = PendingObservation { slot: Some(slot), ..pending_observation };
         let refused = match (admission, request) {
             (Admission::Replay(reply), _) => {
-                return self.note(Sighting { status: Some(reply.status.as_u16()), ..sighting });
+                return self.note(PendingObservation {
+                    status: Some(reply.status.as_u16()),
+                    ..pending_observation
+                });
             }
             // A watched record never keeps a body, so this is what would have been replayed.
-            (Admission::Refuse(Refusal::ResponseNotStored { status }), _) => {
-                return self.note(Sighting { status: Some(*status), ..sighting });
+            (Admission::Refuse(DuplicateRefusal::ResponseNotStored { status }), _) => {
+                return self
+                    .note(PendingObservation { status: Some(*status), ..pending_observation });
             }
-            (Admission::Wait, _) => return self.note(sighting),
-            (Admission::Refuse(Refusal::KeyReused), Some((parts, body))) => {
+            (Admission::Wait, _) => return self.note(pending_observation),
+            (Admission::Refuse(DuplicateRefusal::KeyReused), Some((parts, body))) => {
                 self.key_reused(policy, slot, asked, held, (parts, body))
             }
-            (Admission::Refuse(refusal), _) => Problem::of_refusal(*refusal, slot),
+            (Admission::Refuse(refusal), _) => Refusal::of_refusal(*refusal, slot),
             (Admission::MarkUncertain, _) if matches!(policy.on_uncertain, OnUncertain::Hold) => {
-                Problem::of_refusal(Refusal::uncertain(None), slot)
+                Refusal::of_refusal(DuplicateRefusal::uncertain(None), slot)
             }
             (
                 Admission::Run | Admission::Claim(_) | Admission::Probe | Admission::MarkUncertain,
@@ -141,12 +146,12 @@ impl Gate {
             ) => return,
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
-        self.note(Sighting {
+        self.note(PendingObservation {
             kind: Seen::WouldRefuse,
             status: Some(status),
             problem: Some(name),
             differing: differing(&refused),
-            ..sighting
+            ..pending_observation
         });
     }
 }
@@ -165,14 +170,16 @@ fn would(admission: &Admission) -> &'static str {
         Admission::Run | Admission::Claim(_) => "execute",
         Admission::Replay(_) => "replay",
         Admission::Wait => "wait",
-        Admission::MarkUncertain | Admission::Refuse(Refusal::OutcomeUncertain { .. }) => "hold",
+        Admission::MarkUncertain | Admission::Refuse(DuplicateRefusal::OutcomeUncertain { .. }) => {
+            "hold"
+        }
         Admission::Probe => "probe",
-        Admission::Refuse(Refusal::KeyReused) => "refuse_key_reused",
-        Admission::Refuse(Refusal::InFlight { .. }) => "refuse_in_flight",
+        Admission::Refuse(DuplicateRefusal::KeyReused) => "refuse_key_reused",
+        Admission::Refuse(DuplicateRefusal::InFlight { .. }) => "refuse_in_flight",
         // A shadow record never keeps a body, so this is what enforcing would have replayed.
-        Admission::Refuse(Refusal::ResponseNotStored { .. }) => "replay",
-        Admission::Refuse(Refusal::Unreadable) => "refuse_unreadable",
-        Admission::Refuse(Refusal::ResultExpired) => "refuse_result_expired",
-        Admission::Refuse(Refusal::NotSent) => "execute",
+        Admission::Refuse(DuplicateRefusal::ResponseNotStored { .. }) => "replay",
+        Admission::Refuse(DuplicateRefusal::Unreadable) => "refuse_unreadable",
+        Admission::Refuse(DuplicateRefusal::ResultExpired) => "refuse_result_expired",
+        Admission::Refuse(DuplicateRefusal::NotSent) => "execute",
     }
 }

@@ -192,11 +192,11 @@ const WORK: Duration = Duration::from_millis(500);
 struct Scene {
     store: Arc<Faulty>,
     gate: Arc<Gate>,
-    guarded: Arc<Guarded>,
+    guarded: Arc<ProtectedRoute>,
     executed: Arc<AtomicUsize>,
 }
 
-type Told = Result<(http::StatusCode, bool), Problem>;
+type Told = Result<(http::StatusCode, bool), Refusal>;
 
 impl Scene {
     fn new(faults: &[Fault]) -> Scene {
@@ -219,7 +219,7 @@ impl Scene {
             upstream: 0,
             policy,
         };
-        let guarded = Guarded {
+        let guarded = ProtectedRoute {
             meter: meter.route("payments"),
             route: Arc::new(route),
             response_timeout: Duration::from_secs(60),
@@ -309,7 +309,7 @@ const PAID: Told = Ok((http::StatusCode::CREATED, false));
 const REPLAYED: Told = Ok((http::StatusCode::CREATED, true));
 
 fn unavailable(told: &Told) -> bool {
-    matches!(told, Err(Problem::StoreUnavailable { .. }))
+    matches!(told, Err(Refusal::StoreUnavailable { .. }))
 }
 
 #[tokio::test(start_paused = true)]
@@ -388,7 +388,8 @@ async fn giving_up_one_claim_does_not_release_the_next() {
     // Another's attempt, which its gateway then releases.
     let (policy, inner) = (&scene.guarded.route.policy, &scene.store.inner);
     let asked = scene.asked(Fence(5));
-    let other = crate::engine::claim(&asked, crate::engine::Over::Nothing, Version(5), 0, policy);
+    let other =
+        crate::engine::claim(&asked, crate::engine::ClaimOver::Nothing, Version(5), 0, policy);
     inner.swap(&slot, None, &other.record, other.lifetime).await.unwrap();
     let (told, ()) = tokio::join!(scene.pay(), async {
         while !scene.store.faults.lock().unwrap().is_empty() {
@@ -465,7 +466,7 @@ async fn what_can_not_be_stored_is_not_told_and_goes_on_being_stored() {
         }
         scene.store.faults.lock().unwrap().extend(failing);
     });
-    assert!(matches!(told, Err(Problem::OutcomeUncertain { status: Some(502), .. })), "{told:?}");
+    assert!(matches!(told, Err(Refusal::OutcomeUncertain { status: Some(502), .. })), "{told:?}");
     scene.settle().await;
     assert_eq!(scene.pay().await, REPLAYED, "the answer was kept after all");
     assert_eq!(scene.executed(), 1);
@@ -546,9 +547,9 @@ async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
             upstream,
         )
         .await;
-    assert!(matches!(told, Err(Problem::OutcomeUncertain { .. })));
+    assert!(matches!(told, Err(Refusal::OutcomeUncertain { .. })));
     assert!(
-        matches!(scene.pay().await, Err(Problem::InFlight { .. })),
+        matches!(scene.pay().await, Err(Refusal::InFlight { .. })),
         "its lease runs on, and nobody runs it again"
     );
 }
@@ -562,7 +563,7 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
     // Somebody else's attempt, which then disappears without a trace.
     let next = crate::engine::claim(
         &scene.asked(Fence(5)),
-        crate::engine::Over::Nothing,
+        crate::engine::ClaimOver::Nothing,
         Version(5),
         0,
         &scene.guarded.route.policy,
@@ -570,7 +571,7 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
     let brief = Lifetime { keep: Duration::from_millis(300), ..next.lifetime };
     scene.store.inner.swap(&slot, None, &next.record, brief).await.unwrap();
     tokio::time::resume();
-    assert!(matches!(scene.pay().await, Err(Problem::InFlight { .. })));
+    assert!(matches!(scene.pay().await, Err(Refusal::InFlight { .. })));
     assert_eq!(scene.executed(), 0);
 }
 
@@ -612,7 +613,7 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
             upstream,
         )
     };
-    assert!(matches!(pay().await, Err(Problem::OutcomeUncertain { .. })));
+    assert!(matches!(pay().await, Err(Refusal::OutcomeUncertain { .. })));
     for _ in 0..2 {
         let told = pay().await.unwrap_or_else(|problem| panic!("{problem}"));
         assert_eq!(
@@ -636,5 +637,5 @@ fn a_body_key_that_is_not_json_is_missing() {
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
     let told =
         identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json").into());
-    assert!(matches!(told, Err(Problem::KeyMissing { .. })), "{told:?}");
+    assert!(matches!(told, Err(Refusal::KeyMissing { .. })), "{told:?}");
 }

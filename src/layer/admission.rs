@@ -4,18 +4,18 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Body;
 
-use crate::gate::{Gate, Permit, Problem};
+use crate::gate::{Gate, Permit, Refusal};
 use crate::proxy::discard;
 
 /// Takes a place for a request that passes through. Where there is none the request's body is thrown away, so that the
 /// client reads its refusal.
 ///
 /// # Errors
-/// [`Problem::Overloaded`].
+/// [`Refusal::Overloaded`].
 pub(super) fn admit<B>(
     gate: &Gate,
     mut request: Request<B>,
-) -> Result<(Request<B>, Permit), Problem>
+) -> Result<(Request<B>, Permit), Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {

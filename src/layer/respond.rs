@@ -4,7 +4,7 @@ use http::{HeaderMap, HeaderValue, Response};
 
 use super::echo::Echo;
 use super::{Front, OnceBody, cors};
-use crate::gate::{Answered, Guarded, Problem};
+use crate::gate::{Answered, ProtectedRoute, Refusal};
 use crate::proxy::{Shape, Silence, TraceParent};
 use crate::telemetry::{Answer, Trail};
 
@@ -24,8 +24,8 @@ impl Front {
     /// Renders, counts and logs what became of a request. `guarded`: its route, if it has one.
     pub(super) fn respond<RB>(
         &self,
-        result: Result<Answered<RB>, Problem>,
-        guarded: Option<&Guarded>,
+        result: Result<Answered<RB>, Refusal>,
+        guarded: Option<&ProtectedRoute>,
         Followed { trace, trail, origin, echo }: Followed,
     ) -> Response<OnceBody<RB>> {
         let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
@@ -61,7 +61,7 @@ impl Front {
                 let (mut response, answer) = self.rejections.render(&problem, shape);
                 fit(response.headers_mut());
                 note(answer);
-                if matches!(problem, Problem::OutcomeUncertain { status: None, .. }) {
+                if matches!(problem, Refusal::OutcomeUncertain { status: None, .. }) {
                     meter.count_held();
                 }
                 let operation = problem.operation().map(|slot| slot.to_string());

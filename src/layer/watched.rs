@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Outcome;
-use crate::gate::{Observation, Problem};
+use crate::gate::{Observation, Refusal};
 
 /// Shared by the body, which tells whom to watch, and the request, which tells how it ended.
 #[derive(Clone, Default)]
@@ -24,15 +24,15 @@ impl Watched {
 }
 
 /// What enforcing would have answered to a request that it can't identify.
-pub(super) fn would_refuse(problem: &Problem) -> &'static str {
+pub(super) fn would_refuse(problem: &Refusal) -> &'static str {
     match problem {
-        Problem::KeyMissing { .. } => "refuse_key_missing",
-        Problem::KeyInvalid { .. } => "refuse_key_invalid",
-        Problem::ScopeMissing { .. } => "refuse_scope_missing",
-        Problem::ScopeInvalid { .. } | Problem::ScopeRepeated { .. } => "refuse_scope_invalid",
-        Problem::ScopeUnavailable => "refuse_scope_unavailable",
-        Problem::UnsupportedEncoding => "refuse_unsupported_encoding",
-        Problem::BodyUnreadable => "refuse_body_unreadable",
+        Refusal::KeyMissing { .. } => "refuse_key_missing",
+        Refusal::KeyInvalid { .. } => "refuse_key_invalid",
+        Refusal::ScopeMissing { .. } => "refuse_scope_missing",
+        Refusal::ScopeInvalid { .. } | Refusal::ScopeRepeated { .. } => "refuse_scope_invalid",
+        Refusal::ScopeUnavailable => "refuse_scope_unavailable",
+        Refusal::UnsupportedEncoding => "refuse_unsupported_encoding",
+        Refusal::BodyUnreadable => "refuse_body_unreadable",
         _ => "refuse",
     }
 }

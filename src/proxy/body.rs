@@ -9,7 +9,7 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::gate::{BoxError, Hold, Problem};
+use crate::gate::{BoxError, Hold, Refusal};
 
 /// Reads a request body of at most `limit` bytes, in at most `within`.
 pub async fn read_whole<B>(
@@ -17,7 +17,7 @@ pub async fn read_whole<B>(
     limit: usize,
     within: Duration,
     hold: &mut Hold,
-) -> Result<Bytes, Problem>
+) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -26,25 +26,25 @@ where
     }
     // Refused by its announced length, before a byte is kept.
     if body.size_hint().lower() > limit as u64 {
-        return Err(Problem::BodyTooLarge { limit });
+        return Err(Refusal::BodyTooLarge { limit });
     }
-    timeout(within, collect(body, limit, hold)).await.unwrap_or(Err(Problem::BodyTimeout))
+    timeout(within, collect(body, limit, hold)).await.unwrap_or(Err(Refusal::BodyTimeout))
 }
 
-async fn collect<B>(body: &mut B, limit: usize, hold: &mut Hold) -> Result<Bytes, Problem>
+async fn collect<B>(body: &mut B, limit: usize, hold: &mut Hold) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
     let mut first: Option<Bytes> = None;
     let mut rest = BytesMut::new();
     while let Some(frame) = body.frame().await {
-        let frame = frame.map_err(|_| Problem::BodyBroken)?;
+        let frame = frame.map_err(|_| Refusal::BodyBroken)?;
         let Ok(data) = frame.into_data() else { continue };
         if first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len() > limit {
-            return Err(Problem::BodyTooLarge { limit });
+            return Err(Refusal::BodyTooLarge { limit });
         }
         if !hold.grow(data.len()) {
-            return Err(Problem::Overloaded);
+            return Err(Refusal::Overloaded);
         }
         match first {
             None => first = Some(data),

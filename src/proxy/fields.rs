@@ -12,8 +12,8 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Version};
 
-use super::rules;
 use crate::entropy::Entropy;
+use crate::proxy::inbound::rules;
 use crate::telemetry::Trail;
 
 /// Who is at the other end of a connection.

@@ -1,42 +1,21 @@
-//! HTTP on both sides: the listener, the connection to the upstream, the fields that may pass, and the refusals.
+//! HTTP on both sides: the listener, the connection to the upstream, and the fields that may pass.
 
-mod announced;
 mod body;
-mod busy;
-mod dialect;
-mod failure;
-mod fetch;
 mod fields;
-mod forward;
-mod frame_gate;
-mod guard;
-mod guarded;
-mod inflow;
-mod inspect;
-mod location;
+mod inbound;
 mod lookalike;
-mod multiplexed;
+mod outbound;
 mod paced;
-mod peers;
-mod pool;
-mod protocol;
-mod race;
-mod reject;
-mod rules;
-mod seen;
-mod server;
-mod socket;
 mod tunnel;
-mod upstream_body;
-mod wire;
 
+pub use crate::refusal::http::{Rejections, Shape};
 pub use body::{Silence, discard, read_whole};
-pub use fetch::{FetchError, fetch, post};
 pub use fields::{Peer, TraceParent, from_upstream, takes_trailers, to_upstream, trace_parent};
-pub use forward::{Forward, Http2, Target, Upstream, UpstreamError, UpstreamSettings};
-pub use guard::{Scan, Scanner};
-pub use inspect::{RequestBody, RequestBodyError};
+pub use inbound::{
+    RequestBody, RequestBodyError, Scan, Scanner, Server, ServerLimits, Terms, listen,
+};
 pub use lookalike::Lookalikes;
-pub use reject::{Rejections, Shape};
-pub use server::{Server, ServerLimits, Terms, listen};
-pub use upstream_body::UpstreamBody;
+pub use outbound::{
+    FetchError, Forward, Http2, Target, Upstream, UpstreamBody, UpstreamError, UpstreamSettings,
+    fetch, post,
+};

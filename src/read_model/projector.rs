@@ -241,7 +241,7 @@ mod tests {
 
     use super::*;
     use crate::engine::tests::policy;
-    use crate::engine::{Asked, Over, claim};
+    use crate::engine::{Asked, ClaimOver, claim};
     use crate::event::{Context, Event};
     use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
     use crate::record::{Fence, Version};
@@ -253,7 +253,7 @@ mod tests {
         let caller = Caller::of_field("authorization", b"alice");
         let asked =
             Asked { caller, fingerprint: Fingerprint::from_bytes([7; 32]), fence: Fence(n as u64) };
-        let next = claim(&asked, Over::Nothing, Version(n as u64), BEGAN_MS, &policy());
+        let next = claim(&asked, ClaimOver::Nothing, Version(n as u64), BEGAN_MS, &policy());
         let event = Event::of(&next.record, next.lifetime, Context::default()).encode();
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), &n.to_be_bytes(), b"");
         store.write(&slot, None, &next.record, next.lifetime, &|| event.clone()).await.unwrap();

@@ -326,14 +326,14 @@ fn responses_that_are_not_kept_are_relayed_once_and_never_run_again() {
 fn a_release_status_lets_the_next_request_run() {
     let upstream = Upstream::start();
     let gateway = Gateway::start(upstream.port);
-    let did_nothing = [
+    let was_not_executed = [
         ("a", "status 429"),
         ("b", "status 401"),
         ("c", "status 503, field Retry-After=1"),
         ("d", "status 307, field Location=/v2/payments"),
         ("e", "status 308, field Location=/v2/payments"),
     ];
-    for (key, refused) in did_nothing {
+    for (key, refused) in was_not_executed {
         let first = Request::pay(key, "{}").act(refused).send(gateway.port);
         assert!(
             matches!(first.status, 429 | 401 | 503 | 307 | 308)

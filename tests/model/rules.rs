@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use onceward::engine::{self, Admission, Claim, Decision, Over, Policy, Refusal, Settlement};
+use onceward::engine::{
+    self, Admission, Claim, ClaimOver, Decision, DuplicateRefusal, Policy, Settlement,
+};
 use onceward::record::{self, Fence};
 
 use crate::bridge::{Bridge, TICK, ago, policy, small_version, ticks};
@@ -136,7 +138,7 @@ impl Rules {
                 May::Claim(held.map(|held| held.entry.version))
             }
             Admission::MarkUncertain => May::MarkUncertain,
-            Admission::Refuse(Refusal::OutcomeUncertain { .. }) | Admission::Probe => {
+            Admission::Refuse(DuplicateRefusal::OutcomeUncertain { .. }) | Admission::Probe => {
                 May::Doubt(held.map_or(0, Held::uncertain_for))
             }
             Admission::Refuse(_) => May::Nothing,
@@ -153,10 +155,10 @@ impl Rules {
         doubt: Option<Ticks>,
     ) -> Next {
         let over = match (over.map(|over| record::Version(u64::from(over))), doubt) {
-            (None, _) => Over::Nothing,
-            (Some(version), None) => Over::Marker(version),
+            (None, _) => ClaimOver::Nothing,
+            (Some(version), None) => ClaimOver::Marker(version),
             (Some(version), Some(age)) => {
-                Over::Doubt { version, since_ms: ago(age), opened_unix_ms: 0 }
+                ClaimOver::Uncertain { version, since_ms: ago(age), opened_unix_ms: 0 }
             }
         };
         let fresh = record::Version(u64::from(fresh));

@@ -10,7 +10,7 @@ use maud::{Markup, html};
 
 use super::layout::proof;
 use super::visitor::Visitor;
-use crate::engine::{Decision, Denied, Policy, decide};
+use crate::engine::{Decision, DecisionDenied, Policy, decide};
 use crate::event::REASON_BYTES_MAX;
 use crate::record::{Fence, Held, Reply, ReplyBody, State};
 
@@ -105,8 +105,10 @@ impl Action {
 pub(super) fn possible(held: &Held, policy: &Policy) -> Vec<(Action, Option<Duration>)> {
     let judge = |action: Action| match decide(held, action.decision(), Fence(0), policy) {
         Ok(_) => Some((action, None)),
-        Err(Denied::TooEarly { wait }) => Some((action, Some(wait))),
-        Err(Denied::InFlight | Denied::Settled(_) | Denied::NoResult(_)) => None,
+        Err(DecisionDenied::TooEarly { wait }) => Some((action, Some(wait))),
+        Err(
+            DecisionDenied::InFlight | DecisionDenied::Settled(_) | DecisionDenied::NoResult(_),
+        ) => None,
     };
     // What is decided already is no choice.
     let open = |action: &Action| *action != Action::Retry || !is_let_run(held);

@@ -9,7 +9,7 @@ use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
-use crate::admin::problem::Refusal;
+use crate::admin::problem::AdminRefusal;
 
 /// A file that browsers may keep for ever.
 pub(super) struct Asset {
@@ -53,7 +53,7 @@ impl Asset {
 pub(super) async fn serve(Path(name): Path<String>) -> Response {
     let Some(asset) = [&STYLE, &SCRIPT, &HTMX, &ICON].into_iter().find(|asset| *asset.name == name)
     else {
-        return Refusal::NotFound.into_response();
+        return AdminRefusal::NotFound.into_response();
     };
     let fields = [
         (header::CONTENT_TYPE, asset.media_type),

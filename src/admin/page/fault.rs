@@ -8,7 +8,7 @@ use maud::html;
 
 use super::layout::{Here, document};
 use super::visitor::Visitor;
-use crate::admin::problem::Refusal;
+use crate::admin::problem::AdminRefusal;
 use crate::store::{ListError, StoreError};
 
 /// Why there is no page.
@@ -16,7 +16,7 @@ use crate::store::{ListError, StoreError};
 pub(super) enum Fault {
     /// As the API would refuse it.
     #[error(transparent)]
-    Refused(#[from] Refusal),
+    Refused(#[from] AdminRefusal),
     /// A form that can't be read.
     #[error("the form can't be read: {0}")]
     Form(String),

@@ -18,7 +18,7 @@ use super::{table, timeline};
 use crate::admin::Admin;
 use crate::admin::change::{Change, Reason, find, stated};
 use crate::admin::model::told;
-use crate::admin::problem::Refusal;
+use crate::admin::problem::AdminRefusal;
 use crate::admin::view::{OperationView, ResolveRequest, TimelineView};
 use crate::engine::Decision;
 use crate::gate::OperatorError;
@@ -52,7 +52,7 @@ pub(super) async fn show(
     let (slot, held) = match find(&admin, reference.trim()).await {
         Ok(found) => found,
         // Only where the store has said that it has nothing: of one that does not answer nothing is known.
-        Err(Refusal::Operator(OperatorError::Unknown)) => {
+        Err(AdminRefusal::Operator(OperatorError::Unknown)) => {
             return gone(&admin, &visitor, reference.trim()).await;
         }
         Err(refusal) => return Err(refusal.into()),
@@ -74,7 +74,7 @@ pub(super) async fn act(
     Path((reference, segment)): Path<(String, String)>,
     Signed(sent): Signed<Sent>,
 ) -> Result<Response, Fault> {
-    let action = Action::parse(&segment).ok_or(Refusal::NotFound)?;
+    let action = Action::parse(&segment).ok_or(AdminRefusal::NotFound)?;
     match carry_out(&admin, &visitor, &reference, action, &sent).await {
         Ok(()) => Ok(Redirect::to(&format!("/operations/{reference}?done={}", action.segment()))
             .into_response()),
@@ -88,10 +88,10 @@ async fn carry_out(
     reference: &str,
     action: Action,
     sent: &Sent,
-) -> Result<(), Refusal> {
+) -> Result<(), AdminRefusal> {
     let operator =
-        visitor.operator.as_ref().filter(|_| visitor.may_operate).ok_or(Refusal::ReadOnly)?;
-    let seen = sent.version.parse().map(Version).map_err(|_| Refusal::VersionInvalid)?;
+        visitor.operator.as_ref().filter(|_| visitor.may_operate).ok_or(AdminRefusal::ReadOnly)?;
+    let seen = sent.version.parse().map(Version).map_err(|_| AdminRefusal::VersionInvalid)?;
     let change = Change::at(admin, reference, seen).await?;
     let decision = match action {
         Action::Resolve => {
@@ -111,10 +111,10 @@ async fn refused(
     reference: &str,
     action: Action,
     sent: Sent,
-    refusal: Refusal,
+    refusal: AdminRefusal,
 ) -> Result<Response, Fault> {
     let Ok((slot, held)) = find(admin, reference).await else { return Err(refusal.into()) };
-    let moved = matches!(refusal, Refusal::Operator(OperatorError::Moved));
+    let moved = matches!(refusal, AdminRefusal::Operator(OperatorError::Moved));
     let notice = html! {
         div.notice.bad role="alert" {
             p { strong { "Nothing was done." } " " (refusal.to_string()) "." }
@@ -135,10 +135,10 @@ async fn refused(
 }
 
 impl Sent {
-    fn resolution(&self) -> Result<ResolveRequest, Refusal> {
+    fn resolution(&self) -> Result<ResolveRequest, AdminRefusal> {
         let status = self.status.trim().parse();
         let status = status.map_err(|_| {
-            Refusal::Invalid("status is a final HTTP status: 200 to 599".to_owned())
+            AdminRefusal::Invalid("status is a final HTTP status: 200 to 599".to_owned())
         })?;
         let mut headers = BTreeMap::new();
         if !self.media_type.trim().is_empty() && !self.body.is_empty() {
@@ -180,10 +180,10 @@ async fn page(
 
 /// An operation of which the store has no record any more, a tombstone at most.
 async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Response, Fault> {
-    let slot = Slot::from_reference(reference).map_err(Refusal::from)?;
+    let slot = Slot::from_reference(reference).map_err(AdminRefusal::from)?;
     let told = told(admin, &slot).await;
     let Ok(Some(TimelineView { operation, .. })) = &told else {
-        return Err(Refusal::from(OperatorError::Unknown).into());
+        return Err(AdminRefusal::from(OperatorError::Unknown).into());
     };
     let now = admin.clock.unix_ms();
     let (state_now, left) = match admin.gate.store().remains(&slot).await? {

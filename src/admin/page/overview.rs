@@ -14,7 +14,7 @@ use super::uncertain::{Queue, said};
 use super::visitor::Visitor;
 use crate::admin::Admin;
 use crate::admin::model::{ask, search};
-use crate::admin::problem::{Refusal, unread};
+use crate::admin::problem::{AdminRefusal, unread};
 use crate::admin::view::{OperationView, OverviewView};
 use crate::read_model::{Filter, ReadModel};
 use crate::store::StoreError;
@@ -61,7 +61,7 @@ struct Told {
 }
 
 impl Told {
-    async fn read(admin: &Admin) -> Result<Told, Refusal> {
+    async fn read(admin: &Admin) -> Result<Told, AdminRefusal> {
         let overview = OverviewView::from(&ask(admin, ReadModel::overview).await?);
         let (newest, _) = search(admin, Filter::default(), None, NEWEST).await?;
         Ok(Told { overview, newest })
@@ -87,12 +87,12 @@ impl Told {
 }
 
 /// What is to be done where nothing is told.
-fn without(refusal: &Refusal) -> Markup {
+fn without(refusal: &AdminRefusal) -> Markup {
     html! {
         section.panel aria-labelledby="off" {
             h2 #off { "Traffic and search" }
             @match refusal {
-                Refusal::ReadModelOff => {
+                AdminRefusal::ReadModelOff => {
                     p {
                         "Nothing is recorded that could be shown here. With the event log on, every change of an operation is kept, and this "
                         "page shows traffic, timelines, and finds operations by order, amount or time:"

@@ -16,7 +16,7 @@ use crate::admin::Admin;
 use crate::admin::lookup::{find_by_key, mark_of};
 use crate::admin::model::{filter, lag_ms, search};
 use crate::admin::operations::from_store;
-use crate::admin::problem::Refusal;
+use crate::admin::problem::AdminRefusal;
 use crate::admin::view::{Listed, OperationView};
 use crate::engine::{Mode, Policy};
 use crate::gate::{scope_names, whose_names};
@@ -117,7 +117,11 @@ fn said(form: BTreeMap<String, String>) -> BTreeMap<String, String> {
     parts.collect()
 }
 
-async fn not_found(admin: &Admin, visitor: &Visitor, refusal: &Refusal) -> Result<Response, Fault> {
+async fn not_found(
+    admin: &Admin,
+    visitor: &Visitor,
+    refusal: &AdminRefusal,
+) -> Result<Response, Fault> {
     let notice = html! { p.notice.bad role="alert" { "Not found: " (refusal.to_string()) "." } };
     let (_, content) = page(admin, visitor, &Asked::default(), notice).await;
     Ok((refusal.status(), document(Some(visitor), Here::Operations, "Operations", content))
@@ -131,7 +135,7 @@ async fn page(
     notice: Markup,
 ) -> (axum::http::StatusCode, Markup) {
     let found = list(admin, asked).await;
-    let status = found.as_ref().err().map_or(axum::http::StatusCode::OK, Refusal::status);
+    let status = found.as_ref().err().map_or(axum::http::StatusCode::OK, AdminRefusal::status);
     let content = html! {
         (notice)
         div.head {
@@ -151,12 +155,12 @@ async fn page(
 }
 
 /// What is asked for: from the read model, or where there is none what the store can tell.
-async fn list(admin: &Admin, asked: &Asked) -> Result<Listed, Refusal> {
+async fn list(admin: &Admin, asked: &Asked) -> Result<Listed, AdminRefusal> {
     let cursor = Some(asked.get("cursor")).filter(|cursor| !cursor.is_empty());
     if admin.read_model.is_none() {
         // All that there is would look like all that was found.
         if asked.pairs().any(|(name, _)| name != "state") {
-            return Err(Refusal::ReadModelOff);
+            return Err(AdminRefusal::ReadModelOff);
         }
         let state = Some(asked.get("state")).filter(|state| !state.is_empty());
         return from_store(admin, state, cursor, ROWS).await;

@@ -5,11 +5,14 @@ use std::collections::BTreeMap;
 use maud::{Markup, html};
 
 use super::layout::{behind, moment_of, number, span};
-use crate::admin::problem::Refusal;
+use crate::admin::problem::AdminRefusal;
 use crate::admin::view::{MomentView, TimelineView};
 
 /// The timeline, or why there is none.
-pub(super) fn section(told: &Result<Option<TimelineView>, Refusal>, now_unix_ms: u64) -> Markup {
+pub(super) fn section(
+    told: &Result<Option<TimelineView>, AdminRefusal>,
+    now_unix_ms: u64,
+) -> Markup {
     html! {
         section.panel aria-labelledby="timeline" {
             div.head {
@@ -19,7 +22,7 @@ pub(super) fn section(told: &Result<Option<TimelineView>, Refusal>, now_unix_ms:
             @match told {
                 Ok(Some(told)) => { (differences(told)) (moments(told, now_unix_ms)) }
                 Ok(None) => { p.dim { "The event log tells nothing of it: it is older than the log, or a moment too young." } }
-                Err(Refusal::ReadModelOff) => {
+                Err(AdminRefusal::ReadModelOff) => {
                     p.dim { "Nothing is recorded. With " code { "[log] enabled = true" } " every change of an operation is kept, with who decided and why." }
                 }
                 Err(other) => { p.dim { (other.to_string()) "." } }

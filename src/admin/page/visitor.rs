@@ -19,7 +19,7 @@ use super::fault::Fault;
 use super::session::Name;
 use crate::admin::Admin;
 use crate::admin::auth::{Access, Operator, names_this_machine};
-use crate::admin::problem::Refusal;
+use crate::admin::problem::AdminRefusal;
 
 /// Who looks, and what they may do.
 #[derive(Clone)]
@@ -59,7 +59,7 @@ pub(super) async fn guard(
     let looks = matches!(*request.method(), Method::GET | Method::HEAD);
     let rebound = matches!(admin.access, Access::Loopback) && !names_this_machine(headers);
     if rebound || !is_from_here(headers, looks) {
-        return Refusal::FromPage.into_response();
+        return AdminRefusal::FromPage.into_response();
     }
     let (visitor, cookie) = match visitor(&admin, headers) {
         Ok(found) => found,

@@ -100,7 +100,7 @@ fn the_lost_attempt_may_settle_after_an_operators_retry_until_a_duplicate_runs()
 
 #[test]
 fn an_outcome_says_whether_the_upstream_did_nothing() {
-    let doing = |outcome: Outcome| outcome.did_nothing(&policy());
+    let doing = |outcome: Outcome| outcome.was_not_executed(&policy());
     assert!(doing(Outcome::NeverSent) && doing(Outcome::Answered(whole(429))));
     assert!(!doing(Outcome::Answered(whole(201))) && !doing(Outcome::Answered(whole(409))));
     assert!(!doing(Outcome::Answered(whole(503))) && !doing(Outcome::InDoubt(Cause::TimedOut)));
@@ -113,10 +113,13 @@ fn only_an_attempt_from_uncertain_that_did_nothing_gives_its_doubt_back() {
         record: record(State::InFlight { doubt_since_ms }, OWN),
     };
     let gives = |doubt, outcome: &Outcome| claim(doubt).gives_doubt_back(outcome, &policy());
-    for did_nothing in
+    for was_not_executed in
         [Outcome::NeverSent, Outcome::Answered(whole(429)), Outcome::Answered(whole(409))]
     {
-        assert!(gives(Some(900), &did_nothing) && !gives(None, &did_nothing), "{did_nothing:?}");
+        assert!(
+            gives(Some(900), &was_not_executed) && !gives(None, &was_not_executed),
+            "{was_not_executed:?}"
+        );
     }
     for other in [Outcome::Answered(whole(201)), Outcome::InDoubt(Cause::Broken)] {
         assert!(!gives(Some(900), &other) && !gives(None, &other), "{other:?}");
@@ -139,8 +142,11 @@ fn a_scope_is_verified_where_somebody_vouches_for_it() {
 fn an_uncertain_outcome_is_retried_where_no_operator_has_to_decide_first() {
     let retry = |on_uncertain| Policy { on_uncertain, ..policy() }.uncertain_retry_after();
     assert_eq!(retry(OnUncertain::Hold), None);
-    assert_eq!(retry(OnUncertain::Forward), Some(Refusal::RETRY_AFTER_MAX));
-    assert_eq!(retry(OnUncertain::Probe(Arc::new(probe(None)))), Some(Refusal::RETRY_AFTER_MAX));
+    assert_eq!(retry(OnUncertain::Forward), Some(DuplicateRefusal::RETRY_AFTER_MAX));
+    assert_eq!(
+        retry(OnUncertain::Probe(Arc::new(probe(None)))),
+        Some(DuplicateRefusal::RETRY_AFTER_MAX)
+    );
 }
 
 fn probe(found_if: Option<&str>) -> Probe {

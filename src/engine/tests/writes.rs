@@ -35,7 +35,7 @@ struct History {
 impl History {
     /// The claim over the record at this place in the history, if one was made there.
     fn claim_over(&self, place: usize) -> Option<Claim> {
-        let over = Over::of_doubt(&held(self.stood.get(place)?.clone(), 99_000));
+        let over = ClaimOver::over_uncertain(&held(self.stood.get(place)?.clone(), 99_000));
         let fence = Fence(100 + place as u64);
         let record = claim(&Asked { fence, ..asked() }, over, BEGIN, 5, &policy()).record;
         Some(Claim { fence, record })
@@ -110,7 +110,8 @@ impl History {
 fn no_write_is_taken_for_another_whatever_happened_before() {
     for outcome in outcomes() {
         let first =
-            claim(&Asked { fence: FIRST, ..asked() }, Over::Nothing, BEGIN, 5, &policy()).record;
+            claim(&Asked { fence: FIRST, ..asked() }, ClaimOver::Nothing, BEGIN, 5, &policy())
+                .record;
         let mut history =
             History { stood: vec![first], outcome, next_decision: DECISIONS, checked: 0 };
         history.explore();

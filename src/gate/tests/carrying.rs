@@ -20,7 +20,9 @@ fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
         .body(())
         .unwrap();
     let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(b"{}"));
-    Carried::new(policy, &parts, &body.clone().into(), &body).unwrap().apply(&mut parts, &mut body);
+    CarriedKey::new(policy, &parts, &body.clone().into(), &body)
+        .unwrap()
+        .apply(&mut parts, &mut body);
     parts.headers
 }
 

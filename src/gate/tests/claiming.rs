@@ -68,7 +68,7 @@ async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_
         let refused = all
             .await
             .into_iter()
-            .filter(|told| matches!(told, Ok(Err(Problem::Overloaded))))
+            .filter(|told| matches!(told, Ok(Err(Refusal::Overloaded))))
             .count();
         let begun = CLAIMS_MAX + MORE - scene.store.faults.lock().unwrap().len();
         assert_eq!((begun, refused), (claimed, CLAIMS_MAX + MORE - claimed));
@@ -92,7 +92,7 @@ async fn one_address_takes_half_of_the_places_for_waiters() {
         )
     });
     assert_eq!((first, told.0, told.2), (PAID, REPLAYED, REPLAYED));
-    assert!(matches!(told.1, Err(Problem::Overloaded)), "{:?}", told.1);
+    assert!(matches!(told.1, Err(Refusal::Overloaded)), "{:?}", told.1);
     assert!(one.is_idle() && other.is_idle());
 }
 

@@ -2,7 +2,7 @@
 
 use super::*;
 use crate::event::{Observation, Seen};
-use crate::gate::observe::Sighting;
+use crate::gate::background::observations::PendingObservation;
 use crate::key::{SLOT_BYTES, Space};
 use crate::store::log::EntryId;
 
@@ -17,17 +17,17 @@ fn telling() -> (Arc<Gate>, Arc<Faulty>) {
 }
 
 /// A duplicate of an operation.
-fn seen(gate: &Gate, slot: Slot, whose: u8) -> Sighting {
+fn seen(gate: &Gate, slot: Slot, whose: u8) -> PendingObservation {
     let policy = crate::engine::tests::policy();
     let mut headers = http::HeaderMap::new();
     headers.insert(
         "traceparent",
         http::HeaderValue::from_static("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"),
     );
-    Sighting {
+    PendingObservation {
         slot: Some(slot),
         status: Some(201),
-        ..gate.sighting(Seen::Replayed, &policy, Some(&[whose; 32]), &headers)
+        ..gate.pending_observation(Seen::Replayed, &policy, Some(&[whose; 32]), &headers)
     }
 }
 
@@ -40,7 +40,7 @@ async fn told(store: &Faulty) -> Vec<Vec<Observation>> {
 #[tokio::test(start_paused = true)]
 async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
     let (gate, store) = telling();
-    let storm = |at_ms, waited| Sighting { at_ms, waited, ..seen(&gate, FIRST, 1) };
+    let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..seen(&gate, FIRST, 1) };
     let ms = |ms| Some(Duration::from_millis(ms));
     for one in [storm(10, ms(3)), storm(30, ms(9)), storm(20, None)] {
         gate.note(one);
@@ -48,10 +48,10 @@ async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
     let others = [
         seen(&gate, SECOND, 1),
         seen(&gate, FIRST, 2),
-        Sighting { status: Some(409), ..seen(&gate, FIRST, 1) },
-        Sighting { kind: Seen::Refused, ..seen(&gate, FIRST, 1) },
-        Sighting { problem: Some("in-flight"), ..seen(&gate, FIRST, 1) },
-        Sighting { route: "refunds".into(), ..seen(&gate, FIRST, 1) },
+        PendingObservation { status: Some(409), ..seen(&gate, FIRST, 1) },
+        PendingObservation { kind: Seen::Refused, ..seen(&gate, FIRST, 1) },
+        PendingObservation { problem: Some("in-flight"), ..seen(&gate, FIRST, 1) },
+        PendingObservation { route: "refunds".into(), ..seen(&gate, FIRST, 1) },
     ];
     let count = others.len();
     others.into_iter().for_each(|other| gate.note(other));
@@ -79,7 +79,7 @@ async fn a_full_batch_is_told_at_once_and_the_rest_after_a_pause() {
     let (gate, store) = telling();
     let task = tokio::spawn({
         let gate = gate.clone();
-        async move { gate.tell_observations(&CancellationToken::new()).await }
+        async move { gate.export_observations(&CancellationToken::new()).await }
     });
     let began = tokio::time::Instant::now();
     let until_told = async |requests: u64| {
@@ -134,6 +134,6 @@ async fn at_the_end_what_waits_is_told_at_once_and_then_no_more() {
     gate.note(seen(&gate, FIRST, 1));
     end.cancel();
     let began = tokio::time::Instant::now();
-    gate.tell_observations(&end).await;
+    gate.export_observations(&end).await;
     assert_eq!((told(&store).await.concat().len(), began.elapsed()), (1, Duration::ZERO));
 }

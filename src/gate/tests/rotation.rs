@@ -137,7 +137,7 @@ struct Fleet {
 struct Member {
     way: Arc<Way>,
     gate: Arc<Gate>,
-    guarded: Arc<Guarded>,
+    guarded: Arc<ProtectedRoute>,
     executed: Arc<AtomicUsize>,
 }
 
@@ -172,7 +172,7 @@ impl Fleet {
             upstream: 0,
             policy,
         };
-        let guarded = Guarded {
+        let guarded = ProtectedRoute {
             meter: meter.route("payments"),
             route: Arc::new(route),
             response_timeout: Duration::from_secs(60),
@@ -232,7 +232,7 @@ async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_on
         assert!(executed <= 1, "{order:?}: {told:?}");
         ran_at_once += executed;
         for told in [&told.0, &told.1] {
-            let known = matches!(told, &PAID | &REPLAYED | Err(Problem::InFlight { .. }));
+            let known = matches!(told, &PAID | &REPLAYED | Err(Refusal::InFlight { .. }));
             assert!(known, "{order:?}: {told:?}");
         }
         a.settle().await;
@@ -281,7 +281,7 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
     fleet.inner.swap(&slot, Some(held.record.version), &ended, moment).await.unwrap();
     assert_eq!(fleet.inner.load(&slot).await.unwrap(), None);
     let told = fleet.member(0, &[NEW, OLD]).pay().await;
-    assert_eq!(told, Err(Problem::ResultExpired { slot }));
+    assert_eq!(told, Err(Refusal::ResultExpired { slot }));
     assert_eq!(fleet.executed(), 1);
 }
 

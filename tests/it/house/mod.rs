@@ -19,9 +19,11 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("engine", &["key", "record"]),
     ("store", &["key", "record", "clock", "tls", "telemetry"]),
     ("route", &["engine", "key"]),
+    ("refusal", &["clock", "engine", "gate", "key", "record", "telemetry"]),
     (
         "gate",
         &[
+            "refusal",
             "key",
             "record",
             "event",
@@ -35,10 +37,14 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["key", "engine", "tls"]),
-    ("proxy", &["gate", "key", "engine", "record", "clock", "entropy", "telemetry", "tls"]),
+    (
+        "proxy",
+        &["gate", "refusal", "key", "engine", "record", "clock", "entropy", "telemetry", "tls"],
+    ),
     (
         "layer",
         &[
+            "refusal",
             "key",
             "clock",
             "entropy",
@@ -74,6 +80,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     (
         "app",
         &[
+            "refusal",
             "key",
             "clock",
             "entropy",

@@ -69,7 +69,7 @@ pub struct Operation {
 pub struct Order {
     pub number: u64,
     /// The upstream did nothing, and its gateway knows.
-    pub did_nothing: bool,
+    pub was_not_executed: bool,
 }
 
 /// What the upstream knows of an operation.
@@ -114,8 +114,8 @@ impl World {
         let again = {
             let operation = &mut self.book().operations[key];
             let again =
-                operation.orders.iter().any(|order| !order.did_nothing) && !operation.decided;
-            operation.orders.push(Order { number, did_nothing: false });
+                operation.orders.iter().any(|order| !order.was_not_executed) && !operation.decided;
+            operation.orders.push(Order { number, was_not_executed: false });
             operation.on_their_way -= 1;
             operation.sent = true;
             again
@@ -150,9 +150,9 @@ impl World {
     }
 
     /// The upstream did nothing, and its gateway knows.
-    pub fn did_nothing(&self, key: usize, order: u64) {
+    pub fn was_not_executed(&self, key: usize, order: u64) {
         for one in self.book().operations[key].orders.iter_mut().filter(|one| one.number == order) {
-            one.did_nothing = true;
+            one.was_not_executed = true;
         }
     }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http_body_util::BodyExt;
-use onceward::gate::{Answered, Problem};
+use onceward::gate::{Answered, Refusal};
 use onceward::telemetry::Answer;
 use tokio::time::{Instant, sleep};
 
@@ -135,28 +135,28 @@ impl World {
         key: usize,
         asker: usize,
         request: u64,
-        problem: &Problem,
+        problem: &Refusal,
     ) -> Told {
         let (why, told) = match problem {
-            Problem::InFlight { .. } => ("answer: in-flight", Told::Refused("in-flight")),
-            Problem::OutcomeUncertain { .. } => {
+            Refusal::InFlight { .. } => ("answer: in-flight", Told::Refused("in-flight")),
+            Refusal::OutcomeUncertain { .. } => {
                 ("answer: outcome-uncertain", Told::Refused("outcome-uncertain"))
             }
-            Problem::KeyReused { .. } => ("answer: key-reused", Told::KeyReused),
-            Problem::ResponseNotStored { .. } => ("answer: response-not-stored", Told::NotStored),
-            Problem::NotSent { .. } => ("answer: not-sent", Told::Refused("not-sent")),
-            Problem::UpstreamUnreachable { .. } => {
+            Refusal::KeyReused { .. } => ("answer: key-reused", Told::KeyReused),
+            Refusal::ResponseNotStored { .. } => ("answer: response-not-stored", Told::NotStored),
+            Refusal::NotSent { .. } => ("answer: not-sent", Told::Refused("not-sent")),
+            Refusal::UpstreamUnreachable { .. } => {
                 ("answer: upstream-unreachable", Told::Refused("upstream-unreachable"))
             }
-            Problem::StoreUnavailable { .. } => {
+            Refusal::StoreUnavailable { .. } => {
                 ("answer: store-unavailable", Told::Refused("store-unavailable"))
             }
-            Problem::Overloaded => ("answer: overloaded", Told::Refused("overloaded")),
+            Refusal::Overloaded => ("answer: overloaded", Told::Refused("overloaded")),
             _ => ("answer: something else", Told::Refused("something else")),
         };
         self.count(why);
         self.note(at, Some(key), What::Refused { request, why });
-        if let Problem::ResponseNotStored { status, .. } = problem {
+        if let Refusal::ResponseNotStored { status, .. } = problem {
             self.sees_not_stored(key, asker, *status);
         }
         if told == Told::Refused("something else") {

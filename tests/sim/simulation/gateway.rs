@@ -8,7 +8,7 @@ use http::{Method, Request};
 use http_body_util::Full;
 use onceward::clock::Clock;
 use onceward::entropy::Entropy;
-use onceward::gate::{Gate, Guarded, Payload, Settings, reconcile, sweep};
+use onceward::gate::{Gate, Payload, ProtectedRoute, Settings, reconcile, sweep};
 use onceward::route::Route;
 use onceward::store::Store;
 use onceward::store::sealed::{KEY_BYTES, Sealed, SealingKey};
@@ -59,7 +59,7 @@ impl World {
             policy: policy.clone(),
         };
         let response_timeout = self.plan.response_timeout;
-        let guarded = Arc::new(Guarded {
+        let guarded = Arc::new(ProtectedRoute {
             route: Arc::new(route),
             response_timeout,
             meter: meter.route("payments"),
@@ -78,7 +78,7 @@ impl World {
             sweeps.within(sweep(swept, policies, policy)).await
         });
         tokio::spawn(async move {
-            let prepare = |_: &Guarded, _: &mut Request<Payload<Full<Bytes>>>| {};
+            let prepare = |_: &ProtectedRoute, _: &mut Request<Payload<Full<Bytes>>>| {};
             process.within(reconcile(gate, vec![guarded], prepare, wire)).await
         });
         started

@@ -110,7 +110,7 @@ impl Wire {
         world.strike(process, Some(key));
         process.runs().await;
         if served.status == StatusCode::TOO_MANY_REQUESTS {
-            world.did_nothing(key, number);
+            world.was_not_executed(key, number);
         }
         let mut response = Response::new(served.body);
         *response.status_mut() = served.status;

@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
-use onceward::gate::{Gate, Guarded, identify};
+use onceward::gate::{Gate, ProtectedRoute, identify};
 use onceward::key::{Caller, Fingerprint, Hashing, Slot};
 use onceward::record::Reply;
 use onceward::store::memory::{Memory, StoreClock};
@@ -42,7 +42,7 @@ pub struct Asker {
 pub struct Gateway {
     pub process: Arc<Process>,
     pub gate: Arc<Gate>,
-    pub guarded: Arc<Guarded>,
+    pub guarded: Arc<ProtectedRoute>,
     pub wire: Wire,
 }
 

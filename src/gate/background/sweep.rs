@@ -1,0 +1,79 @@
+//! The sweeper: marks what is overdue, so that a dead gateway's operations are uncertain within a second or two even if
+//! nobody asks for them.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use crate::engine::Policy;
+use crate::gate::Gate;
+use crate::key::Slot;
+use crate::store::StoreError;
+
+/// Between two looks at the index, jittered, so that many gateways don't look at once.
+const PERIOD: Duration = Duration::from_millis(800);
+
+/// Overdue operations taken in one look; what is left is taken in the next, at once.
+const BATCH: usize = 256;
+
+/// Between two looks at the beginning of the event log: what is too old may stay that much longer.
+const TRIM_PERIOD: Duration = Duration::from_secs(60);
+
+/// Marks overdue attempts uncertain and trims the event log, for ever. `policies` by route name; `fallback` is for routes that are no longer
+/// configured.
+pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback: Policy) {
+    let mut trimmed: Option<Instant> = None;
+    loop {
+        if let Some(keep) = gate.settings.log_keep
+            && trimmed.is_none_or(|trimmed| trimmed.elapsed() >= TRIM_PERIOD)
+        {
+            gate.trim_log(keep).await;
+            trimmed = Some(Instant::now());
+        }
+        match gate.sweep_once(&policies, &fallback).await {
+            Ok(marked) if marked >= BATCH => {}
+            Ok(_) => sleep(gate.entropy.jitter(PERIOD)).await,
+            Err(error) => {
+                tracing::debug!(%error, "the index of unsettled operations could not be read");
+                sleep(gate.entropy.jitter(PERIOD)).await;
+            }
+        }
+    }
+}
+
+impl Gate {
+    async fn sweep_once(
+        &self,
+        policies: &HashMap<String, Policy>,
+        fallback: &Policy,
+    ) -> Result<usize, StoreError> {
+        let overdue = self.store.due(BATCH).await?;
+        let mut failed = None;
+        let mut marked = overdue.len();
+        for slot in &overdue {
+            if let Err(error) = self.sweep_slot(slot, policies, fallback).await {
+                // One bad record must not keep the others from being marked.
+                marked -= 1;
+                failed = Some((slot, error));
+            }
+        }
+        if let Some((slot, error)) = failed {
+            let failures = overdue.len() - marked;
+            tracing::warn!(failures, operation = %slot, %error, "overdue operations could not be marked");
+        }
+        Ok(marked)
+    }
+
+    async fn sweep_slot(
+        &self,
+        slot: &Slot,
+        policies: &HashMap<String, Policy>,
+        fallback: &Policy,
+    ) -> Result<(), StoreError> {
+        let Some(held) = self.store.load(slot).await? else { return Ok(()) };
+        let policy = policies.get(&*held.record.route).unwrap_or(fallback);
+        self.mark_overdue(slot, policy).await.map(|_| ())
+    }
+}
