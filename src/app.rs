@@ -30,9 +30,9 @@ use crate::gate::{Gate, Settings, sweep};
 use crate::key::Hashing;
 use crate::layer::{LayerSettings, OncewardLayer};
 use crate::proxy::{
-    Forward, Http2, Rejections, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings,
-    listen,
+    Forward, Http2, RequestBody, Server, ServerLimits, Upstream, UpstreamSettings, listen,
 };
+use crate::refusal::RefusalRenderer;
 use crate::route::Route;
 use crate::store::Store;
 use crate::store::cache::LocalCache;
@@ -469,8 +469,8 @@ fn server_limits(config: &Config, gate: &Gate) -> ServerLimits {
     }
 }
 
-fn rejections(config: &Config) -> Rejections {
-    Rejections { base_url: config.problem_base_url.clone() }
+fn refusal_renderer(config: &Config) -> RefusalRenderer {
+    RefusalRenderer { base_url: config.problem_base_url.clone() }
 }
 
 fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> LayerSettings {
@@ -492,7 +492,7 @@ fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> L
     LayerSettings {
         routes: config.routes.iter().map(route).collect(),
         keyrings,
-        rejections: rejections(config),
+        renderer: refusal_renderer(config),
         publish_policy: config.publish_policy,
         body_timeout: config.limits.body_timeout,
         silence: config.upstream.response_timeout,

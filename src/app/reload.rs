@@ -18,12 +18,12 @@ use super::*;
 use crate::admin::{Reloads, Sessions};
 use crate::config::Faults;
 use crate::gate::{IdentityCheckError, agree};
-use crate::layer::Once;
+use crate::layer::OncewardService;
 use crate::proxy::{RequestBody, Terms};
 use crate::telemetry::{Observers, Observing};
 
 /// What clients are answered by.
-type Answerer = Once<Forward<RequestBody>>;
+type Answerer = OncewardService<Forward<RequestBody>>;
 
 /// A configuration that was not taken; the one in force stays.
 #[derive(Debug, thiserror::Error)]
@@ -163,7 +163,10 @@ impl Prepared {
             observers,
             clients: Current::new(self.layer.layer(self.forward.clone())),
             operators: Current::new(self.operators.clone()),
-            terms: Terms::new(server_limits(&self.config, &self.gate), rejections(&self.config)),
+            terms: Terms::new(
+                server_limits(&self.config, &self.gate),
+                refusal_renderer(&self.config),
+            ),
         }
     }
 
@@ -220,9 +223,10 @@ impl InForce {
         if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {
             identity.renew(renewal);
         }
-        doors
-            .terms
-            .replace(server_limits(&prepared.config, &prepared.gate), rejections(&prepared.config));
+        doors.terms.replace(
+            server_limits(&prepared.config, &prepared.gate),
+            refusal_renderer(&prepared.config),
+        );
         doors.observers.replace(prepared.observing.clone());
         doors.operators.replace(prepared.operators.clone());
         doors.clients.replace(prepared.layer.layer(prepared.forward.clone()));

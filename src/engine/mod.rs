@@ -10,6 +10,7 @@ mod policy;
 mod probe;
 mod redact;
 mod settle;
+mod standard;
 mod statuses;
 
 pub use admit::{Admission, Asked, ClaimOver, DuplicateRefusal, admit};

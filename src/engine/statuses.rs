@@ -1,5 +1,6 @@
 //! What a route makes of the upstream's status: the result, a proof that nothing was done, or neither.
 
+use http::header::RETRY_AFTER;
 use http::{HeaderMap, HeaderName, StatusCode};
 
 /// What a status says about the upstream's doing.
@@ -86,6 +87,19 @@ impl StatusRules {
             })
             .collect();
         Ok(StatusRules { bare, conditional })
+    }
+
+    /// Returns the rules of a route that sets none: those of the profile "ietf".
+    pub fn standard() -> StatusRules {
+        let verdict = |code| match code {
+            307 | 308 | 401 | 403 | 407 | 408 | 417 | 425 | 429 => Verdict::Release,
+            200..=501 => Verdict::Store,
+            _ => Verdict::Uncertain,
+        };
+        StatusRules {
+            bare: (STATUS_MIN..STATUS_END).map(verdict).collect(),
+            conditional: vec![(503, RETRY_AFTER, Verdict::Release)],
+        }
     }
 
     /// What an answer says. A 101 is always a result: the connection is the client's from then on.

@@ -3,25 +3,15 @@
 use bytes::Bytes;
 use http::request::Parts;
 
-use super::{Gate, Refusal};
+use super::Gate;
 use crate::engine::{Asked, Policy};
 use crate::gate::intake::identify::body_hash;
 use crate::key::{Anatomy, Leaves, Slot};
 use crate::record::{Held, Record};
+use crate::refusal::{Explanation, Refusal};
 
 /// Places that are named in one answer, at most.
 const DIFFERING_MAX: usize = 32;
-
-/// What is said of the first request to its own caller, who uses its key for another one.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Explanation {
-    /// JSON pointers into the body, and `method`, `path`, `query` and `body` as a whole; `None` where it can't be told.
-    pub differing: Option<Vec<String>>,
-    /// Where the operation stands.
-    pub state: &'static str,
-    /// When its first attempt began, in ms since 1970 by its gateway's clock.
-    pub opened_unix_ms: u64,
-}
 
 impl Gate {
     /// What a record keeps of a request, so that a later one can be told where it differs.

@@ -46,7 +46,8 @@ mod share;
 mod stream;
 mod trailers;
 
-pub use crate::refusal::{ForwardError, Malformation, Refusal};
+pub use crate::forwarding::{BoxError, ForwardError};
+pub use crate::refusal::{BodyKind, Explanation, Malformation, Refusal};
 use attempt::Attempt;
 pub use attempt::SendRule;
 use background::ObservationBuffer;
@@ -54,18 +55,17 @@ pub use background::{reconcile, sweep};
 pub use budget::{Budget, Hold};
 use claim::{Asker, is_never_probed};
 pub use close_delimited::CloseDelimited;
-pub use explain::Explanation;
 pub use identity_check::{IdentityCheckError, agree, notes};
+use intake::{CarriedKey, heavy_work};
 pub use intake::{
-    BodyKind, ClientSubject, Content, Identified, VerifiedScope, identify, keep_identifying_fields,
+    ClientSubject, Content, Identified, VerifiedScope, identify, keep_identifying_fields,
     wants_protection,
 };
-use intake::{CarriedKey, heavy_work};
 pub use lookup::{LookupError, scope_names, whose_names};
 pub use operator::OperatorError;
 pub use outflow::Outflow;
 pub use passing::Permit;
-pub use payload::{AnswerBody, BoxError, Payload};
+pub use payload::{AnswerBody, Payload};
 use permits::{InFlight, Places};
 use quota::Quota;
 pub use shadow::Observation;

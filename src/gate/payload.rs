@@ -11,10 +11,8 @@ use http_body::{Body, Frame, SizeHint};
 use super::budget::Hold;
 use super::passing::Permit;
 use super::stream::Stream;
+use crate::forwarding::BoxError;
 use crate::gate::attempt::lease::SendRule;
-
-/// Any error of a body or a service.
-pub type BoxError = Box<dyn std::error::Error + Send + Sync>;
 
 /// A request body on its way to the upstream.
 #[derive(Debug)]

@@ -14,7 +14,7 @@ use crate::engine::{
 };
 use crate::event::{Context, Seen};
 use crate::gate::attempt::settle::Settled;
-use crate::gate::background::observations::{PendingObservation, differing, refusal};
+use crate::gate::background::observations::{PendingObservation, differing};
 use crate::gate::intake::identify::Identified;
 use crate::key::Slot;
 use crate::record::{Cause, Extras, Fence, Held, Version};
@@ -145,10 +145,10 @@ impl Gate {
                 _,
             ) => return,
         };
-        let Some((status, name)) = refusal(&refused, policy) else { return };
+        let Some((status, name)) = refused.observed(policy.mismatch_status) else { return };
         self.note(PendingObservation {
             kind: Seen::WouldRefuse,
-            status: Some(status),
+            status: Some(status.as_u16()),
             problem: Some(name),
             differing: differing(&refused),
             ..pending_observation

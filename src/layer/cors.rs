@@ -1,7 +1,8 @@
-//! Fields that let pages of other origins read the gateway's own answers (the CORS protocol of the Fetch standard).
+//! Fields that let pages of other origins read the gateway's own answers (the CORS protocol of the
+//! Fetch standard).
 //!
-//! Danger: a stored answer has the fields that the upstream made for the page that asked first. Replayed to another page they
-//! would not fit, and a cache could keep them.
+//! Danger: a stored answer has the fields that the upstream made for the page that sent the first
+//! request. Replayed to another page, they would not fit, and a cache could keep them.
 
 use http::header::{
     ACCESS_CONTROL_ALLOW_CREDENTIALS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_EXPOSE_HEADERS,
@@ -12,17 +13,20 @@ use crate::engine::{CrossOrigin, Origins};
 
 /// The fields that the gateway adds to answers; pages can't read them unless they are named.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
-    "Idempotent-Replayed, Retry-After, X-Should-Retry, Stripe-Should-Retry, Link, WWW-Authenticate, Accept-Encoding, Allow",
+    "Idempotent-Replayed, Retry-After, X-Should-Retry, Stripe-Should-Retry, Link, \
+     WWW-Authenticate, Accept-Encoding, Allow",
 );
 
-/// Returns the origin of the page that asks; `None` where there is none, or more than one.
+/// Returns the origin of the page that sent the request; `None` if the request names no origin or
+/// more than one.
 pub(super) fn asking_origin(headers: &HeaderMap) -> Option<HeaderValue> {
     let mut values = headers.get_all(ORIGIN).iter();
     let origin = values.next()?;
     values.next().is_none().then(|| origin.clone())
 }
 
-/// Replaces the fields of the protocol in a refusal or a replay, so that they fit the origin that asks.
+/// Replaces the fields of the protocol in a refusal or a replay, so that they fit the request's
+/// origin.
 pub(super) fn fit(rule: &CrossOrigin, origin: Option<&HeaderValue>, headers: &mut HeaderMap) {
     headers.remove(ACCESS_CONTROL_ALLOW_ORIGIN);
     headers.remove(ACCESS_CONTROL_ALLOW_CREDENTIALS);
@@ -43,7 +47,7 @@ pub(super) fn fit(rule: &CrossOrigin, origin: Option<&HeaderValue>, headers: &mu
     if rule.credentials {
         headers.insert(ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
     }
-    // What the upstream exposes of its own fields stays.
+    // Appended: the fields that the upstream exposes stay exposed.
     headers.append(ACCESS_CONTROL_EXPOSE_HEADERS, EXPOSED);
 }
 
@@ -73,7 +77,8 @@ mod tests {
         }
     }
 
-    /// The fields of an answer to an origin: allowed origin, credentials, lines of exposed names, and what it varies by.
+    /// Returns the fields of an answer to an origin: allowed origin, credentials, lines of exposed
+    /// names, and `Vary`.
     fn fitted(
         rule: &CrossOrigin,
         origin: Option<&'static str>,

@@ -1,7 +1,7 @@
-//! The client's key on its answer: fields that clients match answers to requests by.
+//! The client's key on its answer, by which clients match answers to requests.
 //!
-//! Danger: a key is a secret of its client. The field is put on the answer on its way out, behind everything that stores,
-//! counts or logs, and replaces whatever the upstream wrote there.
+//! Danger: a key is a secret of its client. The field is added last, after everything that stores,
+//! counts or logs the answer, and replaces the upstream's field of the same name.
 
 use http::{HeaderMap, HeaderName, HeaderValue};
 
@@ -11,8 +11,9 @@ use crate::engine::Policy;
 pub(super) struct Echo(HeaderName, HeaderValue);
 
 impl Echo {
-    /// Takes the key from a request of a route that echoes it. There is none where the field is absent, came twice or holds
-    /// other than printable ASCII; a key that is refused for another reason, such as its length, is echoed as well.
+    /// Takes the key from a request of a route that echoes it. Returns `None` if the field is
+    /// absent, came twice or holds other than printable ASCII. A key that is refused for another
+    /// reason, such as its length, is echoed as well.
     pub fn of(policy: &Policy, headers: &HeaderMap) -> Option<Echo> {
         let name = policy.echoed_field()?;
         let mut lines = headers.get_all(name).iter();
@@ -23,17 +24,18 @@ impl Echo {
             return None;
         }
         let mut value = value.clone();
-        // Never in an HTTP/2 connection's table (RFC 7541, section 7.1.3), nor in what prints the fields of an answer.
+        // Keeps the key out of HTTP/2 header tables (RFC 7541, section 7.1.3) and out of debug
+        // output.
         value.set_sensitive(true);
         Some(Echo(name.clone(), value))
     }
 
-    /// The field's name.
+    /// Returns the field's name.
     pub fn name(&self) -> &HeaderName {
         &self.0
     }
 
-    /// Puts it on an answer.
+    /// Adds the field to an answer.
     pub fn put_on(self, headers: &mut HeaderMap) {
         headers.insert(self.0, self.1);
     }

@@ -1,8 +1,9 @@
-//! What clients may know of the policy: the document at `/.well-known/idempotency`. The IETF draft
-//! (draft-ietf-httpapi-idempotency-key-header, section 2) asks resources to publish when keys expire and how they look.
+//! The published policy: the document at `/.well-known/idempotency`. The IETF draft
+//! (draft-ietf-httpapi-idempotency-key-header, section 2) asks resources to publish when keys
+//! expire and which form they have.
 //!
-//! Danger: anybody may read it. So it says what a client needs to send a request and to understand its answer, and
-//! nothing of names, upstreams, scopes, callers or the parts that a derived key is made of.
+//! Danger: anybody may read it. So it has the facts that a client needs to send a request and to
+//! understand its answer, and no names, upstreams, scopes, callers or parts of derived keys.
 
 use bytes::Bytes;
 use http::header::{CACHE_CONTROL, CONTENT_LENGTH, CONTENT_TYPE, ETAG, IF_NONE_MATCH};
@@ -12,14 +13,15 @@ use serde_json::{Value, json};
 use crate::engine::{FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy};
 use crate::gate::AnswerBody;
 use crate::key::{KeySyntax, PartHasher};
-use crate::proxy::Rejections;
+use crate::refusal::{RefusalKind, RefusalRenderer};
 use crate::route::{Route, Routes};
 
-/// Where it is.
+/// The path of the document.
 const PATH: &str = "/.well-known/idempotency";
-/// A policy changes with a restart only; clients that read it at their own start hardly notice five minutes.
+/// A policy changes rarely, and most clients read it at their own start: five minutes of staleness
+/// do no harm.
 const FRESH: HeaderValue = HeaderValue::from_static("public, max-age=300");
-/// Bytes of the digest that tells one document from the next.
+/// Bytes of the digest in the document's tag.
 const TAG_BYTES: usize = 16;
 
 /// The document, rendered once.
@@ -31,13 +33,14 @@ pub(super) struct Published {
 
 impl Published {
     /// Renders the policy of these routes.
-    pub fn of(routes: &Routes, rejections: &Rejections) -> Published {
+    pub fn of(routes: &Routes, renderer: &RefusalRenderer) -> Published {
         let all: Vec<_> = routes.iter().collect();
-        // The first match wins, so one that protects nothing hides what it covers from those behind it, and nothing else.
+        // The first match wins: a route that protects nothing matters only where it hides a later
+        // route that does.
         let last =
             all.iter().rposition(|route| route.policy.mode == Mode::Enforce).map_or(0, |at| at + 1);
         let listed: Vec<Value> =
-            all[..last].iter().map(|route| describe(route, rejections)).collect();
+            all[..last].iter().map(|route| describe(route, renderer)).collect();
         let body = Bytes::from(json!({ "routes": listed }).to_string());
         let mut hasher = PartHasher::new("published policy");
         hasher.part(&body);
@@ -46,12 +49,12 @@ impl Published {
         Published { body, tag: format!("\"{hex}\"") }
     }
 
-    /// Whether a request, which no route covers, asks for it.
+    /// Returns whether a request that no route covers is for the document.
     pub fn is_asked<B>(request: &Request<B>) -> bool {
         request.uri().path() == PATH && matches!(*request.method(), Method::GET | Method::HEAD)
     }
 
-    /// The answer to a request with this method and these fields.
+    /// Returns the answer to a request with this method and these fields.
     pub fn answer<B>(&self, method: &Method, asked: &HeaderMap) -> Response<AnswerBody<B>> {
         let known = asked
             .get_all(IF_NONE_MATCH)
@@ -77,7 +80,8 @@ impl Published {
         response
     }
 
-    /// Whether a list of tags has this document's (RFC 9110, section 13.1.2: compared weakly).
+    /// Returns whether a list of tags has this document's tag (RFC 9110, section 13.1.2: compared
+    /// weakly).
     fn is_among(&self, tags: &str) -> bool {
         tags.split(',')
             .map(str::trim)
@@ -85,7 +89,7 @@ impl Published {
     }
 }
 
-fn describe(route: &Route, rejections: &Rejections) -> Value {
+fn describe(route: &Route, renderer: &RefusalRenderer) -> Value {
     let methods: Vec<&str> = route.methods.iter().map(Method::as_str).collect();
     let policy = &route.policy;
     if policy.mode != Mode::Enforce {
@@ -97,13 +101,13 @@ fn describe(route: &Route, rejections: &Rejections) -> Value {
         "protected": true,
         "key": key(policy),
         "compared": compared(&policy.fingerprint),
-        // Cut to whole seconds: what is promised is kept.
+        // Cut to whole seconds: a result is kept at least as long as the document promises.
         "retention_seconds": policy.retention.as_secs(),
-        "duplicates": duplicates(policy, rejections),
+        "duplicates": duplicates(policy, renderer),
     })
 }
 
-/// Where the key is, and how it has to look.
+/// Describes the place and the form of the key.
 fn key(policy: &Policy) -> Value {
     let rule = &policy.key;
     match &rule.source {
@@ -131,14 +135,18 @@ fn key(policy: &Policy) -> Value {
     }
 }
 
-/// What a request under a key that was used gets. `may_retry`: the same request under the same key may be sent again.
-fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
-    let refused = |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
+/// Describes the answers to requests with a used key. `may_retry`: whether the same request may be
+/// sent again with the same key.
+fn duplicates(policy: &Policy, renderer: &RefusalRenderer) -> Value {
+    let refused = |status: u16, kind: RefusalKind, may_retry| {
+        let problem_type = renderer.problem_type(kind.problem_name());
+        json!({ "status": status, "type": problem_type, "may_retry": may_retry })
+    };
     let conflict = StatusCode::CONFLICT.as_u16();
     let comes_back =
         policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
-    let reused = refused(policy.mismatch_status.as_u16(), "key-reused", false);
-    let mut in_flight = refused(conflict, "in-flight", true);
+    let reused = refused(policy.mismatch_status.as_u16(), RefusalKind::KeyReused, false);
+    let mut in_flight = refused(conflict, RefusalKind::InFlight, true);
     if policy.on_in_flight == OnInFlight::Wait {
         in_flight["after_seconds"] = policy.wait_timeout.as_secs().into();
     }
@@ -151,10 +159,10 @@ fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
             OnMismatch::Supersede => json!({ "executed": true }),
         },
         "another_caller": reused,
-        "uncertain": refused(conflict, "outcome-uncertain", comes_back),
+        "uncertain": refused(conflict, RefusalKind::OutcomeUncertain, comes_back),
     });
     if policy.keeps_tombstones() {
-        let mut expired = refused(conflict, "result-expired", false);
+        let mut expired = refused(conflict, RefusalKind::ResultExpired, false);
         expired["for_seconds"] = policy.tombstone.as_secs().into();
         cases["expired"] = expired;
     }

@@ -1,49 +1,62 @@
 //! The last step of every request: its result becomes a response, and is counted and logged.
 
-use http::{HeaderMap, HeaderValue, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 
 use super::echo::Echo;
-use super::{Front, OnceBody, cors};
-use crate::gate::{Answered, ProtectedRoute, Refusal};
-use crate::proxy::{Shape, Silence, TraceParent};
+use super::trace_context::TraceParent;
+use super::{LayerState, OncewardBody, cors};
+use crate::entropy::Entropy;
+use crate::gate::{AnswerBody, Answered, ProtectedRoute};
+use crate::http_message::SilenceLimit;
+use crate::refusal::{Refusal, RefusalStyle};
 use crate::telemetry::{Answer, Trail};
 
-/// What goes with a request until it is answered.
-pub(super) struct Followed {
-    /// Its place in a trace.
+/// The parts of a request that its response needs.
+pub(super) struct AnswerContext {
+    /// The trace that the request belongs to.
     pub trace: TraceParent,
-    /// Where somebody wants to know of it.
+    /// The request's trail, where observers follow it.
     pub trail: Option<Trail>,
-    /// Of the page that sent it.
+    /// The origin of the page that sent the request.
     pub origin: Option<HeaderValue>,
-    /// Its key, where the route echoes that.
+    /// The request's key, where the route echoes it.
     pub echo: Option<Echo>,
 }
 
-impl Front {
-    /// Renders, counts and logs what became of a request. `guarded`: its route, if it has one.
+impl AnswerContext {
+    /// Takes the context from a request, and continues its trace or begins one.
+    pub fn of<B>(request: &mut Request<B>, entropy: &Entropy) -> AnswerContext {
+        let trail = Trail::of(request.extensions());
+        let origin = cors::asking_origin(request.headers());
+        let trace = TraceParent::of(request.headers_mut(), entropy, trail.as_ref());
+        AnswerContext { trace, trail, origin, echo: None }
+    }
+}
+
+impl LayerState {
+    /// Renders, counts and logs the result of a request. `guarded`: its route, if it has one.
     pub(super) fn respond<RB>(
         &self,
         result: Result<Answered<RB>, Refusal>,
         guarded: Option<&ProtectedRoute>,
-        Followed { trace, trail, origin, echo }: Followed,
-    ) -> Response<OnceBody<RB>> {
-        let meter = guarded.map_or(&self.passed, |guarded| &guarded.meter);
+        AnswerContext { trace, trail, origin, echo }: AnswerContext,
+    ) -> Response<OncewardBody<RB>> {
+        let meter = guarded.map_or(&self.uncovered, |guarded| &guarded.meter);
         let route = guarded.map_or("-", |guarded| &guarded.route.policy.route);
-        let note = |answer: Answer| {
+        let count = |answer: Answer| {
             meter.count(answer);
             let route = guarded.map(|guarded| &guarded.route.policy.route);
             trail.iter().for_each(|trail| trail.answered(route, answer.name()));
         };
-        let fit = |headers: &mut HeaderMap| {
+        let fit_origin = |headers: &mut HeaderMap| {
             let rule = guarded.and_then(|guarded| guarded.route.policy.cors.as_ref());
             rule.into_iter().for_each(|rule| cors::fit(rule, origin.as_ref(), headers));
         };
         let mut response = match result {
             Ok(Answered { mut response, answer }) => {
-                note(answer);
+                count(answer);
                 if answer == Answer::Replayed {
-                    fit(response.headers_mut());
+                    fit_origin(response.headers_mut());
                 }
                 tracing::debug!(
                     request_id = trace.trace_id(),
@@ -53,22 +66,22 @@ impl Front {
                     "answered"
                 );
                 let silence = guarded.map_or(self.silence, |guarded| guarded.response_timeout);
-                response.map(|body| body.map(|rest| Silence::new(rest, silence)))
+                response.map(|body| body.map(|rest| SilenceLimit::new(rest, silence)))
             }
-            Err(problem) => {
-                let shape =
-                    guarded.map_or_else(Shape::default, |guarded| Shape::of(&guarded.route.policy));
-                let (mut response, answer) = self.rejections.render(&problem, shape);
-                fit(response.headers_mut());
-                note(answer);
-                if matches!(problem, Refusal::OutcomeUncertain { status: None, .. }) {
+            Err(refusal) => {
+                let style = guarded
+                    .map_or_else(RefusalStyle::default, |it| RefusalStyle::of(&it.route.policy));
+                let (mut response, answer) = self.renderer.render(&refusal, style);
+                fit_origin(response.headers_mut());
+                count(answer);
+                if matches!(refusal, Refusal::OutcomeUncertain { status: None, .. }) {
                     meter.count_held();
                 }
-                let operation = problem.operation().map(|slot| slot.to_string());
+                let operation = refusal.operation().map(|slot| slot.to_string());
                 let (request_id, outcome, status) =
                     (trace.trace_id(), answer.name(), response.status().as_u16());
                 tracing::info!(request_id, route, outcome, status, operation, "refused");
-                response
+                response.map(AnswerBody::whole)
             }
         };
         if let Some(echo) = echo {

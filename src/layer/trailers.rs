@@ -1,13 +1,14 @@
-//! Trailers for HTTP/1.1 clients: sent only to those who take them, and announced (RFC 9110, sections 6.5 and 6.6.2). HTTP/2 clients
-//! get them in any case.
+//! Trailers for HTTP/1.1 clients: sent only to clients that accept them, and announced (RFC 9110,
+//! sections 6.5 and 6.6.2). HTTP/2 clients always get them.
 
 use http::header::TRAILER;
 use http::{HeaderMap, HeaderName, HeaderValue, Response, Version};
 
 use crate::gate::AnswerBody;
-use crate::proxy::takes_trailers;
+use crate::http_message::takes_trailers;
 
-/// Whether trailers have to be announced to a client. They are not sent otherwise.
+/// Returns whether trailers have to be announced to a client. To other HTTP/1.1 clients they are
+/// not sent.
 pub(super) fn need_announcement(version: Version, headers: &HeaderMap) -> bool {
     version == Version::HTTP_11 && takes_trailers(headers)
 }

@@ -12,9 +12,8 @@ use http::header::{
 };
 use http::{HeaderMap, Method, Version};
 
-use crate::entropy::Entropy;
+use crate::http_message::{TRACEPARENT, takes_trailers};
 use crate::proxy::inbound::rules;
-use crate::telemetry::Trail;
 
 /// Who is at the other end of a connection.
 #[derive(Debug, Clone)]
@@ -42,8 +41,6 @@ pub(super) const FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarde
 pub(super) const FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 pub(super) const FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
 const REAL_IP: HeaderName = HeaderName::from_static("x-real-ip");
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
-const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
 /// Drops what belongs to one connection.
 fn strip_hop_by_hop(headers: &mut HeaderMap) {
@@ -181,13 +178,6 @@ pub(super) fn announces_empty_body(method: &Method, headers: &HeaderMap) -> bool
         || headers.get(CONTENT_LENGTH).is_some_and(|length| length == "0")
 }
 
-/// Whether who sends these fields takes trailers (RFC 9110, section 10.1.4).
-pub fn takes_trailers(headers: &HeaderMap) -> bool {
-    let members =
-        headers.get_all(TE).iter().flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
-    members.into_iter().any(|member| member.trim_ascii().eq_ignore_ascii_case(b"trailers"))
-}
-
 /// Drops the trailers of an answer that frame a message or belong to one connection: some recipients merge trailers into the
 /// head (RFC 9110, section 6.5.1).
 pub(super) fn strip_trailers(trailers: &mut HeaderMap) {
@@ -282,85 +272,6 @@ pub fn from_upstream(headers: &mut HeaderMap, bodiless: bool, received: Version)
     }
     strip_hop_by_hop(headers);
     headers.append(VIA, via(received));
-}
-
-/// A request's place in a trace (W3C Trace Context). Its trace id is the request id in logs.
-#[derive(Debug, Clone)]
-pub struct TraceParent(HeaderValue);
-
-impl TraceParent {
-    /// The 32 hexadecimal digits of the trace id.
-    pub fn trace_id(&self) -> &str {
-        self.0.to_str().ok().and_then(|text| text.get(3..35)).unwrap_or("-")
-    }
-
-    /// Tells a request's trail of it; returns the span of forwarding, where spans are told.
-    fn told_to(&self, trail: &Trail, continued: bool, own: u64) -> Option<[u8; 8]> {
-        let text = self.0.to_str().ok()?;
-        let trace = u128::from_str_radix(text.get(3..35)?, 16).ok()?.to_be_bytes();
-        let span = u64::from_str_radix(text.get(36..52)?, 16).ok()?.to_be_bytes();
-        let flags = u8::from_str_radix(text.get(53..55)?, 16).ok()?;
-        trail.in_trace(trace, continued.then_some((span, flags & 1 == 1)), own)
-    }
-}
-
-/// Continues the trace that a request belongs to, or begins one. Where spans are told, the upstream sees the one in which the
-/// request is forwarded as its parent.
-pub fn trace_parent(
-    headers: &mut HeaderMap,
-    entropy: &Entropy,
-    trail: Option<&Trail>,
-) -> TraceParent {
-    let continued =
-        headers.get(TRACEPARENT).filter(|value| is_trace_parent(value.as_bytes())).cloned();
-    let trace = match &continued {
-        Some(value) => TraceParent(value.clone()),
-        None => begin_trace(headers, entropy),
-    };
-    if let Some(trail) = trail
-        && let Some(span) = trace.told_to(trail, continued.is_some(), entropy.next())
-        && let Ok(value) = HeaderValue::try_from(format!(
-            "00-{}-{:016x}-01",
-            trace.trace_id(),
-            u64::from_be_bytes(span)
-        ))
-    {
-        headers.insert(TRACEPARENT, value);
-    }
-    trace
-}
-
-fn begin_trace(headers: &mut HeaderMap, entropy: &Entropy) -> TraceParent {
-    let mut text = *b"00-00000000000000000000000000000000-0000000000000000-00";
-    write_hex(&mut text[3..19], entropy.next());
-    write_hex(&mut text[19..35], entropy.next());
-    write_hex(&mut text[36..52], entropy.next() | 1);
-    let value = HeaderValue::from_bytes(&text).unwrap_or(HeaderValue::from_static(""));
-    // A state without the trace that it belongs to says nothing.
-    headers.remove(TRACESTATE);
-    headers.insert(TRACEPARENT, value.clone());
-    TraceParent(value)
-}
-
-fn write_hex(out: &mut [u8], mut number: u64) {
-    for place in out.iter_mut().rev() {
-        *place = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
-    }
-}
-
-fn is_trace_parent(value: &[u8]) -> bool {
-    let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
-    value.len() == 55
-        && value.starts_with(b"00-")
-        && value[35] == b'-'
-        && value[52] == b'-'
-        && hex(&value[3..35])
-        && !zero(&value[3..35])
-        && hex(&value[36..52])
-        && !zero(&value[36..52])
-        && hex(&value[53..])
 }
 
 #[cfg(test)]

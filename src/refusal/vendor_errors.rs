@@ -1,166 +1,213 @@
-//! Refusals in the words of payment vendors, so that a vendor's own client library raises the error that it has for the
-//! case. What a library reads is here: its error class hangs on the status and these words, never on the prose.
+//! Refusals in the error formats of payment vendors, so that a vendor's own client library raises
+//! the matching error. Its error classes depend on the status and on the codes here, never on the
+//! prose.
 //!
-//! Sources: Stripe's API reference (error types and codes), Square's API reference (categories and codes), PayPal's REST
-//! reference (error object), the RFC "Agentic Checkout" of the Agentic Commerce Protocol (sections 3.1 and 6.4), the
-//! specification of the Universal Commerce Protocol (error handling); what no public page says of a vendor keeps the name of
-//! the problem.
+//! Sources: Stripe's API reference (error types and codes), Square's API reference (categories and
+//! codes), PayPal's REST reference (error object), the RFC "Agentic Checkout" of the Agentic
+//! Commerce Protocol (sections 3.1 and 6.4), the specification of the Universal Commerce Protocol
+//! (error handling). Where no public page of a vendor has a code for a case, the code is the name
+//! of the problem.
 
 use http::StatusCode;
 use serde_json::{Value, json};
 
+use super::{Refusal, RefusalKind};
 use crate::engine::Dialect;
-use crate::gate::Refusal;
 
-/// What a refusal says, whatever its shape.
-pub(crate) struct Said<'a> {
-    /// Why it was refused.
-    pub problem: &'a Refusal,
-    /// The problem's name, the last part of its type.
-    pub kind: &'a str,
+/// The content of a refusal, whatever its format.
+pub(super) struct RefusalText<'a> {
+    /// The refusal.
+    pub refusal: &'a Refusal,
+    /// The status of the response.
     pub status: StatusCode,
-    /// For people.
+    /// The text for people.
     pub detail: &'a str,
 }
 
-/// Whose fault it is, which is what error classes tell apart.
+/// Who has to act, which vendors' error classes distinguish.
 #[derive(Clone, Copy, PartialEq)]
-enum Class {
+enum FaultClass {
     /// The request has to change.
     Request,
-    /// Whoever sent it has to prove who they are.
+    /// The sender has to prove their identity.
     Credentials,
-    /// The service, or what is behind it, did not do it, or nobody knows.
+    /// The service or its upstream did not execute the request, or nobody knows whether it did.
     Service,
 }
 
-/// The words for one problem.
-struct Words {
-    class: Class,
+/// The codes of one kind of refusal.
+struct VendorCodes {
+    class: FaultClass,
     /// Stripe's code, where it has one.
     stripe: Option<&'static str>,
     /// Square's code.
     square: &'static str,
     /// The issue in PayPal's details, where it has one.
     paypal: Option<&'static str>,
-    /// The code of the Agentic Commerce Protocol, where it has one. The Universal one names no codes for these cases, and gets
-    /// the same where they have one meaning in both.
+    /// The code of the Agentic Commerce Protocol, where it has one. The Universal one has no codes
+    /// for these cases, and gets the same where both protocols give them one meaning.
     acp: Option<&'static str>,
+    /// Whether the refusal is about the key, which the formats name as the faulty field.
+    key_field: bool,
 }
 
-/// What the Agentic Commerce Protocol calls a request that has no outcome yet.
+/// The Agentic Commerce Protocol's code for a request that has no outcome yet.
 const IN_FLIGHT: &str = "idempotency_in_flight";
 
-fn words(problem: &Refusal, status: StatusCode) -> Words {
-    use Class::{Credentials, Request, Service};
-    let say = |class, square| Words { class, stripe: None, square, paypal: None, acp: None };
-    match problem {
-        // Stripe tells this one by its type, see `stripe`.
-        Refusal::KeyReused { .. } => Words {
-            // Second-hand, as PayPal's pages say nothing of another payload.
-            paypal: Some("DUPLICATE_REQUEST_ID"),
-            acp: Some("idempotency_conflict"),
-            ..say(Request, "IDEMPOTENCY_KEY_REUSED")
-        },
-        Refusal::InFlight { .. } => Words {
-            stripe: Some("idempotency_key_in_use"),
-            paypal: Some("PREVIOUS_REQUEST_IN_PROGRESS"),
-            acp: Some(IN_FLIGHT),
-            ..say(Request, "CONFLICT")
-        },
-        Refusal::KeyMissing { .. } => Words {
-            paypal: Some("MISSING_REQUIRED_PARAMETER"),
-            acp: Some("idempotency_key_required"),
-            ..say(Request, "MISSING_REQUIRED_PARAMETER")
-        },
-        Refusal::ScopeMissing { .. } => Words {
-            paypal: Some("MISSING_REQUIRED_PARAMETER"),
-            ..say(Request, "MISSING_REQUIRED_PARAMETER")
-        },
-        Refusal::ScopeInvalid { expired } => {
-            say(Credentials, if *expired { "ACCESS_TOKEN_EXPIRED" } else { "UNAUTHORIZED" })
+impl VendorCodes {
+    fn new(class: FaultClass, square: &'static str) -> VendorCodes {
+        VendorCodes { class, stripe: None, square, paypal: None, acp: None, key_field: false }
+    }
+
+    fn of(kind: RefusalKind) -> VendorCodes {
+        use FaultClass::{Credentials, Request, Service};
+        let new = VendorCodes::new;
+        match kind {
+            // Stripe distinguishes this case by its type, see `stripe`.
+            RefusalKind::KeyReused => VendorCodes {
+                // Second-hand: PayPal's pages do not mention another payload.
+                paypal: Some("DUPLICATE_REQUEST_ID"),
+                acp: Some("idempotency_conflict"),
+                key_field: true,
+                ..new(Request, "IDEMPOTENCY_KEY_REUSED")
+            },
+            RefusalKind::InFlight => VendorCodes {
+                stripe: Some("idempotency_key_in_use"),
+                paypal: Some("PREVIOUS_REQUEST_IN_PROGRESS"),
+                acp: Some(IN_FLIGHT),
+                ..new(Request, "CONFLICT")
+            },
+            RefusalKind::KeyMissing => VendorCodes {
+                paypal: Some("MISSING_REQUIRED_PARAMETER"),
+                acp: Some("idempotency_key_required"),
+                key_field: true,
+                ..new(Request, "MISSING_REQUIRED_PARAMETER")
+            },
+            RefusalKind::KeyInvalid => VendorCodes {
+                paypal: Some("INVALID_PARAMETER_SYNTAX"),
+                key_field: true,
+                ..new(Request, "INVALID_VALUE")
+            },
+            RefusalKind::ScopeMissing => VendorCodes {
+                paypal: Some("MISSING_REQUIRED_PARAMETER"),
+                ..new(Request, "MISSING_REQUIRED_PARAMETER")
+            },
+            RefusalKind::ScopeRepeated => VendorCodes {
+                paypal: Some("INVALID_PARAMETER_SYNTAX"),
+                ..new(Request, "INVALID_VALUE")
+            },
+            RefusalKind::BodyUnreadable => VendorCodes {
+                paypal: Some("MALFORMED_REQUEST_JSON"),
+                ..new(Request, "EXPECTED_JSON_BODY")
+            },
+            RefusalKind::ScopeInvalid => new(Credentials, "UNAUTHORIZED"),
+            RefusalKind::ScopeExpired => new(Credentials, "ACCESS_TOKEN_EXPIRED"),
+            RefusalKind::OutcomeUncertain
+            | RefusalKind::ResponseNotStored
+            | RefusalKind::ResultExpired => new(Service, "CONFLICT"),
+            RefusalKind::UpstreamUnreachable | RefusalKind::UpstreamFailed => {
+                new(Service, "BAD_GATEWAY")
+            }
+            RefusalKind::UpstreamTimedOut => new(Service, "GATEWAY_TIMEOUT"),
+            RefusalKind::NotSent
+            | RefusalKind::StoreUnavailable
+            | RefusalKind::RecordUnreadable
+            | RefusalKind::ScopeUnavailable
+            | RefusalKind::Overloaded
+            | RefusalKind::QuotaReached => new(Service, "SERVICE_UNAVAILABLE"),
+            RefusalKind::BodyTooLarge => new(Request, "REQUEST_ENTITY_TOO_LARGE"),
+            RefusalKind::UnsupportedEncoding => new(Request, "UNSUPPORTED_MEDIA_TYPE"),
+            RefusalKind::BodyTimeout => new(Request, "REQUEST_TIMEOUT"),
+            RefusalKind::MethodNotAllowed => new(Request, "METHOD_NOT_ALLOWED"),
+            RefusalKind::BodyBroken
+            | RefusalKind::PathAmbiguous
+            | RefusalKind::HostInvalid
+            | RefusalKind::Malformed
+            | RefusalKind::HeaderTooLarge => new(Request, "BAD_REQUEST"),
         }
-        Refusal::ScopeRepeated { .. } => {
-            Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") }
-        }
-        Refusal::BodyUnreadable => {
-            Words { paypal: Some("MALFORMED_REQUEST_JSON"), ..say(Request, "EXPECTED_JSON_BODY") }
-        }
-        Refusal::KeyInvalid { .. } => {
-            Words { paypal: Some("INVALID_PARAMETER_SYNTAX"), ..say(Request, "INVALID_VALUE") }
-        }
-        Refusal::OutcomeUncertain { .. } => match status {
-            StatusCode::BAD_GATEWAY => say(Service, "BAD_GATEWAY"),
-            StatusCode::SERVICE_UNAVAILABLE => say(Service, "SERVICE_UNAVAILABLE"),
-            StatusCode::GATEWAY_TIMEOUT => say(Service, "GATEWAY_TIMEOUT"),
-            _ => say(Service, "CONFLICT"),
-        },
-        Refusal::ResponseNotStored { .. } | Refusal::ResultExpired { .. } => {
-            say(Service, "CONFLICT")
-        }
-        Refusal::UpstreamUnreachable { .. } => say(Service, "BAD_GATEWAY"),
-        Refusal::UpstreamFailed { timed_out: true } => say(Service, "GATEWAY_TIMEOUT"),
-        Refusal::UpstreamFailed { timed_out: false } => say(Service, "BAD_GATEWAY"),
-        Refusal::NotSent { .. }
-        | Refusal::StoreUnavailable { .. }
-        | Refusal::RecordUnreadable { .. }
-        | Refusal::ScopeUnavailable
-        | Refusal::Overloaded
-        | Refusal::QuotaReached { .. } => say(Service, "SERVICE_UNAVAILABLE"),
-        Refusal::BodyTooLarge { .. } => say(Request, "REQUEST_ENTITY_TOO_LARGE"),
-        Refusal::UnsupportedEncoding => say(Request, "UNSUPPORTED_MEDIA_TYPE"),
-        Refusal::BodyTimeout => say(Request, "REQUEST_TIMEOUT"),
-        Refusal::MethodNotAllowed => say(Request, "METHOD_NOT_ALLOWED"),
-        Refusal::BodyBroken
-        | Refusal::PathAmbiguous
-        | Refusal::HostInvalid
-        | Refusal::Malformed { .. }
-        | Refusal::HeaderTooLarge { .. } => say(Request, "BAD_REQUEST"),
     }
 }
 
-/// The body of a refusal in a vendor's shape; `None` where it is told as a problem document.
-pub(crate) fn body(dialect: Dialect, said: &Said<'_>) -> Option<Value> {
-    let words = words(said.problem, said.status);
+/// Returns the body of a refusal in a vendor's format; `None` where the format is the problem
+/// document.
+pub(super) fn body(dialect: Dialect, text: &RefusalText<'_>) -> Option<Value> {
+    let codes = VendorCodes::of(text.refusal.kind());
     let mut body = match dialect {
         Dialect::Problem => return None,
-        Dialect::Stripe => stripe(said, &words),
-        Dialect::Square => square(said, &words),
-        Dialect::PayPal => paypal(said, &words),
-        Dialect::Acp => return Some(acp(said, &words)),
-        Dialect::Ucp => return Some(ucp(said, &words)),
+        Dialect::Stripe => stripe(text, &codes),
+        Dialect::Square => square(text, &codes),
+        Dialect::PayPal => paypal(text, &codes),
+        Dialect::Acp => return Some(acp(text, &codes)),
+        Dialect::Ucp => return Some(ucp(text, &codes)),
     };
-    // Libraries leave alone what they don't know; an operator's colleague asks for this.
-    if let Some(slot) = said.problem.operation() {
+    // Client libraries ignore unknown members, and operators are asked for this one.
+    if let Some(slot) = text.refusal.operation() {
         body["operation"] = json!(slot.to_string());
     }
     Some(body)
 }
 
-fn stripe(said: &Said<'_>, words: &Words) -> Value {
-    let kind = match (said.problem, words.class) {
-        (Refusal::KeyReused { .. }, _) => "idempotency_error",
-        (_, Class::Request | Class::Credentials) => "invalid_request_error",
-        (_, Class::Service) => "api_error",
+fn stripe(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
+    let kind = text.refusal.kind();
+    let error_type = match codes.class {
+        FaultClass::Request if kind == RefusalKind::KeyReused => "idempotency_error",
+        FaultClass::Request | FaultClass::Credentials => "invalid_request_error",
+        FaultClass::Service => "api_error",
     };
-    json!({ "error": { "type": kind, "code": words.stripe.unwrap_or(said.kind), "message": said.detail } })
+    let code = codes.stripe.unwrap_or(kind.problem_name());
+    json!({ "error": { "type": error_type, "code": code, "message": text.detail } })
 }
 
-fn square(said: &Said<'_>, words: &Words) -> Value {
-    let category = match words.class {
-        Class::Request => "INVALID_REQUEST_ERROR",
-        Class::Credentials => "AUTHENTICATION_ERROR",
-        Class::Service => "API_ERROR",
+fn square(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
+    let category = match codes.class {
+        FaultClass::Request => "INVALID_REQUEST_ERROR",
+        FaultClass::Credentials => "AUTHENTICATION_ERROR",
+        FaultClass::Service => "API_ERROR",
     };
-    let mut error = json!({ "category": category, "code": words.square, "detail": said.detail });
-    if is_about_the_key(said.problem) {
+    let is_uncertain = text.refusal.kind() == RefusalKind::OutcomeUncertain;
+    let code = square_gateway_code(text.status).filter(|_| is_uncertain).unwrap_or(codes.square);
+    let mut error = json!({ "category": category, "code": code, "detail": text.detail });
+    if codes.key_field {
         error["field"] = json!("idempotency_key");
     }
     json!({ "errors": [error] })
 }
 
-fn paypal(said: &Said<'_>, words: &Words) -> Value {
-    let name = match said.status {
+/// Returns Square's code for the status of an attempt with an uncertain outcome, where it has one.
+fn square_gateway_code(status: StatusCode) -> Option<&'static str> {
+    match status {
+        StatusCode::BAD_GATEWAY => Some("BAD_GATEWAY"),
+        StatusCode::SERVICE_UNAVAILABLE => Some("SERVICE_UNAVAILABLE"),
+        StatusCode::GATEWAY_TIMEOUT => Some("GATEWAY_TIMEOUT"),
+        _ => None,
+    }
+}
+
+fn paypal(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
+    let problem_name = text.refusal.kind().problem_name();
+    let issue = codes
+        .paypal
+        .map_or_else(|| problem_name.replace('-', "_").to_ascii_uppercase(), str::to_owned);
+    let mut detail = json!({ "issue": issue, "description": text.detail });
+    if codes.key_field {
+        detail["field"] = json!("PayPal-Request-Id");
+        detail["location"] = json!("header");
+    }
+    // A vendor's support looks a call up by this reference; here the operation's reference takes
+    // its place.
+    let reference = text.refusal.operation().map(|slot| slot.to_string()).unwrap_or_default();
+    json!({
+        "name": paypal_name(text.status),
+        "message": text.detail,
+        "debug_id": reference,
+        "details": [detail],
+        "links": [],
+    })
+}
+
+/// Returns PayPal's name of an error, which it has for each status.
+fn paypal_name(status: StatusCode) -> &'static str {
+    match status {
         StatusCode::UNAUTHORIZED => "AUTHENTICATION_FAILURE",
         StatusCode::CONFLICT => "RESOURCE_CONFLICT",
         StatusCode::UNPROCESSABLE_ENTITY => "UNPROCESSABLE_ENTITY",
@@ -168,52 +215,38 @@ fn paypal(said: &Said<'_>, words: &Words) -> Value {
         StatusCode::TOO_MANY_REQUESTS => "RATE_LIMIT_REACHED",
         status if status.is_client_error() => "INVALID_REQUEST",
         _ => "INTERNAL_SERVER_ERROR",
-    };
-    let issue = words
-        .paypal
-        .map_or_else(|| said.kind.replace('-', "_").to_ascii_uppercase(), str::to_owned);
-    let mut detail = json!({ "issue": issue, "description": said.detail });
-    if is_about_the_key(said.problem) {
-        detail["field"] = json!("PayPal-Request-Id");
-        detail["location"] = json!("header");
     }
-    // The reference under which a vendor's support looks a call up; the operation's is the one that there is here.
-    let reference = said.problem.operation().map(|slot| slot.to_string()).unwrap_or_default();
-    json!({ "name": name, "message": said.detail, "debug_id": reference, "details": [detail], "links": [] })
 }
 
-/// No member may be added (`additionalProperties` is false), so the reference is a part of the message.
-fn acp(said: &Said<'_>, words: &Words) -> Value {
+/// The format allows no further members (`additionalProperties` is false), so the operation's
+/// reference is a part of the message.
+fn acp(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
+    let kind = text.refusal.kind();
+    // To this protocol, a duplicate that waits for an operator is a request that is still in
+    // flight.
     let is_held =
-        matches!(said.problem, Refusal::OutcomeUncertain { slot: Some(_), status: None, .. });
-    let kind = match (said.problem, words.class) {
-        _ if is_held => "invalid_request",
-        (_, Class::Request | Class::Credentials) => "invalid_request",
-        (Refusal::UpstreamUnreachable { .. }, Class::Service) => "service_unavailable",
-        (_, Class::Service) if said.status == StatusCode::SERVICE_UNAVAILABLE => {
-            "service_unavailable"
-        }
-        (_, Class::Service) => "processing_error",
+        matches!(text.refusal, Refusal::OutcomeUncertain { slot: Some(_), status: None, .. });
+    let is_unavailable =
+        kind == RefusalKind::UpstreamUnreachable || text.status == StatusCode::SERVICE_UNAVAILABLE;
+    let error_type = match codes.class {
+        FaultClass::Request | FaultClass::Credentials => "invalid_request",
+        FaultClass::Service if is_held => "invalid_request",
+        FaultClass::Service if is_unavailable => "service_unavailable",
+        FaultClass::Service => "processing_error",
     };
-    let code = if is_held { IN_FLIGHT } else { words.acp.unwrap_or(said.kind) };
-    json!({ "type": kind, "code": code, "message": with_reference(said) })
+    let code = if is_held { IN_FLIGHT } else { codes.acp.unwrap_or(kind.problem_name()) };
+    json!({ "type": error_type, "code": code, "message": with_reference(text) })
 }
 
-fn ucp(said: &Said<'_>, words: &Words) -> Value {
-    json!({ "code": words.acp.unwrap_or(said.kind), "content": with_reference(said) })
+fn ucp(text: &RefusalText<'_>, codes: &VendorCodes) -> Value {
+    let code = codes.acp.unwrap_or(text.refusal.kind().problem_name());
+    json!({ "code": code, "content": with_reference(text) })
 }
 
-/// The text for people, with the operation's reference where it is known.
-fn with_reference(said: &Said<'_>) -> String {
-    match said.problem.operation() {
-        Some(slot) => format!("{} Operation: {slot}.", said.detail),
-        None => said.detail.to_owned(),
+/// Returns the text for people, with the operation's reference where it is known.
+fn with_reference(text: &RefusalText<'_>) -> String {
+    match text.refusal.operation() {
+        Some(slot) => format!("{} Operation: {slot}.", text.detail),
+        None => text.detail.to_owned(),
     }
-}
-
-fn is_about_the_key(problem: &Refusal) -> bool {
-    matches!(
-        problem,
-        Refusal::KeyReused { .. } | Refusal::KeyMissing { .. } | Refusal::KeyInvalid { .. }
-    )
 }

@@ -15,7 +15,7 @@ use onceward::config::{Config, Overrides};
 use onceward::entropy::Entropy;
 use onceward::gate::{BoxError, Gate, Payload, Settings, sweep};
 use onceward::layer::{LayerSettings, OncewardLayer};
-use onceward::proxy::Rejections;
+use onceward::refusal::RefusalRenderer;
 use onceward::route::Route;
 use onceward::store::redis::{Ack, Options, Place, Redis};
 use onceward::telemetry::Meter;
@@ -131,7 +131,7 @@ impl World {
         let settings = LayerSettings {
             routes: routes.collect(),
             keyrings: HashMap::new(),
-            rejections: Rejections::default(),
+            renderer: RefusalRenderer::default(),
             publish_policy: false,
             body_timeout: Duration::from_secs(30),
             silence: Duration::from_secs(60),

@@ -17,6 +17,7 @@ mod clocks;
 mod cookies;
 mod copies;
 mod cors;
+mod default_policy;
 mod demo;
 mod deploy;
 mod dockerfile;

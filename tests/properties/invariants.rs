@@ -167,7 +167,7 @@ pub fn headers(lines: &[u8]) {
     assert!(
         taken("te")
             .iter()
-            .all(|value| value == "trailers" && onceward::proxy::takes_trailers(&given))
+            .all(|value| value == "trailers" && onceward::http_message::takes_trailers(&given))
     );
     assert!(taken("connection").iter().all(|value| value == "te"));
     const SET: [&str; 11] = [

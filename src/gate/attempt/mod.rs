@@ -15,15 +15,16 @@ use tower_service::Service;
 use super::budget::Hold;
 use super::claim::Claimed;
 use super::close_delimited::{CloseDelimited, may_be_cut};
-use super::payload::{AnswerBody, BoxError, Payload};
+use super::payload::{AnswerBody, Payload};
 use super::quota::Counted;
 use super::trailers::{prepare_trailers, trailer_bytes};
 use super::{Answered, Gate, IDEMPOTENT_REPLAYED, ProtectedRoute, replay};
 use crate::engine::{Admission, Outcome, Policy, Verdict, admit, grpc_doubt, is_grpc, redacted};
+use crate::forwarding::{BoxError, ForwardError};
 use crate::gate::attempt::settle::Settled;
 use crate::key::Slot;
 use crate::record::{Cause, Held, Reply, ReplyBody};
-use crate::refusal::{ForwardError, Refusal};
+use crate::refusal::Refusal;
 use crate::telemetry::{Answer, Timer, Trail, Work};
 
 pub(super) mod lease;

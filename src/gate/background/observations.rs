@@ -102,9 +102,11 @@ impl Gate {
                 (kind, *slot, reply.status.as_u16(), None)
             }
             Ok(_) => return,
-            Err(problem) => match (problem.operation(), refusal(problem, policy)) {
-                (Some(slot), Some((status, name))) => (Seen::Refused, slot, status, Some(name)),
-                _ => return,
+            Err(refusal) => match (refusal.operation(), refusal.observed(policy.mismatch_status)) {
+                (Some(slot), Some((status, name))) => {
+                    (Seen::Refused, slot, status.as_u16(), Some(name))
+                }
+                (None, _) | (_, None) => return,
             },
         };
         self.note(PendingObservation {
@@ -122,11 +124,15 @@ impl Gate {
         if !self.event_log_enabled() {
             return;
         }
-        let Some((status, name)) = refusal(problem, policy) else { return };
+        let Some((status, name)) = problem.observed(policy.mismatch_status) else { return };
         let whose = whose(policy, parts);
         let seen =
             self.pending_observation(Seen::WouldRefuse, policy, whose.as_ref(), &parts.headers);
-        self.note(PendingObservation { status: Some(status), problem: Some(name), ..seen });
+        self.note(PendingObservation {
+            status: Some(status.as_u16()),
+            problem: Some(name),
+            ..seen
+        });
     }
 
     /// What is known of any request: on which route it came, when, whose it is and in which trace.
@@ -233,29 +239,8 @@ fn observations(batch: &[PendingObservation]) -> Vec<Observation> {
     told
 }
 
-/// The refusal of a duplicate, or of one that can't be told to be one: its status and the problem's short name. `None`: it was
-/// none, and says more of the gateway than of the request.
-pub(in crate::gate) fn refusal(problem: &Refusal, policy: &Policy) -> Option<(u16, &'static str)> {
-    Some(match problem {
-        Refusal::KeyReused { .. } => (policy.mismatch_status.as_u16(), "key-reused"),
-        Refusal::InFlight { .. } => (409, "in-flight"),
-        Refusal::OutcomeUncertain { status: None, .. } => (409, "outcome-uncertain"),
-        Refusal::ResponseNotStored { .. } => (409, "response-not-stored"),
-        Refusal::ResultExpired { .. } => (409, "result-expired"),
-        Refusal::KeyMissing { .. } => (400, "key-missing"),
-        Refusal::KeyInvalid { .. } => (400, "key-invalid"),
-        Refusal::ScopeMissing { .. } => (400, "scope-missing"),
-        Refusal::ScopeInvalid { .. } => (401, "scope-invalid"),
-        Refusal::ScopeRepeated { .. } => (400, "scope-invalid"),
-        Refusal::UnsupportedEncoding => (415, "unsupported-encoding"),
-        Refusal::BodyUnreadable => (400, "body-unreadable"),
-        _ => return None,
-    })
-}
-
-/// Where it differed, as far as that is told.
-pub(in crate::gate) fn differing(problem: &Refusal) -> Vec<Difference> {
-    let Refusal::KeyReused { explained: Some(explained), .. } = problem else { return Vec::new() };
-    let places = explained.differing.iter().flatten();
+/// Returns the places in which a refused request differs, as far as its caller may know them.
+pub(in crate::gate) fn differing(refusal: &Refusal) -> Vec<Difference> {
+    let places = refusal.differing().iter();
     places.map(|pointer| Difference { pointer: pointer.clone() }).collect()
 }

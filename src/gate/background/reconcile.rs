@@ -13,8 +13,9 @@ use tower_service::Service;
 
 use crate::engine::{Finding, OnUncertain, Probe, believe_unasked};
 use crate::event::Context;
+use crate::forwarding::BoxError;
 use crate::gate::claim::probe::question;
-use crate::gate::payload::{BoxError, Payload};
+use crate::gate::payload::Payload;
 use crate::gate::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Fence, Held, State};

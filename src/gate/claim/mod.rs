@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use tower_service::Service;
 
 use super::passing::Permit;
-use super::payload::{BoxError, Payload};
+use super::payload::Payload;
 use super::quota::Counted;
 use super::{AddressShare, Gate, ProtectedRoute, Refusal};
 use crate::engine::{
@@ -22,6 +22,7 @@ use crate::engine::{
     admit, claim, expire,
 };
 use crate::event::Context;
+use crate::forwarding::BoxError;
 use crate::gate::attempt::lease::SendRule;
 use crate::gate::background::event_log::trace_of;
 use crate::gate::claim::wait::Waiting;

@@ -15,12 +15,13 @@ use crate::engine::{
     ScopeRule, believe, is_grpc,
 };
 use crate::event::Context;
+use crate::forwarding::BoxError;
 use crate::gate::attempt::Read;
 use crate::gate::background::event_log::trace_of;
 use crate::gate::budget::Hold;
 use crate::gate::close_delimited::{CloseDelimited, may_be_cut};
 use crate::gate::intake::upstream_key::key_for_upstream;
-use crate::gate::payload::{BoxError, Payload};
+use crate::gate::payload::Payload;
 use crate::gate::{Gate, ProtectedRoute, Refusal};
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, State};

@@ -13,10 +13,11 @@ use http_body::Body;
 use tower_service::Service;
 
 use crate::engine::{Admission, Asked, DuplicateRefusal, OnFailure, Policy, admit};
+use crate::forwarding::BoxError;
 use crate::gate::claim::probe::Asker;
 use crate::gate::claim::{Claimed, Entry, Unconfirmed};
 use crate::gate::intake::identify::Identified;
-use crate::gate::payload::{BoxError, Payload};
+use crate::gate::payload::Payload;
 use crate::gate::permits::Place;
 use crate::gate::{Gate, ProtectedRoute, Refusal};
 use crate::key::{Caller, Slot};

@@ -21,11 +21,10 @@ use crate::key::{
     BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, Named, PartHasher, Reading,
     Scope, Slot, Space, fingerprint, form_boundary, hash_body, path,
 };
-use crate::refusal::{KeyFault, Refusal};
+use crate::refusal::{BodyKind, KeyFault, Refusal};
 
 mod body;
 
-pub use body::BodyKind;
 use body::{body_key, content_type, document_with_key, field_of_form, form_key, missing_in_body};
 pub(in crate::gate) use body::{essence_has, is_json};
 

@@ -7,7 +7,7 @@ pub(super) mod scope;
 pub(super) mod upstream_key;
 
 pub use content::Content;
-pub use identify::{BodyKind, Identified, identify, wants_protection};
+pub use identify::{Identified, identify, wants_protection};
 pub use scope::{ClientSubject, VerifiedScope};
 pub(super) use upstream_key::CarriedKey;
 pub use upstream_key::keep_identifying_fields;

@@ -17,11 +17,11 @@ use self::chunked::Chunked;
 pub(in crate::proxy) use self::frames::{DATA_BYTES_MIN, MARK};
 pub use self::frames::{FrameFault, Frames};
 pub(in crate::proxy) use self::hpack::FIELD_BYTES;
-use crate::gate::{Malformation, Refusal};
 use crate::proxy::inbound::listener::FIELDS_MAX;
 use crate::proxy::inbound::rules::{
     self, Framing, METHOD, RequestTarget, TARGET, TOKEN, VALUE, VERSION, run,
 };
+use crate::refusal::{Malformation, Refusal};
 
 /// How many bytes from the start may be in a value. Most of a head is values, so they are looked at in blocks, which the
 /// compiler turns into one comparison each.

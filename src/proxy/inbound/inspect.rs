@@ -13,12 +13,12 @@ use http::{HeaderValue, Method, Request, Response, Uri, Version};
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::gate::{AnswerBody, Malformation, Refusal};
+use crate::gate::AnswerBody;
 use crate::proxy::inbound::byte_guard::MARK;
 use crate::proxy::inbound::guarded_bytes::GuardVerdict;
 use crate::proxy::inbound::inflow::{CountedBody, Inflow};
 use crate::proxy::inbound::rules::{self, RequestTarget};
-use crate::refusal::http::ALLOWED;
+use crate::refusal::{ALLOWED_METHODS, Malformation, Refusal};
 
 /// Refuses what no request may be, whatever its route. `limit` is the configured size of a head in bytes.
 pub(in crate::proxy) fn check<B>(
@@ -88,7 +88,7 @@ pub(in crate::proxy) fn max_forwards<B, R>(
     let count = digits.parse::<u32>().unwrap_or(u32::MAX);
     let Some(left) = count.checked_sub(1) else {
         let mut response = Response::new(AnswerBody::whole(Bytes::new()));
-        response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED));
+        response.headers_mut().insert(ALLOW, HeaderValue::from_static(ALLOWED_METHODS));
         return Ok(Some(response));
     };
     request.headers_mut().insert(MAX_FORWARDS, HeaderValue::from(left));

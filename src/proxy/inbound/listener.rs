@@ -26,8 +26,9 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
-use crate::gate::{AnswerBody, BoxError, Budget, ClientSubject, Refusal};
-use crate::proxy::body::discard;
+use crate::forwarding::BoxError;
+use crate::gate::{AnswerBody, Budget, ClientSubject};
+use crate::http_message::discard;
 use crate::proxy::fields::{self, Peer};
 use crate::proxy::inbound::announced::client_of;
 use crate::proxy::inbound::connection_state::{
@@ -41,7 +42,7 @@ use crate::proxy::inbound::protocol::{admit_head, protocol};
 use crate::proxy::inbound::request_observer::RequestObserver;
 use crate::proxy::inbound::tls_socket::TlsSocket;
 use crate::proxy::tunnel::TunnelTerms;
-use crate::refusal::http::{Rejections, Shape};
+use crate::refusal::{Refusal, RefusalRenderer, RefusalStyle};
 use crate::telemetry::Observers;
 use crate::tls::Identity;
 
@@ -113,20 +114,20 @@ pub struct Server {
 /// What new connections are served under: limits, and how refusals are told. Exchanged while the listener serves; a connection
 /// keeps those that it began with. Cheap to clone.
 #[derive(Clone)]
-pub struct Terms(Arc<RwLock<(ServerLimits, Rejections)>>);
+pub struct Terms(Arc<RwLock<(ServerLimits, RefusalRenderer)>>);
 
 impl Terms {
     /// What the first connections are served under. How many connections there are at once stays as it is here.
-    pub fn new(limits: ServerLimits, rejections: Rejections) -> Terms {
-        Terms(Arc::new(RwLock::new((limits, rejections))))
+    pub fn new(limits: ServerLimits, renderer: RefusalRenderer) -> Terms {
+        Terms(Arc::new(RwLock::new((limits, renderer))))
     }
 
     /// Others, for the connections to come.
-    pub fn replace(&self, limits: ServerLimits, rejections: Rejections) {
-        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (limits, rejections);
+    pub fn replace(&self, limits: ServerLimits, renderer: RefusalRenderer) {
+        *self.0.write().unwrap_or_else(PoisonError::into_inner) = (limits, renderer);
     }
 
-    fn current(&self) -> (ServerLimits, Rejections) {
+    fn current(&self) -> (ServerLimits, RefusalRenderer) {
         self.0.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 }
@@ -179,7 +180,7 @@ impl Server {
                 accepted = accept(&self.listener, &places) => accepted,
             };
             let Some((stream, address, place)) = accepted else { continue };
-            let (limits, rejections) = self.terms.current();
+            let (limits, renderer) = self.terms.current();
             let Some(peer) = peers.enter(address.ip(), limits.connections_of(address.ip())) else {
                 continue;
             };
@@ -190,7 +191,7 @@ impl Server {
                 admitted,
                 closing: closing.clone(),
                 limits,
-                rejections,
+                renderer,
                 identity: self.identity.clone(),
                 observers: self.observers.clone(),
             };
@@ -215,7 +216,7 @@ struct Arrived {
     /// Cancelled when the listener ends: tunnels end with it.
     closing: CancellationToken,
     limits: ServerLimits,
-    rejections: Rejections,
+    renderer: RefusalRenderer,
     identity: Option<Arc<Identity>>,
     observers: Observers,
 }
@@ -238,7 +239,7 @@ impl Arrived {
             mut admitted,
             closing,
             limits,
-            rejections,
+            renderer,
             identity,
             observers,
         } = self;
@@ -297,7 +298,7 @@ impl Arrived {
             let (head, body) = request.into_parts();
             let (body, fault) = RequestBody::new(body, framed.then(|| inflow.clone()));
             let request = Request::from_parts(head, body);
-            let (mut service, rejections) = (service.clone(), rejections.clone());
+            let (mut service, renderer) = (service.clone(), renderer.clone());
             async move {
                 let mut response = match answered {
                     Ok(None) => service.call(request).await?,
@@ -307,12 +308,13 @@ impl Arrived {
                     }
                     Err(problem) => {
                         discard(request.into_body());
-                        rejections.render(&problem, Shape::default()).0
+                        renderer.render(&problem, RefusalStyle::default()).0.map(AnswerBody::whole)
                     }
                 };
                 // Whatever was answered was said of a request that its client never finished.
                 if let Some(problem) = verdict.refused_in_body().or_else(|| fault.get()) {
-                    response = rejections.render(problem, Shape::default()).0;
+                    response =
+                        renderer.render(problem, RefusalStyle::default()).0.map(AnswerBody::whole);
                 }
                 if response.status() == StatusCode::SWITCHING_PROTOCOLS {
                     verdict.tunnel.store(true, Ordering::Release);

@@ -8,8 +8,8 @@
 use http::uri::Authority;
 use http::{HeaderMap, Uri, Version};
 
-use crate::gate::{Malformation, Refusal};
 use crate::proxy::inbound::listener::FIELDS_MAX;
+use crate::refusal::{Malformation, Refusal};
 
 /// Longest target, in bytes. The type that the parsers make of a target can't hold more.
 const TARGET_BYTES_MAX: usize = (u16::MAX - 1) as usize;

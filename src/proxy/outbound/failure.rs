@@ -3,7 +3,7 @@
 use h2::Reason;
 use http::{HeaderMap, Version};
 
-use crate::gate::ForwardError;
+use crate::forwarding::ForwardError;
 use crate::proxy::outbound::wire::WriteTracker;
 use crate::record::AnswerFault;
 

@@ -9,7 +9,8 @@ use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
 use http_body_util::{BodyExt, Limited};
 use tower_service::Service;
 
-use crate::gate::{ForwardError, Payload};
+use crate::forwarding::ForwardError;
+use crate::gate::Payload;
 use crate::proxy::RequestBody;
 use crate::proxy::outbound::forward::Forward;
 

@@ -23,7 +23,8 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use crate::entropy::{Entropy, EntropyError};
-use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
+use crate::forwarding::{BoxError, ForwardError, UpstreamIndex};
+use crate::gate::{CloseDelimited, Payload, Permit, SendRule};
 use crate::proxy::fields::{self, Peer};
 use crate::proxy::outbound::failure::{self, FIELDS_MAX, HEAD_MAX};
 use crate::proxy::outbound::location::{self, ClientAddress};
@@ -92,10 +93,6 @@ pub struct Upstream<B> {
     pool: Pool<Payload<B>>,
 }
 
-/// Names the upstream that a request goes to, by index; a request extension. The first where it is absent.
-#[derive(Debug, Clone, Copy)]
-pub struct Target(pub usize);
-
 /// The service that forwards. Cheap to clone.
 pub struct Forward<B>(Arc<[Arc<Upstream<B>>]>);
 
@@ -131,7 +128,7 @@ where
 
     fn call(&mut self, mut request: Request<Payload<B>>) -> Self::Future {
         let upstreams = self.0.clone();
-        let index = request.extensions().get::<Target>().map_or(0, |target| target.0);
+        let UpstreamIndex(index) = request.extensions().get().copied().unwrap_or_default();
         Box::pin(async move {
             match upstreams.get(index) {
                 Some(upstream) => upstream.forward(&mut request).await,

@@ -12,5 +12,5 @@ mod upstream_body;
 mod wire;
 
 pub use fetch::{FetchError, fetch, post};
-pub use forward::{Forward, Http2, Target, Upstream, UpstreamError, UpstreamSettings};
+pub use forward::{Forward, Http2, Upstream, UpstreamError, UpstreamSettings};
 pub use upstream_body::UpstreamBody;

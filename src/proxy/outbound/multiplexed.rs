@@ -22,7 +22,8 @@ use tokio::task::AbortHandle;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
-use crate::gate::{BoxError, ForwardError, Payload, SendRule};
+use crate::forwarding::{BoxError, ForwardError};
+use crate::gate::{Payload, SendRule};
 use crate::proxy::outbound::failure::{self, HEADER_LIST_MAX};
 use crate::proxy::outbound::frame_gate::{FrameGate, GatedWire};
 

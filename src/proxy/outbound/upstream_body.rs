@@ -7,7 +7,8 @@ use bytes::Bytes;
 use http_body::{Body, Frame, SizeHint};
 use hyper::body::Incoming;
 
-use crate::gate::{BoxError, Payload};
+use crate::forwarding::BoxError;
+use crate::gate::Payload;
 use crate::proxy::fields;
 use crate::proxy::outbound::multiplexed::MultiplexedAnswer;
 use crate::proxy::outbound::pool::{Connection, Pool};

@@ -1,7 +1,5 @@
 //! What kind of body a request has, and what a key is made of in it.
 
-use std::fmt;
-
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 
@@ -10,22 +8,7 @@ use crate::gate::intake::identify::invalid;
 use crate::key::{
     Document, FormField, Key, KeyError, Member, Pointer, Reading, Unclear, form_field,
 };
-use crate::refusal::{KeyFault, Refusal};
-
-/// What kind of body a request has, as it is read here. For messages.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum BodyKind {
-    /// No content.
-    None,
-    /// JSON, or a body that claims to be JSON.
-    Json,
-    /// A form, `application/x-www-form-urlencoded`.
-    Form,
-    /// A form in parts, `multipart/form-data`, in which no key is looked for.
-    Multipart,
-    /// Anything else.
-    Other,
-}
+use crate::refusal::{BodyKind, KeyFault, Refusal};
 
 impl BodyKind {
     /// Returns the kind of a body.
@@ -44,20 +27,6 @@ impl BodyKind {
         } else {
             BodyKind::Other
         }
-    }
-}
-
-impl fmt::Display for BodyKind {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BodyKind::None => "the request has no body",
-            BodyKind::Json => "the body was read as JSON",
-            BodyKind::Form => "the body was read as a form (application/x-www-form-urlencoded)",
-            BodyKind::Multipart => {
-                "the body is a form in parts (multipart/form-data), in which no key is looked for"
-            }
-            BodyKind::Other => "the body is neither JSON nor a form, by its Content-Type",
-        })
     }
 }
 

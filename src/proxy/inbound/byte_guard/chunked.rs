@@ -1,11 +1,11 @@
 //! A body in chunks (RFC 9112, section 7.1): followed to its end, and refused where two readers could find different ones.
 
 use super::{expect, stray};
-use crate::gate::Malformation;
 use crate::proxy::inbound::listener::FIELDS_MAX;
 use crate::proxy::inbound::rules::{
     CLASSES, TOKEN, TRAILER_BYTES_MAX, TRAILER_NAME_KEPT, VALUE, trailer_name,
 };
+use crate::refusal::Malformation;
 
 /// A chunk size's digits: a parser that counts in 32 bits must see the same number.
 const CHUNK_DIGITS_MAX: u8 = 8;

@@ -1,4 +1,4 @@
-//! Bodies at the edge: read whole within limits, thrown away within limits, watched while they stream.
+//! Bodies within limits: read whole, discarded, or streamed with a limit on silence.
 
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll};
@@ -9,14 +9,19 @@ use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt;
 use tokio::time::{Sleep, sleep, timeout};
 
-use crate::gate::{BoxError, Hold, Refusal};
+use crate::forwarding::BoxError;
+use crate::refusal::Refusal;
 
-/// Reads a request body of at most `limit` bytes, in at most `within`.
+/// Reads a request body of at most `limit` bytes, in at most `within`. `reserve` takes memory for
+/// as many further bytes, and returns `false` where there is none.
+///
+/// # Errors
+/// The body is too large, too slow or broken, or there is no memory for it.
 pub async fn read_whole<B>(
     body: &mut B,
     limit: usize,
     within: Duration,
-    hold: &mut Hold,
+    reserve: impl FnMut(usize) -> bool,
 ) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
@@ -24,14 +29,18 @@ where
     if body.is_end_stream() {
         return Ok(Bytes::new());
     }
-    // Refused by its announced length, before a byte is kept.
+    // Refuses a body by its announced length, before a byte is buffered.
     if body.size_hint().lower() > limit as u64 {
         return Err(Refusal::BodyTooLarge { limit });
     }
-    timeout(within, collect(body, limit, hold)).await.unwrap_or(Err(Refusal::BodyTimeout))
+    timeout(within, collect(body, limit, reserve)).await.unwrap_or(Err(Refusal::BodyTimeout))
 }
 
-async fn collect<B>(body: &mut B, limit: usize, hold: &mut Hold) -> Result<Bytes, Refusal>
+async fn collect<B>(
+    body: &mut B,
+    limit: usize,
+    mut reserve: impl FnMut(usize) -> bool,
+) -> Result<Bytes, Refusal>
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -43,7 +52,7 @@ where
         if first.as_ref().map_or(0, Bytes::len) + rest.len() + data.len() > limit {
             return Err(Refusal::BodyTooLarge { limit });
         }
-        if !hold.grow(data.len()) {
+        if !reserve(data.len()) {
             return Err(Refusal::Overloaded);
         }
         match first {
@@ -58,14 +67,15 @@ where
     })
 }
 
-/// Bytes of an unwanted request body that are read and thrown away, so that the client reads its refusal instead of a
-/// reset and may go on using the connection.
+/// Bytes of an unwanted request body that are read and discarded at most, so that the client reads
+/// its refusal instead of a reset, and can reuse the connection.
 const DISCARD_BYTES_MAX: usize = 4 << 20;
 
-/// How long throwing away may take.
+/// How long discarding may take.
 const DISCARD_MAX: Duration = Duration::from_secs(2);
 
-/// Throws a request body away in the background. What is larger or slower than the bounds ends the connection.
+/// Reads and discards a request body in the background. A body that is larger or slower than the
+/// limits ends the connection.
 pub fn discard<B>(mut body: B)
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
@@ -87,26 +97,26 @@ where
     });
 }
 
-/// A streamed response that breaks off when the upstream is silent for too long.
-pub struct Silence<B> {
+/// A streamed response body that fails when the upstream is silent for too long.
+pub struct SilenceLimit<B> {
     body: B,
     limit: Duration,
     timer: Option<Pin<Box<Sleep>>>,
 }
 
-impl<B> Silence<B> {
-    /// Bounds the silence between two frames. No timer runs while frames come without waiting.
-    pub fn new(body: B, limit: Duration) -> Silence<B> {
-        Silence { body, limit, timer: None }
+impl<B> SilenceLimit<B> {
+    /// Limits the silence between two frames. No timer runs while frames are ready.
+    pub fn new(body: B, limit: Duration) -> SilenceLimit<B> {
+        SilenceLimit { body, limit, timer: None }
     }
 }
 
-/// The upstream fell silent in the middle of a response.
+/// The upstream stopped sending in the middle of a response.
 #[derive(Debug, thiserror::Error)]
 #[error("the upstream fell silent in the middle of its response")]
 struct FellSilent;
 
-impl<B> Body for Silence<B>
+impl<B> Body for SilenceLimit<B>
 where
     B: Body<Data = Bytes> + Unpin,
     B::Error: Into<BoxError>,

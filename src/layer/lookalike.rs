@@ -1,17 +1,17 @@
 //! Field names that some servers read as another name.
 //!
-//! Danger: servers that make variables of fields (CGI, WSGI, PHP and others) read `_` as `-`. A
-//! client's `X_Forwarded_For` is the gateway's `X-Forwarded-For` to them, and `Idempotency_Key` is a
-//! key that the gateway didn't see. So a field is dropped whose name would be one that the gateway
-//! sets, trusts or reads, if `_` and `-` were the same. The fields that frame a message are refused
-//! instead, by the rules.
+//! Danger: servers that turn fields into variables (CGI, WSGI, PHP and others) read `_` as `-`. To
+//! them a client's `X_Forwarded_For` is the gateway's `X-Forwarded-For`, and `Idempotency_Key` is a
+//! key that the gateway did not see. So the gateway drops a field if its name, with `_` read as
+//! `-`, is a name that the gateway sets, trusts or reads. Other spellings of the fields that frame
+//! a message are refused instead, by the rules of the listener.
 
 use http::{HeaderMap, HeaderName};
 
 use crate::engine::{CallerRule, KeyPart, KeyPlace, KeySource, Policy, ScopeRule};
 
-/// Names that the gateway sets, trusts or reads on every route. Of those without a dash there is no
-/// other spelling.
+/// Names that the gateway sets, trusts or reads on every route. A name without a dash has no other
+/// spelling.
 const ALWAYS: [&str; 16] = [
     "content-encoding",
     "content-type",
@@ -31,17 +31,17 @@ const ALWAYS: [&str; 16] = [
     "x-should-retry",
 ];
 
-/// The names of which no other spelling is passed on.
+/// The field names that no other spelling may stand in for.
 #[derive(Debug, Clone)]
-pub struct Lookalikes {
+pub(super) struct Lookalikes {
     names: Box<[HeaderName]>,
     /// Whether a name has an underscore, so that fields without one can be other spellings too.
     underscored: bool,
 }
 
 impl Lookalikes {
-    /// The names that are read on every route, and those that these policies configure: fields of
-    /// keys, scopes and callers, of derived keys, and of the upstream's key.
+    /// Collects the names that are read on every route, and those that these policies configure:
+    /// fields of keys, scopes and callers, of derived keys, and of the upstream's key.
     pub fn new<'p>(policies: impl IntoIterator<Item = &'p Policy>) -> Lookalikes {
         let configured = policies.into_iter().flat_map(configured).cloned();
         let names: Box<[_]> =
@@ -50,7 +50,7 @@ impl Lookalikes {
         Lookalikes { names, underscored }
     }
 
-    /// Drops the fields whose name is another spelling of one of the names.
+    /// Drops the fields that have another spelling of one of the names.
     pub fn drop_from(&self, headers: &mut HeaderMap) {
         let suspect = |name: &HeaderName| self.underscored || name.as_str().contains('_');
         let found: Vec<HeaderName> = headers

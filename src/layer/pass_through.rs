@@ -1,0 +1,106 @@
+//! Requests that pass through without protection: each takes a place among the requests in flight,
+//! and streams.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{Request, Response};
+use http_body::Body;
+use tokio::time::sleep;
+use tower_service::Service;
+
+use super::LayerState;
+use crate::forwarding::{BoxError, ForwardError};
+use crate::gate::{AnswerBody, Answered, Gate, Hold, Movement, Payload, Permit, Stream};
+use crate::http_message::discard;
+use crate::refusal::Refusal;
+use crate::telemetry::{Answer, Trail, Work};
+
+/// A copy of a body that streams through.
+pub(super) struct BodyCopy {
+    /// Largest body that is copied, in bytes.
+    pub limit: usize,
+    /// The memory that the copy takes.
+    pub hold: Hold,
+    /// Receives the copy, or `None` where it was not made, at the end of the body.
+    pub done: Box<dyn FnOnce(Option<Bytes>, Hold) + Send>,
+}
+
+impl LayerState {
+    /// Streams a request through, whatever its size. `silence` limits how long neither side sends
+    /// anything.
+    pub(super) async fn pass<S, B, RB>(
+        &self,
+        request: Request<B>,
+        mut inner: S,
+        copy: Option<BodyCopy>,
+        silence: Duration,
+    ) -> Result<Answered<RB>, Refusal>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        B: Body<Data = Bytes> + Send + Unpin + 'static,
+    {
+        let (request, permit) = admit(&self.gate, request)?;
+        let mut step = Trail::step(request.extensions().get(), Work::Forward);
+        let idempotent = request.method().is_idempotent();
+        let movement = (!request.body().is_end_stream()).then(Movement::begin);
+        let request = request.map(|body| {
+            let mut stream = Stream::new(body);
+            if let Some(movement) = &movement {
+                stream = stream.noting(movement.clone());
+            }
+            if let Some(BodyCopy { limit, hold, done }) = copy {
+                stream = stream.copying(limit, hold, done);
+            }
+            Payload::Stream(stream)
+        });
+        let sent = async {
+            std::future::poll_fn(|cx| inner.poll_ready(cx)).await?;
+            inner.call(request).await
+        };
+        let silent = async {
+            match &movement {
+                Some(movement) => movement.ceased(silence).await,
+                None => sleep(silence).await,
+            }
+        };
+        let sent = tokio::select! {
+            biased;
+            sent = sent => sent.map_err(|error| ForwardError::of(error.into())),
+            () = silent => Err(ForwardError::TimedOut),
+        };
+        match sent {
+            Ok(response) => {
+                step.answered(response.status().as_u16());
+                let response = response.map(|body| AnswerBody::stream(body).keeping(permit));
+                Ok(Answered { response, answer: Answer::Passed })
+            }
+            Err(error) => {
+                step.result("failed");
+                Err(error.unprotected(idempotent))
+            }
+        }
+    }
+}
+
+/// Takes a place among the requests in flight. Where there is none, the request's body is
+/// discarded, so that the client reads its refusal.
+///
+/// # Errors
+/// [`Refusal::Overloaded`].
+fn admit<B>(gate: &Gate, mut request: Request<B>) -> Result<(Request<B>, Permit), Refusal>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+{
+    match gate.admit_passing(request.extensions(), !request.body().is_end_stream()) {
+        Ok(permit) => {
+            permit.accompany(&mut request);
+            Ok((request, permit))
+        }
+        Err(refusal) => {
+            discard(request.into_body());
+            Err(refusal)
+        }
+    }
+}
