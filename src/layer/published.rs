@@ -136,7 +136,7 @@ fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
     let refused = |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
     let conflict = StatusCode::CONFLICT.as_u16();
     let comes_back =
-        policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
+        policy.uncertain_retry_after().is_some() || policy.errors.sends_retry_after_while_held();
     let reused = refused(policy.mismatch_status.as_u16(), "key-reused", false);
     let mut in_flight = refused(conflict, "in-flight", true);
     if policy.on_in_flight == OnInFlight::Wait {

@@ -19,7 +19,9 @@ use super::payload::{AnswerBody, BoxError, Payload};
 use super::quota::Counted;
 use super::trailers::{prepare_trailers, trailer_bytes};
 use super::{Answered, Gate, IDEMPOTENT_REPLAYED, ProtectedRoute, replay};
-use crate::engine::{Admission, Outcome, Policy, Verdict, admit, grpc_doubt, is_grpc, redacted};
+use crate::engine::{
+    Admission, Outcome, Policy, Verdict, admit, grpc_uncertainty, is_grpc, redacted,
+};
 use crate::gate::attempt::settle::Settled;
 use crate::key::Slot;
 use crate::record::{Cause, Held, Reply, ReplyBody};
@@ -164,7 +166,7 @@ impl<S, B> Attempt<S, B> {
                 return Err(problem);
             }
         }
-        if self.claimed.claim.gives_doubt_back(&outcome, policy) {
+        if self.claimed.claim.restores_uncertainty(&outcome, policy) {
             tracing::info!(route = %policy.route, operation = %slot, "an attempt from uncertain did nothing: the operation is as uncertain as before");
             return Err(uncertain(slot, None, policy));
         }
@@ -263,7 +265,7 @@ impl Gate {
                 reply.trailers = trailers;
                 // Its own status says more than the HTTP status that it came with, also where that means that nothing was done.
                 if verdict != Verdict::Uncertain
-                    && let Some(cause) = grpc_doubt(&reply)
+                    && let Some(cause) = grpc_uncertainty(&reply)
                 {
                     return Executed::failed(Outcome::InDoubt(cause));
                 }

@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service;
 
-use crate::engine::{Finding, OnUncertain, Probe, believe_unasked};
+use crate::engine::{Finding, OnUncertain, Probe, believe_in_background};
 use crate::event::Context;
 use crate::gate::claim::probe::question;
 use crate::gate::payload::{BoxError, Payload};
@@ -172,7 +172,8 @@ impl Gate {
         let asking = self.put_question(policy, probe, request, service, &mut hold);
         let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.count(&finding);
-        let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else {
+        let Some(next) = believe_in_background(&held, finding, Fence(self.entropy.next()), policy)
+        else {
             return Ok(());
         };
         match self
