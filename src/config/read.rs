@@ -318,26 +318,7 @@ fn is_parsed(value: &Spanned<DeValue<'_>>) -> bool {
 /// The name that was probably meant.
 pub(super) fn closest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let near = names
-        .map(|name| (edits(text, name), name))
+        .map(|name| (strsim::levenshtein(text, name), name))
         .filter(|(edits, name)| *edits <= EDITS_MAX.min(name.len() / 2));
     near.min_by_key(|(edits, _)| *edits).map(|(_, name)| name)
-}
-
-/// The edit distance of two short texts; of long ones, more than any that counts.
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    if a.len().abs_diff(b.len()) > EDITS_MAX {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
 }
