@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
+use crate::hex::{self, Hex};
+
 mod canonical;
 mod cookie;
 mod form;
@@ -424,42 +426,20 @@ impl Slot {
 
     /// Parses a public reference, as problem bodies and `onceward operations` show it.
     pub fn from_reference(text: &str) -> Result<Slot, ReferenceError> {
-        let digits = text.strip_prefix("op_").ok_or(ReferenceError)?.as_bytes();
-        if digits.len() != SLOT_BYTES * 2 {
-            return Err(ReferenceError);
-        }
-        let mut hash = [0; SLOT_BYTES];
-        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-            let (Some(high), Some(low)) = (hex_digit(pair[0]), hex_digit(pair[1])) else {
-                return Err(ReferenceError);
-            };
-            *byte = high << 4 | low;
-        }
+        let hash = text.strip_prefix("op_").and_then(hex::decode).ok_or(ReferenceError)?;
         Ok(Slot { space: Space::Enforced, hash })
     }
 
     /// The hash in hexadecimal.
     pub fn hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digits = |byte: u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-        // Digits are text.
-        String::from_utf8(self.hash.iter().copied().flat_map(digits).collect()).unwrap_or_default()
-    }
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
+        hex::encode(&self.hash)
     }
 }
 
 impl fmt::Display for Slot {
     /// The operation's public reference.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("op_")?;
-        f.write_str(&self.hex())
+        write!(f, "op_{}", Hex(&self.hash))
     }
 }
 

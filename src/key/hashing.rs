@@ -9,12 +9,16 @@ use std::sync::Arc;
 use ring::hmac::{self, HMAC_SHA256};
 
 use super::{Caller, PartHasher, SLOT_BYTES, Scope, Slot, Space};
+use crate::hex;
 
 /// Shortest secret, in bytes: as many as the hash has, so that guessing it is no easier than guessing a hash.
 pub const HASH_SECRET_BYTES_MIN: usize = 32;
 
 /// Bytes of a check value: enough to tell secrets apart, and useless for anything else.
 const CHECK_BYTES: usize = 8;
+
+/// Bytes of a mark: enough to tell tenants apart, and short enough for a log line.
+const MARK_BYTES: usize = 8;
 
 /// What identities are hashed with. Its `Debug` shows no secret.
 #[derive(Clone, Default)]
@@ -85,10 +89,10 @@ impl Hashing {
     /// A value for each secret, by which it is known again, in hexadecimal.
     pub fn checks(&self) -> Vec<String> {
         let check = |secret: &hmac::Key| {
-            hmac::sign(secret, b"onceward: which secret is this").as_ref()[..CHECK_BYTES].to_vec()
+            let signed = hmac::sign(secret, b"onceward: which secret is this");
+            hex::encode(&signed.as_ref()[..CHECK_BYTES])
         };
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.0.iter().map(|secret| hex(check(secret))).collect()
+        self.0.iter().map(check).collect()
     }
 }
 
@@ -99,8 +103,7 @@ fn scope_mark(secret: Option<&hmac::Key>, whose: &[u8; 32]) -> String {
         hmac::sign(secret, &parts.finish())
     });
     let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
-    let beginning = hash.iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
-    format!("{beginning:016x}")
+    hex::encode(&hash[..MARK_BYTES])
 }
 
 /// What is signed are hashes of length-prefixed parts, so that the rules that make scopes and callers need no secret.

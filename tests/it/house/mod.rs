@@ -8,16 +8,17 @@ use source::{Source, all_sources, blank, repository, rooms_known_by};
 
 /// A room, and the rooms that it may know. One that isn't here has no place in the house yet.
 const MAY_KNOW: &[(&str, &[&str])] = &[
-    ("key", &[]),
+    ("hex", &[]),
+    ("key", &["hex"]),
     ("clock", &[]),
     ("entropy", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["hex"]),
     ("tls", &[]),
     ("token", &[]),
     ("record", &["key"]),
     ("event", &["record"]),
     ("engine", &["key", "record"]),
-    ("store", &["key", "record", "clock", "tls", "telemetry"]),
+    ("store", &["key", "record", "clock", "tls", "telemetry", "hex"]),
     ("route", &["engine", "key"]),
     (
         "gate",
@@ -35,7 +36,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
         ],
     ),
     ("config", &["key", "engine", "tls"]),
-    ("proxy", &["gate", "key", "engine", "record", "clock", "entropy", "telemetry", "tls"]),
+    ("proxy", &["gate", "key", "engine", "record", "clock", "entropy", "telemetry", "tls", "hex"]),
     (
         "layer",
         &[
@@ -51,6 +52,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "config",
             "proxy",
             "token",
+            "hex",
         ],
     ),
     ("read_model", &["event", "key", "store"]),
@@ -67,6 +69,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "telemetry",
+            "hex",
         ],
     ),
     ("cli", &["config", "admin", "app", "demo", "telemetry", "clock", "entropy"]),
