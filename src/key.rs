@@ -23,11 +23,11 @@ mod spelling;
 mod syntax;
 
 use canonical::hash_json;
-pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
+pub use canonical::{Document, JSON_DEPTH_MAX, Member, UnclearJson};
 pub use cookie::{CookieName, CookieRepeated};
 pub use form::{FormField, form_field};
-pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, Named, SecretError};
-pub use leaves::{Anatomy, LEAF_POINTER_BYTES_MAX, LEAVES_MAX, Leaves, Salt};
+pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, OperationParts, SecretError};
+pub use leaves::{LEAF_POINTER_BYTES_MAX, LEAVES_MAX, LeafDigests, RequestParts, Salt};
 pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
@@ -247,6 +247,41 @@ impl Caller {
     /// The hash as it is stored.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// The tenant of an operation: the hash of its scope, or of its caller on a route without a scope.
+///
+/// Quotas count by it, and events and observations carry a mark of it ([`Hashing::tenant_mark`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantId([u8; 32]);
+
+impl TenantId {
+    /// Creates the id from a hash.
+    pub const fn from_bytes(hash: [u8; 32]) -> TenantId {
+        TenantId(hash)
+    }
+
+    /// Returns the hash.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Returns the hash in hexadecimal.
+    pub fn hex(&self) -> String {
+        hex::encode(&self.0)
+    }
+}
+
+impl From<Scope> for TenantId {
+    fn from(scope: Scope) -> TenantId {
+        TenantId(scope.0)
+    }
+}
+
+impl From<Caller> for TenantId {
+    fn from(caller: Caller) -> TenantId {
+        TenantId(caller.0)
     }
 }
 

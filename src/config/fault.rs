@@ -1,4 +1,5 @@
-//! Faults of a configuration, formatted like compiler errors: key, expected value, file, line and caret.
+//! Faults of a configuration, formatted like compiler errors: key, expected value, file, line and
+//! caret.
 
 use std::fmt;
 use std::ops::Range;
@@ -7,16 +8,16 @@ use annotate_snippets::{AnnotationKind, Group, Level, Origin, Renderer, Snippet}
 
 use super::secret::{MASK, secrets_in};
 
-/// One fault. Its texts hold no password.
+/// One fault. Its texts contain no password.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Fault {
     /// The key's path, such as `routes[1].lease`; empty for a syntax error.
     pub key: String,
     /// What is wrong and what was expected.
     pub text: String,
-    /// What to do, if that is clear.
+    /// The remedy, if it is clear.
     pub help: Option<String>,
-    /// Where it stands, if it stands in a file.
+    /// The line in the file, if the fault is in a file.
     pub excerpt: Option<Excerpt>,
 }
 
@@ -80,7 +81,7 @@ impl fmt::Display for Fault {
 }
 
 impl Fault {
-    /// The fault in one line: where, which key, what.
+    /// Returns the fault in one line: position, key, text, help.
     pub fn sentence(&self) -> String {
         let position = self
             .excerpt
@@ -91,15 +92,15 @@ impl Fault {
         format!("{}{key}{}{}", position.unwrap_or_default(), self.text, help.unwrap_or_default())
     }
 
-    /// A fault that stands in no file.
+    /// Creates a fault that is in no file.
     pub(super) fn elsewhere(key: impl Into<String>, text: impl Into<String>) -> Fault {
         Fault { key: key.into(), text: text.into(), help: None, excerpt: None }
     }
 }
 
 impl Excerpt {
-    /// Cuts out the line at a byte range of the file. `hidden` are ranges of the file to mask, besides
-    /// those that look like secrets.
+    /// Cuts out the line at a byte range of the file. `hidden` are ranges of the file to mask,
+    /// besides those that look like secrets.
     pub(super) fn of(
         file: &str,
         text: &str,

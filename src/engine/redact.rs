@@ -6,7 +6,7 @@
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::key::{Pointer, Unclear, with_values_replaced};
+use crate::key::{Pointer, UnclearJson, with_values_replaced};
 use crate::record::{Reply, ReplyBody};
 
 /// What stands where a value was. A text, so that it isn't taken for a value that there never was.
@@ -41,7 +41,7 @@ pub fn redacted(reply: Reply, pointers: &[Pointer]) -> Reply {
             }
             reply
         }
-        Err(Unclear::NotJson) if !claims_json(&reply.headers) => reply,
+        Err(UnclearJson::NotJson) if !claims_json(&reply.headers) => reply,
         Err(_) => Reply { body: ReplyBody::NotStored, ..reply },
     }
 }

@@ -19,8 +19,8 @@ use crate::engine::{
     chosen,
 };
 use crate::key::{
-    BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, Named, PartHasher, Reading,
-    Scope, Slot, Space, fingerprint, form_boundary, hash_body, path,
+    BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, OperationParts, PartHasher,
+    Reading, Scope, Slot, Space, fingerprint, form_boundary, hash_body, path,
 };
 
 mod body;
@@ -92,7 +92,8 @@ pub fn identify(
     let fingerprint =
         fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
     let variant = variant(policy, parts.uri.path(), Some(&fingerprint));
-    let named = Named { space, route: &policy.route, scope: &scope, key, variant: &variant };
+    let named =
+        OperationParts { space, route: &policy.route, scope: &scope, key, variant: &variant };
     let (slot, hashed) = hashing.identity(&named, caller);
     let others = hashing.other_identities(&named, caller);
     Ok(Some(Identified { slot, caller: hashed, fingerprint, whose: *whose, others, fields }))

@@ -19,8 +19,8 @@ use super::identify::whose;
 use super::tell::{TRACE_DIGITS, trace_digits, trace_text};
 use super::{Gate, Problem};
 use crate::engine::Policy;
-use crate::event::{Difference, Observation, Seen};
-use crate::key::{Hashing, Slot};
+use crate::event::{Difference, Observation, ObservationKind};
+use crate::key::{Hashing, Slot, TenantId};
 
 /// Observations that wait to be told: a fraction of a second of a storm of retries, 2 MB; 40 MB, if all were refused and each says
 /// of as many places as possible that it differed there. As many may be in a teller's hands. What comes on top is lost.
@@ -34,7 +34,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// One request, as it is noted while it is answered: without a text of its own, of which an [`Observation`] has five.
 pub(super) struct Sighting {
-    pub kind: Seen,
+    pub kind: ObservationKind,
     pub at_ms: u64,
     pub slot: Option<Slot>,
     pub route: Arc<str>,
@@ -98,12 +98,18 @@ impl Gate {
         }
         let (kind, slot, status, problem) = match admitted {
             Ok(Entry::Replay(slot, reply)) => {
-                let kind = if waited.is_some() { Seen::Waited } else { Seen::Replayed };
+                let kind = if waited.is_some() {
+                    ObservationKind::Waited
+                } else {
+                    ObservationKind::Replayed
+                };
                 (kind, *slot, reply.status.as_u16(), None)
             }
             Ok(_) => return,
             Err(problem) => match (problem.operation(), refusal(problem, policy)) {
-                (Some(slot), Some((status, name))) => (Seen::Refused, slot, status, Some(name)),
+                (Some(slot), Some((status, name))) => {
+                    (ObservationKind::Refused, slot, status, Some(name))
+                }
                 _ => return,
             },
         };
@@ -124,14 +130,15 @@ impl Gate {
         }
         let Some((status, name)) = refusal(problem, policy) else { return };
         let whose = whose(policy, parts);
-        let seen = self.sighting(Seen::WouldRefuse, policy, whose.as_ref(), &parts.headers);
+        let seen =
+            self.sighting(ObservationKind::WouldRefuse, policy, whose.as_ref(), &parts.headers);
         self.note(Sighting { status: Some(status), problem: Some(name), ..seen });
     }
 
     /// What is known of any request: on which route it came, when, whose it is and in which trace.
     pub(super) fn sighting(
         &self,
-        kind: Seen,
+        kind: ObservationKind,
         policy: &Policy,
         whose: Option<&[u8; 32]>,
         headers: &HeaderMap,
@@ -193,7 +200,10 @@ fn observations(batch: &[Sighting]) -> Vec<Observation> {
     // Under a secret a mark takes longer than all the rest, and those of a batch are often of a few scopes.
     let mut marks = BTreeMap::new();
     let mut mark = |seen: &Sighting, whose| {
-        marks.entry(whose).or_insert_with_key(|whose| seen.hashing.scope_mark(whose)).clone()
+        marks
+            .entry(whose)
+            .or_insert_with_key(|whose| seen.hashing.tenant_mark(&TenantId::from_bytes(*whose)))
+            .clone()
     };
     let mut told: Vec<Observation> = Vec::new();
     let mut places = BTreeMap::new();

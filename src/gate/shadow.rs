@@ -14,7 +14,7 @@ use super::{Gate, Guarded, Problem};
 use crate::engine::{
     Admission, Asked, Claim, OnUncertain, Outcome, Over, Policy, Refusal, admit, claim,
 };
-use crate::event::{Context, Seen};
+use crate::event::{Context, ObservationKind};
 use crate::key::Slot;
 use crate::record::{Cause, Extras, Fence, Held, Version};
 use crate::store::Swap;
@@ -47,7 +47,7 @@ impl Gate {
         let (gate, watched) = (self.clone(), guarded.clone());
         let sighting = self.tells().then(|| {
             self.sighting(
-                Seen::WouldReplay,
+                ObservationKind::WouldReplay,
                 &guarded.route.policy,
                 Some(&identified.whose),
                 &parts.headers,
@@ -142,7 +142,7 @@ impl Gate {
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
         self.note(Sighting {
-            kind: Seen::WouldRefuse,
+            kind: ObservationKind::WouldRefuse,
             status: Some(status),
             problem: Some(name),
             differing: differing(&refused),

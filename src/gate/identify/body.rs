@@ -9,7 +9,7 @@ use super::invalid;
 use crate::engine::KeyRule;
 use crate::gate::problem::{KeyFault, Problem};
 use crate::key::{
-    Document, FormField, Key, KeyError, Member, Pointer, Reading, Unclear, form_field,
+    Document, FormField, Key, KeyError, Member, Pointer, Reading, UnclearJson, form_field,
 };
 
 /// What kind of body a request has, as it is read here. For messages.
@@ -92,10 +92,12 @@ pub(super) fn document_with_key<'r, 'b>(
 ) -> Result<Option<&'r Document<'b>>, Problem> {
     match body.document() {
         Ok(document) => Ok(Some(document)),
-        Err(Unclear::Ambiguous) => Err(invalid(KeyFault::AmbiguousBody)),
-        Err(Unclear::TooDeep) => Err(Problem::BodyUnreadable),
-        Err(Unclear::NotJson) if claims_json(headers, body.bytes()) => Err(Problem::BodyUnreadable),
-        Err(Unclear::NotJson) => Ok(None),
+        Err(UnclearJson::Ambiguous) => Err(invalid(KeyFault::AmbiguousBody)),
+        Err(UnclearJson::TooDeep) => Err(Problem::BodyUnreadable),
+        Err(UnclearJson::NotJson) if claims_json(headers, body.bytes()) => {
+            Err(Problem::BodyUnreadable)
+        }
+        Err(UnclearJson::NotJson) => Ok(None),
     }
 }
 
