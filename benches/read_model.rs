@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use onceward::event::{Context, Event, Kind, Observation, Seen};
+use onceward::event::{Context, Event, EventKind, Observation, ObservationKind};
 use onceward::key::{SLOT_BYTES, Slot, Space};
 use onceward::read_model::{Filter, Projector, QueryError, ReadModel, State};
 use onceward::record::{Fence, Lifetime, Record, Version};
@@ -68,7 +68,7 @@ fn claimed(n: u64, at_ms: u64) -> Event {
         ("currency".to_owned(), ["EUR", "USD", "CHF"][mixed(n) as usize % 3].to_owned()),
     ]);
     Event {
-        kind: Kind::Claimed,
+        kind: EventKind::Claimed,
         version: (2 * n + 1).to_string(),
         fence: mixed(n).to_string(),
         route: route(n),
@@ -92,7 +92,7 @@ fn claimed(n: u64, at_ms: u64) -> Event {
 fn ended(n: u64, at_ms: u64) -> Event {
     let lost = mixed(n).is_multiple_of(2000);
     let mut event = claimed(n, at_ms);
-    event.kind = if lost { Kind::Uncertain } else { Kind::Completed };
+    event.kind = if lost { EventKind::Uncertain } else { EventKind::Completed };
     event.version = (2 * n + 2).to_string();
     event.lease_ms = None;
     event.status = (!lost).then_some(if mixed(n).is_multiple_of(50) { 402 } else { 201 });
@@ -153,7 +153,7 @@ fn observe(model: &ReadModel, operations: u64) {
     let seen = |n: u64| Observation {
         until_ms: None,
         times: None,
-        kind: Seen::Replayed,
+        kind: ObservationKind::Replayed,
         at_ms: T0 + DAY_MS - mixed(n) % 3_600_000,
         operation: slot(mixed(n) % operations).to_string(),
         route: route(n),

@@ -21,8 +21,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    Ack, Config, Durability, HostHeader, Http2 as ConfiguredHttp2, Role, Route as ConfiguredRoute,
-    Secret, Secrets, StoreUrl, Upstream as ConfiguredUpstream, UpstreamUrl,
+    AckPolicy, Config, Durability, HostHeader, Http2Mode, Role, RouteConfig, Secret, Secrets,
+    StoreUrl, UpstreamConfig, UpstreamUrl,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
@@ -374,9 +374,9 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
         ca_file: config.store.ca_file.clone(),
         client: config.store.client.clone(),
         ack: match config.store.ack {
-            Ack::Memory => RedisAck::Memory,
-            Ack::Replicas(wanted) => RedisAck::Replicas(wanted),
-            Ack::Fsync => RedisAck::Fsync,
+            AckPolicy::Memory => RedisAck::Memory,
+            AckPolicy::Replicas(wanted) => RedisAck::Replicas(wanted),
+            AckPolicy::Fsync => RedisAck::Fsync,
         },
         quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
         breakers: meter.breakers.clone(),
@@ -474,7 +474,7 @@ fn rejections(config: &Config) -> Rejections {
 }
 
 fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> LayerSettings {
-    let route = |configured: &ConfiguredRoute| {
+    let route = |configured: &RouteConfig| {
         let upstream = config.upstream_of(configured);
         let index = config
             .upstreams
@@ -517,7 +517,7 @@ async fn upstreams(
     Ok(all)
 }
 
-async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSettings> {
+async fn upstream_settings(configured: &UpstreamConfig) -> Result<UpstreamSettings> {
     Ok(UpstreamSettings {
         scheme: scheme(&configured.url),
         authority: configured.url.authority.clone(),
@@ -525,8 +525,8 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
         idle_timeout: configured.idle_timeout,
         max_connection_age: configured.max_connection_age,
         http2: match configured.http2 {
-            ConfiguredHttp2::Negotiate => Http2::Negotiated,
-            ConfiguredHttp2::PriorKnowledge => Http2::PriorKnowledge,
+            Http2Mode::Negotiate => Http2::Negotiated,
+            Http2Mode::PriorKnowledge => Http2::PriorKnowledge,
         },
         preserve_host: configured.host == HostHeader::Preserve,
         ca_pem: match &configured.ca_file {

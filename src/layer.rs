@@ -178,8 +178,8 @@ impl OncewardLayer {
             Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() },
         )?;
         let timeout = defaults.upstream.response_timeout;
-        let route = |route: crate::config::Route| {
-            let crate::config::Route { paths, methods, policy, .. } = route;
+        let route = |route: crate::config::RouteConfig| {
+            let crate::config::RouteConfig { paths, methods, policy, .. } = route;
             (Route { paths, methods, upstream: 0, policy }, timeout)
         };
         let settings = LayerSettings {

@@ -36,7 +36,7 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
     progress.end();
     match copied {
         Ok(Ok(copied)) => {
-            print!("{}", summary(&from.store.place(), &to.store.place(), copied));
+            print!("{}", summary(&from.store.location(), &to.store.location(), copied));
             ExitCode::SUCCESS
         }
         Ok(Err(error)) => super::fail(&error, 1),

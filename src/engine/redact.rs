@@ -6,7 +6,7 @@
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::key::{Pointer, Unclear, with_values_replaced};
+use crate::key::{Pointer, UnclearJson, with_values_replaced};
 use crate::record::{Reply, ReplyBody};
 
 /// The replacement for a value. It is a text that no reader takes for a real value.
@@ -42,7 +42,7 @@ pub fn redacted(reply: Reply, pointers: &[Pointer]) -> Reply {
             }
             reply
         }
-        Err(Unclear::NotJson) if !claims_json(&reply.headers) => reply,
+        Err(UnclearJson::NotJson) if !claims_json(&reply.headers) => reply,
         Err(_) => Reply { body: ReplyBody::NotStored, ..reply },
     }
 }

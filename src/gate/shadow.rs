@@ -12,7 +12,7 @@ use crate::engine::{
     Admission, Asked, Claim, ClaimOver, DuplicateRefusal, OnUncertain, Outcome, Policy, admit,
     claim,
 };
-use crate::event::{Context, Seen};
+use crate::event::{Context, ObservationKind};
 use crate::gate::attempt::settle::Settled;
 use crate::gate::background::observations::{PendingObservation, differing, refusal};
 use crate::gate::intake::identify::Identified;
@@ -48,7 +48,7 @@ impl Gate {
         let (gate, watched) = (self.clone(), guarded.clone());
         let pending_observation = self.event_log_enabled().then(|| {
             self.pending_observation(
-                Seen::WouldReplay,
+                ObservationKind::WouldReplay,
                 &guarded.route.policy,
                 Some(&identified.whose),
                 &parts.headers,
@@ -147,7 +147,7 @@ impl Gate {
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
         self.note(PendingObservation {
-            kind: Seen::WouldRefuse,
+            kind: ObservationKind::WouldRefuse,
             status: Some(status),
             problem: Some(name),
             differing: differing(&refused),

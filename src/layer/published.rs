@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy};
 use crate::gate::AnswerBody;
+use crate::hex::Hex;
 use crate::key::{KeySyntax, PartHasher};
 use crate::proxy::Rejections;
 use crate::route::{Route, Routes};
@@ -41,9 +42,8 @@ impl Published {
         let body = Bytes::from(json!({ "routes": listed }).to_string());
         let mut hasher = PartHasher::new("published policy");
         hasher.part(&body);
-        let hex: String =
-            hasher.finish()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
-        Published { body, tag: format!("\"{hex}\"") }
+        let tag = format!("\"{}\"", Hex(&hasher.finish()[..TAG_BYTES]));
+        Published { body, tag }
     }
 
     /// Whether a request, which no route covers, asks for it.

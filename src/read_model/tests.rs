@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::event::{Context, Event, Kind};
+use crate::event::{Context, Event, EventKind};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::Lifetime;
 use crate::store::log::{Entry, EntryId, Position};
@@ -28,7 +28,7 @@ fn slot(n: u64) -> Slot {
     Slot::from_hash(Space::Enforced, hash)
 }
 
-fn event(kind: Kind, opened_ms: u64) -> Event {
+fn event(kind: EventKind, opened_ms: u64) -> Event {
     Event {
         kind,
         version: "1".into(),
@@ -37,10 +37,11 @@ fn event(kind: Kind, opened_ms: u64) -> Event {
         opened_ms,
         keep_ms: KEEP_MS,
         tombstone_ms: None,
-        lease_ms: (kind == Kind::Claimed).then_some(LEASE_MS),
-        status: matches!(kind, Kind::Completed | Kind::Resolved | Kind::Found).then_some(201),
+        lease_ms: (kind == EventKind::Claimed).then_some(LEASE_MS),
+        status: matches!(kind, EventKind::Completed | EventKind::Resolved | EventKind::Found)
+            .then_some(201),
         response_bytes: None,
-        cause: (kind == Kind::Uncertain).then(|| "the connection broke".into()),
+        cause: (kind == EventKind::Uncertain).then(|| "the connection broke".into()),
         context: Context::default(),
     }
 }

@@ -17,6 +17,7 @@ use bytes::Bytes;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::StoreError;
+use crate::hex;
 use crate::key::{SLOT_BYTES, Slot, Space};
 
 mod verify;
@@ -94,7 +95,7 @@ impl Link {
         chained.update(&digest(member, event));
         let mut link = [0; LINK_BYTES];
         for (byte, digits) in chained.finish().as_ref().iter().zip(link.chunks_exact_mut(2)) {
-            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            digits.copy_from_slice(&hex::digits(*byte));
         }
         Link(link)
     }
@@ -109,8 +110,6 @@ impl Link {
         &self.0
     }
 }
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {

@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -13,13 +13,11 @@ use self::log::Journal;
 use super::{
     Hub, ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch, is_listed,
 };
+use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
 mod log;
-
-/// A store's clock: milliseconds since 1970. It must run on while the process is stopped, and must not jump.
-pub type StoreClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// How many records that have ended one write clears away. More than one, so that a store that is written to shrinks;
 /// few, so that no single request pays for many others.

@@ -143,10 +143,7 @@ fn an_uncertain_outcome_is_retried_where_no_operator_has_to_decide_first() {
     let retry = |on_uncertain| Policy { on_uncertain, ..policy() }.uncertain_retry_after();
     assert_eq!(retry(OnUncertain::Hold), None);
     assert_eq!(retry(OnUncertain::Forward), Some(RETRY_AFTER_MAX));
-    assert_eq!(
-        retry(OnUncertain::Probe(Arc::new(probe(None)))),
-        Some(RETRY_AFTER_MAX)
-    );
+    assert_eq!(retry(OnUncertain::Probe(Arc::new(probe(None)))), Some(RETRY_AFTER_MAX));
 }
 
 fn probe(found_if: Option<&str>) -> Probe {

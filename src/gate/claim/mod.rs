@@ -28,7 +28,7 @@ use crate::gate::claim::wait::Waiting;
 use crate::gate::intake::identify::Identified;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::permits::Place;
-use crate::key::Slot;
+use crate::key::{Slot, TenantId};
 use crate::record::{Extras, Fence, Held, Lifetime, Reply, SpanId, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
@@ -305,7 +305,7 @@ impl Gate {
         if let Some(trail) = &trail {
             trail.identified(
                 identified.slot.to_string(),
-                self.settings.hashing.scope_mark(&identified.whose),
+                self.settings.hashing.tenant_mark(&TenantId::from_bytes(identified.whose)),
             );
         }
         let kept = match &policy.on_uncertain {
@@ -351,7 +351,7 @@ impl Gate {
         let claim = Claim { fence: asked.fence, record: next.record };
         let mut own = Unconfirmed::new(self, guarded, slot, claim);
         own.turn = turn;
-        let told = || first.told(self.settings.hashing.scope_mark(whose));
+        let told = || first.told(self.settings.hashing.tenant_mark(&TenantId::from_bytes(*whose)));
         let timer = Timer::start();
         let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
         let swapped = self

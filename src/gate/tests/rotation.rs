@@ -265,7 +265,7 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
     let fleet = Fleet::new(Policy { tombstone: day, ..crate::engine::tests::policy() }, &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
     let (slot, _) = Hashing::under([OLD]).unwrap().identity(
-        &crate::key::Named {
+        &crate::key::OperationParts {
             space: crate::key::Space::Enforced,
             route: &fleet.policy.route,
             scope: &crate::key::Scope::shared(),

@@ -6,7 +6,7 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::clock::{Clock, Manual};
+use crate::clock::{Clock, ManualClock};
 use crate::key::Space;
 use crate::record::{Reply, ReplyBody};
 use crate::store::cache::{Confirmed, UNHEARD_MAX};
@@ -94,7 +94,7 @@ struct Stage {
     cache: Arc<LocalCache>,
     wanted: mpsc::Receiver<Slot>,
     clock: Clock,
-    time: Arc<Manual>,
+    time: Arc<ManualClock>,
     meter: CacheMeter,
 }
 

@@ -17,6 +17,7 @@ use super::tables::{
     FRONT_BYTES, Front, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables, name_of,
 };
 use super::{Embedded, OpenError, Options, log, writer};
+use crate::hex;
 use crate::record::HEAD_BYTES;
 use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
 use crate::store::log::{Ends, Entry, Log};
@@ -190,8 +191,9 @@ impl Source for CopiedFile {
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
-        let from =
-            cursor.map(|cursor| place_from_hex(cursor).ok_or_else(odd_cursor)).transpose()?;
+        let from = cursor
+            .map(|cursor| hex::decode::<PLACE_BYTES>(cursor).ok_or_else(odd_cursor))
+            .transpose()?;
         self.store
             .read(move |shelf| {
                 let now_ms = shelf.clock.now_ms();
@@ -213,7 +215,7 @@ impl Source for CopiedFile {
                         bytes += item.value.len();
                         items.items.extend(Some(item).filter(|item| item.ends_ms > now_ms));
                         if items.items.len() >= READ_ITEMS || bytes >= READ_BYTES {
-                            items.cursor = Some(hex(&place.0));
+                            items.cursor = Some(hex::encode(&place.0));
                             break;
                         }
                     }
@@ -321,21 +323,6 @@ impl Target for CopiedFile {
         });
         finish.await
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn place_from_hex(text: &str) -> Option<[u8; PLACE_BYTES]> {
-    let mut place = [0; PLACE_BYTES];
-    if text.len() != 2 * PLACE_BYTES || !text.is_ascii() {
-        return None;
-    }
-    for (n, byte) in place.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
-    }
-    Some(place)
 }
 
 fn odd_cursor() -> StoreError {

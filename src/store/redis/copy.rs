@@ -14,6 +14,7 @@ use tokio::sync::OnceCell;
 
 use super::servers::Group;
 use super::{ConnectError, Options, Redis, array, layout, millis, time_ms, unexpected};
+use crate::hex::Hex;
 use crate::key::PARTITIONS;
 use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
 use crate::store::log::{Ends, Entry, Log, digest};
@@ -304,8 +305,7 @@ impl Source for CopiedRedis {
         let first = epochs.first.ok_or_else(|| {
             CopyError::Refused("there is no store in Redis under this namespace".into())
         })?;
-        let first: String = first.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("redis {first} {last_ms}"))
+        Ok(format!("redis {} {last_ms}", Hex(&first)))
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {

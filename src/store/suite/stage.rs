@@ -5,9 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Held, Lifetime, Record, Version};
-use crate::store::memory::StoreClock;
 use crate::store::{Listing, Store, Swap};
 
 /// How long a condition may take to come true.

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
+use onceward::clock::StoreClock;
 use onceward::gate::{Gate, ProtectedRoute, identify};
 use onceward::key::{Caller, Fingerprint, Hashing, Slot};
 use onceward::record::Reply;
-use onceward::store::memory::{Memory, StoreClock};
+use onceward::store::memory::Memory;
 use tokio::time::Instant;
 
 use super::checks::{Operation, Violation};
