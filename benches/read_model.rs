@@ -13,8 +13,8 @@ use onceward::event::{Context, Event, EventKind, Observation, ObservationKind};
 use onceward::key::{SLOT_BYTES, Slot, Space};
 use onceward::read_model::{Filter, Projector, QueryError, ReadModel, State};
 use onceward::record::{Fence, Lifetime, Record, Version};
-use onceward::store::Store;
-use onceward::store::log::{Entry, EntryId};
+use onceward::store::Records;
+use onceward::store::log::{EntryId, LogEntry};
 use onceward::store::memory::Memory;
 use tokio::time::Instant;
 
@@ -111,12 +111,18 @@ fn at_ms(n: u64, of: u64) -> u64 {
 }
 
 /// What the log tells of so many operations, as it would be read.
-fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<Entry> {
+fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<LogEntry> {
     let entry = |n: u64, nth: u64, event: &Event| {
         let slot = slot(n);
         let partition = u16::from(slot.hash()[0]);
         let id = EntryId { ms: at_ms(n, of) + 100 * nth, seq: 2 * n + nth };
-        Entry { partition, id, slot, event: serde_json::to_vec(event).unwrap().into(), link: None }
+        LogEntry {
+            partition,
+            id,
+            slot,
+            event: serde_json::to_vec(event).unwrap().into(),
+            link: None,
+        }
     };
     operations
         .flat_map(|n| {
@@ -252,7 +258,7 @@ fn questions(model: &ReadModel, operations: u64) {
 
 /// From a log on: reading, applying, and how far it is told.
 fn drain(operations: u64) {
-    let store: Arc<dyn Store> = Arc::new(Memory::new(Arc::new(|| T0)));
+    let store = Arc::new(Memory::new(Arc::new(|| T0)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let model = Arc::new(ReadModel::open(&folder.path().join("drained.sqlite")).unwrap());

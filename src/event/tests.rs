@@ -19,7 +19,7 @@ use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Fence, Held, Reply, Version};
 use crate::store::log::Position;
 use crate::store::memory::Memory;
-use crate::store::{Store, Swap};
+use crate::store::{EventLog, Records, Swap};
 
 mod written;
 
@@ -146,7 +146,7 @@ impl Play {
     }
 
     async fn folded(&self) -> Option<Summary> {
-        let entries = self.store.log().read(&Position::default(), 1000).await.unwrap();
+        let entries = self.store.read(&Position::default(), 1000).await.unwrap();
         Summary::fold(
             entries.into_iter().map(|entry| (entry.id.ms, Event::decode(&entry.event).unwrap())),
         )

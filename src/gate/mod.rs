@@ -146,7 +146,7 @@ pub struct ProtectedRoute {
 
 /// The gate in front of an upstream. Shared by all connections.
 pub struct Gate {
-    store: Arc<dyn Store>,
+    store: Store,
     clock: Clock,
     entropy: Arc<Entropy>,
     meter: Meter,
@@ -177,7 +177,7 @@ pub struct Answered<B> {
 impl Gate {
     /// A gate over a store.
     pub fn new(
-        store: Arc<dyn Store>,
+        store: impl Into<Store>,
         clock: Clock,
         entropy: Entropy,
         meter: Meter,
@@ -199,7 +199,7 @@ impl Gate {
             closed: Arc::default(),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),
-            store,
+            store: store.into(),
             clock,
             entropy: Arc::new(entropy),
             meter,
@@ -375,7 +375,7 @@ impl Gate {
     }
 
     /// The store, for those who list and watch.
-    pub fn store(&self) -> &Arc<dyn Store> {
+    pub fn store(&self) -> &Store {
         &self.store
     }
 

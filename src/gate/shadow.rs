@@ -79,10 +79,11 @@ impl Gate {
                 request.as_ref().and_then(|(parts, body)| gate.leaves(policy, parts, body));
             next.record.extras = Extras { leaves, span: None };
             let own = Claim { fence: asked.fence, record: next.record };
-            let swapped = match gate.store.swap(&slot, None, &own.record, next.lifetime).await {
-                Ok(Swap::Large(_)) => gate.store.load(&slot).await.map(Swap::Stale),
-                swapped => swapped,
-            };
+            let swapped =
+                match gate.store.records.swap(&slot, None, &own.record, next.lifetime).await {
+                    Ok(Swap::Large(_)) => gate.store.records.load(&slot).await.map(Swap::Stale),
+                    swapped => swapped,
+                };
             match swapped {
                 Ok(Swap::Stored) => {
                     watched.meter.count_shadow("execute");

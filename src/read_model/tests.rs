@@ -8,7 +8,7 @@ use super::*;
 use crate::event::{Context, Event, EventKind};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::Lifetime;
-use crate::store::log::{Entry, EntryId, Position};
+use crate::store::log::{EntryId, LogEntry, Position};
 
 mod following;
 mod observing;
@@ -53,7 +53,7 @@ fn applied(model: &ReadModel, told: &Told) {
 
 /// A log with one partition that entries are appended to by hand.
 #[derive(Default)]
-struct Told(Vec<Entry>);
+struct Told(Vec<LogEntry>);
 
 impl Told {
     fn tell(&mut self, n: u64, at_ms: u64, event: &Event) {
@@ -63,6 +63,6 @@ impl Told {
     fn tell_json(&mut self, n: u64, at_ms: u64, event: &serde_json::Value) {
         let event = serde_json::to_vec(event).unwrap().into();
         let id = EntryId { ms: at_ms, seq: self.0.len() as u64 };
-        self.0.push(Entry { partition: 0, id, slot: slot(n), event, link: None });
+        self.0.push(LogEntry { partition: 0, id, slot: slot(n), event, link: None });
     }
 }

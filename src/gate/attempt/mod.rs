@@ -134,7 +134,7 @@ impl<S, B> Attempt<S, B> {
         match settled {
             Settled::Written => {}
             Settled::Stale => {
-                let current = self.gate.store.load(&slot).await.ok().flatten();
+                let current = self.gate.store.records.load(&slot).await.ok().flatten();
                 self.gate.meter.lost_leases.inc();
                 tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
                 return answer_as_duplicate(
@@ -368,8 +368,12 @@ impl Gate {
             }
             sleep_until(renewal).await;
             let from_ms = self.clock.boot_ms();
-            let renewal =
-                self.store.renew(slot, claim.fence, policy.lease, policy.unsettled_retention);
+            let renewal = self.store.records.renew(
+                slot,
+                claim.fence,
+                policy.lease,
+                policy.unsettled_retention,
+            );
             match timeout_at(until, renewal).await {
                 Ok(Ok(true)) => {
                     rule.renewed(from_ms);

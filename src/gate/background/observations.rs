@@ -190,7 +190,7 @@ impl Gate {
         let waiting = self.observed.take();
         for batch in waiting.chunks(BATCH) {
             if let Err(error) =
-                self.store.log().observe(&Observation::encode(&observations(batch))).await
+                self.store.log.observe(&Observation::encode(&observations(batch))).await
             {
                 tracing::debug!(%error, "observations are lost");
                 self.meter.observations_lost.inc_by(batch.len() as u64);

@@ -374,7 +374,7 @@ impl Gate {
             // The claim can't arrive any more: a client that leaves meanwhile leaves nothing behind.
             Ok(Swap::Large(_)) => {
                 own.known();
-                let held = Box::pin(self.store.load(slot))
+                let held = Box::pin(self.store.records.load(slot))
                     .await
                     .map_err(|error| self.store_failed(slot, &error))?;
                 Ok(Tried::Held(held))
@@ -453,7 +453,7 @@ impl Gate {
     ) -> Result<Tried, Refusal> {
         self.meter.store_errors.inc();
         let Unanswered { own, over, lifetime, rule } = unanswered;
-        let held = match self.store.load(slot).await {
+        let held = match self.store.records.load(slot).await {
             Ok(held) => held,
             Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
                 return Err(self.store_failed(slot, &error));
@@ -511,7 +511,7 @@ impl Gate {
         slot: &Slot,
         policy: &Policy,
     ) -> Result<Option<Held>, StoreError> {
-        let Some(held) = self.store.load(slot).await? else { return Ok(None) };
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
         match self
             .write(
@@ -534,7 +534,7 @@ impl Gate {
                 }))
             }
             Swap::Stale(current) => Ok(current),
-            Swap::Large(_) => self.store.load(slot).await,
+            Swap::Large(_) => self.store.records.load(slot).await,
         }
     }
 

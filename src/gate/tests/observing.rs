@@ -4,7 +4,7 @@ use super::*;
 use crate::event::{Observation, ObservationKind};
 use crate::gate::background::observations::PendingObservation;
 use crate::key::{SLOT_BYTES, Space};
-use crate::store::log::EntryId;
+use crate::store::log::{EntryId, EventLog};
 
 const FIRST: Slot = Slot::from_hash(Space::Enforced, [1; SLOT_BYTES]);
 const SECOND: Slot = Slot::from_hash(Space::Enforced, [2; SLOT_BYTES]);
@@ -33,7 +33,7 @@ fn seen(gate: &Gate, slot: Slot, whose: u8) -> PendingObservation {
 
 /// The batches that the store has.
 async fn told(store: &Faulty) -> Vec<Vec<Observation>> {
-    let batches = store.log().observations(EntryId::default(), 100).await.unwrap();
+    let batches = store.inner.observations(EntryId::default(), 100).await.unwrap();
     batches.iter().map(|(_, batch)| Observation::decode(batch).unwrap()).collect()
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::record::Version;
 use crate::store::memory::Memory;
 use crate::store::suite::claim;
-use crate::store::{Store, Swap};
+use crate::store::{EventLog, Records, Swap};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -168,7 +168,7 @@ async fn a_log_that_was_trimmed_beyond_what_was_read_or_ends_before_it_is_begun_
     log.claimed(2).await;
     log.pass(HOUR * 3);
     log.claimed(3).await;
-    assert_eq!(log.store.log().trim(HOUR).await.unwrap().entries, 2);
+    assert_eq!(log.store.trim(HOUR).await.unwrap().entries, 2);
     log.projector(&model).catch_up(|_| {}).await.unwrap();
     assert_eq!(known(&model), references([3]), "of the second it was never told");
 

@@ -19,9 +19,11 @@ use super::tables::{
 use super::{Embedded, OpenError, Options, log, writer};
 use crate::hex;
 use crate::record::HEAD_BYTES;
-use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
-use crate::store::log::{Ends, Entry, Log};
-use crate::store::{Note, Store, StoreError};
+use crate::store::copy::{
+    Begun, CopyError, CopyProgress, CopySource, CopyTarget, Item, ItemKey, Items,
+};
+use crate::store::log::{Ends, EventLog, LogEntry};
+use crate::store::{IdentityNotes, Note, StoreError};
 
 /// The layout of a file that a copy is written into.
 pub(super) const UNFINISHED: u64 = 1 << 32;
@@ -142,7 +144,7 @@ impl CopiedFile {
     }
 }
 
-fn keep_progress(txn: &WriteTransaction, progress: &Progress) -> Result<(), redb::Error> {
+fn keep_progress(txn: &WriteTransaction, progress: &CopyProgress) -> Result<(), redb::Error> {
     let text = serde_json::to_string(progress).unwrap_or_default();
     txn.open_table(NOTES)?.insert(PROGRESS, text.as_str())?;
     Ok(())
@@ -165,7 +167,7 @@ fn item_of(place: &Place, value: &[u8]) -> Option<Item> {
 }
 
 #[async_trait]
-impl Source for CopiedFile {
+impl CopySource for CopiedFile {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
         self.store.note(note).await
     }
@@ -174,7 +176,7 @@ impl Source for CopiedFile {
         1
     }
 
-    fn log(&self) -> &dyn Log {
+    fn log(&self) -> &dyn EventLog {
         &self.store
     }
 
@@ -240,7 +242,7 @@ impl Source for CopiedFile {
 }
 
 #[async_trait]
-impl Target for CopiedFile {
+impl CopyTarget for CopiedFile {
     async fn begin(&self) -> Result<Begun, CopyError> {
         if self.layout()? == Some(UNFINISHED) {
             let kept = |txn: &redb::ReadTransaction| {
@@ -264,7 +266,7 @@ impl Target for CopiedFile {
             let _ = tell.send(empty);
             if empty {
                 txn.open_table(META)?.insert(LAYOUT, UNFINISHED)?;
-                keep_progress(txn, &Progress::default())?;
+                keep_progress(txn, &CopyProgress::default())?;
             }
             Ok(())
         });
@@ -277,7 +279,7 @@ impl Target for CopiedFile {
         Ok(Begun::Fresh)
     }
 
-    async fn put_items(&self, items: &[Item], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_items(&self, items: &[Item], progress: &CopyProgress) -> Result<(), StoreError> {
         let (items, progress) = (items.to_vec(), progress.clone());
         let put = self.write(move |txn, now_ms| {
             let mut tables = Tables::open(txn, now_ms)?;
@@ -295,7 +297,11 @@ impl Target for CopiedFile {
         put.await
     }
 
-    async fn put_events(&self, entries: &[Entry], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_events(
+        &self,
+        entries: &[LogEntry],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError> {
         let (entries, progress) = (entries.to_vec(), progress.clone());
         let put = self.write(move |txn, _| {
             entries.iter().try_for_each(|entry| log::append_as_it_is(txn, entry))?;

@@ -51,7 +51,7 @@ pub struct World {
     pub plan: Plan,
     pub flaw: Option<Flaw>,
     pub dice: Dice,
-    pub store: Memory,
+    pub store: Arc<Memory>,
     pub slots: Vec<Slot>,
     /// By which records know each of [`ASKERS`].
     pub marks: Vec<(Caller, Fingerprint)>,
@@ -119,7 +119,7 @@ impl World {
             plan,
             flaw,
             dice,
-            store: Memory::new(clock.clone()),
+            store: Arc::new(Memory::new(clock.clone())),
             slots,
             marks,
             begin,
