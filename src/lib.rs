@@ -16,6 +16,7 @@ pub mod entropy;
 pub mod event;
 pub mod forwarding;
 pub mod gate;
+pub mod hex;
 pub mod http_message;
 pub mod key;
 pub mod layer;

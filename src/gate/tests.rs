@@ -16,7 +16,7 @@ use crate::engine::{KeyRule, KeySource, Policy};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
-use crate::store::{ListError, Listing, Log, Note, Page, Says, StoreError, Swap, Watch};
+use crate::store::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
 
 mod carrying;
 mod claiming;
@@ -43,7 +43,7 @@ enum Fault {
 
 /// A memory store with faults, in order; then it works.
 struct Faulty {
-    inner: Memory,
+    inner: Arc<Memory>,
     faults: Mutex<VecDeque<Fault>>,
     late: Mutex<Vec<(Slot, Option<Version>, Record, Lifetime, Vec<u8>)>>,
     unreadable: Mutex<usize>,
@@ -55,7 +55,7 @@ impl Faulty {
     fn new(faults: &[Fault]) -> Arc<Faulty> {
         let clock = Clock::system();
         Arc::new(Faulty {
-            inner: Memory::new(clock.anchored()),
+            inner: Arc::new(Memory::new(clock.anchored())),
             faults: Mutex::new(faults.iter().copied().collect()),
             late: Mutex::default(),
             unreadable: Mutex::new(0),
@@ -84,43 +84,39 @@ fn unknown() -> StoreError {
 }
 
 #[async_trait]
-impl Store for Faulty {
+impl Records for Faulty {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
-            None => self.inner.write(slot, expected, next, lifetime, says).await,
+            None => self.inner.write(slot, expected, next, lifetime, event).await,
             Some(Fault::AnswerLost) => {
-                self.inner.write(slot, expected, next, lifetime, says).await?;
+                self.inner.write(slot, expected, next, lifetime, event).await?;
                 Err(unknown())
             }
             Some(Fault::Lost) => Err(unknown()),
             Some(Fault::Late) => {
-                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, says()));
+                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, event()));
                 Err(unknown())
             }
             Some(Fault::Silent) => {
-                self.inner.write(slot, expected, next, lifetime, says).await?;
+                self.inner.write(slot, expected, next, lifetime, event).await?;
                 std::future::pending().await
             }
             Some(Fault::Large) => {
-                match self.inner.write(slot, expected, next, lifetime, says).await? {
+                match self.inner.write(slot, expected, next, lifetime, event).await? {
                     Swap::Stale(Some(held)) => Ok(Swap::Large(held.record.fence)),
                     swapped => Ok(swapped),
                 }
             }
             Some(Fault::Refused) => Err(StoreError::NotApplied("no connection".into())),
         }
-    }
-
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -171,19 +167,6 @@ impl Store for Faulty {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
-
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
-    }
 }
 
 /// How long the upstream works: longer than the first pauses between tries to settle.
@@ -207,7 +190,7 @@ impl Scene {
         let store = Faulty::new(faults);
         let (meter, clock) = (Meter::new(), Clock::system());
         let gate = Gate::new(
-            store.clone(),
+            Store { records: store.clone(), ..Store::from(store.inner.clone()) },
             clock,
             Entropy::from_seed(7),
             meter.clone(),

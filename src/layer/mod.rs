@@ -37,18 +37,15 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
 use tower_layer::Layer;
-use tower_service::Service;
 
 use crate::clock::Clock;
 use crate::entropy::{Entropy, EntropyError};
 #[cfg(doc)]
 use crate::forwarding::ForwardError;
-use crate::forwarding::{BoxError, UpstreamIndex};
-use crate::gate::{Gate, Payload, ProtectedRoute, Settings, reconcile};
+use crate::forwarding::UpstreamIndex;
+use crate::gate::{Gate, Payload, ProtectedRoute, Settings, UpstreamService, reconcile};
 use crate::refusal::RefusalRenderer;
 use crate::route::{PatternError, Routes};
 use crate::store::memory::Memory;
@@ -145,12 +142,9 @@ impl OncewardLayer {
     /// Probes upstreams about uncertain operations that no duplicate asks about. Runs until it is
     /// dropped, and does nothing where no route has a probe for the background. `service` is the
     /// service inside the layer.
-    pub async fn reconcile<S, B, RB>(&self, service: S)
+    pub async fn reconcile<S, B>(&self, service: S)
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B> + Clone,
     {
         let prepare = |guarded: &ProtectedRoute, request: &mut Request<Payload<B>>| {
             request.extensions_mut().insert(UpstreamIndex(guarded.route.upstream));

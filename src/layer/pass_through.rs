@@ -4,14 +4,15 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 use http_body::Body;
 use tokio::time::sleep;
-use tower_service::Service;
 
 use super::LayerState;
-use crate::forwarding::{BoxError, ForwardError};
-use crate::gate::{AnswerBody, Answered, Gate, Hold, Movement, Payload, Permit, Stream};
+use crate::forwarding::ForwardError;
+use crate::gate::{
+    AnswerBody, Answered, Gate, Hold, Movement, Payload, Permit, Stream, UpstreamService,
+};
 use crate::http_message::discard;
 use crate::refusal::Refusal;
 use crate::telemetry::{Answer, Trail, Work};
@@ -29,16 +30,15 @@ pub(super) struct BodyCopy {
 impl LayerState {
     /// Streams a request through, whatever its size. `silence` limits how long neither side sends
     /// anything.
-    pub(super) async fn pass<S, B, RB>(
+    pub(super) async fn pass<S, B>(
         &self,
         request: Request<B>,
         mut inner: S,
         copy: Option<BodyCopy>,
         silence: Duration,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (request, permit) = admit(&self.gate, request)?;

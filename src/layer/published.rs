@@ -12,6 +12,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy};
 use crate::gate::AnswerBody;
+use crate::hex::Hex;
 use crate::key::{KeySyntax, PartHasher};
 use crate::refusal::{RefusalKind, RefusalRenderer};
 use crate::route::{Route, Routes};
@@ -44,9 +45,8 @@ impl Published {
         let body = Bytes::from(json!({ "routes": listed }).to_string());
         let mut hasher = PartHasher::new("published policy");
         hasher.part(&body);
-        let hex: String =
-            hasher.finish()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
-        Published { body, tag: format!("\"{hex}\"") }
+        let tag = format!("\"{}\"", Hex(&hasher.finish()[..TAG_BYTES]));
+        Published { body, tag }
     }
 
     /// Returns whether a request that no route covers is for the document.
@@ -144,7 +144,7 @@ fn duplicates(policy: &Policy, renderer: &RefusalRenderer) -> Value {
     };
     let conflict = StatusCode::CONFLICT.as_u16();
     let comes_back =
-        policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
+        policy.uncertain_retry_after().is_some() || policy.errors.sends_retry_after_while_held();
     let reused = refused(policy.mismatch_status.as_u16(), RefusalKind::KeyReused, false);
     let mut in_flight = refused(conflict, RefusalKind::InFlight, true);
     if policy.on_in_flight == OnInFlight::Wait {

@@ -20,7 +20,8 @@ use super::{LayerState, trailers};
 use crate::engine::Mode;
 use crate::forwarding::{BoxError, UpstreamIndex};
 use crate::gate::{
-    AnswerBody, Answered, Payload, ProtectedRoute, keep_identifying_fields, wants_protection,
+    AnswerBody, Answered, ProtectedRoute, UpstreamService, keep_identifying_fields,
+    wants_protection,
 };
 use crate::http_message::{SilenceLimit, discard, read_whole};
 use crate::refusal::Refusal;
@@ -46,19 +47,14 @@ impl<S> OncewardService<S> {
     }
 }
 
-impl<S, B, RB> Service<Request<B>> for OncewardService<S>
+impl<S, B> Service<Request<B>> for OncewardService<S>
 where
-    S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BoxError>,
-    RB: Body<Data = Bytes> + Send + Unpin + 'static,
-    RB::Error: Into<BoxError>,
+    S: UpstreamService<B> + Clone,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    type Response = Response<OncewardBody<RB>>;
+    type Response = Response<OncewardBody<S::ResponseBody>>;
     type Error = Infallible;
-    type Future = ResponseFuture<RB>;
+    type Future = ResponseFuture<S::ResponseBody>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // The service inside is polled when there is a request to forward: a replay does not need
@@ -76,15 +72,14 @@ impl LayerState {
     ///
     /// Each of the ways has a future of its own, so that none holds memory for the state of
     /// another.
-    fn answer<S, B, RB>(self: Arc<Self>, mut request: Request<B>, inner: S) -> ResponseFuture<RB>
+    fn answer<S, B>(
+        self: Arc<Self>,
+        mut request: Request<B>,
+        inner: S,
+    ) -> ResponseFuture<S::ResponseBody>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         self.lookalikes.drop_from(request.headers_mut());
         let mut context = AnswerContext::of(&mut request, self.gate.entropy());
@@ -136,18 +131,15 @@ impl LayerState {
     }
 
     /// Answers a request that no route covers: with the published policy, or by passing it through.
-    fn answer_uncovered<S, B, RB>(
+    fn answer_uncovered<S, B>(
         self: Arc<Self>,
         request: Request<B>,
         inner: S,
         context: AnswerContext,
-    ) -> ResponseFuture<RB>
+    ) -> ResponseFuture<S::ResponseBody>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB: Send + 'static,
     {
         if let Some(published) = self.published.as_ref().filter(|_| Published::is_asked(&request)) {
             let response = published.answer(request.method(), request.headers());
@@ -162,19 +154,16 @@ impl LayerState {
     }
 
     /// Passes a request of a route through without protection.
-    fn pass_covered<S, B, RB>(
+    fn pass_covered<S, B>(
         self: Arc<Self>,
         guarded: Arc<ProtectedRoute>,
         request: Request<B>,
         inner: S,
         context: AnswerContext,
-    ) -> ResponseFuture<RB>
+    ) -> ResponseFuture<S::ResponseBody>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB: Send + 'static,
     {
         Box::pin(async move {
             let result = self.pass(request, inner, None, guarded.response_timeout).await;
@@ -183,20 +172,16 @@ impl LayerState {
     }
 
     /// Passes a request through the gate.
-    fn protect<S, B, RB>(
+    fn protect<S, B>(
         self: Arc<Self>,
         guarded: Arc<ProtectedRoute>,
         request: Request<B>,
         inner: S,
         context: AnswerContext,
-    ) -> ResponseFuture<RB>
+    ) -> ResponseFuture<S::ResponseBody>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
     {
         let (parts, body) = request.into_parts();
         let parts = Box::new(parts);
@@ -212,20 +197,16 @@ impl LayerState {
     }
 
     /// Reads the body and hands the request to the gate.
-    async fn run_once<S, B, RB>(
+    async fn run_once<S, B>(
         &self,
         guarded: &Arc<ProtectedRoute>,
         parts: Box<Parts>,
         mut body: B,
         inner: S,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
     {
         let mut hold = self.gate.budget().of_address(parts.extensions.get()).hold();
         let limit = self.gate.settings().request_body;

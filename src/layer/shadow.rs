@@ -4,15 +4,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
-use http::{Request, Response};
+use http::Request;
 use http_body::Body;
-use tower_service::Service;
 
 use super::LayerState;
 use super::pass_through::BodyCopy;
 use crate::engine::{FingerprintRule, Outcome};
-use crate::forwarding::BoxError;
-use crate::gate::{Answered, Content, Hold, Observation, Payload, ProtectedRoute, identify};
+use crate::gate::{
+    Answered, Content, Hold, Observation, ProtectedRoute, UpstreamService, identify,
+};
 use crate::record::{Cause, Reply, ReplyBody};
 use crate::refusal::Refusal;
 
@@ -37,15 +37,14 @@ impl ObservationSlot {
 
 impl LayerState {
     /// Passes a request through while the gate observes it.
-    pub(super) async fn watch<S, B, RB>(
+    pub(super) async fn watch<S, B>(
         &self,
         guarded: &Arc<ProtectedRoute>,
         request: Request<B>,
         inner: S,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (parts, body) = request.into_parts();

@@ -3,6 +3,7 @@
 use http::header::{HeaderMap, HeaderName, HeaderValue};
 
 use crate::entropy::Entropy;
+use crate::hex;
 use crate::http_message::TRACEPARENT;
 use crate::telemetry::Trail;
 
@@ -63,23 +64,22 @@ fn begin_trace(headers: &mut HeaderMap, entropy: &Entropy) -> TraceParent {
     TraceParent(value)
 }
 
-fn write_hex(out: &mut [u8], mut number: u64) {
-    for digit in out.iter_mut().rev() {
-        *digit = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
+fn write_hex(out: &mut [u8], number: u64) {
+    for (pair, byte) in out.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair.copy_from_slice(&hex::digits(byte));
     }
 }
 
 fn is_trace_parent(value: &[u8]) -> bool {
-    let hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
-    let zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
+    let is_hex = |part: &[u8]| part.iter().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
+    let is_zero = |part: &[u8]| part.iter().all(|b| *b == b'0');
     value.len() == 55
         && value.starts_with(b"00-")
         && value[35] == b'-'
         && value[52] == b'-'
-        && hex(&value[3..35])
-        && !zero(&value[3..35])
-        && hex(&value[36..52])
-        && !zero(&value[36..52])
-        && hex(&value[53..])
+        && is_hex(&value[3..35])
+        && !is_zero(&value[3..35])
+        && is_hex(&value[36..52])
+        && !is_zero(&value[36..52])
+        && is_hex(&value[53..])
 }

@@ -154,7 +154,7 @@ fn retry_after(refusal: &Refusal, errors: Dialect) -> Option<Duration> {
         | Refusal::QuotaReached { retry_after } => Some(*retry_after),
         // Without a key nothing is held: the request, sent again, would run again.
         Refusal::OutcomeUncertain { slot, retry_after, .. } => retry_after
-            .or((slot.is_some() && errors.calls_back_what_is_held()).then_some(HELD_RETRY)),
+            .or((slot.is_some() && errors.sends_retry_after_while_held()).then_some(HELD_RETRY)),
         Refusal::ScopeUnavailable
         | Refusal::NotSent { .. }
         | Refusal::UpstreamUnreachable { .. }

@@ -19,7 +19,9 @@ use super::payload::{AnswerBody, Payload};
 use super::quota::Counted;
 use super::trailers::{prepare_trailers, trailer_bytes};
 use super::{Answered, Gate, IDEMPOTENT_REPLAYED, ProtectedRoute, replay};
-use crate::engine::{Admission, Outcome, Policy, Verdict, admit, grpc_doubt, is_grpc, redacted};
+use crate::engine::{
+    Admission, Outcome, Policy, Verdict, admit, grpc_uncertainty, is_grpc, redacted,
+};
 use crate::forwarding::{BoxError, ForwardError};
 use crate::gate::attempt::settle::Settled;
 use crate::key::Slot;
@@ -133,7 +135,7 @@ impl<S, B> Attempt<S, B> {
         match settled {
             Settled::Written => {}
             Settled::Stale => {
-                let current = self.gate.store.load(&slot).await.ok().flatten();
+                let current = self.gate.store.records.load(&slot).await.ok().flatten();
                 self.gate.meter.lost_leases.inc();
                 tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
                 return answer_as_duplicate(
@@ -165,7 +167,7 @@ impl<S, B> Attempt<S, B> {
                 return Err(problem);
             }
         }
-        if self.claimed.claim.gives_doubt_back(&outcome, policy) {
+        if self.claimed.claim.restores_uncertainty(&outcome, policy) {
             tracing::info!(route = %policy.route, operation = %slot, "an attempt from uncertain did nothing: the operation is as uncertain as before");
             return Err(uncertain(slot, None, policy));
         }
@@ -264,7 +266,7 @@ impl Gate {
                 reply.trailers = trailers;
                 // Its own status says more than the HTTP status that it came with, also where that means that nothing was done.
                 if verdict != Verdict::Uncertain
-                    && let Some(cause) = grpc_doubt(&reply)
+                    && let Some(cause) = grpc_uncertainty(&reply)
                 {
                     return Executed::failed(Outcome::InDoubt(cause));
                 }
@@ -367,8 +369,12 @@ impl Gate {
             }
             sleep_until(renewal).await;
             let from_ms = self.clock.boot_ms();
-            let renewal =
-                self.store.renew(slot, claim.fence, policy.lease, policy.unsettled_retention);
+            let renewal = self.store.records.renew(
+                slot,
+                claim.fence,
+                policy.lease,
+                policy.unsettled_retention,
+            );
             match timeout_at(until, renewal).await {
                 Ok(Ok(true)) => {
                     rule.renewed(from_ms);

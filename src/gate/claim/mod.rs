@@ -29,7 +29,7 @@ use crate::gate::claim::wait::Waiting;
 use crate::gate::intake::identify::Identified;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::permits::Place;
-use crate::key::Slot;
+use crate::key::{Slot, TenantId};
 use crate::record::{Extras, Fence, Held, Lifetime, Reply, SpanId, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
@@ -306,7 +306,7 @@ impl Gate {
         if let Some(trail) = &trail {
             trail.identified(
                 identified.slot.to_string(),
-                self.settings.hashing.scope_mark(&identified.whose),
+                self.settings.hashing.tenant_mark(&TenantId::from_bytes(identified.whose)),
             );
         }
         let kept = match &policy.on_uncertain {
@@ -352,7 +352,7 @@ impl Gate {
         let claim = Claim { fence: asked.fence, record: next.record };
         let mut own = Unconfirmed::new(self, guarded, slot, claim);
         own.turn = turn;
-        let told = || first.told(self.settings.hashing.scope_mark(whose));
+        let told = || first.told(self.settings.hashing.tenant_mark(&TenantId::from_bytes(*whose)));
         let timer = Timer::start();
         let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
         let swapped = self
@@ -375,7 +375,7 @@ impl Gate {
             // The claim can't arrive any more: a client that leaves meanwhile leaves nothing behind.
             Ok(Swap::Large(_)) => {
                 own.known();
-                let held = Box::pin(self.store.load(slot))
+                let held = Box::pin(self.store.records.load(slot))
                     .await
                     .map_err(|error| self.store_failed(slot, &error))?;
                 Ok(Tried::Held(held))
@@ -454,7 +454,7 @@ impl Gate {
     ) -> Result<Tried, Refusal> {
         self.meter.store_errors.inc();
         let Unanswered { own, over, lifetime, rule } = unanswered;
-        let held = match self.store.load(slot).await {
+        let held = match self.store.records.load(slot).await {
             Ok(held) => held,
             Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
                 return Err(self.store_failed(slot, &error));
@@ -512,7 +512,7 @@ impl Gate {
         slot: &Slot,
         policy: &Policy,
     ) -> Result<Option<Held>, StoreError> {
-        let Some(held) = self.store.load(slot).await? else { return Ok(None) };
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
         match self
             .write(
@@ -535,7 +535,7 @@ impl Gate {
                 }))
             }
             Swap::Stale(current) => Ok(current),
-            Swap::Large(_) => self.store.load(slot).await,
+            Swap::Large(_) => self.store.records.load(slot).await,
         }
     }
 

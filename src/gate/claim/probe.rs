@@ -123,6 +123,7 @@ impl Gate {
                     (Swap::Large(_), _) => {
                         let held = self
                             .store
+                            .records
                             .load(slot)
                             .await
                             .map_err(|error| self.store_failed(slot, &error))?;

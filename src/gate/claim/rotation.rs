@@ -141,9 +141,9 @@ impl Gate {
         slot: &Slot,
     ) -> Result<Option<Held>, StoreError> {
         if policy.keeps_tombstones() {
-            self.store.remains(slot).await
+            self.store.records.remains(slot).await
         } else {
-            self.store.load(slot).await
+            self.store.records.load(slot).await
         }
     }
 }

@@ -1,10 +1,10 @@
 //! What is noted of duplicates, and how it is told.
 
 use super::*;
-use crate::event::{Observation, Seen};
+use crate::event::{Observation, ObservationKind};
 use crate::gate::background::observations::PendingObservation;
 use crate::key::{SLOT_BYTES, Space};
-use crate::store::log::EntryId;
+use crate::store::log::{EntryId, EventLog};
 
 const FIRST: Slot = Slot::from_hash(Space::Enforced, [1; SLOT_BYTES]);
 const SECOND: Slot = Slot::from_hash(Space::Enforced, [2; SLOT_BYTES]);
@@ -27,13 +27,13 @@ fn seen(gate: &Gate, slot: Slot, whose: u8) -> PendingObservation {
     PendingObservation {
         slot: Some(slot),
         status: Some(201),
-        ..gate.pending_observation(Seen::Replayed, &policy, Some(&[whose; 32]), &headers)
+        ..gate.pending_observation(ObservationKind::Replayed, &policy, Some(&[whose; 32]), &headers)
     }
 }
 
 /// The batches that the store has.
 async fn told(store: &Faulty) -> Vec<Vec<Observation>> {
-    let batches = store.log().observations(EntryId::default(), 100).await.unwrap();
+    let batches = store.inner.observations(EntryId::default(), 100).await.unwrap();
     batches.iter().map(|(_, batch)| Observation::decode(batch).unwrap()).collect()
 }
 
@@ -49,7 +49,7 @@ async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
         seen(&gate, SECOND, 1),
         seen(&gate, FIRST, 2),
         PendingObservation { status: Some(409), ..seen(&gate, FIRST, 1) },
-        PendingObservation { kind: Seen::Refused, ..seen(&gate, FIRST, 1) },
+        PendingObservation { kind: ObservationKind::Refused, ..seen(&gate, FIRST, 1) },
         PendingObservation { problem: Some("in-flight"), ..seen(&gate, FIRST, 1) },
         PendingObservation { route: "refunds".into(), ..seen(&gate, FIRST, 1) },
     ];
@@ -124,7 +124,10 @@ async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
     // As it goes on doing when another configuration is in force.
     gate.tell_waiting().await;
     let told = told(&store).await.concat();
-    assert_eq!(told[0].scope, Some(hashing.scope_mark(&[1; 32])));
+    assert_eq!(
+        told[0].scope,
+        Some(hashing.tenant_mark(&crate::key::TenantId::from_bytes([1; 32])))
+    );
 }
 
 #[tokio::test(start_paused = true)]

@@ -51,21 +51,17 @@ struct Way {
 }
 
 #[async_trait]
-impl Store for Way {
+impl Records for Way {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         self.turns.of(self.who).await;
-        self.inner.write(slot, expected, next, lifetime, says).await
-    }
-
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
+        self.inner.write(slot, expected, next, lifetime, event).await
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -112,19 +108,6 @@ impl Store for Way {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
-
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
-    }
 }
 
 struct Fleet {
@@ -159,7 +142,7 @@ impl Fleet {
         };
         let (meter, clock) = (Meter::new(), Clock::system());
         let gate = Gate::new(
-            way.clone(),
+            Store { records: way.clone(), ..Store::from(way.inner.clone()) },
             clock,
             Entropy::from_seed(7 + who as u64),
             meter.clone(),
@@ -265,7 +248,7 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
     let fleet = Fleet::new(Policy { tombstone: day, ..crate::engine::tests::policy() }, &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
     let (slot, _) = Hashing::under([OLD]).unwrap().identity(
-        &crate::key::Named {
+        &crate::key::OperationParts {
             space: crate::key::Space::Enforced,
             route: &fleet.policy.route,
             scope: &crate::key::Scope::shared(),
