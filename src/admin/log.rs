@@ -31,7 +31,7 @@ pub(super) async fn verify_log(
     Query(query): Query<VerifyQuery>,
 ) -> Result<Json<VerifiedView>, AdminRefusal> {
     let from = query.cursor.as_deref().map(str::parse).transpose();
-    let from = from.map_err(|error| Refusal::Invalid(format!("cursor: {error}")))?;
+    let from = from.map_err(|error| AdminRefusal::Invalid(format!("cursor: {error}")))?;
     let progress = verify(&*admin.gate.store().log, from, ENTRIES).await?;
     // Entries of a time when it was on are verified all the same.
     if !admin.gate.event_log_enabled()

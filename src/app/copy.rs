@@ -34,8 +34,9 @@ pub async fn copy_store(
 }
 
 fn open(config: &Config, end: End) -> Result<Box<dyn CopyTarget>, CopyError> {
-    let refused =
-        |error: anyhow::Error| CopyError::Refused(format!("{}: {error:#}", config.store.place()));
+    let refused = |error: anyhow::Error| {
+        CopyError::Refused(format!("{}: {error:#}", config.store.location()))
+    };
     match &config.store.url {
         StoreUrl::Memory => {
             Err(CopyError::Refused("memory: belongs to one process, and can't be copied".into()))

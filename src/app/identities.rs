@@ -6,9 +6,8 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::engine::{Identities, Notes};
-use crate::gate::{AgreeError, IdentityCheckError, agree, notes};
-use crate::store::latched::{Latched};
-use crate::store::pending::{PendingStore};
+use crate::gate::{IdentityCheckError, agree, notes};
+use crate::store::pending::PendingStore;
 use crate::telemetry::VanishedRoutes;
 
 /// How often a store that doesn't answer yet is asked again.

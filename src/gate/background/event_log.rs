@@ -32,8 +32,11 @@ impl Gate {
             tell_result(&mut context, next, policy);
             Event::of(next, lifetime, context).encode()
         };
-        let says: EventSource<'_> =
-            if self.event_log_enabled() && slot.space == Space::Enforced { &says } else { NO_EVENT };
+        let says: EventSource<'_> = if self.event_log_enabled() && slot.space == Space::Enforced {
+            &says
+        } else {
+            NO_EVENT
+        };
         self.store.records.write(slot, expected, next, lifetime, says).await
     }
 
