@@ -21,8 +21,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    AckPolicy, Config, Durability, HostHeader, Http2Mode, Role, RouteConfig, Secret, Secrets,
-    StoreUrl, UpstreamConfig, UpstreamUrl,
+    Config, HostHeader, Http2Mode, Role, RouteConfig, Secret, Secrets, StoreUrl, UpstreamConfig,
+    UpstreamUrl,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
@@ -39,12 +39,8 @@ use crate::store::cache::LocalCache;
 use crate::store::cached::Cached;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
-use crate::store::redis::{
-    self, Ack as RedisAck, Features, Options as RedisOptions, Place as RedisPlace, Presence, QUIET,
-    Redis,
-};
-pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
+pub use crate::store::{Grade, Remark};
 use crate::telemetry::Meter;
 use crate::tls::{ClientIdentity, Identity};
 use crate::token::Keyring;
@@ -56,6 +52,11 @@ mod identities;
 mod keys;
 mod operators;
 mod read_model;
+#[cfg(feature = "redis")]
+mod redis_store;
+#[cfg(not(feature = "redis"))]
+#[path = "app/without_redis.rs"]
+mod redis_store;
 mod reload;
 mod telling;
 
@@ -63,6 +64,7 @@ pub use copy::{Copied, CopyError, CopyStep, copy_store};
 use identities::Pending;
 pub use identities::identity_changes;
 pub use read_model::{Freshness, Projection};
+use redis_store::RedisStore;
 pub use reload::ReloadError;
 use reload::{Doors, InForce, Lasting, Prepared};
 
@@ -278,52 +280,24 @@ async fn end(
 struct Kept {
     store: Store,
     embedded: Option<Arc<Embedded>>,
-    redis: Option<Arc<Redis>>,
-    /// Says to others that a gateway uses the servers.
-    presence: Option<Presence>,
+    redis: Option<RedisStore>,
 }
 
 impl Kept {
     /// Begins to say that a gateway uses the store. A file says so by its lock.
     fn announce(&mut self) {
-        self.presence = self.redis.as_ref().map(Presence::announce);
+        if let Some(redis) = &mut self.redis {
+            redis.announce();
+        }
     }
 
     async fn close(&self) {
-        if let Some(presence) = &self.presence {
-            presence.end().await;
+        if let Some(redis) = &self.redis {
+            redis.end_presence().await;
         }
         if let Some(embedded) = &self.embedded {
             embedded.close().await;
         }
-    }
-}
-
-/// Says what the servers' settings put at risk; under "strict" that ends the start, and so does not knowing.
-async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
-    let strict = durability == Durability::Strict;
-    let remarks = match store.survey().await {
-        Ok(remarks) => remarks,
-        Err(error) if strict => {
-            return Err(error)
-                .context("durability = \"strict\" needs a store whose settings can be asked");
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the store does not answer yet");
-            return Ok(());
-        }
-    };
-    let faults: Vec<_> = remarks.iter().filter(|remark| remark.grade != Grade::Sound).collect();
-    for remark in &faults {
-        tracing::warn!(advice = remark.advice, "store: {}", remark.text);
-    }
-    match faults.iter().find(|remark| remark.grade != Grade::Limited) {
-        Some(first) if strict => anyhow::bail!(
-            "durability = \"strict\" refuses this store: {}; {}",
-            first.text,
-            first.advice
-        ),
-        _ => Ok(()),
     }
 }
 
@@ -347,7 +321,7 @@ fn cached(store: Store, config: &Config, clock: &Clock, meter: &Meter) -> Result
         return Ok(store);
     }
     let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.cache.clone());
-    let tracker = redis::track(&redis_options(config, meter)?, cache.clone(), wanted)?;
+    let tracker = redis_store::track_changes(config, meter, cache.clone(), wanted)?;
     Ok(Store { records: Arc::new(Cached::new(store.records, cache, tracker)), ..store })
 }
 
@@ -358,43 +332,10 @@ fn cached(store: Store, config: &Config, clock: &Clock, meter: &Meter) -> Result
 pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
     match &config.store.url {
         StoreUrl::Memory | StoreUrl::File(_) => Ok(None),
-        _ => Ok(Some(Redis::connect(redis_options(config, &Meter::new())?)?.survey().await?)),
+        StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
+            Ok(Some(redis_store::survey(config).await?))
+        }
     }
-}
-
-fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
-    Ok(RedisOptions {
-        place: redis_place(&config.store.url)?,
-        timeout: config.store.timeout,
-        ca_file: config.store.ca_file.clone(),
-        client: config.store.client.clone(),
-        ack: match config.store.ack {
-            AckPolicy::Memory => RedisAck::Memory,
-            AckPolicy::Replicas(wanted) => RedisAck::Replicas(wanted),
-            AckPolicy::Fsync => RedisAck::Fsync,
-        },
-        quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
-        breakers: meter.breakers.clone(),
-        namespace: config.store.namespace.clone(),
-        features: Features {
-            event_log: config.log_keep.is_some(),
-            local_cache: config.store.local_cache > 0,
-        },
-    })
-}
-
-fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
-    let all = |urls: &[Secret]| urls.iter().map(|url| url.expose().to_owned()).collect();
-    Ok(match url {
-        StoreUrl::Redis { url, .. } => RedisPlace::Server(url.expose().to_owned()),
-        StoreUrl::Cluster { nodes, .. } => RedisPlace::Cluster(all(nodes)),
-        StoreUrl::Sentinel { sentinels, primary, name, .. } => RedisPlace::Sentinel {
-            sentinels: all(sentinels),
-            primary: primary.expose().to_owned(),
-            name: name.clone(),
-        },
-        StoreUrl::Memory | StoreUrl::File(_) => anyhow::bail!("the store is not in Redis"),
-    })
 }
 
 async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kept> {
@@ -403,29 +344,16 @@ async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kep
             store: Arc::new(Memory::new(clock.anchored())).into(),
             embedded: None,
             redis: None,
-            presence: None,
         }),
         StoreUrl::File(dir) => {
             let span = clock.clone();
             let options = EmbeddedOptions::new(Arc::new(move || span.boot_ms()), clock.unix_ms());
             let embedded = Arc::new(Embedded::open(dir, options)?);
-            Ok(Kept {
-                store: embedded.clone().into(),
-                embedded: Some(embedded),
-                redis: None,
-                presence: None,
-            })
+            Ok(Kept { store: embedded.clone().into(), embedded: Some(embedded), redis: None })
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let store = Redis::connect(redis_options(config, meter)?)?;
-            // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
-            look_over(&store, config.store.durability).await?;
-            Ok(Kept {
-                store: store.clone().into(),
-                embedded: None,
-                redis: Some(store),
-                presence: None,
-            })
+            let redis = RedisStore::connect(config, meter).await?;
+            Ok(Kept { store: redis.store(), embedded: None, redis: Some(redis) })
         }
     }
 }

@@ -4,12 +4,8 @@ use crate::config::{Config, StoreUrl};
 pub use crate::store::copy::{Copied, CopyError, CopyStep};
 use crate::store::copy::{CopyTarget, copy};
 use crate::store::embedded::CopiedFile;
-use crate::store::redis::CopiedRedis;
 
 use super::*;
-
-/// How long one call may take at least: nobody waits for an answer, and batches are large.
-const CALL_MIN: Duration = Duration::from_secs(10);
 
 /// Which end of a copy a store is.
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -52,9 +48,7 @@ fn open(config: &Config, end: End) -> Result<Box<dyn CopyTarget>, CopyError> {
             }))
         }
         StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let mut options = redis_options(config, &Meter::new()).map_err(refused)?;
-            options.timeout = options.timeout.max(CALL_MIN);
-            Ok(Box::new(CopiedRedis::connect(options).map_err(|error| refused(error.into()))?))
+            redis_store::copied(config).map_err(refused)
         }
     }
 }

@@ -45,7 +45,7 @@ pub use observers::{AccessLogConfig, AccessLogFormat, TracingConfig};
 pub use read_model::ReadModelConfig;
 pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, JwksSource, RouteConfig};
 pub use secret::Secret;
-pub use store::{AckPolicy, Durability, StoreConfig, StoreFormat, StoreUrl};
+pub use store::{AckPolicy, Durability, StoreConfig, StoreFormat, StoreUrl, WITHOUT_REDIS};
 pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2Mode, UpstreamConfig, UpstreamUrl};
 
 /// The documented default file. The values that it sets are the defaults.

@@ -169,6 +169,10 @@ const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT,
 /// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
 
+/// The fault of a url of Redis in a build without the feature `redis`.
+pub const WITHOUT_REDIS: &str =
+    "this build has no Redis: use memory: or file:DIR, or build with the feature `redis`";
+
 impl StoreUrl {
     /// Parses a store's url.
     ///
@@ -187,6 +191,12 @@ impl StoreUrl {
                 file_name(dir)
                     .map(StoreUrl::File)
                     .ok_or_else(|| "expected a directory after file:".to_owned())
+            }
+            "redis" | "rediss" | "unix" | "redis+cluster" | "rediss+cluster" | "redis+sentinel"
+            | "rediss+sentinel"
+                if cfg!(not(feature = "redis")) =>
+            {
+                Err(WITHOUT_REDIS.to_owned())
             }
             "redis" | "rediss" | "unix" => StoreUrl::redis(scheme, text),
             "redis+cluster" | "rediss+cluster" => StoreUrl::cluster(scheme, text),
@@ -276,25 +286,21 @@ impl StoreUrl {
 
     /// Parses with the client library, so that an accepted url can connect later.
     fn redis(scheme: &str, text: &str) -> Result<StoreUrl, String> {
-        use redis::{ConnectionAddr, IntoConnectionInfo};
         let example = match scheme {
             "unix" => "unix:///run/redis.sock",
             _ => "redis://:PASSWORD@HOST:PORT/DB",
         };
         let why =
             || format!("not a url that a Redis client understands; expected one such as {example}");
-        let info = text.into_connection_info().map_err(|_| why())?;
-        match info.addr() {
-            ConnectionAddr::TcpTls { insecure: true, .. } => Err(
-                "#insecure is not supported: name the server's certificate authority as ca_file"
-                    .to_owned(),
-            ),
-            _ => Ok(StoreUrl::Redis {
+        if has_certificate_checks(text).ok_or_else(why)? {
+            return Ok(StoreUrl::Redis {
                 url: Secret::new(text),
                 tls: scheme == "rediss",
                 unix: scheme == "unix",
-            }),
+            });
         }
+        let why = "#insecure is not supported: name the server's certificate authority as ca_file";
+        Err(why.to_owned())
     }
 }
 
@@ -321,9 +327,23 @@ impl<'a> Parts<'a> {
     }
 }
 
+/// Returns whether a connection to this url checks certificates, if it needs any; `None` where the
+/// client library does not understand the url.
+#[cfg(feature = "redis")]
+fn has_certificate_checks(url: &str) -> Option<bool> {
+    use redis::{ConnectionAddr, IntoConnectionInfo};
+    let info = url.into_connection_info().ok()?;
+    Some(!matches!(info.addr(), ConnectionAddr::TcpTls { insecure: true, .. }))
+}
+
+/// Understands no url: this build has no client library.
+#[cfg(not(feature = "redis"))]
+fn has_certificate_checks(_: &str) -> Option<bool> {
+    None
+}
+
 /// Builds the url of one server, if the client library understands it.
 fn node(plain: &str, user: &str, host: &str, port: Option<u16>, path: &str) -> Option<Secret> {
-    use redis::IntoConnectionInfo;
     let port = port
         .filter(|_| host.ends_with(']') || !host.contains(':'))
         .map(|port| format!(":{port}"))
@@ -331,7 +351,7 @@ fn node(plain: &str, user: &str, host: &str, port: Option<u16>, path: &str) -> O
     let url = format!("{plain}://{user}{host}{port}{path}");
     let sound = !host.is_empty()
         && !host.contains(char::is_whitespace)
-        && url.as_str().into_connection_info().is_ok();
+        && has_certificate_checks(&url).is_some();
     sound.then(|| Secret::new(url))
 }
 

@@ -296,6 +296,7 @@ pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
 
 impl LogEntry {
     /// An entry that somebody else wrote: it can't be read, says nothing, and must not keep anybody from reading on.
+    #[cfg(any(feature = "embedded", feature = "redis"))]
     pub(super) fn unreadable(partition: u16, id: EntryId) -> LogEntry {
         let slot = Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]);
         LogEntry { partition, id, slot, event: Bytes::new(), link: None }

@@ -20,12 +20,16 @@ use crate::record::{CodecError, Fence, Held, Lifetime, Record, Version};
 pub mod cache;
 pub mod cached;
 pub mod copy;
+#[cfg(feature = "embedded")]
 pub mod embedded;
+#[cfg(any(feature = "embedded", feature = "redis"))]
 mod large;
 pub mod log;
 pub mod memory;
 pub mod pending;
+#[cfg(feature = "redis")]
 pub mod redis;
+mod remark;
 pub mod sealed;
 mod watch;
 
@@ -33,6 +37,7 @@ mod watch;
 pub(crate) mod suite;
 
 pub use log::EventLog;
+pub use remark::{Grade, Remark};
 pub use watch::{Hub, Watch};
 
 /// A store, part by part. Cheap to clone.

@@ -29,6 +29,7 @@ pub fn escape_json(text: &str) -> Cow<'_, str> {
 }
 
 /// Escapes a rendered line of the log, up to its line break. `colours`: the formatter's own escape sequences stay.
+#[cfg(any(test, feature = "gateway"))]
 pub(super) fn escape_log_line(line: &str, colours: bool, json: bool) -> String {
     let text = line.strip_suffix('\n').unwrap_or(line);
     let stays = |c| colours && c == '\u{1b}';

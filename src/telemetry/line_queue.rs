@@ -5,9 +5,9 @@
 
 use std::io::{self, BufWriter, Write};
 use std::os::fd::AsFd;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::mpsc::{Receiver, SyncSender, sync_channel};
+use std::sync::{Arc, LazyLock};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
@@ -68,6 +68,14 @@ impl TellingMeter {
     }
 }
 
+/// Counts the lines of the log. The log is the process's, and so is this.
+static METER: LazyLock<TellingMeter> = LazyLock::new(TellingMeter::default);
+
+/// Returns the counters of log lines, written and dropped.
+pub(super) fn log_meter() -> TellingMeter {
+    METER.clone()
+}
+
 /// The sending half of a queue. Cheap to clone; the writer thread ends when the last clone is dropped.
 pub(super) struct LineQueue<L> {
     lines: SyncSender<L>,
@@ -124,6 +132,7 @@ impl<L: QueuedLine> LineQueue<L> {
     }
 
     /// Waits until every queued line is written or dropped; at most `wait`. Blocks the calling thread.
+    #[cfg(any(test, feature = "gateway"))]
     pub(super) fn flush(&self, wait: Duration) {
         const LOOK: Duration = Duration::from_millis(1);
         for _ in 0..wait.as_millis() {

@@ -8,7 +8,7 @@
 use std::backtrace::{Backtrace, BacktraceStatus};
 use std::io::{self, IsTerminal, Write};
 use std::panic::PanicHookInfo;
-use std::sync::{LazyLock, OnceLock};
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use clap::ValueEnum;
@@ -20,7 +20,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use tracing_subscriber::{EnvFilter, Layer, Registry, fmt, registry};
 
 use super::escape::{escape_block, escape_log_line};
-use super::line_queue::{LineQueue, QueuedLine, TellingMeter, Unlocked};
+use super::line_queue::{LineQueue, QueuedLine, Unlocked, log_meter};
 
 /// How log lines look.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -47,14 +47,6 @@ const FLUSH_MAX: Duration = Duration::from_secs(1);
 
 /// The queue of the process's log, once logging has begun.
 static QUEUE: OnceLock<LineQueue<LogLine>> = OnceLock::new();
-
-/// Counts the lines of the log. The log is the process's, and so is this.
-static METER: LazyLock<TellingMeter> = LazyLock::new(TellingMeter::default);
-
-/// Returns the counters of log lines, written and dropped.
-pub(super) fn log_meter() -> TellingMeter {
-    METER.clone()
-}
 
 /// A rendered line of the log, with its line break.
 struct LogLine(Vec<u8>);

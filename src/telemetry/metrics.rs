@@ -11,7 +11,7 @@ use prometheus_client::metrics::histogram::Histogram;
 use prometheus_client::registry::{Registry, Unit};
 use tokio::time::Instant;
 
-use super::logs::log_meter;
+use super::line_queue::log_meter;
 use super::{BreakerMeter, ProjectionMeter, ReloadMeter, TellingMeter, VanishedRoutes};
 
 /// How a request was answered.

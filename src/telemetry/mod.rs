@@ -4,6 +4,7 @@ mod access;
 mod breakers;
 mod escape;
 mod line_queue;
+#[cfg(feature = "gateway")]
 mod logs;
 mod metrics;
 mod projection;
@@ -15,6 +16,7 @@ pub use access::{AccessFormat, AccessLog, AccessLogEnd};
 pub use breakers::{BreakerMeter, BreakerState};
 pub use escape::{escape, escape_block, escape_json};
 pub use line_queue::TellingMeter;
+#[cfg(feature = "gateway")]
 pub use logs::{
     FilterError, LogFormat, flush_logs, init as init_logs, log_filter, print_error, set_log_filter,
 };

@@ -440,4 +440,5 @@ async fn compare_events(
 }
 
 #[cfg(test)]
+#[cfg(feature = "embedded")]
 mod tests;

@@ -27,7 +27,6 @@ pub use self::presence::Presence;
 pub use self::rights::Features;
 use self::servers::{Group, Servers, ask_whole};
 use self::settled::Settled;
-pub use self::survey::{Grade, Remark};
 use self::time::{ServerTime, millis, time_ms};
 pub use self::tracker::track;
 use self::write::Change;
@@ -38,6 +37,7 @@ use super::{
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::store::large::Large;
+pub use crate::store::{Grade, Remark};
 use crate::telemetry::BreakerMeter;
 use crate::tls::{ClientFiles, IdentityError, TrustError};
 

@@ -11,32 +11,8 @@ use tokio::time::Instant;
 use super::dial::CONNECT_TIMEOUT_MIN;
 use super::link::Ask;
 use super::servers::{Group, ask_whole};
-use super::{Ack, Redis};
+use super::{Ack, Grade, Redis, Remark};
 use crate::store::{Records, StoreError};
-
-/// What was found about one property of one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
-    /// Whether it is as the promises need it.
-    pub grade: Grade,
-    /// What was looked at and found, in words.
-    pub text: String,
-    /// What to do about it; empty where nothing needs to be done.
-    pub advice: &'static str,
-}
-
-/// Whether a property is as the promises need it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grade {
-    /// It is.
-    Sound,
-    /// It isn't.
-    Unsound,
-    /// It isn't, and no promise about an operation needs it: something else is missing or late.
-    Limited,
-    /// The server doesn't tell.
-    Unknown,
-}
 
 /// The oldest version that knows all commands that are used here: `COPY`-free scripts with `TIME` and writes, RESP3.
 const VERSION_MIN: u32 = 6;
