@@ -34,6 +34,10 @@ pub mod sealed;
 mod watch;
 
 #[cfg(test)]
+#[cfg_attr(
+    not(all(feature = "embedded", feature = "redis")),
+    allow(dead_code, unused_imports, reason = "each store uses another part of the suite")
+)]
 pub(crate) mod suite;
 
 pub use log::EventLog;

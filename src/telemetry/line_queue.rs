@@ -132,7 +132,7 @@ impl<L: QueuedLine> LineQueue<L> {
     }
 
     /// Waits until every queued line is written or dropped; at most `wait`. Blocks the calling thread.
-    #[cfg(any(test, feature = "gateway"))]
+    #[cfg_attr(not(feature = "gateway"), allow(dead_code, reason = "only the log is flushed"))]
     pub(super) fn flush(&self, wait: Duration) {
         const LOOK: Duration = Duration::from_millis(1);
         for _ in 0..wait.as_millis() {
