@@ -18,7 +18,7 @@ use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
+use crate::admin::{Access, Admin, ReloadRequest, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
     Ack, Config, Durability, HostHeader, Http2 as ConfiguredHttp2, Role, Route as ConfiguredRoute,
@@ -73,7 +73,7 @@ pub struct Gateway {
     /// Where operators connect.
     pub admin: SocketAddr,
     running: Arc<Running>,
-    asked: mpsc::Receiver<ReloadAsked>,
+    asked: mpsc::Receiver<ReloadRequest>,
     stop: CancellationToken,
     served: JoinHandle<bool>,
     pending: Option<Pending>,
@@ -159,7 +159,7 @@ impl Gateway {
     }
 
     /// The next reload that an operator asks for; without anybody who can ask, none.
-    pub async fn reload_asked(&mut self) -> ReloadAsked {
+    pub async fn reload_asked(&mut self) -> ReloadRequest {
         match self.asked.recv().await {
             Some(asked) => asked,
             None => std::future::pending().await,

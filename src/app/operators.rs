@@ -23,7 +23,7 @@ use tokio_util::sync::CancellationToken;
 use tower_service::Service;
 
 use super::current::Current;
-use crate::admin::holding;
+use crate::admin::with_guard;
 
 /// Connections at once: as many as the admin port works on requests other than probes, and some for probes.
 const CONNECTIONS_MAX: usize = 160;
@@ -156,7 +156,7 @@ async fn serve_connection<S>(
         async move {
             let answer = service.call(request).await?;
             // The body owns it: an answer that is still being made is no time to leave.
-            Ok::<_, Infallible>(answer.map(|body| holding(body, under_way)))
+            Ok::<_, Infallible>(answer.map(|body| with_guard(body, under_way)))
         }
     });
     // HTTP/1.1 alone: to tell it from HTTP/2 would mean to wait for the first bytes, without a limit of time.

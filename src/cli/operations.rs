@@ -8,8 +8,8 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 
 use super::{AdminArgs, ChangeArgs, OperationsArgs, Verb};
-use crate::admin::client::{Client, ClientError, Wanted, Word};
-use crate::admin::{OperationView, ReleaseRequest, ResolveRequest, ScopeRequest};
+use crate::admin::client::{Client, ClientError, OperationFilter, PlainDecision};
+use crate::admin::{DecisionRequest, OperationView, ResolveRequest, ScopeRequest};
 use crate::telemetry::{escape, escape_json};
 
 pub(super) fn health(admin: &AdminArgs, ready: bool) -> ExitCode {
@@ -41,10 +41,10 @@ const NO_REASON: &str = "none given on the command line";
 
 /// A verb whose files are read.
 enum Prepared {
-    List(Wanted, Option<ScopeRequest>, usize),
+    List(OperationFilter, Option<ScopeRequest>, usize),
     Show(String),
     Resolve(ChangeArgs, ResolveRequest),
-    Decide(Word, ChangeArgs),
+    Decide(PlainDecision, ChangeArgs),
 }
 
 fn prepare(verb: Verb) -> Result<Prepared, String> {
@@ -56,12 +56,16 @@ fn prepare(verb: Verb) -> Result<Prepared, String> {
                     scope: read_client(&file)?,
                 })
             });
-            Prepared::List(Wanted { state, route, scope }, client.transpose()?, limit.get())
+            Prepared::List(
+                OperationFilter { state, route, scope },
+                client.transpose()?,
+                limit.get(),
+            )
         }
         Verb::Show { operation } => Prepared::Show(operation),
-        Verb::Release(change) => Prepared::Decide(Word::Release, change),
-        Verb::Retry(change) => Prepared::Decide(Word::Retry, change),
-        Verb::Expire(change) => Prepared::Decide(Word::Expire, change),
+        Verb::Release(change) => Prepared::Decide(PlainDecision::Release, change),
+        Verb::Retry(change) => Prepared::Decide(PlainDecision::Retry, change),
+        Verb::Expire(change) => Prepared::Decide(PlainDecision::Expire, change),
         Verb::Resolve { change, status, body, headers } => {
             let body = match body {
                 Some(file) => std::fs::read(&file)
@@ -132,7 +136,7 @@ async fn carry_out(client: &Client, verb: Prepared) -> Result<Vec<OperationView>
             client.resolve(&change.operation, &seen(client, &change).await?, &request).await?
         }
         Prepared::Decide(word, change) => {
-            let request = ReleaseRequest { reason: Some(change.reason()) };
+            let request = DecisionRequest { reason: Some(change.reason()) };
             client.decide(&change.operation, word, &seen(client, &change).await?, &request).await?
         }
     };

@@ -6,7 +6,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use super::RunArgs;
 use super::supervisor::Supervisor;
-use crate::admin::ReloadAsked;
+use crate::admin::ReloadRequest;
 use crate::app::{Gateway, ReloadError};
 use crate::config::{Config, Overrides, Secrets};
 use crate::telemetry::{init_logs, print_error};
@@ -115,7 +115,7 @@ async fn serve(config: Config, secrets: Secrets, args: &RunArgs) -> anyhow::Resu
 }
 
 /// Reads the configuration again, and says what became of it: to who asked, if it was not a signal, and in the log.
-async fn reload(gateway: &Gateway, args: &RunArgs, asked: Option<ReloadAsked>) {
+async fn reload(gateway: &Gateway, args: &RunArgs, asked: Option<ReloadRequest>) {
     let by = asked.as_ref().map_or("SIGHUP", |asked| &asked.operator).to_owned();
     let result = gateway.reload(load(args)).await.map_err(|error| error.sentences());
     match &result {

@@ -100,7 +100,7 @@ pub enum FilterError {
     TooLong,
     /// A part of it says nothing.
     #[error("expected levels ({}) by target, such as \"info,onceward::store=debug\"; found {part:?}", LEVELS.join(", "))]
-    Unclear {
+    Malformed {
         /// The part.
         part: String,
     },
@@ -195,7 +195,7 @@ fn parse(text: &str) -> Result<EnvFilter, FilterError> {
         Some((target, level)) => is_target(target) && is_level(level),
         None => is_level(part),
     };
-    let unclear = |part: &str| FilterError::Unclear { part: part.to_owned() };
+    let unclear = |part: &str| FilterError::Malformed { part: part.to_owned() };
     match text.split(',').find(|part| !is_clear(part)) {
         Some(part) => Err(unclear(part)),
         None => EnvFilter::builder().parse(text).map_err(|_| unclear(text)),
@@ -231,7 +231,7 @@ mod tests {
             "[span{key=x}]=debug",
             "a\nb=info",
         ] {
-            assert!(matches!(parse(slip), Err(FilterError::Unclear { .. })), "{slip}");
+            assert!(matches!(parse(slip), Err(FilterError::Malformed { .. })), "{slip}");
         }
         assert_eq!(parse(&"onceward=info,".repeat(100)).unwrap_err(), FilterError::TooLong);
     }

@@ -129,7 +129,7 @@ fn what_is_logged_is_changed_while_the_process_runs_by_who_may() {
     assert!(code == 0 && said.contains("onceward::layer=info"), "{said}");
     assert_eq!(refused.send(gateway.port).problem(), "key-invalid");
     until("the next refusal to be logged", || gateway.logs().contains("refused"));
-    gateway.logged("what is logged was changed");
+    gateway.logged("log filter changed");
     let logs = gateway.logs();
     assert!(logs.contains("operator=\"on-call\""), "{logs}");
     assert!(!logs.contains("serving"), "{logs}");

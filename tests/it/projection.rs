@@ -121,7 +121,7 @@ fn a_read_model_that_is_built_anew_says_what_it_said_before() {
     let (code, text) = by_cli(&gateway, &["rebuild"]);
     assert!(code == 0 && text.starts_with("Built anew of 40 entries"), "{text}");
     assert_eq!((listed(), hour()), (before, [20, 20]));
-    gateway.logged("the read model was emptied by hand");
+    gateway.logged("read model emptied by an operator");
     let (code, text) = by_cli(&gateway, &["status", "--json"]);
     let told: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!((code, &told["entries"]), (0, &40.into()));
@@ -148,7 +148,7 @@ fn who_may_only_read_can_not_empty_it_and_where_there_is_none_it_is_said() {
         Gateway::with(upstream.port, &format!("{LOG}[read_model]\nenabled = false\n"), ROUTES);
     assert_eq!(without.ask("GET", "/v1/projection").problem(), "read-model-off");
     let (code, text) = by_cli(&without, &["rebuild"]);
-    assert!(code == 1 && text.contains("leave it so under [read_model]"), "{text}");
+    assert!(code == 1 && text.contains("keep it so under [read_model]"), "{text}");
 }
 
 #[test]

@@ -1,50 +1,52 @@
-//! What the read model tells, as JSON: an operation's timeline, statistics, the overview.
+//! The read model as JSON: an operation's timeline, statistics, the overview.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::OperationView;
+use super::operation::OperationView;
 use crate::clock::rfc3339;
 use crate::event::Kind;
 use crate::read_model::{
-    HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline, What,
+    Freshness, HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline,
+    What,
 };
 
-/// An operation from its beginning to now, as far as the event log tells.
+/// The history of an operation, from the event log.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct TimelineView {
-    /// Where the log says that it stands. What it is now is told by `/v1/operations/{operation}`.
+    /// The state in the event log. `/v1/operations/{operation}` has the current state.
     pub operation: OperationView,
-    /// What happened, the oldest first; also to what lay under its key before.
+    /// The events, oldest first, including those of earlier operations under the same key.
     pub moments: Vec<MomentView>,
-    /// Whether there is more than is told here: the first changes, or the last duplicates.
+    /// Whether events are omitted: the first changes, or the last duplicates.
     pub cut: bool,
-    /// How far behind this is, in ms; absent: nobody knows.
+    /// How far behind the read model is, in ms; absent: unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lag_ms: Option<u64>,
 }
 
-/// Something that happened to an operation: a change of its record, or a duplicate that was answered.
+/// An event of an operation: a change of its record, or a duplicate that was answered.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct MomentView {
-    /// When (RFC 3339): of a change by the store's clock, of a duplicate by its gateway's.
+    /// When it happened (RFC 3339): a change by the store's clock, a duplicate by its gateway's
+    /// clock.
     #[serde(default)]
     pub at: String,
-    /// When the last of several duplicates came (RFC 3339) that were answered alike within a moment.
+    /// When the last duplicate came (RFC 3339), if several were answered alike within a moment.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub until: Option<String>,
-    /// How many duplicates that were; absent: one.
+    /// How many duplicates; absent: one.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub times: Option<u64>,
-    /// Of a change `claimed`, `completed`, `uncertain`, `released`, `resolved`, `found`, `retried` or `expired`; of a duplicate
-    /// `replayed`, `waited` or `refused`.
+    /// A change: `claimed`, `completed`, `uncertain`, `released`, `resolved`, `found`, `retried` or
+    /// `expired`. A duplicate: `replayed`, `waited` or `refused`.
     pub kind: String,
-    /// The version that the change wrote; none: it was no change.
+    /// The version that the change wrote; absent: it was no change.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub version: Option<String>,
-    /// The status of the result, or of the answer to the duplicate.
+    /// The status of the result, or of the response to the duplicate.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
     /// Bytes of the request's body.
@@ -59,22 +61,23 @@ pub struct MomentView {
     /// Why the outcome is uncertain.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<String>,
-    /// Who decided.
+    /// The operator who decided.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub operator: Option<String>,
-    /// The reason that they gave.
+    /// The operator's reason.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub reason: Option<String>,
-    /// The trace that the request belongs to.
+    /// The trace of the request.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub trace: Option<String>,
-    /// How long the duplicate waited for the answer, in ms; of several, the longest.
+    /// How long the duplicate waited for the response, in ms; of several, the longest.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub waited_ms: Option<u64>,
     /// Why the duplicate was refused: the end of the problem's type.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub problem: Option<String>,
-    /// The route's chosen fields that this told: with a claim those of the request, with a result those of the result.
+    /// The route's chosen fields in this event: with a claim those of the request, with a result
+    /// those of the response.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub fields: BTreeMap<String, String>,
     /// Where the duplicate differed from the first request.
@@ -82,74 +85,74 @@ pub struct MomentView {
     pub differing: Vec<DifferenceView>,
 }
 
-/// A place in which a duplicate differs. What stands there is kept nowhere.
+/// A place in which a duplicate differs. Its value is not stored.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct DifferenceView {
     /// The JSON pointer (RFC 6901).
     pub pointer: String,
 }
 
-/// What happened by route and hour.
+/// Counts by route and hour.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct StatisticsView {
-    /// The hours, the oldest first, each route for itself.
+    /// The hours, oldest first, one entry per route.
     pub hours: Vec<HourView>,
-    /// How far behind this is, in ms; absent: nobody knows.
+    /// How far behind the read model is, in ms; absent: unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lag_ms: Option<u64>,
 }
 
-/// What happened on a route in an hour.
+/// The counts of a route in an hour.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct HourView {
     /// When the hour began (RFC 3339).
     pub start: String,
     /// The route.
     pub route: String,
-    /// What happened.
+    /// The counts.
     #[serde(flatten)]
     pub tally: TallyView,
 }
 
-/// What is going on.
+/// The counts of the last hour and day, and the open operations.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct OverviewView {
-    /// The last 60 minutes, the one under way included.
+    /// The last 60 minutes, including the current one.
     pub hour: TallyView,
     /// The last 24 hours.
     pub day: TallyView,
-    /// Attempts under way.
+    /// Active attempts.
     pub in_flight: u64,
     /// Uncertain outcomes.
     pub uncertain: u64,
-    /// When the oldest of those began (RFC 3339).
+    /// When the oldest uncertain operation was opened (RFC 3339).
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub oldest_uncertain_at: Option<String>,
-    /// The last 60 minutes one by one, the oldest first.
+    /// The last 60 minutes one by one, oldest first.
     pub minutes: Vec<MinuteView>,
-    /// How far behind this is, in ms; absent: nobody knows.
+    /// How far behind the read model is, in ms; absent: unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lag_ms: Option<u64>,
 }
 
-/// What happened in a minute, on all routes.
+/// The counts of a minute, on all routes.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
 pub struct MinuteView {
-    /// When it began (RFC 3339).
+    /// When the minute began (RFC 3339).
     pub start: String,
-    /// What happened.
+    /// The counts.
     #[serde(flatten)]
     pub tally: TallyView,
 }
 
-/// What happened in a span of time.
+/// The counts of a time range.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct TallyView {
     /// Requests with a key that were answered.
     pub requests: u64,
-    /// Attempts whose answer became the result.
+    /// Attempts that ended with a result.
     pub executed: u64,
-    /// Attempts that provably did nothing.
+    /// Attempts that were provably not executed.
     pub released: u64,
     /// Outcomes that became uncertain.
     pub uncertain: u64,
@@ -157,13 +160,13 @@ pub struct TallyView {
     pub decided: u64,
     /// Duplicates that did not reach the upstream.
     pub duplicates_prevented: u64,
-    /// Of those: got the stored answer at once.
+    /// Of those: got the stored response at once.
     pub replayed: u64,
-    /// Of those: waited for it.
+    /// Of those: waited for the response.
     pub waited: u64,
-    /// Of those: refused, because there was no result to give.
+    /// Of those: refused, because there was no result.
     pub held: u64,
-    /// Refused, because they were other requests than the first with the key.
+    /// Refused, because they differed from the first request with the key.
     pub conflicts: u64,
     /// Refused for another reason.
     pub refused: u64,
@@ -174,27 +177,40 @@ pub struct TallyView {
 /// How long the upstream took.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 pub struct LatencyView {
-    /// Answers that were timed.
+    /// Responses that were timed.
     pub count: u64,
-    /// On average, in ms.
+    /// The mean, in ms.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub mean_ms: Option<u64>,
-    /// Half of them took no longer, in ms: the bound of a bucket.
+    /// The 50th percentile, in ms: the upper bound of a bucket.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub p50_ms: Option<u64>,
-    /// 95 of 100 took no longer, in ms.
+    /// The 95th percentile, in ms.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub p95_ms: Option<u64>,
-    /// 99 of 100 took no longer, in ms.
+    /// The 99th percentile, in ms.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub p99_ms: Option<u64>,
-    /// The longest, in ms.
+    /// The maximum, in ms.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub max_ms: Option<u64>,
 }
 
+/// The position of the read model in the event log.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct ProjectionView {
+    /// Entries of the event log that it has applied.
+    pub entries: u64,
+    /// The read model holds all entries written until this time (RFC 3339); absent: not known yet.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub as_of: Option<String>,
+    /// The age of `as_of`, in ms.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub lag_ms: Option<u64>,
+}
+
 impl TimelineView {
-    /// A timeline, so far behind.
+    /// Creates the view of a timeline.
     pub fn new(timeline: &Timeline, lag_ms: Option<u64>) -> TimelineView {
         let moments = timeline.moments.iter().filter_map(MomentView::new).collect();
         TimelineView { operation: (&timeline.operation).into(), moments, cut: timeline.cut, lag_ms }
@@ -202,14 +218,14 @@ impl TimelineView {
 }
 
 impl MomentView {
-    /// A moment; `None` if it can't be told.
+    /// Creates the view of an event; `None` if it can't be converted.
     fn new(moment: &Moment) -> Option<MomentView> {
-        // Events and observations have the names that are told, and may have more.
-        let told = match &moment.what {
+        // Events and observations have the members of this view, and may have more.
+        let members = match &moment.what {
             What::Changed(event) => serde_json::to_value(event),
             What::Observed(observation) => serde_json::to_value(observation),
         };
-        let mut view: MomentView = serde_json::from_value(told.ok()?).ok()?;
+        let mut view: MomentView = serde_json::from_value(members.ok()?).ok()?;
         view.at = rfc3339(moment.at_ms);
         if let What::Observed(observation) = &moment.what {
             view.until = observation.until_ms.map(rfc3339);
@@ -253,6 +269,17 @@ fn settler(kind: Kind) -> &'static str {
         Kind::Resolved => "operator",
         Kind::Found => "probe",
         _ => "upstream",
+    }
+}
+
+impl ProjectionView {
+    /// Creates the view of a position; `now_ms`: the time in ms since 1970.
+    pub fn new(freshness: Freshness, now_ms: u64) -> ProjectionView {
+        ProjectionView {
+            entries: freshness.entries,
+            as_of: freshness.as_of_ms.map(rfc3339),
+            lag_ms: freshness.lag_ms(now_ms),
+        }
     }
 }
 
@@ -325,8 +352,8 @@ mod tests {
     use crate::event::Observation;
 
     #[test]
-    fn how_many_duplicates_a_moment_tells_of_can_be_summed_up_whatever_was_written() {
-        let told = |times: u64| {
+    fn the_number_of_duplicates_can_be_summed_up_whatever_was_written() {
+        let times_of = |times: u64| {
             let batch = format!(
                 r#"[{{"kind":"replayed","route":"payments","seen":[{{"at_ms":1,"times":{times}}}]}}]"#
             );
@@ -334,7 +361,7 @@ mod tests {
             MomentView::new(&Moment { at_ms: 1, what: What::Observed(observation) }).unwrap().times
         };
         assert_eq!(
-            [told(2), told(0), told(u64::MAX)],
+            [times_of(2), times_of(0), times_of(u64::MAX)],
             [Some(2), Some(1), Some(u64::from(u32::MAX))]
         );
     }

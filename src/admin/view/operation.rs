@@ -1,20 +1,9 @@
-//! What the admin API says and takes, as JSON. No key, header or body of a client is ever in it.
+//! An operation as JSON, and the requests that change it.
 
 use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
-
-mod logged;
-mod report;
-mod told;
-
-pub use logged::{EventView, LoggedView};
-pub use report::{ReportRowView, ReportView};
-pub use told::{
-    DifferenceView, HourView, LatencyView, MinuteView, MomentView, OverviewView, StatisticsView,
-    TallyView, TimelineView,
-};
 
 use crate::clock::rfc3339;
 use crate::key::Slot;
@@ -29,37 +18,37 @@ pub struct OperationView {
     pub state: String,
     /// The route's name.
     pub route: String,
-    /// The record's version: what a change names in `If-Match`.
+    /// The record's version, for `If-Match` of a change.
     pub version: String,
     /// When the first attempt began (RFC 3339).
     pub opened_at: String,
-    /// When it changed last.
+    /// When it changed last (RFC 3339).
     pub changed_at: String,
-    /// Of an attempt: when its lease ends unless it is renewed.
+    /// In flight: when the attempt's lease ends, unless it is renewed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lease_ends_at: Option<String>,
-    /// Of an uncertain outcome: what happened.
+    /// Uncertain: why.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cause: Option<String>,
-    /// Of an uncertain outcome: an operator has decided that the next duplicate runs.
+    /// Uncertain: an operator has decided that the next duplicate runs.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub retry: Option<bool>,
-    /// Of a result: its status.
+    /// Completed: the status of the result.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub status: Option<u16>,
-    /// Of a result: the bytes of its body; absent where it was not kept.
+    /// Completed: the bytes of the result's body; absent if the body was not stored.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub body_bytes: Option<usize>,
-    /// Of a result: `upstream` or `operator`.
+    /// Completed: `upstream`, `operator` or `probe`.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub settled_by: Option<String>,
-    /// Whose it is: the beginning of the scope's hash. This and what follows is told by the read model alone.
+    /// The beginning of the scope's hash. This and all members below come from the read model only.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub scope: Option<String>,
     /// The fields that the route's configuration chooses.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub fields: BTreeMap<String, String>,
-    /// Duplicates that were seen.
+    /// Duplicates that were observed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub duplicates: Option<u64>,
     /// How long the upstream took, in ms.
@@ -72,21 +61,21 @@ pub struct OperationView {
 
 /// A page of operations.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
-pub struct Listed {
+pub struct OperationListView {
     /// The operations.
     pub operations: Vec<OperationView>,
-    /// Where the next page begins.
+    /// The cursor of the next page; absent on the last page.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub cursor: Option<String>,
-    /// Who told: `store`, as it is now and in no order, or `read_model`, newest first.
+    /// `store`: current and unordered, or `read_model`: newest first.
     #[serde(default)]
     pub source: String,
-    /// How far behind the read model is, in ms; absent: it was not asked, or nobody knows.
+    /// How far behind the read model is, in ms; absent: it was not used, or the lag is unknown.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub lag_ms: Option<u64>,
 }
 
-/// It was executed, with this result.
+/// The result of an operation that was executed.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ResolveRequest {
@@ -98,7 +87,7 @@ pub struct ResolveRequest {
     /// The body that duplicates get, in base64.
     #[serde(default)]
     pub body_base64: String,
-    /// Why, for the log: required, at most 1024 bytes.
+    /// Why, for the event log: required, at most 1024 bytes.
     #[serde(default)]
     pub reason: Option<String>,
 }
@@ -106,14 +95,14 @@ pub struct ResolveRequest {
 /// A decision that needs no more than its reason: release, retry, expire.
 #[derive(Debug, Clone, Default, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
-pub struct ReleaseRequest {
-    /// Why, for the log: required, at most 1024 bytes.
+pub struct DecisionRequest {
+    /// Why, for the event log: required, at most 1024 bytes.
     #[serde(default)]
     pub reason: Option<String>,
 }
 
 impl OperationView {
-    /// An operation as people see it.
+    /// Creates the view of a stored operation.
     pub fn new(slot: &Slot, held: &Held) -> OperationView {
         let record = &held.record;
         let mut view = OperationView {
@@ -157,27 +146,4 @@ impl OperationView {
         }
         view
     }
-}
-
-/// A piece of the event log that was verified.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct VerifiedView {
-    /// Entries that were looked at.
-    pub entries: usize,
-    /// Where the log is not what was written.
-    pub breaks: Vec<BreakView>,
-    /// Where to go on; absent at the end.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub cursor: Option<String>,
-}
-
-/// A place where the event log is not what was written.
-#[derive(Debug, Serialize, Deserialize, ToSchema)]
-pub struct BreakView {
-    /// The partition.
-    pub partition: u16,
-    /// The entry's id.
-    pub entry: String,
-    /// What is wrong with it.
-    pub fault: String,
 }

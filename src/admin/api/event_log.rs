@@ -1,4 +1,4 @@
-//! The event log: whether it is what was written.
+//! `GET /v1/log/verify`: verifies the links of the event log.
 
 use std::sync::Arc;
 
@@ -6,12 +6,13 @@ use axum::Json;
 use axum::extract::{Query, State};
 use serde::Deserialize;
 
-use super::Admin;
-use super::problem::AdminRefusal;
-use super::view::{BreakView, VerifiedView};
+use super::refusals::VerifyRefusals;
+use crate::admin::problem::AdminRefusal;
+use crate::admin::state::Admin;
+use crate::admin::view::{BreakView, VerifiedView};
 use crate::store::log::verify;
 
-/// Entries that one answer looks at: a fraction of a second's work.
+/// Entries verified per response: a fraction of a second of work.
 const ENTRIES: usize = 5000;
 
 #[derive(Debug, Deserialize)]
@@ -20,11 +21,11 @@ pub(super) struct VerifyQuery {
     cursor: Option<String>,
 }
 
-/// Verifies a piece of the event log: each entry's link is computed anew.
+/// Verifies a part of the event log: recomputes the link of each entry.
 #[utoipa::path(
     get, path = "/v1/log/verify", tag = "event log",
-    params(("cursor" = Option<String>, Query, description = "Where to go on: the `cursor` of the piece before")),
-    responses((status = 200, body = VerifiedView, description = "What was found"), super::openapi::Looked),
+    params(("cursor" = Option<String>, Query, description = "The `cursor` of the previous part")),
+    responses((status = 200, body = VerifiedView, description = "The result"), VerifyRefusals),
 )]
 pub(super) async fn verify_log(
     State(admin): State<Arc<Admin>>,
@@ -33,7 +34,7 @@ pub(super) async fn verify_log(
     let from = query.cursor.as_deref().map(str::parse).transpose();
     let from = from.map_err(|error| AdminRefusal::Invalid(format!("cursor: {error}")))?;
     let progress = verify(admin.gate.store().log(), from, ENTRIES).await?;
-    // Entries of a time when it was on are verified all the same.
+    // Entries from a time when the log was enabled are still verified.
     if !admin.gate.event_log_enabled()
         && query.cursor.is_none()
         && progress.entries == 0

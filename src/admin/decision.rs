@@ -1,7 +1,8 @@
-//! A change that an operator makes to an operation: on the version that was seen, for a reason, under a name.
+//! A change that an operator makes to an operation: on a version, for a reason, under a name.
 //!
-//! Danger: an operator decides on what was on the screen. A change without the version that was seen there could settle
-//! something else, so there is none ([`AdminRefusal::VersionMissing`]), and one whose version moved is lost.
+//! Danger: an operator decides on the state that the screen showed. A change that names no version
+//! could settle a different state, so it is refused ([`AdminRefusal::VersionMissing`]). A change to
+//! an older version is refused, too.
 
 use std::str::FromStr;
 use std::sync::Arc;
@@ -11,16 +12,17 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use bytes::Bytes;
 
+use super::auth::Operator;
 use super::problem::AdminRefusal;
+use super::state::Admin;
 use super::view::ResolveRequest;
-use super::{Admin, Operator};
 use crate::engine::Decision;
 use crate::event::{Context, REASON_BYTES_MAX};
 use crate::gate::OperatorError;
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, Version};
 
-/// Fields that belong to a connection or to the framing of a message, which no stored reply has.
+/// Fields of a connection or of message framing, which no stored reply has.
 const FRAMING: [HeaderName; 7] = [
     header::CONNECTION,
     header::CONTENT_LENGTH,
@@ -31,22 +33,22 @@ const FRAMING: [HeaderName; 7] = [
     HeaderName::from_static("keep-alive"),
 ];
 
-/// Answers without a body, whatever their fields say (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
+/// Statuses without a body, whatever the fields are (RFC 9110, sections 15.3.5, 15.3.6 and 15.4.5).
 const BODILESS: [StatusCode; 3] =
     [StatusCode::NO_CONTENT, StatusCode::RESET_CONTENT, StatusCode::NOT_MODIFIED];
 
-/// An operation that is there, and the version that an operator saw.
-pub(super) struct Change {
+/// An existing operation, and the version that the operator decided on.
+pub(super) struct OperatorChange {
     slot: Slot,
     route: Arc<str>,
-    seen: Version,
+    version: Version,
 }
 
-/// Why a change is made: some text, and not more than the event log keeps.
+/// The reason of a change: not empty, and at most as long as the event log stores.
 pub(super) struct Reason(String);
 
 impl Reason {
-    /// A reason that says something.
+    /// Parses a reason.
     pub(super) fn parse(text: Option<&str>) -> Result<Reason, AdminRefusal> {
         let text = text.unwrap_or_default().trim();
         if text.is_empty() || text.len() > REASON_BYTES_MAX {
@@ -56,41 +58,42 @@ impl Reason {
     }
 }
 
-impl Change {
-    /// Of this operation, as it was at the version that `If-Match` names.
+impl OperatorChange {
+    /// Loads the operation, with the version from `If-Match`.
     pub(super) async fn of(
         admin: &Admin,
         operation: &str,
         headers: &HeaderMap,
-    ) -> Result<Change, AdminRefusal> {
+    ) -> Result<OperatorChange, AdminRefusal> {
         let (slot, held) = find(admin, operation).await?;
-        let seen = headers.get(header::IF_MATCH).ok_or(AdminRefusal::VersionMissing)?;
-        let seen = seen.to_str().ok().and_then(version).ok_or(AdminRefusal::VersionInvalid)?;
-        Ok(Change { slot, route: held.record.route, seen })
+        let tag = headers.get(header::IF_MATCH).ok_or(AdminRefusal::VersionMissing)?;
+        let version = tag.to_str().ok().and_then(parse_tag).ok_or(AdminRefusal::VersionInvalid)?;
+        Ok(OperatorChange { slot, route: held.record.route, version })
     }
 
-    /// Of this operation, as it was at this version.
+    /// Loads the operation, with this version.
     pub(super) async fn at(
         admin: &Admin,
         operation: &str,
-        seen: Version,
-    ) -> Result<Change, AdminRefusal> {
+        version: Version,
+    ) -> Result<OperatorChange, AdminRefusal> {
         let (slot, held) = find(admin, operation).await?;
-        Ok(Change { slot, route: held.record.route, seen })
+        Ok(OperatorChange { slot, route: held.record.route, version })
     }
 
-    /// Makes it, and writes down who did and why: in the event log with the change itself, and in the process' log.
-    pub(super) async fn make(
+    /// Applies the decision. It is recorded with operator and reason in the event log, in the same
+    /// step, and in the process log.
+    pub(super) async fn apply(
         self,
         admin: &Admin,
         operator: &Operator,
         decision: Decision,
         Reason(reason): Reason,
     ) -> Result<(Slot, Held), AdminRefusal> {
-        let word = match decision {
+        let done = match decision {
             Decision::Resolve(_) | Decision::Found(_) => "resolved",
             Decision::Release => "released",
-            Decision::Retry => "let run again",
+            Decision::Retry => "allowed to run again",
             Decision::Expire => "expired",
         };
         let by = Context {
@@ -100,26 +103,32 @@ impl Change {
         };
         let policy = admin.policy(&self.route);
         let held =
-            admin.gate.settle_by_hand(&self.slot, decision, Some(self.seen), policy, by).await?;
-        tracing::info!(operation = %self.slot, route = %self.route, operator = operator.0, reason, "{word} by hand");
+            admin.gate.settle_by_hand(&self.slot, decision, Some(self.version), policy, by).await?;
+        tracing::info!(
+            operation = %self.slot, route = %self.route, operator = operator.0, reason,
+            "operation {done} by an operator"
+        );
         Ok((self.slot, held))
     }
 }
 
-/// An operation, as it is now.
+/// Returns the current state of an operation.
 pub(super) async fn find(admin: &Admin, operation: &str) -> Result<(Slot, Held), AdminRefusal> {
     let slot = Slot::from_reference(operation)?;
     let held = admin.gate.store().load(&slot).await?.ok_or(OperatorError::Unknown)?;
     Ok((slot, held))
 }
 
-/// A version as an entity tag has it (RFC 9110, section 8.8.3): a strong one.
-fn version(tag: &str) -> Option<Version> {
+/// Parses a version from a strong entity tag (RFC 9110, section 8.8.3).
+fn parse_tag(tag: &str) -> Option<Version> {
     tag.trim().strip_prefix('"')?.strip_suffix('"')?.parse().ok().map(Version)
 }
 
-/// The reply that an operator states, with a date and a media type where none is given.
-pub(super) fn stated(now_unix_ms: u64, request: &ResolveRequest) -> Result<Reply, AdminRefusal> {
+/// Returns the reply that an operator entered, with a date and a media type where they are missing.
+pub(super) fn entered_reply(
+    now_unix_ms: u64,
+    request: &ResolveRequest,
+) -> Result<Reply, AdminRefusal> {
     let body = BASE64.decode(&request.body_base64);
     let body =
         body.map_err(|error| AdminRefusal::Invalid(format!("body_base64 is not base64: {error}")))?;
@@ -159,7 +168,7 @@ fn field(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     let value = HeaderValue::from_str(value)
         .map_err(|_| format!("the value of {name} is not a header value"))?;
     if FRAMING.contains(&name) {
-        return Err(format!("{name} can't be stated: framing is computed from the body"));
+        return Err(format!("{name} can't be set: framing is computed from the body"));
     }
     Ok((name, value))
 }
@@ -170,7 +179,7 @@ mod tests {
 
     #[test]
     fn a_version_is_one_strong_entity_tag() {
-        assert_eq!(version("\"18446744073709551615\""), Some(Version(u64::MAX)));
+        assert_eq!(parse_tag("\"18446744073709551615\""), Some(Version(u64::MAX)));
         for other in [
             "*",
             "7",
@@ -181,12 +190,12 @@ mod tests {
             "\"18446744073709551616\"",
             "\"",
         ] {
-            assert_eq!(version(other), None, "{other}");
+            assert_eq!(parse_tag(other), None, "{other}");
         }
     }
 
     #[test]
-    fn a_reason_says_something_and_fits_the_log() {
+    fn a_reason_is_not_empty_and_fits_the_log() {
         for none in [None, Some(""), Some(" \n\t"), Some(&"é".repeat(REASON_BYTES_MAX / 2 + 1))] {
             assert!(Reason::parse(none).is_err(), "{none:?}");
         }
@@ -195,33 +204,34 @@ mod tests {
     }
 
     #[test]
-    fn a_stated_reply_has_a_date_and_a_media_type_and_no_framing() {
+    fn an_entered_reply_has_a_date_and_a_media_type_and_no_framing() {
         let request = |name: &str| ResolveRequest {
             status: 201,
             headers: [(name.to_owned(), "x".to_owned())].into(),
             body_base64: BASE64.encode("{}"),
             reason: None,
         };
-        let reply = stated(784_111_777_000, &request("X-Note")).unwrap();
+        let reply = entered_reply(784_111_777_000, &request("X-Note")).unwrap();
         assert_eq!(reply.headers["content-type"], "application/json");
         assert_eq!(
             (&reply.headers["date"], &reply.headers["x-note"]),
             (&"Sun, 06 Nov 1994 08:49:37 GMT".parse().unwrap(), &"x".parse().unwrap())
         );
         for name in ["Content-Length", "transfer-encoding", "Connection", "a b"] {
-            assert!(stated(0, &request(name)).is_err(), "{name}");
+            assert!(entered_reply(0, &request(name)).is_err(), "{name}");
         }
         for status in [0, 101, 199, 600, 999] {
             assert!(
-                stated(0, &ResolveRequest { status, ..ResolveRequest::default() }).is_err(),
+                entered_reply(0, &ResolveRequest { status, ..ResolveRequest::default() }).is_err(),
                 "{status}"
             );
         }
         for status in [204, 205, 304] {
             let bare = ResolveRequest { status, ..ResolveRequest::default() };
-            assert!(stated(0, &bare).is_ok(), "{status}");
+            assert!(entered_reply(0, &bare).is_ok(), "{status}");
             assert!(
-                stated(0, &ResolveRequest { body_base64: BASE64.encode("{}"), ..bare }).is_err(),
+                entered_reply(0, &ResolveRequest { body_base64: BASE64.encode("{}"), ..bare })
+                    .is_err(),
                 "{status} with a body"
             );
         }

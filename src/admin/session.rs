@@ -1,8 +1,9 @@
-//! Sessions of the page: a cookie with a random name for somebody who has shown a token, and what proves that a form came
-//! from a page that was made for that cookie.
+//! The sessions of the page: a cookie with a random name for a visitor who has entered a token, and
+//! the proof that a form comes from a page that was made for this cookie.
 //!
-//! Danger: a browser sends its cookies along with whatever any page makes it send. So no cookie alone changes anything: a form
-//! carries a proof, which only a page that could be read here knows, and the cookie is not sent from other sites at all.
+//! Danger: a browser sends its cookies with every request that any page causes. So a cookie alone
+//! changes nothing: a form also carries a proof, which only a page that can be read here contains,
+//! and browsers don't send the cookie from other sites.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -14,22 +15,22 @@ use ring::hmac::{self, HMAC_SHA256};
 use ring::rand::{SecureRandom, SystemRandom};
 use sha2::{Digest, Sha256};
 
-use crate::admin::auth::Token;
+use super::auth::Token;
 
-/// Sessions at once. More than operators a gateway has; the one that ends first makes room.
+/// Most sessions. More than a gateway has operators; a new session ends the oldest one.
 const SESSIONS_MAX: usize = 256;
 
-/// How long a session lasts: a shift, and then the token is asked for again.
+/// Lifetime of a session: a shift. After that the token is required again.
 const SESSION_MS: u64 = 8 * 60 * 60 * 1000;
 
-/// Bytes of a session's name, which is all that a thief would have to guess.
+/// Bytes of a session's name, which is the only secret of the session.
 const NAME_BYTES: usize = 32;
 
-/// The sessions that are open, and the secret behind all proofs. Both are gone with the process.
+/// The open sessions, and the secret behind all proofs. Both end with the process.
 pub struct Sessions {
     random: SystemRandom,
     secret: hmac::Key,
-    /// By the hash of their names: what is compared is no secret.
+    /// By the hash of their names: what is compared is not secret.
     open: Mutex<HashMap<[u8; 32], Session>>,
 }
 
@@ -38,35 +39,36 @@ struct Session {
     ends_boot_ms: u64,
 }
 
-/// The name in a browser's cookie. Of nobody, until a token was shown.
+/// The name in a browser's cookie. It belongs to no session until a token was entered.
 #[derive(Clone)]
-pub(super) struct Name(String);
+pub(super) struct SessionName(String);
 
-/// The system gives no random numbers.
+/// The operating system gives no random numbers.
 #[derive(Debug, thiserror::Error)]
 #[error("the system gives no random numbers")]
 pub struct NoRandomness;
 
 impl Sessions {
-    /// None yet.
+    /// Creates the state without sessions.
     ///
     /// # Errors
-    /// There is no randomness to make a secret of.
+    /// The operating system gives no random numbers.
     pub fn new() -> Result<Sessions, NoRandomness> {
         let random = SystemRandom::new();
         let secret = hmac::Key::generate(HMAC_SHA256, &random).map_err(|_| NoRandomness)?;
         Ok(Sessions { random, secret, open: Mutex::default() })
     }
 
-    /// A name that nobody has.
-    pub(super) fn name(&self) -> Result<Name, NoRandomness> {
+    /// Returns a new name.
+    pub(super) fn name(&self) -> Result<SessionName, NoRandomness> {
         let mut bytes = [0; NAME_BYTES];
         self.random.fill(&mut bytes).map_err(|_| NoRandomness)?;
-        Ok(Name(URL_SAFE_NO_PAD.encode(bytes)))
+        Ok(SessionName(URL_SAFE_NO_PAD.encode(bytes)))
     }
 
-    /// Opens a session for the holder of a token, under a new name: one that was there before the token may be known to others.
-    pub(super) fn open(&self, token: Token, now_boot_ms: u64) -> Result<Name, NoRandomness> {
+    /// Opens a session for the holder of a token, under a new name: an earlier name may be known to
+    /// others.
+    pub(super) fn open(&self, token: Token, now_boot_ms: u64) -> Result<SessionName, NoRandomness> {
         let name = self.name()?;
         let mut open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.retain(|_, session| session.ends_boot_ms > now_boot_ms);
@@ -83,8 +85,8 @@ impl Sessions {
         Ok(name)
     }
 
-    /// Whose session this is, while it lasts.
-    pub(super) fn holder(&self, name: &Name, now_boot_ms: u64) -> Option<Token> {
+    /// Returns the token of an open session.
+    pub(super) fn holder(&self, name: &SessionName, now_boot_ms: u64) -> Option<Token> {
         let open = self.open.lock().unwrap_or_else(PoisonError::into_inner);
         open.get(&name.hash())
             .filter(|session| session.ends_boot_ms > now_boot_ms)
@@ -92,36 +94,36 @@ impl Sessions {
     }
 
     /// Ends a session.
-    pub(super) fn close(&self, name: &Name) {
+    pub(super) fn close(&self, name: &SessionName) {
         self.open.lock().unwrap_or_else(PoisonError::into_inner).remove(&name.hash());
     }
 
-    /// What a form carries to show that it comes from a page made for this name.
-    pub(super) fn proof(&self, name: &Name) -> String {
+    /// Returns the proof for forms of pages that are made for this name.
+    pub(super) fn proof(&self, name: &SessionName) -> String {
         URL_SAFE_NO_PAD.encode(hmac::sign(&self.secret, name.0.as_bytes()))
     }
 
-    /// Whether it is that.
-    pub(super) fn proves(&self, name: &Name, proof: &str) -> bool {
+    /// Returns whether the proof belongs to the name.
+    pub(super) fn proves(&self, name: &SessionName, proof: &str) -> bool {
         let Ok(proof) = URL_SAFE_NO_PAD.decode(proof) else { return false };
         hmac::verify(&self.secret, name.0.as_bytes(), &proof).is_ok()
     }
 }
 
-impl Name {
-    /// From the cookies of a request.
-    pub(super) fn of(headers: &HeaderMap) -> Option<Name> {
+impl SessionName {
+    /// Returns the name from the cookies of a request.
+    pub(super) fn of(headers: &HeaderMap) -> Option<SessionName> {
         let wanted = cookie_name(headers);
         let lines = headers.get_all(header::COOKIE).iter().filter_map(|line| line.to_str().ok());
         let mut pairs =
             lines.flat_map(|line| line.split(';')).filter_map(|pair| pair.trim().split_once('='));
         let value = pairs.find(|(name, _)| *name == wanted).map(|(_, value)| value)?;
-        let is_one = URL_SAFE_NO_PAD.decode(value).is_ok_and(|bytes| bytes.len() == NAME_BYTES);
-        is_one.then(|| Name(value.to_owned()))
+        let is_name = URL_SAFE_NO_PAD.decode(value).is_ok_and(|bytes| bytes.len() == NAME_BYTES);
+        is_name.then(|| SessionName(value.to_owned()))
     }
 
-    /// The cookie that keeps it: for this server alone, out of reach of scripts, not sent from other sites; over TLS alone where
-    /// the browser says that this is how it came.
+    /// Returns the cookie with the name: for this server only, hidden from scripts, not sent from
+    /// other sites; over TLS only if the browser sent an https origin.
     pub(super) fn cookie(&self, headers: &HeaderMap) -> String {
         let tls = headers
             .get(header::ORIGIN)
@@ -130,7 +132,7 @@ impl Name {
         format!("{}={}; Path=/; HttpOnly; SameSite=Strict{secure}", cookie_name(headers), self.0)
     }
 
-    /// The cookie that takes it from the browser.
+    /// Returns the cookie that deletes the name in the browser.
     pub(super) fn forget(headers: &HeaderMap) -> String {
         format!("{}=; Path=/; HttpOnly; SameSite=Strict; Max-Age=0", cookie_name(headers))
     }
@@ -140,7 +142,8 @@ impl Name {
     }
 }
 
-/// Cookies know no ports: two gateways on one machine would sign each other's operators out.
+/// Cookies are shared by all ports: without the port in the name, two gateways on one machine would
+/// sign each other's operators out.
 fn cookie_name(headers: &HeaderMap) -> String {
     let host = headers.get(header::HOST).and_then(|host| host.to_str().ok());
     let port = host
@@ -162,7 +165,7 @@ mod tests {
     }
 
     #[test]
-    fn a_session_is_known_by_its_name_alone_and_ends() {
+    fn a_session_is_found_by_its_name_alone_and_ends() {
         let sessions = Sessions::new().unwrap();
         let name = sessions.open(token("on-call"), 1000).unwrap();
         assert_eq!(sessions.holder(&name, 1000 + SESSION_MS - 1).unwrap().name(), "on-call");
@@ -175,12 +178,12 @@ mod tests {
     #[test]
     fn however_many_sign_in_the_table_stays_bounded_and_the_oldest_go() {
         let sessions = Sessions::new().unwrap();
-        let names: Vec<Name> =
+        let names: Vec<SessionName> =
             (0..SESSIONS_MAX as u64 + 2).map(|n| sessions.open(token("t"), n).unwrap()).collect();
-        let known: Vec<bool> =
+        let open: Vec<bool> =
             names.iter().map(|name| sessions.holder(name, 300).is_some()).collect();
-        assert_eq!(known.iter().filter(|known| **known).count(), SESSIONS_MAX);
-        assert_eq!(known[..3], [false, false, true]);
+        assert_eq!(open.iter().filter(|open| **open).count(), SESSIONS_MAX);
+        assert_eq!(open[..3], [false, false, true]);
     }
 
     #[test]
@@ -214,13 +217,18 @@ mod tests {
         );
         let sent = format!("other=1; onceward-8081={}", name.0);
         assert_eq!(
-            Name::of(&headers(&[("host", "localhost:8081"), ("cookie", &sent)])).unwrap().0,
+            SessionName::of(&headers(&[("host", "localhost:8081"), ("cookie", &sent)])).unwrap().0,
             name.0
         );
-        assert!(Name::of(&headers(&[("host", "localhost:8082"), ("cookie", &sent)])).is_none());
         assert!(
-            Name::of(&headers(&[("host", "localhost:8081"), ("cookie", "onceward-8081=short")]))
-                .is_none()
+            SessionName::of(&headers(&[("host", "localhost:8082"), ("cookie", &sent)])).is_none()
+        );
+        assert!(
+            SessionName::of(&headers(&[
+                ("host", "localhost:8081"),
+                ("cookie", "onceward-8081=short")
+            ]))
+            .is_none()
         );
     }
 }

@@ -12,10 +12,10 @@ use serde::Deserialize;
 use tokio::sync::Semaphore;
 use tokio::time::{Instant, sleep_until};
 
-use super::Admin;
-use super::model::moment;
-use super::problem::AdminRefusal;
-use super::view::{EventView, LoggedView};
+use crate::admin::problem::AdminRefusal;
+use crate::admin::queries::moment;
+use crate::admin::state::Admin;
+use crate::admin::view::{EventView, LoggedView};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{Entry, EntryId, Log, Position};
@@ -78,7 +78,7 @@ pub(super) struct TailQuery {
         ("limit" = Option<usize>, Query, description = "At most so many events: 1 to 1000, otherwise 100"),
         ("wait" = Option<u64>, Query, description = "Seconds to wait for an event if there is none yet: 0 to 5, otherwise 0"),
     ),
-    responses((status = 200, body = LoggedView, description = "The events: the end is reached where there are none, also with fewer than `limit` there may be more"), super::openapi::Tailed),
+    responses((status = 200, body = LoggedView, description = "The events: the end is reached where there are none, also with fewer than `limit` there may be more"), super::refusals::TailRefusals),
 )]
 pub(super) async fn tail(
     State(admin): State<Arc<Admin>>,

@@ -1,4 +1,4 @@
-//! A response body that keeps something for as long as it is being sent.
+//! A response body that owns a guard for as long as it is being sent.
 
 use std::pin::Pin;
 use std::task::{Context, Poll};
@@ -6,17 +6,18 @@ use std::task::{Context, Poll};
 use axum::body::{Body, Bytes, HttpBody};
 use http_body::{Frame, SizeHint};
 
-struct HeldBody<G> {
+struct GuardedBody<G> {
     body: Body,
     _guard: G,
 }
 
-/// Returns the same body, which drops `guard` when it was sent or given up. Its length stays known.
-pub fn holding(body: Body, guard: impl Send + Unpin + 'static) -> Body {
-    Body::new(HeldBody { body, _guard: guard })
+/// Returns the same body with `guard`, which is dropped when the body was sent or abandoned. The
+/// length stays known.
+pub fn with_guard(body: Body, guard: impl Send + Unpin + 'static) -> Body {
+    Body::new(GuardedBody { body, _guard: guard })
 }
 
-impl<G: Unpin> HttpBody for HeldBody<G> {
+impl<G: Unpin> HttpBody for GuardedBody<G> {
     type Data = Bytes;
     type Error = axum::Error;
 
