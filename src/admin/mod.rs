@@ -21,6 +21,7 @@ mod guard;
 mod guarded_body;
 mod page;
 mod problem;
+mod problem_kind;
 mod queries;
 mod reload;
 mod session;

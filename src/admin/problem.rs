@@ -8,15 +8,13 @@ use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
 
+use super::problem_kind::{ProblemKind, TYPE_PREFIX};
 use crate::engine::DecisionDenied;
 use crate::event::REASON_BYTES_MAX;
 use crate::gate::{LookupError, OperatorError};
 use crate::read_model::QueryError;
 use crate::store::{ListError, StoreError};
 use crate::telemetry::FilterError;
-
-/// The prefix of every problem's type.
-pub(super) const TYPE_PREFIX: &str = "urn:onceward:problem:";
 
 /// Longest detail that is copied from a text of the framework, in bytes.
 const DETAIL_BYTES_MAX: usize = 1024;
@@ -186,195 +184,6 @@ impl AdminRefusal {
     }
 }
 
-/// The kinds of problems; the name of each is the end of its type.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum ProblemKind {
-    Unauthorized,
-    Forbidden,
-    NotFound,
-    MethodNotAllowed,
-    RequestInvalid,
-    BodyTooLarge,
-    RequestTimeout,
-    Overloaded,
-    StateUnknown,
-    RouteUnknown,
-    LookupInvalid,
-    IfMatchRequired,
-    IfMatchInvalid,
-    OperationUnknown,
-    OperationMoved,
-    InFlight,
-    OperationSettled,
-    OperationNotCompleted,
-    OutcomeUncertain,
-    ReloadRefused,
-    ReloadUnavailable,
-    LogLevelRefused,
-    LogLevelUnavailable,
-    LogOff,
-    ReadModelOff,
-    ReadModelUnavailable,
-    StoreUnavailable,
-}
-
-impl ProblemKind {
-    /// All kinds.
-    #[cfg(test)]
-    pub(super) const ALL: [ProblemKind; 27] = [
-        ProblemKind::Unauthorized,
-        ProblemKind::Forbidden,
-        ProblemKind::NotFound,
-        ProblemKind::MethodNotAllowed,
-        ProblemKind::RequestInvalid,
-        ProblemKind::BodyTooLarge,
-        ProblemKind::RequestTimeout,
-        ProblemKind::Overloaded,
-        ProblemKind::StateUnknown,
-        ProblemKind::RouteUnknown,
-        ProblemKind::LookupInvalid,
-        ProblemKind::IfMatchRequired,
-        ProblemKind::IfMatchInvalid,
-        ProblemKind::OperationUnknown,
-        ProblemKind::OperationMoved,
-        ProblemKind::InFlight,
-        ProblemKind::OperationSettled,
-        ProblemKind::OperationNotCompleted,
-        ProblemKind::OutcomeUncertain,
-        ProblemKind::ReloadRefused,
-        ProblemKind::ReloadUnavailable,
-        ProblemKind::LogLevelRefused,
-        ProblemKind::LogLevelUnavailable,
-        ProblemKind::LogOff,
-        ProblemKind::ReadModelOff,
-        ProblemKind::ReadModelUnavailable,
-        ProblemKind::StoreUnavailable,
-    ];
-
-    /// Returns the end of the problem's type.
-    pub(super) fn name(self) -> &'static str {
-        self.described().1
-    }
-
-    /// Returns the status of the response.
-    pub(super) fn status(self) -> StatusCode {
-        self.described().0
-    }
-
-    /// Returns the meaning, for the OpenAPI document.
-    pub(super) fn meaning(self) -> &'static str {
-        self.described().2
-    }
-
-    fn described(self) -> (StatusCode, &'static str, &'static str) {
-        match self {
-            ProblemKind::Unauthorized => {
-                (StatusCode::UNAUTHORIZED, "unauthorized", "no valid token, or a web page sent it")
-            }
-            ProblemKind::Forbidden => {
-                (StatusCode::FORBIDDEN, "forbidden", "the token's role is `read`")
-            }
-            ProblemKind::NotFound => (StatusCode::NOT_FOUND, "not-found", "no such path"),
-            ProblemKind::MethodNotAllowed => (
-                StatusCode::METHOD_NOT_ALLOWED,
-                "method-not-allowed",
-                "the path does not take the method",
-            ),
-            ProblemKind::RequestInvalid => (
-                StatusCode::BAD_REQUEST,
-                "request-invalid",
-                "a parameter, the cursor or the body can't be read",
-            ),
-            ProblemKind::BodyTooLarge => {
-                (StatusCode::PAYLOAD_TOO_LARGE, "body-too-large", "the body is too large")
-            }
-            ProblemKind::RequestTimeout => {
-                (StatusCode::REQUEST_TIMEOUT, "request-timeout", "its body did not arrive in time")
-            }
-            ProblemKind::Overloaded => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "overloaded",
-                "too many requests are active on the admin port",
-            ),
-            ProblemKind::StateUnknown => {
-                (StatusCode::BAD_REQUEST, "state-unknown", "no such state")
-            }
-            ProblemKind::RouteUnknown => {
-                (StatusCode::NOT_FOUND, "route-unknown", "no route has this name")
-            }
-            ProblemKind::LookupInvalid => {
-                (StatusCode::BAD_REQUEST, "lookup-invalid", "the route has no such key or scope")
-            }
-            ProblemKind::IfMatchRequired => (
-                StatusCode::PRECONDITION_REQUIRED,
-                "if-match-required",
-                "a change without `If-Match`",
-            ),
-            ProblemKind::IfMatchInvalid => {
-                (StatusCode::BAD_REQUEST, "if-match-invalid", "`If-Match` is not one version")
-            }
-            ProblemKind::OperationUnknown => (
-                StatusCode::NOT_FOUND,
-                "operation-unknown",
-                "it never existed, or its retention is over",
-            ),
-            ProblemKind::OperationMoved => (
-                StatusCode::PRECONDITION_FAILED,
-                "operation-moved",
-                "it has changed since: read it again",
-            ),
-            ProblemKind::InFlight => (StatusCode::CONFLICT, "in-flight", "it is still running"),
-            ProblemKind::OperationSettled => {
-                (StatusCode::CONFLICT, "operation-settled", "it is not uncertain")
-            }
-            ProblemKind::OperationNotCompleted => {
-                (StatusCode::CONFLICT, "operation-not-completed", "it has no result to expire")
-            }
-            ProblemKind::OutcomeUncertain => (
-                StatusCode::CONFLICT,
-                "outcome-uncertain",
-                "too early: the lost request may still be executed; see `Retry-After`",
-            ),
-            ProblemKind::ReloadRefused => (
-                StatusCode::CONFLICT,
-                "reload-refused",
-                "the configuration was refused; nothing has changed",
-            ),
-            ProblemKind::ReloadUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "reload-unavailable",
-                "it was not read; try again",
-            ),
-            ProblemKind::LogLevelRefused => {
-                (StatusCode::BAD_REQUEST, "log-level-refused", "the filter can't be parsed")
-            }
-            ProblemKind::LogLevelUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "log-level-unavailable",
-                "the process logs nothing",
-            ),
-            ProblemKind::LogOff => {
-                (StatusCode::NOT_IMPLEMENTED, "log-off", "it needs `[log]` enabled")
-            }
-            ProblemKind::ReadModelOff => (
-                StatusCode::NOT_IMPLEMENTED,
-                "read-model-off",
-                "it needs `[log]` and `[read_model]` enabled at the start",
-            ),
-            ProblemKind::ReadModelUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "read-model-unavailable",
-                "it can't be read; try again",
-            ),
-            ProblemKind::StoreUnavailable => (
-                StatusCode::SERVICE_UNAVAILABLE,
-                "store-unavailable",
-                "the store does not answer; try again",
-            ),
-        }
-    }
-}
-
 /// Describes a failed read of the store. The store's own text is about writes, and would send
 /// people looking for one.
 pub(super) fn describe_read_error(error: &StoreError) -> String {
@@ -465,22 +274,6 @@ pub(super) async fn every_refusal_is_a_document(request: Request, next: Next) ->
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn every_kind_is_listed_once() {
-        for (at, kind) in ProblemKind::ALL.into_iter().enumerate() {
-            assert_eq!(at, kind as usize, "{kind:?}");
-            assert!(
-                ProblemKind::ALL[..at].iter().all(|other| other.name() != kind.name()),
-                "{kind:?}"
-            );
-        }
-        assert_eq!(
-            ProblemKind::ALL.last(),
-            Some(&ProblemKind::StoreUnavailable),
-            "the last of the enum"
-        );
-    }
 
     #[tokio::test]
     async fn a_refusal_has_its_type_advice_and_the_time_to_come_back() {

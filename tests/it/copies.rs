@@ -215,7 +215,7 @@ fn a_copy_that_is_killed_in_the_middle_keeps_gateways_away_and_goes_on() {
     let (code, said) = copy(&file, &redis.url());
     assert!(
         code == 0
-            && said.contains("carrying on an interrupted copy")
+            && said.contains("continuing an interrupted copy")
             && said.contains("copying records"),
         "{said}"
     );

@@ -209,7 +209,7 @@ fn the_doctor_tells_whether_a_configuration_fits() {
     assert!(code == 0 && said.contains("ok    the store keeps no identities yet"), "{said}");
     stop(starts(upstream.port, &store, "", &usual, false));
     let (code, said) = doctor(&usual);
-    assert!(code == 0 && said.contains("ok    the store keeps the identities"), "{said}");
+    assert!(code == 0 && said.contains("ok    the store's identities agree"), "{said}");
     let (code, said) = doctor(&route("payouts", "X-Account"));
     assert!(
         code == 1 && said.contains("WARN  route \"payments\" is not configured any more"),

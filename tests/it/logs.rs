@@ -162,7 +162,7 @@ fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
         assert_eq!(Request::pay(&format!("k{n}"), "{}").send(gateway.port).status, 201);
     }
     assert_eq!(gateway.ask("GET", "/healthz").status, 200);
-    assert_eq!(gateway.metric("onceward_log_lines_total{result=\"told\"}"), 0.0);
+    assert_eq!(gateway.metric("onceward_log_lines_total{result=\"exported\"}"), 0.0);
     gateway.signal("TERM");
     until("the end", || gateway.has_ended().is_some());
     assert!(gateway.wait().success());
@@ -176,7 +176,7 @@ fn a_log_that_nobody_reads_holds_neither_requests_nor_health_nor_the_end() {
         text
     });
     until("the log to be read", || {
-        gateway.metric("onceward_log_lines_total{result=\"told\"}") > 0.0
+        gateway.metric("onceward_log_lines_total{result=\"exported\"}") > 0.0
     });
     gateway.signal("TERM");
     assert!(gateway.wait().success());

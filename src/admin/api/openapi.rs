@@ -94,7 +94,7 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::admin::problem::ProblemKind;
+    use crate::admin::problem_kind::ProblemKind;
 
     fn text() -> serde_json::Value {
         serde_json::to_value(Document::openapi()).unwrap()

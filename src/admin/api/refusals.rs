@@ -6,7 +6,7 @@ use serde_json::json;
 use utoipa::IntoResponses;
 use utoipa::openapi::{Content, RefOr, Response, ResponseBuilder};
 
-use crate::admin::problem::{ProblemKind, TYPE_PREFIX};
+use crate::admin::problem_kind::{ProblemKind, TYPE_PREFIX};
 
 /// Defines the refusals of each group of paths.
 macro_rules! refusals {

@@ -1,4 +1,5 @@
-//! Who is told of requests: the access log's file, and the collector of spans. Neither is ever waited for by a request.
+//! The exporters of request data: the access log's file, and the collector of spans. Requests never
+//! wait for them.
 
 use std::time::Duration;
 
@@ -8,55 +9,56 @@ use http::uri::PathAndQuery;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout_at};
 
-use super::{Config, Secrets, read, scheme};
+use super::settings::{read, scheme};
 use crate::clock::Clock;
-use crate::config::{AccessLogConfig, AccessLogFormat, TracingConfig};
+use crate::config::{AccessLogConfig, AccessLogFormat, Config, Secrets, TracingConfig};
 use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, post};
 use crate::telemetry::{
-    AccessFormat, AccessLog, AccessLogEnd, Meter, Observers, Observing, SpanQueue, TellingMeter,
-    Tracer, export_request,
+    AccessFormat, AccessLog, AccessLogEnd, EnabledObservers, ExportMetrics, Meter, Observers,
+    SpanQueue, Tracer, export_request,
 };
 
-/// How long connecting to a collector, and an answer of it, may take.
+/// Longest connect to a collector, and longest response.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
 const POST_MAX: Duration = Duration::from_secs(10);
 const IDLE_MAX: Duration = Duration::from_secs(4);
-/// Its name is looked up again by then.
+/// Longest use of a connection; then the collector's name is resolved again.
 const AGE_MAX: Duration = Duration::from_secs(300);
 
-/// How long the end of the process waits for what is still to be told.
+/// Longest wait for pending exports when the process ends.
 const END_MAX: Duration = Duration::from_secs(2);
 
-/// Those who tell, until who tells them is gone.
+/// The tasks of the exporters, which end after their senders are dropped.
 #[derive(Default)]
-pub(super) struct Telling {
+pub(super) struct ExporterTasks {
     access_log: Option<AccessLogEnd>,
     exporter: Option<JoinHandle<()>>,
 }
 
-/// Opens the access log, and sets the collector up; connects to nothing yet. Nobody, where the configuration wants neither.
+/// Opens the access log, and sets up the collector without connecting yet. Returns no observers if
+/// the configuration has neither.
 ///
 /// # Errors
-/// The file can't be opened, the collector has no name that could be vouched for.
-pub(super) async fn observing(
+/// The file can't be opened, or the collector has a name that no certificate could cover.
+pub(super) async fn start_exporters(
     config: &Config,
     secrets: &Secrets,
     meter: &Meter,
-) -> Result<(Option<Observing>, Telling)> {
-    let mut telling = Telling::default();
-    let mut observing = Observing { access: None, tracer: None, now_unix_ns };
+) -> Result<(Option<EnabledObservers>, ExporterTasks)> {
+    let mut tasks = ExporterTasks::default();
+    let mut observers = EnabledObservers { access: None, tracer: None, now_unix_ns };
     if let Some(wanted) = &config.access_log {
         let (log, end) = open(wanted, meter)?;
-        (observing.access, telling.access_log) = (Some(log), Some(end));
+        (observers.access, tasks.access_log) = (Some(log), Some(end));
     }
     if let Some(wanted) = &config.tracing {
         let collector = Collector::new(wanted, secrets).await?;
         let (tracer, queue) = Tracer::new(wanted.sample_ratio, meter.spans.clone());
         let exporter = tokio::spawn(collector.export(queue, meter.spans.clone()));
-        (observing.tracer, telling.exporter) = (Some(tracer), Some(exporter));
+        (observers.tracer, tasks.exporter) = (Some(tracer), Some(exporter));
     }
-    let anybody = observing.access.is_some() || observing.tracer.is_some();
-    Ok((anybody.then_some(observing), telling))
+    let any = observers.access.is_some() || observers.tracer.is_some();
+    Ok((any.then_some(observers), tasks))
 }
 
 fn now_unix_ns() -> u64 {
@@ -72,8 +74,8 @@ fn open(wanted: &AccessLogConfig, meter: &Meter) -> Result<(AccessLog, AccessLog
     opened.with_context(|| format!("can't open the access log {}", wanted.path.display()))
 }
 
-impl Telling {
-    /// Opens the access log's file anew, where there is one: it may have been moved away.
+impl ExporterTasks {
+    /// Reopens the access log's file: it may have been moved away.
     pub fn reopen(&mut self, config: &Config, observers: &Observers, meter: &Meter) {
         let Some(wanted) = &config.access_log else { return };
         match open(wanted, meter) {
@@ -81,22 +83,23 @@ impl Telling {
                 observers.replace_access_log(log);
                 self.access_log = Some(end);
             }
-            Err(error) => tracing::error!("{error:#}: the one that is open stays in use"),
+            Err(error) => tracing::error!("{error:#}: the open access log stays in use"),
         }
     }
 
-    /// Waits, not for long, until all is told. Nobody may be told any more by then.
+    /// Waits, for a limited time, until everything is exported. All senders must have been dropped
+    /// before.
     pub async fn end(&mut self) {
-        const LOOK: Duration = Duration::from_millis(5);
+        const POLL_PERIOD: Duration = Duration::from_millis(5);
         let until = Instant::now() + END_MAX;
         if let Some(exporter) = self.exporter.take() {
-            // What is not told in time is lost with the process.
+            // Spans that are not sent in time are lost with the process.
             let _ = timeout_at(until, exporter).await;
         }
         while self.access_log.as_ref().is_some_and(|end| !end.is_reached())
             && Instant::now() < until
         {
-            sleep(LOOK).await;
+            sleep(POLL_PERIOD).await;
         }
     }
 }
@@ -136,21 +139,22 @@ impl Collector {
         })
     }
 
-    /// Sends what comes. What the collector doesn't take is dropped and counted: traces are not worth a queue without end.
-    async fn export(self, mut queue: SpanQueue, meter: TellingMeter) {
+    /// Sends batches of spans. Spans that the collector does not accept are dropped and counted:
+    /// traces are not worth an unbounded queue.
+    async fn export(self, mut queue: SpanQueue, meter: ExportMetrics) {
         let mut failing = false;
         while let Some(batch) = queue.next().await {
             let count = batch.len() as u64;
             let body = export_request(&batch);
             match post(&self.server, &self.path, &self.headers, body.into(), POST_MAX).await {
                 Ok(()) => {
-                    meter.told.inc_by(count);
+                    meter.exported.inc_by(count);
                     failing = false;
                 }
                 Err(error) => {
                     meter.dropped.inc_by(count);
                     if !std::mem::replace(&mut failing, true) {
-                        tracing::warn!(%error, "the collector of traces takes no spans: they are dropped and counted");
+                        tracing::warn!(%error, "the trace collector accepts no spans: they are dropped and counted");
                     }
                 }
             }
