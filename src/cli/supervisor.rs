@@ -91,8 +91,8 @@ impl Supervisor {
     fn notify(&self, message: &str) {
         let Some((socket, address)) = &self.socket else { return };
         if let Err(error) = socket.send_to_addr(message.as_bytes(), address) {
-            let message = message.lines().next().unwrap_or_default();
-            tracing::warn!(%error, message, "notification of the service manager failed");
+            let notification = message.lines().next().unwrap_or_default();
+            tracing::warn!(%error, notification, "notification of the service manager failed");
         }
     }
 }

@@ -173,7 +173,7 @@ fn the_page_follows_what_happens_and_says_when_it_can_not() {
     browser.shows("#announcement", "1 uncertain outcome");
     nothing_is_wrong(&browser);
     gateway.kill();
-    browser.shows("#stale", "no longer live");
+    browser.shows("#stale", "no longer updated");
     browser.shows("#live", &operation);
 }
 

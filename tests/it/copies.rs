@@ -73,7 +73,7 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
 
     let (code, said) = copy(&file("first"), &namespaced);
     assert!(
-        code == 0 && said.contains("all compared") && said.contains("links were made anew"),
+        code == 0 && said.contains("all compared") && said.contains("links were recomputed"),
         "{said}"
     );
     assert_eq!(
@@ -107,7 +107,7 @@ fn a_store_moves_from_a_file_to_redis_and_back_and_nothing_runs_again() {
     end(gateway);
     // A back-up of one Redis in another keeps the log as it is, and is refused where something is.
     let (code, said) = copy(&namespaced, &redis.url());
-    assert!(code == 0 && !said.contains("links were made anew"), "{said}");
+    assert!(code == 0 && !said.contains("links were recomputed"), "{said}");
     let gateway = Gateway::on(upstream.port, &redis.url(), LOG, &routes());
     replayed(&gateway, &answers);
     assert_eq!(verify(&gateway), 0);

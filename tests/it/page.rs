@@ -128,7 +128,7 @@ fn a_form_on_what_has_moved_changes_nothing_and_shows_what_it_is_now() {
         form.request(&gateway, &path, "status=500&reason=%22%3E%3Cimg%3E").send(gateway.admin);
     assert_eq!(late.status, 412);
     let text = late.text();
-    assert!(text.contains("Nothing was done") && text.contains("It is completed now"), "{text}");
+    assert!(text.contains("Nothing was changed") && text.contains("It is completed now"), "{text}");
     assert!(!text.contains("<img>"), "what was typed is text");
     assert_eq!(Request::pay("k", "{}").send(gateway.port).status, 201);
     for (rest, status) in

@@ -71,7 +71,7 @@ mod tests {
 
     #[test]
     fn every_path_of_the_router_is_documented_and_no_other() {
-        let document = serde_json::to_value(openapi::Document::openapi()).unwrap();
+        let document = serde_json::to_value(openapi::ApiDocument::openapi()).unwrap();
         assert_eq!(document["openapi"], "3.1.0");
         let documented: BTreeSet<&str> =
             document["paths"].as_object().unwrap().keys().map(String::as_str).collect();

@@ -42,7 +42,7 @@ use utoipa::{Modify, OpenApi, ToSchema};
     components(schemas(ProblemDocument)),
     modifiers(&TokenScheme)
 )]
-pub(super) struct Document;
+pub(super) struct ApiDocument;
 
 /// Adds the token scheme to every path that can answer 401, so that generated clients send the
 /// token. It is optional, because a port on loopback needs none.
@@ -84,7 +84,7 @@ struct ProblemDocument {
     get, path = "/v1/openapi.json", tag = "process", responses((status = 200, description = "OpenAPI 3.1"))
 )]
 pub(super) async fn document() -> Json<utoipa::openapi::OpenApi> {
-    Json(Document::openapi())
+    Json(ApiDocument::openapi())
 }
 
 #[cfg(test)]
@@ -97,7 +97,7 @@ mod tests {
     use crate::admin::problem_kind::ProblemKind;
 
     fn text() -> serde_json::Value {
-        serde_json::to_value(Document::openapi()).unwrap()
+        serde_json::to_value(ApiDocument::openapi()).unwrap()
     }
 
     #[test]
