@@ -1,6 +1,6 @@
 //! What an operation costs on the embedded store: empty, and with many records in it.
 //!
-//!     cargo run --release --example embedded_cost -- [RECORDS] [DIR]
+//!     cargo run --profile dist --example embedded_cost -- [RECORDS] [DIR]
 //!
 //! Prints the time per claim and completion with 64 clients and with one, and how many claims share a commit. DIR must
 //! be new; it is kept, and the temporary folder that is used without it is not.
