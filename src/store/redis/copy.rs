@@ -12,8 +12,13 @@ use bytes::Bytes;
 use redis::{Pipeline, Value};
 use tokio::sync::OnceCell;
 
-use super::servers::Group;
-use super::{ConnectError, Options, Redis, array, layout, millis, time_ms, unexpected};
+use super::answer::{array, time_ms, unexpected};
+use super::client::Redis;
+use super::connection::Commands;
+use super::layout;
+use super::options::{ConnectError, RedisOptions};
+use super::servers::ServerPartitions;
+use super::time::millis;
 use crate::key::PARTITIONS;
 use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
 use crate::store::log::{Ends, Entry, Log, digest};
@@ -33,7 +38,7 @@ pub struct CopiedRedis {
 }
 
 /// What the epochs of a store's partitions are.
-struct Epochs {
+struct CopyEpochs {
     /// The one of the first partition.
     first: Option<Vec<u8>>,
     /// Partitions whose epoch is the mark of a copy.
@@ -47,13 +52,13 @@ impl CopiedRedis {
     ///
     /// # Errors
     /// The options lead nowhere.
-    pub fn connect(options: Options) -> Result<CopiedRedis, ConnectError> {
-        Ok(CopiedRedis { store: Redis::connect_without_epochs(options)?, mark: OnceCell::new() })
+    pub fn connect(options: RedisOptions) -> Result<CopiedRedis, ConnectError> {
+        Ok(CopiedRedis { store: Redis::without_recovery(options)?, mark: OnceCell::new() })
     }
 
     /// The servers, once all partitions have one.
-    async fn groups(&self) -> Result<Vec<Group>, StoreError> {
-        self.store.servers.known(self.store.deadline()).await
+    async fn groups(&self) -> Result<Vec<ServerPartitions>, StoreError> {
+        self.store.servers.wait_until_complete(self.store.deadline()).await
     }
 
     /// Sends to each server the commands that are about its partitions. Answers come in no order.
@@ -77,13 +82,13 @@ impl CopiedRedis {
         Ok(all)
     }
 
-    async fn epochs(&self) -> Result<Epochs, StoreError> {
+    async fn epochs(&self) -> Result<CopyEpochs, StoreError> {
         let answers = self
             .to_each(|partition, pipe| {
                 _ = pipe.cmd("GET").arg(self.store.names.epoch_key(partition))
             })
             .await?;
-        let mut epochs = Epochs { first: None, marked: Vec::new(), any_real: false };
+        let mut epochs = CopyEpochs { first: None, marked: Vec::new(), any_real: false };
         for (partition, answer) in answers {
             let Value::BulkString(epoch) = answer else { continue };
             if epoch.starts_with(MARK.as_bytes()) {
@@ -137,7 +142,11 @@ impl CopiedRedis {
         Ok(true)
     }
 
-    async fn scan(&self, group: &Group, cursor: u64) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
+    async fn scan(
+        &self,
+        group: &ServerPartitions,
+        cursor: u64,
+    ) -> Result<(u64, Vec<Vec<u8>>), StoreError> {
         let mut scan = redis::pipe();
         scan.cmd("SCAN")
             .arg(cursor)
@@ -164,7 +173,11 @@ impl CopiedRedis {
     }
 
     /// Reads items that one server holds.
-    async fn read(&self, group: &Group, keys: &[ItemKey]) -> Result<Vec<Option<Item>>, StoreError> {
+    async fn read(
+        &self,
+        group: &ServerPartitions,
+        keys: &[ItemKey],
+    ) -> Result<Vec<Option<Item>>, StoreError> {
         let mut items = Vec::with_capacity(keys.len());
         for keys in keys.chunks(SCAN_COUNT) {
             let mut reading = redis::pipe();
@@ -213,14 +226,14 @@ impl CopiedRedis {
         Ok(())
     }
 
-    async fn keep_progress(&self, progress: &Progress) -> Result<(), StoreError> {
+    async fn store_progress(&self, progress: &Progress) -> Result<(), StoreError> {
         let mut keep = redis::cmd("SET");
         keep.arg(self.store.names.copy_key())
             .arg(serde_json::to_string(progress).unwrap_or_default());
         self.store.command(layout::COPY_PARTITION, &keep).await.map(drop)
     }
 
-    async fn kept_progress(&self) -> Result<Option<String>, StoreError> {
+    async fn stored_progress(&self) -> Result<Option<String>, StoreError> {
         let mut get = redis::cmd("GET");
         get.arg(self.store.names.copy_key());
         redis::from_redis_value(self.store.command(layout::COPY_PARTITION, &get).await?)
@@ -238,13 +251,6 @@ impl CopiedRedis {
         }
         Ok(gateways.last_ms)
     }
-}
-
-/// The error of a store that a copy is being written into. A partition without a readable epoch is closed for one.
-pub(super) fn unfinished() -> StoreError {
-    StoreError::NotApplied(
-        "a copy into this store isn't finished: run the same `onceward store copy` again".into(),
-    )
 }
 
 /// A value and how long it is kept (ms; -1: for ever) as an item; `None` where nothing is there.
@@ -296,7 +302,7 @@ impl Source for CopiedRedis {
     async fn unused_state(&self) -> Result<String, CopyError> {
         let last_ms = self.refuse_used().await?;
         let epochs = self.epochs().await?;
-        if !epochs.marked.is_empty() || self.kept_progress().await?.is_some() {
+        if !epochs.marked.is_empty() || self.stored_progress().await?.is_some() {
             return Err(CopyError::Refused(
                 "the first store holds a copy that isn't finished itself".into(),
             ));
@@ -346,7 +352,7 @@ impl Target for CopiedRedis {
     async fn begin(&self) -> Result<Begun, CopyError> {
         self.refuse_used().await?;
         let epochs = self.epochs().await?;
-        match self.kept_progress().await? {
+        match self.stored_progress().await? {
             Some(_) if epochs.any_real => Ok(Begun::Opening),
             Some(kept) => {
                 let progress = serde_json::from_str(&kept).map_err(|_| {
@@ -364,7 +370,7 @@ impl Target for CopiedRedis {
                     ));
                 }
                 self.close(|_| true).await?;
-                self.keep_progress(&Progress::default()).await?;
+                self.store_progress(&Progress::default()).await?;
                 Ok(Begun::Fresh)
             }
         }
@@ -378,7 +384,7 @@ impl Target for CopiedRedis {
             let keep =
                 millis(std::time::Duration::from_millis(item.ends_ms.saturating_sub(now_ms)));
             let put = commands.entry(partition).or_default().cmd("EVAL");
-            put.arg(include_str!("copy_item.lua"))
+            put.arg(include_str!("scripts/copy_item.lua"))
                 .arg(3)
                 .arg(self.store.names.epoch_key(partition));
             put.arg(self.name_of(&item.key)).arg(self.store.names.due_key(partition));
@@ -389,7 +395,7 @@ impl Target for CopiedRedis {
                 .arg(&layout::member(&item.key.slot)[..]);
         }
         self.run(commands).await?;
-        self.keep_progress(progress).await
+        self.store_progress(progress).await
     }
 
     async fn put_events(&self, entries: &[Entry], progress: &Progress) -> Result<(), StoreError> {
@@ -398,17 +404,17 @@ impl Target for CopiedRedis {
         for entry in entries {
             let Some(link) = entry.link else { continue };
             let (partition, member) = (entry.partition, layout::member(&entry.slot));
-            let told = [&digest(&member, &entry.event)[..], &member, &entry.event].concat();
+            let value = [&digest(&member, &entry.event)[..], &member, &entry.event].concat();
             let put = commands.entry(partition).or_default().cmd("EVAL");
-            put.arg(include_str!("copy_event.lua"))
+            put.arg(include_str!("scripts/copy_event.lua"))
                 .arg(3)
                 .arg(self.store.names.epoch_key(partition));
             put.arg(self.store.names.events_key(partition))
                 .arg(self.store.names.chain_key(partition));
-            put.arg(mark).arg(entry.id.to_string()).arg(&link.as_bytes()[..]).arg(told);
+            put.arg(mark).arg(entry.id.to_string()).arg(&link.as_bytes()[..]).arg(value);
         }
         self.run(commands).await?;
-        self.keep_progress(progress).await
+        self.store_progress(progress).await
     }
 
     async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError> {
@@ -451,19 +457,14 @@ impl Target for CopiedRedis {
         self.to_each(open).await?;
         let mut end = redis::pipe();
         end.cmd("DEL").arg(self.store.names.copy_key());
-        let wait = self.store.wait();
+        let wait = self.store.wait_command();
         wait.into_iter().for_each(|wait| _ = end.add_command(wait));
         let answers = array(
             self.store
                 .servers
-                .call(
-                    layout::COPY_PARTITION,
-                    super::link::Ask::Many(&end),
-                    None,
-                    self.store.deadline(),
-                )
+                .call(layout::COPY_PARTITION, Commands::Many(&end), None, self.store.deadline())
                 .await?,
         )?;
-        self.store.insist(answers.into_iter().nth(1))
+        self.store.require_confirmed(answers.into_iter().nth(1))
     }
 }

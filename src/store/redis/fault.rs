@@ -85,10 +85,10 @@ pub(super) fn denial(error: &RedisError, command: &str) -> Option<String> {
     }
     let command =
         denied_command(detail).map_or_else(|| command.to_owned(), str::to_ascii_uppercase);
-    let what = match Lack::of(detail) {
-        Lack::Command => "this command",
-        Lack::Key => "one of its keys",
-        Lack::Channel => "its channel",
+    let what = match AclSubject::of(detail) {
+        AclSubject::Command => "this command",
+        AclSubject::Key => "one of its keys",
+        AclSubject::Channel => "its channel",
     };
     let script = if within_script { " within a script" } else { "" };
     Some(format!(
@@ -108,7 +108,7 @@ const DENIED_IN_SCRIPT: &str = "The user executing the script can't";
 
 /// Which right an ACL error is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Lack {
+pub(super) enum AclSubject {
     /// The right to run the command.
     Command,
     /// The right to a key.
@@ -117,11 +117,11 @@ pub(super) enum Lack {
     Channel,
 }
 
-impl Lack {
+impl AclSubject {
     /// Reads the text behind NOPERM, of any server version.
-    pub(super) fn of(detail: &str) -> Lack {
+    pub(super) fn of(detail: &str) -> AclSubject {
         if detail.contains(" channel") {
-            Lack::Channel
+            AclSubject::Channel
         } else if [
             "access a key",
             "access one of the keys",
@@ -131,9 +131,9 @@ impl Lack {
         .iter()
         .any(|text| detail.contains(text))
         {
-            Lack::Key
+            AclSubject::Key
         } else {
-            Lack::Command
+            AclSubject::Command
         }
     }
 }

@@ -8,8 +8,9 @@ use std::time::Duration;
 use redis::{Cmd, Value};
 use tokio::time::{Instant, timeout};
 
-use super::link::Ask;
-use super::{Redis, array, held, time_ms, unexpected};
+use super::answer::{array, held, time_ms, unexpected};
+use super::client::Redis;
+use super::connection::Commands;
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, head_completed, head_fence};
 use crate::store::StoreError;
@@ -92,16 +93,16 @@ impl Redis {
         if or_tombstone {
             pipeline.arg(self.names.tombstone_key(slot));
         }
-        if let Some([marker, wait]) = self.wait_behind(slot.partition()) {
-            pipeline.add_command(marker).add_command(wait);
+        if let Some([probe, wait]) = self.wait_commands(slot.partition()) {
+            pipeline.add_command(probe).add_command(wait);
         }
         let answer =
-            self.servers.call(slot.partition(), Ask::Many(&pipeline), None, deadline).await?;
+            self.servers.call(slot.partition(), Commands::Many(&pipeline), None, deadline).await?;
         let mut values = array(answer)?.into_iter();
         let (Some(time), Some(found)) = (values.next(), values.next()) else {
             return Err(unexpected());
         };
-        self.insist(values.nth(1))?;
+        self.require_confirmed(values.nth(1))?;
         let first = array(found)?.into_iter().find(|value| *value != Value::Nil);
         held(first.unwrap_or(Value::Nil), time_ms(time)?)
     }

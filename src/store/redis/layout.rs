@@ -18,17 +18,17 @@ const NAMESPACE_MAX: usize = 64;
 /// The names of a store's keys and channels. All of them begin with the store's namespace and a colon, which no namespace has:
 /// so no name of one store is a name of another. Cheap to clone.
 #[derive(Clone)]
-pub(super) struct Names {
+pub(super) struct KeyNames {
     /// The namespace with its colon.
     prefix: Arc<str>,
 }
 
-impl Names {
+impl KeyNames {
     /// The names in a namespace: 1 to 64 letters, digits, `_` or `-` (ASCII). `None` for any other text.
-    pub(super) fn new(namespace: &str) -> Option<Names> {
+    pub(super) fn new(namespace: &str) -> Option<KeyNames> {
         let plain = |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'_' | b'-');
         let sound = (1..=NAMESPACE_MAX).contains(&namespace.len()) && namespace.bytes().all(plain);
-        sound.then(|| Names { prefix: format!("{namespace}:").into() })
+        sound.then(|| KeyNames { prefix: format!("{namespace}:").into() })
     }
 
     /// The pattern that the names of all records that people may list match.
@@ -264,7 +264,7 @@ mod tests {
 
     #[test]
     fn names_stay_as_they_are() {
-        let names = Names::new("onceward").unwrap();
+        let names = KeyNames::new("onceward").unwrap();
         let mut hash = [0xab; SLOT_BYTES];
         hash[0] = 255;
         let (enforced, shadow) =
@@ -323,7 +323,7 @@ mod tests {
     fn the_names_of_two_namespaces_have_nothing_in_common() {
         let slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
         let [mine, theirs] =
-            ["billing_eu-1", "billing_eu-1x"].map(|namespace| Names::new(namespace).unwrap());
+            ["billing_eu-1", "billing_eu-1x"].map(|namespace| KeyNames::new(namespace).unwrap());
         let name = mine.record_key(&slot);
         assert!(name.starts_with(b"billing_eu-1:{p7}:r:07"));
         assert_eq!((mine.slot_of(&name), theirs.slot_of(&name)), (Some(slot), None));
@@ -333,9 +333,9 @@ mod tests {
             ("billing_eu-1:{p*}:r:*".into(), "billing_eu-1:*".into())
         );
         for odd in ["", "a:b", "a{b", "a*", "a b", "\u{e4}", &"a".repeat(65)] {
-            assert!(Names::new(odd).is_none(), "{odd}");
+            assert!(KeyNames::new(odd).is_none(), "{odd}");
         }
-        assert!(Names::new(&"a".repeat(64)).is_some());
+        assert!(KeyNames::new(&"a".repeat(64)).is_some());
     }
 
     #[test]

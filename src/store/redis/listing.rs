@@ -12,8 +12,10 @@ use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use futures_util::future::{join_all, try_join_all};
 use redis::Value;
 
-use super::servers::Group;
-use super::{Redis, held, layout, time_ms, unexpected};
+use super::answer::{held, time_ms, unexpected};
+use super::client::Redis;
+use super::layout;
+use super::servers::ServerPartitions;
 use crate::key::{PARTITIONS, Slot, Space};
 use crate::record::Held;
 use crate::store::{ListError, Page, StoreError, is_listed};
@@ -55,7 +57,7 @@ impl Redis {
     /// What is overdue at one server, by its clock. `turn` says with which of its partitions to begin.
     async fn overdue_at(
         &self,
-        mut group: Group,
+        mut group: ServerPartitions,
         turn: u16,
         limit: usize,
     ) -> Result<Vec<Slot>, StoreError> {
@@ -94,7 +96,7 @@ impl Redis {
     /// The slots that a pipeline of index reads names.
     async fn members(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         reading: &redis::Pipeline,
     ) -> Result<Vec<Slot>, StoreError> {
         if reading.is_empty() {
@@ -121,7 +123,7 @@ impl Redis {
         self.servers.complete()?;
         let groups = self.servers.groups();
         let counts = try_join_all(groups.iter().map(|group| self.counts(group, first))).await?;
-        let mut counted: Vec<(u16, usize, &Group)> = Vec::new();
+        let mut counted: Vec<(u16, usize, &ServerPartitions)> = Vec::new();
         for (group, counts) in groups.iter().zip(counts) {
             counted.extend(counts.into_iter().map(|(partition, count)| (partition, count, group)));
         }
@@ -152,7 +154,11 @@ impl Redis {
     }
 
     /// How many unsettled records a server's partitions have, from this one on; those without any left out.
-    async fn counts(&self, group: &Group, first: u16) -> Result<Vec<(u16, usize)>, StoreError> {
+    async fn counts(
+        &self,
+        group: &ServerPartitions,
+        first: u16,
+    ) -> Result<Vec<(u16, usize)>, StoreError> {
         let partitions: Vec<u16> =
             group.partitions.iter().copied().filter(|partition| *partition >= first).collect();
         let mut counting = redis::pipe();
@@ -202,7 +208,7 @@ impl Redis {
     /// Goes on over the keys of a server, in the hope of so many records: where to go on then, and what was found.
     async fn scan(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         cursor: u64,
         room: usize,
     ) -> Result<(u64, Vec<Slot>), StoreError> {
@@ -223,7 +229,7 @@ impl Redis {
     /// Reads what is still there of these slots, all at one server. One that can't be read doesn't hide the others.
     async fn load_all(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         slots: Vec<Slot>,
     ) -> Result<Vec<(Slot, Held)>, StoreError> {
         let slots: Vec<Slot> = slots.into_iter().filter(is_listed).collect();

@@ -8,9 +8,12 @@ use bytes::Bytes;
 use futures_util::future::try_join_all;
 use redis::Value;
 
-use super::link::Failure;
-use super::servers::Group;
-use super::{Redis, array, layout, millis, unexpected};
+use super::answer::{array, unexpected};
+use super::client::Redis;
+use super::connection::CallError;
+use super::layout;
+use super::servers::ServerPartitions;
+use super::time::millis;
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
@@ -25,7 +28,7 @@ impl Redis {
     /// Reads the logs of a server's partitions, up to `count` entries of each.
     async fn read_at(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         from: &Position,
         count: usize,
     ) -> Result<Vec<Entry>, StoreError> {
@@ -91,7 +94,7 @@ impl Redis {
     /// The ends of those of a server's partitions that are asked for.
     async fn ends_at(
         &self,
-        group: &Group,
+        group: &ServerPartitions,
         asked: impl Fn(u16) -> bool,
     ) -> Result<Vec<Ends>, StoreError> {
         let partitions: Vec<u16> =
@@ -149,7 +152,7 @@ impl Log for Redis {
     async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
         self.servers.complete()?;
         let heard_ms = self.now_ms(0).await?;
-        let mark_at = async |group: &Group| {
+        let mark_at = async |group: &ServerPartitions| {
             let mut marking = redis::pipe();
             for partition in &group.partitions {
                 let value = format!("{} {heard_ms}", read.of(*partition));
@@ -162,7 +165,7 @@ impl Log for Redis {
 
     async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
         self.servers.complete()?;
-        let look_at = async |group: &Group| {
+        let look_at = async |group: &ServerPartitions| {
             let mut reading = redis::pipe();
             group
                 .partitions
@@ -263,7 +266,7 @@ pub(super) fn appended(answers: Vec<Value>) -> Result<usize, StoreError> {
     let numbers = |answer: Value| match answer {
         Value::Int(number) => Some(Ok(number)),
         // What one command of a transaction is refused stands here, and the others are carried out.
-        Value::ServerError(error) => Some(Err(Failure::Answered(error.into()).into())),
+        Value::ServerError(error) => Some(Err(CallError::Redis(error.into()).into())),
         _ => None,
     };
     let numbers =
@@ -275,10 +278,10 @@ pub(super) fn appended(answers: Vec<Value>) -> Result<usize, StoreError> {
 }
 
 /// A stream's name, and its entries.
-type Stream = (Vec<u8>, Vec<Value>);
+type StreamEntries = (Vec<u8>, Vec<Value>);
 
 /// The streams of an answer to XREAD, which is nothing where there are no entries.
-fn streams_of(answer: Value) -> Result<Vec<Stream>, StoreError> {
+fn streams_of(answer: Value) -> Result<Vec<StreamEntries>, StoreError> {
     let streams = match answer {
         Value::Nil => return Ok(Vec::new()),
         // RESP3 has a map for what RESP2 has an array of pairs.

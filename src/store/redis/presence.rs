@@ -11,7 +11,9 @@ use redis::Value;
 use tokio::time::{Instant, sleep, timeout_at};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::{Redis, layout, unexpected};
+use super::answer::{time_ms, unexpected};
+use super::client::Redis;
+use super::layout;
 use crate::store::StoreError;
 
 /// How often a gateway writes that it is there.
@@ -97,7 +99,7 @@ impl Redis {
         let [time, noted] = <[Value; 2]>::try_from(answers).map_err(|_| unexpected())?;
         let noted: std::collections::BTreeMap<String, String> =
             redis::from_redis_value(noted).map_err(|_| unexpected())?;
-        Ok((super::time_ms(time)?, noted.into_iter().collect()))
+        Ok((time_ms(time)?, noted.into_iter().collect()))
     }
 
     async fn forget_gone(&self) -> Result<(), StoreError> {

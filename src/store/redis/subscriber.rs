@@ -14,10 +14,11 @@ use redis::{PushInfo, PushKind, RedisResult, Value};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
 
-use super::dial::{Dialer, Dialled};
+use super::backoff::{BACKOFF_MAX, Backoff};
+use super::connect::Connector;
 use super::fault;
-use super::layout::Names;
-use super::link::{PAUSE_MAX, Pause};
+use super::layout::KeyNames;
+use super::transport::NewConnection;
 use crate::key::Slot;
 use crate::store::Hub;
 
@@ -25,35 +26,40 @@ use crate::store::Hub;
 const CHANNELS_PER_COMMAND: usize = 512;
 
 /// Subscribes to what is watched, for as long as it runs. Connects when the first watcher appears.
-pub(super) async fn run(dialer: Dialer, hub: Hub) {
+pub(super) async fn run(connector: Connector, hub: Hub) {
     // Which slots are watched is asked of the hub once the connection stands.
     hub.any_watched().await;
-    let mut pause = Pause::default();
+    let mut backoff = Backoff::default();
     loop {
         let ended = Arc::new(Notify::new());
-        match dialer.dial(listener(dialer.names.clone(), hub.clone(), ended.clone())).await {
-            Ok(Dialled { connection, driver: _driver, .. }) => {
+        match connector.connect(listener(connector.names.clone(), hub.clone(), ended.clone())).await
+        {
+            Ok(NewConnection { connection, driver: _driver, .. }) => {
                 let born = Instant::now();
-                let mut session =
-                    Session { dialer: &dialer, hub: &hub, connection, subscribed: HashSet::new() };
+                let mut session = SubscriberSession {
+                    connector: &connector,
+                    hub: &hub,
+                    connection,
+                    subscribed: HashSet::new(),
+                };
                 tokio::select! {
                     error = session.follow() => tracing::debug!(error = fault::of_connecting(&error), "a subscription failed"),
                     () = ended.notified() => tracing::debug!("the connection for subscriptions is lost, connecting again"),
                 }
                 hub.lost();
-                if born.elapsed() >= PAUSE_MAX {
-                    pause = Pause::default();
+                if born.elapsed() >= BACKOFF_MAX {
+                    backoff = Backoff::default();
                 }
             }
             Err(reason) => tracing::debug!(reason, "no connection for subscriptions"),
         }
-        pause.pass().await;
+        backoff.wait().await;
     }
 }
 
 /// Passes on what the server sends.
 fn listener(
-    names: Names,
+    names: KeyNames,
     hub: Hub,
     ended: Arc<Notify>,
 ) -> impl Fn(PushInfo) + Send + Sync + 'static {
@@ -70,14 +76,14 @@ fn listener(
     }
 }
 
-struct Session<'a> {
-    dialer: &'a Dialer,
+struct SubscriberSession<'a> {
+    connector: &'a Connector,
     hub: &'a Hub,
     connection: MultiplexedConnection,
     subscribed: HashSet<Slot>,
 }
 
-impl Session<'_> {
+impl SubscriberSession<'_> {
     /// Keeps the subscriptions as the hub wants them, until one fails.
     async fn follow(&mut self) -> redis::RedisError {
         let mut changes: HashSet<Slot> = self.hub.follow().into_iter().collect();
@@ -96,7 +102,7 @@ impl Session<'_> {
             left.into_iter().filter(|slot| self.subscribed.remove(slot)).collect();
         for slots in left.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
-            within(self.dialer, connection.unsubscribe(channels(&self.dialer.names, slots)))
+            within(self.connector, connection.unsubscribe(channels(&self.connector.names, slots)))
                 .await?;
         }
         // One who left and came again before this saw it: the subscription still stands.
@@ -105,7 +111,8 @@ impl Session<'_> {
         standing.iter().for_each(|slot| self.hub.confirm(slot));
         for slots in missing.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
-            within(self.dialer, connection.subscribe(channels(&self.dialer.names, slots))).await?;
+            within(self.connector, connection.subscribe(channels(&self.connector.names, slots)))
+                .await?;
             self.subscribed.extend(slots);
             slots.iter().for_each(|slot| self.hub.confirm(slot));
         }
@@ -113,13 +120,16 @@ impl Session<'_> {
     }
 }
 
-fn channels(names: &Names, slots: &[Slot]) -> Vec<Vec<u8>> {
+fn channels(names: &KeyNames, slots: &[Slot]) -> Vec<Vec<u8>> {
     slots.iter().map(|slot| names.record_key(slot)).collect()
 }
 
 /// A server that doesn't answer a subscription in time is left, as one that broke off.
-async fn within(dialer: &Dialer, answer: impl Future<Output = RedisResult<()>>) -> RedisResult<()> {
-    timeout(dialer.timeout, answer)
+async fn within(
+    connector: &Connector,
+    answer: impl Future<Output = RedisResult<()>>,
+) -> RedisResult<()> {
+    timeout(connector.timeout, answer)
         .await
         .unwrap_or_else(|_| Err(std::io::Error::from(std::io::ErrorKind::TimedOut).into()))
 }

@@ -8,7 +8,7 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::{Instant, timeout};
 
-use self::server::{PATIENCE, Server, options, store, until};
+use self::server::{PATIENCE, TestServer, options, store, until};
 use super::{ConnectError, Redis, layout};
 use crate::key::{Caller, Fingerprint, Slot, Space};
 use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, head_in_flight};
@@ -23,8 +23,8 @@ mod scripted;
 mod server;
 mod tracking;
 
-fn names() -> super::layout::Names {
-    super::layout::Names::new("onceward").unwrap()
+fn names() -> super::layout::KeyNames {
+    super::layout::KeyNames::new("onceward").unwrap()
 }
 
 const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
@@ -68,7 +68,7 @@ mod over_tcp {
     use super::*;
 
     async fn stage() -> Stage {
-        let server = Server::start().await;
+        let server = TestServer::start().await;
         Stage::of_shared(server.store(), Time::Real).with_guard(server)
     }
 
@@ -79,7 +79,7 @@ mod over_a_unix_socket {
     use super::*;
 
     async fn stage() -> Stage {
-        let server = Server::start().await;
+        let server = TestServer::start().await;
         Stage::of_shared(store(&server.unix_url(), Duration::from_secs(5)), Time::Real)
             .with_guard(server)
     }
@@ -127,20 +127,22 @@ async fn options_that_lead_nowhere_are_refused_without_the_password() {
         assert!(!error.to_string().contains("s3cret"));
         assert!(!format!("{:?}", options(url, SHORT)).contains("s3cret"));
     }
-    let absent = super::Options {
+    let absent = super::RedisOptions {
         ca_file: Some("/nowhere/ca.pem".into()),
         ..options("rediss://localhost", SHORT)
     };
     assert!(matches!(Redis::connect(absent).err().unwrap(), ConnectError::CaFile { .. }));
     let file = tempfile::NamedTempFile::new().unwrap();
-    let plain =
-        super::Options { ca_file: Some(file.path().into()), ..options("redis://localhost", SHORT) };
+    let plain = super::RedisOptions {
+        ca_file: Some(file.path().into()),
+        ..options("redis://localhost", SHORT)
+    };
     assert!(matches!(Redis::connect(plain).err().unwrap(), ConnectError::Certificates { .. }));
 }
 
 #[tokio::test]
 async fn scripts_that_the_server_forgot_are_told_again() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     redis::cmd("SCRIPT").arg("FLUSH").exec_async(&mut admin).await.unwrap();
@@ -151,7 +153,7 @@ async fn scripts_that_the_server_forgot_are_told_again() {
 
 #[tokio::test]
 async fn a_server_that_restarts_is_found_again() {
-    let mut server = Server::start().await;
+    let mut server = TestServer::start().await;
     let store = server.store();
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     server.kill();
@@ -169,7 +171,7 @@ async fn a_server_that_restarts_is_found_again() {
 
 #[tokio::test]
 async fn a_store_may_begin_before_its_server() {
-    let mut server = Server::start().await;
+    let mut server = TestServer::start().await;
     server.kill();
     let store = server.store();
     assert!(matches!(claims(&store, 1).await, Err(StoreError::NotApplied(_))));
@@ -179,7 +181,7 @@ async fn a_store_may_begin_before_its_server() {
 
 #[tokio::test]
 async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = store(&server.tcp_url(), SHORT);
     // Once, so that the server knows the script.
     until("it works", async || claimed(&store, 9).await).await;
@@ -201,7 +203,7 @@ async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
 
 #[tokio::test]
 async fn a_server_without_memory_refuses_claims_and_still_answers_duplicates() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored);
@@ -232,7 +234,7 @@ async fn a_server_without_memory_refuses_claims_and_still_answers_duplicates() {
 
 #[tokio::test]
 async fn a_replica_is_left_for_whoever_took_its_place() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec_async(&mut admin).await.unwrap();
@@ -247,7 +249,7 @@ async fn a_replica_is_left_for_whoever_took_its_place() {
 
 #[tokio::test]
 async fn a_wrong_password_is_told_without_it() {
-    let server = Server::start_with(&["--requirepass", "right"]).await;
+    let server = TestServer::start_with(&["--requirepass", "right"]).await;
     let url = |login: &str| format!("redis://{login}127.0.0.1:{}", server.port);
     for login in [":s3cret@", "alice:s3cret@", ""] {
         let answer = claims(&store(&url(login), PATIENCE), 1).await;
@@ -272,7 +274,7 @@ async fn a_wrong_password_is_told_without_it() {
 
 #[tokio::test]
 async fn a_watcher_is_woken_by_another_gateway() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (here, there) = (server.store(), server.store());
     for slot in [HERE(1), slot(Space::Shadow, 1)] {
         here.swap(&slot, None, &claim(1, 1), LEASE).await.unwrap();
@@ -291,7 +293,7 @@ async fn a_watcher_is_woken_by_another_gateway() {
 
 #[tokio::test]
 async fn watchers_look_again_when_their_subscription_was_lost() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (here, there, mut admin) = (server.store(), server.store(), server.admin().await);
     let mut watches: Vec<Watch> = (0..2000).map(|n| here.watch(&HERE(n))).collect();
     for watch in &mut watches {
@@ -314,7 +316,7 @@ async fn watchers_look_again_when_their_subscription_was_lost() {
 
 #[tokio::test]
 async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     let channel = names().record_key(&HERE(1));
     let mut numsub = redis::cmd("PUBSUB");
@@ -370,7 +372,7 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicBo
 
 #[tokio::test]
 async fn a_claim_whose_answer_is_lost_reads_back_under_its_own_fence() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (port, loses) = lossy(server.port).await;
     let store = store(&format!("redis://127.0.0.1:{port}"), PATIENCE);
     store.ping().await.unwrap();
@@ -386,7 +388,7 @@ async fn a_claim_whose_answer_is_lost_reads_back_under_its_own_fence() {
 
 #[tokio::test]
 async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     for n in 1..=3 {
         claims(&store, n).await.unwrap();
@@ -419,7 +421,7 @@ async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
 
 #[tokio::test]
 async fn what_the_index_holds_in_error_is_taken_out() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     for n in [1, 2] {
@@ -438,7 +440,7 @@ async fn what_the_index_holds_in_error_is_taken_out() {
 
 #[tokio::test]
 async fn a_caller_who_leaves_disturbs_nobody() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = store(&server.tcp_url(), PATIENCE);
     store.ping().await.unwrap();
     server.stop();
@@ -465,10 +467,11 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
     let settings =
         ["--tls-port", "TLS_PORT", "--tls-auth-clients", "no", "--tls-cert-file", "DIR/cert.pem"];
     let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
-    let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
+    let server = TestServer::start_in(dir, &[&settings[..], &files].concat()).await;
     let url = format!("rediss://localhost:{}", server.tls_port);
-    let trusting =
-        |ca_file| Redis::connect(super::Options { ca_file, ..options(&url, PATIENCE) }).unwrap();
+    let trusting = |ca_file| {
+        Redis::connect(super::RedisOptions { ca_file, ..options(&url, PATIENCE) }).unwrap()
+    };
     let trusted = trusting(Some(cert));
     assert_eq!(claims(&trusted, 1).await.unwrap(), Swap::Stored);
     looks(&mut trusted.watch(&HERE(1))).await;
@@ -491,11 +494,14 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
     let settings =
         ["--tls-port", "TLS_PORT", "--tls-auth-clients", "yes", "--tls-cert-file", "DIR/cert.pem"];
     let files = ["--tls-key-file", "DIR/key.pem", "--tls-ca-cert-file", "DIR/cert.pem"];
-    let server = Server::start_in(dir, &[&settings[..], &files].concat()).await;
+    let server = TestServer::start_in(dir, &[&settings[..], &files].concat()).await;
     let url = format!("rediss://localhost:{}", server.tls_port);
     let ca_file = Some(cert.clone());
-    let showing =
-        |client| super::Options { ca_file: ca_file.clone(), client, ..options(&url, PATIENCE) };
+    let showing = |client| super::RedisOptions {
+        ca_file: ca_file.clone(),
+        client,
+        ..options(&url, PATIENCE)
+    };
     let files = ClientFiles { cert: cert.clone(), key };
     assert_eq!(
         claims(&Redis::connect(showing(Some(files))).unwrap(), 1).await.unwrap(),
@@ -508,7 +514,7 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
 }
 
 /// How often the server has run a command.
-async fn ran(server: &Server, command: &str) -> usize {
+async fn ran(server: &TestServer, command: &str) -> usize {
     let told: String = redis::cmd("INFO")
         .arg("commandstats")
         .query_async(&mut server.admin().await)
@@ -522,7 +528,7 @@ async fn ran(server: &Server, command: &str) -> usize {
 #[tokio::test]
 async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_script_finds_out_about_the_rest()
  {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, other) = (server.store(), server.store());
     assert!(claimed(&store, 1).await);
     let done = Record { fence: Fence(1), ..completed(2) };
@@ -568,8 +574,12 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
 
 #[test]
 fn the_scripts_and_the_store_agree_on_what_is_large() {
-    assert_eq!(encode(&completed(1)).head[16], 3, "as swap.lua compares it");
-    for script in [include_str!("swap.lua"), include_str!("read.lua")] {
+    assert_eq!(encode(&completed(1)).head[16], 3, "as the scripts compare it");
+    for script in [
+        include_str!("scripts/claim.lua"),
+        include_str!("scripts/change.lua"),
+        include_str!("scripts/read.lua"),
+    ] {
         assert!(script.contains(&format!("> {ALONG_MAX} then")));
     }
 }
@@ -587,7 +597,7 @@ fn completed_in(bytes: usize) -> Record {
 
 #[tokio::test]
 async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (store, other) = (server.store(), server.store());
     for (n, bytes) in (1..).zip([ALONG_MAX - 1, ALONG_MAX, ALONG_MAX + 1, 2_000_000]) {
         let record = completed_in(bytes);
@@ -613,7 +623,7 @@ async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
 
 #[tokio::test]
 async fn large_records_take_turns_and_all_else_goes_past_them() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let (writer, store) = (server.store(), store(&server.unix_url(), SHORT));
     for (n, bytes) in [(1, ALONG_MAX + 1), (2, ALONG_MAX)] {
         assert_eq!(
@@ -634,7 +644,7 @@ async fn large_records_take_turns_and_all_else_goes_past_them() {
 
 #[tokio::test]
 async fn a_large_record_that_ends_while_it_waits_for_its_turn_leaves_its_tombstone() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let brief = Lifetime { keep: SHORT, due: None, tombstone: Some(Duration::from_secs(600)) };
     assert_eq!(

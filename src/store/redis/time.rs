@@ -3,11 +3,9 @@
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use redis::Value;
 use tokio::time::Instant;
 
-use super::{layout, unexpected};
-use crate::store::StoreError;
+use super::layout;
 
 /// The server's clock, carried on by the local one from the last answer that told the time. It stamps when a record was
 /// settled, which people read and no rule does: leases are stamped by the server itself.
@@ -23,7 +21,7 @@ impl ServerTime {
     }
 
     /// An answer told the time, in ms since 1970.
-    pub(super) fn told(&self, now_ms: u64) {
+    pub(super) fn set(&self, now_ms: u64) {
         self.at_start_ms.store(now_ms.saturating_sub(self.elapsed_ms()), Ordering::Relaxed);
     }
 
@@ -36,13 +34,6 @@ impl ServerTime {
     fn elapsed_ms(&self) -> u64 {
         u64::try_from(self.start.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
-}
-
-/// Milliseconds since 1970 of an answer to TIME: seconds and microseconds, in text.
-pub(super) fn time_ms(answer: Value) -> Result<u64, StoreError> {
-    let (seconds, micros): (u64, u64) =
-        redis::from_redis_value(answer).map_err(|_| unexpected())?;
-    Ok(seconds * 1000 + micros / 1000)
 }
 
 /// A span as the scripts take it. At least 1 ms: no key is kept for none.
@@ -67,11 +58,11 @@ mod tests {
         let time = ServerTime::new();
         tokio::time::advance(Duration::from_millis(300)).await;
         assert_eq!(time.now_ms(), None, "nothing was told");
-        time.told(10_000);
+        time.set(10_000);
         assert_eq!(time.now_ms(), Some(10_000));
         tokio::time::advance(Duration::from_millis(250)).await;
         assert_eq!(time.now_ms(), Some(10_250));
-        time.told(9_000);
+        time.set(9_000);
         assert_eq!(time.now_ms(), Some(9_000), "the last answer counts");
     }
 }

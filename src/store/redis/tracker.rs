@@ -14,10 +14,14 @@ use tokio::sync::{Notify, mpsc};
 use tokio::time::{Instant, timeout};
 use tokio_util::task::AbortOnDropHandle;
 
-use super::dial::{Dialer, Dialled};
-use super::layout::Names;
-use super::link::{PAUSE_MAX, Pause};
-use super::{ConnectError, Options, confirm, fault, sentinel};
+use super::answer::UNREADABLE;
+use super::backoff::{BACKOFF_MAX, Backoff};
+use super::connect::Connector;
+use super::fault;
+use super::layout::KeyNames;
+use super::options::{ConnectError, RedisOptions};
+use super::replication_ack::probe_write;
+use super::transport::NewConnection;
 use crate::key::Slot;
 use crate::record::{HEAD_BYTES, head_completed, head_fence, head_version};
 use crate::store::cache::{Confirmed, LocalCache};
@@ -37,55 +41,59 @@ const COMMANDS_PER_RECORD: usize = 3;
 /// # Errors
 /// The options lead nowhere.
 pub fn track(
-    options: &Options,
+    options: &RedisOptions,
     cache: Arc<LocalCache>,
     wanted: mpsc::Receiver<Slot>,
 ) -> Result<AbortOnDropHandle<()>, ConnectError> {
-    let dialer = Dialer::new(options)?;
-    Ok(AbortOnDropHandle::new(tokio::spawn(run(dialer, cache, wanted))))
+    let connector = Connector::new(options)?;
+    Ok(AbortOnDropHandle::new(tokio::spawn(run(connector, cache, wanted))))
 }
 
-async fn run(dialer: Dialer, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<Slot>) {
-    let mut pause = Pause::default();
-    let mut told = false;
+async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Receiver<Slot>) {
+    let mut backoff = Backoff::default();
+    let mut is_logged = false;
     loop {
         let ended = Arc::new(Notify::new());
-        let reason = match dialer
-            .dial(listener(dialer.names.clone(), cache.clone(), ended.clone()))
+        let reason = match connector
+            .connect(listener(connector.names.clone(), cache.clone(), ended.clone()))
             .await
         {
-            Ok(Dialled { connection, driver: _driver, address }) => {
-                dialer.confirmation.learn(&connection, dialer.timeout).await;
+            Ok(NewConnection { connection, driver: _driver, address }) => {
+                connector.confirmation.detect_disk_ack(&connection, connector.timeout).await;
                 let born = Instant::now();
-                let mut session =
-                    Session { dialer: &dialer, cache: &cache, wanted: &mut wanted, connection };
+                let mut session = TrackerSession {
+                    connector: &connector,
+                    cache: &cache,
+                    wanted: &mut wanted,
+                    connection,
+                };
                 let reason = tokio::select! {
                     reason = session.follow() => reason,
                     () = ended.notified() => "the connection is lost".into(),
-                    () = sentinel::replaced(&dialer, &address) => "the sentinels name another primary".into(),
+                    () = connector.until_replaced(&address) => "the sentinels name another primary".into(),
                 };
                 cache.lost();
-                if born.elapsed() >= PAUSE_MAX {
-                    (pause, told) = (Pause::default(), false);
+                if born.elapsed() >= BACKOFF_MAX {
+                    (backoff, is_logged) = (Backoff::default(), false);
                 }
                 reason
             }
             Err(reason) => reason,
         };
-        if !told {
+        if !is_logged {
             tracing::warn!(
                 reason,
                 "records are not kept in the process: the store does not tell of changes"
             );
         }
-        told = true;
-        pause.pass().await;
+        is_logged = true;
+        backoff.wait().await;
     }
 }
 
 /// Passes on what the server sends.
 fn listener(
-    names: Names,
+    names: KeyNames,
     cache: Arc<LocalCache>,
     ended: Arc<Notify>,
 ) -> impl Fn(PushInfo) + Send + Sync + 'static {
@@ -106,21 +114,21 @@ fn listener(
     }
 }
 
-fn slot_of(names: &Names, key: &Value) -> Option<Slot> {
+fn slot_of(names: &KeyNames, key: &Value) -> Option<Slot> {
     match key {
         Value::BulkString(key) => names.slot_of(key),
         _ => None,
     }
 }
 
-struct Session<'a> {
-    dialer: &'a Dialer,
+struct TrackerSession<'a> {
+    connector: &'a Connector,
     cache: &'a LocalCache,
     wanted: &'a mut mpsc::Receiver<Slot>,
     connection: MultiplexedConnection,
 }
 
-impl Session<'_> {
+impl TrackerSession<'_> {
     /// Confirms and asks, until that fails; says why.
     async fn follow(&mut self) -> String {
         let mut tracking = redis::pipe();
@@ -141,17 +149,17 @@ impl Session<'_> {
 
     /// Reads what is wanted, so that its changes are told from now on, and hears whether all that changed before was told.
     async fn confirm(&mut self, slots: &[Slot]) -> Result<(), String> {
-        let confirmation = &self.dialer.confirmation;
+        let confirmation = &self.connector.confirmation;
         let mut pipeline = Pipeline::with_capacity(slots.len() * COMMANDS_PER_RECORD + 2);
         for slot in slots {
-            let key = self.dialer.names.record_key(slot);
+            let key = self.connector.names.record_key(slot);
             pipeline.cmd("CLIENT").arg("CACHING").arg("YES");
             pipeline.cmd("GETRANGE").arg(&key).arg(0).arg(HEAD_BYTES - 1);
             pipeline.cmd("PTTL").arg(&key);
         }
         // What stands before this write is confirmed with it.
-        pipeline.add_command(confirm::marker(&self.dialer.names, None));
-        let wait = confirmation.wait();
+        pipeline.add_command(probe_write(&self.connector.names, None));
+        let wait = confirmation.wait_command();
         wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
 
         let asked_ms = self.cache.clock().boot_ms();
@@ -169,7 +177,7 @@ impl Session<'_> {
             Some(_) => true,
             None => return Err(UNREADABLE.into()),
         };
-        let sound = written && confirmation.insist(after.next()).is_ok();
+        let sound = written && confirmation.require_confirmed(after.next()).is_ok();
         for (slot, answers) in slots.iter().zip(values.chunks(COMMANDS_PER_RECORD)) {
             let [_, head, life] = answers else { return Err(UNREADABLE.into()) };
             self.cache.confirm(slot, found(head, life, asked_ms).filter(|_| sound));
@@ -181,14 +189,12 @@ impl Session<'_> {
 
     async fn ask(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, String> {
         let answer = self.connection.send_packed_commands(pipeline, 0, pipeline.len());
-        match timeout(self.dialer.timeout, answer).await {
+        match timeout(self.connector.timeout, answer).await {
             Ok(answer) => answer.map_err(|error| fault::of_connecting(&error)),
             Err(_) => Err("no answer in time".into()),
         }
     }
 }
-
-const UNREADABLE: &str = "its answer can't be read";
 
 /// Refuses an answer that has an error in it.
 fn all_well(values: Vec<Value>) -> Result<(), String> {

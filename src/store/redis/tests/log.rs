@@ -23,7 +23,7 @@ fn neighbours(count: usize) -> Vec<u64> {
 
 #[tokio::test]
 async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let mut admin = server.admin().await;
     let partition = HERE(1).partition();
@@ -82,7 +82,7 @@ async fn written_anew(admin: &mut MultiplexedConnection, key: &[u8], entries: &[
 
 #[tokio::test]
 async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_are_found() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let mut admin = server.admin().await;
     let (partition, operations) = (HERE(1).partition(), neighbours(4));
@@ -117,7 +117,7 @@ async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_ar
 
 #[tokio::test]
 async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away_or_put_some_in() {
-    let server = Server::start().await;
+    let server = TestServer::start().await;
     let store = server.store();
     let mut admin = server.admin().await;
     let log = store.log();

@@ -5,15 +5,15 @@ use std::sync::Mutex;
 use tokio::io::{AsyncBufReadExt, BufReader};
 
 use super::*;
-use crate::store::redis::{Ack, Options};
+use crate::store::redis::{RedisAck, RedisOptions};
 
-type Asked = Arc<Mutex<Vec<String>>>;
+type CommandLog = Arc<Mutex<Vec<String>>>;
 
 /// Listens; `answer` is given each command, its words joined by spaces, but for those of the greeting and those that ask for
 /// epochs.
-async fn scripted(answer: fn(&str) -> &'static str) -> (u16, Asked) {
+async fn scripted(answer: fn(&str) -> &'static str) -> (u16, CommandLog) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
-    let (port, asked) = (listener.local_addr().unwrap().port(), Asked::default());
+    let (port, asked) = (listener.local_addr().unwrap().port(), CommandLog::default());
     let noted = asked.clone();
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
@@ -23,7 +23,7 @@ async fn scripted(answer: fn(&str) -> &'static str) -> (u16, Asked) {
     (port, asked)
 }
 
-async fn serve(stream: TcpStream, answer: fn(&str) -> &'static str, asked: Asked) {
+async fn serve(stream: TcpStream, answer: fn(&str) -> &'static str, asked: CommandLog) {
     let (read, mut write) = stream.into_split();
     let mut read = BufReader::new(read);
     while let Some(command) = command(&mut read).await {
@@ -66,9 +66,11 @@ async fn number(read: &mut (impl AsyncBufReadExt + Unpin)) -> Option<usize> {
 async fn claimed_at(answer: fn(&str) -> &'static str) -> (Result<Swap, StoreError>, Vec<String>) {
     let (port, asked) = scripted(answer).await;
     let url = format!("redis://127.0.0.1:{port}");
-    let store =
-        Redis::connect(Options { ack: Ack::Fsync, ..options(&url, Duration::from_secs(4)) })
-            .unwrap();
+    let store = Redis::connect(RedisOptions {
+        ack: RedisAck::Fsync,
+        ..options(&url, Duration::from_secs(4))
+    })
+    .unwrap();
     // What is asked before the connection stands doesn't know yet what the server knows.
     until("it is greeted", async || store.ping().await.is_ok() || asked.lock().unwrap().len() > 2)
         .await;

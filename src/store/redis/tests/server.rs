@@ -10,7 +10,7 @@ use std::time::Duration;
 use redis::aio::MultiplexedConnection;
 use tempfile::TempDir;
 
-use crate::store::redis::{Ack, Options, Place, Redis};
+use crate::store::redis::{Endpoint, Redis, RedisAck, RedisOptions};
 
 /// How long a condition may take to come true.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -21,7 +21,7 @@ const STEP: Duration = Duration::from_millis(10);
 /// Starts that may meet a port that somebody else has just taken.
 const STARTS: usize = 5;
 
-pub(super) struct Server {
+pub(super) struct TestServer {
     child: Child,
     pub(super) dir: TempDir,
     pub(super) port: u16,
@@ -29,24 +29,24 @@ pub(super) struct Server {
     settings: Vec<String>,
 }
 
-impl Server {
-    pub(super) async fn start() -> Server {
-        Server::start_with(&[]).await
+impl TestServer {
+    pub(super) async fn start() -> TestServer {
+        TestServer::start_with(&[]).await
     }
 
     /// Starts with further settings; `DIR` in them is the server's folder, in which certificates may lie.
-    pub(super) async fn start_with(settings: &[&str]) -> Server {
-        Server::start_in(tempfile::tempdir().unwrap(), settings).await
+    pub(super) async fn start_with(settings: &[&str]) -> TestServer {
+        TestServer::start_in(tempfile::tempdir().unwrap(), settings).await
     }
 
-    pub(super) async fn start_in(dir: TempDir, settings: &[&str]) -> Server {
+    pub(super) async fn start_in(dir: TempDir, settings: &[&str]) -> TestServer {
         let settings: Vec<String> = settings
             .iter()
             .map(|setting| setting.replace("DIR", dir.path().to_str().unwrap()))
             .collect();
         let (port, tls_port) = (free_port(), free_port());
         let child = spawn(&dir, port, tls_port, &settings);
-        let mut server = Server { child, dir, port, tls_port, settings };
+        let mut server = TestServer { child, dir, port, tls_port, settings };
         for _ in 0..STARTS {
             if server.answers().await {
                 return server;
@@ -131,22 +131,22 @@ impl Server {
     }
 }
 
-impl Drop for Server {
+impl Drop for TestServer {
     fn drop(&mut self) {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
 }
 
-pub(super) fn options(url: &str, timeout: Duration) -> Options {
-    let place = Place::Server(url.into());
-    Options {
-        place,
+pub(super) fn options(url: &str, timeout: Duration) -> RedisOptions {
+    let endpoint = Endpoint::Server(url.into());
+    RedisOptions {
+        endpoint,
         timeout,
         ca_file: None,
         client: None,
-        ack: Ack::Memory,
-        quiet: Duration::ZERO,
+        ack: RedisAck::Memory,
+        loss_pause: Duration::ZERO,
         breakers: Default::default(),
         namespace: "onceward".into(),
         features: Default::default(),

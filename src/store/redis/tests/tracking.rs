@@ -4,29 +4,29 @@ use super::*;
 use crate::clock::Clock;
 use crate::store::cache::LocalCache;
 use crate::store::cached::Cached;
-use crate::store::redis::{Ack, Options, track};
+use crate::store::redis::{RedisAck, RedisOptions, track};
 use crate::telemetry::CacheMeter;
 
-struct Keeper {
+struct CachedGateway {
     store: Arc<Cached>,
     meter: CacheMeter,
 }
 
-impl Keeper {
-    fn on(options: Options) -> Keeper {
-        Keeper::tracking(options.clone(), &options)
+impl CachedGateway {
+    fn on(options: RedisOptions) -> CachedGateway {
+        CachedGateway::tracking(options.clone(), &options)
     }
 
-    fn tracking(options: Options, tracked: &Options) -> Keeper {
+    fn tracking(options: RedisOptions, tracked: &RedisOptions) -> CachedGateway {
         let meter = CacheMeter::default();
         let (cache, wanted) = LocalCache::new(1 << 20, Clock::system(), meter.clone());
         let tracker = track(tracked, cache.clone(), wanted).unwrap();
         let store = Redis::connect(options).unwrap();
-        Keeper { store: Arc::new(Cached::new(store, cache, tracker)), meter }
+        CachedGateway { store: Arc::new(Cached::new(store, cache, tracker)), meter }
     }
 
-    fn of(server: &Server) -> Keeper {
-        Keeper::on(options(&server.tcp_url(), Duration::from_secs(5)))
+    fn of(server: &TestServer) -> CachedGateway {
+        CachedGateway::on(options(&server.tcp_url(), Duration::from_secs(5)))
     }
 
     /// A duplicate; whether it was answered from the process.
@@ -48,8 +48,8 @@ mod the_suite {
     use super::*;
 
     async fn stage() -> Stage {
-        let server = Server::start().await;
-        Stage::of_shared(Keeper::of(&server).store, Time::Real).with_guard(server)
+        let server = TestServer::start().await;
+        Stage::of_shared(CachedGateway::of(&server).store, Time::Real).with_guard(server)
     }
 
     crate::store::suite::stories!(stage);
@@ -57,8 +57,8 @@ mod the_suite {
 
 #[tokio::test]
 async fn a_record_that_is_kept_costs_the_server_nothing() {
-    let server = Server::start().await;
-    let (keeper, mut admin) = (Keeper::of(&server), server.admin().await);
+    let server = TestServer::start().await;
+    let (keeper, mut admin) = (CachedGateway::of(&server), server.admin().await);
     keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     keeper.keeps(1).await;
     redis::cmd("CONFIG").arg("RESETSTAT").exec_async(&mut admin).await.unwrap();
@@ -72,8 +72,9 @@ async fn a_record_that_is_kept_costs_the_server_nothing() {
 
 #[tokio::test]
 async fn what_another_gateway_changes_is_dropped() {
-    let server = Server::start().await;
-    let (keeper, there, mut admin) = (Keeper::of(&server), server.store(), server.admin().await);
+    let server = TestServer::start().await;
+    let (keeper, there, mut admin) =
+        (CachedGateway::of(&server), server.store(), server.admin().await);
     for n in 1..=3 {
         keeper.store.swap(&HERE(n), None, &completed(n), KEEP).await.unwrap();
         keeper.keeps(n).await;
@@ -96,8 +97,8 @@ async fn what_another_gateway_changes_is_dropped() {
 
 #[tokio::test]
 async fn with_its_connection_everything_is_dropped_and_kept_again_once_it_is_back() {
-    let server = Server::start().await;
-    let (keeper, mut admin) = (Keeper::of(&server), server.admin().await);
+    let server = TestServer::start().await;
+    let (keeper, mut admin) = (CachedGateway::of(&server), server.admin().await);
     keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     keeper.keeps(1).await;
     let clients: String = redis::cmd("CLIENT").arg("LIST").query_async(&mut admin).await.unwrap();
@@ -114,8 +115,8 @@ async fn with_its_connection_everything_is_dropped_and_kept_again_once_it_is_bac
 
 #[tokio::test]
 async fn a_server_that_does_not_answer_is_not_answered_for() {
-    let server = Server::start().await;
-    let keeper = Keeper::on(options(&server.tcp_url(), SHORT));
+    let server = TestServer::start().await;
+    let keeper = CachedGateway::on(options(&server.tcp_url(), SHORT));
     until("it works", async || {
         keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
     })
@@ -129,8 +130,8 @@ async fn a_server_that_does_not_answer_is_not_answered_for() {
 
 #[tokio::test]
 async fn a_server_that_becomes_a_replica_is_not_believed() {
-    let server = Server::start().await;
-    let (keeper, mut admin) = (Keeper::of(&server), server.admin().await);
+    let server = TestServer::start().await;
+    let (keeper, mut admin) = (CachedGateway::of(&server), server.admin().await);
     keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
     keeper.keeps(1).await;
     redis::cmd("REPLICAOF").arg("127.0.0.1").arg(1).exec_async(&mut admin).await.unwrap();
@@ -140,10 +141,11 @@ async fn a_server_that_becomes_a_replica_is_not_believed() {
 
 #[tokio::test]
 async fn what_replicas_have_not_confirmed_is_not_kept() {
-    let (server, other) = (Server::start().await, Server::start().await);
+    let (server, other) = (TestServer::start().await, TestServer::start().await);
     let here = options(&server.tcp_url(), SHORT * 4);
     // It answers all the same, so that there is something to keep.
-    let keeper = Keeper::tracking(here.clone(), &Options { ack: Ack::Replicas(1), ..here });
+    let keeper =
+        CachedGateway::tracking(here.clone(), &RedisOptions { ack: RedisAck::Replicas(1), ..here });
     until("it works", async || {
         keeper.store.swap(&HERE(1), None, &completed(1), KEEP).await.is_ok()
     })

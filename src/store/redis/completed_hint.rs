@@ -12,17 +12,17 @@ use crate::key::Slot;
 const PLACES: usize = 1 << 16;
 
 /// Slots by a part of their hash.
-pub(super) struct Settled(Box<[AtomicU64]>);
+pub(super) struct CompletedHint(Box<[AtomicU64]>);
 
-impl Default for Settled {
-    fn default() -> Settled {
-        Settled((0..PLACES).map(|_| AtomicU64::new(0)).collect())
+impl Default for CompletedHint {
+    fn default() -> CompletedHint {
+        CompletedHint((0..PLACES).map(|_| AtomicU64::new(0)).collect())
     }
 }
 
-impl Settled {
+impl CompletedHint {
     /// It was seen completed.
-    pub fn note(&self, slot: &Slot) {
+    pub(super) fn record(&self, slot: &Slot) {
         let (place, mark) = self.place(slot);
         if let Some(place) = place {
             place.store(mark, Ordering::Relaxed);
@@ -30,7 +30,7 @@ impl Settled {
     }
 
     /// Whether it probably was.
-    pub fn knows(&self, slot: &Slot) -> bool {
+    pub(super) fn is_likely(&self, slot: &Slot) -> bool {
         let (place, mark) = self.place(slot);
         place.is_some_and(|place| place.load(Ordering::Relaxed) == mark)
     }
@@ -57,18 +57,18 @@ mod tests {
             (hash[7], hash[15]) = (mark, place);
             Slot::from_hash(Space::Enforced, hash)
         };
-        let settled = Settled::default();
+        let hint = CompletedHint::default();
         let (first, beside, same_place) = (slot(1, 1), slot(1, 2), slot(2, 1));
-        assert!(!settled.knows(&first));
-        settled.note(&first);
+        assert!(!hint.is_likely(&first));
+        hint.record(&first);
         assert_eq!(
-            [&first, &beside, &same_place].map(|slot| settled.knows(slot)),
+            [&first, &beside, &same_place].map(|slot| hint.is_likely(slot)),
             [true, false, false]
         );
-        settled.note(&beside);
-        settled.note(&same_place);
+        hint.record(&beside);
+        hint.record(&same_place);
         assert_eq!(
-            [&first, &beside, &same_place].map(|slot| settled.knows(slot)),
+            [&first, &beside, &same_place].map(|slot| hint.is_likely(slot)),
             [false, true, true]
         );
     }

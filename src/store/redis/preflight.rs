@@ -8,35 +8,14 @@ use std::collections::HashMap;
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::dial::CONNECT_TIMEOUT_MIN;
-use super::link::Ask;
-use super::servers::{Group, ask_whole};
-use super::{Ack, Redis};
+use super::answer::unexpected;
+use super::client::Redis;
+use super::connection::Commands;
+use super::options::RedisAck;
+use super::remark::{Grade, Remark};
+use super::servers::ServerPartitions;
+use super::transport::CONNECT_TIMEOUT_MIN;
 use crate::store::{Store, StoreError};
-
-/// What was found about one property of one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
-    /// Whether it is as the promises need it.
-    pub grade: Grade,
-    /// What was looked at and found, in words.
-    pub text: String,
-    /// What to do about it; empty where nothing needs to be done.
-    pub advice: &'static str,
-}
-
-/// Whether a property is as the promises need it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grade {
-    /// It is.
-    Sound,
-    /// It isn't.
-    Unsound,
-    /// It isn't, and no promise about an operation needs it: something else is missing or late.
-    Limited,
-    /// The server doesn't tell.
-    Unknown,
-}
 
 /// The oldest version that knows all commands that are used here: `COPY`-free scripts with `TIME` and writes, RESP3.
 const VERSION_MIN: u32 = 6;
@@ -48,13 +27,15 @@ impl Redis {
     ///
     /// # Errors
     /// That one can't be asked.
-    pub async fn survey(&self) -> Result<Vec<Remark>, StoreError> {
-        let groups =
-            self.servers.known(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN)).await?;
+    pub async fn preflight(&self) -> Result<Vec<Remark>, StoreError> {
+        let groups = self
+            .servers
+            .wait_until_complete(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN))
+            .await?;
         let pinged = self.ping().await;
         let mut remarks = Vec::new();
         for group in groups {
-            remarks.extend(self.survey_of(&group).await?);
+            remarks.extend(self.preflight_server(&group).await?);
         }
         match pinged {
             // It answers; that its replicas don't, or which right is missing, is found out above.
@@ -65,8 +46,8 @@ impl Redis {
     }
 
     /// Looks at one server.
-    async fn survey_of(&self, group: &Group) -> Result<Vec<Remark>, StoreError> {
-        let address = group.links.address(self.deadline()).await?;
+    async fn preflight_server(&self, group: &ServerPartitions) -> Result<Vec<Remark>, StoreError> {
+        let address = group.server.address(self.deadline()).await?;
         let mut remarks = self.missing_rights(group, &format!("server {address}")).await?;
         let info = match self.text(group, redis::cmd("INFO")).await {
             Ok(info) => fields(&info),
@@ -75,28 +56,28 @@ impl Redis {
         };
         let mut settings = HashMap::new();
         for name in SETTINGS {
-            let mut ask = redis::cmd("CONFIG");
-            ask.arg("GET").arg(name);
-            settings.extend(self.setting(group, &ask, name).await);
+            let mut query = redis::cmd("CONFIG");
+            query.arg("GET").arg(name);
+            settings.extend(self.setting(group, &query, name).await);
         }
         let server = format!("server {}", info.get("tcp_port").map_or("?", String::as_str));
         remarks.extend(judge(&server, &info, &settings, self.ack));
         Ok(remarks)
     }
 
-    async fn text(&self, group: &Group, ask: Cmd) -> Result<String, StoreError> {
-        let answer = ask_whole(&group.links, Ask::One(&ask), None, self.deadline()).await?;
-        redis::from_redis_value(answer).map_err(|_| super::unexpected())
+    async fn text(&self, group: &ServerPartitions, query: Cmd) -> Result<String, StoreError> {
+        let answer = group.server.call_strict(Commands::One(&query), None, self.deadline()).await?;
+        redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
     /// A setting, if the server tells: managed ones often don't.
     async fn setting(
         &self,
-        group: &Group,
-        ask: &Cmd,
+        group: &ServerPartitions,
+        query: &Cmd,
         name: &'static str,
     ) -> Option<(&'static str, String)> {
-        match ask_whole(&group.links, Ask::One(ask), None, self.deadline()).await {
+        match group.server.call_strict(Commands::One(query), None, self.deadline()).await {
             Ok(Value::Map(pairs)) => pairs
                 .into_iter()
                 .next()
@@ -121,9 +102,9 @@ fn judge(
     server: &str,
     info: &HashMap<String, String>,
     settings: &HashMap<&str, String>,
-    ack: Ack,
+    ack: RedisAck,
 ) -> Vec<Remark> {
-    let told = |name: &str| info.get(name).map_or("", String::as_str);
+    let info_field = |name: &str| info.get(name).map_or("", String::as_str);
     let set = |name: &str| settings.get(name).map(String::as_str);
     let remark = |grade, text: String, advice| {
         let advice = if grade == Grade::Sound { "" } else { advice };
@@ -131,7 +112,7 @@ fn judge(
     };
     let when = |sound| if sound { Grade::Sound } else { Grade::Unsound };
 
-    let version = told("redis_version");
+    let version = info_field("redis_version");
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let mut remarks = vec![remark(
         major.map_or(Grade::Unknown, |major| when(major >= VERSION_MIN)),
@@ -139,8 +120,8 @@ fn judge(
         "use Redis 6 or newer, or Valkey",
     )];
     remarks.push(remark(
-        when(told("role") == "master"),
-        format!("it is a {}", told("role")),
+        when(info_field("role") == "master"),
+        format!("it is a {}", info_field("role")),
         "point the store's url at the primary, or at the sentinels",
     ));
     remarks.push(match (set("maxmemory"), set("maxmemory-policy")) {
@@ -162,7 +143,7 @@ fn judge(
         (Some("yes"), Some("always"), _) => {
             remark(Grade::Sound, "every write is on disk before it is answered".into(), "")
         }
-        (Some("yes"), fsync, _) if ack == Ack::Fsync => {
+        (Some("yes"), fsync, _) if ack == RedisAck::Fsync => {
             fsync_on_request(version, fsync.unwrap_or("unknown"), remark)
         }
         (Some("yes"), fsync, _) => remark(
@@ -176,7 +157,7 @@ fn judge(
         (Some(_), _, save) => remark(
             Grade::Unsound,
             format!(
-                "appendonly no, save {:?}: a crash of the server loses what it acknowledged",
+                "appendonly no, save {:?}: a crash of the server loses what it record_confirmed",
                 save.unwrap_or_default()
             ),
             "set appendonly yes, and appendfsync always if a crash must lose nothing",
@@ -187,8 +168,8 @@ fn judge(
             "make sure that appendonly is on",
         ),
     });
-    if let Ack::Replicas(wanted) = ack {
-        let replicas: u32 = told("connected_slaves").parse().unwrap_or(0);
+    if let RedisAck::Replicas(wanted) = ack {
+        let replicas: u32 = info_field("connected_slaves").parse().unwrap_or(0);
         remarks.push(remark(
             when(replicas >= wanted),
             format!("{replicas} replicas, of which {wanted} have to confirm"),
@@ -198,7 +179,7 @@ fn judge(
         if replicas > wanted {
             remarks.push(remark(
                 Grade::Unsound,
-                format!("{} of the replicas may lack what was acknowledged", replicas - wanted),
+                format!("{} of the replicas may lack what was record_confirmed", replicas - wanted),
                 "set ack to the number of replicas: any of them may be promoted",
             ));
         }
@@ -233,7 +214,11 @@ fn fsync_on_request(
 mod tests {
     use super::*;
 
-    fn grades(info: &[(&str, &str)], settings: &[(&'static str, &str)], ack: Ack) -> Vec<Grade> {
+    fn grades(
+        info: &[(&str, &str)],
+        settings: &[(&'static str, &str)],
+        ack: RedisAck,
+    ) -> Vec<Grade> {
         let info = info.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let settings = settings.iter().map(|(name, value)| (*name, (*value).into())).collect();
         judge("s", &info, &settings, ack).into_iter().map(|remark| remark.grade).collect()
@@ -244,14 +229,17 @@ mod tests {
         use Grade::{Sound, Unknown, Unsound};
         let primary = [("redis_version", "7.0.15"), ("role", "master"), ("connected_slaves", "2")];
         let kept = [("maxmemory", "0"), ("appendonly", "yes"), ("appendfsync", "always")];
-        assert_eq!(grades(&primary, &kept, Ack::Memory), [Sound, Sound, Sound, Sound]);
-        assert_eq!(grades(&primary, &kept, Ack::Replicas(2)), [Sound, Sound, Sound, Sound, Sound]);
+        assert_eq!(grades(&primary, &kept, RedisAck::Memory), [Sound, Sound, Sound, Sound]);
         assert_eq!(
-            grades(&primary, &kept, Ack::Replicas(3)),
+            grades(&primary, &kept, RedisAck::Replicas(2)),
+            [Sound, Sound, Sound, Sound, Sound]
+        );
+        assert_eq!(
+            grades(&primary, &kept, RedisAck::Replicas(3)),
             [Sound, Sound, Sound, Sound, Unsound]
         );
         assert_eq!(
-            grades(&primary, &kept, Ack::Replicas(1)),
+            grades(&primary, &kept, RedisAck::Replicas(1)),
             [Sound, Sound, Sound, Sound, Sound, Unsound]
         );
         let lossy = [
@@ -261,7 +249,7 @@ mod tests {
             ("save", ""),
         ];
         assert_eq!(
-            grades(&[("redis_version", "5.0"), ("role", "slave")], &lossy, Ack::Memory),
+            grades(&[("redis_version", "5.0"), ("role", "slave")], &lossy, RedisAck::Memory),
             [Unsound; 4]
         );
         let everysec = [
@@ -270,11 +258,11 @@ mod tests {
             ("appendonly", "yes"),
             ("appendfsync", "everysec"),
         ];
-        assert_eq!(grades(&primary, &everysec, Ack::Memory), [Sound; 4]);
-        assert_eq!(grades(&primary, &everysec, Ack::Fsync), [Sound, Sound, Sound, Unsound]);
+        assert_eq!(grades(&primary, &everysec, RedisAck::Memory), [Sound; 4]);
+        assert_eq!(grades(&primary, &everysec, RedisAck::Fsync), [Sound, Sound, Sound, Unsound]);
         // It can be asked to wait for its disk.
         let newer = [("redis_version", "7.2.4"), ("role", "master")];
-        assert_eq!(grades(&newer, &everysec, Ack::Fsync), [Sound; 4]);
-        assert_eq!(grades(&primary, &[], Ack::Memory), [Sound, Sound, Unknown, Unknown]);
+        assert_eq!(grades(&newer, &everysec, RedisAck::Fsync), [Sound; 4]);
+        assert_eq!(grades(&primary, &[], RedisAck::Memory), [Sound, Sound, Unknown, Unknown]);
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! Danger: each entry is asserted as a fact. A write without an answer must never enter: it would displace the confirmed
 //! write of a running attempt, and after a loss the slot would get a claim that nobody runs. A confirmed write replaces an
-//! entry only if it is a later change of the same operation ([`Holding::assertion`]).
+//! entry only if it is a later change of the same operation ([`RecentWrite::restore_decision`]).
 
 use std::collections::{HashMap, HashSet, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -21,8 +21,8 @@ use crate::record::{
 
 /// How long a write other than a claim is kept. Replicas are behind by less than a second unless something is wrong with
 /// them, and a server that syncs its file every second loses two at most. Time counts only up to the last moment at which
-/// the servers were seen to have their records ([`Holdings::intact_at`]): a hung server may be replaced much later.
-pub const RECENT: Duration = Duration::from_secs(3);
+/// the servers were seen to have their records ([`RecentWrites::note_intact`]): a hung server may be replaced much later.
+pub const RECENT_WRITE_TTL: Duration = Duration::from_secs(3);
 
 /// Bytes held at most: some 4,000 operations, more than 1,000 a second for as long as they are held. Beyond, the oldest go
 /// first. It is what writing them again may take, too: a few tenths of a second, in which new operations wait.
@@ -36,7 +36,7 @@ const LATER_MAX: u64 = 16;
 
 /// A confirmed write.
 #[derive(Clone)]
-pub struct Holding {
+pub struct RecentWrite {
     /// The record as it was written.
     pub encoded: Encoded,
     /// Its life.
@@ -45,13 +45,13 @@ pub struct Holding {
     pub event: Vec<u8>,
     /// When its operation began, in ms since 1970.
     opened_unix_ms: u64,
-    kind: Kind,
+    kind: WriteKind,
     until: Instant,
 }
 
 /// What a write asserts.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+enum WriteKind {
     /// An attempt runs, or nobody knows what became of it.
     Unsettled,
     /// A result, or that it has expired. A client may have seen it, and no attempt's outcome follows.
@@ -62,14 +62,14 @@ enum Kind {
 
 /// What to do with a confirmed write after a loss, given the record that its slot has now.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Assertion {
+pub enum RestoreDecision {
     /// The slot has an earlier state of the same operation, in this version: write over it.
-    Forward(Version),
+    OverEarlierState(Version),
     /// The slot has a record in this version that was written where this write was lost: the released marker of another
     /// attempt, which permits the next request to run; or of a result, an earlier state that was changed since. Write over
     /// it. The written record gets a new random version: requests that have read the slot name a version which may be one
     /// of this operation's own.
-    Anew(Version),
+    UnderNewVersion(Version),
     /// The slot has this write, a later change of the operation, or nothing that this write has to prevail over.
     Obsolete,
     /// Another attempt began or settled the operation after the loss: it may have been executed twice.
@@ -77,16 +77,16 @@ pub enum Assertion {
 }
 
 /// The holdings of a process.
-pub struct Holdings(Mutex<Inner>);
+pub struct RecentWrites(Mutex<RecentTable>);
 
-struct Inner {
+struct RecentTable {
     /// The last moment at which the servers were seen to have all that they confirmed.
     intact_at: Instant,
     /// While their lease runs, which renewals extend. As many as requests are under way: their own limit bounds them.
-    claims: HashMap<Slot, Box<Holding>>,
+    claims: HashMap<Slot, Box<RecentWrite>>,
     /// How many claims there may be until those whose lease is over are looked for.
     claims_until_swept: usize,
-    settled: HashMap<Slot, Box<Holding>>,
+    settled: HashMap<Slot, Box<RecentWrite>>,
     /// The settled ones in the order in which they end.
     ends: VecDeque<(Instant, Slot)>,
     /// Of the settled ones.
@@ -96,19 +96,22 @@ struct Inner {
 /// Claims below which none is looked for whose lease is over: those are few, and go when their operation is settled.
 const CLAIMS_MIN: usize = 1024;
 
-impl Holding {
-    fn new(record: &Record, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) -> Holding {
-        let span =
-            if head_in_flight(&encoded.head) { lifetime.due.unwrap_or(RECENT) } else { RECENT };
-        Holding {
+impl RecentWrite {
+    fn new(record: &Record, encoded: Encoded, lifetime: Lifetime, event: Vec<u8>) -> RecentWrite {
+        let span = if head_in_flight(&encoded.head) {
+            lifetime.due.unwrap_or(RECENT_WRITE_TTL)
+        } else {
+            RECENT_WRITE_TTL
+        };
+        RecentWrite {
             encoded,
             lifetime,
             event,
             opened_unix_ms: record.opened_unix_ms,
             kind: match record.state {
-                State::InFlight { .. } | State::Uncertain { .. } => Kind::Unsettled,
-                State::Completed { .. } | State::Expired => Kind::Final,
-                State::Released => Kind::Marker,
+                State::InFlight { .. } | State::Uncertain { .. } => WriteKind::Unsettled,
+                State::Completed { .. } | State::Expired => WriteKind::Final,
+                State::Released => WriteKind::Marker,
             },
             until: Instant::now() + span,
         }
@@ -136,39 +139,39 @@ impl Holding {
     /// are of attempts that never ran, so any other write prevails over them. A marker in turn prevails only over states
     /// of its own operation: another attempt may be running by now. A result prevails over all that is not settled of its
     /// operation.
-    pub fn assertion(&self, stands: &Record) -> Assertion {
+    pub fn restore_decision(&self, stands: &Record) -> RestoreDecision {
         let (own, other) = (self.version(), stands.version);
         let same_operation =
             stands.fence == self.fence() || stands.opened_unix_ms == self.opened_unix_ms;
         let may_be_earlier = match stands.state {
             State::Released => true,
             State::InFlight { .. } | State::Uncertain { .. } => {
-                same_operation || self.kind != Kind::Marker
+                same_operation || self.kind != WriteKind::Marker
             }
             State::Completed { .. } | State::Expired => same_operation,
         };
         let releases_it = stands.fence == self.fence() || same_operation && is_later(other, own);
         let is_unfounded = match stands.state {
             State::Released => {
-                self.kind == Kind::Final || self.kind == Kind::Unsettled && !releases_it
+                self.kind == WriteKind::Final || self.kind == WriteKind::Unsettled && !releases_it
             }
             State::InFlight { .. } | State::Uncertain { .. } => {
-                self.kind == Kind::Final && same_operation
+                self.kind == WriteKind::Final && same_operation
             }
             State::Completed { .. } | State::Expired => false,
         };
         if self.follows(other) && may_be_earlier {
-            Assertion::Forward(other)
+            RestoreDecision::OverEarlierState(other)
         } else if is_unfounded {
-            Assertion::Anew(other)
+            RestoreDecision::UnderNewVersion(other)
         } else if own == other
             || is_later(other, own)
             || same_operation
-            || self.kind == Kind::Marker
+            || self.kind == WriteKind::Marker
         {
-            Assertion::Obsolete
+            RestoreDecision::Obsolete
         } else {
-            Assertion::BegunAgain
+            RestoreDecision::BegunAgain
         }
     }
 
@@ -182,9 +185,9 @@ fn is_later(version: Version, than: Version) -> bool {
     (1..=LATER_MAX).contains(&version.0.wrapping_sub(than.0))
 }
 
-impl Default for Holdings {
-    fn default() -> Holdings {
-        Holdings(Mutex::new(Inner {
+impl Default for RecentWrites {
+    fn default() -> RecentWrites {
+        RecentWrites(Mutex::new(RecentTable {
             intact_at: Instant::now(),
             claims: HashMap::new(),
             claims_until_swept: 0,
@@ -195,10 +198,10 @@ impl Default for Holdings {
     }
 }
 
-impl Holdings {
+impl RecentWrites {
     /// A write was confirmed. It is kept unless the slot's entry would have to be written over it after a loss. Shadow
     /// records decide nothing and are not kept.
-    pub fn acknowledged(
+    pub fn record_confirmed(
         &self,
         slot: &Slot,
         record: &Record,
@@ -210,43 +213,46 @@ impl Holdings {
             return;
         }
         let in_flight = head_in_flight(&encoded.head);
-        let holding = Box::new(Holding::new(record, encoded, lifetime, event));
+        let recent = Box::new(RecentWrite::new(record, encoded, lifetime, event));
         let mut inner = self.lock();
-        let prevails = |held: &Holding| {
-            matches!(held.assertion(record), Assertion::Forward(_) | Assertion::Anew(_))
+        let prevails = |held: &RecentWrite| {
+            matches!(
+                held.restore_decision(record),
+                RestoreDecision::OverEarlierState(_) | RestoreDecision::UnderNewVersion(_)
+            )
         };
         if inner.get(slot).is_some_and(|held| held.until > inner.intact_at && prevails(held)) {
             return;
         }
         inner.forget(slot);
         if in_flight {
-            inner.claims.insert(*slot, holding);
+            inner.claims.insert(*slot, recent);
             inner.sweep();
         } else {
-            inner.bytes += holding.weight();
-            inner.ends.push_back((holding.until, *slot));
-            inner.settled.insert(*slot, holding);
+            inner.bytes += recent.weight();
+            inner.ends.push_back((recent.until, *slot));
+            inner.settled.insert(*slot, recent);
             inner.prune();
         }
     }
 
     /// The servers were seen, at this time or later, to have all that they confirmed before.
-    pub fn intact_at(&self, at: Instant) {
+    pub fn note_intact(&self, at: Instant) {
         let mut inner = self.lock();
         inner.intact_at = inner.intact_at.max(at);
     }
 
     /// The attempt of a claim renews its lease. Whatever the store answers, it runs, and its claim has to be asserted.
-    pub fn renewed(&self, slot: &Slot, fence: Fence, lease: Duration) {
-        if let Some(holding) =
-            self.lock().claims.get_mut(slot).filter(|holding| holding.fence() == fence)
+    pub fn extend_lease(&self, slot: &Slot, fence: Fence, lease: Duration) {
+        if let Some(recent) =
+            self.lock().claims.get_mut(slot).filter(|recent| recent.fence() == fence)
         {
-            holding.until = Instant::now() + lease;
+            recent.until = Instant::now() + lease;
         }
     }
 
     /// The slot has a record that this version doesn't prevail over: it is kept no longer. A later entry stays.
-    pub fn superseded(&self, slot: &Slot, version: Version) {
+    pub fn remove_superseded(&self, slot: &Slot, version: Version) {
         let mut inner = self.lock();
         if inner.get(slot).is_some_and(|held| held.version() == version) {
             inner.forget(slot);
@@ -254,27 +260,27 @@ impl Holdings {
     }
 
     /// Whether this very record is held.
-    pub fn holds(&self, slot: &Slot, is_it: impl Fn(&Holding) -> bool) -> bool {
+    pub fn holds(&self, slot: &Slot, is_it: impl Fn(&RecentWrite) -> bool) -> bool {
         self.lock().get(slot).is_some_and(is_it)
     }
 
     /// What is held of some partitions.
-    pub fn of(&self, partitions: &HashSet<u16>) -> Vec<(Slot, Holding)> {
+    pub fn in_partitions(&self, partitions: &HashSet<u16>) -> Vec<(Slot, RecentWrite)> {
         let inner = self.lock();
         let all = inner.claims.iter().chain(&inner.settled);
-        let standing = all.filter(|(slot, holding)| {
-            holding.until > inner.intact_at && partitions.contains(&slot.partition())
+        let standing = all.filter(|(slot, recent)| {
+            recent.until > inner.intact_at && partitions.contains(&slot.partition())
         });
-        standing.map(|(slot, holding)| (*slot, Holding::clone(holding))).collect()
+        standing.map(|(slot, recent)| (*slot, RecentWrite::clone(recent))).collect()
     }
 
-    fn lock(&self) -> MutexGuard<'_, Inner> {
+    fn lock(&self) -> MutexGuard<'_, RecentTable> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Inner {
-    fn get(&self, slot: &Slot) -> Option<&Holding> {
+impl RecentTable {
+    fn get(&self, slot: &Slot) -> Option<&RecentWrite> {
         self.claims.get(slot).or_else(|| self.settled.get(slot)).map(Box::as_ref)
     }
 
@@ -286,7 +292,7 @@ impl Inner {
     /// Drops claims whose lease is over: those of attempts that ended without being settled.
     fn sweep(&mut self) {
         if self.claims.len() > self.claims_until_swept.max(CLAIMS_MIN) {
-            self.claims.retain(|_, holding| holding.until > self.intact_at);
+            self.claims.retain(|_, recent| recent.until > self.intact_at);
             self.claims_until_swept = 2 * self.claims.len();
         }
     }
@@ -298,15 +304,15 @@ impl Inner {
                 return;
             }
             self.ends.pop_front();
-            if self.settled.get(&slot).is_some_and(|holding| holding.until == end) {
+            if self.settled.get(&slot).is_some_and(|recent| recent.until == end) {
                 self.forget_settled(&slot);
             }
         }
     }
 
     fn forget_settled(&mut self, slot: &Slot) {
-        if let Some(holding) = self.settled.remove(slot) {
-            self.bytes -= holding.weight();
+        if let Some(recent) = self.settled.remove(slot) {
+            self.bytes -= recent.weight();
         }
     }
 }
@@ -324,13 +330,17 @@ mod tests {
     };
     const KEEP: Lifetime = Lifetime { due: None, ..LEASE };
 
-    fn of(holdings: &Holdings, n: u64) -> Vec<Version> {
+    fn of(recent_writes: &RecentWrites, n: u64) -> Vec<Version> {
         let partitions = HashSet::from([slot(Space::Enforced, n).partition()]);
-        holdings.of(&partitions).into_iter().map(|(_, holding)| holding.version()).collect()
+        recent_writes
+            .in_partitions(&partitions)
+            .into_iter()
+            .map(|(_, recent)| recent.version())
+            .collect()
     }
 
-    fn keep(holdings: &Holdings, n: u64, record: &Record, lifetime: Lifetime) {
-        holdings.acknowledged(
+    fn keep(recent_writes: &RecentWrites, n: u64, record: &Record, lifetime: Lifetime) {
+        recent_writes.record_confirmed(
             &slot(Space::Enforced, n),
             record,
             encode(record),
@@ -340,9 +350,9 @@ mod tests {
     }
 
     /// Time passes, and the servers still have their records.
-    async fn pass(holdings: &Holdings, span: Duration) {
+    async fn pass(recent_writes: &RecentWrites, span: Duration) {
         tokio::time::advance(span).await;
-        holdings.intact_at(Instant::now());
+        recent_writes.note_intact(Instant::now());
     }
 
     /// A record of a history that began with `first`, so many changes later.
@@ -358,87 +368,91 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn a_claim_is_held_while_its_lease_runs_and_a_result_for_seconds() {
-        let holdings = Holdings::default();
+        let recent_writes = RecentWrites::default();
         let running = claim(7, 1);
-        keep(&holdings, 1, &running, LEASE);
-        pass(&holdings, Duration::from_secs(29)).await;
-        holdings.renewed(&slot(Space::Enforced, 1), running.fence, Duration::from_secs(30));
-        pass(&holdings, Duration::from_secs(29)).await;
-        assert_eq!(of(&holdings, 1), [running.version], "renewed");
+        keep(&recent_writes, 1, &running, LEASE);
+        pass(&recent_writes, Duration::from_secs(29)).await;
+        recent_writes.extend_lease(
+            &slot(Space::Enforced, 1),
+            running.fence,
+            Duration::from_secs(30),
+        );
+        pass(&recent_writes, Duration::from_secs(29)).await;
+        assert_eq!(of(&recent_writes, 1), [running.version], "renewed");
         let result =
             Record { version: running.version.next(), fence: running.fence, ..completed(8) };
-        keep(&holdings, 1, &result, KEEP);
-        assert_eq!(of(&holdings, 1), [result.version], "the latest change alone");
-        pass(&holdings, RECENT).await;
-        assert_eq!(of(&holdings, 1), []);
+        keep(&recent_writes, 1, &result, KEEP);
+        assert_eq!(of(&recent_writes, 1), [result.version], "the latest change alone");
+        pass(&recent_writes, RECENT_WRITE_TTL).await;
+        assert_eq!(of(&recent_writes, 1), []);
     }
 
     #[tokio::test(start_paused = true)]
     async fn while_the_servers_are_not_seen_to_have_their_records_nothing_is_let_go() {
-        let holdings = Holdings::default();
-        keep(&holdings, 1, &claim(7, 1), LEASE);
-        keep(&holdings, 2, &completed(9), KEEP);
+        let recent_writes = RecentWrites::default();
+        keep(&recent_writes, 1, &claim(7, 1), LEASE);
+        keep(&recent_writes, 2, &completed(9), KEEP);
         tokio::time::advance(Duration::from_secs(600)).await;
-        keep(&holdings, 3, &completed(11), KEEP);
+        keep(&recent_writes, 3, &completed(11), KEEP);
         assert_eq!(
-            [of(&holdings, 1), of(&holdings, 2)],
+            [of(&recent_writes, 1), of(&recent_writes, 2)],
             [[Version(7)], [Version(9)]],
             "a hung server may be replaced late"
         );
-        pass(&holdings, Duration::ZERO).await;
-        assert_eq!([of(&holdings, 1), of(&holdings, 2)], [[], []]);
+        pass(&recent_writes, Duration::ZERO).await;
+        assert_eq!([of(&recent_writes, 1), of(&recent_writes, 2)], [[], []]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_confirmed_again_is_kept_as_long_as_any_other() {
-        let holdings = Holdings::default();
-        keep(&holdings, 1, &completed(1), KEEP);
-        pass(&holdings, RECENT / 2).await;
-        keep(&holdings, 1, &completed(1), KEEP);
-        pass(&holdings, RECENT / 2).await;
-        keep(&holdings, 2, &completed(2), KEEP);
-        assert_eq!(of(&holdings, 1), [Version(1)]);
+        let recent_writes = RecentWrites::default();
+        keep(&recent_writes, 1, &completed(1), KEEP);
+        pass(&recent_writes, RECENT_WRITE_TTL / 2).await;
+        keep(&recent_writes, 1, &completed(1), KEEP);
+        pass(&recent_writes, RECENT_WRITE_TTL / 2).await;
+        keep(&recent_writes, 2, &completed(2), KEEP);
+        assert_eq!(of(&recent_writes, 1), [Version(1)]);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_running_claim_stays_when_a_duplicates_marker_lands_in_its_lost_slot() {
-        let holdings = Holdings::default();
+        let recent_writes = RecentWrites::default();
         let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
-        keep(&holdings, 1, &running, LEASE);
+        keep(&recent_writes, 1, &running, LEASE);
         for marker in
             [record(900, 0, 2, 20, State::Released), record(100, 1, 2, 20, State::Released)]
         {
-            keep(&holdings, 1, &marker, KEEP);
-            assert_eq!(of(&holdings, 1), [running.version], "{:?}", marker.version);
+            keep(&recent_writes, 1, &marker, KEEP);
+            assert_eq!(of(&recent_writes, 1), [running.version], "{:?}", marker.version);
         }
         let own = record(500, 0, 1, 10, State::Released);
-        keep(&holdings, 1, &own, KEEP);
-        assert_eq!(of(&holdings, 1), [own.version], "the attempt itself gave it up");
+        keep(&recent_writes, 1, &own, KEEP);
+        assert_eq!(of(&recent_writes, 1), [own.version], "the attempt itself gave it up");
     }
 
     #[tokio::test(start_paused = true)]
     async fn an_answer_that_is_processed_late_displaces_no_later_change() {
-        let holdings = Holdings::default();
+        let recent_writes = RecentWrites::default();
         let running = record(100, 0, 1, 10, State::InFlight { doubt_since_ms: None });
         let result =
             Record { version: Version(102), fence: Fence(1), opened_unix_ms: 10, ..completed(0) };
-        keep(&holdings, 1, &result, KEEP);
+        keep(&recent_writes, 1, &result, KEEP);
         for late in [running, record(100, 1, 1, 10, uncertain())] {
-            keep(&holdings, 1, &late, LEASE);
-            holdings.superseded(&slot(Space::Enforced, 1), late.version);
-            assert_eq!(of(&holdings, 1), [result.version]);
+            keep(&recent_writes, 1, &late, LEASE);
+            recent_writes.remove_superseded(&slot(Space::Enforced, 1), late.version);
+            assert_eq!(of(&recent_writes, 1), [result.version]);
         }
-        holdings.superseded(&slot(Space::Enforced, 1), result.version);
-        assert_eq!(of(&holdings, 1), []);
+        recent_writes.remove_superseded(&slot(Space::Enforced, 1), result.version);
+        assert_eq!(of(&recent_writes, 1), []);
     }
 
     #[tokio::test(start_paused = true)]
     async fn what_is_held_has_a_bound_and_claims_are_not_crowded_out() {
-        let holdings = Holdings::default();
-        keep(&holdings, 0, &claim(1, 1), LEASE);
+        let recent_writes = RecentWrites::default();
+        keep(&recent_writes, 0, &claim(1, 1), LEASE);
         let large = Encoded { payload: vec![0; 1 << 18].into(), ..encode(&completed(2)) };
         for n in 1..=40 {
-            holdings.acknowledged(
+            recent_writes.record_confirmed(
                 &slot(Space::Enforced, n),
                 &completed(2),
                 large.clone(),
@@ -446,7 +460,7 @@ mod tests {
                 Vec::new(),
             );
         }
-        let inner = holdings.lock();
+        let inner = recent_writes.lock();
         assert!(
             inner.bytes <= BYTES_MAX && inner.settled.len() == 15,
             "{} in {} bytes",
@@ -459,15 +473,15 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn claims_whose_lease_is_over_are_looked_for_now_and_then() {
-        let holdings = Holdings::default();
+        let recent_writes = RecentWrites::default();
         for n in 0..=1024 {
-            keep(&holdings, n, &claim(n, n), LEASE);
+            keep(&recent_writes, n, &claim(n, n), LEASE);
         }
-        pass(&holdings, Duration::from_secs(31)).await;
+        pass(&recent_writes, Duration::from_secs(31)).await;
         for n in 2000..4100 {
-            keep(&holdings, n, &claim(n, n), LEASE);
+            keep(&recent_writes, n, &claim(n, n), LEASE);
         }
-        assert!(holdings.lock().claims.len() <= 2100);
+        assert!(recent_writes.lock().claims.len() <= 2100);
     }
 
     fn uncertain() -> State {
@@ -481,10 +495,10 @@ mod tests {
     #[test]
     fn after_a_loss_a_write_prevails_over_earlier_states_and_over_markers_of_attempts_that_never_ran()
      {
-        use Assertion::{Anew, BegunAgain, Forward, Obsolete};
+        use RestoreDecision::{BegunAgain, Obsolete, OverEarlierState, UnderNewVersion};
         let in_flight = State::InFlight { doubt_since_ms: None };
         let asserted = |held: Record, stands: Record| {
-            Holding::new(&held, encode(&held), LEASE, Vec::new()).assertion(&stands)
+            RecentWrite::new(&held, encode(&held), LEASE, Vec::new()).restore_decision(&stands)
         };
         // A history counts from 100. The attempt has fence 1 and began at 10; others have fence 2 and began at 20.
         let own = |changes, state: &State| record(100, changes, 1, 10, state.clone());
@@ -496,19 +510,19 @@ mod tests {
             // What a replica that lags behind goes on with.
             assert_eq!(
                 asserted(own(2, held), other(1, &marker)),
-                Forward(Version(101)),
+                OverEarlierState(Version(101)),
                 "claimed over a marker"
             );
             assert_eq!(
                 asserted(own(2, held), other(0, &in_flight)),
-                Forward(Version(100)),
+                OverEarlierState(Version(100)),
                 "that another left"
             );
-            assert_eq!(asserted(own(2, held), own(1, &doubt)), Forward(Version(101)));
+            assert_eq!(asserted(own(2, held), own(1, &doubt)), OverEarlierState(Version(101)));
             // Duplicates that were given up, wherever their versions come from.
-            assert_eq!(asserted(own(2, held), elsewhere(&marker)), Anew(Version(900)));
-            assert_eq!(asserted(own(2, held), other(2, &marker)), Anew(Version(102)));
-            assert_eq!(asserted(own(2, held), other(3, &marker)), Anew(Version(103)));
+            assert_eq!(asserted(own(2, held), elsewhere(&marker)), UnderNewVersion(Version(900)));
+            assert_eq!(asserted(own(2, held), other(2, &marker)), UnderNewVersion(Version(102)));
+            assert_eq!(asserted(own(2, held), other(3, &marker)), UnderNewVersion(Version(103)));
             // Another history.
             for stands in [&in_flight, &doubt, &done, &State::Expired] {
                 assert_eq!(asserted(own(2, held), elsewhere(stands)), BegunAgain);
@@ -538,14 +552,14 @@ mod tests {
         }
         // No outcome follows a result: its earlier state was marked, released or claimed by who didn't know of it.
         for stands in [&in_flight, &doubt, &marker] {
-            assert_eq!(asserted(own(2, &done), decided(4, stands)), Anew(Version(104)));
-            assert_eq!(asserted(own(2, &done), again(stands)), Anew(Version(900)));
+            assert_eq!(asserted(own(2, &done), decided(4, stands)), UnderNewVersion(Version(104)));
+            assert_eq!(asserted(own(2, &done), again(stands)), UnderNewVersion(Version(900)));
         }
         assert_eq!(asserted(own(2, &done), decided(3, &State::Expired)), Obsolete);
         // A marker protects nothing from those who run.
-        assert_eq!(asserted(own(1, &marker), own(0, &in_flight)), Forward(Version(100)));
-        assert_eq!(asserted(decided(2, &marker), own(1, &doubt)), Forward(Version(101)));
-        assert_eq!(asserted(own(1, &marker), other(0, &marker)), Forward(Version(100)));
+        assert_eq!(asserted(own(1, &marker), own(0, &in_flight)), OverEarlierState(Version(100)));
+        assert_eq!(asserted(decided(2, &marker), own(1, &doubt)), OverEarlierState(Version(101)));
+        assert_eq!(asserted(own(1, &marker), other(0, &marker)), OverEarlierState(Version(100)));
         for stands in [
             other(0, &in_flight),
             other(0, &doubt),
@@ -564,15 +578,15 @@ mod tests {
 
     #[test]
     fn shadow_records_are_not_held() {
-        let holdings = Holdings::default();
-        holdings.acknowledged(
+        let recent_writes = RecentWrites::default();
+        recent_writes.record_confirmed(
             &slot(Space::Shadow, 1),
             &claim(1, 1),
             encode(&claim(1, 1)),
             LEASE,
             Vec::new(),
         );
-        assert!(holdings.lock().claims.is_empty());
+        assert!(recent_writes.lock().claims.is_empty());
         assert!(matches!(claim(1, 1).state, State::InFlight { .. }));
     }
 }
