@@ -1,9 +1,11 @@
-//! Spares calls the wait for a server that takes them and does not answer.
+//! A circuit breaker: it fails calls at once to a server that accepts them and does not answer.
 //!
-//! Who finds no connection fails at once anyway. But a server that is stopped, or busy with something long, keeps its
-//! connections, and every call would wait for the whole timeout. After a few of them in a row calls fail at once, as not
-//! applied: nothing was sent. One at a time still goes through, any of them, and an answer to it ends this. Completions and
-//! renewals are no exception: they are said again until they are confirmed, so that one of the next goes through.
+//! A call without a connection fails at once anyway. But a server that is stopped, or busy with a
+//! long command, keeps its connections, and every call would wait for the whole timeout. After a
+//! few of those in a row the breaker opens: calls fail at once, as not applied, because nothing was
+//! sent. One call at a time, of any kind, still goes through, and an answer to it closes the
+//! breaker. Completions and renewals are no exception: they are repeated until they are confirmed,
+//! so one of the next goes through.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,13 +16,14 @@ use super::backoff::jittered;
 use crate::store::StoreError;
 use crate::telemetry::{BreakerMeter, BreakerState};
 
-/// Calls without an answer, in a row, after which the others are spared.
+/// Unanswered calls in a row that open the breaker.
 const UNANSWERED_MAX: u32 = 5;
 
-/// Between two calls that go through, at most: jittered, since many gateways ask the same server.
+/// Longest time between two calls that go through; jittered, because many gateways call the same
+/// server.
 const OPEN_FOR: Duration = Duration::from_millis(500);
 
-/// Watches over the calls to one server.
+/// The breaker of one server.
 pub(super) struct Breaker {
     phase: Mutex<BreakerPhase>,
     meter: BreakerMeter,
@@ -28,11 +31,11 @@ pub(super) struct Breaker {
 
 #[derive(Clone, Copy)]
 enum BreakerPhase {
-    /// Calls go through; so many in a row were not answered.
+    /// Calls go through. Counts the unanswered calls in a row.
     Closed { unanswered: u32 },
-    /// Calls fail, until then.
+    /// Calls fail until this time.
     Open { until: Instant },
-    /// One goes through, the others fail.
+    /// One call goes through, the others fail.
     HalfOpen,
 }
 
@@ -46,24 +49,24 @@ impl BreakerPhase {
     }
 }
 
-/// Leave to make one call. Whoever has it says how the call ended; one that is dropped says nothing.
+/// Permission for one call. Its owner reports how the call ended; dropping it reports nothing.
 pub(super) struct BreakerPass<'b> {
     breaker: &'b Breaker,
-    /// It is the one that goes through while others fail.
+    /// Whether this is the call that goes through while others fail.
     is_probe: bool,
 }
 
 impl Breaker {
-    /// Lets calls through.
+    /// Makes a closed breaker.
     pub(super) fn new(meter: BreakerMeter) -> Breaker {
         meter.begun();
         Breaker { phase: Mutex::new(BreakerPhase::Closed { unanswered: 0 }), meter }
     }
 
-    /// Whether a call may be made.
+    /// Returns the permission for a call.
     ///
     /// # Errors
-    /// It is spared: nothing was sent.
+    /// The breaker is open; nothing was sent.
     pub(super) fn pass(&self) -> Result<BreakerPass<'_>, StoreError> {
         let mut phase = self.phase();
         match *phase {
@@ -89,7 +92,7 @@ impl Breaker {
         self.transition(phase, BreakerPhase::Open { until: Instant::now() + jittered(OPEN_FOR) });
     }
 
-    /// A panic leaves it whole: every change is a single assignment.
+    /// A poisoned lock is harmless: every change is a single assignment.
     fn phase(&self) -> MutexGuard<'_, BreakerPhase> {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -103,7 +106,8 @@ impl Drop for Breaker {
 }
 
 impl BreakerPass<'_> {
-    /// The server answered, with whatever. Also what was asked before the others were spared counts.
+    /// Reports an answer of any kind. An answer to a call from before the breaker opened counts
+    /// too.
     pub(super) fn answered(mut self) {
         self.is_probe = false;
         let mut phase = self.breaker.phase();
@@ -113,7 +117,7 @@ impl BreakerPass<'_> {
         self.breaker.transition(&mut phase, BreakerPhase::Closed { unanswered: 0 });
     }
 
-    /// It did not answer in time.
+    /// Reports that the server did not answer in time.
     pub(super) fn unanswered(self) {
         let mut phase = self.breaker.phase();
         if let BreakerPhase::Closed { unanswered } = *phase {
@@ -133,7 +137,7 @@ impl Drop for BreakerPass<'_> {
     fn drop(&mut self) {
         if self.is_probe {
             let mut phase = self.breaker.phase();
-            // Another's late answer may have closed it.
+            // A late answer to another call may have closed it.
             if let BreakerPhase::HalfOpen = *phase {
                 self.breaker.reopen(&mut phase);
             }

@@ -1,47 +1,48 @@
-//! Operations that this process has seen completed. A claim that comes over one of them is a duplicate, and begins with reading the
-//! record: that costs the server a third of what the script does, and takes no event along that isn't told.
+//! A hint which operations are completed. A claim of such an operation is a duplicate, and starts
+//! with reading the record: that costs the server a third of the claim script, and needs no event.
 //!
-//! Danger: it is a guess. Nothing is decided by it but what is asked first; whatever is found that is no completed record is
-//! left to the script.
+//! Danger: the hint may be wrong. It decides only which command is sent first. If the read finds no
+//! completed record, the claim script decides.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use crate::key::Slot;
 
-/// Operations that are remembered, half a megabyte: of two that share a place, the later one.
-const PLACES: usize = 1 << 16;
+/// Operations in the table, half a megabyte. Of two with the same index, the later one stays.
+const ENTRIES: usize = 1 << 16;
 
-/// Slots by a part of their hash.
+/// A table of slots, by a part of their hash.
 pub(super) struct CompletedHint(Box<[AtomicU64]>);
 
 impl Default for CompletedHint {
     fn default() -> CompletedHint {
-        CompletedHint((0..PLACES).map(|_| AtomicU64::new(0)).collect())
+        CompletedHint((0..ENTRIES).map(|_| AtomicU64::new(0)).collect())
     }
 }
 
 impl CompletedHint {
-    /// It was seen completed.
+    /// Records that the slot's operation is completed.
     pub(super) fn record(&self, slot: &Slot) {
-        let (place, mark) = self.place(slot);
-        if let Some(place) = place {
-            place.store(mark, Ordering::Relaxed);
+        let (entry, mark) = self.entry(slot);
+        if let Some(entry) = entry {
+            entry.store(mark, Ordering::Relaxed);
         }
     }
 
-    /// Whether it probably was.
+    /// Whether the slot's operation is probably completed.
     pub(super) fn is_likely(&self, slot: &Slot) -> bool {
-        let (place, mark) = self.place(slot);
-        place.is_some_and(|place| place.load(Ordering::Relaxed) == mark)
+        let (entry, mark) = self.entry(slot);
+        entry.is_some_and(|entry| entry.load(Ordering::Relaxed) == mark)
     }
 
-    /// Two different parts of the hash: where it is remembered, and what is remembered of it.
-    fn place(&self, slot: &Slot) -> (Option<&AtomicU64>, u64) {
+    /// Returns two different parts of the hash: the entry at its index, and the mark that the entry
+    /// holds.
+    fn entry(&self, slot: &Slot) -> (Option<&AtomicU64>, u64) {
         let hash = slot.hash();
         let number =
             |bytes: &[u8]| bytes.iter().fold(0, |number, byte| number << 8 | u64::from(*byte));
         let (mark, rest) = hash.split_at(8);
-        (self.0.get(number(&rest[..8]) as usize % PLACES), number(mark))
+        (self.0.get(number(&rest[..8]) as usize % ENTRIES), number(mark))
     }
 }
 

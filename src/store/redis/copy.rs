@@ -1,8 +1,9 @@
-//! A store in Redis as one end of a copy.
+//! A store in Redis as the source or the target of a copy.
 //!
-//! A store that is copied into is closed: each partition's epoch is replaced by the mark of the copy, which is no epoch, so that
-//! the swap script refuses every claim. Whatever a copy writes goes through a script that compares that mark. So a copy that was
-//! interrupted and comes back after another one took over, or after the store was opened, writes nothing.
+//! The target is closed: the mark of the copy, which is no epoch, replaces the epoch of each
+//! partition, so the claim script refuses every claim. All writes of a copy go through scripts that
+//! compare the mark. So an interrupted copy writes nothing when it resumes after another copy took
+//! over, or after the store was opened.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -24,44 +25,45 @@ use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Sourc
 use crate::store::log::{Ends, Entry, Log, digest};
 use crate::store::{Note, Store, StoreError};
 
-/// Keys that one SCAN looks at, and about the records that are read at once: large ones must not fill the memory.
+/// Keys that one SCAN visits, and about the records of one read: large records must not fill the
+/// memory.
 const SCAN_COUNT: usize = 64;
 
-/// What every mark of a copy begins with. It is longer than an epoch.
+/// The beginning of every mark of a copy. A mark is longer than an epoch.
 const MARK: &str = "copying:";
 
-/// A store in Redis that is copied, or copied into.
+/// The source or target of a copy.
 pub struct CopiedRedis {
     store: Arc<Redis>,
     /// The mark of this copy.
     mark: OnceCell<String>,
 }
 
-/// What the epochs of a store's partitions are.
+/// A summary of the epochs of a store's partitions.
 struct CopyEpochs {
-    /// The one of the first partition.
+    /// The epoch of the first partition.
     first: Option<Vec<u8>>,
-    /// Partitions whose epoch is the mark of a copy.
+    /// Partitions that have the mark of a copy.
     marked: Vec<u16>,
-    /// Whether one has an epoch.
+    /// Whether a partition has an epoch.
     any_real: bool,
 }
 
 impl CopiedRedis {
-    /// Connects to the servers. Must be called within a tokio runtime.
+    /// Starts to connect to the servers. Must be called within a tokio runtime.
     ///
     /// # Errors
-    /// The options lead nowhere.
+    /// An option is invalid.
     pub fn connect(options: RedisOptions) -> Result<CopiedRedis, ConnectError> {
         Ok(CopiedRedis { store: Redis::without_recovery(options)?, mark: OnceCell::new() })
     }
 
-    /// The servers, once all partitions have one.
+    /// Returns the servers once all partitions have one.
     async fn groups(&self) -> Result<Vec<ServerPartitions>, StoreError> {
         self.store.servers.wait_until_complete(self.store.deadline()).await
     }
 
-    /// Sends to each server the commands that are about its partitions. Answers come in no order.
+    /// Sends to each server the commands about its partitions. The answers are in no order.
     async fn to_each(
         &self,
         commands: impl Fn(u16, &mut Pipeline),
@@ -118,13 +120,13 @@ impl CopiedRedis {
         if self.mark.get().is_none() {
             let name = getrandom::u64()
                 .map_err(|_| StoreError::NotApplied("the system gives no random numbers".into()))?;
-            // Another call may have been faster; then that mark counts.
+            // Another call may have been faster; then its mark counts.
             let _ = self.mark.set(format!("{MARK}{name:016x}"));
         }
         self.mark.get().map(String::as_str).ok_or_else(unexpected)
     }
 
-    /// Whether nothing is stored under the namespace but what gateways write at their start.
+    /// Whether the namespace has only names that gateways write at their start.
     async fn is_empty(&self) -> Result<bool, StoreError> {
         for group in self.groups().await? {
             let mut cursor = 0;
@@ -172,7 +174,7 @@ impl CopiedRedis {
         }
     }
 
-    /// Reads items that one server holds.
+    /// Reads items of one server.
     async fn read(
         &self,
         group: &ServerPartitions,
@@ -181,7 +183,7 @@ impl CopiedRedis {
         let mut items = Vec::with_capacity(keys.len());
         for keys in keys.chunks(SCAN_COUNT) {
             let mut reading = redis::pipe();
-            // The time comes first: an item must not look as if it lasted longer than it does.
+            // The time comes first: an item must not get a later end than it has.
             reading.cmd("TIME");
             for key in keys {
                 let name = self.name_of(key);
@@ -197,7 +199,8 @@ impl CopiedRedis {
         Ok(items)
     }
 
-    /// Runs what was made for each server. Each answer has to be 1: the partition is still closed for this copy.
+    /// Sends these commands to the servers of their partitions. Each answer must be 1: the
+    /// partition is still closed for this copy.
     async fn run(&self, commands: BTreeMap<u16, Pipeline>) -> Result<(), StoreError> {
         for group in self.groups().await? {
             let mut pipeline = redis::pipe();
@@ -240,7 +243,10 @@ impl CopiedRedis {
             .map_err(|_| unexpected())
     }
 
-    /// Refuses a store that a gateway uses.
+    /// Returns when a gateway last used the store.
+    ///
+    /// # Errors
+    /// A gateway uses the store now.
     async fn refuse_used(&self) -> Result<u64, CopyError> {
         let gateways = self.store.gateways().await?;
         if gateways.present > 0 {
@@ -253,7 +259,7 @@ impl CopiedRedis {
     }
 }
 
-/// A value and how long it is kept (ms; -1: for ever) as an item; `None` where nothing is there.
+/// Makes an item of a value and its remaining life (ms; -1: no expiry); `None` for an absent key.
 fn item_of(
     key: &ItemKey,
     value: Value,
@@ -268,13 +274,13 @@ fn item_of(
     let ends_ms = match u64::try_from(left) {
         Ok(left) => now_ms.saturating_add(left),
         Err(_) if left == -1 => u64::MAX,
-        // It has just ended.
+        // It has just expired.
         Err(_) => return Ok(None),
     };
     Ok(Some(Item { key: *key, value: Bytes::from(value), ends_ms }))
 }
 
-/// A place of [`Source::items`]: a server, and where its SCAN goes on.
+/// Reads a cursor of [`Source::items`]: the index of a server, and the cursor of its SCAN.
 fn place_of(cursor: &str) -> Option<(usize, u64)> {
     let (server, cursor) = cursor.split_once(':')?;
     Some((server.parse().ok()?, cursor.parse().ok()?))
@@ -437,8 +443,8 @@ impl Target for CopiedRedis {
         self.to_each(put).await.map(drop)
     }
 
-    /// Notes first: no gateway may claim before it compared them. Then the epochs, each of which opens its partition; once one
-    /// is there, nothing more is copied. The progress goes last.
+    /// Writes the notes first: no gateway may claim before it has compared them. Then the epochs:
+    /// each opens its partition, and after the first no more is copied. Deletes the progress last.
     async fn finish(&self, notes: &[(Note, String)]) -> Result<(), StoreError> {
         for (note, text) in notes {
             let mut set = redis::cmd("SET");

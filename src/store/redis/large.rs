@@ -1,7 +1,8 @@
-//! Large records in Redis.
+//! Reads records, large ones one after the other.
 //!
-//! Danger: all calls to a server share a connection, and its answers come in the order of the calls. Calls behind many large
-//! answers would take so long that the breaker takes the server for silent.
+//! Danger: all calls to a server share a connection, and answers come in the order of the calls.
+//! Calls behind many large answers would take so long that the breaker opens as if the server did
+//! not answer.
 
 use std::time::Duration;
 
@@ -16,24 +17,26 @@ use crate::record::{Fence, HEAD_BYTES, Held, head_completed, head_fence};
 use crate::store::StoreError;
 use crate::store::large::ALONG_MAX;
 
-/// How long a large record waits for its turn. The store answers meanwhile, so that waiting is better than a refusal.
+/// How long a read of a large record waits for its turn. The store works meanwhile, so waiting is
+/// better than a refusal.
 const TURN_MAX: Duration = Duration::from_secs(5);
 
-/// Reads a record, of a large one only so much that this shows: [`large`].
+/// Makes a command that reads a record; of a large one only as much as [`large`] needs to detect
+/// it.
 pub(super) fn first_bytes(key: &[u8]) -> Cmd {
     let mut command = redis::cmd("GETRANGE");
     command.arg(key).arg(0).arg(ALONG_MAX);
     command
 }
 
-/// The fence of a completed record that [`first_bytes`] did not read to its end.
+/// Returns the fence of a completed record that [`first_bytes`] did not read to its end.
 pub(super) fn large(value: &[u8]) -> Option<Fence> {
     let head: &[u8; HEAD_BYTES] = value.first_chunk()?;
     (value.len() > ALONG_MAX && head_completed(head)).then(|| head_fence(head))
 }
 
 impl Redis {
-    /// The record, of any size, or else its tombstone where that is wanted too.
+    /// Reads a record of any size. If it is absent, reads its tombstone if `or_tombstone` is set.
     pub(super) async fn read(
         &self,
         slot: &Slot,
@@ -56,7 +59,7 @@ impl Redis {
         }
     }
 
-    /// What stands there, when it is the turn of a large record.
+    /// Reads a large record when it is its turn.
     async fn read_large(
         &self,
         slot: &Slot,
@@ -70,7 +73,8 @@ impl Redis {
         let slot = *slot;
         let reading = tokio::spawn(async move {
             let _turn = turn;
-            // Only now: the breaker must not take the wait for a turn for a server that does not answer.
+            // Only now: the breaker must not count the wait for a turn as a server that doesn't
+            // answer.
             let deadline = store.deadline();
             store.read_whole(&slot, or_tombstone, deadline).await
         });
@@ -88,7 +92,7 @@ impl Redis {
         deadline: Instant,
     ) -> Result<Option<Held>, StoreError> {
         let mut pipeline = redis::pipe();
-        // The time comes first: a lease that is renewed in between must not look as if it were over.
+        // The time comes first: a lease that is renewed in between must not look expired.
         pipeline.cmd("TIME").cmd("MGET").arg(self.names.record_key(slot));
         if or_tombstone {
             pipeline.arg(self.names.tombstone_key(slot));

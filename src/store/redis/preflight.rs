@@ -1,7 +1,8 @@
-//! Whether the servers can keep what they are asked to keep: version, eviction, persistence, replicas.
+//! Checks before a gateway starts whether the servers can keep its records: version, eviction,
+//! persistence, replicas.
 //!
-//! The settings decide what an acknowledged write is worth, and no answer of a server tells them. So they are looked at
-//! once, when a gateway starts.
+//! The servers' settings decide what an acknowledged write is worth, and no answer to a write
+//! reveals them.
 
 use std::collections::HashMap;
 
@@ -17,16 +18,16 @@ use super::servers::ServerPartitions;
 use super::transport::CONNECT_TIMEOUT_MIN;
 use crate::store::{Store, StoreError};
 
-/// The oldest version that knows all commands that are used here: `COPY`-free scripts with `TIME` and writes, RESP3.
+/// The oldest version with all commands that the store uses: scripts with `TIME` and writes, RESP3.
 const VERSION_MIN: u32 = 6;
 
 const SETTINGS: [&str; 5] = ["maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save"];
 
 impl Redis {
-    /// Looks at every server that holds records.
+    /// Checks every server that holds records.
     ///
     /// # Errors
-    /// That one can't be asked.
+    /// A server doesn't answer.
     pub async fn preflight(&self) -> Result<Vec<Remark>, StoreError> {
         let groups = self
             .servers
@@ -38,14 +39,14 @@ impl Redis {
             remarks.extend(self.preflight_server(&group).await?);
         }
         match pinged {
-            // It answers; that its replicas don't, or which right is missing, is found out above.
+            // The server answers. The checks above have found missing replicas and rights.
             Ok(()) | Err(StoreError::MaybeApplied(_)) => Ok(remarks),
             Err(_) if remarks.iter().any(|remark| remark.grade != Grade::Sound) => Ok(remarks),
             Err(error) => Err(error),
         }
     }
 
-    /// Looks at one server.
+    /// Checks one server.
     async fn preflight_server(&self, group: &ServerPartitions) -> Result<Vec<Remark>, StoreError> {
         let address = group.server.address(self.deadline()).await?;
         let mut remarks = self.missing_rights(group, &format!("server {address}")).await?;
@@ -70,7 +71,7 @@ impl Redis {
         redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
-    /// A setting, if the server tells: managed ones often don't.
+    /// Returns a setting; `None` if the server doesn't reveal it, as managed ones often don't.
     async fn setting(
         &self,
         group: &ServerPartitions,
@@ -157,7 +158,7 @@ fn judge(
         (Some(_), _, save) => remark(
             Grade::Unsound,
             format!(
-                "appendonly no, save {:?}: a crash of the server loses what it record_confirmed",
+                "appendonly no, save {:?}: a crash of the server loses what it acknowledged",
                 save.unwrap_or_default()
             ),
             "set appendonly yes, and appendfsync always if a crash must lose nothing",
@@ -175,11 +176,11 @@ fn judge(
             format!("{replicas} replicas, of which {wanted} have to confirm"),
             "without them nothing is forwarded: start them, or lower ack",
         ));
-        // Whoever is promoted must have it.
+        // Any replica may be promoted, so each must have every acknowledged write.
         if replicas > wanted {
             remarks.push(remark(
                 Grade::Unsound,
-                format!("{} of the replicas may lack what was record_confirmed", replicas - wanted),
+                format!("{} of the replicas may lack what was acknowledged", replicas - wanted),
                 "set ack to the number of replicas: any of them may be promoted",
             ));
         }
@@ -187,7 +188,7 @@ fn judge(
     remarks
 }
 
-/// What `ack = "fsync"` is worth where `appendfsync` is not "always".
+/// Judges `ack = "fsync"` where `appendfsync` is not "always".
 fn fsync_on_request(
     version: &str,
     fsync: &str,
@@ -195,7 +196,7 @@ fn fsync_on_request(
 ) -> Remark {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     if (numbers.next(), numbers.next()) >= (Some(7), Some(2)) {
-        // Safe, but what several requests write no longer reaches the disk together.
+        // Safe, but one disk write no longer serves several requests.
         let text = format!(
             "appendfsync {fsync}: claims and results wait for the disk one after the other, some ten a second; \
              with appendfsync always many reach it at once"
@@ -260,7 +261,7 @@ mod tests {
         ];
         assert_eq!(grades(&primary, &everysec, RedisAck::Memory), [Sound; 4]);
         assert_eq!(grades(&primary, &everysec, RedisAck::Fsync), [Sound, Sound, Sound, Unsound]);
-        // It can be asked to wait for its disk.
+        // It can wait for its disk on request.
         let newer = [("redis_version", "7.2.4"), ("role", "master")];
         assert_eq!(grades(&newer, &everysec, RedisAck::Fsync), [Sound; 4]);
         assert_eq!(grades(&primary, &[], RedisAck::Memory), [Sound, Sound, Unknown, Unknown]);

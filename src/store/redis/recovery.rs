@@ -23,7 +23,7 @@ use super::client::Redis;
 use super::connection::Commands;
 use super::epochs::{ClaimBasis, Epoch, epoch_of, unfinished_copy};
 use super::lineage::LineageId;
-use super::recent_writes::{RecentWrite, RestoreDecision};
+use super::restore_decision::{RecentWrite, RestoreDecision};
 use super::servers::ServerPartitions;
 use super::swap::{RecordWrite, SwapOutcome};
 use crate::key::Slot;

@@ -1,9 +1,12 @@
-//! Which rights the server's user lacks: commands, keys and channels of the server's access control list (ACL).
+//! Finds the rights that the server's user lacks: commands, keys and channels of the server's
+//! access control list (ACL).
 //!
-//! Servers do not tell a plain user its rights. But they check them for each command that is queued in a transaction, and a
-//! discarded transaction runs nothing: so every command that the store sends is queued once, on a connection of its own.
+//! Servers don't reveal the rights of a plain user. But they check them for each command that is
+//! queued in a transaction, and a discarded transaction runs nothing. So the check queues every
+//! command of the store once, on a connection of its own.
 //!
-//! Danger: without a transaction the same commands would run. So nothing is queued unless the server confirmed `MULTI`.
+//! Danger: without a transaction the same commands would run. So the check queues nothing unless
+//! the server confirmed `MULTI`.
 
 use redis::{Cmd, Pipeline, RedisError, Value};
 use tokio::time::timeout;
@@ -18,7 +21,7 @@ use super::transport::CONNECT_TIMEOUT_MIN;
 use crate::key::{PARTITIONS, SLOT_BYTES, Slot, Space};
 use crate::store::{Note, StoreError};
 
-/// What a right is needed for.
+/// The function of the store that needs a right.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum RightUse {
     Records,
@@ -35,7 +38,7 @@ enum RightUse {
 }
 
 impl RightUse {
-    /// Whether a store with these options uses it.
+    /// Whether a store with these options has the function.
     fn is_used(self, features: Features, ack: RedisAck, cluster: bool) -> bool {
         match self {
             RightUse::Records
@@ -51,7 +54,7 @@ impl RightUse {
         }
     }
 
-    /// How much is lost without the right, and what.
+    /// Returns the grade and the effect of a missing right.
     fn without(self) -> (Grade, &'static str) {
         match self {
             RightUse::Records => (
@@ -82,11 +85,11 @@ impl RightUse {
     }
 }
 
-/// Stands for a key, or a channel, among the arguments of a command.
+/// Placeholder for a key or a channel among the arguments of a command.
 const NAME: &str = "\0";
 
-/// The commands that the store sends, or its scripts call; how they are probed, and what they are needed for. A subcommand stands
-/// behind `|`, as access control lists write it.
+/// The commands that the store or its scripts send, the arguments that probe them, and the
+/// functions that need them. A subcommand follows `|`, as access control lists write it.
 const COMMANDS: &[(&str, &[&str], RightUse)] = &[
     ("evalsha", &["0000000000000000000000000000000000000000", "1", NAME], RightUse::Records),
     ("eval", &["return 0", "1", NAME], RightUse::Records),
@@ -132,7 +135,7 @@ const COMMANDS: &[(&str, &[&str], RightUse)] = &[
     ("pttl", &[NAME], RightUse::Cache),
 ];
 
-/// A right that is probed.
+/// A command that probes a right.
 struct RightProbe {
     right: AclRight,
     used_for: RightUse,
@@ -167,7 +170,7 @@ impl AclRight {
     }
 }
 
-/// The names of keys, each with what it is needed for.
+/// Returns the names of keys, each with the function that needs it.
 fn key_names(names: &KeyNames, partition: u16) -> Vec<(Vec<u8>, RightUse)> {
     let mut hash = [0; SLOT_BYTES];
     hash[0] = partition.to_be_bytes()[1];
@@ -204,7 +207,7 @@ fn key_names(names: &KeyNames, partition: u16) -> Vec<(Vec<u8>, RightUse)> {
     keys
 }
 
-/// The pattern that matches a name in every partition, and of every slot.
+/// Returns the pattern that matches a name in every partition, and of every slot.
 fn pattern_of(name: &[u8]) -> String {
     let name = String::from_utf8_lossy(name);
     let (name, hash) = match name.rsplit_once(':') {
@@ -217,7 +220,7 @@ fn pattern_of(name: &[u8]) -> String {
     }
 }
 
-/// Probes for all rights that such a store needs.
+/// Returns the probes for all rights that a store with these options needs.
 fn probes(names: &KeyNames, features: Features, ack: RedisAck, cluster: bool) -> Vec<RightProbe> {
     let channel = names.record_key(&Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]));
     let ping = names.ping_key(None);
@@ -255,7 +258,7 @@ fn probes(names: &KeyNames, features: Features, ack: RedisAck, cluster: bool) ->
     probes
 }
 
-/// Takes together what the server answered: each missing right once, and all keys as one right where no key is granted.
+/// Summarizes the answers: each missing right once, and all keys as one right if no key is granted.
 fn missing(
     names: &KeyNames,
     probes: &[RightProbe],
@@ -286,10 +289,10 @@ const ADVICE: &str =
     "grant it to the user of the store's url: docs/OPERATING.md has the smallest list";
 
 impl Redis {
-    /// Names the rights that the user of the store's url lacks at this server.
+    /// Returns a remark for each right that the user of the store's url lacks at this server.
     ///
     /// # Errors
-    /// The server can't be asked.
+    /// The server doesn't answer.
     pub(super) async fn missing_rights(
         &self,
         group: &ServerPartitions,
@@ -315,7 +318,8 @@ impl Redis {
                 timeout(limit, connection.send_packed_commands(commands, 0, commands.len())).await;
             answers.map_err(|_| unanswered())?.map_err(|error| fault::of_command(&error))
         };
-        // Outside a transaction EXEC does nothing. Within one it would run what was queued, so it is sent first, and never again.
+        // Outside a transaction EXEC does nothing. Within one it would run the queued commands, so
+        // it is sent first, and never again.
         let mut transaction = redis::pipe();
         transaction.cmd("EXEC").cmd("MULTI");
         let answers = ask(&transaction).await?;
@@ -366,7 +370,7 @@ mod tests {
 
     const ALL: Features = Features { event_log: true, local_cache: true };
 
-    /// The commands that a source text sends, in lower case; the first word of each.
+    /// Returns the commands that a source text sends, in lower case; the first word of each.
     fn sent(text: &str) -> BTreeSet<String> {
         let calls = ["call('", "cmd(\""];
         let names = calls.iter().flat_map(|call| text.split(call).skip(1));
@@ -377,8 +381,8 @@ mod tests {
     #[test]
     fn every_command_that_is_sent_is_probed() {
         let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("src/store/redis");
-        // Sent while it connects, or to sentinels, whose answers name what is missing.
-        // Or by `onceward store copy`, for which OPERATING names them.
+        // Sent at login, to sentinels, or by `onceward store copy`. The errors of logins and
+        // sentinels name the missing right, and OPERATING lists the rights for a copy.
         let elsewhere = ["del", "ping", "cluster", "sentinel", "role", "multi", "exec", "discard"];
         let probed: BTreeSet<&str> =
             COMMANDS.iter().filter_map(|(name, ..)| name.split('|').next()).collect();

@@ -1,10 +1,13 @@
-//! Hears, for all waiters of this process over one connection, which records were changed by whomever.
+//! Receives the messages about changed records for all waiters of this process, over one
+//! connection.
 //!
-//! On a cluster, too: its nodes pass what is published to each other, so that any one of them tells of all partitions, and
-//! no subscription has to follow a partition that moves. The price is a message between the nodes for each settlement.
+//! It needs one connection on a cluster, too: the nodes forward published messages to each other,
+//! so every node has the messages of all partitions, and no subscription has to follow a partition
+//! that moves. The price is a message between the nodes for each settlement.
 //!
-//! Danger: a message that comes while nobody listens is lost. So a watcher reads once its subscription is confirmed,
-//! and every subscription is confirmed anew after the connection was lost.
+//! Danger: a message is lost while there is no subscription. So a waiter reads its record once its
+//! subscription is confirmed, and every subscription is confirmed again after the connection was
+//! lost.
 
 use std::collections::HashSet;
 use std::sync::Arc;
@@ -22,12 +25,13 @@ use super::transport::NewConnection;
 use crate::key::Slot;
 use crate::store::Hub;
 
-/// Channels in one SUBSCRIBE: some 40 KB, so that thousands of waiters don't make one long command after a reconnect.
+/// Channels in one SUBSCRIBE: about 40 KB, so that thousands of waiters don't make one long command
+/// after a reconnect.
 const CHANNELS_PER_COMMAND: usize = 512;
 
-/// Subscribes to what is watched, for as long as it runs. Connects when the first watcher appears.
+/// Subscribes to the watched slots for as long as it runs. Connects when the first watcher appears.
 pub(super) async fn run(connector: Connector, hub: Hub) {
-    // Which slots are watched is asked of the hub once the connection stands.
+    // The hub lists the watched slots once there is a connection.
     hub.any_watched().await;
     let mut backoff = Backoff::default();
     loop {
@@ -57,7 +61,7 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
     }
 }
 
-/// Passes on what the server sends.
+/// Makes the receiver of the messages that the server sends.
 fn listener(
     names: KeyNames,
     hub: Hub,
@@ -84,7 +88,7 @@ struct SubscriberSession<'a> {
 }
 
 impl SubscriberSession<'_> {
-    /// Keeps the subscriptions as the hub wants them, until one fails.
+    /// Keeps the subscriptions in step with the hub until one fails.
     async fn follow(&mut self) -> redis::RedisError {
         let mut changes: HashSet<Slot> = self.hub.follow().into_iter().collect();
         loop {
@@ -105,7 +109,7 @@ impl SubscriberSession<'_> {
             within(self.connector, connection.unsubscribe(channels(&self.connector.names, slots)))
                 .await?;
         }
-        // One who left and came again before this saw it: the subscription still stands.
+        // A watcher left and another came in between: the subscription still exists.
         let (standing, missing): (Vec<Slot>, Vec<Slot>) =
             watched.into_iter().partition(|slot| self.subscribed.contains(slot));
         standing.iter().for_each(|slot| self.hub.confirm(slot));
@@ -124,7 +128,7 @@ fn channels(names: &KeyNames, slots: &[Slot]) -> Vec<Vec<u8>> {
     slots.iter().map(|slot| names.record_key(slot)).collect()
 }
 
-/// A server that doesn't answer a subscription in time is left, as one that broke off.
+/// Waits for the answer to a subscription. No answer in time is an error, and ends the connection.
 async fn within(
     connector: &Connector,
     answer: impl Future<Output = RedisResult<()>>,

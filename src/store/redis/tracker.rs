@@ -1,9 +1,10 @@
-//! Hears from the server which of the records that are kept in this process have changed (CLIENT TRACKING, opted in for each
-//! record), over a connection of its own.
+//! Learns from the server which of the records that this process caches have changed (CLIENT
+//! TRACKING with OPTIN for each record), over a connection of its own.
 //!
-//! Danger: what the server tells while nobody listens is lost, and a connection that hangs looks like one on which nothing
-//! changes. So with the connection all records are dropped, and it is asked a question several times a second. The question
-//! is a write: a replica that was a primary would answer any other, and hears of changes late.
+//! Danger: a message that the server sends while there is no connection is lost, and a connection
+//! that hangs looks as if nothing changes. So a lost connection empties the cache, and the tracker
+//! sends a probe several times a second. The probe is a write: a former primary that is a replica
+//! now answers any other command, and learns of changes late.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -26,20 +27,22 @@ use crate::key::Slot;
 use crate::record::{HEAD_BYTES, head_completed, head_fence, head_version};
 use crate::store::cache::{Confirmed, LocalCache};
 
-/// Between two questions. A few of them fit into the time for which records are given out without an answer.
+/// Time between two probes. A few of them fit into the time for which the cache answers without
+/// one.
 const PERIOD: Duration = Duration::from_millis(250);
 
-/// Records confirmed by one question.
+/// Records that one probe confirms.
 const BATCH: usize = 64;
 
 /// Commands that confirm a record.
 const COMMANDS_PER_RECORD: usize = 3;
 
-/// Tells `cache` of changes for as long as the task lives, and confirms the records that are `wanted`. A server that is down
-/// makes the cache empty, nothing else. Must be called within a tokio runtime.
+/// Removes changed records from `cache` for as long as the task runs, and confirms the records that
+/// are `wanted`. A server that is down only makes the cache empty. Must be called within a tokio
+/// runtime.
 ///
 /// # Errors
-/// The options lead nowhere.
+/// An option is invalid.
 pub fn track(
     options: &RedisOptions,
     cache: Arc<LocalCache>,
@@ -81,17 +84,14 @@ async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Rec
             Err(reason) => reason,
         };
         if !is_logged {
-            tracing::warn!(
-                reason,
-                "records are not kept in the process: the store does not tell of changes"
-            );
+            tracing::warn!(reason, "the store reports no changes: the process keeps no records");
         }
         is_logged = true;
         backoff.wait().await;
     }
 }
 
-/// Passes on what the server sends.
+/// Makes the receiver of the messages that the server sends.
 fn listener(
     names: KeyNames,
     cache: Arc<LocalCache>,
@@ -129,7 +129,7 @@ struct TrackerSession<'a> {
 }
 
 impl TrackerSession<'_> {
-    /// Confirms and asks, until that fails; says why.
+    /// Confirms records and sends probes until one fails; returns why.
     async fn follow(&mut self) -> String {
         let mut tracking = redis::pipe();
         tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN");
@@ -142,12 +142,13 @@ impl TrackerSession<'_> {
                 return reason;
             }
             slots.clear();
-            // None came, or nobody wants any: then it is time for the next question.
+            // A timeout, or no receiver of records any more: then the next probe is due.
             let _ = timeout(PERIOD, self.wanted.recv_many(&mut slots, BATCH)).await;
         }
     }
 
-    /// Reads what is wanted, so that its changes are told from now on, and hears whether all that changed before was told.
+    /// Reads the wanted records, so that the server reports their changes from now on, and learns
+    /// whether the server has reported all changes so far.
     async fn confirm(&mut self, slots: &[Slot]) -> Result<(), String> {
         let confirmation = &self.connector.confirmation;
         let mut pipeline = Pipeline::with_capacity(slots.len() * COMMANDS_PER_RECORD + 2);
@@ -157,7 +158,7 @@ impl TrackerSession<'_> {
             pipeline.cmd("GETRANGE").arg(&key).arg(0).arg(HEAD_BYTES - 1);
             pipeline.cmd("PTTL").arg(&key);
         }
-        // What stands before this write is confirmed with it.
+        // The write of the probe also confirms everything before it.
         pipeline.add_command(probe_write(&self.connector.names, None));
         let wait = confirmation.wait_command();
         wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
@@ -196,7 +197,7 @@ impl TrackerSession<'_> {
     }
 }
 
-/// Refuses an answer that has an error in it.
+/// Fails if an answer is an error.
 fn all_well(values: Vec<Value>) -> Result<(), String> {
     match values
         .into_iter()
@@ -207,11 +208,11 @@ fn all_well(values: Vec<Value>) -> Result<(), String> {
     }
 }
 
-/// A completed record's head and remaining life.
+/// Reads a completed record's head and remaining life.
 fn found(head: &Value, life: &Value, asked_ms: u64) -> Option<Confirmed> {
     let (Value::BulkString(head), Value::Int(life_ms)) = (head, life) else { return None };
     let head: &[u8; HEAD_BYTES] = head.as_slice().try_into().ok()?;
-    // Negative where there is none.
+    // Negative for an absent key and for one without an expiry.
     let life = Duration::from_millis(u64::try_from(*life_ms).ok()?);
     head_completed(head).then(|| Confirmed {
         version: head_version(head),

@@ -8,7 +8,7 @@ use super::client::Redis;
 use super::connection::CallError;
 use super::epochs::{ClaimBasis, paused};
 use super::large;
-use super::recent_writes::{RecentWrite, RestoreDecision};
+use super::restore_decision::{RecentWrite, RestoreDecision};
 use super::swap::{RecordWrite, SwapOutcome};
 use crate::key::{Slot, Space};
 use crate::record::{Held, head_completed};
