@@ -172,7 +172,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_call_that_says_nothing_counts_for_nothing() {
+    async fn a_call_without_a_report_counts_for_nothing() {
         let breaker = Breaker::new(BreakerMeter::default());
         (0..UNANSWERED_MAX * 2).for_each(|_| drop(breaker.pass().unwrap()));
         assert!(!is_open(&breaker), "a server that is down, or a caller who left");
@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn a_probe_whose_caller_leaves_makes_room_for_the_next() {
+    async fn a_probe_that_lost_its_caller_makes_room_for_the_next() {
         let (breaker, _) = opened();
         tokio::time::advance(OPEN_FOR).await;
         drop(breaker.pass().unwrap());

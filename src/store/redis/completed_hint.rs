@@ -52,7 +52,7 @@ mod tests {
     use crate::key::{SLOT_BYTES, Space};
 
     #[test]
-    fn who_comes_later_takes_the_place_and_nobody_is_taken_for_another() {
+    fn a_later_slot_takes_the_entry_and_no_slot_is_mistaken_for_another() {
         let slot = |mark: u8, place: u8| {
             let mut hash = [0; SLOT_BYTES];
             (hash[7], hash[15]) = (mark, place);

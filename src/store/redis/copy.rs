@@ -251,7 +251,8 @@ impl CopiedRedis {
         let gateways = self.store.gateways().await?;
         if gateways.present > 0 {
             return Err(CopyError::Refused(format!(
-                "gateways use this store in Redis ({} of them): end them first (one that was killed counts for 20 s)",
+                "gateways use this store in Redis ({} of them): end them first \
+                 (one that was killed counts for 20 s)",
                 gateways.present
             )));
         }
@@ -363,7 +364,9 @@ impl Target for CopiedRedis {
             Some(kept) => {
                 let progress = serde_json::from_str(&kept).map_err(|_| {
                     CopyError::Refused(
-                        "the second store holds an unfinished copy by another version: empty it and begin anew".into(),
+                        "the second store holds an unfinished copy by another version: \
+                         empty it and begin anew"
+                            .into(),
                     )
                 })?;
                 self.close(|_| true).await?;
@@ -372,7 +375,9 @@ impl Target for CopiedRedis {
             None => {
                 if !self.is_empty().await? {
                     return Err(CopyError::Refused(
-                        "the second store holds something already: empty it, or name another namespace".into(),
+                        "the second store holds something already: \
+                         empty it, or name another namespace"
+                            .into(),
                     ));
                 }
                 self.close(|_| true).await?;

@@ -49,7 +49,9 @@ pub(super) fn unfinished_copy() -> StoreError {
 /// The error of a call that waits for the end of the pause after a loss.
 pub(super) fn paused() -> StoreError {
     StoreError::NotApplied(
-        "the store may have lost records a moment ago: what it doesn't know is refused for some seconds".into(),
+        "the store may have lost records a moment ago: \
+         what it doesn't know is refused for some seconds"
+            .into(),
     )
 }
 
@@ -167,7 +169,7 @@ impl EpochTable {
                 | StoreError::Unread(why),
             ) => StoreError::NotApplied(why.clone()),
             Some(error @ StoreError::Corrupt(_)) => error.clone(),
-            None => StoreError::NotApplied("what the store's server holds is not known yet".into()),
+            None => StoreError::NotApplied("the store's server has not been checked yet".into()),
         }
     }
 

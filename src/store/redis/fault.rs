@@ -200,7 +200,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_the_server_refuses_before_it_writes_is_not_applied() {
+    fn only_refusals_before_the_first_write_are_not_applied() {
         for (code, meaning) in REFUSALS {
             let text = of_command(&answered(&format!("{code} of s3cret")));
             let StoreError::NotApplied(text) = text else { panic!("{code}: {text:?}") };

@@ -255,7 +255,7 @@ impl Redis {
                 Ok(Some(held)) => records.push((slot, held)),
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(operation = %slot, %error, "the listing leaves out an unreadable record")
+                    tracing::warn!(operation = %slot, %error, "unreadable record left out of a listing");
                 }
             }
         }

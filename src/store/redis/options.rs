@@ -95,7 +95,8 @@ impl fmt::Debug for RedisOptions {
 pub enum ConnectError {
     /// The URL is not one of a Redis server.
     #[error(
-        "the store's URL is not of the form redis://[user:password@]host[:port][/db], rediss://.. or unix:///path"
+        "the store's URL is not of the form redis://[user:password@]host[:port][/db], \
+         rediss://.. or unix:///path"
     )]
     Url,
     /// The namespace is invalid.
@@ -116,7 +117,10 @@ pub enum ConnectError {
     #[error("TLS to the store can't be set up: {0}")]
     Trust(#[from] TrustError),
     /// The file has no certificates, or the URL is not a `rediss://` one.
-    #[error("the store's ca_file {} must have certificates in PEM, and belongs to a rediss:// URL", .path.display())]
+    #[error(
+        "the store's ca_file {} must have certificates in PEM, and belongs to a rediss:// URL",
+        .path.display()
+    )]
     Certificates {
         /// The file.
         path: PathBuf,

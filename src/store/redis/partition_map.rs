@@ -89,8 +89,8 @@ impl PartitionMap {
 }
 
 /// Reads the owner of each partition from an answer to CLUSTER SLOTS, which is
-/// `[first, last, [host, port, ..], replicas ..], ..`. `asked` is the node that answered.
-pub(super) fn owners(slots: Value, asked: &Address) -> Option<Vec<Option<Address>>> {
+/// `[first, last, [host, port, ..], replicas ..], ..`. `answered_by` is the node that sent it.
+pub(super) fn owners(slots: Value, answered_by: &Address) -> Option<Vec<Option<Address>>> {
     let Value::Array(ranges) = slots else { return None };
     let mut owners = vec![None; usize::from(PARTITIONS)];
     let hash_slots: Vec<i64> = (0..PARTITIONS)
@@ -107,7 +107,7 @@ pub(super) fn owners(slots: Value, asked: &Address) -> Option<Vec<Option<Address
             Some(Value::Int(port)) => u16::try_from(*port).ok()?,
             _ => return None,
         };
-        let host = match (node.first(), asked) {
+        let host = match (node.first(), answered_by) {
             (Some(Value::BulkString(host)), _) if !host.is_empty() && host != b"?" => {
                 String::from_utf8(host.clone()).ok()?
             }

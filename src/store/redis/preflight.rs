@@ -136,7 +136,7 @@ fn judge(
         ),
         _ => remark(
             Grade::Unknown,
-            "maxmemory-policy can't be asked".into(),
+            "the server doesn't reveal maxmemory-policy".into(),
             "make sure that it is noeviction",
         ),
     });
@@ -165,7 +165,7 @@ fn judge(
         ),
         _ => remark(
             Grade::Unknown,
-            "persistence can't be asked".into(),
+            "the server doesn't reveal its persistence".into(),
             "make sure that appendonly is on",
         ),
     });
@@ -198,8 +198,8 @@ fn fsync_on_request(
     if (numbers.next(), numbers.next()) >= (Some(7), Some(2)) {
         // Safe, but one disk write no longer serves several requests.
         let text = format!(
-            "appendfsync {fsync}: claims and results wait for the disk one after the other, some ten a second; \
-             with appendfsync always many reach it at once"
+            "appendfsync {fsync}: claims and results wait for the disk one after the other, \
+             some ten a second; with appendfsync always many reach it at once"
         );
         return remark(Grade::Sound, text, "");
     }
@@ -226,7 +226,7 @@ mod tests {
     }
 
     #[test]
-    fn what_loses_records_is_unsound() {
+    fn settings_that_lose_records_are_unsound() {
         use Grade::{Sound, Unknown, Unsound};
         let primary = [("redis_version", "7.0.15"), ("role", "master"), ("connected_slaves", "2")];
         let kept = [("maxmemory", "0"), ("appendonly", "yes"), ("appendfsync", "always")];

@@ -149,7 +149,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn who_wrote_a_moment_ago_and_did_not_leave_is_present() {
+    fn a_gateway_that_wrote_a_moment_ago_and_did_not_leave_is_present() {
         let at_100_s = |entries: &[&str]| gateways_at(100_000, entries.iter().copied());
         assert_eq!(at_100_s(&[]), Gateways::default());
         assert_eq!(

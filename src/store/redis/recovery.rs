@@ -235,7 +235,11 @@ impl Redis {
                     return Ok(());
                 }
                 RestoreDecision::BegunAgain => {
-                    tracing::error!(operation = %slot, "the store lost this operation and it was begun again: it may have been executed twice");
+                    tracing::error!(
+                        operation = %slot,
+                        "the store lost this operation and it was begun again: \
+                         it may have been executed twice"
+                    );
                     self.recent_writes.remove_superseded(&slot, recent.version());
                     return Ok(());
                 }
@@ -249,7 +253,12 @@ impl Redis {
 
 /// Leaves an unreadable record alone, so that the other recent writes are still restored.
 fn skip_unreadable(slot: &Slot, error: &CodecError) -> Result<(), StoreError> {
-    tracing::error!(operation = %slot, %error, "a record that the store may have lost can't be written again: the stored record can't be read");
+    tracing::error!(
+        operation = %slot,
+        %error,
+        "a record that the store may have lost can't be written again: \
+         the stored record can't be read"
+    );
     Ok(())
 }
 
@@ -267,7 +276,8 @@ fn report(lost: usize, known_before: usize) {
     } else if known_before > 0 {
         tracing::warn!(
             partitions = known_before,
-            "the store's server was restarted or replaced: this gateway writes its recent records again"
+            "the store's server was restarted or replaced: \
+             this gateway writes its recent records again"
         );
     }
 }

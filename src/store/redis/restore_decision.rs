@@ -185,8 +185,8 @@ mod tests {
         let other = |changes, state: &State| record(100, changes, 2, 20, state.clone());
         let elsewhere = |state: &State| record(900, 0, 2, 20, state.clone());
         let decided = |changes, state: &State| record(100, changes, 3, 10, state.clone());
-        let (marker, doubt, done) = (State::Released, uncertain(), result());
-        for held in [&in_flight, &doubt, &done] {
+        let (marker, unsure, done) = (State::Released, uncertain(), result());
+        for held in [&in_flight, &unsure, &done] {
             // What a replica that lags behind goes on with.
             assert_eq!(
                 decision(own(2, held), other(1, &marker)),
@@ -198,13 +198,13 @@ mod tests {
                 OverEarlierState(Version(100)),
                 "that another left"
             );
-            assert_eq!(decision(own(2, held), own(1, &doubt)), OverEarlierState(Version(101)));
+            assert_eq!(decision(own(2, held), own(1, &unsure)), OverEarlierState(Version(101)));
             // Duplicates that were given up, wherever their versions come from.
             assert_eq!(decision(own(2, held), elsewhere(&marker)), UnderNewVersion(Version(900)));
             assert_eq!(decision(own(2, held), other(2, &marker)), UnderNewVersion(Version(102)));
             assert_eq!(decision(own(2, held), other(3, &marker)), UnderNewVersion(Version(103)));
             // Another history.
-            for current in [&in_flight, &doubt, &done, &State::Expired] {
+            for current in [&in_flight, &unsure, &done, &State::Expired] {
                 assert_eq!(decision(own(2, held), elsewhere(current)), BegunAgain);
             }
             assert_eq!(
@@ -215,7 +215,7 @@ mod tests {
             assert_eq!(decision(own(2, held), own(3, &done)), Obsolete);
         }
         let again = |state: &State| record(900, 0, 1, 10, state.clone());
-        for held in [&in_flight, &doubt] {
+        for held in [&in_flight, &unsure] {
             assert_eq!(
                 decision(own(2, held), decided(4, &marker)),
                 Obsolete,
@@ -228,22 +228,22 @@ mod tests {
                 Obsolete,
                 "written again already"
             );
-            assert_eq!(decision(own(2, held), own(4, &doubt)), Obsolete, "its lease is over");
+            assert_eq!(decision(own(2, held), own(4, &unsure)), Obsolete, "its lease is over");
         }
-        // No outcome follows a result: its earlier state was marked, released or claimed by who
-        // didn't know of it.
-        for current in [&in_flight, &doubt, &marker] {
+        // No outcome follows a result: a gateway without the result has marked, released or claimed
+        // its earlier state.
+        for current in [&in_flight, &unsure, &marker] {
             assert_eq!(decision(own(2, &done), decided(4, current)), UnderNewVersion(Version(104)));
             assert_eq!(decision(own(2, &done), again(current)), UnderNewVersion(Version(900)));
         }
         assert_eq!(decision(own(2, &done), decided(3, &State::Expired)), Obsolete);
-        // A marker protects nothing from those who run.
+        // A marker protects nothing from running attempts.
         assert_eq!(decision(own(1, &marker), own(0, &in_flight)), OverEarlierState(Version(100)));
-        assert_eq!(decision(decided(2, &marker), own(1, &doubt)), OverEarlierState(Version(101)));
+        assert_eq!(decision(decided(2, &marker), own(1, &unsure)), OverEarlierState(Version(101)));
         assert_eq!(decision(own(1, &marker), other(0, &marker)), OverEarlierState(Version(100)));
         for current in [
             other(0, &in_flight),
-            other(0, &doubt),
+            other(0, &unsure),
             other(0, &done),
             elsewhere(&in_flight),
             elsewhere(&marker),

@@ -313,7 +313,7 @@ impl Redis {
             advice: ADVICE,
         };
         let limit = self.timeout.max(CONNECT_TIMEOUT_MIN);
-        let mut ask = async |commands: &Pipeline| {
+        let mut send = async |commands: &Pipeline| {
             let answers =
                 timeout(limit, connection.send_packed_commands(commands, 0, commands.len())).await;
             answers.map_err(|_| unanswered())?.map_err(|error| fault::of_command(&error))
@@ -322,7 +322,7 @@ impl Redis {
         // it is sent first, and never again.
         let mut transaction = redis::pipe();
         transaction.cmd("EXEC").cmd("MULTI");
-        let answers = ask(&transaction).await?;
+        let answers = send(&transaction).await?;
         let mut remarks = Vec::new();
         let without = if self.features.event_log {
             RightUse::Log.without()
@@ -341,7 +341,7 @@ impl Redis {
         let mut queue = Pipeline::with_capacity(probes.len() + 1);
         probes.iter().for_each(|probe| _ = queue.add_command(probe.command.clone()));
         queue.cmd("DISCARD");
-        let answers = ask(&queue).await?;
+        let answers = send(&queue).await?;
         if answers.last().is_some_and(is_denied) {
             remarks.push(transactions());
         }
@@ -355,7 +355,8 @@ impl Redis {
 }
 
 fn is_denied(answer: &Value) -> bool {
-    matches!(answer, Value::ServerError(error) if fault::denial(&RedisError::from(error.clone()), "").is_some())
+    let Value::ServerError(error) = answer else { return false };
+    fault::denial(&RedisError::from(error.clone()), "").is_some()
 }
 
 #[cfg(test)]
@@ -450,7 +451,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_is_used_is_probed() {
+    fn only_used_rights_are_probed() {
         let rights = |features, ack| -> Vec<AclRight> {
             probes(&names(), features, ack, false).into_iter().map(|probe| probe.right).collect()
         };

@@ -70,7 +70,7 @@ impl Sentinels {
         let mut query = redis::cmd("SENTINEL");
         query.arg("GET-MASTER-ADDR-BY-NAME").arg(&self.name);
         match answer(&opened.connection, &query, transport.timeout()).await? {
-            Value::Nil => Err("it knows no primary of this name".into()),
+            Value::Nil => Err("it has no primary of this name".into()),
             value => {
                 let (host, port): (String, u16) =
                     redis::from_redis_value(value).map_err(|_| UNREADABLE)?;

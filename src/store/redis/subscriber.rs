@@ -47,8 +47,13 @@ pub(super) async fn run(connector: Connector, hub: Hub) {
                     subscribed: HashSet::new(),
                 };
                 tokio::select! {
-                    error = session.follow() => tracing::debug!(error = fault::of_connecting(&error), "a subscription failed"),
-                    () = ended.notified() => tracing::debug!("the connection for subscriptions is lost, connecting again"),
+                    error = session.follow() => {
+                        let error = fault::of_connecting(&error);
+                        tracing::debug!(error, "a subscription failed");
+                    }
+                    () = ended.notified() => {
+                        tracing::debug!("the subscriptions' connection is lost, connecting again");
+                    }
                 }
                 hub.lost();
                 if born.elapsed() >= BACKOFF_MAX {
@@ -110,9 +115,9 @@ impl SubscriberSession<'_> {
                 .await?;
         }
         // A watcher left and another came in between: the subscription still exists.
-        let (standing, missing): (Vec<Slot>, Vec<Slot>) =
+        let (subscribed, missing): (Vec<Slot>, Vec<Slot>) =
             watched.into_iter().partition(|slot| self.subscribed.contains(slot));
-        standing.iter().for_each(|slot| self.hub.confirm(slot));
+        subscribed.iter().for_each(|slot| self.hub.confirm(slot));
         for slots in missing.chunks(CHANNELS_PER_COMMAND) {
             let mut connection = self.connection.clone();
             within(self.connector, connection.subscribe(channels(&self.connector.names, slots)))

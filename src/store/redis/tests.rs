@@ -60,8 +60,8 @@ async fn claimed(store: &Redis, n: u64) -> bool {
     matches!(claims(store, n).await, Ok(Swap::Stored))
 }
 
-async fn looks(watch: &mut Watch) {
-    timeout(PATIENCE, watch.changed()).await.expect("the watcher is told to look");
+async fn wakes(watch: &mut Watch) {
+    timeout(PATIENCE, watch.changed()).await.expect("the watcher is woken");
 }
 
 mod over_tcp {
@@ -141,7 +141,7 @@ async fn options_that_lead_nowhere_are_refused_without_the_password() {
 }
 
 #[tokio::test]
-async fn scripts_that_the_server_forgot_are_told_again() {
+async fn scripts_that_the_server_forgot_are_sent_again() {
     let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     assert_eq!(claims(&store, 1).await.unwrap(), Swap::Stored);
@@ -180,10 +180,10 @@ async fn a_store_may_begin_before_its_server() {
 }
 
 #[tokio::test]
-async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
+async fn a_stopped_server_leaves_a_claim_unconfirmed_and_then_fails_the_next() {
     let server = TestServer::start().await;
     let store = store(&server.tcp_url(), SHORT);
-    // Once, so that the server knows the script.
+    // Once, so that the server has the script.
     until("it works", async || claimed(&store, 9).await).await;
     server.stop();
     let begun = Instant::now();
@@ -196,8 +196,9 @@ async fn a_stopped_server_leaves_a_claim_in_doubt_and_then_refuses_none() {
     .await;
     server.resume();
     until("it works again", async || claimed(&store, 3).await).await;
-    // The claim lay in the server's socket: its caller had given up, and it was carried out all the same.
-    until("the claim in doubt is there", async || store.load(&HERE(1)).await.unwrap().is_some())
+    // The claim was in the server's socket: its caller had given up, and the server ran it all the
+    // same.
+    until("the unconfirmed claim is there", async || store.load(&HERE(1)).await.unwrap().is_some())
         .await;
 }
 
@@ -248,7 +249,7 @@ async fn a_replica_is_left_for_whoever_took_its_place() {
 }
 
 #[tokio::test]
-async fn a_wrong_password_is_told_without_it() {
+async fn a_wrong_password_is_reported_without_it() {
     let server = TestServer::start_with(&["--requirepass", "right"]).await;
     let url = |login: &str| format!("redis://{login}127.0.0.1:{}", server.port);
     for login in [":s3cret@", "alice:s3cret@", ""] {
@@ -279,7 +280,7 @@ async fn a_watcher_is_woken_by_another_gateway() {
     for slot in [HERE(1), slot(Space::Shadow, 1)] {
         here.swap(&slot, None, &claim(1, 1), LEASE).await.unwrap();
         let mut watch = here.watch(&slot);
-        looks(&mut watch).await;
+        wakes(&mut watch).await;
         assert!(timeout(SHORT, watch.changed()).await.is_err(), "nothing has changed");
         assert!(there.renew(&slot, Fence(1), SHORT * 10, SHORT * 20).await.unwrap());
         assert!(timeout(SHORT, watch.changed()).await.is_err(), "a renewal wakes nobody");
@@ -287,7 +288,7 @@ async fn a_watcher_is_woken_by_another_gateway() {
             .swap(&slot, Some(Version(1)), &Record { version: Version(2), ..completed(1) }, KEEP)
             .await
             .unwrap();
-        looks(&mut watch).await;
+        wakes(&mut watch).await;
     }
 }
 
@@ -297,7 +298,7 @@ async fn watchers_look_again_when_their_subscription_was_lost() {
     let (here, there, mut admin) = (server.store(), server.store(), server.admin().await);
     let mut watches: Vec<Watch> = (0..2000).map(|n| here.watch(&HERE(n))).collect();
     for watch in &mut watches {
-        looks(watch).await;
+        wakes(watch).await;
     }
     let killed: u64 = redis::cmd("CLIENT")
         .arg("KILL")
@@ -308,10 +309,10 @@ async fn watchers_look_again_when_their_subscription_was_lost() {
         .unwrap();
     assert_eq!(killed, 1);
     for watch in &mut watches {
-        looks(watch).await;
+        wakes(watch).await;
     }
     there.swap(&HERE(7), None, &completed(7), KEEP).await.unwrap();
-    looks(&mut watches[7]).await;
+    wakes(&mut watches[7]).await;
 }
 
 #[tokio::test]
@@ -325,13 +326,13 @@ async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
     for _ in 0..2 {
         let mut watches: Vec<Watch> = (0..1000).map(|_| store.watch(&HERE(1))).collect();
         for watch in &mut watches {
-            looks(watch).await;
+            wakes(watch).await;
         }
         assert_eq!(subscribers().await, 1);
         store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
         drop(watches.drain(1..));
-        // Who comes to a subscription that stands looks at once.
-        looks(&mut store.watch(&HERE(1))).await;
+        // A watcher of an existing subscription looks at once.
+        wakes(&mut store.watch(&HERE(1))).await;
         drop(watches);
         until("nobody is subscribed", async || subscribers().await == 0).await;
     }
@@ -340,7 +341,7 @@ async fn a_thousand_watchers_of_a_slot_are_one_subscription() {
     assert!(stats.contains("cmdstat_subscribe:calls=2,"), "{stats}");
 }
 
-/// A way to the server on which the answer to one command gets lost, after the server has carried it out.
+/// A proxy that loses the answer to one command after the server has run it.
 async fn lossy(port: u16) -> (u16, Arc<AtomicBool>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let (here, loses) = (listener.local_addr().unwrap().port(), Arc::new(AtomicBool::new(false)));
@@ -355,15 +356,17 @@ async fn lossy(port: u16) -> (u16, Arc<AtomicBool>) {
 }
 
 async fn relay(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicBool>) {
-    let (mut asked, mut answered) = ([0; 65536], [0; 65536]);
+    let (mut request, mut response) = ([0; 65536], [0; 65536]);
     loop {
         tokio::select! {
-            n = client.read(&mut asked) => match n {
-                Ok(n) if n > 0 => server.write_all(&asked[..n]).await.unwrap(),
+            n = client.read(&mut request) => match n {
+                Ok(n) if n > 0 => server.write_all(&request[..n]).await.unwrap(),
                 _ => return,
             },
-            n = server.read(&mut answered) => match n {
-                Ok(n) if n > 0 && !loses.swap(false, Ordering::SeqCst) => client.write_all(&answered[..n]).await.unwrap(),
+            n = server.read(&mut response) => match n {
+                Ok(n) if n > 0 && !loses.swap(false, Ordering::SeqCst) => {
+                    client.write_all(&response[..n]).await.unwrap();
+                }
                 _ => return,
             },
         }
@@ -371,19 +374,19 @@ async fn relay(mut client: TcpStream, mut server: TcpStream, loses: Arc<AtomicBo
 }
 
 #[tokio::test]
-async fn a_claim_whose_answer_is_lost_reads_back_under_its_own_fence() {
+async fn a_claim_with_a_lost_answer_reads_back_under_its_own_fence() {
     let server = TestServer::start().await;
     let (port, loses) = lossy(server.port).await;
     let store = store(&format!("redis://127.0.0.1:{port}"), PATIENCE);
     store.ping().await.unwrap();
-    // Known to the server, so that the claim takes one round trip.
+    // A first claim, so that the server has the script and the next one takes one round trip.
     claims(&store, 1).await.unwrap();
     loses.store(true, Ordering::SeqCst);
     let answer = claims(&store, 2).await;
     assert!(matches!(answer, Err(StoreError::MaybeApplied(_))), "{answer:?}");
     until("it is connected again", async || store.ping().await.is_ok()).await;
     assert_eq!(store.load(&HERE(2)).await.unwrap().unwrap().record.fence, Fence(2));
-    assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored, "said twice, stored once");
+    assert_eq!(claims(&store, 2).await.unwrap(), Swap::Stored, "sent twice, stored once");
 }
 
 #[tokio::test]
@@ -420,7 +423,7 @@ async fn a_record_that_cannot_be_read_is_an_error_and_not_a_free_slot() {
 }
 
 #[tokio::test]
-async fn what_the_index_holds_in_error_is_taken_out() {
+async fn wrong_entries_of_the_index_are_removed() {
     let server = TestServer::start().await;
     let (store, mut admin) = (server.store(), server.admin().await);
     store.swap(&HERE(1), None, &completed(1), KEEP).await.unwrap();
@@ -444,7 +447,7 @@ async fn a_caller_who_leaves_disturbs_nobody() {
     let store = store(&server.tcp_url(), PATIENCE);
     store.ping().await.unwrap();
     server.stop();
-    // Their answers still come, and must not be taken for those of others.
+    // Their answers still come, and must not go to other callers.
     for n in 1..=200 {
         assert!(timeout(Duration::from_millis(1), claims(&store, n)).await.is_err());
     }
@@ -474,7 +477,7 @@ async fn over_tls_the_servers_certificate_must_be_of_the_given_authority() {
     };
     let trusted = trusting(Some(cert));
     assert_eq!(claims(&trusted, 1).await.unwrap(), Swap::Stored);
-    looks(&mut trusted.watch(&HERE(1))).await;
+    wakes(&mut trusted.watch(&HERE(1))).await;
     for ca_file in [Some(other_cert), None] {
         let answer = claims(&trusting(ca_file), 2).await;
         assert!(
@@ -513,48 +516,48 @@ async fn a_server_that_asks_for_a_certificate_gets_the_configured_one() {
     assert!(matches!(Redis::connect(showing(Some(unfit))).err(), Some(ConnectError::Identity(_))));
 }
 
-/// How often the server has run a command.
+/// Returns how often the server has run a command.
 async fn ran(server: &TestServer, command: &str) -> usize {
-    let told: String = redis::cmd("INFO")
+    let info: String = redis::cmd("INFO")
         .arg("commandstats")
         .query_async(&mut server.admin().await)
         .await
         .unwrap();
-    let line = told.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
+    let line = info.lines().find(|line| line.starts_with(&format!("cmdstat_{command}:")));
     let calls = line.and_then(|line| line.split("calls=").nth(1)?.split(',').next()?.parse().ok());
     calls.unwrap_or(0)
 }
 
 #[tokio::test]
-async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_script_finds_out_about_the_rest()
- {
+async fn a_claim_over_a_completed_record_is_answered_by_a_read_and_the_script_decides_on_the_rest()
+{
     let server = TestServer::start().await;
     let (store, other) = (server.store(), server.store());
     assert!(claimed(&store, 1).await);
     let done = Record { fence: Fence(1), ..completed(2) };
     assert_eq!(store.swap(&HERE(1), Some(Version(1)), &done, KEEP).await.unwrap(), Swap::Stored);
-    let stands = |swap: Result<Swap, StoreError>| match swap.unwrap() {
+    let current = |swap: Result<Swap, StoreError>| match swap.unwrap() {
         Swap::Stale(Some(held)) => Some(held.record),
         other => panic!("{other:?}"),
     };
-    let asked = AtomicUsize::new(0);
-    let says = || {
-        asked.fetch_add(1, Ordering::SeqCst);
+    let events_made = AtomicUsize::new(0);
+    let event = || {
+        events_made.fetch_add(1, Ordering::SeqCst);
         Vec::new()
     };
     let again =
-        async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &says).await;
+        async |store: &Redis, n| store.write(&HERE(1), None, &claim(n, n), LEASE, &event).await;
     let scripts = async || ran(&server, "evalsha").await + ran(&server, "eval").await;
     let before = scripts().await;
-    assert_eq!(stands(again(&store, 9).await), Some(done.clone()));
+    assert_eq!(current(again(&store, 9).await), Some(done.clone()));
     assert_eq!(
-        (scripts().await, asked.load(Ordering::SeqCst)),
+        (scripts().await, events_made.load(Ordering::SeqCst)),
         (before, 0),
-        "who completed it reads, and asks for no event"
+        "the store that completed it reads, and makes no event"
     );
-    assert_eq!(stands(again(&other, 9).await), Some(done.clone()));
-    assert_eq!(scripts().await, before + 1, "who has not seen it asks the script");
-    assert_eq!(stands(again(&other, 9).await), Some(done));
+    assert_eq!(current(again(&other, 9).await), Some(done.clone()));
+    assert_eq!(scripts().await, before + 1, "a store that has not seen it runs the script");
+    assert_eq!(current(again(&other, 9).await), Some(done));
     assert_eq!(scripts().await, before + 1, "and then reads");
 
     let mut admin = server.admin().await;
@@ -565,11 +568,11 @@ async fn a_claim_over_what_was_seen_completed_is_answered_by_reading_and_the_scr
         "what is gone is claimed, known or not"
     );
     assert_eq!(
-        stands(again(&other, 10).await).map(|record| record.version),
+        current(again(&other, 10).await).map(|record| record.version),
         Some(Version(9)),
         "in flight"
     );
-    assert_eq!(scripts().await, before + 3, "says the script, which knows how old it is");
+    assert_eq!(scripts().await, before + 3, "the script answers, with its age");
 }
 
 #[test]
@@ -584,7 +587,7 @@ fn the_scripts_and_the_store_agree_on_what_is_large() {
     }
 }
 
-/// A completed record whose stored value has so many bytes.
+/// Makes a completed record with a stored value of this many bytes.
 fn completed_in(bytes: usize) -> Record {
     let of_body = |length: usize| suite::completed_with(1, &vec![b'x'; length]);
     let length =
@@ -596,17 +599,17 @@ fn completed_in(bytes: usize) -> Record {
 }
 
 #[tokio::test]
-async fn what_is_large_and_what_is_not_is_read_as_it_was_written() {
+async fn large_and_small_records_are_read_as_they_were_written() {
     let server = TestServer::start().await;
     let (store, other) = (server.store(), server.store());
     for (n, bytes) in (1..).zip([ALONG_MAX - 1, ALONG_MAX, ALONG_MAX + 1, 2_000_000]) {
         let record = completed_in(bytes);
         assert_eq!(store.swap(&HERE(n), None, &record, KEEP).await.unwrap(), Swap::Stored);
-        // Whoever has seen it completed asks another way than who has not.
+        // A store that has seen the record completed reads in another way than one that has not.
         for reader in [&store, &other, &other] {
             match claims(reader, n).await.unwrap() {
-                Swap::Stale(Some(stands)) => {
-                    assert!(stands.record == record && bytes <= ALONG_MAX, "{bytes} bytes")
+                Swap::Stale(Some(held)) => {
+                    assert!(held.record == record && bytes <= ALONG_MAX, "{bytes} bytes")
                 }
                 Swap::Large(fence) => {
                     assert!(fence == record.fence && bytes > ALONG_MAX, "{bytes} bytes")

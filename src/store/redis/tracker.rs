@@ -73,7 +73,9 @@ async fn run(connector: Connector, cache: Arc<LocalCache>, mut wanted: mpsc::Rec
                 let reason = tokio::select! {
                     reason = session.follow() => reason,
                     () = ended.notified() => "the connection is lost".into(),
-                    () = connector.until_replaced(&address) => "the sentinels name another primary".into(),
+                    () = connector.until_replaced(&address) => {
+                        "the sentinels name another primary".into()
+                    }
                 };
                 cache.lost();
                 if born.elapsed() >= BACKOFF_MAX {
@@ -133,7 +135,7 @@ impl TrackerSession<'_> {
     async fn follow(&mut self) -> String {
         let mut tracking = redis::pipe();
         tracking.cmd("CLIENT").arg("TRACKING").arg("ON").arg("OPTIN");
-        if let Err(reason) = self.ask(&tracking).await.and_then(all_well) {
+        if let Err(reason) = self.send(&tracking).await.and_then(no_errors) {
             return reason;
         }
         let mut slots = Vec::with_capacity(BATCH);
@@ -163,8 +165,8 @@ impl TrackerSession<'_> {
         let wait = confirmation.wait_command();
         wait.into_iter().for_each(|wait| _ = pipeline.add_command(wait));
 
-        let asked_ms = self.cache.clock().boot_ms();
-        let mut values = self.ask(&pipeline).await?;
+        let sent_ms = self.cache.clock().boot_ms();
+        let mut values = self.send(&pipeline).await?;
         let mut after =
             values.split_off((slots.len() * COMMANDS_PER_RECORD).min(values.len())).into_iter();
         let written = match after.next() {
@@ -181,14 +183,14 @@ impl TrackerSession<'_> {
         let sound = written && confirmation.require_confirmed(after.next()).is_ok();
         for (slot, answers) in slots.iter().zip(values.chunks(COMMANDS_PER_RECORD)) {
             let [_, head, life] = answers else { return Err(UNREADABLE.into()) };
-            self.cache.confirm(slot, found(head, life, asked_ms).filter(|_| sound));
+            self.cache.confirm(slot, found(head, life, sent_ms).filter(|_| sound));
         }
-        all_well(values)?;
-        self.cache.heard(asked_ms);
+        no_errors(values)?;
+        self.cache.heard(sent_ms);
         Ok(())
     }
 
-    async fn ask(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, String> {
+    async fn send(&mut self, pipeline: &Pipeline) -> Result<Vec<Value>, String> {
         let answer = self.connection.send_packed_commands(pipeline, 0, pipeline.len());
         match timeout(self.connector.timeout, answer).await {
             Ok(answer) => answer.map_err(|error| fault::of_connecting(&error)),
@@ -198,7 +200,7 @@ impl TrackerSession<'_> {
 }
 
 /// Fails if an answer is an error.
-fn all_well(values: Vec<Value>) -> Result<(), String> {
+fn no_errors(values: Vec<Value>) -> Result<(), String> {
     match values
         .into_iter()
         .find_map(|value| if let Value::ServerError(error) = value { Some(error) } else { None })
@@ -209,7 +211,7 @@ fn all_well(values: Vec<Value>) -> Result<(), String> {
 }
 
 /// Reads a completed record's head and remaining life.
-fn found(head: &Value, life: &Value, asked_ms: u64) -> Option<Confirmed> {
+fn found(head: &Value, life: &Value, sent_ms: u64) -> Option<Confirmed> {
     let (Value::BulkString(head), Value::Int(life_ms)) = (head, life) else { return None };
     let head: &[u8; HEAD_BYTES] = head.as_slice().try_into().ok()?;
     // Negative for an absent key and for one without an expiry.
@@ -218,6 +220,6 @@ fn found(head: &Value, life: &Value, asked_ms: u64) -> Option<Confirmed> {
         version: head_version(head),
         fence: head_fence(head),
         life,
-        asked_ms,
+        asked_ms: sent_ms,
     })
 }

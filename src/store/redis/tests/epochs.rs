@@ -3,7 +3,7 @@
 use super::*;
 use crate::store::redis::{LOSS_PAUSE, RECENT_WRITE_TTL, RedisAck, RedisOptions};
 
-/// A gateway's store that must lose nothing.
+/// The store of a gateway that must lose nothing.
 fn strict(server: &TestServer) -> Arc<Redis> {
     Redis::connect(RedisOptions { loss_pause: LOSS_PAUSE, ..options(&server.tcp_url(), PATIENCE) })
         .unwrap()
@@ -26,7 +26,7 @@ async fn settled(store: &Redis, n: u64) -> Result<Swap, StoreError> {
 }
 
 #[tokio::test]
-async fn a_flushed_server_gets_back_what_a_gateway_holds_even_if_nobody_asks() {
+async fn a_flushed_server_gets_its_recent_writes_back_without_a_request() {
     let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await && claimed(&store, 2).await);
@@ -41,7 +41,7 @@ async fn a_flushed_server_gets_back_what_a_gateway_holds_even_if_nobody_asks() {
 }
 
 #[tokio::test]
-async fn a_claim_on_a_flushed_server_waits_until_what_is_held_is_back() {
+async fn a_claim_on_a_flushed_server_waits_until_recent_writes_are_back() {
     let server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
@@ -53,13 +53,13 @@ async fn a_claim_on_a_flushed_server_waits_until_what_is_held_is_back() {
 }
 
 #[tokio::test]
-async fn a_server_that_restarts_empty_gets_back_what_is_held_before_the_next_claim() {
+async fn a_server_that_restarts_empty_gets_recent_writes_back_before_the_next_claim() {
     let mut server = TestServer::start().await;
     let store = server.store();
     assert!(claimed(&store, 1).await);
     server.kill();
     server.come_back().await;
-    let mut again = Err(StoreError::NotApplied("not asked yet".into()));
+    let mut again = Err(StoreError::NotApplied("not called yet".into()));
     until("it answers", async || {
         again = store.swap(&HERE(1), None, &claim(99, 99), LEASE).await;
         again.is_ok()
@@ -107,7 +107,7 @@ async fn a_server_that_goes_on_with_an_earlier_state_is_brought_forward() {
     assert!(claimed(&store, 1).await);
     let earlier: Vec<u8> = redis::cmd("GET").arg(&key).query_async(&mut admin).await.unwrap();
     assert_eq!(settled(&store, 1).await.unwrap(), Swap::Stored);
-    // As a replica that is promoted would, without the last write; the epoch of one partition tells of all.
+    // As a promoted replica without the last write would; the epoch of one partition is enough.
     redis::cmd("SET").arg(&key).arg(earlier).exec_async(&mut admin).await.unwrap();
     redis::cmd("SET")
         .arg(names().epoch_key(0))
@@ -149,7 +149,7 @@ async fn where_none_may_run_twice_new_operations_wait_until_all_gateways_have_no
 }
 
 #[tokio::test]
-async fn what_another_began_meanwhile_is_left_alone() {
+async fn an_operation_that_another_gateway_began_meanwhile_is_left_alone() {
     let server = TestServer::start().await;
     let (holder, mut admin) = (server.store(), server.admin().await);
     assert!(claimed(&holder, 1).await);
@@ -184,7 +184,8 @@ fn duplicate() -> Record {
     Record { opened_unix_ms: claim(1, 1).opened_unix_ms + 500, ..claim(99, 99) }
 }
 
-/// Empties the server and puts a record into the slot of operation 1, in one step: no gateway comes in between.
+/// Empties the server and puts a record into the slot of operation 1, in one step without a gateway
+/// in between.
 async fn flush_to(server: &TestServer, record: &Record) {
     let encoded = encode(record);
     let value = layout::stamped(&encoded.head, 1, &encoded.payload);
@@ -193,13 +194,13 @@ async fn flush_to(server: &TestServer, record: &Record) {
     commands.exec_async(&mut server.admin().await).await.unwrap();
 }
 
-/// The fence in the slot of operation 1, as soon as the store can be read.
+/// Waits until the slot of operation 1 has this fence.
 async fn runs_under(store: &Redis, fence: u64) {
     let reads = async || store.load(&HERE(1)).await.ok().flatten().map(|held| held.record.fence);
     until("the running claim is back", async || reads().await == Some(Fence(fence))).await;
 }
 
-/// Stores the result of operation 1 as its attempt does: over whatever it finds under its own fence.
+/// Stores the result of operation 1 as its attempt does: over any record with its own fence.
 async fn is_settled(store: &Redis) {
     let mut version = Version(1);
     until("the result is stored", async || {
@@ -243,7 +244,7 @@ async fn a_claim_that_replicas_did_not_confirm_is_not_written_again_until_it_is_
     let unsure =
         RedisOptions { ack: RedisAck::Replicas(1), ..options(&server.tcp_url(), PATIENCE) };
     let unsure = Redis::connect(unsure).unwrap();
-    // Nothing can be claimed before an epoch stands, which needs the replicas too.
+    // No claim is possible before an epoch exists, which needs the replicas too.
     let sure = server.store();
     assert!(claimed(&sure, 2).await);
     let mut answer = Ok(Swap::Stored);
@@ -254,17 +255,17 @@ async fn a_claim_that_replicas_did_not_confirm_is_not_written_again_until_it_is_
     .await;
     let holds = |store: &Redis, n| store.recent_writes.holds(&HERE(n), |_| true);
     assert!(!holds(&unsure, 1) && holds(&sure, 2));
-    assert_eq!(claims(&sure, 1).await.unwrap(), Swap::Stored, "said again, and confirmed");
+    assert_eq!(claims(&sure, 1).await.unwrap(), Swap::Stored, "sent again, and confirmed");
     flush(&server).await;
     runs_under(&sure, 1).await;
 }
 
 #[tokio::test]
-async fn a_marker_in_a_lost_slot_gives_way_to_the_claim_and_the_result_of_who_runs() {
+async fn a_marker_in_a_lost_slot_gives_way_to_the_running_claim_and_its_result() {
     let server = TestServer::start().await;
     let (holder, other) = (server.store(), server.store());
     assert!(claimed(&holder, 1).await && claimed(&other, 2).await);
-    // A marker over nothing, and those whose versions are ones that the attempt itself may write.
+    // A marker in an empty slot, and markers with versions that the attempt itself may write.
     for version in [u64::MAX / 2, 1, 2] {
         flush_to(&server, &marker_of_duplicate(version)).await;
         runs_under(&other, 1).await;
@@ -289,7 +290,7 @@ async fn a_marker_that_this_gateway_writes_into_a_lost_slot_takes_nothing_from_i
     let store = server.store();
     assert!(claimed(&store, 1).await);
     flush(&server).await;
-    // Stored, or refused by the claim if that was faster.
+    // Stored, or refused by the claim if the restore was faster.
     store.swap(&HERE(1), None, &marker_of_duplicate(7), KEEP).await.unwrap();
     is_settled(&store).await;
     assert_eq!(store.load(&HERE(1)).await.unwrap().unwrap().record.state, result_of(1).state);
@@ -326,12 +327,12 @@ async fn a_result_that_a_server_confirmed_before_it_hung_is_written_again_howeve
     tokio::time::sleep(RECENT_WRITE_TTL + Duration::from_secs(1)).await;
     server.kill();
     server.come_back().await;
-    until("the result is back", async || matches!(store.load(&HERE(1)).await, Ok(Some(held)) if held.record == result_of(1)))
-        .await;
+    let result = async || store.load(&HERE(1)).await.ok().flatten().map(|held| held.record);
+    until("the result is back", async || result().await == Some(result_of(1))).await;
 }
 
 #[tokio::test]
-async fn an_outcome_whose_claim_a_successor_with_the_same_epoch_lacks_is_stored_all_the_same() {
+async fn an_outcome_is_stored_although_a_successor_with_the_same_epoch_lacks_its_claim() {
     let mut server =
         TestServer::start_with(&["--appendonly", "yes", "--appendfsync", "always"]).await;
     let store = server.store();

@@ -1,4 +1,4 @@
-//! A real redis-server of a test's own, gone when the test ends.
+//! A real redis-server that ends with its test.
 
 use std::fs::File;
 use std::net::{Ipv4Addr, TcpListener};
@@ -15,10 +15,10 @@ use crate::store::redis::{Endpoint, Redis, RedisAck, RedisOptions};
 /// How long a condition may take to come true.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-/// How often it is looked at.
+/// Pause between two checks of a condition.
 const STEP: Duration = Duration::from_millis(10);
 
-/// Starts that may meet a port that somebody else has just taken.
+/// Starts of a server: another process may take its port first.
 const STARTS: usize = 5;
 
 pub(super) struct TestServer {
@@ -34,7 +34,8 @@ impl TestServer {
         TestServer::start_with(&[]).await
     }
 
-    /// Starts with further settings; `DIR` in them is the server's folder, in which certificates may lie.
+    /// Starts with more settings; `DIR` in them is the server's folder, where a test can put
+    /// certificates.
     pub(super) async fn start_with(settings: &[&str]) -> TestServer {
         TestServer::start_in(tempfile::tempdir().unwrap(), settings).await
     }
@@ -76,12 +77,13 @@ impl TestServer {
         format!("unix://{}", self.socket())
     }
 
-    /// A store on this server, patient enough for a busy machine.
+    /// Makes a store on this server, with a timeout for a busy machine.
     pub(super) fn store(&self) -> Arc<Redis> {
         store(&self.tcp_url(), Duration::from_secs(5))
     }
 
-    /// A connection of the test's own, over the socket so that it isn't met by what a story does to TCP.
+    /// Opens a connection of the test, over the socket, so that what a test does to TCP doesn't
+    /// affect it.
     pub(super) async fn admin(&self) -> MultiplexedConnection {
         redis::Client::open(self.unix_url())
             .unwrap()
@@ -90,7 +92,7 @@ impl TestServer {
             .unwrap()
     }
 
-    /// Whether the server answers; false once its process has ended.
+    /// Waits until the server answers; false if its process has ended.
     async fn answers(&mut self) -> bool {
         for _ in 0..PATIENCE.as_millis() / STEP.as_millis() {
             if self.child.try_wait().unwrap().is_some() {
@@ -114,7 +116,7 @@ impl TestServer {
     }
 
     fn signal(&self, name: &str) {
-        // The shell's own, since small images have no other.
+        // The shell's own kill: small images have no other.
         let kill = format!("kill -s {name} {}", self.child.id());
         assert!(Command::new("sh").args(["-c", &kill]).status().unwrap().success());
     }
@@ -124,7 +126,7 @@ impl TestServer {
         self.child.wait().unwrap();
     }
 
-    /// Comes back on the same port, empty.
+    /// Starts it again on the same port, empty.
     pub(super) async fn come_back(&mut self) {
         self.child = spawn(&self.dir, self.port, self.tls_port, &self.settings);
         assert!(self.answers().await, "{}", std::fs::read_to_string(self.log()).unwrap());
