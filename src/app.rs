@@ -40,8 +40,7 @@ use crate::store::cached::Cached;
 use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
 use crate::store::memory::Memory;
 use crate::store::redis::{
-    self, Ack as RedisAck, Features, Options as RedisOptions, Place as RedisPlace, Presence, QUIET,
-    Redis,
+    self, Endpoint, Features, LOSS_PAUSE, Presence, Redis, RedisAck, RedisOptions,
 };
 pub use crate::store::redis::{Grade, Remark};
 use crate::store::sealed::{Sealed, SealingKey};
@@ -302,7 +301,7 @@ impl Kept {
 /// Says what the servers' settings put at risk; under "strict" that ends the start, and so does not knowing.
 async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
     let strict = durability == Durability::Strict;
-    let remarks = match store.survey().await {
+    let remarks = match store.preflight().await {
         Ok(remarks) => remarks,
         Err(error) if strict => {
             return Err(error)
@@ -358,13 +357,13 @@ fn cached(store: Store, config: &Config, clock: &Clock, meter: &Meter) -> Result
 pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
     match &config.store.url {
         StoreUrl::Memory | StoreUrl::File(_) => Ok(None),
-        _ => Ok(Some(Redis::connect(redis_options(config, &Meter::new())?)?.survey().await?)),
+        _ => Ok(Some(Redis::connect(redis_options(config, &Meter::new())?)?.preflight().await?)),
     }
 }
 
 fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
     Ok(RedisOptions {
-        place: redis_place(&config.store.url)?,
+        endpoint: redis_endpoint(&config.store.url)?,
         timeout: config.store.timeout,
         ca_file: config.store.ca_file.clone(),
         client: config.store.client.clone(),
@@ -373,7 +372,10 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
             AckPolicy::Replicas(wanted) => RedisAck::Replicas(wanted),
             AckPolicy::Fsync => RedisAck::Fsync,
         },
-        quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
+        loss_pause: match config.store.durability {
+            Durability::Strict => LOSS_PAUSE,
+            Durability::Warn => Duration::ZERO,
+        },
         breakers: meter.breakers.clone(),
         namespace: config.store.namespace.clone(),
         features: Features {
@@ -383,12 +385,12 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
     })
 }
 
-fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
+fn redis_endpoint(url: &StoreUrl) -> Result<Endpoint> {
     let all = |urls: &[Secret]| urls.iter().map(|url| url.expose().to_owned()).collect();
     Ok(match url {
-        StoreUrl::Redis { url, .. } => RedisPlace::Server(url.expose().to_owned()),
-        StoreUrl::Cluster { nodes, .. } => RedisPlace::Cluster(all(nodes)),
-        StoreUrl::Sentinel { sentinels, primary, name, .. } => RedisPlace::Sentinel {
+        StoreUrl::Redis { url, .. } => Endpoint::Server(url.expose().to_owned()),
+        StoreUrl::Cluster { nodes, .. } => Endpoint::Cluster(all(nodes)),
+        StoreUrl::Sentinel { sentinels, primary, name, .. } => Endpoint::Sentinel {
             sentinels: all(sentinels),
             primary: primary.expose().to_owned(),
             name: name.clone(),

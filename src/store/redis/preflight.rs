@@ -1,72 +1,54 @@
-//! Whether the servers can keep what they are asked to keep: version, eviction, persistence, replicas.
+//! Checks before a gateway starts whether the servers can keep its records: version, eviction,
+//! persistence, replicas.
 //!
-//! The settings decide what an acknowledged write is worth, and no answer of a server tells them. So they are looked at
-//! once, when a gateway starts.
+//! The servers' settings decide what an acknowledged write is worth, and no answer to a write
+//! reveals them.
 
 use std::collections::HashMap;
 
 use redis::{Cmd, Value};
 use tokio::time::Instant;
 
-use super::dial::CONNECT_TIMEOUT_MIN;
-use super::link::Ask;
-use super::servers::{Group, ask_whole};
-use super::{Ack, Redis};
+use super::answer::unexpected;
+use super::client::Redis;
+use super::connection::Commands;
+use super::options::RedisAck;
+use super::remark::{Grade, Remark};
+use super::servers::ServerPartitions;
+use super::transport::CONNECT_TIMEOUT_MIN;
 use crate::store::{Records, StoreError};
 
-/// What was found about one property of one server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Remark {
-    /// Whether it is as the promises need it.
-    pub grade: Grade,
-    /// What was looked at and found, in words.
-    pub text: String,
-    /// What to do about it; empty where nothing needs to be done.
-    pub advice: &'static str,
-}
-
-/// Whether a property is as the promises need it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Grade {
-    /// It is.
-    Sound,
-    /// It isn't.
-    Unsound,
-    /// It isn't, and no promise about an operation needs it: something else is missing or late.
-    Limited,
-    /// The server doesn't tell.
-    Unknown,
-}
-
-/// The oldest version that knows all commands that are used here: `COPY`-free scripts with `TIME` and writes, RESP3.
+/// The oldest version with all commands that the store uses: scripts with `TIME` and writes, RESP3.
 const VERSION_MIN: u32 = 6;
 
 const SETTINGS: [&str; 5] = ["maxmemory", "maxmemory-policy", "appendonly", "appendfsync", "save"];
 
 impl Redis {
-    /// Looks at every server that holds records.
+    /// Checks every server that holds records.
     ///
     /// # Errors
-    /// That one can't be asked.
-    pub async fn survey(&self) -> Result<Vec<Remark>, StoreError> {
-        let groups =
-            self.servers.known(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN)).await?;
+    /// A server doesn't answer.
+    pub async fn preflight(&self) -> Result<Vec<Remark>, StoreError> {
+        let groups = self
+            .servers
+            .wait_until_complete(Instant::now() + self.timeout.max(CONNECT_TIMEOUT_MIN))
+            .await?;
         let pinged = self.ping().await;
         let mut remarks = Vec::new();
         for group in groups {
-            remarks.extend(self.survey_of(&group).await?);
+            remarks.extend(self.preflight_server(&group).await?);
         }
         match pinged {
-            // It answers; that its replicas don't, or which right is missing, is found out above.
+            // The server answers. The checks above have found missing replicas and rights.
             Ok(()) | Err(StoreError::MaybeApplied(_)) => Ok(remarks),
             Err(_) if remarks.iter().any(|remark| remark.grade != Grade::Sound) => Ok(remarks),
             Err(error) => Err(error),
         }
     }
 
-    /// Looks at one server.
-    async fn survey_of(&self, group: &Group) -> Result<Vec<Remark>, StoreError> {
-        let address = group.links.address(self.deadline()).await?;
+    /// Checks one server.
+    async fn preflight_server(&self, group: &ServerPartitions) -> Result<Vec<Remark>, StoreError> {
+        let address = group.server.address(self.deadline()).await?;
         let mut remarks = self.missing_rights(group, &format!("server {address}")).await?;
         let info = match self.text(group, redis::cmd("INFO")).await {
             Ok(info) => fields(&info),
@@ -75,28 +57,28 @@ impl Redis {
         };
         let mut settings = HashMap::new();
         for name in SETTINGS {
-            let mut ask = redis::cmd("CONFIG");
-            ask.arg("GET").arg(name);
-            settings.extend(self.setting(group, &ask, name).await);
+            let mut query = redis::cmd("CONFIG");
+            query.arg("GET").arg(name);
+            settings.extend(self.setting(group, &query, name).await);
         }
         let server = format!("server {}", info.get("tcp_port").map_or("?", String::as_str));
         remarks.extend(judge(&server, &info, &settings, self.ack));
         Ok(remarks)
     }
 
-    async fn text(&self, group: &Group, ask: Cmd) -> Result<String, StoreError> {
-        let answer = ask_whole(&group.links, Ask::One(&ask), None, self.deadline()).await?;
-        redis::from_redis_value(answer).map_err(|_| super::unexpected())
+    async fn text(&self, group: &ServerPartitions, query: Cmd) -> Result<String, StoreError> {
+        let answer = group.server.call_strict(Commands::One(&query), None, self.deadline()).await?;
+        redis::from_redis_value(answer).map_err(|_| unexpected())
     }
 
-    /// A setting, if the server tells: managed ones often don't.
+    /// Returns a setting; `None` if the server doesn't reveal it, as managed ones often don't.
     async fn setting(
         &self,
-        group: &Group,
-        ask: &Cmd,
+        group: &ServerPartitions,
+        query: &Cmd,
         name: &'static str,
     ) -> Option<(&'static str, String)> {
-        match ask_whole(&group.links, Ask::One(ask), None, self.deadline()).await {
+        match group.server.call_strict(Commands::One(query), None, self.deadline()).await {
             Ok(Value::Map(pairs)) => pairs
                 .into_iter()
                 .next()
@@ -121,9 +103,9 @@ fn judge(
     server: &str,
     info: &HashMap<String, String>,
     settings: &HashMap<&str, String>,
-    ack: Ack,
+    ack: RedisAck,
 ) -> Vec<Remark> {
-    let told = |name: &str| info.get(name).map_or("", String::as_str);
+    let info_field = |name: &str| info.get(name).map_or("", String::as_str);
     let set = |name: &str| settings.get(name).map(String::as_str);
     let remark = |grade, text: String, advice| {
         let advice = if grade == Grade::Sound { "" } else { advice };
@@ -131,7 +113,7 @@ fn judge(
     };
     let when = |sound| if sound { Grade::Sound } else { Grade::Unsound };
 
-    let version = told("redis_version");
+    let version = info_field("redis_version");
     let major = version.split('.').next().and_then(|major| major.parse::<u32>().ok());
     let mut remarks = vec![remark(
         major.map_or(Grade::Unknown, |major| when(major >= VERSION_MIN)),
@@ -139,8 +121,8 @@ fn judge(
         "use Redis 6 or newer, or Valkey",
     )];
     remarks.push(remark(
-        when(told("role") == "master"),
-        format!("it is a {}", told("role")),
+        when(info_field("role") == "master"),
+        format!("it is a {}", info_field("role")),
         "point the store's url at the primary, or at the sentinels",
     ));
     remarks.push(match (set("maxmemory"), set("maxmemory-policy")) {
@@ -154,7 +136,7 @@ fn judge(
         ),
         _ => remark(
             Grade::Unknown,
-            "maxmemory-policy can't be asked".into(),
+            "the server doesn't reveal maxmemory-policy".into(),
             "make sure that it is noeviction",
         ),
     });
@@ -162,7 +144,7 @@ fn judge(
         (Some("yes"), Some("always"), _) => {
             remark(Grade::Sound, "every write is on disk before it is answered".into(), "")
         }
-        (Some("yes"), fsync, _) if ack == Ack::Fsync => {
+        (Some("yes"), fsync, _) if ack == RedisAck::Fsync => {
             fsync_on_request(version, fsync.unwrap_or("unknown"), remark)
         }
         (Some("yes"), fsync, _) => remark(
@@ -183,18 +165,18 @@ fn judge(
         ),
         _ => remark(
             Grade::Unknown,
-            "persistence can't be asked".into(),
+            "the server doesn't reveal its persistence".into(),
             "make sure that appendonly is on",
         ),
     });
-    if let Ack::Replicas(wanted) = ack {
-        let replicas: u32 = told("connected_slaves").parse().unwrap_or(0);
+    if let RedisAck::Replicas(wanted) = ack {
+        let replicas: u32 = info_field("connected_slaves").parse().unwrap_or(0);
         remarks.push(remark(
             when(replicas >= wanted),
             format!("{replicas} replicas, of which {wanted} have to confirm"),
             "without them nothing is forwarded: start them, or lower ack",
         ));
-        // Whoever is promoted must have it.
+        // Any replica may be promoted, so each must have every acknowledged write.
         if replicas > wanted {
             remarks.push(remark(
                 Grade::Unsound,
@@ -206,7 +188,7 @@ fn judge(
     remarks
 }
 
-/// What `ack = "fsync"` is worth where `appendfsync` is not "always".
+/// Judges `ack = "fsync"` where `appendfsync` is not "always".
 fn fsync_on_request(
     version: &str,
     fsync: &str,
@@ -214,10 +196,10 @@ fn fsync_on_request(
 ) -> Remark {
     let mut numbers = version.split('.').map(|number| number.parse::<u32>().unwrap_or(0));
     if (numbers.next(), numbers.next()) >= (Some(7), Some(2)) {
-        // Safe, but what several requests write no longer reaches the disk together.
+        // Safe, but one disk write no longer serves several requests.
         let text = format!(
-            "appendfsync {fsync}: claims and results wait for the disk one after the other, some ten a second; \
-             with appendfsync always many reach it at once"
+            "appendfsync {fsync}: claims and results wait for the disk one after the other, \
+             some ten a second; with appendfsync always many reach it at once"
         );
         return remark(Grade::Sound, text, "");
     }
@@ -233,25 +215,32 @@ fn fsync_on_request(
 mod tests {
     use super::*;
 
-    fn grades(info: &[(&str, &str)], settings: &[(&'static str, &str)], ack: Ack) -> Vec<Grade> {
+    fn grades(
+        info: &[(&str, &str)],
+        settings: &[(&'static str, &str)],
+        ack: RedisAck,
+    ) -> Vec<Grade> {
         let info = info.iter().map(|(name, value)| ((*name).into(), (*value).into())).collect();
         let settings = settings.iter().map(|(name, value)| (*name, (*value).into())).collect();
         judge("s", &info, &settings, ack).into_iter().map(|remark| remark.grade).collect()
     }
 
     #[test]
-    fn what_loses_records_is_unsound() {
+    fn settings_that_lose_records_are_unsound() {
         use Grade::{Sound, Unknown, Unsound};
         let primary = [("redis_version", "7.0.15"), ("role", "master"), ("connected_slaves", "2")];
         let kept = [("maxmemory", "0"), ("appendonly", "yes"), ("appendfsync", "always")];
-        assert_eq!(grades(&primary, &kept, Ack::Memory), [Sound, Sound, Sound, Sound]);
-        assert_eq!(grades(&primary, &kept, Ack::Replicas(2)), [Sound, Sound, Sound, Sound, Sound]);
+        assert_eq!(grades(&primary, &kept, RedisAck::Memory), [Sound, Sound, Sound, Sound]);
         assert_eq!(
-            grades(&primary, &kept, Ack::Replicas(3)),
+            grades(&primary, &kept, RedisAck::Replicas(2)),
+            [Sound, Sound, Sound, Sound, Sound]
+        );
+        assert_eq!(
+            grades(&primary, &kept, RedisAck::Replicas(3)),
             [Sound, Sound, Sound, Sound, Unsound]
         );
         assert_eq!(
-            grades(&primary, &kept, Ack::Replicas(1)),
+            grades(&primary, &kept, RedisAck::Replicas(1)),
             [Sound, Sound, Sound, Sound, Sound, Unsound]
         );
         let lossy = [
@@ -261,7 +250,7 @@ mod tests {
             ("save", ""),
         ];
         assert_eq!(
-            grades(&[("redis_version", "5.0"), ("role", "slave")], &lossy, Ack::Memory),
+            grades(&[("redis_version", "5.0"), ("role", "slave")], &lossy, RedisAck::Memory),
             [Unsound; 4]
         );
         let everysec = [
@@ -270,11 +259,11 @@ mod tests {
             ("appendonly", "yes"),
             ("appendfsync", "everysec"),
         ];
-        assert_eq!(grades(&primary, &everysec, Ack::Memory), [Sound; 4]);
-        assert_eq!(grades(&primary, &everysec, Ack::Fsync), [Sound, Sound, Sound, Unsound]);
-        // It can be asked to wait for its disk.
+        assert_eq!(grades(&primary, &everysec, RedisAck::Memory), [Sound; 4]);
+        assert_eq!(grades(&primary, &everysec, RedisAck::Fsync), [Sound, Sound, Sound, Unsound]);
+        // It can wait for its disk on request.
         let newer = [("redis_version", "7.2.4"), ("role", "master")];
-        assert_eq!(grades(&newer, &everysec, Ack::Fsync), [Sound; 4]);
-        assert_eq!(grades(&primary, &[], Ack::Memory), [Sound, Sound, Unknown, Unknown]);
+        assert_eq!(grades(&newer, &everysec, RedisAck::Fsync), [Sound; 4]);
+        assert_eq!(grades(&primary, &[], RedisAck::Memory), [Sound, Sound, Unknown, Unknown]);
     }
 }
