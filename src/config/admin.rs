@@ -218,7 +218,7 @@ impl Secrets {
             }
         }
         for (index, source) in config.hash_secrets.iter().enumerate() {
-            let told = match source.read(&env) {
+            let checked = match source.read(&env) {
                 Ok(text) if text.len() < HASH_SECRET_BYTES_MIN => {
                     Err(format!("expected a secret of at least {HASH_SECRET_BYTES_MIN} bytes"))
                 }
@@ -227,7 +227,7 @@ impl Secrets {
                 }
                 read => read,
             };
-            match told {
+            match checked {
                 Ok(text) => secrets.hash_secrets.push(Secret::new(text)),
                 Err(text) => {
                     faults.0.push(Fault::elsewhere(format!("hashing.secrets[{index}]"), text))

@@ -1,4 +1,4 @@
-//! Taking one member out of a JSON document, or putting one in, with every other byte of a value left as it was.
+//! Reading, replacing and inserting members of a JSON document without changing any other byte.
 
 use std::fmt;
 
@@ -9,14 +9,15 @@ use serde_json::value::RawValue;
 use super::canonical::without_mark;
 use super::{Document, Pointer, UnclearJson};
 
-/// The value that a pointer leads to, as it stands in the document; `None` where it is missing or `null`.
+/// Returns the value under a pointer, as written in the document; `None` if it is missing or
+/// `null`.
 pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, UnclearJson> {
     Document::parse(document)?;
     Ok(find(document, pointer)?.map(|found| document.slice_ref(found.as_bytes())))
 }
 
-/// The document with a text in place of every value that a pointer leads to, and with every other byte as it was. What is
-/// missing or `null` stays so.
+/// Replaces every value under the pointers with a text, without changing any other byte. Missing
+/// values and `null` stay.
 pub fn with_values_replaced(
     document: &Bytes,
     pointers: &[Pointer],
@@ -35,7 +36,7 @@ pub fn with_values_replaced(
     if places.is_empty() {
         return Ok(document.clone());
     }
-    // Of two that begin at one place the longer one comes first: what lies within it goes with it.
+    // Of two values that begin at the same byte, the longer one comes first: it contains the other.
     places.sort_by_key(|place| (place.start, std::cmp::Reverse(place.end)));
     let mut out = Vec::with_capacity(document.len());
     let mut end = 0;
@@ -50,7 +51,7 @@ pub fn with_values_replaced(
     Ok(out.into())
 }
 
-/// The text of the value that a pointer leads to, within the document; `None` where it is missing or `null`.
+/// Returns the text of the value under a pointer; `None` if it is missing or `null`.
 fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, UnclearJson> {
     let mut at: &RawValue =
         serde_json::from_slice(without_mark(document)).map_err(|_| UnclearJson::NotJson)?;
@@ -70,8 +71,8 @@ fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Un
     Ok((at.get() != "null").then(|| at.get()))
 }
 
-/// The document with a text at a pointer, in place of what stood there. `None` where there is no object to put it in.
-/// A byte order mark is left out.
+/// Inserts or replaces a text under a pointer. `None` if its parent is not an object. A byte order
+/// mark is dropped.
 pub fn with_member(document: &[u8], pointer: &Pointer, text: &str) -> Option<Bytes> {
     Document::parse(document).ok()?;
     let at: &RawValue = serde_json::from_slice(without_mark(document)).ok()?;
@@ -95,7 +96,8 @@ fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
         }
     }
     if !found {
-        // Only the last name is made up: an object that the client left out is the upstream's to miss.
+        // Only the last name is created: the upstream should report an object that the client
+        // omitted.
         rest.is_empty().then_some(())?;
         out.push(if out.is_empty() { '{' } else { ',' });
         out.push_str(&serde_json::to_string(token).ok()?);
@@ -106,7 +108,7 @@ fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
     Some(out)
 }
 
-/// An object's members in their order, with the values' own text.
+/// An object's members in order, with the original text of the values.
 struct Members<'a>(Vec<(String, &'a RawValue)>);
 
 impl<'de> Deserialize<'de> for Members<'de> {

@@ -1,4 +1,4 @@
-//! What a record says of itself.
+//! Stories of records and their comparisons.
 
 use super::*;
 
