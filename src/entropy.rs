@@ -15,7 +15,7 @@ pub struct Entropy(AtomicU64);
 
 /// The operating system returned no random number.
 #[derive(Debug, thiserror::Error)]
-#[error("the operating system gives no random numbers: {0}")]
+#[error("the operating system returned no random numbers: {0}")]
 pub struct EntropyError(getrandom::Error);
 
 impl Entropy {

@@ -134,7 +134,7 @@ pub struct Context {
 
 /// The bytes are not a known event.
 #[derive(Debug, thiserror::Error)]
-#[error("an entry of the event log is no event that this version knows: {0}")]
+#[error("an entry of the event log is not an event that this version can read: {0}")]
 pub struct EventDecodeError(#[from] serde_json::Error);
 
 impl Event {

@@ -64,7 +64,7 @@ pub enum KeyError {
     },
     /// The value has a byte outside visible ASCII, or a quote inside a bare key.
     #[error(
-        "has a character that a key can't have (allowed are visible ASCII characters without white space or quotes, or a quoted string)"
+        "has a character that a key can't have (allowed: visible ASCII characters without white space and quotes, or a quoted string)"
     )]
     Character,
     /// The value starts like a structured-field string and isn't a valid one.

@@ -93,7 +93,7 @@ impl Routes {
             return Ok(found);
         }
         if self.leads_elsewhere(method, path, &bare, found)
-            || found.is_some_and(|at| self.0[at].is_told_apart_by(path))
+            || found.is_some_and(|at| self.0[at].has_ambiguous_identity(path))
         {
             return Err(AmbiguousPath);
         }
@@ -171,7 +171,7 @@ impl Compiled {
 
     /// Returns whether the path is part of the route's identities and has other foldings, which
     /// would be other operations.
-    fn is_told_apart_by(&self, path: &str) -> bool {
+    fn has_ambiguous_identity(&self, path: &str) -> bool {
         self.route.policy.tells_paths_apart() && self.protects() && !is_opaque_throughout(path)
     }
 }

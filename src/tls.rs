@@ -17,7 +17,7 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
     /// The text is not PEM, or a certificate in it is malformed.
-    #[error("a certificate of the authorities can't be read: {0}")]
+    #[error("a certificate of an authority can't be read: {0}")]
     Malformed(String),
     /// No authority is in the given text, or none on the system.
     #[error("no certificate authority was found; install the system's certificates or set ca_file")]
@@ -153,7 +153,7 @@ impl ResolvesClientCert for ClientIdentity {
                 *self.current.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(key)
             }
             Err(error) => {
-                tracing::warn!(%error, "the client certificate can't be read again: the one that was read before stays")
+                tracing::warn!(%error, "client certificate not reloaded: the current one stays in use")
             }
         }
         Some(self.current.read().unwrap_or_else(PoisonError::into_inner).clone())
@@ -183,7 +183,7 @@ pub enum IdentityError {
         why: String,
     },
     /// A file is empty or malformed.
-    #[error("{} is not what it should be: {why}", .file.display())]
+    #[error("{} is invalid: {why}", .file.display())]
     Malformed {
         /// The file.
         file: PathBuf,
@@ -284,11 +284,11 @@ impl Identity {
                 Ok(renewal) => {
                     self.renew(renewal);
                     seen = contents;
-                    tracing::info!("new connections get the new certificate");
+                    tracing::info!("certificate reloaded: new connections use it");
                 }
                 // The file may be half written: it is read again at the next check.
                 Err(error) => {
-                    tracing::warn!(%error, "the certificate changed and can't be used: the old one stays")
+                    tracing::warn!(%error, "certificate changed but is unusable: the current one stays in use")
                 }
             }
         }
@@ -319,12 +319,16 @@ fn text(file: &Path) -> Result<Vec<u8>, IdentityError> {
 fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, IdentityError> {
     let all = CertificateDer::pem_slice_iter(&text(file)?).collect::<Result<Vec<_>, _>>();
     let all = all.map_err(|error| malformed(file, error))?;
-    if all.is_empty() { Err(malformed(file, "it has no certificate in PEM")) } else { Ok(all) }
+    if all.is_empty() {
+        Err(malformed(file, "the file has no certificate in PEM"))
+    } else {
+        Ok(all)
+    }
 }
 
 fn private_key(file: &Path) -> Result<PrivateKeyDer<'static>, IdentityError> {
     PrivateKeyDer::from_pem_slice(&text(file)?)
-        .map_err(|_| malformed(file, "it has no private key in PEM"))
+        .map_err(|_| malformed(file, "the file has no private key in PEM"))
 }
 
 fn read(files: &IdentityFiles) -> Result<ServerConfig, IdentityError> {

@@ -191,7 +191,7 @@ impl Secrets {
                 let same = secrets.admin_tokens.iter().find(|other| other.secret == token.secret);
                 same.map_or(Ok(token), |other| {
                     Err(format!(
-                        "the same secret as {:?}: it couldn't be told who used it",
+                        "the same secret as {:?}: the audit trail couldn't distinguish them",
                         other.name
                     ))
                 })

@@ -140,7 +140,10 @@ impl Config {
         let config = read_all(&report, [&given, &defaults, &profiles], &overrides);
         let warnings = report.finish(&[&given, &defaults, &profiles])?;
         let unexplained = || {
-            Fault::elsewhere("config", "is not usable, and no fault was found: please report this")
+            Fault::elsewhere(
+                "config",
+                "the configuration is unusable, but no fault was found: please report this",
+            )
         };
         config
             .map(|config| Config { warnings, ..config })
@@ -331,7 +334,7 @@ fn read_upstreams<'a>(
     let built_in = Table::roots(report, [defaults]);
     let read = |(name, table): (String, Table<'a>)| {
         if name == DEFAULT_UPSTREAM {
-            report.note(&table.span(), "this is the name of [upstream]: choose another");
+            report.note(&table.span(), "this name is reserved for [upstream]: choose another");
         }
         let upstream =
             UpstreamConfig::read(&name, table.over(&built_in.table("upstream", EXPECTED)), None);
@@ -358,7 +361,9 @@ fn read_proxy_protocol(root: &Table<'_>, trusted: Option<&[IpNet]>) -> Option<bo
     let value = root.get("proxy_protocol")?;
     let on = value.boolean()?;
     if on && trusted.is_some_and(<[_]>::is_empty) {
-        value.fault("needs trusted_proxies: only they may announce clients, anybody else could claim any address");
+        value.fault(
+            "needs trusted_proxies: without them, anybody could announce any client address",
+        );
         return None;
     }
     Some(on)
@@ -372,7 +377,7 @@ fn check_addresses(
 ) {
     let Some((admin, span)) = admin else { return };
     if !admin.ip().is_loopback() && tokens.is_some_and(<[_]>::is_empty) {
-        report.note(span, "not a loopback address: whoever reaches it could resolve operations; add tokens under [admin_auth]");
+        report.note(span, "not a loopback address, so anybody who reaches it could resolve operations: add tokens under [admin_auth]");
     }
     if listen.is_some_and(|(listen, _)| listen == admin && listen.port() != 0) {
         report.note(span, "the same address as listen: the admin port is never served to clients");
@@ -394,7 +399,7 @@ fn base_url(text: &str) -> Result<String, String> {
         return Err(expected());
     }
     if uri.authority().is_some_and(|authority| authority.as_str().contains('@')) {
-        return Err("it is shown to clients: no credentials in it".to_owned());
+        return Err("clients see this url: remove the credentials".to_owned());
     }
     let open = text.ends_with(['/', '#', '=']);
     Ok(if open { text.to_owned() } else { format!("{text}/") })

@@ -178,7 +178,7 @@ pub(super) struct Table<'a> {
     pub report: &'a FaultCollector,
     path: String,
     layers: Vec<Layer<'a>>,
-    asked: RefCell<BTreeSet<&'static str>>,
+    requested: RefCell<BTreeSet<&'static str>>,
 }
 
 #[derive(Clone)]
@@ -200,7 +200,7 @@ impl<'a> Table<'a> {
     }
 
     fn new(report: &'a FaultCollector, path: String, layers: Vec<Layer<'a>>) -> Table<'a> {
-        Table { report, path, layers, asked: RefCell::default() }
+        Table { report, path, layers, requested: RefCell::default() }
     }
 
     /// Adds the layers of another table below this one.
@@ -256,7 +256,7 @@ impl<'a> Table<'a> {
     }
 
     fn get_in(&self, layer: &Layer<'a>, name: &'static str) -> Option<Value<'a>> {
-        self.asked.borrow_mut().insert(name);
+        self.requested.borrow_mut().insert(name);
         let value = layer.entries.get(name).filter(|value| is_parsed(value))?;
         let span = layer.source.span_at(self.path_of(name), value.span());
         Some(Value { report: self.report, source: layer.source, span, inner: value.get_ref() })
@@ -298,13 +298,13 @@ impl<'a> Table<'a> {
 
     /// Reports the keys that were never requested. Called after all reads.
     pub fn finish(self) {
-        let asked = self.asked.borrow();
+        let requested = self.requested.borrow();
         for layer in &self.layers {
             for (key, value) in
-                layer.entries.iter().filter(|(key, _)| !asked.contains(key.get_ref().as_ref()))
+                layer.entries.iter().filter(|(key, _)| !requested.contains(key.get_ref().as_ref()))
             {
                 let at = layer.source.span_at(self.path_of(key.get_ref()), key.span());
-                let near = closest(key.get_ref(), asked.iter().copied());
+                let near = closest(key.get_ref(), requested.iter().copied());
                 // The value may be a password under a wrong key.
                 if near.is_none() {
                     self.report.hide(layer.source.name, &value.span(), value.get_ref());

@@ -59,7 +59,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_field_is_decoded_as_the_url_standard_says() {
+    fn a_field_is_decoded_by_the_url_standard() {
         let value = |bytes: &'static [u8]| FormField::Value(Cow::Borrowed(bytes));
         for (body, expected) in [
             (&b"id=7"[..], value(b"7")),

@@ -179,7 +179,7 @@ mod tests {
         assert_eq!(
             rotated.tenant_marks(&tenant(1)),
             [rotated.tenant_mark(&tenant(1)), old],
-            "what was told before a rotation is found"
+            "marks from before a rotation are found"
         );
         assert_eq!(plain.tenant_marks(&tenant(1)), [plain.tenant_mark(&tenant(1))]);
     }

@@ -194,7 +194,7 @@ mod tests {
     }
 
     #[test]
-    fn method_path_and_query_are_told_and_what_is_ignored_is_not() {
+    fn method_path_and_query_are_named_and_ignored_members_are_not() {
         let ignore = [Pointer::parse("/sent_at").unwrap(), Pointer::parse("/items/0").unwrap()];
         let (first, second) = (r#"{"sent_at":1,"items":[1,5]}"#, r#"{"sent_at":2,"items":[2,5]}"#);
         let leaves = LeafDigests::of(&request_parts(first, &ignore), SALT).unwrap();

@@ -195,7 +195,7 @@ fn nesting_is_compared_by_value_up_to_its_bound() {
 }
 
 #[test]
-fn a_member_is_hashed_by_its_value_and_one_that_is_missing_is_told() {
+fn a_member_is_hashed_by_its_value_and_a_missing_one_is_reported() {
     let hashed = |body: &str, at: &str| {
         let mut hasher = PartHasher::new("test");
         let found = Document::parse(body.as_bytes())

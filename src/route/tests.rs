@@ -201,7 +201,7 @@ fn a_route_that_comes_first_does_not_hide_a_protected_one() {
 }
 
 #[test]
-fn another_letter_case_is_refused_where_the_route_says_so_and_nowhere_else() {
+fn another_letter_case_is_refused_where_the_route_asks_for_it_and_nowhere_else() {
     let routes = Routes::new([
         route("/v1/Payments/{id}", Mode::Enforce, PathCase::Insensitive),
         route("/v1/refunds", Mode::Enforce, PathCase::Sensitive),

@@ -82,7 +82,7 @@ impl Keyring {
                 tracing::warn!(
                     keys = name,
                     error,
-                    "the keys of tokens can't be read: those that are known stay in use"
+                    "token keys not read: the current keys stay in use"
                 );
             }
             last_failure = failure;
@@ -101,7 +101,7 @@ impl Keyring {
         let keys = KeySet::parse(text)?;
         let mut current = self.current.write().unwrap_or_else(PoisonError::into_inner);
         if current.as_deref() != Some(&keys) {
-            tracing::info!(keys = name, "tokens are verified with new keys");
+            tracing::info!(keys = name, "token keys replaced");
             *current = Some(Arc::new(keys));
         }
         Ok(())

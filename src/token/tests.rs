@@ -169,7 +169,7 @@ fn what_proves_nothing_is_refused() {
 }
 
 #[test]
-fn what_a_key_says_of_itself_counts() {
+fn the_alg_and_use_of_a_key_count() {
     let token = RSA.token(json!({ "alg": "RS256" }), claims());
     for (more, fits) in [
         (json!({}), true),
@@ -189,7 +189,7 @@ fn what_a_key_says_of_itself_counts() {
 }
 
 #[test]
-fn a_name_selects_the_key_and_an_unknown_one_is_told_apart() {
+fn a_name_selects_the_key_and_an_unknown_one_is_reported() {
     let keys = set(&[
         P256.jwk(json!({ "kid": "a" })),
         ec(&ECDSA_P256_SHA256_FIXED_SIGNING, "P-256", 32).jwk(json!({ "kid": "b" })),
@@ -216,7 +216,7 @@ fn a_name_selects_the_key_and_an_unknown_one_is_told_apart() {
 }
 
 #[test]
-fn what_a_token_says_is_judged() {
+fn the_claims_of_a_token_are_checked() {
     let keys = set(&[ED.jwk(json!({}))]);
     let (exp, number) = (json!(NOW_S), json!(u64::MAX));
     for (claims, expected) in [
@@ -312,7 +312,7 @@ fn the_scheme_may_stand_before_the_token_and_nothing_else() {
 }
 
 #[test]
-fn sets_that_are_of_no_use_are_told() {
+fn unusable_key_sets_are_reported() {
     let with = |keys: Value| KeySet::parse(json!({ "keys": keys }).to_string().as_bytes());
     assert_eq!(KeySet::parse(b"<html>"), Err(KeySetError::Malformed));
     assert_eq!(KeySet::parse(b"[]"), Err(KeySetError::Malformed));
