@@ -1,8 +1,6 @@
 //! Clocks, passed as arguments: the only module that reads the machine's clocks. And the format of
 //! times.
 //!
-//!
-//!
 //! Danger: with a clock that stops while the process is stopped, a gateway could send a payment on
 //! a claim after its lease ended. So durations are measured by a clock that continues while the
 //! process is stopped or the machine suspended.

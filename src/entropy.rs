@@ -1,7 +1,5 @@
 //! Random numbers for fences, first versions, trace ids and jitter, from one source.
 //!
-//!
-//!
 //! Fences must be distinct, not secret. A process has one random start, then a bijection over a
 //! counter: no two values of a process are equal, and two processes collide with a probability of
 //! 2^-64 per pair of values.

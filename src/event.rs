@@ -1,11 +1,7 @@
 //! Events: each describes one change of a record, and is written in the same step as the record.
 //!
-//!
-//!
 //! The events of an operation, folded in order, give its record's state ([`Summary::fold`]).
 //! Operators may read events, so an event contains no key, no body and no credentials.
-//!
-//!
 //!
 //! Events are JSON, because other programs read them too. New versions add members, and never
 //! change or remove one.
@@ -220,10 +216,7 @@ impl Event {
 
     /// Decodes an event. Unknown members are ignored.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// The bytes are not a known event.
     pub fn decode(bytes: &[u8]) -> Result<Event, EventDecodeError> {
         Ok(serde_json::from_slice(bytes)?)

@@ -1,8 +1,6 @@
 //! The identity of a request: idempotency key, scope, caller, slot and fingerprint. Parsed once, at
 //! the edge.
 //!
-//!
-//!
 //! Danger: two different requests with the same [`Slot`] would share an answer. So every hashed
 //! part is preceded by its length, and every hash by its purpose.
 
@@ -80,8 +78,6 @@ pub enum KeyError {
 
 /// A decoded idempotency key: 1 to `max_length` bytes of printable ASCII.
 ///
-///
-///
 /// `Debug` hides the value: keys never reach logs.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Key(String);
@@ -89,8 +85,6 @@ pub struct Key(String);
 impl Key {
     /// Parses one field value (IETF draft-ietf-httpapi-idempotency-key-header-07, section 2.1; RFC
     /// 9651).
-    ///
-    ///
     ///
     /// A value that starts with `"` is a structured-field string: escapes are decoded and
     /// parameters ignored. Any other value is the key itself, so `"abc"` and `abc` are the same
@@ -140,10 +134,7 @@ impl Key {
 
     /// Returns the key if it has at least `min` characters.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// [`KeyError::TooShort`].
     pub fn at_least(self, min: usize) -> Result<Key, KeyError> {
         if self.0.len() < min { Err(KeyError::TooShort { min }) } else { Ok(self) }

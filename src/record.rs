@@ -1,7 +1,5 @@
 //! The record: the stored state of one operation, and the reply for its duplicates.
 //!
-//!
-//!
 //! `absent -> in flight -> completed | uncertain | released`. A record contains the caller
 //! (hashed), the fingerprint, the attempt that may still write to it (its fence) and the number of
 //! its last change (its version).

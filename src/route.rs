@@ -1,7 +1,5 @@
 //! Finds the route of a request by path and method.
 //!
-//!
-//!
 //! Danger: a path that the upstream interprets differently than the gateway bypasses the
 //! protection. So percent-encoded unreserved characters are decoded before matching (RFC 3986,
 //! section 6.2.2.2), and a path is refused if a folding of it (see `folding`) leads to a protected
@@ -22,7 +20,7 @@ mod folding;
 /// A route: enforced, shadowed or switched off.
 #[derive(Debug, Clone)]
 pub struct Route {
-    /// Path patterns, of which any may match: `{name}` is one segment, `{*rest}` one or more.
+    /// Path patterns, any of which may match. `{name}` is one segment, `{*rest}` one or more.
     pub paths: Vec<String>,
     /// Methods.
     pub methods: Vec<Method>,
@@ -78,8 +76,6 @@ impl Routes {
 
     /// Returns the position of the first route that matches a request. A trailing slash doesn't
     /// matter.
-    ///
-    ///
     ///
     /// Fails if a folding of the path leads to a protected route that the path does not lead to, or
     /// if the path is part of an identity or of a derived key and a folding changes it. A plain

@@ -31,10 +31,7 @@ pub enum TrustError {
 /// `identity` is the certificate for servers that request one, and `alpn` the offered protocols in
 /// order.
 ///
-///
-///
 /// # Errors
-///
 /// See [`TrustError`].
 pub fn client_config(
     ca_pem: Option<&[u8]>,
@@ -114,10 +111,7 @@ pub struct ClientIdentity {
 impl ClientIdentity {
     /// Loads the files.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// See [`IdentityError`].
     pub fn load(files: ClientFiles) -> Result<Arc<ClientIdentity>, IdentityError> {
         let key = certified_key(&files)?;
@@ -213,16 +207,16 @@ impl IdentityError {
 
 /// The server certificate in use.
 #[derive(Debug)]
-pub struct Identity(RwLock<Current>);
+pub struct Identity(RwLock<LoadedCertificate>);
 
 #[derive(Debug)]
-struct Current {
+struct LoadedCertificate {
     files: IdentityFiles,
     config: Arc<ServerConfig>,
 }
 
 /// A loaded and checked certificate.
-pub struct Renewal(Current);
+pub struct Renewal(LoadedCertificate);
 
 /// Interval between checks of the files: a renewed certificate is in use before clients notice.
 const RELOAD_EVERY: Duration = Duration::from_secs(5);
@@ -233,10 +227,7 @@ const ALPN: [&[u8]; 2] = [b"h2", b"http/1.1"];
 impl Identity {
     /// Loads the files.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// See [`IdentityError`].
     pub fn load(files: IdentityFiles) -> Result<Arc<Identity>, IdentityError> {
         Ok(Arc::new(Identity(RwLock::new(Identity::prepare(files)?.0))))
@@ -244,14 +235,11 @@ impl Identity {
 
     /// Loads files, perhaps others than before, for [`Identity::renew`].
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// See [`IdentityError`].
     pub fn prepare(files: IdentityFiles) -> Result<Renewal, IdentityError> {
         let config = Arc::new(read(&files)?);
-        Ok(Renewal(Current { files, config }))
+        Ok(Renewal(LoadedCertificate { files, config }))
     }
 
     /// Uses a loaded certificate for new connections.
@@ -264,7 +252,7 @@ impl Identity {
         self.open().config.clone()
     }
 
-    fn open(&self) -> RwLockReadGuard<'_, Current> {
+    fn open(&self) -> RwLockReadGuard<'_, LoadedCertificate> {
         self.0.read().unwrap_or_else(PoisonError::into_inner)
     }
 

@@ -1,9 +1,7 @@
 //! Signed tokens (JWT, RFC 7519, in the compact form of RFC 7515). Claims are used only after the
 //! signature is verified.
 //!
-//!
-//!
-//! Danger: whoever can forge a token gets the answers of another caller. So the key decides which
+//! Danger: a forged token would get the answers of another caller. So the key decides which
 //! algorithms may verify with it: never one of another key type, one that the key's own `alg`
 //! excludes, `none`, or one that needs a shared secret. Before the signature is verified, only the
 //! key's id, the algorithm and `crit` are read.
@@ -70,10 +68,7 @@ pub enum TokenError {
 /// Verifies the token in a field's value, with or without `Bearer` before it. `now_ms` is the wall
 /// clock, in ms since 1970.
 ///
-///
-///
 /// # Errors
-///
 /// See [`TokenError`].
 pub fn verify(
     field: &[u8],

@@ -199,7 +199,9 @@ impl Secrets {
             match resolved {
                 Ok(token) => secrets.admin_tokens.push(token),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("admin_auth.tokens[{index}]"), text));
+                    faults
+                        .0
+                        .push(Fault::without_excerpt(format!("admin_auth.tokens[{index}]"), text));
                 }
             }
         }
@@ -213,7 +215,7 @@ impl Secrets {
             }) {
                 Ok(text) => secrets.encryption_keys.push((key.id.clone(), Secret::new(text))),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("encryption.keys[{index}]"), text))
+                    faults.0.push(Fault::without_excerpt(format!("encryption.keys[{index}]"), text))
                 }
             }
         }
@@ -230,7 +232,7 @@ impl Secrets {
             match checked {
                 Ok(text) => secrets.hash_secrets.push(Secret::new(text)),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("hashing.secrets[{index}]"), text))
+                    faults.0.push(Fault::without_excerpt(format!("hashing.secrets[{index}]"), text))
                 }
             }
         }
@@ -244,7 +246,7 @@ impl Secrets {
                             .or_default()
                             .append(name, value);
                     }
-                    Err(text) => faults.0.push(Fault::elsewhere(
+                    Err(text) => faults.0.push(Fault::without_excerpt(
                         format!("routes[{index}].probe.headers.{name}"),
                         text,
                     )),
@@ -255,7 +257,7 @@ impl Secrets {
             match source.read_field(&env) {
                 Ok(value) => _ = secrets.tracing_headers.append(name, value),
                 Err(text) => {
-                    faults.0.push(Fault::elsewhere(format!("tracing.headers.{name}"), text))
+                    faults.0.push(Fault::without_excerpt(format!("tracing.headers.{name}"), text))
                 }
             }
         }

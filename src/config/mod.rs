@@ -1,8 +1,6 @@
 //! The configuration: one TOML file, overridden by flags and completed by documented defaults, read
 //! into typed values.
 //!
-//!
-//!
 //! Danger: a key that is misread or silently ignored could leave a payment unprotected. So an
 //! unknown key is a fault, all faults of a file are reported at once, and values for unfinished
 //! features are refused.
@@ -124,10 +122,7 @@ pub struct Overrides {
 impl Config {
     /// Reads a configuration. `file` is the file's name, for messages, and its text.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// All faults of the file and the overrides at once. No fault shows a password.
     pub fn load(file: Option<(&str, &str)>, overrides: Overrides) -> Result<Config, Faults> {
         let report = FaultCollector::default();
@@ -140,7 +135,7 @@ impl Config {
         let config = read_all(&report, [&given, &defaults, &profiles], &overrides);
         let warnings = report.finish(&[&given, &defaults, &profiles])?;
         let unexplained = || {
-            Fault::elsewhere(
+            Fault::without_excerpt(
                 "config",
                 "the configuration is unusable, but no fault was found: please report this",
             )
@@ -175,10 +170,7 @@ impl Config {
 
     /// Reads the secrets that the file names. `env` looks up an environment variable.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// All secrets that are missing, empty or unreadable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
         Secrets::resolve(self, env)
@@ -186,10 +178,7 @@ impl Config {
 
     /// Reads the client certificates for upstreams and the store, as a start would.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// All files that are unreadable or don't match each other, at once.
     pub fn check_client_certificates(&self) -> Result<(), Faults> {
         let default = ("upstream".to_owned(), &self.upstream.client);
@@ -202,7 +191,7 @@ impl Config {
         let fault = |(path, files): (String, &Option<ClientFiles>)| {
             let error = ClientIdentity::load(files.clone()?).err()?;
             let name = if error.file() == files.as_ref()?.key { "key" } else { "cert" };
-            Some(Fault::elsewhere(format!("{path}.{name}"), error.to_string()))
+            Some(Fault::without_excerpt(format!("{path}.{name}"), error.to_string()))
         };
         let faults: Vec<Fault> = all.filter_map(fault).collect();
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
@@ -320,14 +309,14 @@ fn address(
     }
 }
 
-type Named = Vec<(String, Option<UpstreamConfig>)>;
+type NamedUpstreams = Vec<(String, Option<UpstreamConfig>)>;
 
 fn read_upstreams<'a>(
     report: &'a FaultCollector,
     root: &Table<'a>,
     defaults: &'a ConfigSource<'a>,
     flag: Option<&str>,
-) -> (Option<UpstreamConfig>, Named) {
+) -> (Option<UpstreamConfig>, NamedUpstreams) {
     const EXPECTED: &str = "a table: [upstream]";
     const NAMED_EXPECTED: &str = "a table: [upstreams.NAME]";
     let default = UpstreamConfig::read(DEFAULT_UPSTREAM, root.table("upstream", EXPECTED), flag);

@@ -29,7 +29,7 @@ pub(super) struct ConfigSource<'a> {
 /// Collects faults and warnings.
 #[derive(Default)]
 pub(super) struct FaultCollector {
-    noted: RefCell<Vec<Noted>>,
+    noted: RefCell<Vec<NotedFault>>,
     /// Lines that don't parse, by file and first byte. Other faults of such a line would only
     /// confuse.
     broken: RefCell<BTreeSet<(String, usize)>>,
@@ -38,7 +38,7 @@ pub(super) struct FaultCollector {
 }
 
 /// A fault without its excerpt.
-struct Noted {
+struct NotedFault {
     at: SourceSpan,
     text: String,
     help: Option<String>,
@@ -124,7 +124,7 @@ impl FaultCollector {
     }
 
     fn push(&self, at: &SourceSpan, text: String, help: Option<String>, absence: bool) {
-        self.noted.borrow_mut().push(Noted { at: at.clone(), text, help, absence });
+        self.noted.borrow_mut().push(NotedFault { at: at.clone(), text, help, absence });
     }
 
     /// Notes something legal that the operator should reconsider.
@@ -151,7 +151,7 @@ impl FaultCollector {
         noted.sort_by(|a, b| (&a.at.file, a.at.bytes.start).cmp(&(&b.at.file, b.at.bytes.start)));
         noted.dedup_by(|a, b| a.at == b.at && a.text == b.text);
         let hidden = self.hidden.into_inner();
-        let fault = |noted: Noted| {
+        let fault = |noted: NotedFault| {
             let excerpt = noted.at.file.as_ref().map(|file| {
                 let hidden: Vec<_> = hidden
                     .iter()
@@ -210,7 +210,7 @@ impl<'a> Table<'a> {
     }
 
     /// Creates an empty table for a key that the operator didn't write.
-    pub fn nothing(&self, path: &str) -> Table<'a> {
+    pub fn empty(&self, path: &str) -> Table<'a> {
         Table::new(self.report, path.to_owned(), Vec::new())
     }
 

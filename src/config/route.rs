@@ -136,7 +136,7 @@ pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> Vec<Rout
 
 /// Creates the route of a file without routes. It protects every request with a key.
 fn implicit(root: &Table<'_>, context: &RouteContext<'_>) -> Option<RouteConfig> {
-    let table = context.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
+    let table = context.profiles.above_profile(root.empty("routes[default]"), DEFAULT_PROFILE)?;
     let policy = read_policy(
         &table,
         IMPLICIT_ROUTE,
@@ -165,10 +165,10 @@ fn read(
         None => Some(DEFAULT_PROFILE),
         Some(value) => value
             .text("a profile's name such as \"stripe\"")
-            .filter(|name| context.profiles.know(name, &value)),
+            .filter(|name| context.profiles.check(name, &value)),
     };
     // A route with an unknown profile is read on, to report its other faults.
-    let table = context.profiles.lay_under(table, profile.unwrap_or(DEFAULT_PROFILE))?;
+    let table = context.profiles.above_profile(table, profile.unwrap_or(DEFAULT_PROFILE))?;
     let path = table
         .get("path")
         .map(|value| value.checked(path::EXPECTED, path::parse).map(|path| (path, value)));

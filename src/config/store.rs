@@ -172,10 +172,7 @@ const SENTINEL_PORT: u16 = 26379;
 impl StoreUrl {
     /// Parses a store's url.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// A description of the fault, without the text itself.
     pub fn parse(text: &str) -> Result<StoreUrl, String> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
@@ -198,10 +195,7 @@ impl StoreUrl {
     /// Parses a store's url that may contain the namespace of its keys (`?namespace=NAME`, only for
     /// Redis).
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// A description of the fault, without the text itself.
     pub fn with_namespace(text: &str) -> Result<(StoreUrl, Option<String>), String> {
         // A directory may contain any character, also `?`.

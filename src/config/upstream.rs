@@ -82,10 +82,7 @@ const URL_EXPECTED: &str = "a url such as \"http://127.0.0.1:9000\"";
 impl UpstreamUrl {
     /// Parses an `http` or `https` url without path and credentials.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// A description of the fault, without the text itself.
     pub fn parse(text: &str) -> Result<UpstreamUrl, String> {
         let expected = || format!("expected {URL_EXPECTED}: http or https, a host and a port");

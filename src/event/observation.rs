@@ -23,7 +23,8 @@ pub enum ObservationKind {
     Waited,
     /// The request was refused.
     Refused,
-    /// On a shadow route: enforcing would have answered it with the operation's result, at once or after waiting.
+    /// On a shadow route: enforcing would have answered with the operation's result, at once or
+    /// after waiting.
     WouldReplay,
     /// On a shadow route: enforcing would have refused it.
     WouldRefuse,
@@ -89,18 +90,18 @@ pub struct Observation {
 
 /// Observations with common members: a batch is a list of such groups.
 #[derive(Deserialize)]
-struct Group {
+struct ObservationGroup {
     kind: ObservationKind,
     route: String,
     scope: Option<String>,
     status: Option<u16>,
     problem: Option<String>,
-    seen: Vec<Request>,
+    seen: Vec<GroupMember>,
 }
 
 /// Members of one observation in a group.
 #[derive(Deserialize)]
-struct Request {
+struct GroupMember {
     #[serde(default)]
     operation: String,
     at_ms: u64,
@@ -175,23 +176,20 @@ impl Observation {
 
     /// Decodes a batch. Unknown groups and members are ignored.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// The bytes are not a batch.
     pub fn decode(batch: &[u8]) -> Result<Vec<Observation>, EventDecodeError> {
         let groups: Vec<serde_json::Value> = serde_json::from_slice(batch)?;
         let known = groups.into_iter().filter_map(|group| serde_json::from_value(group).ok());
-        Ok(known.flat_map(Group::observations).collect())
+        Ok(known.flat_map(ObservationGroup::observations).collect())
     }
 }
 
-impl Group {
+impl ObservationGroup {
     fn observations(self) -> Vec<Observation> {
-        let Group { kind, route, scope, status, problem, seen } = self;
+        let ObservationGroup { kind, route, scope, status, problem, seen } = self;
         let of_group =
-            |Request { operation, at_ms, until_ms, times, waited_ms, differing, trace }| {
+            |GroupMember { operation, at_ms, until_ms, times, waited_ms, differing, trace }| {
                 Observation {
                     kind,
                     at_ms,

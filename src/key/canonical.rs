@@ -1,8 +1,6 @@
 //! JSON bodies by value: equal documents have equal hashes, whatever their member order, white
 //! space or number spelling.
 //!
-//!
-//!
 //! Danger: two different payments with the same hash would share an answer. So numbers are compared
 //! as decimal digits, never as floats. A document with an ambiguous value (duplicate member names,
 //! too deep, not JSON) is compared as bytes. `serde_json` checks the grammar first; the code below
@@ -40,7 +38,7 @@ pub(super) fn without_mark(body: &[u8]) -> &[u8] {
 }
 
 /// A JSON document with one unambiguous value.
-pub struct Document<'a>(Value<'a>);
+pub struct Document<'a>(JsonValue<'a>);
 
 /// The value under a pointer.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +56,7 @@ impl<'a> Document<'a> {
     pub fn parse(body: &'a [u8]) -> Result<Document<'a>, UnclearJson> {
         let text = std::str::from_utf8(without_mark(body)).map_err(|_| UnclearJson::NotJson)?;
         serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| UnclearJson::NotJson)?;
-        let mut reader = Reader { text, at: 0, too_deep: false };
+        let mut reader = JsonReader { text, at: 0, too_deep: false };
         let value = reader.value(0);
         value.map(Document).ok_or(if reader.too_deep {
             UnclearJson::TooDeep
@@ -71,7 +69,7 @@ impl<'a> Document<'a> {
     pub fn member(&self, pointer: &Pointer) -> Member<'_> {
         match self.0.find(pointer.tokens()) {
             None => Member::Missing,
-            Some(Value::Text(text)) => Member::Text(text),
+            Some(JsonValue::Text(text)) => Member::Text(text),
             Some(_) => Member::Other,
         }
     }
@@ -80,10 +78,10 @@ impl<'a> Document<'a> {
     /// bytes. Numbers have their plain decimal form: 1e2, 100 and 100.0 are equal.
     pub fn scalar(&self, pointer: &Pointer, max: usize) -> Option<Cow<'_, str>> {
         let text = match self.0.find(pointer.tokens())? {
-            Value::Text(text) => Cow::Borrowed(text.as_ref()),
-            Value::Literal(word @ ("true" | "false")) => Cow::Borrowed(*word),
-            Value::Number(number) => Cow::Owned(number.plain(max)?),
-            Value::Literal(_) | Value::Array(_) | Value::Object(_) => return None,
+            JsonValue::Text(text) => Cow::Borrowed(text.as_ref()),
+            JsonValue::Literal(word @ ("true" | "false")) => Cow::Borrowed(*word),
+            JsonValue::Number(number) => Cow::Owned(number.plain(max)?),
+            JsonValue::Literal(_) | JsonValue::Array(_) | JsonValue::Object(_) => return None,
         };
         (text.len() <= max).then_some(text)
     }
@@ -108,7 +106,7 @@ impl<'a> Document<'a> {
     /// missing or `null`.
     pub fn hash_member(&self, hasher: &mut PartHasher, pointer: &Pointer) -> bool {
         match self.0.find(pointer.tokens()) {
-            None | Some(Value::Literal("null")) => false,
+            None | Some(JsonValue::Literal("null")) => false,
             Some(value) => {
                 Out::write(hasher, value);
                 true
@@ -118,8 +116,6 @@ impl<'a> Document<'a> {
 }
 
 /// Adds the value of a JSON document to a hash, without the members under `ignore`.
-///
-///
 ///
 /// Returns `false`, and adds nothing, if the document has no unambiguous value.
 pub(super) fn hash_json(hasher: &mut PartHasher, body: Reading<'_>, ignore: &[Pointer]) -> bool {
@@ -131,7 +127,7 @@ pub(super) fn hash_json(hasher: &mut PartHasher, body: Reading<'_>, ignore: &[Po
 }
 
 /// A value without inner values.
-pub(super) struct Leaf<'d, 'a>(&'d Value<'a>);
+pub(super) struct Leaf<'d, 'a>(&'d JsonValue<'a>);
 
 impl Leaf<'_, '_> {
     /// Adds the value to a hash.
@@ -141,25 +137,25 @@ impl Leaf<'_, '_> {
 }
 
 /// A JSON value. Numbers stay text.
-enum Value<'a> {
+enum JsonValue<'a> {
     /// `true`, `false` or `null`, as written: each has one spelling.
     Literal(&'a str),
     Number(Number<'a>),
     Text(Cow<'a, str>),
-    Array(Vec<Value<'a>>),
+    Array(Vec<JsonValue<'a>>),
     /// Members sorted by name, with distinct names.
-    Object(Vec<(Cow<'a, str>, Value<'a>)>),
+    Object(Vec<(Cow<'a, str>, JsonValue<'a>)>),
 }
 
-impl<'a> Value<'a> {
-    fn find(&self, tokens: &[String]) -> Option<&Value<'a>> {
+impl<'a> JsonValue<'a> {
+    fn find(&self, tokens: &[String]) -> Option<&JsonValue<'a>> {
         let [first, rest @ ..] = tokens else { return Some(self) };
         match self {
-            Value::Object(members) => {
+            JsonValue::Object(members) => {
                 let at = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)).ok()?;
                 members[at].1.find(rest)
             }
-            Value::Array(items) => items.get(first.parse::<usize>().ok()?)?.find(rest),
+            JsonValue::Array(items) => items.get(first.parse::<usize>().ok()?)?.find(rest),
             _ => None,
         }
     }
@@ -172,12 +168,12 @@ impl<'a> Value<'a> {
     ) -> Option<()> {
         match self {
             // The empty literal marks a value that the comparison ignores.
-            Value::Literal("") => Some(()),
-            Value::Array(items) if !items.is_empty() => items
+            JsonValue::Literal("") => Some(()),
+            JsonValue::Array(items) if !items.is_empty() => items
                 .iter()
                 .enumerate()
                 .try_for_each(|(place, item)| item.gather(format!("{at}/{place}"), max, leaves)),
-            Value::Object(members) if !members.is_empty() => {
+            JsonValue::Object(members) if !members.is_empty() => {
                 members.iter().try_for_each(|(name, member)| {
                     let name = name.replace('~', "~0").replace('/', "~1");
                     member.gather(format!("{at}/{name}"), max, leaves)
@@ -193,7 +189,7 @@ impl<'a> Value<'a> {
     fn remove(&mut self, tokens: &[String]) {
         let [first, rest @ ..] = tokens else { return };
         match self {
-            Value::Object(members) => {
+            JsonValue::Object(members) => {
                 let Ok(at) = members.binary_search_by(|(name, _)| name.as_ref().cmp(first)) else {
                     return;
                 };
@@ -205,13 +201,13 @@ impl<'a> Value<'a> {
             }
             // An element is blanked rather than removed: the positions of the others have a
             // meaning.
-            Value::Array(items) => {
+            JsonValue::Array(items) => {
                 let Some(item) = first.parse::<usize>().ok().and_then(|at| items.get_mut(at))
                 else {
                     return;
                 };
                 if rest.is_empty() {
-                    *item = Value::Literal("");
+                    *item = JsonValue::Literal("");
                 } else {
                     item.remove(rest);
                 }
@@ -257,14 +253,14 @@ impl Number<'_> {
 
 /// Reads text that `serde_json` accepted. Every method returns `None` for a value without a
 /// canonical form.
-struct Reader<'a> {
+struct JsonReader<'a> {
     text: &'a str,
     at: usize,
     /// Whether the reader stopped at a value deeper than [`JSON_DEPTH_MAX`].
     too_deep: bool,
 }
 
-impl<'a> Reader<'a> {
+impl<'a> JsonReader<'a> {
     fn peek(&mut self) -> Option<u8> {
         let bytes = self.text.as_bytes();
         while matches!(bytes.get(self.at), Some(b' ' | b'\t' | b'\r' | b'\n')) {
@@ -280,7 +276,7 @@ impl<'a> Reader<'a> {
         found
     }
 
-    fn value(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn value(&mut self, depth: usize) -> Option<JsonValue<'a>> {
         if depth > JSON_DEPTH_MAX {
             self.too_deep = true;
             return None;
@@ -288,16 +284,16 @@ impl<'a> Reader<'a> {
         match self.peek()? {
             b'{' => self.object(depth),
             b'[' => self.array(depth),
-            b'"' => self.string().map(Value::Text),
-            b'-' | b'0'..=b'9' => self.number().map(Value::Number),
+            b'"' => self.string().map(JsonValue::Text),
+            b'-' | b'0'..=b'9' => self.number().map(JsonValue::Number),
             _ => {
                 let word = self.span(|b| b.is_ascii_lowercase());
-                (!word.is_empty()).then_some(Value::Literal(word))
+                (!word.is_empty()).then_some(JsonValue::Literal(word))
             }
         }
     }
 
-    fn object(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn object(&mut self, depth: usize) -> Option<JsonValue<'a>> {
         self.take(b'{');
         let mut members = Vec::new();
         while !self.take(b'}') {
@@ -309,17 +305,17 @@ impl<'a> Reader<'a> {
         members.sort_by(|(a, _), (b, _)| a.cmp(b));
         // It is unknown which of two equal names the upstream reads, so the document is ambiguous.
         let distinct = members.windows(2).all(|pair| pair[0].0 != pair[1].0);
-        distinct.then_some(Value::Object(members))
+        distinct.then_some(JsonValue::Object(members))
     }
 
-    fn array(&mut self, depth: usize) -> Option<Value<'a>> {
+    fn array(&mut self, depth: usize) -> Option<JsonValue<'a>> {
         self.take(b'[');
         let mut items = Vec::new();
         while !self.take(b']') {
             items.push(self.value(depth + 1)?);
             self.take(b',');
         }
-        Some(Value::Array(items))
+        Some(JsonValue::Array(items))
     }
 
     fn string(&mut self) -> Option<Cow<'a, str>> {
@@ -404,7 +400,7 @@ struct Out<'h> {
 }
 
 impl<'h> Out<'h> {
-    fn write(hasher: &'h mut PartHasher, value: &Value<'_>) {
+    fn write(hasher: &'h mut PartHasher, value: &JsonValue<'_>) {
         let mut out = Out { hasher, buffer: Vec::with_capacity(CHUNK_BYTES) };
         out.value(value);
         let Out { hasher, buffer } = out;
@@ -430,10 +426,10 @@ impl<'h> Out<'h> {
         self.put(text.as_bytes());
     }
 
-    fn value(&mut self, value: &Value<'_>) {
+    fn value(&mut self, value: &JsonValue<'_>) {
         match value {
-            Value::Literal(word) => self.text(b'l', word),
-            Value::Number(number) => {
+            JsonValue::Literal(word) => self.text(b'l', word),
+            JsonValue::Number(number) => {
                 self.tagged(
                     if number.negative { b'-' } else { b'+' },
                     number.digits[0].len() + number.digits[1].len(),
@@ -442,12 +438,12 @@ impl<'h> Out<'h> {
                 self.put(number.digits[1].as_bytes());
                 self.put(&number.exponent.to_be_bytes());
             }
-            Value::Text(text) => self.text(b's', text),
-            Value::Array(items) => {
+            JsonValue::Text(text) => self.text(b's', text),
+            JsonValue::Array(items) => {
                 self.tagged(b'a', items.len());
                 items.iter().for_each(|item| self.value(item));
             }
-            Value::Object(members) => {
+            JsonValue::Object(members) => {
                 self.tagged(b'o', members.len());
                 for (name, member) in members {
                     self.text(b'n', name);

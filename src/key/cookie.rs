@@ -1,7 +1,5 @@
 //! One named cookie of a request (RFC 6265, section 4.2.1).
 //!
-//!
-//!
 //! Danger: the whole `Cookie` field changes between a request and its retry, because analytics and
 //! consent scripts add cookies of their own. Only the session cookie identifies the caller.
 
@@ -42,10 +40,7 @@ impl CookieName {
     /// space; `None` if the cookie is absent or empty. All lines count as one: HTTP/2 clients send
     /// one line per cookie (RFC 9113, section 8.2.3).
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// The cookie is present more than once with different values.
     pub fn value<'h>(
         &self,

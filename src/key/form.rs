@@ -1,7 +1,5 @@
 //! One field of a form body (`application/x-www-form-urlencoded`), decoded as in the URL standard.
 //!
-//!
-//!
 //! Danger: if a field is repeated, some upstreams read the first, some the last, and some both.
 
 use std::borrow::Cow;
@@ -20,8 +18,6 @@ pub enum FormField<'b> {
 }
 
 /// Looks up a field by its decoded name. Every byte sequence is a form, so there are no errors.
-///
-///
 ///
 /// Values are compared as bytes. The standard replaces invalid UTF-8, which would make different
 /// values equal.

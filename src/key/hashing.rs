@@ -1,8 +1,6 @@
 //! The hash function of identities: plain SHA-256, or HMAC-SHA-256 (RFC 2104) with secrets that can
 //! be rotated.
 //!
-//!
-//!
 //! Danger: an operation that is looked up with another secret than it was written with is not
 //! found, and runs again. So the first secret writes, and all secrets are looked up.
 
@@ -49,13 +47,9 @@ pub struct OperationParts<'n> {
 }
 
 impl Hashing {
-    /// Creates a hash function with secrets, of which the first writes. Without secrets it is plain
-    /// SHA-256.
-    ///
-    ///
+    /// Creates a hash function. The first secret writes; without secrets it is plain SHA-256.
     ///
     /// # Errors
-    ///
     /// A secret is too short.
     pub fn under<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Result<Hashing, SecretError> {
         let key = |secret: &[u8]| {
@@ -66,22 +60,29 @@ impl Hashing {
     }
 
     /// Returns an operation's slot, and its caller as stored, under the secret that writes.
-    pub fn identity(&self, named: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
+    pub fn identity(&self, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
         match self.0.first() {
-            None => {
-                (Slot::of(named.space, named.route, named.scope, named.key, named.variant), caller)
-            }
-            Some(secret) => identity(secret, named, caller),
+            None => (
+                Slot::of(
+                    operation.space,
+                    operation.route,
+                    operation.scope,
+                    operation.key,
+                    operation.variant,
+                ),
+                caller,
+            ),
+            Some(secret) => identity(secret, operation, caller),
         }
     }
 
     /// Returns slot and caller under each of the other secrets.
     pub fn other_identities(
         &self,
-        named: &OperationParts<'_>,
+        operation: &OperationParts<'_>,
         caller: Caller,
     ) -> Vec<(Slot, Caller)> {
-        self.0.iter().skip(1).map(|secret| identity(secret, named, caller)).collect()
+        self.0.iter().skip(1).map(|secret| identity(secret, operation, caller)).collect()
     }
 
     /// Returns the mark of a tenant: the first 16 hexadecimal digits of its hash, under the first
@@ -120,13 +121,13 @@ fn tenant_mark(secret: Option<&hmac::Key>, tenant: &TenantId) -> String {
 }
 
 /// Signs hashes of length-prefixed parts, so that the rules for scopes and callers need no secret.
-fn identity(secret: &hmac::Key, named: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
+fn identity(secret: &hmac::Key, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
     let mut parts = PartHasher::new("slot:keyed");
     parts
-        .part(named.route.as_bytes())
-        .part(named.scope.as_bytes())
-        .part(named.key)
-        .part(named.variant);
+        .part(operation.route.as_bytes())
+        .part(operation.scope.as_bytes())
+        .part(operation.key)
+        .part(operation.variant);
     let signed = hmac::sign(secret, &parts.finish());
     let mut hash = [0; SLOT_BYTES];
     hash.copy_from_slice(&signed.as_ref()[..SLOT_BYTES]);
@@ -134,7 +135,7 @@ fn identity(secret: &hmac::Key, named: &OperationParts<'_>, caller: Caller) -> (
     caller_parts.part(caller.as_bytes());
     let mut signed_caller = [0; 32];
     signed_caller.copy_from_slice(hmac::sign(secret, &caller_parts.finish()).as_ref());
-    (Slot::from_hash(named.space, hash), Caller::from_bytes(signed_caller))
+    (Slot::from_hash(operation.space, hash), Caller::from_bytes(signed_caller))
 }
 
 impl fmt::Debug for Hashing {

@@ -1,12 +1,9 @@
 //! Digests of a request's members, one per leaf value, so that a refusal can name the places in
 //! which a request differs from the first one.
 //!
-//!
-//!
-//! Danger: whoever has the digest of an amount can guess the amount quickly. So digests never leave
-//! the store; each record has its own salt, so that equal values of two records have different
-//! digests; and only the places of differences are disclosed, only to a caller who also sent the
-//! first request.
+//! Danger: an amount is quickly guessed from its digest. So digests never leave the store. Each
+//! record has its own salt, so that equal values of two records have different digests. Only the
+//! places of differences are disclosed, and only to the caller of the first request.
 
 use std::collections::BTreeMap;
 

@@ -56,7 +56,7 @@ fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Un
     let mut at: &RawValue =
         serde_json::from_slice(without_mark(document)).map_err(|_| UnclearJson::NotJson)?;
     for token in pointer.tokens() {
-        let found = if let Ok(Members(members)) = serde_json::from_str(at.get()) {
+        let found = if let Ok(RawMembers(members)) = serde_json::from_str(at.get()) {
             members.into_iter().find(|(name, _)| name == token).map(|(_, value)| value)
         } else if let Ok(items) = serde_json::from_str::<Vec<&RawValue>>(at.get()) {
             token.parse::<usize>().ok().and_then(|place| items.get(place).copied())
@@ -81,7 +81,7 @@ pub fn with_member(document: &[u8], pointer: &Pointer, text: &str) -> Option<Byt
 
 fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
     let Some((token, rest)) = tokens.split_first() else { return serde_json::to_string(text).ok() };
-    let Members(members) = serde_json::from_str(at.get()).ok()?;
+    let RawMembers(members) = serde_json::from_str(at.get()).ok()?;
     let mut out = String::with_capacity(at.get().len() + token.len() + text.len() + 6);
     let mut found = false;
     for (name, value) in members {
@@ -109,22 +109,22 @@ fn put(at: &RawValue, tokens: &[String], text: &str) -> Option<String> {
 }
 
 /// An object's members in order, with the original text of the values.
-struct Members<'a>(Vec<(String, &'a RawValue)>);
+struct RawMembers<'a>(Vec<(String, &'a RawValue)>);
 
-impl<'de> Deserialize<'de> for Members<'de> {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Members<'de>, D::Error> {
+impl<'de> Deserialize<'de> for RawMembers<'de> {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<RawMembers<'de>, D::Error> {
         struct InOrder;
         impl<'de> Visitor<'de> for InOrder {
-            type Value = Members<'de>;
+            type Value = RawMembers<'de>;
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("an object")
             }
-            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Members<'de>, A::Error> {
+            fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<RawMembers<'de>, A::Error> {
                 let mut members = Vec::new();
                 while let Some((name, value)) = map.next_entry::<String, &'de RawValue>()? {
                     members.push((name, value));
                 }
-                Ok(Members(members))
+                Ok(RawMembers(members))
             }
         }
         deserializer.deserialize_map(InOrder)

@@ -1,8 +1,6 @@
 //! Forms (`multipart/form-data`, RFC 7578) by their parts: a retry has another boundary and is the
 //! same form.
 //!
-//!
-//!
 //! Danger: two different forms with the same hash would share an answer, and parsers of forms are
 //! lenient in different ways. So only forms that all parsers interpret equally are compared by
 //! parts: nothing before the first boundary or after the last, every line ends with CR LF, every
@@ -56,8 +54,6 @@ pub fn form_boundary(content_type: &str) -> Option<&str> {
 
 /// Adds the parts of a form to a hash, in order.
 ///
-///
-///
 /// Returns `false`, and adds nothing, if parsers could interpret the body differently.
 pub(super) fn hash_form(hasher: &mut PartHasher, body: &[u8], boundary: &str) -> bool {
     let Some(parts) = parts(body, boundary) else { return false };
@@ -77,7 +73,7 @@ pub(super) fn hash_form(hasher: &mut PartHasher, body: &[u8], boundary: &str) ->
 }
 
 /// One part of a form.
-struct Part<'a> {
+struct FormPart<'a> {
     /// Parameters of `Content-Disposition`, by name: `name`, `filename`.
     disposition: Vec<(String, &'a [u8])>,
     /// Other fields, by name: `content-type`.
@@ -85,7 +81,7 @@ struct Part<'a> {
     content: &'a [u8],
 }
 
-fn parts<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<Part<'a>>> {
+fn parts<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<FormPart<'a>>> {
     let delimiter = format!("\r\n--{boundary}");
     // The first boundary is at the very beginning, without a line end before it.
     let mut rest = body.strip_prefix(&delimiter.as_bytes()[2..])?;
@@ -111,7 +107,7 @@ fn parts<'a>(body: &'a [u8], boundary: &str) -> Option<Vec<Part<'a>>> {
     }
 }
 
-fn read_part(part: &[u8]) -> Option<Part<'_>> {
+fn read_part(part: &[u8]) -> Option<FormPart<'_>> {
     let end = memmem::find(part, b"\r\n\r\n")?;
     if end > PART_HEAD_MAX {
         return None;
@@ -133,7 +129,7 @@ fn read_part(part: &[u8]) -> Option<Part<'_>> {
         }
     }
     sorted_and_distinct(&mut fields).then_some(())?;
-    Some(Part { disposition: disposition?, fields, content })
+    Some(FormPart { disposition: disposition?, fields, content })
 }
 
 /// The lines of a part's header block, without CR LF.

@@ -1,8 +1,6 @@
 //! Paths: the form in which they are compared, and the interpretations that a hop behind the
 //! gateway may give them.
 //!
-//!
-//!
 //! Danger: two hops can interpret a path in different ways. A hop may cut path parameters (`;x`),
 //! resolve dot segments, merge slashes, treat `\` as `/`, decode `%2F` and decode the result again,
 //! or end the path at a decoded `?`. A segment that none of these steps changes is *opaque*. Only
@@ -135,7 +133,8 @@ fn byte_of(high: u8, low: u8) -> Option<u8> {
     u8::try_from(digit(high)? << 4 | digit(low)?).ok()
 }
 
-/// Returns whether a path has no byte that a folding could change, except for letter case. Takes one scan.
+/// Returns whether a path has no byte that a folding could change, except for letter case. Takes
+/// one scan.
 pub fn is_plain(path: &str) -> bool {
     let mut after_slash = false;
     path.bytes().all(|byte| {
@@ -214,8 +213,6 @@ pub fn identity(path: &str, case: PathCase) -> Vec<u8> {
 }
 
 /// Fills a value into a path template, which may have a query, wherever `place` is.
-///
-///
 ///
 /// Returns `None` if the result would not be the template with one opaque segment: the value `..`
 /// leads to another resource, and so does `a/b` behind a hop that decodes `%2F`. A request to such

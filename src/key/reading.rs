@@ -20,10 +20,7 @@ impl<'b> Reading<'b> {
 
     /// Returns the document.
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// The body has no unambiguous JSON value.
     pub fn document(&self) -> Result<&Document<'b>, UnclearJson> {
         self.document

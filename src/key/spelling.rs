@@ -1,7 +1,5 @@
 //! The canonical spelling of a key for the upstream.
 //!
-//!
-//!
 //! Danger: an upstream that deduplicates compares the bytes that it receives. A key in two
 //! spellings is two operations there, and a retry under `on_uncertain = "forward"` runs twice.
 
@@ -9,8 +7,6 @@ use super::KeySyntax;
 
 /// Returns the header field value for this key, however the client spelled it. `key` is the decoded
 /// key: printable ASCII, not empty.
-///
-///
 ///
 /// The value is the bare key if a bare value parses to the same key, and a structured-field string
 /// (RFC 9651, section 4.1.6) otherwise. Under [`KeySyntax::Strict`] it is always a structured-field

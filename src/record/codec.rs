@@ -1,8 +1,6 @@
 //! The binary format of records, versioned. A record is a fixed head, which stores compare without
 //! decoding, and a payload.
 //!
-//!
-//!
 //! Danger: a record that decodes differently than it was written would replay a wrong answer or run
 //! a payment twice. So the payload has a checksum over head and content, every length is checked,
 //! and no byte may remain. A test decodes golden files of every format that was ever written.
@@ -258,20 +256,17 @@ pub fn encode_reply(reply: &Reply) -> Bytes {
 
 /// Decodes the output of [`encode_reply`]. The body shares its memory.
 ///
-///
-///
 /// # Errors
-///
 /// See [`CodecError::Malformed`].
 pub fn decode_reply(text: Bytes, has_trailers: bool) -> Result<Reply, CodecError> {
-    let mut rest = Reader(text);
+    let mut rest = RecordReader(text);
     let reply = rest.reply(has_trailers)?;
     if rest.0.is_empty() { Ok(reply) } else { Err(CodecError::Malformed) }
 }
 
 /// Decodes a record of any format that was ever written. The body shares the payload's memory.
 pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecError> {
-    let mut rest = Reader(payload);
+    let mut rest = RecordReader(payload);
     let format = rest.u8()?;
     if ![FORMAT, FORMAT_WITH_EXTRAS, FORMAT_WITH_TRAILERS].contains(&format) {
         return Err(CodecError::Format(format));
@@ -284,7 +279,7 @@ pub fn decode(head: &[u8; HEAD_BYTES], payload: Bytes) -> Result<Record, CodecEr
     let caller = rest.option()?.map(Caller::from_bytes);
     let opened_unix_ms = rest.u64()?;
     let (extras, lost) =
-        if format == FORMAT { Default::default() } else { Reader(rest.text()?).extras()? };
+        if format == FORMAT { Default::default() } else { RecordReader(rest.text()?).extras()? };
     let has_trailers = format == FORMAT_WITH_TRAILERS;
     let state = match head[16] {
         _ if has_trailers && !head_completed(head) => return Err(CodecError::Malformed),
@@ -348,9 +343,9 @@ fn span(content: &[u8]) -> Result<SpanId, CodecError> {
     })
 }
 
-struct Reader(Bytes);
+struct RecordReader(Bytes);
 
-impl Reader {
+impl RecordReader {
     fn need(&self, bytes: usize) -> Result<(), CodecError> {
         if self.0.len() < bytes { Err(CodecError::Malformed) } else { Ok(()) }
     }

@@ -1,7 +1,5 @@
 //! The foldings of a path: all paths that hops behind the gateway may interpret it as.
 //!
-//!
-//!
 //! A hop may cut path parameters, resolve dot segments, merge slashes, treat `\` as `/`, decode
 //! escapes, and end the path at a `;` or at a decoded `?`; each at any place, in any order, more
 //! than once. These readings are too many to list, so they are searched together: a path is a row
@@ -25,11 +23,11 @@ const PARAMETERS_MAX: usize = 64;
 
 /// A route's pattern: decoded, split, and folded to the route's letter case.
 #[derive(Debug, Clone)]
-pub(super) struct Pattern(Vec<Part>);
+pub(super) struct Pattern(Vec<PatternPart>);
 
 /// A segment of a pattern.
 #[derive(Debug, Clone)]
-enum Part {
+enum PatternPart {
     Literal(Vec<u8>),
     /// `{name}` between two literals, each of which may be empty.
     Parameter {
@@ -46,12 +44,12 @@ impl Pattern {
     /// Splits a pattern that `matchit` accepts.
     pub fn of(pattern: &str, case: PathCase) -> Pattern {
         let segments = pattern.trim_matches('/').split('/').filter(|segment| !segment.is_empty());
-        Pattern(segments.map(|segment| Part::of(segment, case)).collect())
+        Pattern(segments.map(|segment| PatternPart::of(segment, case)).collect())
     }
 }
 
-impl Part {
-    fn of(segment: &str, case: PathCase) -> Part {
+impl PatternPart {
+    fn of(segment: &str, case: PathCase) -> PatternPart {
         let (mut texts, mut name) = (vec![String::new()], None);
         let mut chars = segment.chars().peekable();
         while let Some(c) = chars.next() {
@@ -70,24 +68,24 @@ impl Part {
         let mut decoded = texts.iter().map(|text| Decoded::of(text).fold_case(case).bytes);
         let before = decoded.next().unwrap_or_default();
         match name {
-            None => Part::Literal(before),
-            Some(name) if name.starts_with('*') => Part::Rest { before },
-            Some(_) => Part::Parameter { before, after: decoded.next().unwrap_or_default() },
+            None => PatternPart::Literal(before),
+            Some(name) if name.starts_with('*') => PatternPart::Rest { before },
+            Some(_) => PatternPart::Parameter { before, after: decoded.next().unwrap_or_default() },
         }
     }
 
     /// Returns whether the part matches a text.
     fn is(&self, text: &[u8]) -> bool {
         match self {
-            Part::Literal(literal) => text == literal,
-            Part::Parameter { before, after } => {
+            PatternPart::Literal(literal) => text == literal,
+            PatternPart::Parameter { before, after } => {
                 // Most literals are empty, and `memcmp` can be slow for an empty text at no
                 // address.
                 text.len() > before.len() + after.len()
                     && (before.is_empty() || text.starts_with(before))
                     && (after.is_empty() || text.ends_with(after))
             }
-            Part::Rest { before } => text.len() > before.len() && text.starts_with(before),
+            PatternPart::Rest { before } => text.len() > before.len() && text.starts_with(before),
         }
     }
 }
@@ -261,7 +259,7 @@ impl Readings {
     pub fn some_match(&self, pattern: &Pattern) -> bool {
         let mut nodes = self.first;
         for part in &pattern.0 {
-            if let Part::Rest { .. } = part {
+            if let PatternPart::Rest { .. } = part {
                 return members(nodes).any(|node| part.is(self.rest(node)));
             }
             nodes = self.erased_after(
@@ -279,7 +277,7 @@ impl Readings {
             if nodes & 1 << last != 0 {
                 return true;
             }
-            if let Part::Rest { before } = part {
+            if let PatternPart::Rest { before } = part {
                 let is_other = |node| {
                     // The part's literal must be the end.
                     let behind_literal = self.erased_after(self.after_text(node, before));

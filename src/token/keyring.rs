@@ -1,8 +1,6 @@
 //! The current keys of an issuer. They are read again at intervals, and when a token names an
 //! unknown key.
 //!
-//!
-//!
 //! No request waits for a read. A failed read leaves the keys unchanged.
 
 use std::future::Future;

@@ -47,10 +47,10 @@ pub enum KeySetError {
 
 /// The keys of an issuer.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeySet(Vec<Key>);
+pub struct KeySet(Vec<VerificationKey>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
-struct Key {
+struct VerificationKey {
     id: Option<String>,
     /// The only algorithm that the key may be used with, if its `alg` names one.
     algorithm: Option<String>,
@@ -101,7 +101,7 @@ impl Verification {
         }
     }
 
-    fn verifies(&self, key: &Key, signed: &[u8], signature: &[u8]) -> bool {
+    fn verifies(&self, key: &VerificationKey, signed: &[u8], signature: &[u8]) -> bool {
         match self {
             Verification::Rsa(parameters) => {
                 let key = RsaPublicKeyComponents { n: &key.material, e: &key.exponent };
@@ -117,10 +117,7 @@ impl Verification {
 impl KeySet {
     /// Parses a key set. Unusable keys are skipped (RFC 7517, section 5).
     ///
-    ///
-    ///
     /// # Errors
-    ///
     /// See [`KeySetError`].
     pub fn parse(text: &[u8]) -> Result<KeySet, KeySetError> {
         if text.len() > KEY_SET_BYTES_MAX {
@@ -132,7 +129,8 @@ impl KeySet {
         if listed.len() > KEYS_MAX {
             return Err(KeySetError::TooMany);
         }
-        let keys: Vec<Key> = listed.iter().filter_map(|key| Key::read(key.as_object()?)).collect();
+        let keys: Vec<VerificationKey> =
+            listed.iter().filter_map(|key| VerificationKey::read(key.as_object()?)).collect();
         if keys.is_empty() { Err(KeySetError::NoneUsable) } else { Ok(KeySet(keys)) }
     }
 
@@ -146,7 +144,7 @@ impl KeySet {
         signature: &[u8],
     ) -> Result<(), TokenError> {
         let verification = verification(algorithm).ok_or(TokenError::Invalid)?;
-        let named = |key: &&Key| id.is_none_or(|id| key.id.as_deref() == Some(id));
+        let named = |key: &&VerificationKey| id.is_none_or(|id| key.id.as_deref() == Some(id));
         let mut fitting = self
             .0
             .iter()
@@ -168,8 +166,8 @@ impl KeySet {
     }
 }
 
-impl Key {
-    fn read(jwk: &Map<String, Value>) -> Option<Key> {
+impl VerificationKey {
+    fn read(jwk: &Map<String, Value>) -> Option<VerificationKey> {
         let text = |name| jwk.get(name).map(|value| value.as_str().map(str::to_owned));
         let bytes = |name| URL_SAFE_NO_PAD.decode(jwk.get(name)?.as_str()?).ok();
         if jwk.get("use").is_some_and(|purpose| purpose != "sig") {
@@ -205,7 +203,7 @@ impl Key {
             };
         let id = text("kid").map_or(Some(None), |id| id.map(Some))?;
         let algorithm = text("alg").map_or(Some(None), |name| name.map(Some))?;
-        Some(Key { id, algorithm, kind, material, exponent })
+        Some(VerificationKey { id, algorithm, kind, material, exponent })
     }
 
     /// Returns whether the key has the algorithm's key type, and its `alg` doesn't name another

@@ -6,8 +6,6 @@ pub(super) const EXPECTED: &str =
 
 /// Parses a pattern and removes its trailing slash: both forms match the same paths.
 ///
-///
-///
 /// Danger: a pattern that can never match leaves its requests unprotected. So a pattern that no
 /// request's path can match is refused.
 pub(super) fn parse(text: &str) -> Result<String, String> {
