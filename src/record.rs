@@ -56,7 +56,8 @@ pub struct Record {
     pub fingerprint: Option<Fingerprint>,
     /// The caller of the request. `None` only on a released marker.
     pub caller: Option<Caller>,
-    /// When the first attempt began, in ms since 1970 by its gateway's clock. For people; no rule reads it.
+    /// When the first attempt began, in ms since 1970 by its gateway's clock. For people; no rule
+    /// reads it.
     pub opened_unix_ms: u64,
     /// The upstream's form of the key, for background probes. Kept only while the outcome is
     /// unknown, and only in stores that seal it.
