@@ -19,6 +19,7 @@ pub mod path;
 mod reading;
 mod spelling;
 mod syntax;
+mod tenant;
 
 use canonical::hash_json;
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
@@ -31,6 +32,7 @@ pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
 pub use spelling::key_field_value;
 pub use syntax::KeySyntax;
+pub use tenant::TenantId;
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;

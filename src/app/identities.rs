@@ -8,7 +8,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::engine::{Identities, Notes};
-use crate::gate::{IdentityCheckError, agree, notes};
+use crate::gate::{IdentityCheckError, check_identities, notes};
 use crate::store::latched::Latched;
 use crate::telemetry::VanishedRoutes;
 
@@ -46,7 +46,7 @@ pub(super) async fn agreed(
     accept: bool,
     vanished: &VanishedRoutes,
 ) -> Result<Agreed> {
-    match agree(&*store, &configured, accept).await {
+    match check_identities(&*store, &configured, accept).await {
         Ok(count) => {
             vanished.set(count);
             return Ok(Agreed { store, pending: None });
@@ -63,7 +63,7 @@ pub(super) async fn agreed(
         async move {
             loop {
                 sleep(ASK_AGAIN).await;
-                match agree(&*store, &configured, accept).await {
+                match check_identities(&*store, &configured, accept).await {
                     Ok(count) => {
                         vanished.set(count);
                         return latched.open();
@@ -154,7 +154,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_and_disagrees_is_never_used() {
         let (server, memory) = out_of_reach();
-        agree(&*memory, &identities("payments"), false).await.unwrap();
+        check_identities(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
         let Agreed { store, pending } =
             agreed(server.clone(), identities("payouts"), false, &VanishedRoutes::default())

@@ -1,4 +1,4 @@
-//! What the upstream gets of a key and of the fields that identify a request, whatever the client wrote.
+//! The key and the identifying fields that the upstream gets, for every spelling of a client.
 
 use http::header::{AUTHORIZATION, CONNECTION};
 use http::{HeaderMap, HeaderName, HeaderValue};
@@ -12,17 +12,19 @@ use crate::key::{KeySyntax, Pointer};
 const KEY: HeaderName = HeaderName::from_static("idempotency-key");
 const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The fields with which a request leaves the gate that came with this value of its key's field.
+/// The fields that leave the gate, for a request with this value of its key's field.
 fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
     let request = Request::post("/pay")
         .header(KEY, spelling)
         .header(REQUEST_ID, "the client's")
         .body(())
         .unwrap();
-    let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(b"{}"));
-    CarriedKey::new(policy, &parts, &body.clone().into(), &body)
-        .unwrap()
-        .apply(&mut parts, &mut body);
+    let (mut parts, mut body) = (request.into_parts().0, Bytes::from_static(br#"{"key":"k"}"#));
+    let intake = Intake::from_head(policy, &parts.headers, None).unwrap().unwrap();
+    let content = body.clone().into();
+    let identified = intake.with_body(policy, &Hashing::default(), &parts, &content);
+    let key = identified.unwrap().unwrap().key;
+    UpstreamKeyPlacement::new(policy, &parts, &body, &key).unwrap().apply(&mut parts, &mut body);
     parts.headers
 }
 
@@ -151,14 +153,8 @@ async fn without_a_store_the_upstream_gets_the_one_spelling_too() {
             })
         };
         for spelling in ["\"k\";v=1", "k"] {
-            let (parts, ()) =
-                Request::post("/pay").header(KEY, spelling).body(()).unwrap().into_parts();
-            let hold = scene.gate.budget().hold();
-            let answered = scene
-                .gate
-                .handle(&scene.guarded, Box::new(parts), Bytes::new(), hold, upstream())
-                .await
-                .unwrap();
+            let request = buffered(&scene.gate, &scene.guarded, spelling);
+            let answered = scene.gate.handle(&scene.guarded, request, upstream()).await.unwrap();
             assert_eq!(answered.answer, Answer::Unprotected);
         }
         let seen = seen.lock().unwrap();

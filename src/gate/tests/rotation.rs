@@ -1,4 +1,5 @@
-//! Two gateways over one store, whose secrets stand in another order, in every interleaving of their store calls.
+//! Two gateways with their secrets in opposite orders over one store, in every interleaving of their
+//! store calls.
 
 use tokio::sync::Notify;
 
@@ -7,7 +8,7 @@ use super::*;
 const OLD: &[u8] = &[1; 32];
 const NEW: &[u8] = &[2; 32];
 
-/// Whose turn it is at the store, call by call; nobody waits for one who is done.
+/// The order of turns at the store, call by call. Nobody waits for a gateway that is done.
 #[derive(Default)]
 struct Turns {
     order: Mutex<VecDeque<usize>>,
@@ -187,7 +188,7 @@ impl Fleet {
 }
 
 impl Member {
-    async fn pay(&self) -> Told {
+    async fn pay(&self) -> Paid {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
@@ -197,13 +198,8 @@ impl Member {
                 )
             }
         });
-        let (parts, ()) =
-            Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-        let hold = self.gate.budget().hold();
-        let answered = self
-            .gate
-            .handle(&self.guarded, Box::new(parts), Bytes::from_static(b"{}"), hold, upstream)
-            .await?;
+        let request = buffered(&self.gate, &self.guarded, "k");
+        let answered = self.gate.handle(&self.guarded, request, upstream).await?;
         Ok((answered.response.status(), answered.answer == Answer::Replayed))
     }
 
@@ -223,21 +219,21 @@ async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_on
         let fleet = Fleet::new(crate::engine::tests::policy(), &order);
         let (a, b) = (fleet.member(0, &[OLD, NEW]), fleet.member(1, &[NEW, OLD]));
         let one = async |member: &Member, who: usize| {
-            let told = member.pay().await;
+            let answer = member.pay().await;
             fleet.turns.is_done(who);
-            told
+            answer
         };
-        let told = tokio::join!(one(&a, 0), one(&b, 1));
+        let answers = tokio::join!(one(&a, 0), one(&b, 1));
         let executed = fleet.executed();
-        assert!(executed <= 1, "{order:?}: {told:?}");
+        assert!(executed <= 1, "{order:?}: {answers:?}");
         ran_at_once += executed;
-        for told in [&told.0, &told.1] {
-            let known = matches!(told, &PAID | &REPLAYED | Err(Refusal::InFlight { .. }));
-            assert!(known, "{order:?}: {told:?}");
+        for answer in [&answers.0, &answers.1] {
+            let known = matches!(answer, &PAID | &REPLAYED | Err(Refusal::InFlight { .. }));
+            assert!(known, "{order:?}: {answer:?}");
         }
         a.settle().await;
         b.settle().await;
-        // Whoever was told to come back comes, to either.
+        // A client with a refusal retries, at either gateway.
         assert!(matches!(a.pay().await, PAID | REPLAYED), "{order:?}");
         assert_eq!((b.pay().await, a.pay().await), (REPLAYED, REPLAYED), "{order:?}");
         assert_eq!(fleet.executed(), 1, "{order:?}");
@@ -280,8 +276,8 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
     let ended = Record { version: held.record.version.next(), ..held.record.clone() };
     fleet.inner.swap(&slot, Some(held.record.version), &ended, moment).await.unwrap();
     assert_eq!(fleet.inner.load(&slot).await.unwrap(), None);
-    let told = fleet.member(0, &[NEW, OLD]).pay().await;
-    assert_eq!(told, Err(Refusal::ResultExpired { slot }));
+    let answer = fleet.member(0, &[NEW, OLD]).pay().await;
+    assert_eq!(answer, Err(Refusal::ResultExpired { slot }));
     assert_eq!(fleet.executed(), 1);
 }
 

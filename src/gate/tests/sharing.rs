@@ -1,4 +1,4 @@
-//! What one client address takes of the store: a bounded number of claims at once.
+//! The claims of one client address at the store: a bounded number at once.
 
 use super::*;
 use crate::gate::AddressShare;
@@ -12,14 +12,10 @@ fn begin(scene: &Scene, key: usize, address: Option<&Arc<AddressShare>>) {
     let upstream = service_fn(|_: Request<Payload<Full<Bytes>>>| async {
         Ok::<_, Infallible>(Response::new(Full::new(Bytes::from_static(b"paid"))))
     });
-    let (mut parts, ()) =
-        Request::post("/pay").header("idempotency-key", key).body(()).unwrap().into_parts();
-    address.into_iter().for_each(|share| _ = parts.extensions.insert(share.clone()));
     let (gate, guarded) = (scene.gate.clone(), scene.guarded.clone());
-    tokio::spawn(async move {
-        let hold = gate.budget().hold();
-        gate.handle(&guarded, Box::new(parts), Bytes::new(), hold, upstream).await.map(|_| ())
-    });
+    let mut request = buffered(&gate, &guarded, &key.to_string());
+    request.context.address_share = address.cloned();
+    tokio::spawn(async move { gate.handle(&guarded, request, upstream).await.map(|_| ()) });
 }
 
 /// How many claims the store has been given, once all requests have come as far as they come.
