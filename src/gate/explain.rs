@@ -1,12 +1,12 @@
-//! Explains a refusal: where a request differs from the first one with its key. Only the caller of the
-//! first request gets the explanation.
+//! Explains a refusal: where a request differs from the first one with its key. Only the caller of
+//! the first request gets the explanation.
 
 use bytes::Bytes;
 use http::request::Parts;
 
 use crate::engine::{Asked, Policy};
+use crate::entropy::Entropy;
 use crate::gate::intake::fingerprint::body_hash;
-use crate::gate::state::Gate;
 use crate::key::{Anatomy, Leaves, Slot};
 use crate::record::{Held, Record};
 use crate::refusal::Refusal;
@@ -17,8 +17,8 @@ const DIFFERING_MAX: usize = 32;
 /// Facts about the first request, for its own caller who uses the key for another request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Explanation {
-    /// JSON pointers into the body, and `method`, `path`, `query` and `body` as a whole; `None` where the
-    /// difference is unknown.
+    /// JSON pointers into the body, and `method`, `path`, `query` and `body` as a whole; `None`
+    /// where the difference is unknown.
     pub differing: Option<Vec<String>>,
     /// The state of the operation.
     pub state: &'static str,
@@ -34,18 +34,20 @@ pub(super) struct ComparedRequest<'r> {
     pub content: &'r Bytes,
 }
 
-impl Gate {
-    /// Returns the digests of a request that its record keeps, so that a later request can be compared
-    /// with it; `None` where the route does not explain refusals.
-    pub(super) fn leaves(&self, policy: &Policy, request: ComparedRequest<'_>) -> Option<Bytes> {
-        if !policy.explain {
-            return None;
-        }
-        let mut salt = [0; 16];
-        salt[..8].copy_from_slice(&self.entropy.next().to_be_bytes());
-        salt[8..].copy_from_slice(&self.entropy.next().to_be_bytes());
-        Leaves::of(&anatomy(policy, request), salt).map(|leaves| leaves.encode())
+/// Returns the digests of a request that its record keeps, so that a later request can be compared
+/// with it; `None` where the route does not explain refusals.
+pub(super) fn leaves(
+    entropy: &Entropy,
+    policy: &Policy,
+    request: ComparedRequest<'_>,
+) -> Option<Bytes> {
+    if !policy.explain {
+        return None;
     }
+    let mut salt = [0; 16];
+    salt[..8].copy_from_slice(&entropy.next().to_be_bytes());
+    salt[8..].copy_from_slice(&entropy.next().to_be_bytes());
+    Leaves::of(&anatomy(policy, request), salt).map(|leaves| leaves.encode())
 }
 
 /// Returns the refusal of a request with a key that was used for another request. The caller of the

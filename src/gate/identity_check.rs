@@ -1,4 +1,5 @@
-//! Compares how a configuration makes identities with the store's notes, before anything is claimed.
+//! Compares how a configuration makes identities with the store's notes, before anything is
+//! claimed.
 
 use crate::engine::{Change, Identities, Notes};
 use crate::store::{Note, Store, StoreError};
@@ -20,16 +21,17 @@ pub enum IdentityCheckError {
 fn change_text(changes: &[Change]) -> String {
     let changes: Vec<String> = changes.iter().map(|change| format!("\n  - {change}")).collect();
     format!(
-        "this configuration gives operations other identities than those that the store keeps, so that duplicates of what was \
-         answered would run again:{}\nIf nothing that was answered is sent again any more, accept it once with \
+        "this configuration gives operations other identities than those that the store keeps, \
+         so that duplicates of what was answered would run again:{}\n\
+         If nothing that was answered is sent again any more, accept it once with \
          --accept-new-identities (or ONCEWARD_ACCEPT_NEW_IDENTITIES=true).",
         changes.concat()
     )
 }
 
-/// Compares a configuration with the store's notes, and writes its own notes where no identity changes, or
-/// `accept` is set. Returns how many routes that protected operations are not configured any more, and logs
-/// a warning for each.
+/// Compares a configuration with the store's notes, and writes its own notes where no identity
+/// changes, or `accept` is set. Returns how many routes that protected operations are not
+/// configured any more, and logs a warning for each.
 ///
 /// # Errors
 /// The configuration would change identities. Or the store failed: then the check may be repeated.
@@ -70,15 +72,15 @@ pub async fn check_identities(
         .into())
 }
 
-/// Reads the notes about identities. The identities come first: the paths of a route in them are already in
-/// the store.
+/// Reads the notes about identities. The identities come first: the paths of a route in them are
+/// already in the store.
 pub async fn notes(store: &dyn Store) -> Result<Notes, StoreError> {
     let identities = store.note(Note::Identities).await?;
     Ok(Notes { identities, paths: store.note(Note::Paths).await? })
 }
 
-/// Writes the notes that change. The paths come first: a route without paths would look like a renamed one.
-/// Returns `false`, where another gateway has written since the notes were read.
+/// Writes the notes that change. The paths come first: a route without paths would look like a
+/// renamed one. Returns `false`, where another gateway has written since the notes were read.
 async fn write_notes(store: &dyn Store, kept: &Notes, next: &Notes) -> Result<bool, StoreError> {
     for (note, kept, next) in [
         (Note::Paths, &kept.paths, &next.paths),

@@ -1,5 +1,5 @@
-//! Looks up operations for an operator, by a client's key and scope, or all operations of a client. Both are
-//! hashed as those of a request, and not stored.
+//! Looks up operations for an operator, by a client's key and scope, or all operations of a client.
+//! Both are hashed as those of a request, and not stored.
 
 use std::collections::BTreeMap;
 
@@ -29,7 +29,8 @@ pub enum LookupError {
     Key(#[from] KeyError),
     /// The route derives its keys.
     #[error(
-        "the route makes its keys out of requests: give the key that its upstream gets, 43 characters of base64url"
+        "the route derives its keys from requests: give the key that its upstream gets, \
+         43 characters of base64url"
     )]
     Derived,
     /// A part of the scope is missing or malformed.
@@ -37,17 +38,20 @@ pub enum LookupError {
     Scope(String),
     /// The route has no scope, and the stated values have no caller.
     #[error(
-        "the route has no scope, and tells clients apart by the first of these that they send: give {0}"
+        "the route has no scope, and distinguishes clients by the first of these that they send: \
+         give {0}"
     )]
     Caller(String),
     /// The route keeps a record for each request under a key.
     #[error(
-        "the route keeps a record for each request under a key: search by time or by a field instead"
+        "the route keeps a record for each request under a key: \
+         search by time or by a field instead"
     )]
     PerRequest,
     /// The path is part of the route's identities, and is missing or ambiguous.
     #[error(
-        "the route tells operations apart by their path: give the path of the request, such as \"/v1/payments/7\", without a query"
+        "the route distinguishes operations by their path: \
+         give the path of the request, such as \"/v1/payments/7\", without a query"
     )]
     Path,
     /// The route protects no operations.
@@ -67,8 +71,9 @@ pub fn scope_names(policy: &Policy) -> Vec<String> {
     }
 }
 
-/// Returns the names of the values that are needed to look up all operations of a client: the parts of its
-/// scope. Without a scope, one value is enough: the first of these that the client's requests have.
+/// Returns the names of the values that are needed to look up all operations of a client: the parts
+/// of its scope. Without a scope, one value is enough: the first of these that the client's
+/// requests have.
 pub fn tenant_names(policy: &Policy) -> Vec<String> {
     match (&policy.scope, &policy.caller) {
         (ScopeRule::Shared, CallerRule::Headers(names)) => {
@@ -80,9 +85,9 @@ pub fn tenant_names(policy: &Policy) -> Vec<String> {
 }
 
 impl Gate {
-    /// Returns the marks of a client's operations in the event log. There are several after a rotation of
-    /// hashing secrets, or where a token's claim may be a number or a text. `stated` has values for
-    /// [`tenant_names`].
+    /// Returns the marks of a client's operations in the event log. There are several after a
+    /// rotation of hashing secrets, or where a token's claim may be a number or a text. `stated`
+    /// has values for [`tenant_names`].
     pub fn tenant_marks(
         &self,
         policy: &Policy,
@@ -96,9 +101,9 @@ impl Gate {
         Ok(tenants.iter().flat_map(|tenant| hashing.scope_marks(tenant.as_bytes())).collect())
     }
 
-    /// Returns the slots of an operation with this key in this scope: one for each hashing secret, the
-    /// secret that writes first. `path` counts only where [`Policy::by_path`]. `stated` has a value for each
-    /// of [`scope_names`].
+    /// Returns the slots of an operation with this key in this scope: one for each hashing secret,
+    /// the secret that writes first. `path` counts only where [`Policy::by_path`]. `stated` has a
+    /// value for each of [`scope_names`].
     pub fn slots_of(
         &self,
         policy: &Policy,
@@ -194,16 +199,16 @@ fn field<'s>(stated: &'s BTreeMap<String, String>, name: &HeaderName) -> &'s str
     found.next().map_or("", |(_, value)| value.trim())
 }
 
-/// Returns the `Cookie` line of a client with the stated value of this cookie; `None` where no cookie can
-/// have that value.
+/// Returns the `Cookie` line of a client with the stated value of this cookie; `None` where no
+/// cookie can have that value.
 fn cookie_line(name: &CookieName, stated: &BTreeMap<String, String>) -> Option<HeaderValue> {
     let value = stated.get(name.as_str()).map_or("", |value| value.trim());
     let valid = !value.is_empty() && !value.contains(';');
     valid.then(|| HeaderValue::from_str(&format!("{}={value}", name.as_str())).ok()).flatten()
 }
 
-/// Returns the scopes that the stated values may mean: two for a token, because the values don't show
-/// whether its claim is a number or a text.
+/// Returns the scopes that the stated values may mean: two for a token, because the values don't
+/// show whether its claim is a number or a text.
 fn scopes(rule: &ScopeRule, stated: &BTreeMap<String, String>) -> Result<Vec<Scope>, LookupError> {
     let needed = |what: &str| LookupError::Scope(what.to_owned());
     let value = |name: &str| stated.get(name).map_or("", |value| value.trim());

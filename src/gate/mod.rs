@@ -1,9 +1,9 @@
-//! The story of a protected request: identify it, claim its operation, forward it in a task of its own,
-//! settle, answer.
+//! The story of a protected request: identify it, claim its operation, forward it in a task of its
+//! own, settle, answer.
 //!
-//! Danger: between the claim and the settled record the process may stop, the client may leave, and the
-//! store may stop answering. The gate never guesses: an unknown outcome becomes uncertain, and no answer
-//! leaves before it is stored.
+//! Danger: between the claim and the settled record the process may stop, the client may leave, and
+//! the store may stop answering. The gate never guesses: an unknown outcome becomes uncertain, and
+//! no answer leaves before it is stored.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -34,6 +34,7 @@ mod quota;
 mod send_rule;
 mod shadow;
 mod share;
+mod shared_permit;
 mod state;
 mod stream;
 mod trailers;
@@ -58,16 +59,16 @@ pub use intake::{
 pub use lookup::{LookupError, scope_names, tenant_names};
 pub use operator::OperatorError;
 pub use outflow::Outflow;
-pub use passing::SharedPermit;
 pub use payload::{AnswerBody, BoxError, Payload};
 pub use send_rule::SendRule;
 pub use shadow::ShadowObserver;
 pub use share::AddressShare;
+pub use shared_permit::SharedPermit;
 pub use state::{Gate, ProtectedRoute, Settings};
 pub use stream::{Movement, Stream};
 pub use upstream_service::UpstreamService;
 
-/// A request whose head asks for protection, with its body in memory.
+/// A request of a protected route, with its body in memory.
 pub struct BufferedRequest {
     /// The head.
     pub parts: Box<Parts>,
@@ -94,8 +95,8 @@ impl Gate {
         VerifiedScope::verify(rule, keyring, headers, subject, &self.clock)
     }
 
-    /// Reads the head of a request of a protected route, before its body is read. Returns `None` where
-    /// the request passes through without protection.
+    /// Reads the head of a request of a protected route, before its body is read. Returns `None`
+    /// where the request passes through without protection.
     ///
     /// # Errors
     /// The refusal of a request that can be refused by its head alone.
@@ -111,7 +112,8 @@ impl Gate {
 
     /// Answers a request of a protected route.
     ///
-    /// The attempt runs in a task of its own: a client that leaves, or a dropped future, cancels nothing.
+    /// The attempt runs in a task of its own: a client that leaves, or a dropped future, cancels
+    /// nothing.
     pub async fn handle<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -205,7 +207,8 @@ impl Gate {
             }
         };
         match answer {
-            // The gate never probes this operation, so a retry learns nothing: an operator has to settle it.
+            // The gate never probes this operation, so a retry learns nothing: an operator has to
+            // settle it.
             Err(Refusal::OutcomeUncertain { slot, status, .. }) if never_probed => {
                 Err(Refusal::OutcomeUncertain { slot, status, retry_after: None })
             }

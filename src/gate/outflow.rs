@@ -1,5 +1,5 @@
-//! Bounds the bytes of a streamed body that are not yet written to the connection, so that a client that
-//! reads nothing takes little memory.
+//! Bounds the bytes of a streamed body that are not yet written to the connection, so that a client
+//! that reads nothing takes little memory.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -18,7 +18,8 @@ pub struct Outflow {
     waker: AtomicWaker,
 }
 
-/// A piece of a body. It counts for as long as any part of it exists: until the connection has written it.
+/// A piece of a body. It counts for as long as any part of it exists: until the connection has
+/// written it.
 struct Piece<K> {
     bytes: Bytes,
     outflow: Arc<Outflow>,

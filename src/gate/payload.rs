@@ -9,8 +9,8 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use crate::gate::budget::Hold;
-use crate::gate::passing::SharedPermit;
 use crate::gate::send_rule::SendRule;
+use crate::gate::shared_permit::SharedPermit;
 use crate::gate::stream::Stream;
 
 /// Any error of a body or a service.
@@ -96,7 +96,8 @@ where
 pub struct AnswerBody<B> {
     first: Option<Bytes>,
     rest: Option<B>,
-    /// The trailers of a body that does not stream. Boxed: they are rare, and bodies are moved often.
+    /// The trailers of a body that does not stream. Boxed: they are rare, and bodies are moved
+    /// often.
     trailers: Option<Box<HeaderMap>>,
     /// Room in the common buffers, given back when the client has read the body.
     hold: Option<Hold>,
@@ -104,8 +105,8 @@ pub struct AnswerBody<B> {
     permit: Option<SharedPermit>,
 }
 
-/// Bytes that keep their room in the common buffers for as long as any part of them exists: until they
-/// are written to the client.
+/// Bytes that keep their room in the common buffers for as long as any part of them exists: until
+/// they are written to the client.
 struct HeldBytes {
     bytes: Bytes,
     _hold: Hold,
@@ -195,7 +196,8 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, B::Error>>> {
         let body = self.get_mut();
         if let Some(first) = body.first.take() {
-            // The connection drops a body with its last frame, long before a slow client has read that.
+            // The connection drops a body with its last frame, long before a slow client has read
+            // that.
             let first = match body.hold.take() {
                 Some(hold) => Bytes::from_owner(HeldBytes { bytes: first, _hold: hold }),
                 None => first,
@@ -220,7 +222,8 @@ where
         let first = self.first.as_ref().map_or(0, Bytes::len) as u64;
         let mut hint = SizeHint::new();
         let Some(rest) = &self.rest else {
-            // A body with an announced length has no trailers in HTTP/1.1 (RFC 9112, section 7.1.2).
+            // A body with an announced length has no trailers in HTTP/1.1 (RFC 9112, section
+            // 7.1.2).
             let counted = SizeHint::with_exact(first);
             hint.set_lower(first);
             return if self.trailers.is_none() { counted } else { hint };

@@ -1,5 +1,5 @@
-//! Shadow mode: determines what enforcement would have done, without refusing, delaying or storing any
-//! answer.
+//! Shadow mode: determines what enforcement would have done, without refusing, delaying or storing
+//! any answer.
 
 use std::sync::Arc;
 
@@ -15,7 +15,7 @@ use crate::event::{Context, Seen};
 use crate::gate::attempt::settle::Settled;
 use crate::gate::background::observations::{PendingObservation, differing, refusal};
 use crate::gate::budget::Hold;
-use crate::gate::explain::{ComparedRequest, key_reused};
+use crate::gate::explain::{ComparedRequest, key_reused, leaves};
 use crate::gate::intake::RequestedOperation;
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
@@ -50,8 +50,9 @@ struct Duplicate<'w> {
 }
 
 impl Gate {
-    /// Starts to watch a request in a task of its own: the request never waits for it. `content` is the
-    /// decoded body, and `None` where that was too large. Returns `None` where too many are watched.
+    /// Starts to watch a request in a task of its own: the request never waits for it. `content` is
+    /// the decoded body, and `None` where that was too large. Returns `None` where too many are
+    /// watched.
     pub fn observe(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -90,8 +91,9 @@ impl Gate {
                 gate.clock.unix_ms(),
                 policy,
             );
-            let leaves =
-                request.as_ref().and_then(|request| gate.leaves(policy, request.compared()));
+            let leaves = request
+                .as_ref()
+                .and_then(|request| leaves(&gate.entropy, policy, request.compared()));
             next.record.extras = Extras { leaves, span: None };
             let own = Claim { fence: asked.fence, record: next.record };
             let swapped = match gate.store.swap(&slot, None, &own.record, next.lifetime).await {
@@ -125,8 +127,8 @@ impl Gate {
         Some(ShadowObserver(outcome))
     }
 
-    /// Records what enforcement would have done with a duplicate. It records nothing where enforcement
-    /// would have run the request, or probed the upstream.
+    /// Records what enforcement would have done with a duplicate. It records nothing where
+    /// enforcement would have run the request, or probed the upstream.
     fn note_watched(
         &self,
         policy: &Policy,

@@ -20,11 +20,12 @@ use crate::store::Store;
 use crate::telemetry::{Meter, RouteMeter};
 use crate::token::Keyring;
 
-/// Claims with an unknown fate that are given up at once, at most: each holds a record's head in memory
-/// until the store answers again.
+/// Claims with an unknown fate that are given up at once, at most: each holds a record's head in
+/// memory until the store answers again.
 const GIVING_UP_MAX: usize = 10_000;
 
-/// The memory of a request besides its bodies, at most, in bytes: its fields, and the state of its tasks.
+/// The memory of a request besides its bodies, at most, in bytes: its fields, and the state of its
+/// tasks.
 const EXCHANGE_BYTES: usize = 96 * 1024;
 
 /// Settings of a gate besides the policies of its routes.
@@ -73,8 +74,8 @@ impl Default for Settings {
 }
 
 impl Settings {
-    /// Returns how many of the buffered bytes one client address may hold: half of them, or as many as
-    /// one request and its answer take at most, if that is more.
+    /// Returns how many of the buffered bytes one client address may hold: half of them, or as many
+    /// as one request and its answer take at most, if that is more.
     fn address_bytes(&self) -> usize {
         let exchange =
             self.request_body.saturating_add(self.response_body).saturating_add(EXCHANGE_BYTES);
@@ -148,9 +149,9 @@ impl Gate {
         })
     }
 
-    /// Creates the same gate with other settings, for future requests. Active requests keep their own
-    /// settings, and count in the new gate: both share tasks, permits, buffered bytes and counts, and
-    /// end together.
+    /// Creates the same gate with other settings, for future requests. Active requests keep their
+    /// own settings, and count in the new gate: both share tasks, permits, buffered bytes and
+    /// counts, and end together.
     pub fn under(&self, settings: Settings) -> Arc<Gate> {
         Arc::new(Gate {
             store: self.store.clone(),
@@ -197,8 +198,8 @@ impl Gate {
         &self.store
     }
 
-    /// Waits until no attempt is active, for at most `timeout`, and marks the attempts that still run
-    /// as uncertain. Returns whether every attempt was settled.
+    /// Waits until no attempt is active, for at most `timeout`, and marks the attempts that still
+    /// run as uncertain. Returns whether every attempt was settled.
     pub async fn drain(&self, timeout: Duration) -> bool {
         /// Time to mark attempts, which takes a store call each.
         const MARKING: Duration = Duration::from_secs(5);

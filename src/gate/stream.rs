@@ -1,4 +1,5 @@
-//! Request bodies that stream through. The gate keeps no bytes of them, except for a requested copy.
+//! Request bodies that stream through. The gate keeps no bytes of them, except for a requested
+//! copy.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -45,8 +46,8 @@ impl Movement {
     }
 }
 
-/// Takes the copy of a body at its end, and the copy's room in the common buffers. The copy is `None`
-/// where the body was larger than the limit, or had no room.
+/// Takes the copy of a body at its end, and the copy's room in the common buffers. The copy is
+/// `None` where the body was larger than the limit, or had no room.
 type Done = Box<dyn FnOnce(Option<Bytes>, Hold) + Send>;
 
 struct Copy {
@@ -62,8 +63,8 @@ pub struct Stream<B> {
     movement: Option<Movement>,
     /// Boxed: copies are rare, and requests are moved often.
     copy: Option<Box<Copy>>,
-    /// Bytes that the upstream's connection has not written yet; counted from the first frame that is not
-    /// the last.
+    /// Bytes that the upstream's connection has not written yet; counted from the first frame that
+    /// is not the last.
     outflow: Option<Arc<Outflow>>,
 }
 
@@ -176,8 +177,8 @@ mod tests {
     use super::*;
     use crate::gate::budget::Budget;
 
-    /// Copies a body of 100 bytes, with this much room. Returns the copy, and the bytes held while the
-    /// copy is in use and afterwards.
+    /// Copies a body of 100 bytes, with this much room. Returns the copy, and the bytes held while
+    /// the copy is in use and afterwards.
     async fn copied(room: usize) -> (Option<Bytes>, i64, i64) {
         let gauge = Gauge::default();
         let budget = Budget::new(room, room, gauge.clone());

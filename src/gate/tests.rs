@@ -1,4 +1,5 @@
-//! The gate over a store that fails at the worst moment. Time is paused: nothing here waits for a real clock.
+//! The gate over a store that fails at the worst moment. Time is paused: no test waits for a real
+//! clock.
 
 #![allow(clippy::type_complexity)]
 
@@ -31,24 +32,24 @@ mod observing;
 mod rotation;
 mod sharing;
 
-/// What happens to the next swap.
+/// The fault of the next swap.
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Fault {
-    /// It is carried out, and the answer is lost.
+    /// The swap is carried out, and its answer is lost.
     AnswerLost,
-    /// It is not carried out, and nobody knows.
+    /// The swap is not carried out, and its fate is unknown.
     Lost,
-    /// It is carried out only after another call has been made, and the answer is lost.
+    /// The swap is carried out only after another call, and its answer is lost.
     Late,
-    /// It is refused.
+    /// The swap is refused.
     Refused,
-    /// It is carried out, and the answer never comes.
+    /// The swap is carried out, and its answer never comes.
     Silent,
-    /// What stands in its way is too large to come along.
+    /// The current record is too large for the swap's answer.
     Large,
 }
 
-/// A memory store with faults, in order; then it works.
+/// A memory store with these faults, in order; then it works.
 struct Faulty {
     inner: Memory,
     faults: Mutex<VecDeque<Fault>>,
@@ -70,7 +71,7 @@ impl Faulty {
         })
     }
 
-    /// What was held back arrives.
+    /// Carries out the late swaps.
     async fn arrive(&self) -> Vec<Swap> {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut answers = vec![];
@@ -193,7 +194,7 @@ impl Store for Faulty {
     }
 }
 
-/// How long the upstream works: longer than the first pauses between tries to settle.
+/// The upstream's working time: longer than the first pauses between tries to settle.
 const WORK: Duration = Duration::from_millis(500);
 
 /// The head of a payment with this key.
@@ -265,12 +266,12 @@ impl Scene {
         crate::engine::Asked { caller, fingerprint, fence }
     }
 
-    /// One request; the upstream counts it and answers 201.
+    /// Sends one request; the upstream counts it and answers 201.
     async fn pay(&self) -> Paid {
         self.pay_from(None).await
     }
 
-    /// The same from an address.
+    /// Sends one request from an address.
     async fn pay_from(&self, address: Option<&Arc<AddressShare>>) -> Paid {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
@@ -354,7 +355,8 @@ async fn a_late_claim_that_was_given_up_is_refused_by_its_marker() {
 
 #[tokio::test(start_paused = true)]
 async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_anew() {
-    // The first gives up and leaves a marker; the second's claim, which names it, is late and given up as well.
+    // The first request gives up and leaves a marker. The second request's claim, over that marker,
+    // is late and given up as well.
     let scene = Scene::new(&[Fault::Lost]);
     assert!(unavailable(&scene.pay().await));
     scene.settle().await;
@@ -386,10 +388,10 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
 async fn giving_up_one_claim_does_not_release_the_next() {
     let waiting =
         Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
-    // The claim is lost on its way, and what gives it up has to try three times.
+    // The claim is lost, and its release needs three tries.
     let scene = Scene::with(&[Fault::Lost, Fault::Refused, Fault::Refused], waiting);
     let slot = scene.operation().slot;
-    // Another's attempt, which its gateway then releases.
+    // The attempt of another gateway, which then releases it.
     let (policy, inner) = (&scene.guarded.route.policy, &scene.store.inner);
     let asked = scene.asked(Fence(5));
     let other =
@@ -411,7 +413,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
         while scene.executed() == 0 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
-        // What gives the first claim up tries again while the second runs.
+        // The release of the first claim tries again while the second claim runs.
         while scene.gate.tasks.len() > 1 {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -533,7 +535,7 @@ async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
     assert!(matches!(answer, Err(Refusal::OutcomeUncertain { .. })));
     assert!(
         matches!(scene.pay().await, Err(Refusal::InFlight { .. })),
-        "its lease runs on, and nobody runs it again"
+        "its lease continues, and nobody runs it again"
     );
 }
 
@@ -543,7 +545,7 @@ async fn retention_that_ends_while_a_duplicate_waits_is_no_permission_to_run() {
         Policy { on_in_flight: crate::engine::OnInFlight::Wait, ..crate::engine::tests::policy() };
     let scene = Scene::with(&[], policy);
     let slot = scene.operation().slot;
-    // Somebody else's attempt, which then disappears without a trace.
+    // The attempt of another gateway. Its record then disappears.
     let next = crate::engine::claim(
         &scene.asked(Fence(5)),
         crate::engine::ClaimOver::Nothing,
@@ -574,7 +576,7 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
     let drop_headers = vec![http::header::SET_COOKIE];
     let scene =
         Scene::with(&[], Policy { on_uncertain, drop_headers, ..crate::engine::tests::policy() });
-    // The payment breaks off; asked for, it is found.
+    // The payment breaks off; a probe finds it.
     let upstream = service_fn(|request: Request<Payload<Full<Bytes>>>| async move {
         match *request.method() {
             http::Method::GET => Ok(Response::builder()

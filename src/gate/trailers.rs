@@ -7,8 +7,8 @@ use crate::gate::answered::IDEMPOTENT_REPLAYED;
 /// Fields of a trailer section, at most: as many as in a head.
 const FIELDS_MAX: usize = 128;
 
-/// Bytes of a trailer section, at most: as many as in the head of an answer over HTTP/2. The section is
-/// held in memory and stored.
+/// Bytes of a trailer section, at most: as many as in the head of an answer over HTTP/2. The
+/// section is held in memory and stored.
 const BYTES_MAX: usize = 16 * 1024;
 
 /// Bytes that a field counts in addition to its text (RFC 9113, section 6.5.2).

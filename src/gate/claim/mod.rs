@@ -12,7 +12,6 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::passing::SharedPermit;
 use super::payload::{BoxError, Payload};
 use super::quota::Counted;
 use super::{AddressShare, Gate, ProtectedRoute, Refusal};
@@ -23,11 +22,12 @@ use crate::engine::{
 use crate::event::Context;
 use crate::gate::background::event_log::trace_of;
 use crate::gate::claim::wait::Waiting;
-use crate::gate::explain::{ComparedRequest, key_reused};
+use crate::gate::explain::{ComparedRequest, key_reused, leaves};
 use crate::gate::intake::RequestedOperation;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::permits::Place;
 use crate::gate::send_rule::SendRule;
+use crate::gate::shared_permit::SharedPermit;
 use crate::key::Slot;
 use crate::record::{Extras, Fence, Held, Lifetime, Reply, SpanId, State, Version};
 use crate::store::{StoreError, Swap};
@@ -313,8 +313,10 @@ impl Gate {
             _ => None,
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
-        let extras =
-            Extras { leaves: self.leaves(policy, ComparedRequest { parts, content }), span };
+        let extras = Extras {
+            leaves: leaves(&self.entropy, policy, ComparedRequest { parts, content }),
+            span,
+        };
         let fields = std::mem::take(&mut operation.fields);
         First { kept, extras, trail, fields, headers: &parts.headers, request_bytes }
     }

@@ -82,8 +82,8 @@ pub(super) fn is_json(headers: &HeaderMap) -> bool {
                 .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-/// Returns the JSON document in which the gate looks for a key, or `None` where the body is of another
-/// kind.
+/// Returns the JSON document in which the gate looks for a key, or `None` where the body is of
+/// another kind.
 ///
 /// # Errors
 /// The body claims to be JSON and can't be read, or two parsers could interpret it differently. An
@@ -140,8 +140,9 @@ fn key_of(rule: &KeyRule, text: &str) -> Result<Key, Refusal> {
     key.and_then(|key| key.at_least(rule.min_length)).map_err(invalid)
 }
 
-/// Returns whether intake reads a body as a form: because of any of its media types, or because it has
-/// no media type, or only empty ones. Some servers parse every body without a media type as a form.
+/// Returns whether intake reads a body as a form: because of any of its media types, or because it
+/// has no media type, or only empty ones. Some servers parse every body without a media type as a
+/// form.
 fn is_form(headers: &HeaderMap) -> bool {
     let essence = |value: &HeaderValue| {
         value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().len()

@@ -32,8 +32,8 @@ pub(in crate::gate) fn caller(
 }
 
 /// Returns whether the value of a caller field is a credential. Clients without credentials send an
-/// empty value, or an authentication scheme alone: as a credential, it would be one caller for all of
-/// them.
+/// empty value, or an authentication scheme alone: as a credential, it would be one caller for all
+/// of them.
 pub(in crate::gate) fn is_credential(value: &[u8]) -> bool {
     let value = value.trim_ascii();
     !value.is_empty() && !is_scheme_alone(value)

@@ -1,7 +1,8 @@
-//! The content of a request: its body, decoded if it has a `Content-Encoding` (RFC 9110, section 8.4).
+//! The content of a request: its body, decoded if it has a `Content-Encoding` (RFC 9110, section
+//! 8.4).
 //!
-//! A client compresses a retry again, with another timestamp or at another level, and it is the same
-//! request. The upstream gets the bytes as the client sent them.
+//! A client compresses a retry again, with another timestamp or at another level, and it is the
+//! same request. The upstream gets the bytes as the client sent them.
 
 use bytes::Bytes;
 use http::HeaderMap;
@@ -17,8 +18,8 @@ use decoder::{Coding, Decoder, Undecodable};
 /// Content codings of one body that are decoded, at most. Clients compress once, rarely twice.
 const CODINGS_MAX: usize = 3;
 
-/// How many times as long as a body its content may be. Compression makes requests ten times shorter,
-/// rarely a hundred times: a body with a larger ratio was made to cost time.
+/// How many times as long as a body its content may be. Compression makes requests ten times
+/// shorter, rarely a hundred times: a body with a larger ratio was made to cost time.
 const RATIO_MAX: usize = 256;
 
 /// The length up to which any ratio is allowed, in bytes of content.
@@ -49,8 +50,8 @@ impl Content {
         self.is_decoded
     }
 
-    /// Decodes a body, to at most `limit` bytes after each coding, and yields between the steps. `hold`
-    /// keeps the room of the decoded bytes.
+    /// Decodes a body, to at most `limit` bytes after each coding, and yields between the steps.
+    /// `hold` keeps the room of the decoded bytes.
     ///
     /// # Errors
     /// [`Refusal::Overloaded`] if the common buffers have no room.
@@ -94,8 +95,8 @@ pub(super) fn can_decode(headers: &HeaderMap) -> bool {
     codings(headers).is_some()
 }
 
-/// Returns the content codings of a body in the order in which they were applied; `None` where one is
-/// unknown, or there are too many.
+/// Returns the content codings of a body in the order in which they were applied; `None` where one
+/// is unknown, or there are too many.
 fn codings(headers: &HeaderMap) -> Option<Vec<Coding>> {
     let names = headers
         .get_all(CONTENT_ENCODING)

@@ -1,4 +1,5 @@
-//! Chooses how a request's body enters its fingerprint, and what separates operations under one key.
+//! Chooses how a request's body enters its fingerprint, and what separates operations under one
+//! key.
 
 use http::HeaderMap;
 

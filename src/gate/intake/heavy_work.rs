@@ -1,7 +1,8 @@
 //! Turns for work that keeps a processor busy: decoding bodies, and reading large ones.
 //!
-//! Danger: a few bytes can request a second of it. Without turns one client's requests keep all threads
-//! busy, and the requests of others and the liveness probes of the machine wait behind them.
+//! Danger: a few bytes can request a second of it. Without turns one client's requests keep all
+//! threads busy, and the requests of others and the liveness probes of the machine wait behind
+//! them.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,8 +16,8 @@ use tokio::time::timeout;
 use crate::gate::share::AddressShare;
 use crate::refusal::Refusal;
 
-/// Bodies without a content coding up to this length, in bytes, need no turn: reading them takes some
-/// milliseconds at most.
+/// Bodies without a content coding up to this length, in bytes, need no turn: reading them takes
+/// some milliseconds at most.
 const LIGHT_MAX: usize = 64 * 1024;
 
 /// How long a request waits for its turn.
@@ -39,7 +40,8 @@ impl HeavyWork {
         HeavyWork(Arc::new(Semaphore::new((processors / 2).max(1))))
     }
 
-    /// Waits for a turn to read a body, if reading may take long. An address has one turn at a time.
+    /// Waits for a turn to read a body, if reading may take long. An address has one turn at a
+    /// time.
     ///
     /// # Errors
     /// [`Refusal::Overloaded`] if the turn does not come in time.

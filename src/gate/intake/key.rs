@@ -1,4 +1,5 @@
-//! Reads the key of a request: the one that the client sent, or one derived from parts of the request.
+//! Reads the key of a request: the one that the client sent, or one derived from parts of the
+//! request.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -212,7 +213,8 @@ impl DerivedKeySource<'_, '_> {
         let headers = &self.parts.headers;
         let missing = || missing_in_body(format!("the body member {pointer}"), headers, self.body);
         let document = document_with_key(headers, self.body)?.ok_or_else(missing)?;
-        // Stored identities have had this form since the first version: without a pointer's escapes.
+        // Stored identities have had this form since the first version: without a pointer's
+        // escapes.
         let name = format!("the body member /{}", pointer.tokens().join("/"));
         hasher.part(b"body").part(name.as_bytes());
         if document.hash_member(hasher, pointer) { Ok(()) } else { Err(missing()) }

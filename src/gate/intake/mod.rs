@@ -100,7 +100,7 @@ impl Intake {
     }
 
     /// Identifies the request by its body. Returns `None` where the route looks for the key in the
-    /// body, requires none, and there is none.
+    /// body, requires no key, and finds no key there.
     ///
     /// # Errors
     /// The key is missing, invalid or ambiguous, or the body can't be read.
@@ -127,8 +127,8 @@ impl Intake {
     }
 }
 
-/// Identifies a request in shadow mode, after its whole body was read. Returns `None` where it has no
-/// key and its route requires none.
+/// Identifies a request in shadow mode, after its whole body was read. Returns `None` where it has
+/// no key and its route requires none.
 ///
 /// The key is read before `requester` counts: a request without a key needs no scope.
 ///
@@ -172,7 +172,7 @@ pub struct RequestedOperation {
     pub caller: Caller,
     /// The fingerprint of the request.
     pub fingerprint: Fingerprint,
-    /// The tenant whose quota the operation counts against.
+    /// The tenant of the operation: it counts against this tenant's quota.
     pub tenant: TenantId,
     /// Slot and caller under the hashing secrets that don't write: an earlier one, or the next.
     pub others: Vec<(Slot, Caller)>,
@@ -180,7 +180,7 @@ pub struct RequestedOperation {
     pub fields: BTreeMap<String, String>,
 }
 
-/// A request whose body is in memory.
+/// A request with its body in memory.
 struct RequestReader<'r> {
     policy: &'r Policy,
     parts: &'r Parts,

@@ -80,8 +80,8 @@ pub(in crate::gate) fn certificate_scope(subject: &[u8]) -> Scope {
     Scope::of_fields([("client_cert:subject", subject)])
 }
 
-/// Returns the scope of a token: its issuer and its claim. The claim `"7"` and the claim `7` are two
-/// scopes.
+/// Returns the scope of a token: its issuer and its claim. The claim `"7"` and the claim `7` are
+/// two scopes.
 pub(in crate::gate) fn token_scope(
     rule: &TokenRule,
     issuer: &str,
@@ -125,8 +125,8 @@ fn verified_token_scope(
 /// Returns the one value of a plain scope field, with its name.
 ///
 /// # Errors
-/// The field is absent, has no value, or came more than once: an upstream reads the first or the last
-/// line, and each pair of lines would be a key space of its own.
+/// The field is absent, has no value, or came more than once: an upstream reads the first or the
+/// last line, and each pair of lines would be a key space of its own.
 fn scope_field<'h>(
     name: &'h HeaderName,
     headers: &'h HeaderMap,

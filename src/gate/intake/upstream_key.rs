@@ -1,9 +1,10 @@
 //! Passes the key on to the upstream, which may want it under another name, in another place, or
-//! shorter. A key is passed on in the same form on every attempt: an upstream that deduplicates must
-//! recognise it.
+//! shorter. A key is passed on in the same form on every attempt: an upstream that deduplicates
+//! must recognise it.
 //!
-//! Danger: the client chooses the spelling of its key, and the fields that `Connection` names. If the
-//! gate forwarded both unchanged, a retry could reach the upstream with another key, or without one.
+//! Danger: the client chooses the spelling of its key, and the fields that `Connection` names. If
+//! the gate forwarded both unchanged, a retry could reach the upstream with another key, or without
+//! one.
 
 use std::borrow::Cow;
 
@@ -30,8 +31,8 @@ pub(in crate::gate) fn key_for_upstream<'k>(
     }
 }
 
-/// The changes to a request that put the key where the upstream looks for it. They are computed before
-/// the claim, so that nothing can fail between the claim and the attempt.
+/// The changes to a request that put the key where the upstream looks for it. They are computed
+/// before the claim, so that nothing can fail between the claim and the attempt.
 pub(in crate::gate) struct UpstreamKeyPlacement {
     /// The field in which the client may have sent the key.
     from: Option<HeaderName>,
@@ -50,8 +51,8 @@ impl UpstreamKeyPlacement {
     /// Computes the place of the key. If the client may have sent the key in a field, that field is
     /// removed.
     ///
-    /// Without `upstream_key`, a key that the route reads from a field is written to that field, even
-    /// if this client sent it in the body.
+    /// Without `upstream_key`, a key that the route reads from a field is written to that field,
+    /// even if this client sent it in the body.
     ///
     /// # Errors
     /// The key does not fit its place, or has to be put into a body that is encoded.
@@ -67,7 +68,8 @@ impl UpstreamKeyPlacement {
         };
         let refused = || Refusal::KeyInvalid { why: KeyFault::NotCarried };
         let in_header = |name: &HeaderName| -> Result<KeyDestination, Refusal> {
-            // Another field has the rules of another API, and `strict` is a rule of the client's field.
+            // Another field has the rules of another API, and `strict` is a rule of the client's
+            // field.
             let syntax =
                 if from.as_ref() == Some(name) { policy.key.syntax } else { KeySyntax::Lenient };
             let value = key_field_value(&key_for_upstream(policy, key), syntax);
@@ -136,8 +138,8 @@ pub fn keep_identifying_fields(policy: &Policy, headers: &mut HeaderMap) {
     }
 }
 
-/// Replaces a key that is too long for the upstream by a digest of it. A key is never cut off: two keys
-/// with the same beginning would become one.
+/// Replaces a key that is too long for the upstream by a digest of it. A key is never cut off: two
+/// keys with the same beginning would become one.
 fn shortened<'k>(key: Cow<'k, str>, wanted: &UpstreamKey) -> Cow<'k, str> {
     if key.len() <= wanted.max_length {
         return key;

@@ -28,7 +28,7 @@ fn carried(policy: &Policy, spelling: &str) -> HeaderMap {
     parts.headers
 }
 
-/// The policies under which a field goes to the upstream: as it is named, renamed, shortened.
+/// Policies that send the key to the upstream in its own field, renamed, or shortened.
 fn policies(syntax: KeySyntax) -> [Policy; 4] {
     let wanted = |name: HeaderName, max_length| {
         Some(UpstreamKey { place: KeyPlace::Header(name), max_length })
@@ -54,7 +54,7 @@ fn field_for(policy: &Policy) -> HeaderName {
     }
 }
 
-/// One key, as clients may spell it: bare where it can be, quoted, with parameters.
+/// The spellings of one key: bare where that is possible, quoted, and with parameters.
 fn spellings(text: &str) -> Vec<String> {
     let quoted = format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
     let mut all = vec![
@@ -72,7 +72,10 @@ proptest! {
     fn any_two_spellings_of_one_key_leave_as_the_same_bytes(text in "[ -~]{1,60}") {
         use crate::key::Key;
         for syntax in [KeySyntax::Lenient, KeySyntax::Strict, KeySyntax::Word] {
-            let read = |spelling: &String| Key::parse(spelling.as_bytes(), syntax, 255).ok().map(|key| (key, spelling.clone()));
+            let read = |spelling: &String| {
+                let key = Key::parse(spelling.as_bytes(), syntax, 255).ok()?;
+                Some((key, spelling.clone()))
+            };
             let all: Vec<_> = spellings(&text).iter().filter_map(read).collect();
             for policy in policies(syntax) {
                 for (key, spelling) in &all {
@@ -92,7 +95,9 @@ proptest! {
     #[test]
     fn two_keys_never_leave_as_the_same_bytes(a in "[ -~]{1,8}", b in "[ -~]{1,8}") {
         prop_assume!(a != b);
-        let quoted = |text: &str| format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""));
+        let quoted = |text: &str| {
+            format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+        };
         for policy in policies(KeySyntax::Lenient) {
             prop_assert_ne!(carried(&policy, &quoted(&a)), carried(&policy, &quoted(&b)));
         }

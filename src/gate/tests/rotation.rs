@@ -1,5 +1,5 @@
-//! Two gateways with their secrets in opposite orders over one store, in every interleaving of their
-//! store calls.
+//! Two gateways with their secrets in opposite orders over one store, in every interleaving of
+//! their store calls.
 
 use tokio::sync::Notify;
 
@@ -41,7 +41,7 @@ impl Turns {
     }
 }
 
-/// One gateway's way to the common store.
+/// One gateway's connection to the common store.
 struct Way {
     inner: Arc<Memory>,
     who: usize,
@@ -242,7 +242,7 @@ async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_on
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_was_written_under_any_secret_is_found_at_every_step_of_a_rotation() {
+async fn a_record_under_any_secret_is_found_at_every_step_of_a_rotation() {
     let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
     for secrets in [&[OLD, NEW][..], &[NEW, OLD], &[OLD]] {
@@ -270,7 +270,7 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
         },
         crate::key::Caller::nobody(),
     );
-    // Its result is gone, and its tombstone stands.
+    // Its result is gone, and its tombstone exists.
     let held = fleet.inner.load(&slot).await.unwrap().unwrap();
     let moment = Lifetime { keep: Duration::ZERO, due: None, tombstone: None };
     let ended = Record { version: held.record.version.next(), ..held.record.clone() };
@@ -292,7 +292,7 @@ async fn one_secret_costs_no_look_and_two_cost_two() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_not_be_looked_up_is_not_sent() {
+async fn a_request_that_can_not_be_looked_up_is_not_sent() {
     for answered in [0, 1] {
         let fleet = Fleet::new(crate::engine::tests::policy(), &[]);
         let member = fleet.member(0, &[NEW, OLD]);
