@@ -133,7 +133,7 @@ fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<LogEntry> {
 
 /// Fills a file; how long applying took.
 fn fill(model: &ReadModel, operations: u64) -> Duration {
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let (mut took, mut reported) = (Duration::ZERO, 0);
     for first in (0..operations).step_by(BATCH / 2) {
         let mut entries = told(first..operations.min(first + BATCH as u64 / 2), operations);
@@ -155,7 +155,7 @@ fn fill(model: &ReadModel, operations: u64) -> Duration {
 
 /// Duplicates of the last hour, as gateways tell them.
 fn observe(model: &ReadModel, operations: u64) {
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let seen = |n: u64| Observation {
         until_ms: None,
         times: None,

@@ -6,7 +6,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::counts::Counts;
 use super::fold::{Before, Folded};
-use super::freshness::{Generation, Known};
+use super::freshness::{Known, ModelGeneration};
 use super::operation::State;
 use super::{QueryError, ReadModel, lock, schema, stored, unstored};
 use crate::event::Event;
@@ -51,7 +51,7 @@ impl ReadModel {
     /// then that it no longer has.
     pub fn apply(
         &self,
-        generation: Generation,
+        generation: ModelGeneration,
         entries: &[LogEntry],
     ) -> Result<Applied, QueryError> {
         let _learning = lock(&self.learning);

@@ -1,4 +1,4 @@
-//! How far the file is, and which building of it: whoever follows the log for it, and whoever shows what it says, goes by that.
+//! Progress and freshness of the read model: how far the log was applied, and to which generation of the file.
 
 use std::time::Duration;
 
@@ -8,73 +8,74 @@ use tokio::time::Instant;
 use super::apply::{meta, position, set_meta};
 use super::observe::read_to;
 use super::{QueryError, ReadModel, lock, stored, unstored};
-use crate::store::log::{EntryId, Position};
+use crate::store::log::EntryId;
+use crate::store::log::reader::Checkpoint;
 
-/// Names under which it is kept.
+/// Names of the values in the file.
 pub(super) const GENERATION: &str = "generation";
 const AS_OF_MS: &str = "as_of_ms";
 const ENTRIES: &str = "entries";
 
-/// Between two words to the file of how far it is while nothing happens: other processes show how old it is by that.
-const TELL_PERIOD: Duration = Duration::from_secs(1);
+/// Time between two writes of the progress to the file while the log has no new entries. Other processes read the age of the file
+/// from it.
+const WRITE_PERIOD: Duration = Duration::from_secs(1);
 
-/// How far the read model is behind.
+/// Age of the read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freshness {
-    /// It holds all that was told until then, in ms since 1970; `None`: nothing is known of that yet.
+    /// Time up to which the model has all entries of the log, in ms since 1970; `None`: not known yet.
     pub as_of_ms: Option<u64>,
-    /// Entries of the log that it was built of.
+    /// Number of entries applied.
     pub entries: u64,
-    /// For how long nothing else was known of that, in ms, by a clock that nobody sets.
+    /// Time since `as_of_ms` last changed, in ms, by a monotonic clock.
     pub unmoved_ms: u64,
 }
 
 impl Freshness {
-    /// How long ago that was, in ms; `None`: nobody knows. Not less than nothing else was known: by a wall clock that was set back
-    /// since, it would be fresh until that comes there again.
+    /// Returns the age, in ms; `None`: not known. It is at least `unmoved_ms`: otherwise the model would seem fresh after the wall
+    /// clock was set back.
     pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
         self.as_of_ms.map(|as_of| now_ms.saturating_sub(as_of).max(self.unmoved_ms))
     }
 }
 
-/// Which building of the file: another one after each emptying.
+/// Generation of the file. It changes each time the file is emptied. It is the fence of the model's position in the log.
 ///
-/// Danger: what was read from the log for one must not be applied to the next. Its position would be moved past entries that the
-/// emptied file no longer has, and they would be missing for ever.
+/// Danger: entries that were read for one generation must not be applied to the next one. The position would move past entries
+/// that the emptied file does not have, and they would be missing for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Generation(i64);
+pub struct ModelGeneration(i64);
 
-impl Generation {
-    pub(super) fn read(connection: &Connection) -> Result<Generation, QueryError> {
-        Ok(Generation(meta(connection, GENERATION)?.unwrap_or_default()))
+impl ModelGeneration {
+    pub(super) fn read(connection: &Connection) -> Result<ModelGeneration, QueryError> {
+        Ok(ModelGeneration(meta(connection, GENERATION)?.unwrap_or_default()))
     }
 
-    /// Whether the file is still of this generation.
+    /// Checks that the file still has this generation.
     pub(super) fn check(self, transaction: &Transaction<'_>) -> Result<(), QueryError> {
-        if Generation::read(transaction)? == self { Ok(()) } else { Err(QueryError::Emptied) }
+        if ModelGeneration::read(transaction)? == self { Ok(()) } else { Err(QueryError::Emptied) }
     }
 }
 
-/// Where the file is.
+/// How far the log was applied to the file.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Reached {
-    /// Which building it is.
-    pub generation: Generation,
-    /// How far the log was applied to it.
-    pub position: Position,
-    /// How far observations were.
+pub struct ModelProgress {
+    /// The position in the log, and the generation of the file.
+    pub checkpoint: Checkpoint<ModelGeneration>,
+    /// The last batch of observations applied.
     pub observed: EntryId,
 }
 
-/// What a process knows of the file without reading it.
+/// The progress of the file as this process knows it, without reading the file.
 pub(super) struct Known {
-    generation: Generation,
+    generation: ModelGeneration,
     freshness: Freshness,
-    /// When this process learned until when all is in.
+    /// When this process learned `as_of_ms`.
     learned: Instant,
-    /// When this process last said until when all is in, and when it last told the file.
-    said: Option<Instant>,
-    told: Option<Instant>,
+    /// When this process last set `as_of_ms` itself.
+    set: Option<Instant>,
+    /// When this process last wrote `as_of_ms` to the file.
+    written: Option<Instant>,
 }
 
 impl Known {
@@ -84,11 +85,11 @@ impl Known {
             entries: meta(connection, ENTRIES)?.map_or(0, unstored),
             unmoved_ms: 0,
         };
-        let generation = Generation::read(connection)?;
-        Ok(Known { generation, freshness, learned: Instant::now(), said: None, told: None })
+        let generation = ModelGeneration::read(connection)?;
+        Ok(Known { generation, freshness, learned: Instant::now(), set: None, written: None })
     }
 
-    /// Counts entries that were applied.
+    /// Counts applied entries, in the transaction that applies them.
     pub fn count(transaction: &Transaction<'_>, entries: usize) -> Result<Known, QueryError> {
         let mut known = Known::read(transaction)?;
         known.freshness.entries += entries as u64;
@@ -98,7 +99,7 @@ impl Known {
 }
 
 impl ReadModel {
-    /// How far it is behind: as this process last learned, by following the log or by [`ReadModel::refresh`].
+    /// Returns the age of the model, as this process knows it from following the log or from [`ReadModel::refresh`].
     pub fn freshness(&self) -> Freshness {
         let known = lock(&self.known);
         let unmoved = known.freshness.as_of_ms.map_or(Duration::ZERO, |_| known.learned.elapsed());
@@ -108,40 +109,48 @@ impl ReadModel {
         }
     }
 
-    /// Learns from the file how far it is: where another process follows the log for it.
+    /// Reads the progress from the file, if another process follows the log.
     ///
     /// # Errors
-    /// It can't be read.
+    /// The file can't be read.
     pub fn refresh(&self) -> Result<(), QueryError> {
         let _learning = lock(&self.learning);
         self.know(self.looking(Known::read)?);
         Ok(())
     }
 
-    /// Where the file is.
+    /// How far the log was applied to the file.
     ///
     /// # Errors
     /// It can't be read.
-    pub fn reached(&self) -> Result<Reached, QueryError> {
+    pub fn progress(&self) -> Result<ModelProgress, QueryError> {
         let _learning = lock(&self.learning);
-        let (known, reached) = self.looking(|connection| {
+        let (known, progress) = self.looking(|connection| {
             let known = Known::read(connection)?;
             let observed = read_to(connection)?.unwrap_or_default();
-            let reached =
-                Reached { generation: known.generation, position: position(connection)?, observed };
-            Ok((known, reached))
+            let progress = ModelProgress {
+                checkpoint: Checkpoint { fence: known.generation, position: position(connection)? },
+                observed,
+            };
+            Ok((known, progress))
         })?;
         self.know(known);
-        Ok(reached)
+        Ok(progress)
     }
 
-    /// Notes that the file, if it is still of this generation, holds all that was told until then (ms since 1970). The file itself
-    /// learns of it now and then. The last word counts, not the latest time: that may be of a wall clock that was ahead, and
-    /// what is shown would be young until it comes.
+    /// Records that the model has all entries of the log up to a time (in ms since 1970), if the file still has this generation.
+    /// The file is written only now and then.
+    ///
+    /// The last call wins, not the latest time: an earlier call may have used a wall clock that was ahead, and the model would seem
+    /// fresh until that time.
     ///
     /// # Errors
-    /// The file can't be written; this process knows it nevertheless.
-    pub fn told_until(&self, generation: Generation, as_of_ms: u64) -> Result<(), QueryError> {
+    /// The file can't be written. This process uses the new time nevertheless.
+    pub fn complete_until(
+        &self,
+        generation: ModelGeneration,
+        as_of_ms: u64,
+    ) -> Result<(), QueryError> {
         {
             let mut known = lock(&self.known);
             if known.generation != generation {
@@ -149,11 +158,11 @@ impl ReadModel {
             }
             known.freshness.as_of_ms = Some(as_of_ms);
             known.learned = Instant::now();
-            known.said = Some(known.learned);
-            if known.told.is_some_and(|told| told.elapsed() < TELL_PERIOD) {
+            known.set = Some(known.learned);
+            if known.written.is_some_and(|written| written.elapsed() < WRITE_PERIOD) {
                 return Ok(());
             }
-            known.told = Some(Instant::now());
+            known.written = Some(Instant::now());
         }
         self.writing(|transaction| {
             generation.check(transaction)?;
@@ -161,13 +170,13 @@ impl ReadModel {
         })
     }
 
-    /// Whether what is known is of this generation.
-    pub(super) fn is_known(&self, generation: Generation) -> bool {
+    /// Whether this process knows the file under this generation.
+    pub(super) fn is_known(&self, generation: ModelGeneration) -> bool {
         lock(&self.known).generation == generation
     }
 
-    /// Takes over what the file says, which was looked at while [learning](ReadModel::learning). What this process has said of
-    /// the same building a moment ago stays: the file is not told every time.
+    /// Takes over the progress that was read from the file while [learning](ReadModel::learning). If this process set the time of
+    /// the same generation a moment ago, that time stays: the file is not written every time.
     pub(super) fn know(&self, read: Known) {
         let mut known = lock(&self.known);
         if known.generation != read.generation {
@@ -175,8 +184,8 @@ impl ReadModel {
             return;
         }
         known.freshness.entries = read.freshness.entries;
-        let heard = known.said.is_none_or(|said| said.elapsed() >= 2 * TELL_PERIOD);
-        if heard && known.freshness.as_of_ms != read.freshness.as_of_ms {
+        let is_stale = known.set.is_none_or(|set| set.elapsed() >= 2 * WRITE_PERIOD);
+        if is_stale && known.freshness.as_of_ms != read.freshness.as_of_ms {
             known.freshness.as_of_ms = read.freshness.as_of_ms;
             known.learned = read.learned;
         }

@@ -28,10 +28,10 @@ mod upkeep;
 
 pub use apply::Applied;
 pub use counts::{LATENCY_BOUNDS_MS, Latency, Tally};
-pub use freshness::{Freshness, Generation, Reached};
+pub use freshness::{Freshness, ModelGeneration, ModelProgress};
 pub use operation::{NoState, Operation, State};
 pub use overview::{HourRow, MinuteRow, Overview};
-pub use projector::{Now, Projector};
+pub use projector::{Projector, UnixClock};
 pub use report::{Report, ReportRow};
 pub use search::{Filter, Found, PAGE_MAX};
 pub use timeline::{Moment, Timeline, What};
@@ -205,7 +205,7 @@ impl ReadModel {
         read: impl FnOnce(&Connection) -> Result<T, QueryError>,
     ) -> Result<T, QueryError> {
         let (value, generation) =
-            self.looking(|connection| Ok((read(connection)?, Generation::read(connection)?)))?;
+            self.looking(|connection| Ok((read(connection)?, ModelGeneration::read(connection)?)))?;
         if !self.is_known(generation) {
             self.refresh()?;
         }

@@ -7,7 +7,7 @@ use rusqlite::{Transaction, params};
 
 use super::apply::Names;
 use super::counts::{Counts, HOUR_MS, Tally};
-use super::freshness::Generation;
+use super::freshness::ModelGeneration;
 use super::report::{REFUSE, REPLAY};
 use super::{QueryError, ReadModel, stored, unstored};
 use crate::event::{Observation, Seen};
@@ -29,7 +29,7 @@ impl ReadModel {
     /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied).
     pub fn apply_observations(
         &self,
-        generation: Generation,
+        generation: ModelGeneration,
         batches: &[(EntryId, Bytes)],
     ) -> Result<u64, QueryError> {
         self.writing(|transaction| {

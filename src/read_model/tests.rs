@@ -47,7 +47,7 @@ fn event(kind: Kind, opened_ms: u64) -> Event {
 
 /// Applies what was told to a model that nobody empties.
 fn applied(model: &ReadModel, told: &Told) {
-    model.apply(model.reached().unwrap().generation, &told.0).unwrap();
+    model.apply(model.progress().unwrap().checkpoint.fence, &told.0).unwrap();
 }
 
 /// A log with one partition that entries are appended to by hand.

@@ -34,17 +34,19 @@ pub struct SealingKey {
 /// A key that can't be one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a key has a name of 1 to 64 bytes, and 32 bytes of its own")]
-pub struct NoKey;
+pub struct InvalidSealingKey;
 
 impl SealingKey {
     /// A key under a name.
     ///
     /// # Errors
     /// It has another length, or no name.
-    pub fn new(id: &str, bytes: &[u8]) -> Result<SealingKey, NoKey> {
-        let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| NoKey)?;
+    pub fn new(id: &str, bytes: &[u8]) -> Result<SealingKey, InvalidSealingKey> {
+        let unbound = UnboundKey::new(&AES_256_GCM, bytes).map_err(|_| InvalidSealingKey)?;
         let named = !id.is_empty() && id.len() <= KEY_ID_MAX;
-        named.then(|| SealingKey { id: id.to_owned(), key: LessSafeKey::new(unbound) }).ok_or(NoKey)
+        named
+            .then(|| SealingKey { id: id.to_owned(), key: LessSafeKey::new(unbound) })
+            .ok_or(InvalidSealingKey)
     }
 }
 
@@ -67,9 +69,12 @@ impl Sealed {
     ///
     /// # Errors
     /// There is no key.
-    pub fn new(inner: Arc<dyn Records>, keys: Vec<SealingKey>) -> Result<Sealed, NoKey> {
+    pub fn new(
+        inner: Arc<dyn Records>,
+        keys: Vec<SealingKey>,
+    ) -> Result<Sealed, InvalidSealingKey> {
         if keys.is_empty() {
-            Err(NoKey)
+            Err(InvalidSealingKey)
         } else {
             Ok(Sealed { inner, keys, random: SystemRandom::new() })
         }

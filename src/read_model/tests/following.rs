@@ -69,23 +69,26 @@ fn what_was_read_for_a_file_that_was_emptied_meanwhile_is_not_applied_to_it() {
     let mut told = Told::default();
     (1..=3).for_each(|n| told.tell(n, T0 + n, &event(Kind::Claimed, T0 + n)));
     let seen = (EntryId { ms: T0, seq: 0 }, bytes::Bytes::from_static(b"[]"));
-    let before = model.reached().unwrap();
-    model.apply(before.generation, &told.0[..2]).unwrap();
-    model.told_until(before.generation, T0 + 2).unwrap();
+    let before = model.progress().unwrap();
+    model.apply(before.checkpoint.fence, &told.0[..2]).unwrap();
+    model.complete_until(before.checkpoint.fence, T0 + 2).unwrap();
     assert_eq!((model.freshness().as_of_ms, model.freshness().entries), (Some(T0 + 2), 2));
     model.clear().unwrap();
 
-    assert!(matches!(model.apply(before.generation, &told.0[2..]), Err(QueryError::Emptied)));
+    assert!(matches!(model.apply(before.checkpoint.fence, &told.0[2..]), Err(QueryError::Emptied)));
     assert!(matches!(
-        model.apply_observations(before.generation, &[seen]),
+        model.apply_observations(before.checkpoint.fence, &[seen]),
         Err(QueryError::Emptied)
     ));
-    model.told_until(before.generation, T0 + 3).unwrap();
-    let after = model.reached().unwrap();
-    assert_eq!((after.position, after.observed), (Position::default(), EntryId::default()));
+    model.complete_until(before.checkpoint.fence, T0 + 3).unwrap();
+    let after = model.progress().unwrap();
+    assert_eq!(
+        (after.checkpoint.position, after.observed),
+        (Position::default(), EntryId::default())
+    );
     assert_eq!(model.freshness(), Freshness::default());
 
-    model.apply(after.generation, &told.0).unwrap();
+    model.apply(after.checkpoint.fence, &told.0).unwrap();
     assert_eq!(known(&model), references([3, 2, 1]));
 }
 

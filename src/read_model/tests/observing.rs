@@ -30,7 +30,7 @@ fn what_this_version_cannot_read_is_passed_over_and_a_batch_that_comes_again_cou
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [one]});
     let seen = json!([{"kind": "from a later version"}, replayed, "no group", replayed]);
     let batches = [batch(0, &seen), batch(1, &json!("no batch"))];
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 2);
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 0);
     assert_eq!(model.overview(T0).unwrap().hour.replayed, 2);
@@ -49,7 +49,9 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
         watched("would_refuse", T0 + HOUR_MS, "bob", Some("key-missing")),
         watched("would_replay", T0 + HOUR_MS, "bob", None),
     ]);
-    model.apply_observations(model.reached().unwrap().generation, &[batch(0, &seen)]).unwrap();
+    model
+        .apply_observations(model.progress().unwrap().checkpoint.fence, &[batch(0, &seen)])
+        .unwrap();
     // From the hour on in which the minute lies.
     let report = model.report(T0 / HOUR_MS * HOUR_MS + 60_000).unwrap();
     let row = |scope: &str, problem: Option<&str>, requests| ReportRow {
@@ -81,7 +83,7 @@ fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [storm, storm, storm]});
     let watched =
         json!({"kind": "would_replay", "route": "payments", "seen": [{"at_ms": T0, "times": 7}]});
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     assert_eq!(
         model.apply_observations(generation, &[batch(0, &json!([replayed, watched]))]).unwrap(),
         457
@@ -111,7 +113,7 @@ fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
         json!({"kind": "refused", "route": "payments", "problem": "key-reused", "seen": [later]});
     let many =
         json!({"kind": "replayed", "route": "payments", "seen": vec![seen(T0 + 30, 1); 300]});
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let batches = [batch(0, &json!([replayed, refused])), batch(1, &json!([many]))];
     assert_eq!(model.apply_observations(generation, &batches).unwrap(), 100_301);
     let timeline = model.timeline(&slot(1).to_string(), T0).unwrap().unwrap();

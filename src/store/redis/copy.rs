@@ -16,7 +16,7 @@ use super::servers::Group;
 use super::{ConnectError, Options, Redis, array, layout, millis, time_ms, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::copy::{
-    Begun, CopyError, CopyProgress, CopySource, CopyTarget, Item, ItemKey, Items,
+    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
 };
 use crate::store::log::{Ends, EventLog, LogEntry, digest};
 use crate::store::{IdentityNotes, Note, StoreError};
@@ -345,11 +345,11 @@ impl CopySource for CopiedRedis {
 
 #[async_trait]
 impl CopyTarget for CopiedRedis {
-    async fn begin(&self) -> Result<Begun, CopyError> {
+    async fn begin(&self) -> Result<CopyStart, CopyError> {
         self.refuse_used().await?;
         let epochs = self.epochs().await?;
         match self.kept_progress().await? {
-            Some(_) if epochs.any_real => Ok(Begun::Opening),
+            Some(_) if epochs.any_real => Ok(CopyStart::Opening),
             Some(kept) => {
                 let progress = serde_json::from_str(&kept).map_err(|_| {
                     CopyError::Refused(
@@ -357,7 +357,7 @@ impl CopyTarget for CopiedRedis {
                     )
                 })?;
                 self.close(|_| true).await?;
-                Ok(Begun::Resumed(progress))
+                Ok(CopyStart::Resumed(progress))
             }
             None => {
                 if !self.is_empty().await? {
@@ -367,7 +367,7 @@ impl CopyTarget for CopiedRedis {
                 }
                 self.close(|_| true).await?;
                 self.keep_progress(&CopyProgress::default()).await?;
-                Ok(Begun::Fresh)
+                Ok(CopyStart::Fresh)
             }
         }
     }
