@@ -95,7 +95,8 @@ pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
     Ok(settings.open(&Clock::system())?.survey().await?)
 }
 
-/// Logs what the servers' settings put at risk. With "strict", a risk is an error, and so are settings that can't be read.
+/// Logs what the servers' settings put at risk. With "strict", a risk is an error, and so are
+/// settings that can't be read.
 async fn check_durability(opened: &OpenStore, durability: Durability) -> Result<()> {
     let strict = durability == Durability::Strict;
     let remarks = match opened.survey().await {

@@ -1,29 +1,24 @@
-//! Progress and freshness of the read model: how far the log was applied, and to which generation of the file.
-
-use std::time::Duration;
+//! Progress and freshness of the read model: how far the log was applied, and to which generation
+//! of the file.
 
 use rusqlite::{Connection, Transaction};
 use tokio::time::Instant;
 
-use super::apply::{meta, position, set_meta};
-use super::observe::read_to;
-use super::{QueryError, ReadModel, lock, stored, unstored};
-use crate::store::log::EntryId;
+use super::error::QueryError;
+use super::values::{meta, set_meta, stored, unstored};
 use crate::store::log::reader::Checkpoint;
+use crate::store::log::{EntryId, Position};
 
 /// Names of the values in the file.
 pub(super) const GENERATION: &str = "generation";
-const AS_OF_MS: &str = "as_of_ms";
+pub(super) const AS_OF_MS: &str = "as_of_ms";
 const ENTRIES: &str = "entries";
-
-/// Time between two writes of the progress to the file while the log has no new entries. Other processes read the age of the file
-/// from it.
-const WRITE_PERIOD: Duration = Duration::from_secs(1);
 
 /// Age of the read model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Freshness {
-    /// Time up to which the model has all entries of the log, in ms since 1970; `None`: not known yet.
+    /// Time up to which the model has all entries of the log, in ms since 1970; `None`: not known
+    /// yet.
     pub as_of_ms: Option<u64>,
     /// Number of entries applied.
     pub entries: u64,
@@ -32,17 +27,19 @@ pub struct Freshness {
 }
 
 impl Freshness {
-    /// Returns the age, in ms; `None`: not known. It is at least `unmoved_ms`: otherwise the model would seem fresh after the wall
-    /// clock was set back.
+    /// Returns the age, in ms; `None`: not known. It is at least `unmoved_ms`: otherwise the model
+    /// would seem fresh after the wall clock was set back.
     pub fn lag_ms(&self, now_ms: u64) -> Option<u64> {
         self.as_of_ms.map(|as_of| now_ms.saturating_sub(as_of).max(self.unmoved_ms))
     }
 }
 
-/// Generation of the file. It changes each time the file is emptied. It is the fence of the model's position in the log.
+/// Generation of the file. It changes each time the file is emptied. It is the fence of the model's
+/// position in the log.
 ///
-/// Danger: entries that were read for one generation must not be applied to the next one. The position would move past entries
-/// that the emptied file does not have, and they would be missing for ever.
+/// Danger: entries that were read for one generation must not be applied to the next one. The
+/// position would move past entries that the emptied file does not have, and they would be missing
+/// for ever.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ModelGeneration(i64);
 
@@ -66,16 +63,16 @@ pub struct ModelProgress {
     pub observed: EntryId,
 }
 
-/// The progress of the file as this process knows it, without reading the file.
+/// Progress of the file, as this process last read or set it.
 pub(super) struct Known {
-    generation: ModelGeneration,
-    freshness: Freshness,
+    pub generation: ModelGeneration,
+    pub freshness: Freshness,
     /// When this process learned `as_of_ms`.
-    learned: Instant,
+    pub learned: Instant,
     /// When this process last set `as_of_ms` itself.
-    set: Option<Instant>,
+    pub set: Option<Instant>,
     /// When this process last wrote `as_of_ms` to the file.
-    written: Option<Instant>,
+    pub written: Option<Instant>,
 }
 
 impl Known {
@@ -98,96 +95,36 @@ impl Known {
     }
 }
 
-impl ReadModel {
-    /// Returns the age of the model, as this process knows it from following the log or from [`ReadModel::refresh`].
-    pub fn freshness(&self) -> Freshness {
-        let known = lock(&self.known);
-        let unmoved = known.freshness.as_of_ms.map_or(Duration::ZERO, |_| known.learned.elapsed());
-        Freshness {
-            unmoved_ms: u64::try_from(unmoved.as_millis()).unwrap_or(u64::MAX),
-            ..known.freshness
-        }
-    }
+/// Names of the last batch of observations that was applied.
+const READ_MS: &str = "observed_ms";
+const READ_SEQ: &str = "observed_seq";
 
-    /// Reads the progress from the file, if another process follows the log.
-    ///
-    /// # Errors
-    /// The file can't be read.
-    pub fn refresh(&self) -> Result<(), QueryError> {
-        let _learning = lock(&self.learning);
-        self.know(self.looking(Known::read)?);
-        Ok(())
+impl ModelProgress {
+    /// Reads how far the log was applied.
+    pub(super) fn read(connection: &Connection) -> Result<ModelProgress, QueryError> {
+        let fence = ModelGeneration::read(connection)?;
+        let checkpoint = Checkpoint { fence, position: position(connection)? };
+        Ok(ModelProgress { checkpoint, observed: observed(connection)?.unwrap_or_default() })
     }
+}
 
-    /// How far the log was applied to the file.
-    ///
-    /// # Errors
-    /// It can't be read.
-    pub fn progress(&self) -> Result<ModelProgress, QueryError> {
-        let _learning = lock(&self.learning);
-        let (known, progress) = self.looking(|connection| {
-            let known = Known::read(connection)?;
-            let observed = read_to(connection)?.unwrap_or_default();
-            let progress = ModelProgress {
-                checkpoint: Checkpoint { fence: known.generation, position: position(connection)? },
-                observed,
-            };
-            Ok((known, progress))
-        })?;
-        self.know(known);
-        Ok(progress)
-    }
+/// Reads the position in the log.
+pub(super) fn position(connection: &Connection) -> Result<Position, QueryError> {
+    let mut select = connection.prepare_cached("SELECT partition, ms, seq FROM positions")?;
+    let found = select.query_map([], |row| {
+        Ok((row.get(0)?, EntryId { ms: unstored(row.get(1)?), seq: unstored(row.get(2)?) }))
+    })?;
+    Ok(Position(found.collect::<Result<_, _>>()?))
+}
 
-    /// Records that the model has all entries of the log up to a time (in ms since 1970), if the file still has this generation.
-    /// The file is written only now and then.
-    ///
-    /// The last call wins, not the latest time: an earlier call may have used a wall clock that was ahead, and the model would seem
-    /// fresh until that time.
-    ///
-    /// # Errors
-    /// The file can't be written. This process uses the new time nevertheless.
-    pub fn complete_until(
-        &self,
-        generation: ModelGeneration,
-        as_of_ms: u64,
-    ) -> Result<(), QueryError> {
-        {
-            let mut known = lock(&self.known);
-            if known.generation != generation {
-                return Ok(());
-            }
-            known.freshness.as_of_ms = Some(as_of_ms);
-            known.learned = Instant::now();
-            known.set = Some(known.learned);
-            if known.written.is_some_and(|written| written.elapsed() < WRITE_PERIOD) {
-                return Ok(());
-            }
-            known.written = Some(Instant::now());
-        }
-        self.writing(|transaction| {
-            generation.check(transaction)?;
-            set_meta(transaction, AS_OF_MS, stored(as_of_ms))
-        })
-    }
+/// Reads the last batch of observations that was applied; `None`: there was none.
+pub(super) fn observed(connection: &Connection) -> Result<Option<EntryId>, QueryError> {
+    let (ms, seq) = (meta(connection, READ_MS)?, meta(connection, READ_SEQ)?);
+    Ok(ms.zip(seq).map(|(ms, seq)| EntryId { ms: unstored(ms), seq: unstored(seq) }))
+}
 
-    /// Whether this process knows the file under this generation.
-    pub(super) fn is_known(&self, generation: ModelGeneration) -> bool {
-        lock(&self.known).generation == generation
-    }
-
-    /// Takes over the progress that was read from the file while [learning](ReadModel::learning). If this process set the time of
-    /// the same generation a moment ago, that time stays: the file is not written every time.
-    pub(super) fn know(&self, read: Known) {
-        let mut known = lock(&self.known);
-        if known.generation != read.generation {
-            *known = read;
-            return;
-        }
-        known.freshness.entries = read.freshness.entries;
-        let is_stale = known.set.is_none_or(|set| set.elapsed() >= 2 * WRITE_PERIOD);
-        if is_stale && known.freshness.as_of_ms != read.freshness.as_of_ms {
-            known.freshness.as_of_ms = read.freshness.as_of_ms;
-            known.learned = read.learned;
-        }
-    }
+/// Writes the last batch of observations that was applied.
+pub(super) fn set_observed(transaction: &Transaction<'_>, id: EntryId) -> Result<(), QueryError> {
+    set_meta(transaction, READ_MS, stored(id.ms))?;
+    set_meta(transaction, READ_SEQ, stored(id.seq))
 }

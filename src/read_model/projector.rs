@@ -6,8 +6,10 @@ use std::time::Duration;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep};
 
+use super::error::QueryError;
+use super::freshness::{ModelGeneration, ModelProgress};
+use super::model::ReadModel;
 use super::upkeep::RETIRE_PERIOD;
-use super::{ModelGeneration, ModelProgress, QueryError, ReadModel};
 use crate::store::StoreError;
 use crate::store::log::reader::{Backoff, Gap, LogReader};
 use crate::store::log::{EventLog, LogEntry, Position};
@@ -15,15 +17,16 @@ use crate::store::log::{EventLog, LogEntry, Position};
 /// Milliseconds since 1970.
 pub type UnixClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
-/// Entries per batch: enough to make the cost of a transaction small. Applying a batch takes some tens of milliseconds.
+/// Entries per batch: enough to make the cost of a transaction small. Applying a batch takes some
+/// tens of milliseconds.
 const BATCH: usize = 4096;
 
 /// Batches of observations per round; each has some hundred observations.
 const OBSERVED_BATCH: usize = 16;
 
-/// Time between two rounds while the log has no more entries. Each round reads every partition and costs the file a
-/// transaction, however few entries there are. So entries that arrive meanwhile are applied together. The page shows them
-/// with at most this delay.
+/// Time between two rounds while the log has no more entries. Each round reads every partition and
+/// costs the file a transaction, however few entries there are. So entries that arrive meanwhile
+/// are applied together. The page shows them with at most this delay.
 const PERIOD: Duration = Duration::from_millis(300);
 
 /// Pauses after rounds that fail.
@@ -49,7 +52,8 @@ enum Remaining {
     Much,
 }
 
-/// Follows a log for a read model. Several projectors may share one file: each skips the entries that another has applied.
+/// Follows a log for a read model. Several projectors may share one file: each skips the entries
+/// that another has applied.
 pub struct Projector {
     model: Arc<ReadModel>,
     reader: LogReader,
@@ -59,7 +63,8 @@ pub struct Projector {
 }
 
 impl Projector {
-    /// Returns a projector from `log` into `model`. The model keeps settled operations for `keep`, as the log keeps entries.
+    /// Returns a projector from `log` into `model`. The model keeps settled operations for `keep`,
+    /// as the log keeps entries.
     pub fn new(
         model: Arc<ReadModel>,
         log: Arc<dyn EventLog>,
@@ -69,7 +74,8 @@ impl Projector {
         Projector { model, reader: LogReader::new(log), keep, now, retired: None }
     }
 
-    /// Follows the log for ever. Retries while the store does not answer or the disk is full; repairs a damaged file.
+    /// Follows the log for ever. Retries while the store does not answer or the disk is full;
+    /// repairs a damaged file.
     pub async fn follow(mut self) {
         let mut backoff = BACKOFF;
         loop {
@@ -132,8 +138,9 @@ impl Projector {
         if !batches.is_empty() {
             self.blocking(move |model| model.apply_observations(generation, &batches)).await?;
         }
-        // The model has all entries that were written before the log was read. Where a partition has more, it has only those up
-        // to the last one read. Those times are of the store's clock, which may be ahead of this one.
+        // The model has all entries that were written before the log was read. Where a partition
+        // has more, it has only those up to the last one read. Those times are of the store's
+        // clock, which may be ahead of this one.
         let as_of_ms = more_ms.map_or(before_ms, |more_ms| more_ms.min(before_ms));
         self.blocking(move |model| model.complete_until(generation, as_of_ms)).await?;
         let now_ms = (self.now)();
@@ -161,7 +168,8 @@ impl Projector {
         Ok(())
     }
 
-    /// Builds the model anew: after a gap of the log, it may hold operations whose later entries are gone.
+    /// Builds the model anew: after a gap of the log, later entries of its operations may be
+    /// missing.
     async fn rebuild(&self, gap: Gap) -> Result<Remaining, RoundError> {
         match gap {
             Gap::Lost => tracing::warn!(

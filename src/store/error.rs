@@ -11,7 +11,8 @@ pub enum StoreError {
     /// The call may have been carried out, or may still be.
     #[error("the store did not confirm, the write may have happened: {0}")]
     MaybeApplied(String),
-    /// A large record exists and was not read in time. Nothing was written. The record still blocks claims of its slot.
+    /// A large record exists and was not read in time. Nothing was written. The record still blocks
+    /// claims of its slot.
     #[error("a large record could not be read now: {0}")]
     Unread(String),
     /// A record exists and can't be decoded. Its operation is neither replayed nor executed again.

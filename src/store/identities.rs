@@ -1,4 +1,5 @@
-//! The part of a store that keeps what its gateways have agreed on: how identities of operations are made.
+//! The part of a store that keeps the agreement of its gateways: how identities of operations
+//! are made.
 
 use async_trait::async_trait;
 
@@ -14,8 +15,8 @@ pub enum Note {
 }
 
 impl Note {
-    /// All notes, in the order in which a copy writes them. Once a store has the note of identities, gateways compare the
-    /// other notes with it.
+    /// All notes, in the order in which a copy writes them. Once a store has the note of
+    /// identities, gateways compare the other notes with it.
     pub const ALL: [Note; 2] = [Note::Paths, Note::Identities];
 }
 
@@ -25,7 +26,8 @@ pub trait IdentityNotes: Send + Sync + 'static {
     /// Reads a note.
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError>;
 
-    /// Writes a note if the current text is `expected` or already `next`. Returns `false` if it is another text.
+    /// Writes a note if the current text is `expected` or already `next`. Returns `false` if it is
+    /// another text.
     async fn set_note(
         &self,
         note: Note,

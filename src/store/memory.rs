@@ -1,6 +1,7 @@
 //! A store in the memory of this process: for tests and trials. It ends with the process.
 //!
-//! Danger: two gateways with one such store each do not share records, so each executes the other's duplicates.
+//! Danger: two gateways with one such store each do not share records, so each executes the other's
+//! duplicates.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
@@ -22,8 +23,8 @@ use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
 mod log;
 
-/// Limit for the ended records that one write removes. More than one, so that the store shrinks while it is in use; few, so
-/// that no single request pays for many others.
+/// Limit for the ended records that one write removes. More than one, so that the store shrinks
+/// while it is in use; few, so that no single request pays for many others.
 const SWEPT_PER_WRITE: usize = 4;
 
 /// A store in memory.
@@ -74,8 +75,8 @@ impl Memory {
         Memory { clock, hub: Hub::local(), contents: Mutex::default() }
     }
 
-    /// Locks the contents, and returns the time. A panic elsewhere can't leave them half changed: no code that can panic runs under
-    /// the lock.
+    /// Locks the contents, and returns the time. A panic elsewhere can't leave them half changed:
+    /// no code that can panic runs under the lock.
     fn lock(&self) -> (MutexGuard<'_, Contents>, u64) {
         let contents = self.contents.lock().unwrap_or_else(PoisonError::into_inner);
         // Read under the lock, so that times are in the order of writes.

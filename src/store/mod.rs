@@ -1,16 +1,19 @@
-//! The store: where gateways keep the records of operations, the event log, and notes about identities.
+//! The store: where gateways keep the records of operations, the event log, and notes about
+//! identities.
 //!
-//! A [`Store`] has three parts, with one trait each: [`Records`], [`EventLog`] and [`IdentityNotes`].
+//! A [`Store`] has three parts, with one trait each: [`Records`], [`EventLog`] and
+//! [`IdentityNotes`].
 //!
-//! - [`open`]: builds a store from its settings, and states what it can do
+//! - [`open`]: builds a store from its settings, and states its capabilities
 //! - [`memory`], [`embedded`], [`redis`]: stores; each implements all three traits
 //! - [`sealed`], [`cached`], [`pending`]: wrappers; each replaces the parts that it changes
 //! - [`log`]: entries of the event log, the chain that links them, and the reader of a log
 //! - [`copy`]: copies one store into another
-//! - `suite`: the tests that every store must pass, and the recipe to write a new one (feature `test-suite`)
+//! - `suite`: the tests that every store must pass, and the recipe to write a new one (feature
+//!   `test-suite`)
 //!
-//! There is one write verb, [`Records::write`]: it compares the version, then writes the record and its event in one atomic
-//! step. All rules about records are in `engine`.
+//! There is one write verb, [`Records::write`]: it compares the version, then writes the record and
+//! its event in one atomic step. All rules about records are in `engine`.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! Opens stores: one place that knows all kinds of stores, and states what each kind can do.
+//! Opens stores: the only module that names all kinds of stores, with their capabilities.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -30,12 +30,13 @@ pub enum StoreSettings {
     Redis(Box<redis::Options>),
 }
 
-/// What a store can do. Known before it is opened.
+/// Capabilities of a store, known before it is opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Capabilities {
     /// Whether its records outlive the process.
     pub durable: bool,
-    /// Whether several processes can use it at the same time: gateways, and readers of its event log.
+    /// Whether several processes can use it at the same time: gateways, and readers of its event
+    /// log.
     pub shared: bool,
     /// Whether it can be copied, and copied into.
     pub copyable: bool,
@@ -80,7 +81,7 @@ pub struct CacheSettings {
 }
 
 impl StoreSettings {
-    /// Returns what the store can do.
+    /// Returns the capabilities of the store.
     pub fn capabilities(&self) -> Capabilities {
         match self {
             StoreSettings::Memory => {
@@ -112,8 +113,8 @@ impl StoreSettings {
         self.capabilities().durable && self.folder().is_none_or(Path::exists)
     }
 
-    /// Opens the store. Must be called within a tokio runtime. Blocks for the disk. Does not wait for servers: while they are out
-    /// of reach, calls fail.
+    /// Opens the store. Must be called within a tokio runtime. Blocks for the disk. Does not wait
+    /// for servers: while they are out of reach, calls fail.
     ///
     /// # Errors
     /// A folder that can't be used, or invalid options.
@@ -184,7 +185,8 @@ enum Backend {
 }
 
 impl OpenStore {
-    /// Returns the store as gateways use it: sealed if there are `keys`, and cached if that is configured and possible.
+    /// Returns the store as gateways use it: sealed if there are `keys`, and cached if that is
+    /// configured and possible.
     ///
     /// The cache is the outermost wrapper, so that a cached replay is not decrypted again.
     ///
@@ -208,7 +210,8 @@ impl OpenStore {
         Ok(store)
     }
 
-    /// Announces to other processes that a gateway uses the store. The lock of a file does that by itself.
+    /// Announces to other processes that a gateway uses the store. The lock of a file does that by
+    /// itself.
     pub fn announce(&mut self) {
         if let Backend::Redis { redis, presence } = &mut self.backend {
             *presence = Some(Presence::announce(redis));
@@ -226,7 +229,8 @@ impl OpenStore {
         }
     }
 
-    /// Ends the use of the store: completes earlier requests, then releases files and announcements.
+    /// Ends the use of the store: completes earlier requests, then releases files and
+    /// announcements.
     pub async fn close(&self) {
         match &self.backend {
             Backend::Memory => {}

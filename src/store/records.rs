@@ -1,7 +1,8 @@
 //! The part of a store that keeps the records of operations.
 //!
-//! Danger: the result of a call can be unknown. [`StoreError::NotApplied`] means that nothing was written. After
-//! [`StoreError::MaybeApplied`] the caller must load the record and look for its own fence.
+//! Danger: the result of a call can be unknown. [`StoreError::NotApplied`] means that nothing was
+//! written. After [`StoreError::MaybeApplied`] the caller must load the record and look for its own
+//! fence.
 
 use std::time::Duration;
 
@@ -19,8 +20,8 @@ pub enum Swap {
     Stored,
     /// The slot holds another version, or nothing (`None`). Nothing was written.
     Stale(Option<Held>),
-    /// The slot holds another version, under this fence. The record is so large that only [`Records::load`] returns it.
-    /// Nothing was written.
+    /// The slot holds another version, under this fence. The record is so large that only
+    /// [`Records::load`] returns it. Nothing was written.
     Large(Fence),
 }
 
@@ -42,10 +43,11 @@ pub struct Page {
     pub cursor: Option<String>,
 }
 
-/// Makes the event of a change, for the [event log](super::EventLog). An empty event is not appended.
+/// Makes the event of a change, for the [event log](super::EventLog). An empty event is not
+/// appended.
 ///
-/// Stores call it only when the event may be appended. Most claims of duplicates append nothing, and encoding an event for
-/// each of them would cost more than the duplicate itself.
+/// Stores call it only when the event may be appended. Most claims of duplicates append nothing,
+/// and encoding an event for each of them would cost more than the duplicate itself.
 pub type EventSource<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
 
 /// Makes no event.
@@ -57,11 +59,13 @@ pub const NO_EVENT: EventSource<'static> = &Vec::new;
 pub trait Records: Send + Sync + 'static {
     /// Writes `next` if the slot holds version `expected` (`None`: if the slot is empty).
     ///
-    /// In the same atomic step it updates the index of unsettled records and the tombstone, and appends the event. After that it
-    /// wakes the watchers of the slot. No event is appended when the answer is `Stale`.
+    /// In the same atomic step it updates the index of unsettled records and the tombstone, and
+    /// appends the event. After that it wakes the watchers of the slot. No event is appended when
+    /// the answer is `Stale`.
     ///
-    /// Idempotent: if the slot already holds a record with `next`'s version, fence and state, an earlier attempt of this call
-    /// wrote it. Then the answer is `Stored`, and the event is not appended again.
+    /// Idempotent: if the slot already holds a record with `next`'s version, fence and state, an
+    /// earlier attempt of this call wrote it. Then the answer is `Stored`, and the event is not
+    /// appended again.
     async fn write(
         &self,
         slot: &Slot,
@@ -88,8 +92,9 @@ pub trait Records: Send + Sync + 'static {
     /// Reads a record, or its tombstone if the record has ended.
     async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
 
-    /// Extends the lease of the attempt `fence`. Returns `false`, and changes nothing, unless the record is in flight under
-    /// that fence and its lease has not ended: another gateway may already have acted on the end of a lease.
+    /// Extends the lease of the attempt `fence`. Returns `false`, and changes nothing, unless the
+    /// record is in flight under that fence and its lease has not ended: another gateway may
+    /// already have acted on the end of a lease.
     ///
     /// Does not change the version.
     async fn renew(
@@ -100,10 +105,12 @@ pub trait Records: Send + Sync + 'static {
         keep: Duration,
     ) -> Result<bool, StoreError>;
 
-    /// Returns up to `limit` slots of unsettled records that are overdue. Removes index entries whose records are gone.
+    /// Returns up to `limit` slots of unsettled records that are overdue. Removes index entries of
+    /// records that are gone.
     async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError>;
 
-    /// Lists up to `limit` records from `cursor` on. The listing is for people: it may miss records that change meanwhile.
+    /// Lists up to `limit` records from `cursor` on. The listing is for people: it may miss records
+    /// that change meanwhile.
     ///
     /// Only a page without a cursor is the last one. Earlier pages may be short, or even empty.
     async fn list(
@@ -113,7 +120,8 @@ pub trait Records: Send + Sync + 'static {
         limit: usize,
     ) -> Result<Page, ListError>;
 
-    /// Watches a slot: [`Watch::changed`] returns when the record may have changed, and once at the start.
+    /// Watches a slot: [`Watch::changed`] returns when the record may have changed, and once at the
+    /// start.
     fn watch(&self, slot: &Slot) -> Watch;
 
     /// Checks that the store answers and accepts writes.

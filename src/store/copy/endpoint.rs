@@ -58,7 +58,8 @@ pub struct CopyProgress {
     pub cursor: Option<String>,
     /// Whether all records and tombstones are copied.
     pub items_done: bool,
-    /// How far the source's event log is copied: a [`Position`](crate::store::log::Position) as text.
+    /// How far the source's event log is copied: a [`Position`](crate::store::log::Position) as
+    /// text.
     pub log: String,
 }
 
@@ -69,7 +70,8 @@ pub enum CopyStart {
     Fresh,
     /// The target holds an interrupted copy, which got so far.
     Resumed(CopyProgress),
-    /// The target holds a complete copy, which was interrupted while it opened the target to gateways.
+    /// The target holds a complete copy, which was interrupted while it opened the target to
+    /// gateways.
     Opening,
 }
 
@@ -108,7 +110,8 @@ pub trait CopySource: Send + Sync {
     /// [`CopyError::Refused`]: a gateway uses the store.
     async fn unused_state(&self) -> Result<String, CopyError>;
 
-    /// Reads items from a cursor on (`None`: from the beginning). Items that have ended may be left out.
+    /// Reads items from a cursor on (`None`: from the beginning). Items that have ended may be left
+    /// out.
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError>;
 
     /// Reads the items under these keys, in the order of the keys.
@@ -127,7 +130,8 @@ pub trait CopyTarget: CopySource {
     /// Writes items, then the progress. Items that have ended are left out.
     async fn put_items(&self, items: &[Item], progress: &CopyProgress) -> Result<(), StoreError>;
 
-    /// Appends entries to the event log unchanged, with their ids and links, then writes the progress.
+    /// Appends entries to the event log unchanged, with their ids and links, then writes the
+    /// progress.
     async fn put_events(
         &self,
         entries: &[LogEntry],

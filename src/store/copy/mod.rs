@@ -1,10 +1,12 @@
-//! Copies a store that no gateway uses into another one: for back-ups, and for moves between a file and Redis.
+//! Copies a store that no gateway uses into another one: for back-ups, and for moves between a file
+//! and Redis.
 //!
-//! A copy has the records and tombstones of all routes, the index of unsettled records, the event log and the notes. The target
-//! is closed meanwhile: no gateway can claim there before everything was copied and compared.
+//! A copy has the records and tombstones of all routes, the index of unsettled records, the event
+//! log and the notes. The target is closed meanwhile: no gateway can claim there before everything
+//! was copied and compared.
 //!
-//! Danger: after a copy, two gateways that use one store each execute what the other has executed. After a move, nobody may go
-//! on using the old store.
+//! Danger: after a copy, two gateways that use one store each execute what the other has executed.
+//! After a move, the old store must not be used any more.
 
 mod endpoint;
 mod merge;

@@ -25,7 +25,8 @@ pub struct Copied {
     pub events: u64,
     /// Whether the copy continued an interrupted one.
     pub resumed: bool,
-    /// Whether the links of the event log were computed anew, because the target has other partitions.
+    /// Whether the links of the event log were computed anew, because the target has other
+    /// partitions.
     pub relinked: bool,
     /// Number of broken links in the original log. Links that are computed anew do not show them.
     pub breaks: usize,

@@ -21,10 +21,12 @@ const BATCH_BYTES_MAX: usize = 4 << 20;
 /// Entries of the event log per read and write.
 const BATCH_EVENTS: usize = 500;
 
-/// Limit for the difference between the clocks of two stores, in ms: retention and leases end by the store's clock.
+/// Limit for the difference between the clocks of two stores, in ms: retention and leases end by
+/// the store's clock.
 const SKEW_MAX_MS: u64 = 60_000;
 
-/// Tolerance for a copied record that ends earlier than the original, in ms: servers report only the remaining time of a key.
+/// Tolerance for a copied record that ends earlier than the original, in ms: servers report only
+/// the remaining time of a key.
 const ENDS_TOLERANCE_MS: u64 = 5_000;
 
 /// Copies a store into an empty one, or continues an interrupted copy.
@@ -246,7 +248,8 @@ async fn compare_items(
     }
 }
 
-/// Compares all entries of both logs, and verifies links that were computed anew. Returns the number of entries.
+/// Compares all entries of both logs, and verifies links that were computed anew. Returns the
+/// number of entries.
 async fn compare_events(
     from: &dyn CopySource,
     to: &dyn CopyTarget,

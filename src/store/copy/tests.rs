@@ -195,13 +195,13 @@ async fn what_holds_something_is_in_use_or_is_no_store_is_refused() {
     fill(&from).await;
     fill(&full).await;
     Embedded::open(&empty, options()).unwrap().close().await;
-    for (from, to, told) in [
+    for (from, to, reason) in [
         (&from, &full, "holds something already"),
         (&nothing, &full, "there is no store in"),
         (&from, &from, "another process uses it"),
     ] {
         let refused = copied(from, to).await.unwrap_err();
-        assert!(matches!(&refused, CopyError::Refused(text) if text.contains(told)), "{refused}");
+        assert!(matches!(&refused, CopyError::Refused(text) if text.contains(reason)), "{refused}");
     }
     let gateway = Embedded::open(&from, options()).unwrap();
     assert!(

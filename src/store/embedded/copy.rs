@@ -1,7 +1,8 @@
-//! An embedded store as one end of a copy. A source is read without changing it. A target is written in transactions that also
-//! store how far the copy is.
+//! An embedded store as one end of a copy. A source is read without changing it. A target is
+//! written in transactions that also store how far the copy is.
 //!
-//! A file with an unfinished copy has the layout [`UNFINISHED`], which no version of the gateway opens.
+//! A file with an unfinished copy has the layout [`UNFINISHED`], which no version of the gateway
+//! opens.
 
 use std::ops::Bound;
 use std::path::Path;
@@ -46,8 +47,8 @@ pub struct CopiedFile {
 }
 
 impl CopiedFile {
-    /// Opens a store to copy from. Changes nothing in the directory, even if the file must be repaired. So a full disk does not
-    /// matter.
+    /// Opens a store to copy from. Changes nothing in the directory, even if the file must be
+    /// repaired. So a full disk does not matter.
     ///
     /// # Errors
     /// The directory is in use, or can't be read.

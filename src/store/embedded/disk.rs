@@ -14,11 +14,12 @@ use rustix::fs::{FlockOperation, flock, statvfs};
 use super::error::OpenError;
 use super::layout::FILE;
 
-/// Name of the file while it is created. A file named [`FILE`] is never empty: an empty one was truncated, and taking it for a
-/// new store would execute again all that it has recorded.
+/// Name of the file while it is created. A file named [`FILE`] is never empty: an empty one was
+/// truncated, and taking it for a new store would execute again all that it has recorded.
 const NEW_FILE: &str = "records.redb.new";
-/// Name of the file that a process keeps locked while it uses the folder. It is not the records file, because that is closed
-/// and opened again after an I/O error, and no other process may open it in between.
+/// Name of the file that a process keeps locked while it uses the folder. It is not the records
+/// file, because that is closed and opened again after an I/O error, and no other process may open
+/// it in between.
 const LOCK: &str = "lock";
 
 /// Opens the records file, either for writing or with writes kept in memory.
@@ -53,7 +54,8 @@ impl Folder {
         }
     }
 
-    /// Creates the records file, if it does not exist. It has another name until all of it is on the disk.
+    /// Creates the records file, if it does not exist. It has another name until all of it is on
+    /// the disk.
     pub(super) fn make_file(&self) -> Result<(), OpenError> {
         let failed = |source| OpenError::Folder { dir: self.path.clone(), source };
         let (path, new) = (self.path.join(FILE), self.path.join(NEW_FILE));
@@ -71,7 +73,8 @@ impl Folder {
         File::open(&self.path).and_then(|dir| dir.sync_all()).map_err(failed)
     }
 
-    /// Returns an opener for the records file. It never creates the file: one that vanished while it was in use is an error.
+    /// Returns an opener for the records file. It never creates the file: one that vanished while
+    /// it was in use is an error.
     pub(super) fn opener(&self) -> Opener {
         let path = self.path.join(FILE);
         opener(move || {
@@ -86,7 +89,8 @@ impl Folder {
         })
     }
 
-    /// Returns the free disk space for this process, in bytes; `None` if the system does not report it.
+    /// Returns the free disk space for this process, in bytes; `None` if the system does not report
+    /// it.
     pub(super) fn free_bytes(&self) -> Option<u64> {
         let stat = statvfs(&self.path).ok()?;
         Some(stat.f_bavail.saturating_mul(stat.f_frsize))
@@ -110,8 +114,8 @@ pub(super) fn opener<B: StorageBackend>(
 /// Bytes of a block of an [`Overlay`].
 const BLOCK: u64 = 4096;
 
-/// Keeps writes in memory, in blocks, over a storage that is only read. Opening a file after a crash writes to it, and records
-/// must be readable although the disk is full.
+/// Keeps writes in memory, in blocks, over a storage that is only read. Opening a file after a
+/// crash writes to it, and records must be readable although the disk is full.
 #[derive(Debug)]
 struct Overlay<B> {
     below: B,

@@ -1,5 +1,5 @@
-//! Reasons why an embedded store can't be opened, for the person who starts the gateway: the fault, the ways out, and
-//! what each way out loses.
+//! Reasons why an embedded store can't be opened, for the person who starts the gateway: the fault,
+//! the ways out, and the loss that each of them means.
 
 use std::fmt;
 use std::io::ErrorKind;
@@ -132,7 +132,7 @@ impl Trouble {
         }
     }
 
-    /// Lists the ways out, and what each of them loses.
+    /// Lists the ways out, and the loss that each of them means.
     fn ways_out(self, dir: &Path) -> String {
         let dir = dir.display();
         match self {

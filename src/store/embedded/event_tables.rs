@@ -1,4 +1,5 @@
-//! The tables of the event log: one partition. Entries are appended in the transaction that writes the record.
+//! The tables of the event log: one partition. Entries are appended in the transaction that writes
+//! the record.
 
 use std::ops::Bound;
 use std::time::Duration;
@@ -72,7 +73,8 @@ pub(super) fn append(
     Ok(())
 }
 
-/// Appends an entry of another store's log, with its id and link. An entry without a link is left out.
+/// Appends an entry of another store's log, with its id and link. An entry without a link is left
+/// out.
 pub(super) fn append_unchanged(
     txn: &WriteTransaction,
     entry: &LogEntry,
@@ -120,7 +122,8 @@ fn observed_bytes(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, r
     Ok(meta.get(OBSERVED_BYTES)?.map_or(0, |bytes| bytes.value()))
 }
 
-/// Removes the oldest batches while `is_obsolete`, which gets the bytes of all batches and the id. Returns their number.
+/// Removes the oldest batches while `is_obsolete`, which gets the bytes of all batches and the id.
+/// Returns their number.
 fn drop_observed(
     txn: &WriteTransaction,
     is_obsolete: impl Fn(u64, EntryId) -> bool,
@@ -192,8 +195,8 @@ pub(super) fn trim(
     Ok(Trimmed { entries: gone.len(), batches, forgotten })
 }
 
-/// Forgets readers without a mark since then. Returns the position of the slowest remaining reader, and the names of those
-/// forgotten.
+/// Forgets readers without a mark since then. Returns the position of the slowest remaining reader,
+/// and the names of those forgotten.
 fn forget_silent(
     readers: &mut Table<'_, &'static str, &'static [u8; READER_BYTES]>,
     since: u64,

@@ -1,7 +1,7 @@
 //! A store in a file of this machine: durable before it is acknowledged, for one process at a time.
 //!
-//! Danger: a lost disk loses the store. A full disk must not prevent results from being stored, so new claims are refused
-//! while there is still space for results.
+//! Danger: a lost disk loses the store. A full disk must not prevent results from being stored, so
+//! new claims are refused while there is still space for results.
 
 mod copy;
 mod disk;

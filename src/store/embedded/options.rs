@@ -2,12 +2,14 @@
 
 use std::sync::Arc;
 
-/// Returns milliseconds since the machine started. Must advance while the process is stopped or the machine sleeps.
+/// Returns milliseconds since the machine started. Must advance while the process is stopped or the
+/// machine sleeps.
 pub type BootClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// Default cache size: holds the upper levels of the trees of some million records.
 const CACHE_BYTES: usize = 64 << 20;
-/// Default for the disk space that is reserved for completions: enough for some thousand operations in flight.
+/// Default for the disk space that is reserved for completions: enough for some thousand operations
+/// in flight.
 const MIN_FREE_BYTES: u64 = 64 << 20;
 
 /// Options of an embedded store.
@@ -19,8 +21,8 @@ pub struct EmbeddedOptions {
     pub min_free_bytes: u64,
     /// The clock that the store's clock counts by.
     pub boot_ms: BootClock,
-    /// The wall clock at opening, in ms since 1970. The store's clock starts at this time, or at the file's last commit if that
-    /// is later: it never runs backwards.
+    /// The wall clock at opening, in ms since 1970. The store's clock starts at this time, or at
+    /// the file's last commit if that is later: it never runs backwards.
     pub unix_ms: u64,
 }
 

@@ -1,4 +1,5 @@
-//! The open file of an embedded store, and its clock and counters: shared by the writer's thread and all readers.
+//! The open file of an embedded store, and its clock and counters: shared by the writer's thread
+//! and all readers.
 
 use std::ops::Bound;
 use std::sync::atomic::AtomicU64;
@@ -17,8 +18,8 @@ use crate::store::identities::Note;
 use crate::store::records::{Listing, Page, is_listed};
 use crate::store::watch::Hub;
 
-/// Limit for the index entries that one search for overdue records reads. The search skips entries of records that have ended
-/// and are not swept yet, and there may be a million of them.
+/// Limit for the index entries that one search for overdue records reads. The search skips entries
+/// of records that have ended and are not swept yet, and there may be a million of them.
 const DUE_SCANNED_MAX: usize = 10_000;
 
 /// The open file. Shared by the writer's thread and all readers.
@@ -31,9 +32,9 @@ pub(super) struct SharedFile {
     pub(super) claims: AtomicU64,
 }
 
-/// The store's clock. It starts at the wall clock's time at opening, or at the file's last commit if that is later. From then on
-/// it counts as the machine's uptime does. So it never runs backwards, and setting the wall clock ends no lease or retention
-/// early.
+/// The store's clock. It starts at the wall clock's time at opening, or at the file's last commit
+/// if that is later. From then on it counts as the machine's uptime does. So it never runs
+/// backwards, and setting the wall clock ends no lease or retention early.
 pub(super) struct StoreTime {
     boot_ms: BootClock,
     opened_boot_ms: u64,
@@ -86,8 +87,8 @@ impl SharedFile {
         result.map_err(|error| StoreError::NotApplied(error.to_string()))
     }
 
-    /// Reads the record, or else its tombstone if `or_tombstone`. The payload of a completed record longer than `longest` bytes
-    /// is left out.
+    /// Reads the record, or else its tombstone if `or_tombstone`. The payload of a completed record
+    /// longer than `longest` bytes is left out.
     pub(super) fn load(
         &self,
         slot: &Slot,
@@ -199,7 +200,8 @@ impl SharedFile {
     }
 }
 
-/// Adds a record to a page. An unreadable record is logged and left out: it must not hide all others.
+/// Adds a record to a page. An unreadable record is logged and left out: it must not hide all
+/// others.
 fn add(
     page: &mut Page,
     key: &RecordKey,

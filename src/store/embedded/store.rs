@@ -23,8 +23,8 @@ use crate::store::large::{ALONG_MAX, Large};
 use crate::store::records::{EventSource, Listing, Page, Records, Swap};
 use crate::store::watch::Watch;
 
-/// Limit for the requests that wait for the writer; further callers wait. It bounds the memory of waiting requests. It is several
-/// batches, so that the writer is never idle while there is work.
+/// Limit for the requests that wait for the writer; further callers wait. It bounds the memory of
+/// waiting requests. It is several batches, so that the writer is never idle while there is work.
 pub(super) const QUEUE_MAX: usize = 1024;
 /// Limit for the threads that read at once. More would not read faster, and each takes memory.
 const READERS_MAX: usize = 8;
@@ -36,8 +36,8 @@ pub(super) fn readers() -> Arc<Semaphore> {
 
 /// A store in a file.
 ///
-/// One thread makes all changes, in batches with one commit each. Dropping the store, like [`Embedded::close`], first
-/// completes the requests made before.
+/// One thread makes all changes, in batches with one commit each. Dropping the store, like
+/// [`Embedded::close`], first completes the requests made before.
 pub struct Embedded {
     pub(super) queue: mpsc::Sender<WriteRequest>,
     pub(super) shared: Arc<SharedFile>,
@@ -47,7 +47,8 @@ pub struct Embedded {
 }
 
 impl Embedded {
-    /// Opens the store in a folder. Creates the folder if it does not exist. Fast even after a crash. Blocks for the disk.
+    /// Opens the store in a folder. Creates the folder if it does not exist. Fast even after a
+    /// crash. Blocks for the disk.
     ///
     /// # Errors
     /// [`OpenError::Unusable`]: the folder can't be opened; the text lists the ways out.
@@ -77,7 +78,8 @@ impl Embedded {
         Ok(Embedded { queue, shared, large: Large::default(), readers: readers() })
     }
 
-    /// Completes the requests made before, then releases file and folder. Every later call fails, with nothing written.
+    /// Completes the requests made before, then releases file and folder. Every later call fails,
+    /// with nothing written.
     pub async fn close(&self) {
         // An error means that it was closed before.
         _ = self.request(Job::Close).await;

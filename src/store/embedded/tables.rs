@@ -1,7 +1,8 @@
 //! The tables of the file: records and tombstones by key, and two indexes by time.
 //!
-//! Danger: a record without its index entries would never be found overdue. So only [`Tables::put`] and [`Tables::take`]
-//! change the three tables, always together. An index entry without a record does no harm, and is swept.
+//! Danger: a record without its index entries would never be found overdue. So only [`Tables::put`]
+//! and [`Tables::take`] change the three tables, always together. An index entry without a record
+//! does no harm, and is swept.
 
 use std::time::Duration;
 
@@ -157,7 +158,8 @@ pub(super) struct RawRecord {
 }
 
 impl RawRecord {
-    /// Parses a record. The payload is left out if it is a completed record longer than `longest` bytes.
+    /// Parses a record. The payload is left out if it is a completed record longer than `longest`
+    /// bytes.
     fn parse(value: &[u8], now_ms: u64, longest: usize) -> Result<RawRecord, CodecError> {
         let front = Front::parse(value)?;
         let is_whole = value.len() <= longest || !head_completed(&front.head);
@@ -170,8 +172,8 @@ impl RawRecord {
         self.front.fence()
     }
 
-    /// Decodes the record; `None` if the payload was left out. Must run on the caller's thread, because the writer's thread is
-    /// shared by all.
+    /// Decodes the record; `None` if the payload was left out. Must run on the caller's thread,
+    /// because the writer's thread is shared by all.
     pub(super) fn held(self) -> Result<Option<Held>, StoreError> {
         let RawRecord { front, payload, now_ms } = self;
         let Some(payload) = payload else { return Ok(None) };
@@ -231,7 +233,8 @@ pub(super) fn read(
     Ok(live(value.value(), now_ms, longest))
 }
 
-/// Parses a record; `None` if it has ended. The payload of a record longer than `longest` bytes is left out.
+/// Parses a record; `None` if it has ended. The payload of a record longer than `longest` bytes is
+/// left out.
 pub(super) fn live(
     value: &[u8],
     now_ms: u64,
@@ -371,7 +374,8 @@ impl<'txn> Tables<'txn> {
         event_tables::trim(self.txn, older_than, self.now_ms)
     }
 
-    /// Writes a note if the current text is `expected` or already `next`. Returns whether it is `next` now.
+    /// Writes a note if the current text is `expected` or already `next`. Returns whether it is
+    /// `next` now.
     pub(super) fn set_note(
         &mut self,
         note: Note,
@@ -390,7 +394,8 @@ impl<'txn> Tables<'txn> {
         Ok(matches)
     }
 
-    /// Removes up to `max` records and tombstones that have ended. Returns the number of index entries processed.
+    /// Removes up to `max` records and tombstones that have ended. Returns the number of index
+    /// entries processed.
     pub(super) fn sweep(&mut self, max: usize) -> Result<usize, redb::Error> {
         let mut ended = Vec::new();
         for entry in
@@ -405,7 +410,8 @@ impl<'txn> Tables<'txn> {
             if front.is_some_and(|front| front.ends_ms == ends_ms) {
                 self.take(&key)?;
             } else {
-                // The record has another end by now, or can't be read. It stays; only the index entry is wrong.
+                // The record has another end by now, or can't be read. It stays; only the index
+                // entry is wrong.
                 self.ends.remove(entry)?;
             }
         }

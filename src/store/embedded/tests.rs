@@ -1,4 +1,4 @@
-//! The store on a disk: the suite, and what survives a crash.
+//! The store on a disk: the test suite, and recovery after crashes.
 
 use std::path::Path;
 use std::sync::Arc;
@@ -402,7 +402,7 @@ async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_
     let dir = std::path::Path::new("/srv/store");
     let folder = |kind: ErrorKind| OpenError::Folder { dir: dir.into(), source: Error::from(kind) };
     let file = |kind: ErrorKind| OpenError::from(redb::Error::Io(Error::from(kind)));
-    for (error, expected, told) in [
+    for (error, expected, advice) in [
         (folder(ErrorKind::PermissionDenied), Trouble::NoRights, "chown -R): nothing is lost"),
         (file(ErrorKind::PermissionDenied), Trouble::NoRights, "no right to read and write it"),
         (folder(ErrorKind::ReadOnlyFilesystem), Trouble::ReadOnly, "takes no writes"),
@@ -434,7 +434,7 @@ async fn a_directory_that_can_not_be_opened_has_its_fault_its_ways_out_and_what_
         let text = shown.to_string();
         assert!(
             text.starts_with("the store /srv/store/records.redb can't be opened: ")
-                && text.contains(told),
+                && text.contains(advice),
             "{text}"
         );
     }
@@ -515,7 +515,7 @@ async fn large_records_take_turns_and_all_else_goes_past_them() {
     tokio::select! {
         biased;
         _ = &mut look => panic!("read out of turn"),
-        // What was asked later is done.
+        // A later request is served.
         small_too = async { (claim(&store, 2).await, store.load(&here(2)).await, claim(&store, 3).await) } => {
             let Ok(Swap::Stale(Some(stands))) = small_too.0 else { panic!("not in the way") };
             assert!(stands.record == small && small_too.1.unwrap().unwrap().record == small);

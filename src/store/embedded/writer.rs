@@ -1,8 +1,9 @@
-//! The writer: the one thread that writes. It takes the waiting requests, applies them in one transaction, commits once, and
-//! answers.
+//! The writer: the one thread that writes. It takes the waiting requests, applies them in one
+//! transaction, commits once, and answers.
 //!
-//! Danger: an answer before its commit could confirm a claim that a power loss takes back. So no answer of a batch is sent before
-//! the commit, not even "stale": the same batch may have written the record that it carries.
+//! Danger: an answer before its commit could confirm a claim that a power loss takes back. So no
+//! answer of a batch is sent before the commit, not even "stale": the same batch may have written
+//! the record that it carries.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -23,20 +24,25 @@ use super::shared_file::SharedFile;
 use super::tables::{DUE, ENDS, RECORDS, Tables};
 use crate::store::error::StoreError;
 
-/// Limit for the operations of one commit. More would save little per operation, and the first one would wait for the last one.
+/// Limit for the operations of one commit. More would save little per operation, and the first one
+/// would wait for the last one.
 const BATCH_OPS_MAX: usize = 256;
-/// Limit for the bytes of one commit, not counting its last operation: large replies must not make a commit slow.
+/// Limit for the bytes of one commit, not counting its last operation: large replies must not make
+/// a commit slow.
 const BATCH_BYTES_MAX: usize = 4 << 20;
-/// Ended records removed per record written. More than one, because an operation is written twice and may leave a tombstone:
-/// the file must not grow for ever.
+/// Ended records removed per record written. More than one, because an operation is written twice
+/// and may leave a tombstone: the file must not grow for ever.
 const SWEPT_PER_WRITE: usize = 2;
-/// Limit for the ended records removed in one commit while the writer is idle. Small, because the next request waits for it.
+/// Limit for the ended records removed in one commit while the writer is idle. Small, because the
+/// next request waits for it.
 const SWEPT_WHEN_IDLE: usize = 256;
 /// Time between sweeps while the writer is idle.
 const IDLE: Duration = Duration::from_millis(500);
-/// Time between checks of the free disk space. Writes between two checks take far less than the space that is reserved.
+/// Time between checks of the free disk space. Writes between two checks take far less than the
+/// space that is reserved.
 const ROOM_CHECK: Duration = Duration::from_secs(1);
-/// First and longest wait before the file is opened again after an I/O error. The wait doubles in between.
+/// First and longest wait before the file is opened again after an I/O error. The wait doubles in
+/// between.
 const REOPEN_WAIT: (Duration, Duration) = (Duration::from_millis(100), Duration::from_secs(5));
 
 /// Failure of a batch.
@@ -70,7 +76,8 @@ struct Down {
     retry: Instant,
 }
 
-/// Opens the records file. Every commit prepares the repair after a crash, so opening is fast even then.
+/// Opens the records file. Every commit prepares the repair after a crash, so opening is fast even
+/// then.
 pub(super) fn open(
     opener: &Opener,
     writes: Writes,
@@ -79,8 +86,8 @@ pub(super) fn open(
     opener(Builder::new().set_cache_size(options.cache_bytes), writes)
 }
 
-/// Creates the tables that do not exist yet, and writes the time: at least `now_ms`. This also proves that the disk takes writes.
-/// Returns the time at which the store's clock starts.
+/// Creates the tables that do not exist yet, and writes the time: at least `now_ms`. This also
+/// proves that the disk takes writes. Returns the time at which the store's clock starts.
 pub(super) fn prepare(db: &Database, now_ms: u64) -> Result<u64, OpenError> {
     let txn = begin(db)?;
     let start_ms = {
@@ -161,7 +168,8 @@ impl Writer {
         self.end(closing.unwrap_or_default());
     }
 
-    /// Waits for requests. Returns an empty batch if there were none for a while, and `None` if no sender is left.
+    /// Waits for requests. Returns an empty batch if there were none for a while, and `None` if no
+    /// sender is left.
     fn next_batch(&mut self) -> Option<Vec<WriteRequest>> {
         let queue = &mut self.queue;
         let wait = if self.unswept { Duration::ZERO } else { IDLE };
@@ -190,7 +198,8 @@ impl Writer {
     }
 
     fn serve(&mut self, mut batch: Vec<WriteRequest>) {
-        // Drop requests of callers that have left: a write must not be applied long after its caller gave up.
+        // Drop requests of callers that have left: a write must not be applied long after its
+        // caller gave up.
         batch.retain(|request| !request.reply.is_closed());
         if self.down.as_ref().is_some_and(|down| Instant::now() >= down.retry) {
             self.reopen();
@@ -255,8 +264,8 @@ impl Writer {
         }
     }
 
-    /// Answers a failed batch. The database refuses all writes after a failure, so it is opened again first: callers that load
-    /// their record after the error then see what was stored.
+    /// Answers a failed batch. The database refuses all writes after a failure, so it is opened
+    /// again first: callers that load their record after the error then see what was stored.
     fn fail(&mut self, batch: Vec<WriteRequest>, failure: Failure) {
         let (error, committing) = match failure {
             Failure::Before(error) => (error, false),

@@ -9,18 +9,21 @@ use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use crate::key::{SLOT_BYTES, Slot, Space};
 
-/// Bytes of a link: SHA-1 in hexadecimal digits, because a script can compute that within a Redis server.
+/// Bytes of a link: SHA-1 in hexadecimal digits, because a script can compute that within a Redis
+/// server.
 pub const LINK_BYTES: usize = 40;
 
-/// Bytes of an entry's digest. A link and a digest together fill the one block that SHA-1 hashes in a single step. Two entries
-/// with the same digest are about as hard to find as two inputs with the same SHA-1.
+/// Bytes of an entry's digest. A link and a digest together fill the one block that SHA-1 hashes in
+/// a single step. Two entries with the same digest are about as hard to find as two inputs with the
+/// same SHA-1.
 pub const DIGEST_BYTES: usize = 15;
 
 /// Bytes of an operation's name in an entry (its member): the space and the slot's hash.
 pub const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 
-/// Limit for the bytes of all stored observations, counting [`OBSERVED_ENTRY_BYTES`] for each batch: some 300,000 observations.
-/// They share the store with the records, and must not take the space that records need.
+/// Limit for the bytes of all stored observations, counting [`OBSERVED_ENTRY_BYTES`] for each
+/// batch: some 300,000 observations. They share the store with the records, and must not take the
+/// space that records need.
 pub const OBSERVED_BYTES_MAX: usize = 64 << 20;
 
 /// Overhead of a stored batch of observations, in bytes.
@@ -36,7 +39,8 @@ pub struct EntryId {
 }
 
 impl EntryId {
-    /// Returns the id of an entry written now, after `last`. It is greater than `last`, even if the clock is not.
+    /// Returns the id of an entry written now, after `last`. It is greater than `last`, even if the
+    /// clock is not.
     pub(in crate::store) fn behind(last: EntryId, now_ms: u64) -> EntryId {
         if now_ms > last.ms {
             EntryId { ms: now_ms, seq: 0 }
@@ -124,12 +128,13 @@ pub struct LogEntry {
     pub slot: Slot,
     /// The encoded event. Stores don't interpret it.
     pub event: Bytes,
-    /// The chain's link; `None` if the stored link is malformed. If the whole entry is malformed, the event is empty, and the
-    /// slot belongs to no operation.
+    /// The chain's link; `None` if the stored link is malformed. If the whole entry is malformed,
+    /// the event is empty, and the slot belongs to no operation.
     pub link: Option<Link>,
 }
 
-/// How far a log was read: the id of the last entry read in each partition. A partition without an id is at its beginning.
+/// How far a log was read: the id of the last entry read in each partition. A partition without an
+/// id is at its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Position(pub BTreeMap<u16, EntryId>);
 
@@ -181,7 +186,8 @@ pub struct Mark {
 pub struct Ends {
     /// The partition.
     pub partition: u16,
-    /// The last entry that was trimmed: the first remaining entry links to it. `None`: nothing was trimmed.
+    /// The last entry that was trimmed: the first remaining entry links to it. `None`: nothing was
+    /// trimmed.
     pub trimmed: Option<Mark>,
     /// The last entry.
     pub last: Mark,
@@ -231,7 +237,8 @@ pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
 }
 
 impl LogEntry {
-    /// Returns the stand-in for a malformed entry, which another program wrote. Readers must be able to read past it.
+    /// Returns the replacement for a malformed entry, which another program wrote. Readers must be
+    /// able to read past it.
     pub(in crate::store) fn unreadable(partition: u16, id: EntryId) -> LogEntry {
         let slot = Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]);
         LogEntry { partition, id, slot, event: Bytes::new(), link: None }

@@ -1,8 +1,8 @@
-//! The reader of a log, for everything that follows one: it reads from a checkpoint on, marks how far it came, and notices
-//! entries that are missing.
+//! The reader of a log, for everything that follows one: it reads from a checkpoint on, marks how
+//! far it came, and notices entries that are missing.
 //!
-//! The checkpoint belongs to whoever applies the entries, and is stored there, together with what was applied. Several
-//! readers may follow one log.
+//! The consumer of the entries stores the checkpoint, in the same step as it applies the entries.
+//! Several readers may follow one log.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -18,10 +18,11 @@ use crate::store::error::StoreError;
 /// Time between two marks. Only trimming waits for marks, and it is not urgent.
 const MARK_PERIOD: Duration = Duration::from_secs(5);
 
-/// A position, and the fence of whoever keeps it.
+/// A position, and the fence of its owner.
 ///
-/// Danger: entries that were read under one fence must not be applied under another. Who applies a [`Batch`] must check its
-/// fence in the same step. Otherwise a reader that was paused moves a position past entries that were never applied.
+/// Danger: entries that were read under one fence must not be applied under another. The consumer
+/// must check the fence of a [`Batch`] in the same step as it applies the batch. Otherwise a reader
+/// that was paused moves a position past entries that were never applied.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Checkpoint<F> {
     /// Identifies the owner of the position; a new owner has a new fence.
@@ -37,16 +38,19 @@ pub struct Batch<F> {
     pub fence: F,
     /// The entries, in order within each partition.
     pub entries: Vec<LogEntry>,
-    /// Set if a partition may have more entries: the time up to which the batch is complete, in ms by the store's clock.
+    /// Set if a partition may have more entries: the time up to which the batch is complete, in ms
+    /// by the store's clock.
     pub complete_until_ms: Option<u64>,
 }
 
 /// Reasons why a log can't be continued from a position. Reading on would skip entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Gap {
-    /// The log ends before the position: its store lost entries that had been read. New entries would be skipped.
+    /// The log ends before the position: its store lost entries that had been read. New entries
+    /// would be skipped.
     Lost,
-    /// Entries behind the position were trimmed before they were read: the reader was away for longer than they are kept.
+    /// Entries behind the position were trimmed before they were read: the reader was away for
+    /// longer than they are kept.
     Trimmed,
 }
 
@@ -78,7 +82,8 @@ impl LogReader {
         &*self.log
     }
 
-    /// Whether it is time to look for a [gap](LogReader::gap) and to [mark](LogReader::mark) the position again.
+    /// Whether it is time to look for a [gap](LogReader::gap) and to [mark](LogReader::mark) the
+    /// position again.
     pub fn is_mark_due(&self) -> bool {
         self.marked.is_none_or(|marked| marked.elapsed() >= MARK_PERIOD)
     }
@@ -98,7 +103,8 @@ impl LogReader {
         Ok(())
     }
 
-    /// Checks whether the log can be continued from a position. A position at the beginning always can.
+    /// Checks whether the log can be continued from a position. A position at the beginning always
+    /// can.
     ///
     /// # Errors
     /// The store failed.
@@ -153,16 +159,18 @@ impl LogReader {
         limit: usize,
     ) -> Result<Vec<LogEntry>, StoreError> {
         let mut entries = self.log.read(from, limit).await?;
-        // A store may return one entry of each partition. Ids begin with the time, and ascend within each partition.
+        // A store may return one entry of each partition. Ids begin with the time, and ascend
+        // within each partition.
         entries.sort_by_key(|entry| (entry.id, entry.partition));
         entries.truncate(limit);
         Ok(entries)
     }
 
-    /// Makes a page of entries that were read from a position: finds out whether others were trimmed before that.
+    /// Makes a page of entries that were read from a position: finds out whether others were
+    /// trimmed before that.
     ///
-    /// Must be called after reading. Otherwise entries that are trimmed between the two calls would be missing without a
-    /// report. At worst, entries are reported as trimmed that were just read.
+    /// Must be called after reading. Otherwise entries that are trimmed between the two calls would
+    /// be missing without a report. At worst, entries are reported as trimmed that were just read.
     ///
     /// # Errors
     /// The store failed.
@@ -174,7 +182,8 @@ impl LogReader {
         let ends = if entries.is_empty() {
             self.log.ends().await?
         } else {
-            // Busy logs are read often. A gap of another partition is reported when entries of that partition are read.
+            // Busy logs are read often. A gap of another partition is reported when entries of that
+            // partition are read.
             let partitions: BTreeSet<u16> = entries.iter().map(|entry| entry.partition).collect();
             self.log.ends_of(&partitions).await?
         };
@@ -198,9 +207,11 @@ pub fn position_before(ms: u64) -> Position {
     Position((0..PARTITIONS).map(|partition| (partition, last)).collect())
 }
 
-/// Returns the time up to which all entries are in a batch of about `limit` entries, if a partition may have more.
+/// Returns the time up to which all entries are in a batch of about `limit` entries, if a partition
+/// may have more.
 ///
-/// A store with many partitions gives each of them its share of a batch. A partition that filled its share may have more.
+/// A store with many partitions gives each of them its share of a batch. A partition that filled
+/// its share may have more.
 fn complete_until_ms(entries: &[LogEntry], limit: usize) -> Option<u64> {
     let share = (limit / usize::from(PARTITIONS)).max(1);
     let mut partitions: BTreeMap<u16, (usize, u64)> = BTreeMap::new();

@@ -13,7 +13,8 @@ const READ: usize = 1000;
 /// What is wrong with an entry of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ChainFault {
-    /// The entry does not link to the one before it. It was changed or inserted, or an entry before it is gone.
+    /// The entry does not link to the one before it. It was changed or inserted, or an entry before
+    /// it is gone.
     Unlinked,
     /// The end of the log is gone. This entry was the last one written.
     CutOff,
@@ -95,7 +96,8 @@ pub struct Verification {
     pub cursor: Option<ChainCursor>,
 }
 
-/// Recomputes the chain from a cursor on, over about `limit` entries. Entries that are appended meanwhile may be left out.
+/// Recomputes the chain from a cursor on, over about `limit` entries. Entries that are appended
+/// meanwhile may be left out.
 ///
 /// # Errors
 /// The store failed.
@@ -193,7 +195,8 @@ impl Walk<'_> {
             let (partition, id) = (entry.partition, entry.id);
             progress.breaks.push(ChainBreak { partition, id, fault: ChainFault::Unlinked });
         }
-        // Continue from the stored link, so that one change is reported as one break. The unchanged entries behind it fit.
+        // Continue from the stored link, so that one change is reported as one break. The unchanged
+        // entries behind it fit.
         let link = entry.link.unwrap_or(expected);
         self.seen_last |= entry.id == self.ends.last.id && link == self.ends.last.link;
         self.behind = Some(Mark { id: entry.id, link });

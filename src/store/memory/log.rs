@@ -10,7 +10,8 @@ use crate::store::log::{
     Ends, EntryId, Link, LogEntry, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Trimmed, member,
 };
 
-/// Limit for the entries kept, read or not: some 100 MB with the longest events, and more than tests and trials write.
+/// Limit for the entries kept, read or not: some 100 MB with the longest events, and more than
+/// tests and trials write.
 const ENTRIES_MAX: usize = 100_000;
 
 /// Limit for the entries that one call trims.

@@ -1,19 +1,22 @@
 //! The tests that every store must pass. A store of your own begins here.
 //!
-//! A story is a function over a fresh store, and [`stories!`] makes a test of each. To write a new store:
+//! A story is a function over a fresh store, and [`stories!`] makes a test of each. To write a new
+//! store:
 //!
 //! 1. Implement [`Records`](crate::store::Records), [`EventLog`](crate::store::EventLog) and
-//!    [`IdentityNotes`](crate::store::IdentityNotes) for one type. [`memory`](crate::store::memory) is the shortest example:
-//!    600 lines. A wrapper implements only the parts that it changes.
-//! 2. Make [`write`](crate::store::Records::write) one atomic step: compare the version, then write the record, the index of
-//!    unsettled records, the tombstone and the event. Everything else may be eventually consistent.
-//! 3. Return [`StoreError::NotApplied`](crate::store::StoreError) only if nothing was written, and can't be written later.
-//! 4. In the tests of the store, write an `async fn stage() -> Stage` and call `stories!(stage)`. Outside of this crate, enable
-//!    the feature `test-suite`.
+//!    [`IdentityNotes`](crate::store::IdentityNotes) for one type. [`memory`](crate::store::memory)
+//!    is the shortest example: 600 lines. A wrapper implements only the parts that it changes.
+//! 2. Make [`write`](crate::store::Records::write) one atomic step: compare the version, then write
+//!    the record, the index of unsettled records, the tombstone and the event. Everything else may
+//!    be eventually consistent.
+//! 3. Return [`StoreError::NotApplied`](crate::store::StoreError) only if nothing was written, and
+//!    can't be written later.
+//! 4. In the tests of the store, write an `async fn stage() -> Stage` and call `stories!(stage)`.
+//!    Outside of this crate, enable the feature `test-suite`.
 //! 5. Add the store to [`open`](crate::store::open), with its capabilities.
 //!
-//! Stores that have no clock to move take part in real time ([`Time::Real`]). So a story never asserts that little time has
-//! passed, and it waits for conditions with a generous limit.
+//! Stores that have no clock to move take part in real time ([`Time::Real`]). So a story never
+//! asserts that little time has passed, and it waits for conditions with a generous limit.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 mod log_stories;
@@ -29,7 +32,8 @@ pub use stage::{Stage, Time};
 pub use stories::*;
 pub use write_stories::*;
 
-/// Makes a test of every story, on the stage that `$stage` sets up: a path to an `async fn() -> Stage`.
+/// Makes a test of every story, on the stage that `$stage` sets up: a path to an `async fn() ->
+/// Stage`.
 #[macro_export]
 macro_rules! store_stories {
     ($stage:path) => {

@@ -18,7 +18,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// Time between two checks of a condition.
 const STEP: Duration = Duration::from_millis(20);
 
-/// A fresh store, its time, and a guard for what must outlive it (a folder, a server).
+/// A fresh store, its time, and a guard for resources that must outlive it (a folder, a server).
 pub struct Stage {
     /// The store.
     pub store: Store,

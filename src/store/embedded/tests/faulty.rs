@@ -1,4 +1,4 @@
-//! A disk that fails, or stands still, when told.
+//! A disk that a test can make fail or hang.
 
 use std::io;
 use std::path::Path;
