@@ -24,7 +24,7 @@ use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::route::Route;
 use crate::store::memory::Memory;
 use crate::store::{
-    EventSource, ListError, Listing, Log, Note, Page, Records, Says, Store, StoreError, Swap, Watch,
+    EventSource, ListError, Listing, Page, Records, Store, StoreError, Swap, Watch,
 };
 use crate::telemetry::Meter;
 

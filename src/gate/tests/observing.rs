@@ -38,7 +38,7 @@ fn duplicate(gate: &Gate, slot: Slot, tenant: u8) -> PendingObservation {
 
 /// The batches of observations in the store.
 async fn batches(store: &Faulty) -> Vec<Vec<Observation>> {
-    let batches = store.log().observations(EntryId::default(), 100).await.unwrap();
+    let batches = store.inner.observations(EntryId::default(), 100).await.unwrap();
     batches.iter().map(|(_, batch)| Observation::decode(batch).unwrap()).collect()
 }
 
@@ -130,7 +130,10 @@ async fn a_tenant_is_marked_under_the_secrets_of_its_request() {
     // The first gate goes on exporting when another configuration is in force.
     gate.tell_waiting().await;
     let exported = batches(&store).await.concat();
-    assert_eq!(exported[0].scope, Some(hashing.scope_mark(&[1; 32])));
+    assert_eq!(
+        exported[0].scope,
+        Some(hashing.tenant_mark(&crate::key::TenantId::from_bytes([1; 32])))
+    );
 }
 
 #[tokio::test(start_paused = true)]

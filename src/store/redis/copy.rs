@@ -23,7 +23,7 @@ use super::time::millis;
 use crate::hex::Hex;
 use crate::key::PARTITIONS;
 use crate::store::copy::{
-    Begun, CopyError, CopyProgress, CopySource, CopyTarget, Item, ItemKey, Items,
+    CopyError, CopyProgress, CopySource, CopyStart, CopyTarget, Item, ItemKey, Items,
 };
 use crate::store::log::{Ends, EventLog, LogEntry, digest};
 use crate::store::{IdentityNotes, Note, StoreError};
@@ -358,11 +358,11 @@ impl CopySource for CopiedRedis {
 
 #[async_trait]
 impl CopyTarget for CopiedRedis {
-    async fn begin(&self) -> Result<Begun, CopyError> {
+    async fn begin(&self) -> Result<CopyStart, CopyError> {
         self.refuse_used().await?;
         let epochs = self.epochs().await?;
         match self.stored_progress().await? {
-            Some(_) if epochs.any_real => Ok(Begun::Opening),
+            Some(_) if epochs.any_real => Ok(CopyStart::Opening),
             Some(kept) => {
                 let progress = serde_json::from_str(&kept).map_err(|_| {
                     CopyError::Refused(
@@ -372,7 +372,7 @@ impl CopyTarget for CopiedRedis {
                     )
                 })?;
                 self.close(|_| true).await?;
-                Ok(Begun::Resumed(progress))
+                Ok(CopyStart::Resumed(progress))
             }
             None => {
                 if !self.is_empty().await? {
@@ -384,7 +384,7 @@ impl CopyTarget for CopiedRedis {
                 }
                 self.close(|_| true).await?;
                 self.store_progress(&CopyProgress::default()).await?;
-                Ok(Begun::Fresh)
+                Ok(CopyStart::Fresh)
             }
         }
     }

@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
 use onceward::clock::StoreClock;
-use onceward::gate::{Gate, Intake, ProtectedRoute, identify};
+use onceward::gate::{Gate, Intake, ProtectedRoute};
 use onceward::key::{Caller, Fingerprint, Hashing, Slot};
 use onceward::record::Reply;
 use onceward::store::memory::Memory;

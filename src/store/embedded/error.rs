@@ -1,47 +1,84 @@
-//! Why a store's directory can't be opened, for whoever starts the gateway: what is wrong, what each way out loses, and where a
-//! copy goes.
+//! Reasons why an embedded store can't be opened, for the person who starts the gateway: the fault,
+//! the ways out, and the loss that each of them means.
 
 use std::fmt;
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 
-use super::OpenError;
-use super::copy::UNFINISHED;
-use super::disk::FILE;
-use super::writer::LAYOUT_VERSION;
+use super::layout::{FILE, LAYOUT_VERSION, UNFINISHED};
+
+/// Error of opening an embedded store.
+#[derive(Debug, thiserror::Error)]
+pub enum OpenError {
+    /// Another process uses the folder.
+    #[error("{dir} can't be opened: another process has it")]
+    Busy {
+        /// The folder.
+        dir: PathBuf,
+    },
+    /// The folder can't be created, read or locked.
+    #[error("{dir} can't be used as the store's folder: {source}")]
+    Folder {
+        /// The folder.
+        dir: PathBuf,
+        /// The cause.
+        source: std::io::Error,
+    },
+    /// The file can't be opened, or is not a store.
+    #[error("the store's file can't be opened: {0}")]
+    File(#[from] Box<redb::Error>),
+    /// Another version of this program wrote the file.
+    #[error("the store's file has layout {found}, which this version doesn't know")]
+    Layout {
+        /// The layout found.
+        found: u64,
+    },
+    /// The directory can't be opened; with the ways out.
+    #[error(transparent)]
+    Unusable(Box<Unusable>),
+    /// The writer's thread can't be started.
+    #[error("the store's thread can't be started: {0}")]
+    Thread(std::io::Error),
+}
+
+impl From<redb::Error> for OpenError {
+    fn from(error: redb::Error) -> OpenError {
+        OpenError::File(Box::new(error))
+    }
+}
 
 /// A directory that can't be opened as a store.
 #[derive(Debug)]
 pub struct Unusable {
     dir: PathBuf,
     trouble: Trouble,
-    /// The error as it came.
+    /// The text of the error that caused it.
     detail: String,
 }
 
-/// What is wrong with it.
+/// The fault of a directory that can't be opened.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Trouble {
-    /// Another process has it.
+    /// Another process uses it.
     InUse,
     /// This process may not read or write it.
     NoRights,
-    /// It lies on a file system that takes no writes.
+    /// Its file system is read-only.
     ReadOnly,
-    /// The disk, or the share of this user, is full.
+    /// The disk, or the user's quota, is full.
     Full,
-    /// It is not what was written.
+    /// The file is damaged.
     Damaged,
-    /// A newer version wrote it, with this layout.
+    /// A newer version wrote the file, with this layout.
     Newer(u64),
-    /// A copy into it isn't finished.
+    /// It holds an unfinished copy.
     Unfinished,
-    /// The disk or the path fails in another way.
+    /// The disk or the path failed in another way.
     Failing,
 }
 
 impl OpenError {
-    /// The error as it is shown to whoever named this directory.
+    /// Adds the directory and the ways out, for the person who configured it.
     pub(super) fn in_dir(self, dir: &Path) -> OpenError {
         let (trouble, detail) = match &self {
             OpenError::Busy { .. } => (Trouble::InUse, String::new()),
@@ -77,13 +114,14 @@ impl Trouble {
         }
     }
 
-    fn what(self) -> String {
+    /// Describes the fault for people.
+    fn describe(self) -> String {
         match self {
             Trouble::InUse => "another process uses it (a gateway, or a copy)".into(),
             Trouble::NoRights => "this process has no right to read and write it".into(),
             Trouble::ReadOnly => "its file system takes no writes".into(),
             Trouble::Full => "its disk is full".into(),
-            Trouble::Damaged => "the file is damaged, or is none of this program's".into(),
+            Trouble::Damaged => "the file is damaged, or another program wrote it".into(),
             Trouble::Newer(found) => {
                 format!(
                     "a newer version wrote it (layout {found}; this version knows {LAYOUT_VERSION})"
@@ -94,7 +132,7 @@ impl Trouble {
         }
     }
 
-    /// What can be done, and what each way loses.
+    /// Lists the ways out, and the loss that each of them means.
     fn ways_out(self, dir: &Path) -> String {
         let dir = dir.display();
         match self {
@@ -135,7 +173,7 @@ impl Trouble {
 impl fmt::Display for Unusable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let file = self.dir.join(FILE);
-        write!(f, "the store {} can't be opened: {}", file.display(), self.trouble.what())?;
+        write!(f, "the store {} can't be opened: {}", file.display(), self.trouble.describe())?;
         if !self.detail.is_empty() {
             write!(f, " ({})", self.detail.trim_end_matches('.'))?;
         }
@@ -146,7 +184,7 @@ impl fmt::Display for Unusable {
 impl std::error::Error for Unusable {}
 
 impl Unusable {
-    /// What is wrong.
+    /// Returns the fault.
     pub fn trouble(&self) -> Trouble {
         self.trouble
     }

@@ -1,62 +1,31 @@
-//! One suite that every store passes: a story is a function over a fresh store, [`stories!`] makes each a test.
-//!
-//! Stores whose time can't be moved by hand take part as well: a story never asserts that little time has passed, and
-//! waits on conditions with a generous bound.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+//! Stories of records and notes.
+#![allow(missing_docs)]
 
 use std::collections::HashSet;
 use std::sync::Arc;
-use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
-use super::{ListError, Listing, Note, Swap};
+use super::records::{
+    HERE, LONG, SHORT, claim, completed, keep, lease, marker, record, slot, uncertain,
+    with_tombstone,
+};
+use super::stage::{PATIENCE, Stage};
 use crate::key::{Slot, Space};
 use crate::record::{Cause, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State};
+use crate::store::error::ListError;
+use crate::store::identities::Note;
+use crate::store::records::{Listing, Swap};
 
-mod log;
-mod records;
-mod stage;
-mod writes;
-
-pub(crate) use log::*;
-pub(crate) use records::{claim, completed, completed_with, slot};
-use records::{marker, record, uncertain};
-use stage::PATIENCE;
-pub(crate) use stage::{Stage, Time};
-pub(crate) use writes::*;
-
-/// Longer than any story takes, also with real time and on a busy machine.
-const LONG: Duration = Duration::from_secs(600);
-/// Short enough to wait for.
-const SHORT: Duration = Duration::from_millis(300);
-
-/// The life of an unsettled record.
-fn lease(due: Duration) -> Lifetime {
-    Lifetime { keep: LONG * 2, due: Some(due), tombstone: None }
-}
-
-/// The life of a settled one.
-fn keep(keep: Duration) -> Lifetime {
-    Lifetime { keep, due: None, tombstone: None }
-}
-
-/// The life of a claim or a result under a policy that keeps tombstones.
-fn with_tombstone(lifetime: Lifetime, tombstone: Duration) -> Lifetime {
-    Lifetime { tombstone: Some(tombstone), ..lifetime }
-}
-
-const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
-
-pub(crate) async fn a_claim_over_nothing_is_stored(stage: Stage) {
+pub async fn a_claim_over_nothing_is_stored(stage: Stage) {
     assert_eq!(stage.load(&HERE(1)).await, None);
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(10, 1));
     assert_eq!(stage.load(&HERE(2)).await, None);
 }
 
-pub(crate) async fn a_stale_answer_carries_the_record_that_stands(stage: Stage) {
+pub async fn a_stale_answer_carries_the_record_that_stands(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     let held = stage.stale(&HERE(1), None, &claim(20, 2), lease(LONG)).await.unwrap();
     let loaded = stage.load(&HERE(1)).await.unwrap();
@@ -65,7 +34,7 @@ pub(crate) async fn a_stale_answer_carries_the_record_that_stands(stage: Stage) 
     assert!(held.written_ms <= held.now_ms && held.now_ms <= loaded.now_ms);
 }
 
-pub(crate) async fn deadlines_are_counted_by_the_stores_clock(stage: Stage) {
+pub async fn deadlines_are_counted_by_the_stores_clock(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     let held = stage.load(&HERE(1)).await.unwrap();
     assert_eq!(held.due_ms - held.written_ms, SHORT.as_millis() as u64);
@@ -77,13 +46,13 @@ pub(crate) async fn deadlines_are_counted_by_the_stores_clock(stage: Stage) {
     assert!(later.now_ms >= held.due_ms);
 }
 
-pub(crate) async fn a_settled_record_is_never_due(stage: Stage) {
+pub async fn a_settled_record_is_never_due(stage: Stage) {
     stage.stored(&HERE(1), None, &completed(10), keep(LONG)).await;
     assert_eq!(stage.load(&HERE(1)).await.unwrap().due_ms, 0);
     assert!(!stage.is_due(&HERE(1)).await);
 }
 
-pub(crate) async fn one_of_many_claims_wins(stage: Stage) {
+pub async fn one_of_many_claims_wins(stage: Stage) {
     let tries = (1..=50).map(|n| {
         let store = stage.store.clone();
         tokio::spawn(async move {
@@ -105,7 +74,7 @@ pub(crate) async fn one_of_many_claims_wins(stage: Stage) {
     }
 }
 
-pub(crate) async fn a_write_names_the_version_it_replaces(stage: Stage) {
+pub async fn a_write_names_the_version_it_replaces(stage: Stage) {
     assert_eq!(stage.stale(&HERE(1), Some(10), &completed(11), keep(LONG)).await, None);
     assert_eq!(stage.load(&HERE(1)).await, None);
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
@@ -117,7 +86,7 @@ pub(crate) async fn a_write_names_the_version_it_replaces(stage: Stage) {
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, completed(11));
 }
 
-pub(crate) async fn versions_and_fences_use_all_their_bits(stage: Stage) {
+pub async fn versions_and_fences_use_all_their_bits(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(u64::MAX, u64::MAX - 1), lease(LONG)).await;
     stage.stale(&HERE(1), Some(u64::MAX - 1), &claim(0, 5), lease(LONG)).await;
     assert!(!stage.store.records.renew(&HERE(1), Fence(u64::MAX), LONG, LONG).await.unwrap());
@@ -125,12 +94,12 @@ pub(crate) async fn versions_and_fences_use_all_their_bits(stage: Stage) {
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(0, 5));
 }
 
-pub(crate) async fn a_write_said_twice_is_stored_once(stage: Stage) {
+pub async fn a_repeated_write_is_stored_once(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
     stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
-    // The claim comes a third time, late: it is no longer what stands there.
+    // The claim is repeated late: the slot holds another record by now.
     assert_eq!(
         stage.stale(&HERE(1), None, &claim(10, 1), lease(LONG)).await.unwrap().record,
         uncertain(11, 1)
@@ -142,7 +111,7 @@ pub(crate) async fn a_write_said_twice_is_stored_once(stage: Stage) {
     );
 }
 
-pub(crate) async fn a_late_claim_meets_the_marker_and_is_refused(stage: Stage) {
+pub async fn a_late_claim_meets_the_marker_and_is_refused(stage: Stage) {
     stage.stored(&HERE(1), None, &marker(10, 1), keep(LONG)).await;
     assert_eq!(
         stage.stale(&HERE(1), None, &claim(20, 1), lease(LONG)).await.unwrap().record,
@@ -151,7 +120,7 @@ pub(crate) async fn a_late_claim_meets_the_marker_and_is_refused(stage: Stage) {
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, marker(10, 1));
 }
 
-pub(crate) async fn a_marker_is_replaced_only_by_naming_its_version(stage: Stage) {
+pub async fn a_marker_is_replaced_only_by_naming_its_version(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     stage.stored(&HERE(1), Some(10), &marker(11, 1), keep(LONG)).await;
     stage.stale(&HERE(1), None, &claim(20, 2), lease(LONG)).await;
@@ -160,7 +129,7 @@ pub(crate) async fn a_marker_is_replaced_only_by_naming_its_version(stage: Stage
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(12, 2));
 }
 
-pub(crate) async fn a_renewal_moves_the_due_time_and_no_version(stage: Stage) {
+pub async fn a_renewal_moves_the_due_time_and_no_version(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     assert!(stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG * 2).await.unwrap());
     let held = stage.load(&HERE(1)).await.unwrap();
@@ -172,7 +141,7 @@ pub(crate) async fn a_renewal_moves_the_due_time_and_no_version(stage: Stage) {
     stage.until("the shortened lease is over", async || stage.is_due(&HERE(1)).await).await;
 }
 
-pub(crate) async fn a_renewal_prolongs_the_life_of_the_record(stage: Stage) {
+pub async fn a_renewal_prolongs_the_life_of_the_record(stage: Stage) {
     stage
         .stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT * 10, ..lease(SHORT) })
         .await;
@@ -181,7 +150,7 @@ pub(crate) async fn a_renewal_prolongs_the_life_of_the_record(stage: Stage) {
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(10, 1));
 }
 
-pub(crate) async fn only_the_attempt_under_way_renews(stage: Stage) {
+pub async fn only_the_active_attempt_renews(stage: Stage) {
     assert!(!stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     assert_eq!(stage.load(&HERE(1)).await, None);
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
@@ -193,7 +162,7 @@ pub(crate) async fn only_the_attempt_under_way_renews(stage: Stage) {
     assert_eq!(stage.load(&HERE(1)).await.unwrap().due_ms, 0);
 }
 
-pub(crate) async fn a_lease_that_is_over_is_not_renewed(stage: Stage) {
+pub async fn a_lease_that_is_over_is_not_renewed(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     stage
         .until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over())
@@ -205,7 +174,7 @@ pub(crate) async fn a_lease_that_is_over_is_not_renewed(stage: Stage) {
     assert!(stage.is_due(&HERE(1)).await);
 }
 
-pub(crate) async fn an_ended_lease_is_due_and_nothing_else(stage: Stage) {
+pub async fn an_ended_lease_is_due_and_nothing_else(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     stage.stored(&HERE(2), None, &claim(20, 2), lease(LONG)).await;
     stage.stored(&HERE(3), None, &completed(30), keep(LONG)).await;
@@ -217,10 +186,10 @@ pub(crate) async fn an_ended_lease_is_due_and_nothing_else(stage: Stage) {
     stage.until("both leases are over", async || all().await.len() >= 2).await;
     assert_eq!(all().await, expected);
     stage.time.pass(SHORT).await;
-    assert_eq!(all().await, expected, "what is due stays due until it is settled");
+    assert_eq!(all().await, expected, "overdue records stay due until they are settled");
 }
 
-pub(crate) async fn no_more_is_due_than_was_asked_for(stage: Stage) {
+pub async fn no_more_is_due_than_requested(stage: Stage) {
     for n in 1..=20 {
         stage.stored(&HERE(n), None, &claim(n, n), lease(SHORT)).await;
     }
@@ -233,7 +202,7 @@ pub(crate) async fn no_more_is_due_than_was_asked_for(stage: Stage) {
     assert!(!some.is_empty() && some.len() <= 5, "{}", some.len());
 }
 
-pub(crate) async fn a_result_leaves_the_index(stage: Stage) {
+pub async fn a_result_leaves_the_index(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     assert!(stage.is_listed(Listing::Unsettled, &HERE(1)).await);
     stage.until("its lease is over", async || stage.is_due(&HERE(1)).await).await;
@@ -243,7 +212,7 @@ pub(crate) async fn a_result_leaves_the_index(stage: Stage) {
     assert!(stage.is_listed(Listing::All, &HERE(1)).await);
 }
 
-pub(crate) async fn what_is_uncertain_stays_among_the_unsettled(stage: Stage) {
+pub async fn an_uncertain_record_stays_among_the_unsettled(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
     stage.until("its lease is over", async || stage.is_due(&HERE(1)).await).await;
     stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
@@ -253,7 +222,7 @@ pub(crate) async fn what_is_uncertain_stays_among_the_unsettled(stage: Stage) {
     assert_eq!((listed[0].0, &listed[0].1.record), (HERE(1), &uncertain(11, 1)));
 }
 
-pub(crate) async fn a_record_is_gone_when_its_time_is_over(stage: Stage) {
+pub async fn a_record_is_gone_when_its_time_is_over(stage: Stage) {
     stage.stored(&HERE(1), None, &completed(10), keep(SHORT)).await;
     stage.stored(&HERE(2), None, &completed(20), keep(LONG)).await;
     stage.until("it is gone", async || stage.load(&HERE(1)).await.is_none()).await;
@@ -263,7 +232,7 @@ pub(crate) async fn a_record_is_gone_when_its_time_is_over(stage: Stage) {
     assert_eq!(stage.load(&HERE(2)).await.unwrap().record, completed(20));
 }
 
-pub(crate) async fn the_index_forgets_what_is_gone(stage: Stage) {
+pub async fn the_index_forgets_records_that_are_gone(stage: Stage) {
     stage
         .stored(
             &HERE(1),
@@ -278,7 +247,7 @@ pub(crate) async fn the_index_forgets_what_is_gone(stage: Stage) {
     assert!(!stage.is_listed(Listing::Unsettled, &HERE(1)).await);
 }
 
-pub(crate) async fn a_tombstone_outlives_its_result(stage: Stage) {
+pub async fn a_tombstone_outlives_its_result(stage: Stage) {
     let late = with_tombstone(lease(LONG), LONG);
     stage.stored(&HERE(1), None, &claim(10, 1), late).await;
     stage.stored(&HERE(1), Some(10), &completed(11), with_tombstone(keep(SHORT), LONG)).await;
@@ -287,7 +256,7 @@ pub(crate) async fn a_tombstone_outlives_its_result(stage: Stage) {
     assert_eq!(held.record, Record { state: State::Expired, ..completed(11) });
     assert_eq!(held.due_ms, 0);
     assert!(held.written_ms <= held.now_ms);
-    assert_eq!(stage.load(&HERE(1)).await, None, "a tombstone is no record");
+    assert_eq!(stage.load(&HERE(1)).await, None, "a tombstone is not a record");
     assert_eq!(
         stage.store.records.remains(&HERE(1)).await.unwrap().unwrap().record,
         held.record,
@@ -296,7 +265,7 @@ pub(crate) async fn a_tombstone_outlives_its_result(stage: Stage) {
     assert!(!stage.is_listed(Listing::All, &HERE(1)).await);
 }
 
-pub(crate) async fn while_the_result_is_kept_it_is_met_and_not_its_tombstone(stage: Stage) {
+pub async fn a_claim_meets_the_result_and_not_its_tombstone(stage: Stage) {
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(LONG), LONG * 2)).await;
     let held = stage
         .stale(&HERE(1), None, &claim(20, 2), with_tombstone(lease(LONG), LONG))
@@ -307,17 +276,17 @@ pub(crate) async fn while_the_result_is_kept_it_is_met_and_not_its_tombstone(sta
     assert_eq!(stage.store.records.remains(&HERE(2)).await.unwrap(), None);
 }
 
-pub(crate) async fn a_tombstone_bars_a_claim_over_a_marker_too(stage: Stage) {
+pub async fn a_tombstone_bars_a_claim_over_a_marker_too(stage: Stage) {
     let late = with_tombstone(lease(LONG), LONG);
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), LONG)).await;
     stage.until("the result is gone", async || stage.load(&HERE(1)).await.is_none()).await;
-    // Somebody gave up a claim whose answer was lost: the marker went over nothing.
+    // A claim with a lost answer was given up: the marker was written to an empty slot.
     stage.stored(&HERE(1), None, &marker(20, 2), keep(LONG)).await;
     let held = stage.stale(&HERE(1), Some(20), &claim(21, 3), late).await.unwrap();
     assert_eq!(held.record.state, State::Expired);
 }
 
-pub(crate) async fn a_tombstone_ends(stage: Stage) {
+pub async fn a_tombstone_ends(stage: Stage) {
     let late = with_tombstone(lease(LONG), LONG);
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), SHORT * 2)).await;
     stage
@@ -327,20 +296,20 @@ pub(crate) async fn a_tombstone_ends(stage: Stage) {
         .await;
 }
 
-pub(crate) async fn a_tombstone_stands_only_in_the_way_of_who_asks_for_it(stage: Stage) {
+pub async fn a_tombstone_blocks_only_claims_that_ask_for_it(stage: Stage) {
     stage.stored(&HERE(1), None, &completed(10), with_tombstone(keep(SHORT), LONG)).await;
     stage.until("the result is gone", async || stage.load(&HERE(1)).await.is_none()).await;
     stage.stored(&HERE(1), None, &claim(20, 2), lease(LONG)).await;
 }
 
-pub(crate) async fn only_a_result_leaves_a_tombstone(stage: Stage) {
-    let asks = with_tombstone(lease(LONG), LONG);
-    stage.stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT, ..asks }).await;
+pub async fn only_a_result_leaves_a_tombstone(stage: Stage) {
+    let checking = with_tombstone(lease(LONG), LONG);
+    stage.stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT, ..checking }).await;
     stage.until("the claim is gone", async || stage.load(&HERE(1)).await.is_none()).await;
-    stage.stored(&HERE(1), None, &claim(20, 2), asks).await;
+    stage.stored(&HERE(1), None, &claim(20, 2), checking).await;
 }
 
-pub(crate) async fn a_listing_pages_through_everything_once(stage: Stage) {
+pub async fn a_listing_pages_through_everything_once(stage: Stage) {
     for n in 1..=130 {
         stage.stored(&HERE(n), None, &claim(n, n), lease(LONG)).await;
         stage.stored(&HERE(1000 + n), None, &completed(n), keep(LONG)).await;
@@ -358,21 +327,21 @@ pub(crate) async fn a_listing_pages_through_everything_once(stage: Stage) {
     assert_eq!(held.record, claim(7, 7));
 }
 
-pub(crate) async fn an_empty_store_lists_nothing(stage: Stage) {
+pub async fn an_empty_store_lists_nothing(stage: Stage) {
     assert!(stage.listed(Listing::All, 25).await.is_empty());
     assert!(stage.listed(Listing::Unsettled, 25).await.is_empty());
     assert!(stage.store.records.due(25).await.unwrap().is_empty());
     stage.store.records.ping().await.unwrap();
 }
 
-pub(crate) async fn a_cursor_that_is_none_is_an_error(stage: Stage) {
+pub async fn a_malformed_cursor_is_an_error(stage: Stage) {
     for listing in [Listing::All, Listing::Unsettled] {
         let listed = stage.store.records.list(listing, Some("no cursor"), 25).await;
         assert!(matches!(listed, Err(ListError::Cursor)), "{listing:?}: {listed:?}");
     }
 }
 
-pub(crate) async fn shadow_records_are_kept_apart_and_not_listed(stage: Stage) {
+pub async fn shadow_records_are_kept_apart_and_not_listed(stage: Stage) {
     let shadow = slot(Space::Shadow, 1);
     assert_eq!(shadow.hash(), HERE(1).hash());
     stage.stored(&shadow, None, &claim(10, 1), lease(LONG)).await;
@@ -387,12 +356,12 @@ pub(crate) async fn shadow_records_are_kept_apart_and_not_listed(stage: Stage) {
     }
 }
 
-pub(crate) async fn a_watchers_first_look_is_at_once(stage: Stage) {
+pub async fn a_watcher_is_woken_at_once(stage: Stage) {
     let mut watch = stage.store.records.watch(&HERE(1));
     tokio::time::timeout(PATIENCE, watch.changed()).await.expect("the first call returns");
 }
 
-pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
+pub async fn a_swap_wakes_every_watcher(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     let mut watchers = [stage.store.records.watch(&HERE(1)), stage.store.records.watch(&HERE(1))];
     for watch in &mut watchers {
@@ -404,7 +373,7 @@ pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
     }
 }
 
-pub(crate) async fn notes_are_kept_apart_and_changed_only_by_naming_what_they_were(stage: Stage) {
+pub async fn notes_are_separate_and_change_only_from_the_expected_text(stage: Stage) {
     let store = &stage.store;
     for note in Note::ALL {
         assert_eq!(store.identities.note(note).await.unwrap(), None, "{note:?}");
@@ -416,15 +385,18 @@ pub(crate) async fn notes_are_kept_apart_and_changed_only_by_naming_what_they_we
                 !store.identities.set_note(note, expected, "two").await.unwrap(),
                 "{expected:?}"
             );
-            assert!(store.identities.set_note(note, expected, "one").await.unwrap(), "said twice");
+            assert!(
+                store.identities.set_note(note, expected, "one").await.unwrap(),
+                "a repetition"
+            );
         }
         assert!(store.identities.set_note(note, Some("one"), "two").await.unwrap());
         assert_eq!(store.identities.note(note).await.unwrap().as_deref(), Some("two"));
     }
-    assert!(stage.listed(Listing::All, 100).await.is_empty(), "they are no records");
+    assert!(stage.listed(Listing::All, 100).await.is_empty(), "notes are not records");
 }
 
-pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
+pub async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
     let mut headers = HeaderMap::new();
     for n in 0..200 {
         let name = HeaderName::from_bytes(format!("x-field-{}", n % 150).as_bytes()).unwrap();
@@ -448,7 +420,7 @@ pub(crate) async fn a_big_reply_comes_back_as_it_was(stage: Stage) {
     assert!(held.record == big, "the reply differs");
 }
 
-pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
+pub async fn every_state_comes_back_as_it_was(stage: Stage) {
     let not_stored = Reply {
         status: StatusCode::OK,
         headers: HeaderMap::new(),
@@ -477,66 +449,3 @@ pub(crate) async fn every_state_comes_back_as_it_was(stage: Stage) {
         assert_eq!(stage.load(&HERE(n as u64)).await.unwrap().record, written);
     }
 }
-
-/// Makes every story a test of its own, over what `$stage` (an `async fn() -> Stage`) sets up.
-macro_rules! stories {
-    ($stage:path) => {
-        $crate::store::suite::stories! { @each $stage:
-            a_claim_over_nothing_is_stored
-            a_stale_answer_carries_the_record_that_stands
-            deadlines_are_counted_by_the_stores_clock
-            a_settled_record_is_never_due
-            one_of_many_claims_wins
-            a_write_names_the_version_it_replaces
-            versions_and_fences_use_all_their_bits
-            a_write_said_twice_is_stored_once
-            an_operators_retry_and_a_late_uncertain_are_two_writes
-            a_late_claim_meets_the_marker_and_is_refused
-            a_marker_is_replaced_only_by_naming_its_version
-            a_renewal_moves_the_due_time_and_no_version
-            a_renewal_prolongs_the_life_of_the_record
-            only_the_attempt_under_way_renews
-            a_lease_that_is_over_is_not_renewed
-            an_ended_lease_is_due_and_nothing_else
-            no_more_is_due_than_was_asked_for
-            a_result_leaves_the_index
-            what_is_uncertain_stays_among_the_unsettled
-            a_record_is_gone_when_its_time_is_over
-            the_index_forgets_what_is_gone
-            a_tombstone_outlives_its_result
-            while_the_result_is_kept_it_is_met_and_not_its_tombstone
-            a_tombstone_bars_a_claim_over_a_marker_too
-            a_tombstone_ends
-            a_tombstone_stands_only_in_the_way_of_who_asks_for_it
-            only_a_result_leaves_a_tombstone
-            a_listing_pages_through_everything_once
-            an_empty_store_lists_nothing
-            a_cursor_that_is_none_is_an_error
-            shadow_records_are_kept_apart_and_not_listed
-            a_watchers_first_look_is_at_once
-            a_swap_wakes_every_watcher
-            notes_are_kept_apart_and_changed_only_by_naming_what_they_were
-            a_big_reply_comes_back_as_it_was
-            every_state_comes_back_as_it_was
-            an_event_is_appended_with_its_write_and_once
-            a_write_without_an_event_leaves_the_log_alone
-            an_event_with_a_tombstone_leaves_the_tombstone_as_it_was
-            the_log_is_read_on_from_where_one_was_and_in_order
-            the_chain_verifies_in_pieces_too
-            the_log_is_trimmed_by_age_and_not_past_a_reader
-            observations_are_read_in_order_and_trimmed_by_age
-            observations_take_no_more_than_their_room
-            a_partition_that_is_not_there_is_empty
-        }
-    };
-    (@each $stage:path: $($story:ident)*) => {
-        $(
-            #[tokio::test]
-            async fn $story() {
-                $crate::store::suite::$story($stage().await).await;
-            }
-        )*
-    };
-}
-
-pub(crate) use stories;

@@ -1,8 +1,11 @@
-//! Stories of two writers of one record, whose writes must not be taken for each other.
+//! Stories of two writers of one record: neither write may be mistaken for the other.
+#![allow(missing_docs)]
 
-use super::*;
+use super::records::{HERE, LONG, claim, lease, record, uncertain};
+use super::stage::Stage;
+use crate::record::{Cause, Fence, State};
 
-pub(crate) async fn an_operators_retry_and_a_late_uncertain_are_two_writes(stage: Stage) {
+pub async fn an_operators_retry_and_a_late_uncertain_are_two_writes(stage: Stage) {
     let retry = |version, fence| {
         record(
             version,
@@ -19,7 +22,7 @@ pub(crate) async fn an_operators_retry_and_a_late_uncertain_are_two_writes(stage
         stage.stored(&HERE(n), Some(10), &uncertain(11, 1), lease(LONG)).await;
         stage.stored(&HERE(n), Some(11), &first, lease(LONG)).await;
         let held = stage.stale(&HERE(n), Some(11), &second, lease(LONG)).await.unwrap();
-        assert_eq!(held.record, first, "the second is told what stands");
+        assert_eq!(held.record, first, "the second gets the first");
         stage.stored(&HERE(n), Some(11), &first, lease(LONG)).await;
     }
 }

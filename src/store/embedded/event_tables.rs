@@ -1,56 +1,52 @@
-//! The event log in the file: one partition, appended in the transaction that writes the record.
+//! The tables of the event log: one partition. Entries are appended in the transaction that writes
+//! the record.
 
-use std::collections::BTreeMap;
 use std::ops::Bound;
 use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use redb::{
     ReadTransaction, ReadableTable, ReadableTableMetadata, Table, TableDefinition, WriteTransaction,
 };
 
-use super::Embedded;
-use super::tables::META;
-use super::writer::{Answer, Job};
+use super::layout::META;
 use crate::key::Slot;
-use crate::store::StoreError;
 use crate::store::log::{
-    Ends, EntryId, EventLog, LINK_BYTES, Link, LogEntry, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
-    OBSERVED_ENTRY_BYTES, Position, Trimmed, member, slot_of_member,
+    Ends, EntryId, LINK_BYTES, Link, LogEntry, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
+    OBSERVED_ENTRY_BYTES, Trimmed, member, slot_of_member,
 };
 
-/// Bytes of an entry's id: so that the log is in the order of ids.
+/// Bytes of an entry's id, big-endian: the table is in the order of ids.
 const ID_BYTES: usize = 16;
-/// Bytes of an id with its link.
+/// Bytes of an id and its link.
 const MARK_BYTES: usize = ID_BYTES + LINK_BYTES;
-/// Bytes of how far a reader has read, and when it was heard of.
+/// Bytes of a reader's mark: the id of the last entry read, and the time of the mark.
 const READER_BYTES: usize = ID_BYTES + 8;
 
-/// Id -> member, link and event.
+/// Entries: id -> member, link and event.
 const EVENTS: TableDefinition<&[u8; ID_BYTES], &[u8]> = TableDefinition::new("events");
-/// [`LAST`] and [`TRIMMED`] -> an id with its link.
+/// Ends of the log: [`LAST`] or [`TRIMMED`] -> an id and its link.
 const MARKS: TableDefinition<&str, &[u8; MARK_BYTES]> = TableDefinition::new("event_marks");
-/// Reader -> how far it has read, and when it was heard of.
+/// Marks of readers, by name.
 const READERS: TableDefinition<&str, &[u8; READER_BYTES]> = TableDefinition::new("event_readers");
 
-/// Id -> a batch of observations.
+/// Batches of observations, by id.
 const OBSERVED: TableDefinition<&[u8; ID_BYTES], &[u8]> = TableDefinition::new("observations");
-/// In [`META`]: what they take, in bytes.
+/// In [`META`]: bytes of all observations.
 const OBSERVED_BYTES: &str = "observed_bytes";
 
-/// The last entry.
+/// Name of the last entry's mark.
 const LAST: &str = "last";
-/// The last entry that was trimmed away.
+/// Name of the mark of the last entry that was trimmed.
 const TRIMMED: &str = "trimmed";
 
-/// Entries that one call trims: the writer's next batch waits for it.
+/// Limit for the entries that one call trims: the writer's next batch waits for it.
 const TRIMMED_PER_CALL: usize = 500;
 
-/// The one partition.
-const PARTITION: u16 = 0;
+/// The only partition.
+pub(super) const PARTITION: u16 = 0;
 
-/// Makes the tables if need be.
+/// Creates the tables that do not exist yet.
 pub(super) fn prepare(txn: &WriteTransaction) -> Result<(), redb::Error> {
     txn.open_table(EVENTS)?;
     txn.open_table(MARKS)?;
@@ -77,8 +73,12 @@ pub(super) fn append(
     Ok(())
 }
 
-/// Appends an entry of another store's log with its id and link; one without a link is left out.
-pub(super) fn append_as_it_is(txn: &WriteTransaction, entry: &LogEntry) -> Result<(), redb::Error> {
+/// Appends an entry of another store's log, with its id and link. An entry without a link is left
+/// out.
+pub(super) fn append_unchanged(
+    txn: &WriteTransaction,
+    entry: &LogEntry,
+) -> Result<(), redb::Error> {
     let Some(link) = entry.link else { return Ok(()) };
     let value = [&member(&entry.slot), &link.as_bytes()[..], &entry.event].concat();
     txn.open_table(EVENTS)?.insert(&id_bytes(entry.id), value.as_slice())?;
@@ -86,7 +86,7 @@ pub(super) fn append_as_it_is(txn: &WriteTransaction, entry: &LogEntry) -> Resul
     Ok(())
 }
 
-/// Writes the last entry and the last one that was trimmed, as another store has them.
+/// Writes the ends of another store's log.
 pub(super) fn put_ends(txn: &WriteTransaction, ends: &Ends) -> Result<(), redb::Error> {
     let mut marks = txn.open_table(MARKS)?;
     marks.insert(LAST, &mark_bytes(ends.last))?;
@@ -96,12 +96,12 @@ pub(super) fn put_ends(txn: &WriteTransaction, ends: &Ends) -> Result<(), redb::
     Ok(())
 }
 
-/// Whether nothing was ever appended.
+/// Whether no entry was ever appended.
 pub(super) fn is_empty(txn: &WriteTransaction) -> Result<bool, redb::Error> {
     Ok(txn.open_table(EVENTS)?.is_empty()? && txn.open_table(MARKS)?.is_empty()?)
 }
 
-/// Appends a batch of observations, and takes away the oldest if there are too many.
+/// Appends a batch of observations, and removes the oldest ones if they exceed their limit.
 pub(super) fn observe(
     txn: &WriteTransaction,
     batch: &[u8],
@@ -122,16 +122,17 @@ fn observed_bytes(meta: &impl ReadableTable<&'static str, u64>) -> Result<u64, r
     Ok(meta.get(OBSERVED_BYTES)?.map_or(0, |bytes| bytes.value()))
 }
 
-/// Takes away the first batches while they are to go. Returns how many went.
+/// Removes the oldest batches while `is_obsolete`, which gets the bytes of all batches and the id.
+/// Returns their number.
 fn drop_observed(
     txn: &WriteTransaction,
-    goes: impl Fn(u64, EntryId) -> bool,
+    is_obsolete: impl Fn(u64, EntryId) -> bool,
 ) -> Result<usize, redb::Error> {
     let (mut observed, mut meta) = (txn.open_table(OBSERVED)?, txn.open_table(META)?);
     let (mut bytes, mut gone) = (observed_bytes(&meta)?, Vec::new());
     for entry in observed.iter()?.take(TRIMMED_PER_CALL) {
         let (id, batch) = entry?;
-        if !goes(bytes, id_of(id.value())) {
+        if !is_obsolete(bytes, id_of(id.value())) {
             break;
         }
         gone.push(*id.value());
@@ -150,7 +151,7 @@ fn weight(batch: &[u8]) -> u64 {
     (batch.len() + OBSERVED_ENTRY_BYTES) as u64
 }
 
-/// Says how far a reader has read.
+/// Marks how far a reader has read.
 pub(super) fn mark_read(
     txn: &WriteTransaction,
     reader: &str,
@@ -194,7 +195,8 @@ pub(super) fn trim(
     Ok(Trimmed { entries: gone.len(), batches, forgotten })
 }
 
-/// Forgets readers that were not heard of since then; returns how far the slowest other one is.
+/// Forgets readers without a mark since then. Returns the position of the slowest remaining reader,
+/// and the names of those forgotten.
 fn forget_silent(
     readers: &mut Table<'_, &'static str, &'static [u8; READER_BYTES]>,
     since: u64,
@@ -202,8 +204,8 @@ fn forget_silent(
     let (mut slowest, mut forgotten) = (None, Vec::new());
     for entry in readers.iter()? {
         let (name, value) = entry?;
-        let (read, heard_ms) = reader_of(value.value());
-        if heard_ms < since {
+        let (read, marked_ms) = reader_of(value.value());
+        if marked_ms < since {
             forgotten.push(name.value().to_owned());
         } else {
             slowest = Some(slowest.map_or(read, |slowest: EntryId| slowest.min(read)));
@@ -215,6 +217,7 @@ fn forget_silent(
     Ok((slowest, forgotten))
 }
 
+/// Reads up to `limit` values behind an id.
 fn behind(
     txn: &ReadTransaction,
     table: TableDefinition<'_, &'static [u8; ID_BYTES], &'static [u8]>,
@@ -234,7 +237,7 @@ fn behind(
     found.collect()
 }
 
-fn entry(id: EntryId, mut value: Bytes) -> LogEntry {
+fn entry_of(id: EntryId, mut value: Bytes) -> LogEntry {
     if value.len() < MEMBER_BYTES + LINK_BYTES {
         return LogEntry::unreadable(PARTITION, id);
     }
@@ -276,73 +279,37 @@ fn reader_of(value: &[u8; READER_BYTES]) -> (EntryId, u64) {
     (id_of(value), be_u64(&value[ID_BYTES..]))
 }
 
-#[async_trait]
-impl EventLog for Embedded {
-    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
-        self.read_partition(PARTITION, from.of(PARTITION), limit.max(1)).await
-    }
+/// Reads up to `limit` entries behind one.
+pub(super) fn entries(
+    txn: &ReadTransaction,
+    from: EntryId,
+    limit: usize,
+) -> Result<Vec<(EntryId, Bytes)>, redb::Error> {
+    behind(txn, EVENTS, from, limit)
+}
 
-    async fn read_partition(
-        &self,
-        partition: u16,
-        from: EntryId,
-        limit: usize,
-    ) -> Result<Vec<LogEntry>, StoreError> {
-        if partition != PARTITION {
-            return Ok(Vec::new());
-        }
-        let found = Embedded::read(self, move |shelf| {
-            shelf.reading(|txn| behind(txn, EVENTS, from, limit))
-        })
-        .await?;
-        Ok(found.into_iter().map(|(id, value)| entry(id, value)).collect())
-    }
+/// Decodes an entry as [`entries`] returns it.
+pub(super) fn entry((id, value): (EntryId, Bytes)) -> LogEntry {
+    entry_of(id, value)
+}
 
-    async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError> {
-        self.ask(Job::MarkRead { reader: reader.to_owned(), read: read.of(PARTITION) })
-            .await
-            .map(drop)
-    }
+/// Reads up to `limit` batches of observations behind one.
+pub(super) fn observations(
+    txn: &ReadTransaction,
+    after: EntryId,
+    limit: usize,
+) -> Result<Vec<(EntryId, Bytes)>, redb::Error> {
+    behind(txn, OBSERVED, after, limit)
+}
 
-    async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError> {
-        let reader = reader.to_owned();
-        let found = Embedded::read(self, move |shelf| {
-            shelf.reading(|txn| {
-                Ok(txn
-                    .open_table(READERS)?
-                    .get(reader.as_str())?
-                    .map(|value| reader_of(value.value()).0))
-            })
-        });
-        Ok(found.await?.map(|read| Position(BTreeMap::from([(PARTITION, read)]))))
-    }
+/// Returns how far a reader has read.
+pub(super) fn read_by(txn: &ReadTransaction, reader: &str) -> Result<Option<EntryId>, redb::Error> {
+    Ok(txn.open_table(READERS)?.get(reader)?.map(|value| reader_of(value.value()).0))
+}
 
-    async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError> {
-        match self.ask(Job::Trim { older_than }).await? {
-            Answer::Trimmed(trimmed) => Ok(trimmed),
-            _ => Ok(Trimmed::default()),
-        }
-    }
-
-    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError> {
-        self.ask(Job::Observe { batch: batch.to_vec() }).await.map(drop)
-    }
-
-    async fn observations(
-        &self,
-        after: EntryId,
-        limit: usize,
-    ) -> Result<Vec<(EntryId, Bytes)>, StoreError> {
-        Embedded::read(self, move |shelf| shelf.reading(|txn| behind(txn, OBSERVED, after, limit)))
-            .await
-    }
-
-    async fn ends(&self) -> Result<Vec<Ends>, StoreError> {
-        let look = |txn: &ReadTransaction| {
-            let marks = txn.open_table(MARKS)?;
-            Ok((mark(&marks, TRIMMED)?, mark(&marks, LAST)?))
-        };
-        let (trimmed, last) = Embedded::read(self, move |shelf| shelf.reading(look)).await?;
-        Ok(last.map(|last| Ends { partition: PARTITION, trimmed, last }).into_iter().collect())
-    }
+/// Returns the ends of the log; `None` if it never had an entry.
+pub(super) fn ends(txn: &ReadTransaction) -> Result<Option<Ends>, redb::Error> {
+    let marks = txn.open_table(MARKS)?;
+    let trimmed = mark(&marks, TRIMMED)?;
+    Ok(mark(&marks, LAST)?.map(|last| Ends { partition: PARTITION, trimmed, last }))
 }

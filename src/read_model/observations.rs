@@ -1,43 +1,44 @@
-//! Observations: what may be lost, counted and kept beside the operations' events.
+//! Applies observations of duplicates: counts them, and stores some beside the events of their
+//! operations.
 
 use std::collections::HashMap;
 
 use bytes::Bytes;
 use rusqlite::{Transaction, params};
 
-use super::apply::Names;
+use super::apply::RouteNumbers;
 use super::counts::{Counts, HOUR_MS, Tally};
-use super::freshness::Generation;
+use super::error::QueryError;
+use super::freshness::{ModelGeneration, observed as last_observed, set_observed};
+use super::model::ReadModel;
 use super::report::{REFUSE, REPLAY};
-use super::{QueryError, ReadModel, stored, unstored};
+use super::values::stored;
 use crate::event::{Observation, ObservationKind};
 use crate::key::Slot;
 use crate::store::log::{EntryId, member};
 
-/// Observations of one operation that are kept with it: a client that retries for days must not fill the disk. All are counted.
+/// Limit for the observations stored per operation: a client that retries for days must not fill
+/// the disk. All of them are counted.
 const KEPT_PER_OPERATION: i64 = 200;
 
-/// Names under which it is kept how far observations were read.
-const READ_MS: &str = "observed_ms";
-const READ_SEQ: &str = "observed_seq";
-
 impl ReadModel {
-    /// Applies batches of observations, in order, that were read for this generation. Those that were applied before are passed
-    /// over, and so is what can't be read. Returns how many observations there were.
+    /// Applies batches of observations that were read for this generation, in order. Skips batches
+    /// that were applied before, and malformed ones. Returns the number of requests observed.
     ///
     /// # Errors
-    /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied).
+    /// Nothing was applied. The call may be repeated, unless the file was
+    /// [emptied](QueryError::Emptied).
     pub fn apply_observations(
         &self,
-        generation: Generation,
+        generation: ModelGeneration,
         batches: &[(EntryId, Bytes)],
     ) -> Result<u64, QueryError> {
         self.writing(|transaction| {
             generation.check(transaction)?;
-            let mut read = read_to(transaction)?;
-            let mut noted = Noted {
+            let mut read = last_observed(transaction)?;
+            let mut applied = ObservationBatch {
                 transaction,
-                routes: Names::default(),
+                routes: RouteNumbers::default(),
                 counts: Counts::default(),
                 shadows: HashMap::new(),
             };
@@ -51,38 +52,30 @@ impl ReadModel {
                     Observation::decode(batch).unwrap_or_default().iter().enumerate()
                 {
                     observed += observation.requests();
-                    noted.note(*id, nth, observation)?;
+                    applied.add(*id, nth, observation)?;
                 }
             }
-            noted.write()?;
+            applied.write()?;
             if let Some(read) = read {
-                super::apply::set_meta(transaction, READ_MS, stored(read.ms))?;
-                super::apply::set_meta(transaction, READ_SEQ, stored(read.seq))?;
+                set_observed(transaction, read)?;
             }
             Ok(observed)
         })
     }
 }
 
-/// How far observations were applied.
-pub(super) fn read_to(connection: &rusqlite::Connection) -> Result<Option<EntryId>, QueryError> {
-    let (ms, seq) =
-        (super::apply::meta(connection, READ_MS)?, super::apply::meta(connection, READ_SEQ)?);
-    Ok(ms.zip(seq).map(|(ms, seq)| EntryId { ms: unstored(ms), seq: unstored(seq) }))
-}
+/// Key of a count on shadow routes: hour, route, scope, effect of enforcing, problem.
+type ShadowKey = (u64, i64, String, &'static str, String);
 
-/// Whose, on which route, when, and what would have been done.
-type Shadow = (u64, i64, String, &'static str, String);
-
-struct Noted<'t> {
+struct ObservationBatch<'t> {
     transaction: &'t Transaction<'t>,
-    routes: Names,
+    routes: RouteNumbers,
     counts: Counts,
-    shadows: HashMap<Shadow, i64>,
+    shadows: HashMap<ShadowKey, i64>,
 }
 
-impl Noted<'_> {
-    fn note(
+impl ObservationBatch<'_> {
+    fn add(
         &mut self,
         id: EntryId,
         nth: usize,
@@ -123,7 +116,8 @@ impl Noted<'_> {
         Ok(())
     }
 
-    /// Counts it with its operation, and keeps it for the timeline unless there are many.
+    /// Counts an observation with its operation, and stores it for the timeline unless there are
+    /// many.
     fn keep(
         &self,
         slot: &[u8],
@@ -140,12 +134,13 @@ impl Noted<'_> {
             stored(observation.last_ms()),
             stored(observation.requests())
         ])?;
-        // A storm that is told as one takes one place: what else happened to the operation is not to be left out for it.
+        // Repeated requests that were observed as one take one row, so that they don't displace
+        // other observations.
         let mut insert = self.transaction.prepare_cached(
             "INSERT OR REPLACE INTO observations (slot, at_ms, ms, seq, nth, observation) SELECT ?1, ?2, ?3, ?4, ?5, ?6 \
              WHERE (SELECT count(*) FROM observations WHERE slot = ?1) < ?7",
         )?;
-        // Numbers, texts and a closed set of words: there is nothing that can't be written.
+        // Encoding can't fail: an observation has only numbers, texts and enums.
         let text = serde_json::to_vec(observation).unwrap_or_default();
         insert.execute(params![
             slot,

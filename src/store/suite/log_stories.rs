@@ -1,22 +1,24 @@
 //! Stories of the event log.
+#![allow(missing_docs)]
 
 use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
 
-use super::{HERE, LONG, SHORT, Stage, claim, completed, keep, lease};
+use super::records::{HERE, LONG, SHORT, claim, completed, keep, lease};
+use super::stage::Stage;
 use crate::key::Slot;
 use crate::record::{Lifetime, Record, Version};
-use crate::store::Swap;
 use crate::store::log::{
     EntryId, LogEntry, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, verify,
 };
+use crate::store::records::Swap;
 
-/// Longer than any log of a story.
+/// More entries than any story writes.
 const ALL: usize = 100_000;
 
-async fn told(
+async fn written(
     stage: &Stage,
     slot: &Slot,
     expected: Option<u64>,
@@ -48,43 +50,46 @@ async fn breaks(stage: &Stage) -> (usize, usize) {
     (progress.entries, progress.breaks.len())
 }
 
-pub(crate) async fn an_event_is_appended_with_its_write_and_once(stage: Stage) {
-    assert!(told(&stage, &HERE(1), None, &claim(10, 1), lease(LONG), "claimed").await);
+pub async fn an_event_is_appended_with_its_write_and_once(stage: Stage) {
+    assert!(written(&stage, &HERE(1), None, &claim(10, 1), lease(LONG), "claimed").await);
     assert!(
-        told(&stage, &HERE(1), None, &claim(10, 1), lease(LONG), "claimed").await,
-        "said twice"
+        written(&stage, &HERE(1), None, &claim(10, 1), lease(LONG), "claimed").await,
+        "a repetition"
     );
-    assert!(!told(&stage, &HERE(1), None, &claim(20, 2), lease(LONG), "stale").await);
-    assert!(!told(&stage, &HERE(1), Some(9), &completed(11), keep(LONG), "stale").await);
+    assert!(!written(&stage, &HERE(1), None, &claim(20, 2), lease(LONG), "stale").await);
+    assert!(!written(&stage, &HERE(1), Some(9), &completed(11), keep(LONG), "stale").await);
     let done = Record { version: Version(11), ..completed(1) };
-    assert!(told(&stage, &HERE(1), Some(10), &done, keep(LONG), "completed").await);
-    assert!(told(&stage, &HERE(1), Some(10), &done, keep(LONG), "completed").await, "said twice");
+    assert!(written(&stage, &HERE(1), Some(10), &done, keep(LONG), "completed").await);
+    assert!(
+        written(&stage, &HERE(1), Some(10), &done, keep(LONG), "completed").await,
+        "a repetition"
+    );
     assert_eq!(texts(&stage, &HERE(1)).await, ["claimed", "completed"]);
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, done);
 }
 
-pub(crate) async fn a_write_without_an_event_leaves_the_log_alone(stage: Stage) {
+pub async fn a_write_without_an_event_leaves_the_log_alone(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     assert!(logged(&stage).await.is_empty());
     assert!(stage.store.log.ends().await.unwrap().is_empty());
     assert_eq!(breaks(&stage).await, (0, 0));
 }
 
-pub(crate) async fn an_event_with_a_tombstone_leaves_the_tombstone_as_it_was(stage: Stage) {
+pub async fn an_event_with_a_tombstone_leaves_the_tombstone_as_it_was(stage: Stage) {
     let late = Lifetime { tombstone: Some(LONG), ..lease(LONG) };
-    assert!(told(&stage, &HERE(1), None, &claim(10, 1), late, "claimed").await);
+    assert!(written(&stage, &HERE(1), None, &claim(10, 1), late, "claimed").await);
     let short = Lifetime { tombstone: Some(LONG), ..keep(SHORT) };
-    assert!(told(&stage, &HERE(1), Some(10), &completed(11), short, "completed").await);
+    assert!(written(&stage, &HERE(1), Some(10), &completed(11), short, "completed").await);
     stage.until("the result is gone", async || stage.load(&HERE(1)).await.is_none()).await;
-    assert!(!told(&stage, &HERE(1), None, &claim(20, 2), late, "barred").await);
-    assert!(told(&stage, &HERE(1), None, &claim(30, 3), lease(LONG), "claimed again").await);
+    assert!(!written(&stage, &HERE(1), None, &claim(20, 2), late, "barred").await);
+    assert!(written(&stage, &HERE(1), None, &claim(30, 3), lease(LONG), "claimed again").await);
     assert_eq!(texts(&stage, &HERE(1)).await, ["claimed", "completed", "claimed again"]);
 }
 
-pub(crate) async fn the_log_is_read_on_from_where_one_was_and_in_order(stage: Stage) {
+pub async fn the_log_is_read_from_a_position_and_in_order(stage: Stage) {
     for n in 0..40 {
-        assert!(told(&stage, &HERE(n), None, &claim(10, 1), lease(LONG), "claimed").await);
-        assert!(told(&stage, &HERE(n), Some(10), &completed(11), keep(LONG), "completed").await);
+        assert!(written(&stage, &HERE(n), None, &claim(10, 1), lease(LONG), "claimed").await);
+        assert!(written(&stage, &HERE(n), Some(10), &completed(11), keep(LONG), "completed").await);
     }
     let (mut position, mut read) = (Position::default(), Vec::new());
     loop {
@@ -110,14 +115,14 @@ pub(crate) async fn the_log_is_read_on_from_where_one_was_and_in_order(stage: St
     }
 }
 
-pub(crate) async fn the_chain_verifies_in_pieces_too(stage: Stage) {
+pub async fn the_chain_verifies_in_pieces_too(stage: Stage) {
     for n in 0..30 {
-        assert!(told(&stage, &HERE(n), None, &claim(10, 1), lease(LONG), "claimed").await);
-        assert!(told(&stage, &HERE(n), Some(10), &completed(11), keep(LONG), "completed").await);
+        assert!(written(&stage, &HERE(n), None, &claim(10, 1), lease(LONG), "claimed").await);
+        assert!(written(&stage, &HERE(n), Some(10), &completed(11), keep(LONG), "completed").await);
     }
     assert_eq!(breaks(&stage).await, (60, 0));
     let (mut entries, mut cursor) = (0, None);
-    // Each piece gets somewhere.
+    // Each piece makes progress.
     for _ in 0..=60 {
         let piece = verify(&*stage.store.log, cursor, 10).await.unwrap();
         assert_eq!(piece.breaks, []);
@@ -128,25 +133,25 @@ pub(crate) async fn the_chain_verifies_in_pieces_too(stage: Stage) {
     assert_eq!(entries, 60);
 }
 
-pub(crate) async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage) {
+pub async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage) {
     let log = &*stage.store.log;
     assert_eq!(log.read_by("page").await.unwrap(), None);
     log.mark_read("page", &Position::default()).await.unwrap();
     for n in 0..10 {
-        assert!(told(&stage, &HERE(n), None, &claim(10, 1), lease(LONG), "claimed").await);
+        assert!(written(&stage, &HERE(n), None, &claim(10, 1), lease(LONG), "claimed").await);
     }
     assert_eq!(log.trim(LONG).await.unwrap().entries, 0, "nothing is that old");
     let first = logged(&stage).await.remove(0);
     let mut position = Position::default();
     position.advance(&first);
     stage.time.pass(Duration::from_secs(1)).await;
-    // It is heard of, and has read one entry.
+    // The reader marks that it has read one entry.
     log.mark_read("page", &position).await.unwrap();
     assert_eq!(log.read_by("page").await.unwrap().unwrap().of(first.partition), first.id);
     let trimmed = log.trim(Duration::from_millis(500)).await.unwrap();
     assert_eq!((trimmed.entries, trimmed.forgotten.len()), (1, 0));
     assert!(!logged(&stage).await.contains(&first));
-    assert_eq!(breaks(&stage).await, (9, 0), "what is left goes on from what was trimmed");
+    assert_eq!(breaks(&stage).await, (9, 0), "the remaining entries link to the trimmed ones");
     let ends = log.ends_of(&BTreeSet::from([first.partition])).await.unwrap();
     assert_eq!(
         ends.iter().map(|ends| ends.trimmed.map(|mark| mark.id)).collect::<Vec<_>>(),
@@ -160,24 +165,20 @@ pub(crate) async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage
     assert_eq!(log.ends_of(&BTreeSet::new()).await.unwrap(), []);
     stage.time.pass(Duration::from_secs(1)).await;
     let mut trimmed = log.trim(Duration::from_millis(500)).await.unwrap();
-    assert_eq!(
-        trimmed.forgotten,
-        ["page"],
-        "a reader that is silent for so long is waited for no more"
-    );
+    assert_eq!(trimmed.forgotten, ["page"], "a reader without a mark for so long is forgotten");
     trimmed.entries += log.trim(Duration::from_millis(500)).await.unwrap().entries;
     assert_eq!(trimmed.entries, 9);
     assert_eq!(logged(&stage).await, []);
     assert_eq!(breaks(&stage).await, (0, 0));
-    assert!(told(&stage, &HERE(99), None, &claim(10, 1), lease(LONG), "claimed").await);
+    assert!(written(&stage, &HERE(99), None, &claim(10, 1), lease(LONG), "claimed").await);
     assert_eq!(breaks(&stage).await, (1, 0));
 }
 
-pub(crate) async fn a_partition_that_is_not_there_is_empty(stage: Stage) {
+pub async fn an_unknown_partition_is_empty(stage: Stage) {
     assert_eq!(stage.store.log.read_partition(255, EntryId::default(), 10).await.unwrap(), []);
 }
 
-pub(crate) async fn observations_are_read_in_order_and_trimmed_by_age(stage: Stage) {
+pub async fn observations_are_read_in_order_and_trimmed_by_age(stage: Stage) {
     let log = &*stage.store.log;
     assert_eq!(log.observations(EntryId::default(), 10).await.unwrap(), []);
     for batch in ["one", "two", "three"] {
@@ -193,10 +194,10 @@ pub(crate) async fn observations_are_read_in_order_and_trimmed_by_age(stage: Sta
     log.observe(b"four").await.unwrap();
     assert_eq!(log.trim(Duration::from_millis(500)).await.unwrap().batches, 3);
     assert_eq!(batches(&log.observations(EntryId::default(), 10).await.unwrap()), ["four"]);
-    assert!(logged(&stage).await.is_empty(), "they are no events");
+    assert!(logged(&stage).await.is_empty(), "observations are not events");
 }
 
-pub(crate) async fn observations_take_no_more_than_their_room(stage: Stage) {
+pub async fn observations_stay_within_their_limit(stage: Stage) {
     const BATCH: usize = OBSERVED_BYTES_MAX / 8 - OBSERVED_ENTRY_BYTES;
     let log = &*stage.store.log;
     for n in 0..10 {

@@ -1,58 +1,48 @@
-//! The event log: what the changes of records say of themselves, appended in the same atomic step as the record.
-//!
-//! It lies in partitions. Within one, entries are in the order in which they were written, all of an operation's are in the
-//! same one, and each carries a link: a digest over the link before it and a digest of the entry itself. So an entry that is changed,
-//! taken out or put in is found ([`verify`]), and so is an end that was cut off, because the last link is kept beside the log.
-//!
-//! Danger: the links are no signatures. Who may write to the store can make all of them anew; a link that was noted
-//! elsewhere shows that, too.
+//! Entries of an event log: their ids and links, and positions between them.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::time::Duration;
 
-use async_trait::async_trait;
 use bytes::Bytes;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
-use super::StoreError;
 use crate::hex;
 use crate::key::{SLOT_BYTES, Slot, Space};
 
-mod verify;
-
-pub use verify::{ChainBreak, ChainCursor, ChainFault, Verification, verify};
-
-/// Bytes of a link: SHA-1 in hexadecimal digits, which is what a script can make within a Redis server.
+/// Bytes of a link: SHA-1 in hexadecimal digits, because a script can compute that within a Redis
+/// server.
 pub const LINK_BYTES: usize = 40;
 
-/// Bytes of an entry's digest. With a link they are the most that SHA-1 takes in one block, and two entries with one digest
-/// are about as hard to find as two with one SHA-1.
+/// Bytes of an entry's digest. A link and a digest together fill the one block that SHA-1 hashes in
+/// a single step. Two entries with the same digest are about as hard to find as two inputs with the
+/// same SHA-1.
 pub const DIGEST_BYTES: usize = 15;
 
-/// Bytes of an operation's name in an entry: the space and the slot's hash.
+/// Bytes of an operation's name in an entry (its member): the space and the slot's hash.
 pub const MEMBER_BYTES: usize = 1 + SLOT_BYTES;
 
-/// Bytes of observations that are kept, with [`OBSERVED_ENTRY_BYTES`] for each batch: some 300,000 of them. They share the
-/// store with the records, and must not take the room that those need.
+/// Limit for the bytes of all stored observations, counting [`OBSERVED_ENTRY_BYTES`] for each
+/// batch: some 300,000 observations. They share the store with the records, and must not take the
+/// space that records need.
 pub const OBSERVED_BYTES_MAX: usize = 64 << 20;
 
-/// What a batch takes beside its bytes.
+/// Overhead of a stored batch of observations, in bytes.
 pub const OBSERVED_ENTRY_BYTES: usize = 64;
 
-/// An entry's place within its partition. Later ones are greater.
+/// Id of an entry within its partition. Later entries have greater ids.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct EntryId {
-    /// When it was written, in ms since 1970 by the store's clock.
+    /// Time of the write, in ms since 1970 by the store's clock.
     pub ms: u64,
-    /// Which of those of that millisecond it is.
+    /// Number of the entry within that millisecond.
     pub seq: u64,
 }
 
 impl EntryId {
-    /// The id of an entry written at this time behind `last`: greater than that also where the clock isn't.
-    pub(super) fn behind(last: EntryId, now_ms: u64) -> EntryId {
+    /// Returns the id of an entry written now, after `last`. It is greater than `last`, even if the
+    /// clock is not.
+    pub(in crate::store) fn behind(last: EntryId, now_ms: u64) -> EntryId {
         if now_ms > last.ms {
             EntryId { ms: now_ms, seq: 0 }
         } else {
@@ -67,7 +57,7 @@ impl fmt::Display for EntryId {
     }
 }
 
-/// A text that is no place in the log.
+/// A text that is not a position in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("that is no place in the event log")]
 pub struct InvalidPosition;
@@ -84,12 +74,12 @@ impl FromStr for EntryId {
     }
 }
 
-/// A link of the chain, as text.
+/// A link of the chain: a digest, as text.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct Link([u8; LINK_BYTES]);
 
 impl Link {
-    /// The link of an entry, from the one before it (`None`: there is none).
+    /// Computes the link of an entry from the link before it (`None`: the entry is the first).
     pub fn of(before: Option<Link>, member: &[u8; MEMBER_BYTES], event: &[u8]) -> Link {
         let mut chained = Context::new(&SHA1_FOR_LEGACY_USE_ONLY);
         if let Some(before) = &before {
@@ -103,12 +93,12 @@ impl Link {
         Link(link)
     }
 
-    /// A link as it stands in an entry. What is there is compared, and need not look like one.
+    /// Reads a stored link. The digits are not checked, because links are only compared.
     pub fn from_bytes(bytes: &[u8]) -> Option<Link> {
         bytes.try_into().ok().map(Link)
     }
 
-    /// Its digits.
+    /// Returns the digits.
     pub fn as_bytes(&self) -> &[u8; LINK_BYTES] {
         &self.0
     }
@@ -129,30 +119,31 @@ impl fmt::Debug for Link {
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq)]
 pub struct LogEntry {
-    /// The partition that it lies in.
+    /// The partition of the entry.
     pub partition: u16,
-    /// Its place there.
+    /// The id within the partition.
     pub id: EntryId,
     /// The operation that changed.
     pub slot: Slot,
-    /// What the change says of itself: opaque to stores.
+    /// The encoded event. Stores don't interpret it.
     pub event: Bytes,
-    /// The chain's link; `None` where what stands there is none. Where the whole entry can't be read, the event is empty as
-    /// well, and the slot nobody's.
+    /// The chain's link; `None` if the stored link is malformed. If the whole entry is malformed,
+    /// the event is empty, and the slot belongs to no operation.
     pub link: Option<Link>,
 }
 
-/// How far somebody has read: the last entry of each partition. One that isn't named is at its beginning.
+/// How far a log was read: the id of the last entry read in each partition. A partition without an
+/// id is at its beginning.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Position(pub BTreeMap<u16, EntryId>);
 
 impl Position {
-    /// How far a partition was read.
+    /// Returns how far a partition was read.
     pub fn of(&self, partition: u16) -> EntryId {
         self.0.get(&partition).copied().unwrap_or_default()
     }
 
-    /// An entry was read.
+    /// Moves the position behind an entry.
     pub fn advance(&mut self, entry: &LogEntry) {
         self.0.insert(entry.partition, entry.id);
     }
@@ -180,90 +171,40 @@ impl FromStr for Position {
     }
 }
 
-/// An entry, and its link.
+/// The id of an entry, and its link.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Mark {
-    /// The entry.
+    /// The id.
     pub id: EntryId,
-    /// Its link.
+    /// The link.
     pub link: Link,
 }
 
-/// What is kept beside a partition's log.
+/// The ends of a partition's log, stored beside the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ends {
     /// The partition.
     pub partition: u16,
-    /// The last entry that was trimmed away: the first that is left goes on from it. `None`: none was.
+    /// The last entry that was trimmed: the first remaining entry links to it. `None`: nothing was
+    /// trimmed.
     pub trimmed: Option<Mark>,
     /// The last entry.
     pub last: Mark,
 }
 
-/// What trimming came to.
+/// Result of trimming a log.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Trimmed {
-    /// How many entries are gone; if any, there may be more to trim.
+    /// Number of entries removed. If it is not 0, there may be more to trim.
     pub entries: usize,
-    /// How many batches of observations are gone, likewise.
+    /// Number of batches of observations removed. If it is not 0, there may be more to trim.
     pub batches: usize,
-    /// Readers that were not heard of for too long, and are waited for no more.
+    /// Readers that did not mark their position for too long. Trimming no longer waits for them.
     pub forgotten: Vec<String>,
 }
 
-/// A store's event log.
-#[async_trait]
-pub trait EventLog: Send + Sync + 'static {
-    /// Entries behind a position, of every partition that has more, in order within each: in all about `limit`, or one of each.
-    /// None means that there are none.
-    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError>;
-
-    /// Up to `limit` entries of one partition behind an entry, in order.
-    async fn read_partition(
-        &self,
-        partition: u16,
-        from: EntryId,
-        limit: usize,
-    ) -> Result<Vec<LogEntry>, StoreError>;
-
-    /// Says how far a reader has read, in all partitions: what is behind that is not trimmed while the reader is heard of.
-    /// To be said before the first reading, and now and then though nothing was read.
-    async fn mark_read(&self, reader: &str, read: &Position) -> Result<(), StoreError>;
-
-    /// How far a reader has read, as it said; `None`: it said nothing, or was forgotten.
-    async fn read_by(&self, reader: &str) -> Result<Option<Position>, StoreError>;
-
-    /// Takes away some entries that are older than that, from the beginnings on, though none that a reader has still to read. A
-    /// reader that was not heard of for as long is forgotten.
-    async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError>;
-
-    /// Appends a batch of observations: opaque bytes that may be lost, in an order of their own. The oldest go when there are
-    /// more than [`OBSERVED_BYTES_MAX`], read or not; and [`EventLog::trim`] takes away those that are too old.
-    async fn observe(&self, batch: &[u8]) -> Result<(), StoreError>;
-
-    /// Up to `limit` batches of observations behind one, in order.
-    async fn observations(
-        &self,
-        after: EntryId,
-        limit: usize,
-    ) -> Result<Vec<(EntryId, Bytes)>, StoreError>;
-
-    /// What is kept beside the log, of every partition that ever had an entry, by partition.
-    async fn ends(&self) -> Result<Vec<Ends>, StoreError>;
-
-    /// The same of some partitions alone, for what that costs.
-    async fn ends_of(&self, partitions: &BTreeSet<u16>) -> Result<Vec<Ends>, StoreError> {
-        Ok(self
-            .ends()
-            .await?
-            .into_iter()
-            .filter(|ends| partitions.contains(&ends.partition))
-            .collect())
-    }
-}
-
-/// What a link is made of beside the one before it: the beginning of SHA-256 over an entry.
-pub(super) fn digest(member: &[u8; MEMBER_BYTES], event: &[u8]) -> [u8; DIGEST_BYTES] {
+/// Computes the digest of an entry, which goes into its link: the beginning of SHA-256.
+pub(in crate::store) fn digest(member: &[u8; MEMBER_BYTES], event: &[u8]) -> [u8; DIGEST_BYTES] {
     let mut entry = Context::new(&SHA256);
     entry.update(member);
     entry.update(event);
@@ -272,7 +213,7 @@ pub(super) fn digest(member: &[u8; MEMBER_BYTES], event: &[u8]) -> [u8; DIGEST_B
     digest
 }
 
-/// A slot as entries name it.
+/// Returns the name of an operation in entries.
 pub fn member(slot: &Slot) -> [u8; MEMBER_BYTES] {
     let mut member = [0; MEMBER_BYTES];
     member[0] = match slot.space {
@@ -283,7 +224,7 @@ pub fn member(slot: &Slot) -> [u8; MEMBER_BYTES] {
     member
 }
 
-/// The slot that a member names.
+/// Returns the slot that a member names.
 pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
     let (space, hash) = member.split_first()?;
     let space = match space {
@@ -295,8 +236,9 @@ pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
 }
 
 impl LogEntry {
-    /// An entry that somebody else wrote: it can't be read, says nothing, and must not keep anybody from reading on.
-    pub(super) fn unreadable(partition: u16, id: EntryId) -> LogEntry {
+    /// Returns the replacement for a malformed entry, which another program wrote. Readers must be
+    /// able to read past it.
+    pub(in crate::store) fn unreadable(partition: u16, id: EntryId) -> LogEntry {
         let slot = Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]);
         LogEntry { partition, id, slot, event: Bytes::new(), link: None }
     }
