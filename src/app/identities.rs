@@ -6,7 +6,7 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::engine::{Identities, Notes};
-use crate::gate::{IdentityCheckError, agree, notes};
+use crate::gate::{IdentityCheckError, check_identities, notes};
 use crate::store::pending::PendingStore;
 use crate::telemetry::VanishedRoutes;
 
@@ -44,7 +44,7 @@ pub(super) async fn agreed(
     accept: bool,
     vanished: &VanishedRoutes,
 ) -> Result<Agreed> {
-    match agree(&*store.identities, &configured, accept).await {
+    match check_identities(&*store.identities, &configured, accept).await {
         Ok(count) => {
             vanished.set(count);
             return Ok(Agreed { store, pending: None });
@@ -61,7 +61,7 @@ pub(super) async fn agreed(
         async move {
             loop {
                 sleep(ASK_AGAIN).await;
-                match agree(&*store.identities, &configured, accept).await {
+                match check_identities(&*store.identities, &configured, accept).await {
                     Ok(count) => {
                         vanished.set(count);
                         return waiting.open();
@@ -153,7 +153,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_and_disagrees_is_never_used() {
         let (server, memory) = out_of_reach();
-        agree(&*memory, &identities("payments"), false).await.unwrap();
+        check_identities(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
         let Agreed { store, pending } =
             agreed(server.store(), identities("payouts"), false, &VanishedRoutes::default())

@@ -17,6 +17,7 @@ use super::claim::Claimed;
 use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::payload::{AnswerBody, BoxError, Payload};
 use super::quota::Counted;
+use super::send_rule::SendRule;
 use super::trailers::{prepare_trailers, trailer_bytes};
 use super::{Answered, Gate, IDEMPOTENT_REPLAYED, ProtectedRoute, replay};
 use crate::engine::{
@@ -28,10 +29,7 @@ use crate::record::{Cause, Held, Reply, ReplyBody};
 use crate::refusal::{ForwardError, Refusal};
 use crate::telemetry::{Answer, Timer, Trail, Work};
 
-pub(super) mod lease;
 pub(super) mod settle;
-
-pub use lease::SendRule;
 
 /// How an attempt's outcome is told to its client.
 struct Executed<B> {

@@ -9,7 +9,6 @@ use std::time::Duration;
 
 use futures_util::future::select;
 use http::HeaderMap;
-use http::request::Parts;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
@@ -18,7 +17,6 @@ use crate::engine::Policy;
 use crate::event::{Difference, Observation, ObservationKind};
 use crate::gate::background::event_log::{TRACE_DIGITS, trace_digits, trace_text};
 use crate::gate::claim::Entry;
-use crate::gate::intake::identify::whose;
 use crate::gate::{Gate, Refusal};
 use crate::key::{Hashing, Slot, TenantId};
 
@@ -124,18 +122,19 @@ impl Gate {
     }
 
     /// Notes that a request of what is only watched would have been refused, because it can't be told which operation it is.
-    pub fn observe_unidentified(&self, policy: &Policy, parts: &Parts, problem: &Refusal) {
+    pub fn observe_unidentified(
+        &self,
+        policy: &Policy,
+        tenant: Option<TenantId>,
+        headers: &HeaderMap,
+        problem: &Refusal,
+    ) {
         if !self.event_log_enabled() {
             return;
         }
         let Some((status, name)) = refusal(problem, policy) else { return };
-        let whose = whose(policy, parts);
-        let seen = self.pending_observation(
-            ObservationKind::WouldRefuse,
-            policy,
-            whose.as_ref(),
-            &parts.headers,
-        );
+        let whose = tenant.as_ref().map(TenantId::as_bytes);
+        let seen = self.pending_observation(ObservationKind::WouldRefuse, policy, whose, headers);
         self.note(PendingObservation { status: Some(status), problem: Some(name), ..seen });
     }
 

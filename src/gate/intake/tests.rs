@@ -1,11 +1,14 @@
-//! Which fields say who asks, and which bodies have to be JSON, row by row.
+//! Which fields identify a caller, and which bodies have to be JSON, row by row.
 
-use http::{HeaderMap, HeaderName, HeaderValue, Request};
+use bytes::Bytes;
+use http::header::AUTHORIZATION;
+use http::{HeaderName, HeaderValue, Request};
 
 use super::*;
 use crate::engine::tests::policy;
-use crate::gate::intake::identify::body::claims_json;
-use crate::key::Pointer;
+use crate::engine::{CallerRule, OnMismatch};
+use crate::gate::intake::body::claims_json;
+use crate::key::{Pointer, path};
 
 const TENANT: HeaderName = HeaderName::from_static("x-tenant");
 
@@ -24,7 +27,7 @@ fn caller_of(lines: &[(&str, &[u8])]) -> Caller {
 }
 
 fn scope_of(name: HeaderName, lines: &[(&str, &[u8])]) -> Result<Scope, Refusal> {
-    scope(&ScopeRule::Headers(vec![name]), &headers(lines), &Extensions::new())
+    scope(&ScopeRule::Headers(vec![name]), &headers(lines), None)
 }
 
 #[test]
@@ -59,8 +62,8 @@ fn the_first_caller_field_with_a_credential_is_the_caller() {
     for word in
         [&b"sk_live_a"[..], b"Bearer:", b"Bearer,", b"Bearer Bearer", b"Basic Og==", b"\xe9"]
     {
-        let asked = caller_of(&[("authorization", word), ("x-api-key", b"mine")]);
-        assert!(asked != mine && asked != Caller::nobody());
+        let named = caller_of(&[("authorization", word), ("x-api-key", b"mine")]);
+        assert!(named != mine && named != Caller::nobody());
     }
 }
 
@@ -96,12 +99,12 @@ fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
     assert_ne!(of(true, exact, "/a"), of(true, exact, "/A"));
     assert_eq!(of(true, exact, "/a"), of(true, exact, "/%61/"));
     assert_eq!(of(true, folded, "/a"), of(true, folded, "/A"));
-    // Records lie under it.
+    // Records are stored under it.
     let hex: String =
         of(true, exact, "/v1/payments").iter().take(8).map(|byte| format!("{byte:02x}")).collect();
     assert_eq!(hex, "72a62a97ef8bd561");
 
-    let supersede = Policy { on_mismatch: crate::engine::OnMismatch::Supersede, ..policy() };
+    let supersede = Policy { on_mismatch: OnMismatch::Supersede, ..policy() };
     let print = fingerprint("POST", "/a", None, Reading::new(b""), BodyHash::Raw);
     assert_eq!(variant(&supersede, "/a", Some(&print)), print.as_bytes());
     let both = Policy { by_path: true, ..supersede };
@@ -110,7 +113,7 @@ fn a_path_in_the_identity_has_one_form_and_without_it_nothing_changes() {
 }
 
 #[test]
-fn a_plain_scope_field_comes_once_and_says_something() {
+fn a_plain_scope_field_comes_once_and_has_a_value() {
     let repeated = |name: &str| Err(Refusal::ScopeRepeated { what: format!("the field {name}") });
     for second in [&b"alice"[..], b"bob", b""] {
         assert_eq!(
@@ -157,7 +160,7 @@ fn a_body_claims_json_by_its_type_or_by_how_it_begins() {
 }
 
 #[test]
-fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_none() {
+fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_not() {
     let mut policy = policy();
     let pointer = Pointer::parse("/key").unwrap();
     let (parts, ()) =
@@ -173,12 +176,15 @@ fn a_key_is_never_looked_for_in_a_body_that_claims_json_and_is_none() {
     ] {
         policy.key.source = source;
         let found = |body: &'static [u8]| {
-            identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(body).into())
+            let intake = Intake::from_head(&policy, &parts.headers, None).unwrap().unwrap();
+            let content = Bytes::from_static(body).into();
+            let identified = intake.with_body(&policy, &Hashing::default(), &parts, &content);
+            identified.map(|identified| identified.unwrap().operation.slot)
         };
         assert_eq!(found(br#"{"key":"k","amount":NaN}"#), Err(Refusal::BodyUnreadable));
         assert!(matches!(found(br#"{"key":"k","key":"k"}"#), Err(Refusal::KeyInvalid { .. })));
         let (plain, marked) = (found(br#"{"key":"k"}"#), found(b"\xef\xbb\xbf{\"key\":\"k\"}"));
         // Without a JSON media type bodies are compared as bytes; the operation is the same one.
-        assert_eq!(plain.unwrap().unwrap().slot, marked.unwrap().unwrap().slot);
+        assert_eq!(plain.unwrap(), marked.unwrap());
     }
 }

@@ -1,4 +1,4 @@
-//! What kind of body a request has, and what a key is made of in it.
+//! Finds keys, and parts of keys, in the body of a request.
 
 use std::fmt;
 
@@ -6,13 +6,13 @@ use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderValue};
 
 use crate::engine::KeyRule;
-use crate::gate::intake::identify::invalid;
+use crate::gate::intake::key::invalid;
 use crate::key::{
     Document, FormField, Key, KeyError, Member, Pointer, Reading, UnclearJson, form_field,
 };
 use crate::refusal::{KeyFault, Refusal};
 
-/// What kind of body a request has, as it is read here. For messages.
+/// The kind of a request's body, as intake reads it. For messages.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BodyKind {
     /// No content.
@@ -21,7 +21,7 @@ pub enum BodyKind {
     Json,
     /// A form, `application/x-www-form-urlencoded`.
     Form,
-    /// A form in parts, `multipart/form-data`, in which no key is looked for.
+    /// A form in parts, `multipart/form-data`. Intake looks for no key in it.
     Multipart,
     /// Anything else.
     Other,
@@ -61,15 +61,16 @@ impl fmt::Display for BodyKind {
     }
 }
 
-/// The media type, where there is exactly one: which of two a reader believes is not known here.
+/// Returns the media type if there is exactly one: the gate does not know which of two an upstream
+/// believes.
 pub(super) fn content_type(headers: &HeaderMap) -> Option<&str> {
     let mut values = headers.get_all(CONTENT_TYPE).iter();
     let value = values.next()?.to_str().ok()?;
     values.next().is_none().then_some(value)
 }
 
-/// Whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).
-pub(in crate::gate) fn is_json(headers: &HeaderMap) -> bool {
+/// Returns whether the media type is a JSON one (RFC 8259; RFC 6839, section 3.1).
+pub(super) fn is_json(headers: &HeaderMap) -> bool {
     let Some(value) = headers.get(CONTENT_TYPE).and_then(|value| value.to_str().ok()) else {
         return false;
     };
@@ -81,11 +82,12 @@ pub(in crate::gate) fn is_json(headers: &HeaderMap) -> bool {
                 .is_some_and(|suffix| suffix.eq_ignore_ascii_case("+json"))
 }
 
-/// Returns the JSON document that a key is looked for in, or `None` where the body is another kind of body.
+/// Returns the JSON document in which the gate looks for a key, or `None` where the body is of
+/// another kind.
 ///
 /// # Errors
-/// The body claims to be JSON and can't be read, or two readers could read it in two ways. An upstream
-/// with a more tolerant parser would find a key in it, and execute a request that nothing protects.
+/// The body claims to be JSON and can't be read, or two parsers could interpret it differently. An
+/// upstream with a more tolerant parser would find a key in it, and execute an unprotected request.
 pub(super) fn document_with_key<'r, 'b>(
     headers: &HeaderMap,
     body: &'r Reading<'b>,
@@ -101,10 +103,10 @@ pub(super) fn document_with_key<'r, 'b>(
     }
 }
 
-/// Returns whether a body claims to be JSON: by any of its media types, or by its first character, because
-/// many upstreams parse a body without a look at its type. A body without content claims nothing.
+/// Returns whether a body claims to be JSON: by any of its media types, or by its first character,
+/// because many upstreams parse a body without a look at its type. An empty body claims nothing.
 pub(super) fn claims_json(headers: &HeaderMap, body: &[u8]) -> bool {
-    // Bytes of byte order marks, and the zeros between the letters of UTF-16 and UTF-32.
+    // Bytes of byte order marks, and the zero bytes of UTF-16 and UTF-32.
     let is_mark = |byte: &u8| matches!(byte, 0 | 0xef | 0xbb | 0xbf | 0xfe | 0xff);
     let first = body.iter().find(|byte| !byte.is_ascii_whitespace() && !is_mark(byte));
     match first {
@@ -120,6 +122,7 @@ pub(in crate::gate) fn essence_has(media_type: &HeaderValue, word: &[u8]) -> boo
     essence.windows(word.len()).any(|part| part.eq_ignore_ascii_case(word))
 }
 
+/// Reads the key from a member of a JSON body.
 pub(super) fn body_key(
     rule: &KeyRule,
     pointer: &Pointer,
@@ -139,8 +142,9 @@ fn key_of(rule: &KeyRule, text: &str) -> Result<Key, Refusal> {
     key.and_then(|key| key.at_least(rule.min_length)).map_err(invalid)
 }
 
-/// Returns whether a body is read as a form: by any of its media types, or because it has none. Some servers take a body without
-/// a type for a form, whatever it begins with; an empty type is none.
+/// Returns whether intake reads a body as a form: because of any of its media types, or because it
+/// has no media type, or only empty ones. Some servers parse every body without a media type as a
+/// form.
 fn is_form(headers: &HeaderMap) -> bool {
     let essence = |value: &HeaderValue| {
         value.as_bytes().split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii().len()
@@ -150,7 +154,7 @@ fn is_form(headers: &HeaderMap) -> bool {
     types.peek().is_none() || types.any(|value| essence_has(value, b"x-www-form-urlencoded"))
 }
 
-/// Looks a form's field up. A body that is no form has no fields.
+/// Looks up a field of a form. A body that is not a form has no fields.
 pub(super) fn field_of_form<'b>(
     name: &str,
     headers: &HeaderMap,
@@ -159,6 +163,7 @@ pub(super) fn field_of_form<'b>(
     if is_form(headers) { form_field(body.bytes(), name) } else { FormField::Missing }
 }
 
+/// Reads the key from a field of a form.
 pub(super) fn form_key(
     rule: &KeyRule,
     name: &str,
@@ -175,7 +180,7 @@ pub(super) fn form_key(
     }
 }
 
-/// The refusal of a request whose body lacks a part of its key.
+/// Returns the refusal of a request without a key, or a part of one, in its body.
 pub(super) fn missing_in_body(what: String, headers: &HeaderMap, body: &Reading<'_>) -> Refusal {
     Refusal::KeyMissing { what, body: Some(BodyKind::of(headers, body.bytes())) }
 }
