@@ -98,7 +98,7 @@ impl Gate {
         }
         let hashing = &self.settings.hashing;
         let tenants = tenants(policy, stated)?;
-        Ok(tenants.iter().flat_map(|tenant| hashing.tenant_marks(&tenant)).collect())
+        Ok(tenants.iter().flat_map(|tenant| hashing.tenant_marks(tenant)).collect())
     }
 
     /// Returns the slots of an operation with this key in this scope: one for each hashing secret,
