@@ -7,9 +7,9 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes of one read. The HTTP/1.1 library's buffers grow in steps of 8 and 16 KiB; one byte less
-/// stops them there. The library has two buffers for a streamed request, and each could grow to 512
-/// KiB.
+/// Bytes of one read. A buffer of the HTTP/1.1 library doubles from 8 KiB whenever a read fills it,
+/// and reads of one byte less than 16 KiB stop it at that size. A streamed request has two such
+/// buffers, and each could grow to half a megabyte.
 const READ_MAX: usize = 16 * 1024 - 1;
 
 /// Reads, with `bounded` at most [`READ_MAX`] bytes.

@@ -143,6 +143,9 @@ async fn accept_tls(
     }
 }
 
+/// A response that keeps its request active until its body is dropped.
+type TrackedResponse<RB> = Response<TrackedBody<AnswerBody<RB>>>;
+
 /// Answers the requests of one connection.
 struct RequestHandler {
     state: Arc<ConnectionState>,
@@ -166,7 +169,7 @@ impl RequestHandler {
         &self,
         mut request: Request<Incoming>,
         mut service: S,
-    ) -> impl Future<Output = Result<Response<TrackedBody<AnswerBody<RB>>>, Infallible>> + use<S, RB>
+    ) -> impl Future<Output = Result<TrackedResponse<RB>, Infallible>> + use<S, RB>
     where
         S: Service<Request<RequestBody>, Response = Response<AnswerBody<RB>>, Error = Infallible>,
         RB: Body<Data = Bytes> + Unpin,

@@ -67,7 +67,7 @@ impl GuardVerdict {
         self.refused.get()
     }
 
-    /// Returns the refusal where the request's body was at fault, after its head was passed on.
+    /// Returns the refusal of a faulty body. Its head had been passed on already.
     pub fn refused_in_body(&self) -> Option<&Refusal> {
         self.refused.get().filter(|_| self.in_body.load(Ordering::Acquire))
     }
@@ -132,7 +132,7 @@ impl<T> GuardedBytes<T> {
         GuardedBytes { io, guard, held: BytesMut::new(), safe: 0, account: None }
     }
 
-    /// Counts the bytes that arrived and were not read yet in an account.
+    /// Counts, in an account, the bytes that arrived and were not read yet.
     pub fn counting(self, account: InflowAccount) -> GuardedBytes<T> {
         GuardedBytes { account: Some(account), ..self }
     }
@@ -375,7 +375,10 @@ mod tests {
 
     use super::*;
 
-    fn guarded() -> (DuplexStream, GuardedBytes<DuplexStream>, Arc<GuardVerdict>) {
+    /// The client's end, the guarded end, and the verdict of the guard.
+    type GuardedPair = (DuplexStream, GuardedBytes<DuplexStream>, Arc<GuardVerdict>);
+
+    fn guarded() -> GuardedPair {
         let (client, server) = duplex(1 << 16);
         let verdict = Arc::new(GuardVerdict::default());
         (client, GuardedBytes::new(server, verdict.clone(), 1024), verdict)
@@ -466,8 +469,7 @@ mod tests {
     }
 
     /// A client that requested an upgrade, and sent its first frame without waiting for the answer.
-    async fn guarded_after_upgrade() -> (DuplexStream, GuardedBytes<DuplexStream>, Arc<GuardVerdict>)
-    {
+    async fn guarded_after_upgrade() -> GuardedPair {
         let (mut client, mut guarded, verdict) = guarded();
         let head =
             b"GET / HTTP/1.1\r\nHost: a\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n";

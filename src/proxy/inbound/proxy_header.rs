@@ -30,7 +30,8 @@ enum ProxyHeaderError {
     Unused,
     /// The first bytes are something else.
     #[error(
-        "the connection does not begin with a PROXY header (send-proxy or send-proxy-v2 at the proxy)"
+        "the connection does not begin with a PROXY header \
+         (send-proxy or send-proxy-v2 at the proxy)"
     )]
     Absent,
     /// The header begins correctly, and is malformed.
@@ -59,7 +60,9 @@ where
     let announced = tokio::select! {
         biased;
         () = closing.cancelled() => return None,
-        announced = timeout(limit, read(stream)) => announced.unwrap_or(Err(ProxyHeaderError::TooLate)),
+        announced = timeout(limit, read(stream)) => {
+            announced.unwrap_or(Err(ProxyHeaderError::TooLate))
+        }
     };
     match announced {
         Ok(client) => Some(client.unwrap_or(proxy)),
@@ -71,8 +74,8 @@ where
             tracing::warn!(
                 %proxy,
                 %error,
-                "closed a trusted proxy's connection: with proxy_protocol = true the proxy must send a \
-                 PROXY header on each"
+                "closed a trusted proxy's connection: with proxy_protocol = true the proxy must \
+                 send a PROXY header on each"
             );
             None
         }

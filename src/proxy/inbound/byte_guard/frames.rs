@@ -20,8 +20,8 @@ use crate::proxy::rules::{FIELDS_MAX, TRAILER_BYTES_MAX};
 const IDLE_FRAMES_MAX: u32 = 1000;
 const PERIOD: Duration = Duration::from_secs(10);
 
-/// Frames without content as which a header block with too many fields counts. It is decoded, and
-/// then refused.
+/// A header block with too many fields counts as this many frames without content. It is decoded,
+/// and then refused.
 const REFUSED_BLOCK: u32 = 50;
 
 /// Bytes written to the client that allow one WINDOW_UPDATE: the smallest frame of an answer's body
