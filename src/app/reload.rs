@@ -19,7 +19,7 @@ use crate::admin::{Reloads, Sessions};
 use crate::config::Faults;
 use crate::gate::{IdentityCheckError, check_identities};
 use crate::layer::Once;
-use crate::proxy::{RequestBody, Terms};
+use crate::proxy::{RequestBody, ServerTerms};
 use crate::telemetry::{Observers, Observing};
 
 /// What clients are answered by.
@@ -75,7 +75,7 @@ pub(super) struct Lasting {
 pub(super) struct Doors {
     pub clients: Current<Answerer>,
     pub operators: Current<Router>,
-    pub terms: Terms,
+    pub terms: ServerTerms,
     pub observers: Observers,
 }
 
@@ -163,7 +163,10 @@ impl Prepared {
             observers,
             clients: Current::new(self.layer.layer(self.forward.clone())),
             operators: Current::new(self.operators.clone()),
-            terms: Terms::new(server_limits(&self.config, &self.gate), rejections(&self.config)),
+            terms: ServerTerms::new(
+                server_limits(&self.config, &self.gate),
+                rejections(&self.config),
+            ),
         }
     }
 

@@ -14,7 +14,7 @@ use http::{HeaderMap, Method, Version};
 
 use crate::entropy::Entropy;
 use crate::hex;
-use crate::proxy::inbound::rules;
+use crate::proxy::rules;
 use crate::telemetry::Trail;
 
 /// Who is at the other end of a connection.

@@ -6,11 +6,11 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE};
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, StatusCode, Uri};
+use http_body::Body;
 use http_body_util::{BodyExt, Limited};
 use tower_service::Service;
 
-use crate::gate::{ForwardError, Payload};
-use crate::proxy::RequestBody;
+use crate::gate::{BoxError, ForwardError, Payload};
 use crate::proxy::outbound::forward::Forward;
 
 /// Why there is no document.
@@ -37,12 +37,16 @@ pub enum FetchError {
 ///
 /// # Errors
 /// See [`FetchError`].
-pub async fn fetch(
-    from: &Forward<RequestBody>,
+pub async fn fetch<B>(
+    from: &Forward<B>,
     path: &PathAndQuery,
     limit: usize,
     within: Duration,
-) -> Result<Bytes, FetchError> {
+) -> Result<Bytes, FetchError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     let mut request = Request::new(Payload::default());
     *request.uri_mut() = Uri::from(path.clone());
     request
@@ -69,13 +73,17 @@ const ANSWER_BYTES_MAX: usize = 64 << 10;
 ///
 /// # Errors
 /// See [`FetchError`].
-pub async fn post(
-    to: &Forward<RequestBody>,
+pub async fn post<B>(
+    to: &Forward<B>,
     path: &PathAndQuery,
     headers: &HeaderMap,
     body: Bytes,
     within: Duration,
-) -> Result<(), FetchError> {
+) -> Result<(), FetchError>
+where
+    B: Body<Data = Bytes> + Send + Unpin + 'static,
+    B::Error: Into<BoxError>,
+{
     let mut request = Request::new(Payload::whole(body, None));
     *request.method_mut() = Method::POST;
     *request.uri_mut() = Uri::from(path.clone());

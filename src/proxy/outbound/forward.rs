@@ -23,7 +23,8 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use crate::entropy::{Entropy, EntropyError};
-use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, SendRule, SharedPermit};
+use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, Permit, SendRule};
+use crate::proxy::bounded_read::BoundedReads;
 use crate::proxy::fields::{self, Peer};
 use crate::proxy::outbound::failure::{self, FIELDS_MAX, HEAD_MAX};
 use crate::proxy::outbound::location::{self, ClientAddress};
@@ -32,7 +33,6 @@ use crate::proxy::outbound::pool::{Connection, Pool};
 use crate::proxy::outbound::race;
 use crate::proxy::outbound::upstream_body::{BodySource, UpstreamBody};
 use crate::proxy::outbound::wire::{Wire, WriteTracker};
-use crate::proxy::paced::Paced;
 use crate::proxy::tunnel::{TunnelTerms, tunnel};
 use crate::tls::{self, ClientIdentity, TrustError};
 
@@ -475,7 +475,7 @@ where
             .max_headers(FIELDS_MAX)
             .max_buf_size(HEAD_MAX)
             .allow_spaces_after_header_name_in_responses(true);
-        let (sender, driver) = builder.handshake(TokioIo::new(Paced(stream))).await?;
+        let (sender, driver) = builder.handshake(TokioIo::new(BoundedReads(stream))).await?;
         let driver = tokio::spawn(async move {
             if let Err(error) = driver.with_upgrades().await {
                 tracing::debug!(%error, "an upstream connection ended");

@@ -1,93 +1,41 @@
 //! The rules for a request's head and its trailers, the same for both versions of HTTP.
 //!
-//! Danger: a request that one version refuses and the other passes reaches the upstream as what the
-//! first one refused. So both versions ask the functions of this file. The byte guard asks them step
-//! by step while it reads an HTTP/1.1 head. [`judge`] asks them about a request that the HTTP/2
-//! library has parsed. All functions are pure.
+//! Danger: a request that one version refuses can still reach the upstream by the other. So both
+//! versions call the functions of this file. The byte guard calls them step by step while it reads
+//! an HTTP/1.1 head. [`check_head`] calls them for a request that the HTTP/2 library has parsed.
+//! All functions are pure.
 
 use http::uri::Authority;
 use http::{HeaderMap, Uri, Version};
 
 use crate::gate::{Malformation, Refusal};
-use crate::proxy::inbound::listener::FIELDS_MAX;
+use crate::proxy::byte_class::{METHOD, TARGET, TOKEN, VALUE, run};
 
-/// Longest target, in bytes. The type that the parsers make of a target can't hold more.
+/// Header fields of one request. Each costs memory beyond its bytes.
+pub(super) const FIELDS_MAX: usize = 128;
+
+/// Longest target, in bytes. The URI type of the parsers can't hold more.
 const TARGET_BYTES_MAX: usize = (u16::MAX - 1) as usize;
 
 /// Longest field name, in bytes. The longest registered one has 40.
 const NAME_BYTES_MAX: usize = 256;
 
-/// Digits of a content length: all numbers of so many fit into 63 bits, whichever sign a parser gives them.
+/// Digits of a content length. All numbers of so many digits fit into 63 bits, so parsers with
+/// signed and unsigned integers read the same number.
 const LENGTH_DIGITS_MAX: usize = 18;
 
 /// Longest trailer section, in bytes.
-pub(in crate::proxy) const TRAILER_BYTES_MAX: usize = 8 * 1024;
+pub(super) const TRAILER_BYTES_MAX: usize = 8 * 1024;
 
-/// Classes of bytes (RFC 9110, section 5.6.2; RFC 3986, section 2). In a class, a bit is set.
-pub(in crate::proxy) const TOKEN: u8 = 1;
-pub(in crate::proxy) const METHOD: u8 = 2;
-pub(in crate::proxy) const TARGET: u8 = 4;
-pub(in crate::proxy) const VALUE: u8 = 8;
-pub(in crate::proxy) const VERSION: u8 = 16;
-
-pub(in crate::proxy) const CLASSES: [u8; 256] = {
-    let mut classes = [0; 256];
-    let mut at = 0;
-    while at < 256 {
-        let byte = at as u8;
-        let mark = matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        );
-        if byte.is_ascii_alphanumeric() || mark {
-            classes[at] |= TOKEN;
-        }
-        // Methods are compared by case, but not by everybody: a route on POST would not see a `post`.
-        if byte.is_ascii_uppercase() || byte.is_ascii_digit() || mark {
-            classes[at] |= METHOD;
-        }
-        // A fragment is nothing to a server, and a backslash is a slash to some.
-        if byte.is_ascii_graphic() && !matches!(byte, b'#' | b'\\' | b'<' | b'>' | b'`') {
-            classes[at] |= TARGET;
-        }
-        if matches!(byte, b'\t' | b' '..=b'~' | 0x80..) {
-            classes[at] |= VALUE;
-        }
-        if byte.is_ascii_graphic() {
-            classes[at] |= VERSION;
-        }
-        at += 1;
-    }
-    classes
-};
-
-/// How many bytes from the start are of a class.
-pub(in crate::proxy) fn run(bytes: &[u8], class: u8) -> usize {
-    bytes.iter().position(|byte| CLASSES[usize::from(*byte)] & class == 0).unwrap_or(bytes.len())
-}
-
-/// Fields that frame a message: the gateway and the upstream must read them in the same way.
+/// Fields that frame a message. The gateway and the upstream must read them in the same way.
 const FRAMING: [&[u8]; 2] = [b"content-length", b"transfer-encoding"];
 
-/// Fields that belong to one connection, which HTTP/2 forbids (RFC 9113, section 8.2.2).
+/// Fields that belong to one connection. HTTP/2 forbids them (RFC 9113, section 8.2.2).
 const CONNECTION_SPECIFIC: [&[u8]; 5] =
     [b"connection", b"keep-alive", b"proxy-connection", b"transfer-encoding", b"upgrade"];
 
-/// Fields that no trailer section may have, because they frame, route, or name who asks (RFC 9110,
-/// section 6.5.1): some origins merge trailers into the head.
+/// Fields that no trailer section may have, because they frame or route a request, or identify its
+/// caller (RFC 9110, section 6.5.1). Some origins merge trailers into the head.
 const TRAILERS_FORBIDDEN: [&[u8]; 29] = [
     b"authorization",
     b"cache-control",
@@ -120,53 +68,55 @@ const TRAILERS_FORBIDDEN: [&[u8]; 29] = [
     b"x-real-ip",
 ];
 
-/// Bytes of a trailer's name that decide whether it is forbidden: those of the longest forbidden one, and one more.
-pub(in crate::proxy) const TRAILER_NAME_KEPT: usize = 20;
+/// Bytes of a trailer's name that decide whether it is forbidden: the length of the longest
+/// forbidden name, and one more.
+pub(super) const TRAILER_NAME_KEPT: usize = 20;
 
-/// Where a request goes, in the form of its version.
+/// A request's target, in the form of its version of HTTP.
 #[derive(Debug, Clone, Copy)]
-pub(in crate::proxy) enum RequestTarget<'t> {
+pub(super) enum RequestTarget<'t> {
     /// The target of a request line (RFC 9112, section 3.2).
     Line(&'t [u8]),
-    /// The pseudo-header fields of HTTP/2 (RFC 9113, section 8.3.1). The parser drops a scheme that
-    /// has no authority beside it; the guard of frames checks that one.
+    /// The pseudo-header fields of HTTP/2 (RFC 9113, section 8.3.1). The parser drops a scheme
+    /// without an authority; the frame scanner checks such a scheme.
     Pseudo { scheme: Option<&'t [u8]>, path: &'t [u8] },
 }
 
 /// The framing of a request's body, as its fields declare it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(in crate::proxy) enum Framing {
+pub(super) enum BodyFraming {
     Chunked,
-    /// So many bytes. An HTTP/2 request without a length ends with its stream.
+    /// The body's bytes. An HTTP/2 request without a length ends with its stream.
     Length(Option<u64>),
 }
 
-/// The state of judging one head: what its method and its framing fields were.
+/// Checks one head step by step, and keeps its method and its framing fields.
 #[derive(Debug)]
-pub(in crate::proxy) struct Head {
-    /// The version that the request came by.
+pub(super) struct HeadCheck {
+    /// The version of the request.
     pub version: Version,
     options: bool,
     length: Option<u64>,
     chunked: bool,
 }
 
-impl Default for Head {
-    fn default() -> Head {
-        Head::new(Version::HTTP_11)
+impl Default for HeadCheck {
+    fn default() -> HeadCheck {
+        HeadCheck::new(Version::HTTP_11)
     }
 }
 
-impl Head {
-    pub fn new(version: Version) -> Head {
-        Head { version, options: false, length: None, chunked: false }
+impl HeadCheck {
+    pub fn new(version: Version) -> HeadCheck {
+        HeadCheck { version, options: false, length: None, chunked: false }
     }
 
-    /// Judges a method: upper case, and neither CONNECT nor TRACE.
+    /// Checks a method: upper case, and neither CONNECT nor TRACE.
     pub fn method(&mut self, method: &[u8]) -> Result<(), Refusal> {
         match method {
             b"" => Err(Malformation::RequestLine.into()),
-            // Refused here and not behind the parser, which would begin a tunnel: what follows is not HTTP to it.
+            // Refused before the parser reads it: after a CONNECT the parser takes the connection
+            // for a tunnel.
             b"CONNECT" | b"TRACE" => Err(Refusal::MethodNotAllowed),
             _ if run(method, METHOD) < method.len() => Err(Malformation::Method.into()),
             _ => {
@@ -176,12 +126,12 @@ impl Head {
         }
     }
 
-    /// Whether the method is OPTIONS.
+    /// Returns whether the method is OPTIONS.
     pub fn is_options(&self) -> bool {
         self.options
     }
 
-    /// Judges a target: a path, the asterisk of OPTIONS, or in a request line a whole URI. A bare
+    /// Checks a target: a path, the asterisk of OPTIONS, or in a request line a whole URI. A bare
     /// authority is for CONNECT only (RFC 9112, section 3.2).
     pub fn target(&self, target: RequestTarget<'_>) -> Result<(), Malformation> {
         let (bytes, scheme) = match target {
@@ -198,14 +148,14 @@ impl Head {
         if plain && valid { Ok(()) } else { Err(Malformation::Target) }
     }
 
-    /// Judges a field. `value` is what the version takes for the value: in HTTP/1.1 without the
-    /// optional white space around it, in HTTP/2 as it came.
+    /// Checks a field. `value` is the value by the rules of the version: in HTTP/1.1 without the
+    /// optional white space around it, in HTTP/2 as received.
     pub fn field(&mut self, name: &[u8], value: &[u8]) -> Result<(), Malformation> {
         field(self.version, name, value)?;
         if reads_as(name, b"content-length") {
             let digits = (1..=LENGTH_DIGITS_MAX).contains(&value.len())
                 && value.iter().all(u8::is_ascii_digit);
-            // A number that begins with zero is octal to some.
+            // Some servers read a number that begins with zero as octal.
             if !digits || (value.len() > 1 && value[0] == b'0') || self.length.is_some() {
                 return Err(Malformation::ContentLength);
             }
@@ -221,26 +171,26 @@ impl Head {
         Ok(())
     }
 
-    /// How the body is framed (RFC 9112, section 6.3).
-    pub fn framing(&self) -> Result<Framing, Malformation> {
+    /// Returns the framing of the body (RFC 9112, section 6.3).
+    pub fn framing(&self) -> Result<BodyFraming, Malformation> {
         match (self.chunked, self.length) {
             (true, Some(_)) => Err(Malformation::LengthAndCoding),
-            (true, None) => Ok(Framing::Chunked),
-            (false, length) => Ok(Framing::Length(length)),
+            (true, None) => Ok(BodyFraming::Chunked),
+            (false, length) => Ok(BodyFraming::Length(length)),
         }
     }
 }
 
-/// Judges a whole head: method, target and fields. `limit` is the configured size of a head in
-/// bytes, which the refusal of one with too many fields names.
-pub(in crate::proxy) fn judge<'h>(
+/// Checks a whole head: method, target and fields. `limit` is the configured size of a head in
+/// bytes, which the refusal of too many fields shows.
+pub(super) fn check_head<'h>(
     version: Version,
     method: &[u8],
     target: RequestTarget<'_>,
     fields: impl IntoIterator<Item = (&'h [u8], &'h [u8])>,
     limit: usize,
-) -> Result<Framing, Refusal> {
-    let mut head = Head::new(version);
+) -> Result<BodyFraming, Refusal> {
+    let mut head = HeadCheck::new(version);
     head.method(method)?;
     head.target(target)?;
     for (count, (name, value)) in fields.into_iter().enumerate() {
@@ -253,8 +203,8 @@ pub(in crate::proxy) fn judge<'h>(
     Ok(head.framing()?)
 }
 
-/// Judges the length of a field's name, which must not be empty. `limit` is as in [`judge`].
-pub(in crate::proxy) fn name_length(name: &[u8], limit: usize) -> Result<(), Refusal> {
+/// Checks the length of a field's name, which must not be empty. `limit` is as in [`check_head`].
+pub(super) fn name_length(name: &[u8], limit: usize) -> Result<(), Refusal> {
     match name.len() {
         0 => Err(Malformation::FieldName.into()),
         1..=NAME_BYTES_MAX => Ok(()),
@@ -262,24 +212,24 @@ pub(in crate::proxy) fn name_length(name: &[u8], limit: usize) -> Result<(), Ref
     }
 }
 
-/// Judges the length of a target. `limit` is as in [`judge`].
-pub(in crate::proxy) fn target_length(target: &[u8], limit: usize) -> Result<(), Refusal> {
+/// Checks the length of a target. `limit` is as in [`check_head`].
+pub(super) fn target_length(target: &[u8], limit: usize) -> Result<(), Refusal> {
     if target.len() > TARGET_BYTES_MAX { Err(Refusal::HeaderTooLarge { limit }) } else { Ok(()) }
 }
 
-/// Judges what holds for every field, of a head and of a trailer section.
+/// Checks the rules for all fields, of a head and of a trailer section.
 fn field(version: Version, name: &[u8], value: &[u8]) -> Result<(), Malformation> {
-    // Servers that make variables of fields read `_` as `-`: another spelling of a framing field frames for them.
+    // CGI-like servers read `_` as `-`, so another spelling of a framing field frames for them.
     let other_spelling = name.contains(&b'_') && FRAMING.iter().any(|known| reads_as(name, known));
     if other_spelling || run(name, TOKEN) < name.len() {
         return Err(Malformation::FieldName);
     }
-    // HTTP/1.1 has no such values. Upstreams that get one by it read it without the white space.
+    // HTTP/1.1 has no such values: an upstream reads the value without its outer white space.
     if value.trim_ascii().len() < value.len() {
         return Err(Malformation::FieldValue);
     }
     if version == Version::HTTP_2 {
-        // The byte guard has looked at each byte of an HTTP/1.1 value.
+        // The byte guard checks the bytes of an HTTP/1.1 value.
         if run(value, VALUE) < value.len() {
             return Err(Malformation::ControlByte);
         }
@@ -291,8 +241,8 @@ fn field(version: Version, name: &[u8], value: &[u8]) -> Result<(), Malformation
     Ok(())
 }
 
-/// Judges a trailer section that a parser has read, by either version.
-pub(in crate::proxy) fn trailers(trailers: &HeaderMap) -> Result<(), Malformation> {
+/// Checks a parsed trailer section, of either version.
+pub(super) fn trailers(trailers: &HeaderMap) -> Result<(), Malformation> {
     let bytes: usize = trailers
         .iter()
         .map(|(name, value)| name.as_str().len() + value.len() + ": \r\n".len())
@@ -307,15 +257,16 @@ pub(in crate::proxy) fn trailers(trailers: &HeaderMap) -> Result<(), Malformatio
     Ok(())
 }
 
-/// Judges the name of a trailer, or as much of it as [`TRAILER_NAME_KEPT`].
-pub(in crate::proxy) fn trailer_name(name: &[u8]) -> Result<(), Malformation> {
+/// Checks the name of a trailer, or its first [`TRAILER_NAME_KEPT`] bytes.
+pub(super) fn trailer_name(name: &[u8]) -> Result<(), Malformation> {
     let forbidden = TRAILERS_FORBIDDEN.iter().any(|known| reads_as(name, known));
     if forbidden { Err(Malformation::Trailer) } else { Ok(()) }
 }
 
-/// Judges the host that a request names in its Host fields, and perhaps in its target (`named`):
-/// always in HTTP/2, as a whole URI in HTTP/1.1. Two hosts are two readings.
-pub(in crate::proxy) fn host<'h>(
+/// Checks the host in a request's Host fields, and the one in its target (`named`), which HTTP/2
+/// always has and HTTP/1.1 has in a whole URI. Two servers could choose different ones of two
+/// hosts.
+pub(super) fn host<'h>(
     version: Version,
     hosts: impl IntoIterator<Item = &'h [u8]>,
     named: Option<&Authority>,
@@ -332,12 +283,12 @@ pub(in crate::proxy) fn host<'h>(
     if valid && hosts.next().is_none() { Ok(()) } else { Err(Refusal::HostInvalid) }
 }
 
-/// Whether a scheme is one that the gateway forwards.
-pub(in crate::proxy) fn is_scheme(scheme: &[u8]) -> bool {
+/// Returns whether the gateway forwards a scheme.
+pub(super) fn is_scheme(scheme: &[u8]) -> bool {
     scheme.eq_ignore_ascii_case(b"http") || scheme.eq_ignore_ascii_case(b"https")
 }
 
-/// Whether a target is a whole `http` or `https` URI with a host.
+/// Returns whether a target is a whole `http` or `https` URI with a host.
 fn is_whole_uri(target: &[u8]) -> bool {
     let scheme = target.windows(3).position(|window| window == b"://").map(|at| &target[..at]);
     scheme.is_some_and(is_scheme)
@@ -347,7 +298,8 @@ fn is_whole_uri(target: &[u8]) -> bool {
             .is_some_and(|authority| is_host(&authority))
 }
 
-/// Whether an authority is a host, or a host and a port, and nothing else (RFC 9110, section 7.2).
+/// Returns whether an authority is a host, or a host and a port, and nothing else (RFC 9110,
+/// section 7.2).
 fn is_host(authority: &Authority) -> bool {
     let (text, host) = (authority.as_str(), authority.host());
     !host.is_empty()
@@ -355,8 +307,8 @@ fn is_host(authority: &Authority) -> bool {
         && (text.len() == host.len() || authority.port_u16().is_some())
 }
 
-/// Whether a name is this one to some reader: servers that make variables of fields take `_` for `-`.
-pub(in crate::proxy) fn reads_as(name: &[u8], known: &[u8]) -> bool {
+/// Returns whether some server reads a name as the known one: CGI-like servers read `_` as `-`.
+pub(super) fn reads_as(name: &[u8], known: &[u8]) -> bool {
     name.len() == known.len()
         && name.iter().zip(known).all(|(byte, known)| {
             byte.to_ascii_lowercase() == *known || (*byte == b'_' && *known == b'-')

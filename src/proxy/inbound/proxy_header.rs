@@ -1,7 +1,9 @@
-//! The PROXY protocol, versions 1 and 2: a proxy that passes bytes on announces whose connection they come from.
+//! The PROXY protocol, versions 1 and 2: a proxy that forwards bytes announces the client's
+//! address.
 //!
-//! Danger: whoever may announce may be anybody. Only trusted proxies are asked, and they have to announce every connection:
-//! one without an announcement would let the proxy's own client write it.
+//! Danger: a sender of the header can claim any address. So the header is read from trusted proxies
+//! only, and each of their connections must have one. Otherwise the proxy's own client could write
+//! it.
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -11,40 +13,42 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
-/// How an announcement of version 2 begins. No request and no TLS handshake begins so.
+/// The first bytes of a header of version 2. No request and no TLS handshake begins with them.
 const SIGNATURE: [u8; 12] = *b"\r\n\r\n\0\r\nQUIT\n";
 
-/// How one of version 1 begins.
+/// The first bytes of a header of version 1.
 const VERSION_1: &[u8] = b"PROXY ";
 
 /// Longest line of version 1, its CR LF included, in bytes.
 const LINE_MAX: usize = 107;
 
-/// Why a connection has no announcement that can be believed.
+/// Why a connection has no valid PROXY header.
 #[derive(Debug, thiserror::Error)]
-enum Unannounced {
-    /// Closed before a byte came, as health checks do.
+enum ProxyHeaderError {
+    /// Closed before a byte arrived, as health checks do.
     #[error("the connection was closed unused")]
     Unused,
     /// The first bytes are something else.
     #[error(
-        "the connection does not begin with a PROXY header (send-proxy or send-proxy-v2 at the proxy)"
+        "the connection does not begin with a PROXY header \
+         (send-proxy or send-proxy-v2 at the proxy)"
     )]
     Absent,
-    /// It begins as one and is none.
+    /// The header begins correctly, and is malformed.
     #[error("the PROXY header is malformed: {0}")]
     Malformed(&'static str),
     /// The connection broke.
     #[error("the connection ended in the PROXY header: {0}")]
     Broken(#[from] io::Error),
-    /// It did not come in time.
+    /// The header did not arrive in time.
     #[error("the PROXY header did not arrive in time")]
     TooLate,
 }
 
-/// Reads the announcement off a trusted proxy's connection and returns the address of its client: the proxy's own where it
-/// announces itself (LOCAL, UNKNOWN). `None`, with a line in the log, where the connection has to be closed.
-pub(in crate::proxy) async fn client_of<S>(
+/// Reads the header of a trusted proxy's connection and returns the address of its client, or the
+/// proxy's own address where it announces itself (LOCAL, UNKNOWN). Returns `None`, and logs why,
+/// where the connection has to be closed.
+pub(in crate::proxy) async fn announced_client<S>(
     stream: &mut S,
     proxy: IpAddr,
     limit: Duration,
@@ -56,56 +60,63 @@ where
     let announced = tokio::select! {
         biased;
         () = closing.cancelled() => return None,
-        announced = timeout(limit, read(stream)) => announced.unwrap_or(Err(Unannounced::TooLate)),
+        announced = timeout(limit, read(stream)) => {
+            announced.unwrap_or(Err(ProxyHeaderError::TooLate))
+        }
     };
     match announced {
         Ok(client) => Some(client.unwrap_or(proxy)),
-        Err(Unannounced::Unused) => {
-            tracing::debug!(%proxy, "a trusted proxy opened a connection and closed it unused");
+        Err(ProxyHeaderError::Unused) => {
+            tracing::debug!(%proxy, "a trusted proxy closed a connection without using it");
             None
         }
         Err(error) => {
-            tracing::warn!(%proxy, %error, "a trusted proxy's connection was closed: with proxy_protocol = true it has to announce each");
+            tracing::warn!(
+                %proxy,
+                %error,
+                "closed a trusted proxy's connection: with proxy_protocol = true the proxy must \
+                 send a PROXY header on each"
+            );
             None
         }
     }
 }
 
-/// Reads an announcement, and no byte behind it. `None`: the proxy speaks for itself.
-async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, Unannounced> {
-    let mut begin = [0; SIGNATURE.len()];
+/// Reads a header, and no byte behind it. `None`: the proxy announces itself.
+async fn read<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, ProxyHeaderError> {
+    let mut start = [0; SIGNATURE.len()];
     let mut filled = 0;
-    while filled < begin.len() {
-        match stream.read(&mut begin[filled..]).await? {
-            0 if filled == 0 => return Err(Unannounced::Unused),
-            0 => return Err(Unannounced::Absent),
+    while filled < start.len() {
+        match stream.read(&mut start[filled..]).await? {
+            0 if filled == 0 => return Err(ProxyHeaderError::Unused),
+            0 => return Err(ProxyHeaderError::Absent),
             more => filled += more,
         }
-        let read = &begin[..filled];
-        // What can't become an announcement is not waited for.
+        let read = &start[..filled];
+        // Bytes that can't become a header are refused without waiting for more.
         let common = filled.min(VERSION_1.len());
         if !SIGNATURE.starts_with(read) && read[..common] != VERSION_1[..common] {
-            return Err(Unannounced::Absent);
+            return Err(ProxyHeaderError::Absent);
         }
     }
-    if begin == SIGNATURE { version_2(stream).await } else { version_1(stream, &begin).await }
+    if start == SIGNATURE { version_2(stream).await } else { version_1(stream, &start).await }
 }
 
-/// Reads the rest of a line. The bytes behind it are the client's, so it is read byte by byte.
+/// Reads the rest of a line, byte by byte, because the bytes behind it are the client's.
 async fn version_1<S: AsyncRead + Unpin>(
     stream: &mut S,
-    begin: &[u8],
-) -> Result<Option<IpAddr>, Unannounced> {
+    start: &[u8],
+) -> Result<Option<IpAddr>, ProxyHeaderError> {
     let mut line = Vec::with_capacity(LINE_MAX);
-    line.extend_from_slice(begin);
+    line.extend_from_slice(start);
     while !line.ends_with(b"\r\n") {
         if line.len() == LINE_MAX {
-            return Err(Unannounced::Malformed("its line is too long"));
+            return Err(ProxyHeaderError::Malformed("its line is too long"));
         }
         line.push(stream.read_u8().await?);
     }
-    let text =
-        std::str::from_utf8(&line).map_err(|_| Unannounced::Malformed("its line is not ASCII"))?;
+    let text = std::str::from_utf8(&line)
+        .map_err(|_| ProxyHeaderError::Malformed("its line is not ASCII"))?;
     let words: Vec<&str> = text.trim_end_matches("\r\n").split(' ').collect();
     let is_port = |port: &str| port.parse::<u16>().is_ok_and(|number| number.to_string() == port);
     match words.as_slice() {
@@ -119,15 +130,19 @@ async fn version_1<S: AsyncRead + Unpin>(
             };
             match (address(source), address(destination)) {
                 (Some(source), Some(_)) => Ok(Some(source.to_canonical())),
-                _ => Err(Unannounced::Malformed("its addresses are not of its family")),
+                _ => Err(ProxyHeaderError::Malformed("its addresses are not of its family")),
             }
         }
-        _ => Err(Unannounced::Malformed("its line is not a family, two addresses and two ports")),
+        _ => Err(ProxyHeaderError::Malformed(
+            "its line is not a family, two addresses and two ports",
+        )),
     }
 }
 
-/// Reads the rest of a header of version 2. What follows the addresses (TLVs) is skipped: at most 64 KiB.
-async fn version_2<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr>, Unannounced> {
+/// Reads the rest of a header of version 2. Skips the TLVs behind the addresses, at most 64 KiB.
+async fn version_2<S: AsyncRead + Unpin>(
+    stream: &mut S,
+) -> Result<Option<IpAddr>, ProxyHeaderError> {
     let [command, family] = [stream.read_u8().await?, stream.read_u8().await?];
     let length = usize::from(stream.read_u16().await?);
     let mut addresses = [0; 36];
@@ -137,20 +152,20 @@ async fn version_2<S: AsyncRead + Unpin>(stream: &mut S) -> Result<Option<IpAddr
     match command {
         0x20 => return Ok(None),
         0x21 => {}
-        _ => return Err(Unannounced::Malformed("its version or command is unknown")),
+        _ => return Err(ProxyHeaderError::Malformed("its version or command is unknown")),
     }
     match family {
         // Unspecified, or a socket of the proxy's own machine.
         0x00 | 0x31 => Ok(None),
         0x11 => match addresses.first_chunk::<12>() {
             Some(&[a, b, c, d, ..]) => Ok(Some(Ipv4Addr::new(a, b, c, d).into())),
-            None => Err(Unannounced::Malformed("it is too short for its addresses")),
+            None => Err(ProxyHeaderError::Malformed("it is too short for its addresses")),
         },
         0x21 => match (addresses.len(), addresses.first_chunk::<16>()) {
             (36, Some(source)) => Ok(Some(IpAddr::from(Ipv6Addr::from(*source)).to_canonical())),
-            _ => Err(Unannounced::Malformed("it is too short for its addresses")),
+            _ => Err(ProxyHeaderError::Malformed("it is too short for its addresses")),
         },
-        _ => Err(Unannounced::Malformed("its family is not TCP over IPv4 or IPv6")),
+        _ => Err(ProxyHeaderError::Malformed("its family is not TCP over IPv4 or IPv6")),
     }
 }
 
@@ -168,7 +183,7 @@ async fn skip<S: AsyncRead + Unpin>(stream: &mut S, mut bytes: usize) -> io::Res
 mod tests {
     use super::*;
 
-    /// What an announcement says, and what is left behind it.
+    /// Returns the announced client, and the bytes that are left behind the header.
     async fn announced(bytes: &[u8]) -> (Result<Option<String>, String>, Vec<u8>) {
         let mut rest = bytes;
         let read = read(&mut rest).await;
@@ -190,7 +205,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn an_announcement_names_the_client_and_nothing_behind_it_is_read() {
+    async fn a_header_names_the_client_and_nothing_behind_it_is_read() {
         let mapped =
             [&"::ffff:203.0.113.7".parse::<Ipv6Addr>().unwrap().octets()[..], &v6()[16..]].concat();
         for (bytes, client) in [
@@ -223,7 +238,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn what_is_no_announcement_is_refused() {
+    async fn bytes_without_a_valid_header_are_refused() {
         let long = format!("PROXY UNKNOWN {}\r\n", "x".repeat(LINE_MAX));
         for (bytes, piece) in [
             (&b""[..], "closed unused"),
@@ -271,15 +286,18 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_announcement_has_a_time_and_ends_with_the_listener() {
+    async fn a_header_has_a_time_limit_and_its_wait_ends_with_the_listener() {
         let (_proxy, mut stream) = tokio::io::duplex(64);
         let (own, closing) = (IpAddr::from([127, 0, 0, 1]), CancellationToken::new());
-        assert_eq!(client_of(&mut stream, own, Duration::from_secs(10), &closing).await, None);
+        assert_eq!(
+            announced_client(&mut stream, own, Duration::from_secs(10), &closing).await,
+            None
+        );
         closing.cancel();
-        assert_eq!(client_of(&mut stream, own, Duration::MAX, &closing).await, None);
+        assert_eq!(announced_client(&mut stream, own, Duration::MAX, &closing).await, None);
         let mut local = &b"PROXY UNKNOWN\r\n"[..];
         assert_eq!(
-            client_of(&mut local, own, Duration::MAX, &CancellationToken::new()).await,
+            announced_client(&mut local, own, Duration::MAX, &CancellationToken::new()).await,
             Some(own)
         );
     }

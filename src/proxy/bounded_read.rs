@@ -1,4 +1,5 @@
-//! Reads of a bounded size: a reader that finds its buffer filled takes a larger one the next time, and keeps it.
+//! Reads of a bounded size: a reader that gets a full buffer allocates a larger one for the next
+//! read, and keeps it.
 
 use std::io;
 use std::pin::Pin;
@@ -6,11 +7,12 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-/// Bytes that are read at once. One less than the second of the sizes by which the HTTP/1.1 library's buffers grow, so that
-/// they stop there: it has two of them for a request that streams through, and would let each grow to half a megabyte.
+/// Bytes of one read. A buffer of the HTTP/1.1 library doubles from 8 KiB whenever a read fills it,
+/// and reads of one byte less than 16 KiB stop it at that size. A streamed request has two such
+/// buffers, and each could grow to half a megabyte.
 const READ_MAX: usize = 16 * 1024 - 1;
 
-/// Reads; no more than [`READ_MAX`] bytes where `bounded`.
+/// Reads, with `bounded` at most [`READ_MAX`] bytes.
 pub(super) fn read_some<T: AsyncRead + Unpin>(
     io: &mut T,
     cx: &mut Context<'_>,
@@ -27,10 +29,10 @@ pub(super) fn read_some<T: AsyncRead + Unpin>(
     Poll::Ready(Ok(()))
 }
 
-/// A connection whose reads are bounded.
-pub(super) struct Paced<T>(pub T);
+/// A connection with bounded reads.
+pub(super) struct BoundedReads<T>(pub T);
 
-impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
+impl<T: AsyncRead + Unpin> AsyncRead for BoundedReads<T> {
     fn poll_read(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
@@ -40,7 +42,7 @@ impl<T: AsyncRead + Unpin> AsyncRead for Paced<T> {
     }
 }
 
-impl<T: AsyncWrite + Unpin> AsyncWrite for Paced<T> {
+impl<T: AsyncWrite + Unpin> AsyncWrite for BoundedReads<T> {
     fn poll_write(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,

@@ -1,5 +1,4 @@
-//! The rules as a table, and both versions of HTTP before the same server: for one request both give
-//! the same verdict.
+//! Both versions of HTTP before the same server: one request gets the same verdict by either.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -14,118 +13,21 @@ use hyper_util::server::conn::auto;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt, duplex};
 
-use super::*;
 use crate::proxy::inbound::guarded_bytes::{GuardVerdict, GuardedBytes};
 use crate::proxy::inbound::inspect;
 
 const LIMIT: usize = 4096;
 
-/// A good HTTP/2 head with some of it replaced.
-fn judged(method: &str, path: &str, fields: &[(&str, &str)]) -> Result<Framing, Refusal> {
-    let target = RequestTarget::Pseudo { scheme: Some(b"http"), path: path.as_bytes() };
-    let fields = fields.iter().map(|(name, value)| (name.as_bytes(), value.as_bytes()));
-    judge(Version::HTTP_2, method.as_bytes(), target, fields, LIMIT)
-}
-
-#[test]
-fn good_heads_pass() {
-    assert_eq!(
-        judged("POST", "/a?b", &[("content-length", "5"), ("te", "trailers")]),
-        Ok(Framing::Length(Some(5)))
-    );
-    assert_eq!(judged("OPTIONS", "*", &[]), Ok(Framing::Length(None)));
-    assert_eq!(
-        judged("M-SEARCH", "/", &[("x", ""), ("y", "a\t b"), ("my_field", "\u{e9}")]),
-        Ok(Framing::Length(None))
-    );
-}
-
-#[test]
-fn faulty_heads_are_refused_for_their_fault() {
-    use Malformation::{
-        ConnectionField, ContentLength, ControlByte, FieldName, FieldValue, Method, Target,
-    };
-    for (method, path, why) in [
-        ("post", "/", Method),
-        ("Post", "/", Method),
-        ("GET", "", Target),
-        ("GET", "?x", Target),
-        ("GET", "*", Target),
-        ("OPTIONS", "**", Target),
-        ("GET", "/a#b", Target),
-        ("GET", "/a\\b", Target),
-        ("GET", "/a b", Target),
-        ("GET", "/\u{e9}", Target),
-        ("GET", "http://a/", Target),
-        ("GET", "a", Target),
-    ] {
-        assert_eq!(judged(method, path, &[]), Err(why.into()), "{method} {path}");
-    }
-    for (name, value, why) in [
-        ("content_length", "5", FieldName),
-        ("transfer_encoding", "chunked", FieldName),
-        ("x y", "1", FieldName),
-        ("", "1", FieldName),
-        ("content-length", "+5", ContentLength),
-        ("content-length", "05", ContentLength),
-        ("x-tenant", " alice", FieldValue),
-        ("x-tenant", "alice\t", FieldValue),
-        ("x", "a\u{1}", ControlByte),
-        ("connection", "close", ConnectionField),
-        ("keep-alive", "1", ConnectionField),
-        ("proxy-connection", "close", ConnectionField),
-        ("transfer-encoding", "chunked", ConnectionField),
-        ("upgrade", "websocket", ConnectionField),
-        ("te", "gzip", ConnectionField),
-    ] {
-        assert_eq!(judged("POST", "/", &[(name, value)]), Err(why.into()), "{name}: {value}");
-    }
-    assert_eq!(judged("POST", "/", &[("content-length", "5"); 2]), Err(ContentLength.into()));
-    assert_eq!(judged("TRACE", "/", &[]), Err(Refusal::MethodNotAllowed));
-    let large = Err(Refusal::HeaderTooLarge { limit: LIMIT });
-    assert_eq!(judged("GET", "/", &[("x", "1"); FIELDS_MAX + 1]), large);
-    assert_eq!(judged("GET", "/", &[(&"x".repeat(NAME_BYTES_MAX + 1), "1")]), large);
-    let ftp =
-        crate::proxy::inbound::rules::RequestTarget::Pseudo { scheme: Some(b"ftp"), path: b"/" };
-    assert_eq!(judge(Version::HTTP_2, b"GET", ftp, [], LIMIT), Err(Target.into()));
-}
-
-#[test]
-fn trailers_neither_frame_nor_route_nor_name_who_asks() {
-    let of = |name: &'static str, value: &'static str| {
-        trailers(&HeaderMap::from_iter([(
-            http::HeaderName::from_static(name),
-            http::HeaderValue::from_static(value),
-        )]))
-    };
-    assert_eq!(of("x-sum", "1"), Ok(()));
-    for name in [
-        "content-length",
-        "content_length",
-        "host",
-        "authorization",
-        "idempotency_key",
-        "x_forwarded_for",
-    ] {
-        assert_eq!(of(name, "1"), Err(Malformation::Trailer), "{name}");
-    }
-    assert_eq!(of("x-sum", " 1"), Err(Malformation::FieldValue));
-    let many = (0..=FIELDS_MAX).map(|n| {
-        (http::HeaderName::try_from(format!("x-{n}")).unwrap(), http::HeaderValue::from_static("1"))
-    });
-    assert_eq!(trailers(&many.collect()), Err(Malformation::Trailer));
-}
-
-/// A request in parts, without the form of a version.
+/// The parts of a request, which either version can write.
 #[derive(Debug, Clone)]
-struct Parts {
+struct RequestParts {
     method: String,
     path: String,
     host: String,
     fields: Vec<(String, String)>,
 }
 
-impl Parts {
+impl RequestParts {
     fn as_http1(&self) -> Vec<u8> {
         let fields: String =
             self.fields.iter().map(|(name, value)| format!("{name}: {value}\r\n")).collect();
@@ -184,7 +86,7 @@ fn http1_verdict(answer: &[u8]) -> Option<bool> {
     whole.then(|| answer.starts_with(b"HTTP/1.1 200"))
 }
 
-/// Accepted is what is answered 200, and neither a stream nor a connection that was ended.
+/// A request is accepted if it gets a 200, and neither its stream nor its connection is ended.
 fn http2_verdict(mut frames: &[u8]) -> Option<bool> {
     while let Some(([a, b, c, kind, ..], rest)) = frames.split_first_chunk::<9>() {
         let length = u32::from_be_bytes([0, *a, *b, *c]) as usize;
@@ -198,7 +100,7 @@ fn http2_verdict(mut frames: &[u8]) -> Option<bool> {
     None
 }
 
-fn verdicts(parts: &Parts) -> (bool, bool) {
+fn verdicts(parts: &RequestParts) -> (bool, bool) {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     runtime.block_on(async {
         (
@@ -208,7 +110,7 @@ fn verdicts(parts: &Parts) -> (bool, bool) {
     })
 }
 
-fn parts() -> impl Strategy<Value = Parts> {
+fn parts() -> impl Strategy<Value = RequestParts> {
     let method = prop_oneof![
         6 => Just("POST".to_owned()),
         3 => Just("OPTIONS".to_owned()),
@@ -235,7 +137,7 @@ fn parts() -> impl Strategy<Value = Parts> {
         (name, value.prop_map(|value| value.trim_matches([' ', '\t']).to_owned())),
         0..3,
     );
-    (method, path, host, fields).prop_map(|(method, path, host, fields)| Parts {
+    (method, path, host, fields).prop_map(|(method, path, host, fields)| RequestParts {
         method,
         path,
         host,
@@ -248,7 +150,8 @@ proptest! {
 
     #[test]
     fn both_versions_give_the_same_verdict(parts in parts()) {
-        // A second Host field with the same host is a fault in HTTP/1.1 alone: HTTP/2 names the host elsewhere.
+        // A second Host field with the same host is a fault in HTTP/1.1 alone: HTTP/2 names the
+        // host elsewhere.
         prop_assume!(!parts.fields.iter().any(|(name, value)| name == "host" && *value == parts.host));
         let (http1, http2) = verdicts(&parts);
         prop_assert_eq!(http1, http2);
@@ -257,7 +160,7 @@ proptest! {
 
 #[test]
 fn the_property_sees_requests_of_both_kinds() {
-    let of = |method: &str, path: &str| Parts {
+    let of = |method: &str, path: &str| RequestParts {
         method: method.into(),
         path: path.into(),
         host: "a".into(),
