@@ -1,6 +1,6 @@
 //! Agreeing with the store on what identities are made of, before anything is claimed.
 
-use crate::engine::{Change, Identities, Notes};
+use crate::engine::{Identities, IdentityChange, Notes};
 use crate::store::{IdentityNotes, Note, StoreError};
 
 /// How often the comparison is begun anew because another gateway has written meanwhile.
@@ -11,13 +11,13 @@ const TRIES_MAX: usize = 16;
 pub enum IdentityCheckError {
     /// It would change identities.
     #[error("{}", told(.0))]
-    Changed(Vec<Change>),
+    Changed(Vec<IdentityChange>),
     /// The store can't tell.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-fn told(changes: &[Change]) -> String {
+fn told(changes: &[IdentityChange]) -> String {
     let changes: Vec<String> = changes.iter().map(|change| format!("\n  - {change}")).collect();
     format!(
         "this configuration gives operations other identities than those that the store keeps, so that duplicates of what was \
