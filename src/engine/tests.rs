@@ -256,17 +256,19 @@ fn settle_has_one_answer_for_every_case() {
     let as_before = || Uncertain(Cause::NotRepeated);
     let unclear = || Uncertain(Cause::Status(503));
     let timed_out = || Uncertain(Cause::TimedOut);
+    let all_stale = || [Stale, Stale, Stale, Stale, Stale, Stale];
+    let restored = || [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()];
     // state and fence | 201 stored, 429 released, 503 uncertain, 409 stored, never sent, in doubt
     let rows: [(Option<(State, Fence)>, [Becomes; 6]); 11] = [
         (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
         (Some((in_flight(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
-        (Some((in_flight(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((in_flight(), OTHER)), all_stale()),
         (Some((uncertain(), OWN)), [Completed, Marker, unclear(), Completed, Marker, timed_out()]),
-        (Some((uncertain(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((completed(), OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((State::Expired, OWN)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((State::Expired, OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((uncertain(), OTHER)), all_stale()),
+        (Some((completed(), OWN)), all_stale()),
+        (Some((completed(), OTHER)), all_stale()),
+        (Some((State::Expired, OWN)), all_stale()),
+        (Some((State::Expired, OTHER)), all_stale()),
         (Some((State::Released, OWN)), [Stale, Done, Stale, Stale, Marker, Stale]),
         (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Marker, Stale]),
     ];
@@ -274,17 +276,11 @@ fn settle_has_one_answer_for_every_case() {
     // the meantime.
     let rows_again: [(Option<(State, Fence)>, [Becomes; 6]); 6] = [
         (None, [Stale, Stale, Stale, Stale, Marker, Stale]),
-        (
-            Some((doubted(), OWN)),
-            [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()],
-        ),
-        (
-            Some((uncertain(), OWN)),
-            [Completed, as_before(), unclear(), as_before(), as_before(), timed_out()],
-        ),
-        (Some((doubted(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((State::Released, OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
-        (Some((completed(), OTHER)), [Stale, Stale, Stale, Stale, Stale, Stale]),
+        (Some((doubted(), OWN)), restored()),
+        (Some((uncertain(), OWN)), restored()),
+        (Some((doubted(), OTHER)), all_stale()),
+        (Some((State::Released, OTHER)), all_stale()),
+        (Some((completed(), OTHER)), all_stale()),
     ];
     let all = rows
         .into_iter()
