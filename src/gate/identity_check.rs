@@ -1,7 +1,7 @@
 //! Compares how a configuration makes identities with the store's notes, before anything is
 //! claimed.
 
-use crate::engine::{Change, Identities, Notes};
+use crate::engine::{Identities, IdentityChange, Notes};
 use crate::store::{IdentityNotes, Note, StoreError};
 
 /// How often the comparison starts again because another gateway has written in the meantime.
@@ -12,13 +12,13 @@ const TRIES_MAX: usize = 16;
 pub enum IdentityCheckError {
     /// The configuration would change identities.
     #[error("{}", change_text(.0))]
-    Changed(Vec<Change>),
+    Changed(Vec<IdentityChange>),
     /// The store failed.
     #[error(transparent)]
     Store(#[from] StoreError),
 }
 
-fn change_text(changes: &[Change]) -> String {
+fn change_text(changes: &[IdentityChange]) -> String {
     let changes: Vec<String> = changes.iter().map(|change| format!("\n  - {change}")).collect();
     format!(
         "this configuration gives operations other identities than those that the store keeps, \
