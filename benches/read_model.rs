@@ -156,7 +156,7 @@ fn fill(model: &ReadModel, operations: u64) -> Duration {
 
 /// Applies observations of duplicates of the last hour, as gateways export them.
 fn observe(model: &ReadModel, operations: u64) {
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let observation = |n: u64| Observation {
         until_ms: None,
         times: None,
