@@ -115,7 +115,7 @@ impl OperatorChange {
 /// Returns the current state of an operation.
 pub(super) async fn find(admin: &Admin, operation: &str) -> Result<(Slot, Held), AdminRefusal> {
     let slot = Slot::from_reference(operation)?;
-    let held = admin.gate.store().load(&slot).await?.ok_or(OperatorError::Unknown)?;
+    let held = admin.gate.store().records.load(&slot).await?.ok_or(OperatorError::Unknown)?;
     Ok((slot, held))
 }
 

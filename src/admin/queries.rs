@@ -141,7 +141,7 @@ pub(super) async fn from_store(
         Some("in_flight" | "uncertain") => Listing::Unsettled,
         Some(_) => return Err(AdminRefusal::StateUnknown),
     };
-    let page = admin.gate.store().list(listing, cursor, limit).await?;
+    let page = admin.gate.store().records.list(listing, cursor, limit).await?;
     let wanted = |view: &OperationView| state.is_none_or(|state| view.state == state);
     let views = page.records.iter().map(|(slot, held)| OperationView::new(slot, held));
     let operations = views.filter(wanted).collect();
@@ -160,7 +160,7 @@ pub(super) fn mark_of(
     parts: &BTreeMap<String, String>,
 ) -> Result<String, AdminRefusal> {
     let policy = admin.policies.get(route).ok_or(AdminRefusal::RouteUnknown)?;
-    Ok(admin.gate.marks_of(policy, parts)?.join(","))
+    Ok(admin.gate.tenant_marks(policy, parts)?.join(","))
 }
 
 /// Returns the current state of the operation under a key, on a path if the route distinguishes
@@ -173,7 +173,7 @@ pub(super) async fn find_by_key(
 ) -> Result<(Slot, Held), AdminRefusal> {
     let policy = admin.policies.get(route).ok_or(AdminRefusal::RouteUnknown)?;
     for slot in admin.gate.slots_of(policy, key, path, scope)? {
-        if let Some(held) = admin.gate.store().load(&slot).await? {
+        if let Some(held) = admin.gate.store().records.load(&slot).await? {
             return Ok((slot, held));
         }
     }
@@ -183,7 +183,7 @@ pub(super) async fn find_by_key(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::read_model::State;
+    use crate::read_model::OperationState;
 
     #[test]
     fn a_search_is_read_from_names_and_values_and_nothing_is_passed_over() {
@@ -199,7 +199,7 @@ mod tests {
         let filter = filter(pairs).unwrap();
         assert_eq!(
             (filter.route.as_deref(), filter.state, filter.status),
-            (Some("payments"), Some(State::Uncertain), Some(201))
+            (Some("payments"), Some(OperationState::Uncertain), Some(201))
         );
         assert_eq!(filter.scopes, ["0a", "1b"]);
         assert_eq!(filter.field, Some(("order".to_owned(), "A-17".to_owned())));

@@ -1,7 +1,6 @@
 //! Checks at the start, before anything is claimed, that the store keeps the identities of the
 //! configuration.
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::Result;
@@ -10,22 +9,22 @@ use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::hashing;
-use super::store::open_store;
+use super::store;
 use crate::clock::Clock;
-use crate::config::{Config, Secrets, StoreUrl};
+use crate::config::{Config, Secrets};
 use crate::engine::{Identities, Notes};
-use crate::gate::{IdentityCheckError, agree, notes};
+use crate::gate::{IdentityCheckError, check_identities, notes};
 use crate::key::Hashing;
 use crate::store::Store;
-use crate::store::latched::Latched;
-use crate::telemetry::{Meter, VanishedRoutes};
+use crate::store::pending::PendingStore;
+use crate::telemetry::{BreakerMeter, Meter, VanishedRoutes};
 
 /// Pause before a store that does not answer yet is tried again.
 const RETRY_PERIOD: Duration = Duration::from_millis(500);
 
 /// A store with checked identities; or with a check that must pass before the store opens.
 pub(super) struct CheckedStore {
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// The pending check, if the store does not answer yet.
     pub pending: Option<PendingCheck>,
 }
@@ -50,12 +49,12 @@ pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
 /// # Errors
 /// The configuration would change identities.
 pub(super) async fn check(
-    store: Arc<dyn Store>,
+    store: Store,
     configured: Identities,
     accept: bool,
     vanished: &VanishedRoutes,
 ) -> Result<CheckedStore> {
-    match agree(&*store, &configured, accept).await {
+    match check_identities(&*store.identities, &configured, accept).await {
         Ok(count) => {
             vanished.set(count);
             return Ok(CheckedStore { store, pending: None });
@@ -65,17 +64,17 @@ pub(super) async fn check(
             tracing::warn!(%error, "the store has not returned its identities yet: nothing is claimed until it does");
         }
     }
-    let latched = Latched::new(store.clone());
+    let waiting = PendingStore::new(store.clone());
     let (report, disagreement) = oneshot::channel();
     let task = tokio::spawn({
-        let (latched, vanished) = (latched.clone(), vanished.clone());
+        let (waiting, vanished) = (waiting.clone(), vanished.clone());
         async move {
             loop {
                 sleep(RETRY_PERIOD).await;
-                match agree(&*store, &configured, accept).await {
+                match check_identities(&*store.identities, &configured, accept).await {
                     Ok(count) => {
                         vanished.set(count);
-                        return latched.open();
+                        return waiting.open();
                     }
                     Err(error @ IdentityCheckError::Changed(_)) => {
                         // The gateway may have ended meanwhile.
@@ -90,7 +89,7 @@ pub(super) async fn check(
         }
     });
     let pending = PendingCheck { disagreement, task: AbortOnDropHandle::new(task) };
-    Ok(CheckedStore { store: latched, pending: Some(pending) })
+    Ok(CheckedStore { store: waiting.store(), pending: Some(pending) })
 }
 
 /// Returns the differences between the identities and routes of a configuration and those in the
@@ -99,15 +98,13 @@ pub(super) async fn check(
 /// # Errors
 /// A store that can't be read, or an unusable secret.
 pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Option<Vec<String>>> {
-    let kept = match &config.store.url {
-        StoreUrl::Memory => Notes::default(),
-        StoreUrl::File(dir) if !dir.exists() => Notes::default(),
-        _ => {
-            let opened = open_store(config, &Clock::system(), &Meter::new()).await?;
-            let notes = notes(&*opened.store).await;
-            opened.close().await;
-            notes?
-        }
+    let kept = if store::settings(config, BreakerMeter::default()).may_exist() {
+        let opened = store::open(config, &Clock::system(), &Meter::new()).await?;
+        let read = notes(&*opened.store.identities).await;
+        opened.close().await;
+        read?
+    } else {
+        Notes::default()
     };
     if kept.identities.is_none() {
         return Ok(None);
@@ -120,12 +117,15 @@ pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Opti
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use http::Method;
 
     use super::*;
     use crate::app::settings::fallback;
     use crate::engine::Policy;
     use crate::key::{Scope, Slot, Space};
+    use crate::store::Records;
     use crate::store::memory::Memory;
 
     fn identities(route: &str) -> Identities {
@@ -136,27 +136,27 @@ mod tests {
         )
     }
 
-    fn out_of_reach() -> (Arc<Latched>, Arc<Memory>) {
+    fn out_of_reach() -> (Arc<PendingStore>, Arc<Memory>) {
         let memory = Arc::new(Memory::new(Clock::system().anchored()));
-        (Latched::new(memory.clone()), memory)
+        (PendingStore::new(memory.clone().into()), memory)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_is_compared_before_it_is_used() {
         let (server, _) = out_of_reach();
         let CheckedStore { store, pending } =
-            check(server.clone(), identities("payments"), false, &VanishedRoutes::default())
+            check(server.store(), identities("payments"), false, &VanishedRoutes::default())
                 .await
                 .unwrap();
         assert!(pending.is_some());
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), b"k", b"");
         server.open();
         assert!(
-            server.load(&slot).await.is_ok() && store.load(&slot).await.is_err(),
+            server.load(&slot).await.is_ok() && store.records.load(&slot).await.is_err(),
             "it answers, and is not compared yet"
         );
         sleep(RETRY_PERIOD * 2).await;
-        assert_eq!(store.load(&slot).await.unwrap(), None);
+        assert_eq!(store.records.load(&slot).await.unwrap(), None);
         assert_eq!(
             notes(&*server).await.unwrap(),
             identities("payments").compare(&Notes::default()).next
@@ -166,25 +166,27 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_and_disagrees_is_never_used() {
         let (server, memory) = out_of_reach();
-        agree(&*memory, &identities("payments"), false).await.unwrap();
+        check_identities(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
         let CheckedStore { store, pending } =
-            check(server.clone(), identities("payouts"), false, &VanishedRoutes::default())
+            check(server.store(), identities("payouts"), false, &VanishedRoutes::default())
                 .await
                 .unwrap();
         server.open();
         let error = pending.unwrap().disagreement.await.unwrap().to_string();
         assert!(error.contains("route \"payments\" is not configured any more"), "{error}");
-        assert!(store.ping().await.is_err());
+        assert!(store.records.ping().await.is_err());
         assert_eq!(notes(&*memory).await.unwrap(), kept);
         // If it had answered at once, the gateway would not have started.
         assert!(
-            check(memory.clone(), identities("payouts"), false, &VanishedRoutes::default())
+            check(memory.clone().into(), identities("payouts"), false, &VanishedRoutes::default())
                 .await
                 .is_err()
         );
         assert!(
-            check(memory, identities("payouts"), true, &VanishedRoutes::default()).await.is_ok()
+            check(memory.into(), identities("payouts"), true, &VanishedRoutes::default())
+                .await
+                .is_ok()
         );
     }
 }

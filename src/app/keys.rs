@@ -12,9 +12,9 @@ use tokio::io::AsyncReadExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::settings::{read, scheme};
-use crate::config::{Config, KeysPlace};
+use crate::config::{Config, JwksSource};
 use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, fetch};
-use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, Pace};
+use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, RefreshIntervals};
 
 /// Longest connect and longest response of a key server. No request waits for it.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -33,7 +33,7 @@ pub(super) struct Keyrings {
 
 /// The keyring of one source, and the task that refreshes it.
 struct SharedKeyring {
-    place: KeysPlace,
+    place: JwksSource,
     keyring: Arc<Keyring>,
     _refresher: AbortOnDropHandle<()>,
 }
@@ -68,9 +68,9 @@ pub(super) async fn keyrings(config: &Config, before: &Keyrings) -> Result<Keyri
     Ok(keyrings)
 }
 
-async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)> {
+async fn open(place: &JwksSource) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)> {
     Ok(match place {
-        KeysPlace::File(file) => {
+        JwksSource::File(file) => {
             let name = file.display().to_string();
             let text = contents(file.clone()).await.map_err(anyhow::Error::msg);
             let keys = text.and_then(|text| Ok(KeySet::parse(&text)?));
@@ -78,10 +78,11 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                 keys.with_context(|| format!("the keys of tokens (jwks) in {name}"))?,
             ));
             let file = file.clone();
-            let refresher = keyring.clone().keep(name, Pace::FILE, move || contents(file.clone()));
+            let refresher =
+                keyring.clone().keep(name, RefreshIntervals::FILE, move || contents(file.clone()));
             (keyring, AbortOnDropHandle::new(tokio::spawn(refresher)))
         }
-        KeysPlace::Server { url, path, ca_file } => {
+        JwksSource::Server { url, path, ca_file } => {
             let settings = UpstreamSettings {
                 scheme: scheme(url),
                 authority: url.authority.clone(),
@@ -109,7 +110,7 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
                         .map_err(|error| error.to_string())
                 }
             };
-            let refresher = keyring.clone().keep(url.to_string(), Pace::SERVER, ask);
+            let refresher = keyring.clone().keep(url.to_string(), RefreshIntervals::SERVER, ask);
             (keyring, AbortOnDropHandle::new(tokio::spawn(refresher)))
         }
     })

@@ -19,6 +19,8 @@ use crate::config::{Config, Secrets};
 use crate::entropy::Entropy;
 use crate::gate::Gate;
 use crate::proxy::{Server, listen};
+use crate::store::open::OpenStore;
+pub use crate::store::redis::{Grade, Remark};
 use crate::telemetry::Meter;
 use crate::tls::Identity;
 
@@ -34,15 +36,14 @@ mod settings;
 mod store;
 mod swappable;
 
-pub use copy::{Copied, CopyError, Step, copy_store};
+pub use copy::{Copied, CopyError, CopyStep, copy_store};
 pub use identities::identity_changes;
 use identities::{CheckedStore, PendingCheck};
 pub use read_model::{Freshness, Projection};
 pub use reload::ReloadError;
 use reload::{ActiveConfig, LiveParts, PreparedConfig, ProcessState};
 use settings::{hashing, settings};
-pub use store::{Grade, Remark, survey};
-use store::{OpenStore, cached, open_store, sealed};
+pub use store::survey;
 
 /// A gateway that serves.
 pub struct Gateway {
@@ -75,11 +76,11 @@ impl Gateway {
         descriptors::raise(&config.limits, 1 + config.upstreams.len());
         let clock = Clock::system();
         let meter = Meter::new();
-        let mut opened = open_store(&config, &clock, &meter).await?;
+        let mut opened = store::open(&config, &clock, &meter).await?;
         opened.announce();
         let hashing = hashing(&secrets)?;
         let identities = identities::configured(&config, &hashing);
-        let store = cached(sealed(opened.store.clone(), &secrets)?, &config, &clock, &meter)?;
+        let store = store::for_gateway(&opened, &config, &secrets, &clock, &meter)?;
         let accept = config.accept_new_identities;
         let CheckedStore { store, pending } =
             identities::check(store, identities, accept, &meter.vanished).await?;

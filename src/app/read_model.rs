@@ -9,13 +9,14 @@ use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::store::open_store;
+use super::store;
 use crate::clock::Clock;
-use crate::config::{Config, ReadModelConfig, StoreUrl};
+use crate::config::{Config, ReadModelConfig};
 pub use crate::read_model::Freshness;
 use crate::read_model::{Projector, ReadModel};
 use crate::store::Store;
-use crate::telemetry::Meter;
+use crate::store::open::StoreSettings;
+use crate::telemetry::{BreakerMeter, Meter};
 
 /// The file's name, in any folder.
 const FILE: &str = "read-model.sqlite";
@@ -34,7 +35,7 @@ pub(super) struct FollowedReadModel {
 /// process writes. `None` if there is no read model or no log.
 pub(super) async fn follow(
     config: &Config,
-    store: Arc<dyn Store>,
+    store: Store,
     clock: &Clock,
 ) -> Result<Option<FollowedReadModel>> {
     let (Some(keep), Some(wanted)) = (config.log_keep, &config.read_model) else { return Ok(None) };
@@ -64,7 +65,7 @@ impl Projection {
         let Some(wanted) = &config.read_model else {
             bail!("the read model is switched off: set enabled = true under [read_model]")
         };
-        if matches!(config.store.url, StoreUrl::Memory | StoreUrl::File(_)) {
+        if !store::settings(config, BreakerMeter::default()).capabilities().shared {
             bail!(
                 "the store {} can't be read by another process: its gateway keeps the read model itself",
                 config.store.url
@@ -76,7 +77,7 @@ impl Projection {
             )
         };
         let clock = Clock::system();
-        let store = open_store(config, &clock, &Meter::new()).await?.store;
+        let store = store::open(config, &clock, &Meter::new()).await?.store;
         let model = open(Some(path)).await?;
         if rebuild {
             let emptied = model.clone();
@@ -100,13 +101,8 @@ async fn open(path: Option<PathBuf>) -> Result<Arc<ReadModel>> {
     Ok(Arc::new(opened.await?.context("the read model can't be opened")?))
 }
 
-fn projector(
-    model: Arc<ReadModel>,
-    store: Arc<dyn Store>,
-    keep: Duration,
-    clock: Clock,
-) -> Projector {
-    Projector::new(model, store, keep, Arc::new(move || clock.unix_ms()))
+fn projector(model: Arc<ReadModel>, store: Store, keep: Duration, clock: Clock) -> Projector {
+    Projector::new(model, store.log, keep, Arc::new(move || clock.unix_ms()))
 }
 
 /// Refreshes the position of the file forever. A failed refresh is tried again; the displayed lag
@@ -124,22 +120,22 @@ async fn refresh(model: Arc<ReadModel>) {
 
 fn configured_path(config: &Config, read_model: &ReadModelConfig) -> Option<PathBuf> {
     let state = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
-    read_model.path.clone().or_else(|| default_path(&config.store.url, state()))
+    read_model
+        .path
+        .clone()
+        .or_else(|| default_path(&store::settings(config, BreakerMeter::default()), state()))
 }
 
 /// Returns the path of the file: beside an embedded store; for other stores in the folder that the
 /// service manager provides (the first one, if there are several). Without such a folder the read
 /// model is in memory, and is rebuilt after a restart.
-fn default_path(store: &StoreUrl, state_directory: Option<PathBuf>) -> Option<PathBuf> {
-    match store {
-        StoreUrl::Memory => None,
-        StoreUrl::File(folder) => Some(folder.join(FILE)),
-        StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let folders = state_directory?;
-            let first = folders.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
-            Some(PathBuf::from(first).join(FILE))
-        }
+fn default_path(store: &StoreSettings, state_directory: Option<PathBuf>) -> Option<PathBuf> {
+    if let Some(folder) = store.folder() {
+        return Some(folder.join(FILE));
     }
+    let folders = state_directory.filter(|_| store.capabilities().durable)?;
+    let first = folders.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
+    Some(PathBuf::from(first).join(FILE))
 }
 
 #[cfg(test)]
@@ -148,9 +144,9 @@ mod tests {
 
     #[test]
     fn the_file_is_beside_the_store_or_in_the_service_managers_folder() {
-        let beside = default_path(&StoreUrl::File("/data".into()), Some("/state".into()));
+        let beside = default_path(&StoreSettings::File("/data".into()), Some("/state".into()));
         assert_eq!(beside, Some("/data/read-model.sqlite".into()));
-        assert_eq!(default_path(&StoreUrl::Memory, Some("/state".into())), None);
+        assert_eq!(default_path(&StoreSettings::Memory, Some("/state".into())), None);
         let redis = Config::load(
             None,
             crate::config::Overrides {
@@ -159,7 +155,7 @@ mod tests {
                 ..Default::default()
             },
         );
-        let redis = redis.unwrap().store.url;
+        let redis = store::settings(&redis.unwrap(), BreakerMeter::default());
         assert_eq!(
             default_path(&redis, Some("/state:/other".into())),
             Some("/state/read-model.sqlite".into())

@@ -26,9 +26,9 @@ use crate::admin::{Admin, Reloads, Sessions, router};
 use crate::clock::Clock;
 use crate::config::{Config, Faults, Secrets};
 use crate::engine::Policy;
-use crate::gate::{Gate, IdentityCheckError, agree, sweep};
+use crate::gate::{Gate, IdentityCheckError, check_identities, sweep};
 use crate::layer::{Once, OncewardLayer};
-use crate::proxy::{Forward, RequestBody, Terms, Upstream};
+use crate::proxy::{Forward, RequestBody, ServerTerms, Upstream};
 use crate::telemetry::{EnabledObservers, Observers};
 use crate::tls::Identity;
 
@@ -85,7 +85,7 @@ pub(super) struct ProcessState {
 pub(super) struct LiveParts {
     pub clients: SwappableService<ClientService>,
     pub operators: SwappableService<Router>,
-    pub terms: Terms,
+    pub terms: ServerTerms,
     pub observers: Observers,
 }
 
@@ -174,7 +174,10 @@ impl PreparedConfig {
             observers,
             clients: SwappableService::new(self.layer.layer(self.forward.clone())),
             operators: SwappableService::new(self.operators.clone()),
-            terms: Terms::new(server_limits(&self.config, &self.gate), rejections(&self.config)),
+            terms: ServerTerms::new(
+                server_limits(&self.config, &self.gate),
+                rejections(&self.config),
+            ),
         }
     }
 
@@ -225,7 +228,8 @@ impl ActiveConfig {
         let prepared = PreparedConfig::new((config, secrets), gate, process, Some(self))
             .await
             .map_err(ReloadError::Unusable)?;
-        let vanished = agree(&**self.gate.store(), &identities, accept).await?;
+        let vanished =
+            check_identities(&*self.gate.store().identities, &identities, accept).await?;
         self.gate.meter().vanished.set(vanished);
 
         if let (Some(identity), Some(renewal)) = (&process.identity, renewal) {

@@ -11,8 +11,8 @@ use http::uri::Scheme;
 use super::descriptors;
 use crate::admin::{Access, Token};
 use crate::config::{
-    AdminToken, Config, HostHeader, Http2 as ConfiguredHttp2, Overrides, Role,
-    Route as ConfiguredRoute, Secrets, Upstream as ConfiguredUpstream, UpstreamUrl,
+    AdminToken, Config, HostHeader, Http2Mode, Overrides, Role, RouteConfig, Secrets,
+    UpstreamConfig, UpstreamUrl,
 };
 use crate::engine::Policy;
 use crate::gate::{Gate, Settings};
@@ -70,7 +70,7 @@ pub(super) fn layer_settings(
     config: &Config,
     keyrings: HashMap<String, Arc<Keyring>>,
 ) -> LayerSettings {
-    let route = |configured: &ConfiguredRoute| {
+    let route = |configured: &RouteConfig| {
         let upstream = config.upstream_of(configured);
         let index = config
             .upstreams
@@ -114,7 +114,7 @@ pub(super) async fn upstreams(
     Ok(all)
 }
 
-async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSettings> {
+async fn upstream_settings(configured: &UpstreamConfig) -> Result<UpstreamSettings> {
     Ok(UpstreamSettings {
         scheme: scheme(&configured.url),
         authority: configured.url.authority.clone(),
@@ -122,8 +122,8 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
         idle_timeout: configured.idle_timeout,
         max_connection_age: configured.max_connection_age,
         http2: match configured.http2 {
-            ConfiguredHttp2::Negotiate => Http2::Negotiated,
-            ConfiguredHttp2::PriorKnowledge => Http2::PriorKnowledge,
+            Http2Mode::Negotiate => Http2::Negotiated,
+            Http2Mode::PriorKnowledge => Http2::PriorKnowledge,
         },
         preserve_host: configured.host == HostHeader::Preserve,
         ca_pem: match &configured.ca_file {

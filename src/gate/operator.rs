@@ -35,7 +35,7 @@ impl Gate {
         policy: &Policy,
         by: Context,
     ) -> Result<Held, OperatorError> {
-        let held = self.store.load(slot).await?.ok_or(OperatorError::Unknown)?;
+        let held = self.store.records.load(slot).await?.ok_or(OperatorError::Unknown)?;
         if seen.is_some_and(|seen| seen != held.record.version) {
             return Err(OperatorError::Moved);
         }

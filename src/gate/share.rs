@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Counts what one client address holds: requests in flight, duplicates that wait, and bytes of the common buffers. A request extension, as
@@ -37,11 +36,6 @@ impl Default for AddressShare {
 }
 
 impl AddressShare {
-    /// The share of the address that a request came from.
-    pub(super) fn of(extensions: &Extensions) -> Option<&Arc<AddressShare>> {
-        extensions.get()
-    }
-
     /// Waits for a turn to claim, which lasts until it is dropped.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.claims.clone().acquire_owned().await.ok()

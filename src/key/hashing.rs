@@ -1,50 +1,56 @@
-//! What identities are hashed with: plain SHA-256, or HMAC-SHA-256 (RFC 2104) under secrets that can be rotated.
+//! The hash function of identities: plain SHA-256, or HMAC-SHA-256 (RFC 2104) with secrets that can
+//! be rotated.
 //!
-//! Danger: an operation that is looked for under another secret than it was written under is not found, and runs again. So
-//! the first secret writes, and all are looked up.
+//! Danger: an operation that is looked up with another secret than it was written with is not
+//! found, and runs again. So the first secret writes, and all secrets are looked up.
 
 use std::fmt;
 use std::sync::Arc;
 
 use ring::hmac::{self, HMAC_SHA256};
 
-use super::{Caller, PartHasher, SLOT_BYTES, Scope, Slot, Space};
+use super::{Caller, PartHasher, SLOT_BYTES, Scope, Slot, Space, TenantId};
+use crate::hex;
 
-/// Shortest secret, in bytes: as many as the hash has, so that guessing it is no easier than guessing a hash.
+/// Shortest secret, in bytes: the length of the hash, so that guessing a secret is no easier than
+/// guessing a hash.
 pub const HASH_SECRET_BYTES_MIN: usize = 32;
 
-/// Bytes of a check value: enough to tell secrets apart, and useless for anything else.
+/// Bytes of a check value: enough to distinguish secrets, and useless for anything else.
 const CHECK_BYTES: usize = 8;
 
-/// What identities are hashed with. Its `Debug` shows no secret.
+/// Bytes of a mark: enough to distinguish tenants, and short enough for a log line.
+const MARK_BYTES: usize = 8;
+
+/// Hashes identities. `Debug` shows no secret.
 #[derive(Clone, Default)]
 pub struct Hashing(Arc<[hmac::Key]>);
 
-/// A secret that is none.
+/// The secret is too short.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a secret has at least {HASH_SECRET_BYTES_MIN} bytes")]
 pub struct SecretError;
 
-/// What makes an operation, before it is hashed into a [`Slot`].
+/// The parts of an operation's identity, before they are hashed into a [`Slot`].
 #[derive(Debug, Clone, Copy)]
-pub struct Named<'n> {
+pub struct OperationParts<'n> {
     /// The key space.
     pub space: Space,
     /// The route's name.
     pub route: &'n str,
-    /// Whose key it is.
+    /// The scope of the client.
     pub scope: &'n Scope,
     /// The key.
     pub key: &'n [u8],
-    /// Empty except where a policy keeps one record per fingerprint.
+    /// Empty, except where a route keeps one record per path or per fingerprint.
     pub variant: &'n [u8],
 }
 
 impl Hashing {
-    /// Under these secrets, of which the first writes; without any, plain SHA-256.
+    /// Creates a hash function. The first secret writes; without secrets it is plain SHA-256.
     ///
     /// # Errors
-    /// One is too short.
+    /// A secret is too short.
     pub fn under<'s>(secrets: impl IntoIterator<Item = &'s [u8]>) -> Result<Hashing, SecretError> {
         let key = |secret: &[u8]| {
             (secret.len() >= HASH_SECRET_BYTES_MIN).then(|| hmac::Key::new(HMAC_SHA256, secret))
@@ -53,72 +59,83 @@ impl Hashing {
         keys.map(|keys| Hashing(keys.into())).ok_or(SecretError)
     }
 
-    /// Where an operation's record lies, and its caller as it is stored there: under the secret that writes.
-    pub fn identity(&self, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
+    /// Returns an operation's slot, and its caller as stored, under the secret that writes.
+    pub fn identity(&self, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
         match self.0.first() {
-            None => {
-                (Slot::of(named.space, named.route, named.scope, named.key, named.variant), caller)
-            }
-            Some(secret) => identity(secret, named, caller),
+            None => (
+                Slot::of(
+                    operation.space,
+                    operation.route,
+                    operation.scope,
+                    operation.key,
+                    operation.variant,
+                ),
+                caller,
+            ),
+            Some(secret) => identity(secret, operation, caller),
         }
     }
 
-    /// The same under the other secrets.
-    pub fn other_identities(&self, named: &Named<'_>, caller: Caller) -> Vec<(Slot, Caller)> {
-        self.0.iter().skip(1).map(|secret| identity(secret, named, caller)).collect()
+    /// Returns slot and caller under each of the other secrets.
+    pub fn other_identities(
+        &self,
+        operation: &OperationParts<'_>,
+        caller: Caller,
+    ) -> Vec<(Slot, Caller)> {
+        self.0.iter().skip(1).map(|secret| identity(secret, operation, caller)).collect()
     }
 
-    /// The beginning of a scope's hash, by which operations of one tenant are seen to be: 16 hexadecimal digits. Under the
-    /// first secret, where there are any.
-    pub fn scope_mark(&self, whose: &[u8; 32]) -> String {
-        scope_mark(self.0.first(), whose)
+    /// Returns the mark of a tenant: the first 16 hexadecimal digits of its hash, under the first
+    /// secret if there is one. Operations of one tenant have the same mark.
+    pub fn tenant_mark(&self, tenant: &TenantId) -> String {
+        tenant_mark(self.0.first(), tenant)
     }
 
-    /// All marks that a scope may have been told under: one under each secret, as what was told before a rotation keeps its own.
-    pub fn scope_marks(&self, whose: &[u8; 32]) -> Vec<String> {
+    /// Returns all marks that events may have for a tenant, one per secret: events written before a
+    /// rotation keep the mark of the earlier secret.
+    pub fn tenant_marks(&self, tenant: &TenantId) -> Vec<String> {
         if self.0.is_empty() {
-            return vec![scope_mark(None, whose)];
+            return vec![tenant_mark(None, tenant)];
         }
-        self.0.iter().map(|secret| scope_mark(Some(secret), whose)).collect()
+        self.0.iter().map(|secret| tenant_mark(Some(secret), tenant)).collect()
     }
 
-    /// A value for each secret, by which it is known again, in hexadecimal.
+    /// Returns a check value per secret, in hexadecimal, that identifies the secret.
     pub fn checks(&self) -> Vec<String> {
         let check = |secret: &hmac::Key| {
-            hmac::sign(secret, b"onceward: which secret is this").as_ref()[..CHECK_BYTES].to_vec()
+            let signed = hmac::sign(secret, b"onceward: which secret is this");
+            hex::encode(&signed.as_ref()[..CHECK_BYTES])
         };
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.0.iter().map(|secret| hex(check(secret))).collect()
+        self.0.iter().map(check).collect()
     }
 }
 
-fn scope_mark(secret: Option<&hmac::Key>, whose: &[u8; 32]) -> String {
+fn tenant_mark(secret: Option<&hmac::Key>, tenant: &TenantId) -> String {
     let signed = secret.map(|secret| {
         let mut parts = PartHasher::new("scope:keyed");
-        parts.part(whose);
+        parts.part(tenant.as_bytes());
         hmac::sign(secret, &parts.finish())
     });
-    let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
-    let beginning = hash.iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
-    format!("{beginning:016x}")
+    let hash = signed.as_ref().map_or(&tenant.as_bytes()[..], |signed| signed.as_ref());
+    hex::encode(&hash[..MARK_BYTES])
 }
 
-/// What is signed are hashes of length-prefixed parts, so that the rules that make scopes and callers need no secret.
-fn identity(secret: &hmac::Key, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
+/// Signs hashes of length-prefixed parts, so that the rules for scopes and callers need no secret.
+fn identity(secret: &hmac::Key, operation: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
     let mut parts = PartHasher::new("slot:keyed");
     parts
-        .part(named.route.as_bytes())
-        .part(named.scope.as_bytes())
-        .part(named.key)
-        .part(named.variant);
+        .part(operation.route.as_bytes())
+        .part(operation.scope.as_bytes())
+        .part(operation.key)
+        .part(operation.variant);
     let signed = hmac::sign(secret, &parts.finish());
     let mut hash = [0; SLOT_BYTES];
     hash.copy_from_slice(&signed.as_ref()[..SLOT_BYTES]);
-    let mut whose = PartHasher::new("caller:keyed");
-    whose.part(caller.as_bytes());
+    let mut caller_parts = PartHasher::new("caller:keyed");
+    caller_parts.part(caller.as_bytes());
     let mut signed_caller = [0; 32];
-    signed_caller.copy_from_slice(hmac::sign(secret, &whose.finish()).as_ref());
-    (Slot::from_hash(named.space, hash), Caller::from_bytes(signed_caller))
+    signed_caller.copy_from_slice(hmac::sign(secret, &caller_parts.finish()).as_ref());
+    (Slot::from_hash(operation.space, hash), Caller::from_bytes(signed_caller))
 }
 
 impl fmt::Debug for Hashing {
@@ -134,9 +151,13 @@ mod tests {
     const OLD: &[u8] = &[1; 32];
     const NEW: &[u8] = &[2; 40];
 
-    fn named(route: &'static str, key: &'static [u8]) -> Named<'static> {
+    fn tenant(byte: u8) -> TenantId {
+        TenantId::from_bytes([byte; 32])
+    }
+
+    fn named(route: &'static str, key: &'static [u8]) -> OperationParts<'static> {
         static SCOPE: std::sync::LazyLock<Scope> = std::sync::LazyLock::new(Scope::shared);
-        Named { space: Space::Enforced, route, scope: &SCOPE, key, variant: b"" }
+        OperationParts { space: Space::Enforced, route, scope: &SCOPE, key, variant: b"" }
     }
 
     #[test]
@@ -151,17 +172,17 @@ mod tests {
     #[test]
     fn a_scopes_mark_tells_tenants_apart_and_is_another_under_a_secret() {
         let (plain, keyed) = (Hashing::default(), Hashing::under([OLD]).unwrap());
-        assert_eq!(plain.scope_mark(&[0xab; 32]), "ab".repeat(8));
-        assert_eq!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[1; 32]));
-        assert_ne!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[2; 32]));
-        assert_ne!(keyed.scope_mark(&[1; 32]), plain.scope_mark(&[1; 32]));
-        let (old, rotated) = (keyed.scope_mark(&[1; 32]), Hashing::under([NEW, OLD]).unwrap());
+        assert_eq!(plain.tenant_mark(&tenant(0xab)), "ab".repeat(8));
+        assert_eq!(keyed.tenant_mark(&tenant(1)), keyed.tenant_mark(&tenant(1)));
+        assert_ne!(keyed.tenant_mark(&tenant(1)), keyed.tenant_mark(&tenant(2)));
+        assert_ne!(keyed.tenant_mark(&tenant(1)), plain.tenant_mark(&tenant(1)));
+        let (old, rotated) = (keyed.tenant_mark(&tenant(1)), Hashing::under([NEW, OLD]).unwrap());
         assert_eq!(
-            rotated.scope_marks(&[1; 32]),
-            [rotated.scope_mark(&[1; 32]), old],
-            "what was told before a rotation is found"
+            rotated.tenant_marks(&tenant(1)),
+            [rotated.tenant_mark(&tenant(1)), old],
+            "marks from before a rotation are found"
         );
-        assert_eq!(plain.scope_marks(&[1; 32]), [plain.scope_mark(&[1; 32])]);
+        assert_eq!(plain.tenant_marks(&tenant(1)), [plain.tenant_mark(&tenant(1))]);
     }
 
     #[test]
@@ -175,22 +196,22 @@ mod tests {
         for (a, b) in [(old, new), (old, plain), (new, plain)] {
             assert!(a.0 != b.0 && a.1 != b.1, "{a:?} {b:?}");
         }
-        // This is a storage format: what was written under a secret has to be found for ever.
+        // This is a storage format: records written under a secret must be found for ever.
         assert_eq!(old.0.to_string(), "op_6c94da405824abcf5c7da7a07c28ac3147a25b89");
     }
 
     #[test]
     fn every_part_counts() {
         let hashing = Hashing::under([OLD]).unwrap();
-        let slot = |named: Named<'_>| hashing.identity(&named, Caller::nobody()).0;
+        let slot = |named: OperationParts<'_>| hashing.identity(&named, Caller::nobody()).0;
         let usual = named("payments", b"k");
         let scope = Scope::of_fields([("x-api-key", b"alice".as_slice())]);
         let others = [
             named("refunds", b"k"),
             named("payments", b"l"),
-            Named { scope: &scope, ..usual },
-            Named { variant: b"f", ..usual },
-            Named { space: Space::Shadow, ..usual },
+            OperationParts { scope: &scope, ..usual },
+            OperationParts { variant: b"f", ..usual },
+            OperationParts { space: Space::Shadow, ..usual },
         ];
         for other in others {
             assert_ne!(slot(other), slot(usual), "{other:?}");

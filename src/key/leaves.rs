@@ -1,8 +1,9 @@
-//! What a request was made of, leaf by leaf, as digests: so that one that is refused can be told where it differs from the first.
+//! Digests of a request's members, one per leaf value, so that a refusal can name the places in
+//! which a request differs from the first one.
 //!
-//! Danger: an amount is guessed in no time by whoever has its digest. So digests never leave the store; each record has a salt
-//! of its own, so that equal values of two records don't look alike; and what leaves is only where two requests differ, to
-//! somebody who sent the first one as well.
+//! Danger: an amount is quickly guessed from its digest. So digests never leave the store. Each
+//! record has its own salt, so that equal values of two records have different digests. Only the
+//! places of differences are disclosed, and only to the caller of the first request.
 
 use std::collections::BTreeMap;
 
@@ -10,28 +11,31 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{BodyHash, Document, PartHasher};
 
-/// Leaves that are kept of one request, at most: a request with more is a list or a file, where a pointer helps nobody.
+/// Most leaves of one request. A request with more is a list or a file, and a pointer into it helps
+/// nobody.
 pub const LEAVES_MAX: usize = 64;
-/// Longest pointer that is kept, in bytes.
+/// Longest pointer, in bytes.
 pub const LEAF_POINTER_BYTES_MAX: usize = 128;
 
-/// Bytes of a digest: two values that differ have the same with a chance of 2^-64 at worst, and then only go unnamed.
+/// Bytes of a digest. Two different values have equal digests with a probability of 2^-64 at worst;
+/// then their difference is not named.
 const DIGEST_BYTES: usize = 16;
 
-/// Random bytes that a record's digests are made with.
+/// Random bytes for a record's digests.
 pub type Salt = [u8; 16];
 
-/// A request's leaves.
+/// Digests of the leaves of a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leaves {
+pub struct LeafDigests {
     salt: Salt,
-    /// By JSON pointer; and of what is no JSON by `method`, `path`, `query` and `body`, which are no pointers.
+    /// Digests by JSON pointer. The parts that are not JSON have the names `method`, `path`,
+    /// `query` and `body`, which are no pointers.
     digests: BTreeMap<String, [u8; DIGEST_BYTES]>,
 }
 
-/// What a request is made of.
+/// The parts of a request that have digests.
 #[derive(Debug, Clone, Copy)]
-pub struct Anatomy<'a> {
+pub struct RequestParts<'a> {
     /// The method.
     pub method: &'a str,
     /// The path, as received.
@@ -40,15 +44,15 @@ pub struct Anatomy<'a> {
     pub query: Option<&'a str>,
     /// The body.
     pub body: &'a [u8],
-    /// How the body enters the fingerprint: what doesn't is no leaf.
+    /// The part of the body in the fingerprint. Other parts have no leaves.
     pub how: BodyHash<'a>,
 }
 
-impl Leaves {
-    /// The leaves of a request; `None` where there are too many, or one too deep, or where parts of a form would have to be told
-    /// from each other.
-    pub fn of(request: &Anatomy<'_>, salt: Salt) -> Option<Leaves> {
-        let mut leaves = Leaves { salt, digests: BTreeMap::new() };
+impl LeafDigests {
+    /// Computes the digests of a request; `None` if it has too many leaves, a pointer that is too
+    /// long, or a form body.
+    pub fn of(request: &RequestParts<'_>, salt: Salt) -> Option<LeafDigests> {
+        let mut leaves = LeafDigests { salt, digests: BTreeMap::new() };
         leaves.add("method", request.method.as_bytes());
         leaves.add("path", request.path.as_bytes());
         if let Some(query) = request.query {
@@ -75,10 +79,10 @@ impl Leaves {
         Some(leaves)
     }
 
-    /// Where another request differs, sorted; `None` where its leaves can't be told.
-    pub fn differing(&self, other: &Anatomy<'_>) -> Option<Vec<String>> {
-        let other = Leaves::of(other, self.salt)?;
-        // Of two bodies of which one has no value to look into, only this can be said.
+    /// Returns the places in which another request differs, sorted; `None` if it has no digests.
+    pub fn differing(&self, other: &RequestParts<'_>) -> Option<Vec<String>> {
+        let other = LeafDigests::of(other, self.salt)?;
+        // If only one of the two bodies has a JSON value, the difference has no finer place.
         if self.digests.contains_key("body") != other.digests.contains_key("body") {
             return Some(vec!["body".to_owned()]);
         }
@@ -93,7 +97,7 @@ impl Leaves {
         Some(differing)
     }
 
-    /// As it is stored: the salt; then of each leaf the length of its pointer, the pointer and the digest.
+    /// Encodes the salt; then for each leaf the length of its pointer, the pointer and the digest.
     pub fn encode(&self) -> Bytes {
         let mut out =
             BytesMut::with_capacity(self.salt.len() + self.digests.len() * (DIGEST_BYTES + 24));
@@ -106,8 +110,8 @@ impl Leaves {
         out.freeze()
     }
 
-    /// Reads what [`Leaves::encode`] wrote; `None` where it is something else.
-    pub fn decode(mut stored: &[u8]) -> Option<Leaves> {
+    /// Decodes the output of [`LeafDigests::encode`]; `None` for other bytes.
+    pub fn decode(mut stored: &[u8]) -> Option<LeafDigests> {
         let (salt, rest) = stored.split_first_chunk::<16>()?;
         stored = rest;
         let mut digests = BTreeMap::new();
@@ -118,7 +122,7 @@ impl Leaves {
             digests.insert(std::str::from_utf8(pointer).ok()?.to_owned(), *digest);
             stored = rest;
         }
-        Some(Leaves { salt: *salt, digests })
+        Some(LeafDigests { salt: *salt, digests })
     }
 
     fn add(&mut self, name: &str, value: &[u8]) {
@@ -147,14 +151,20 @@ mod tests {
 
     const SALT: Salt = [7; 16];
 
-    fn anatomy<'a>(body: &'a str, ignore: &'a [Pointer]) -> Anatomy<'a> {
+    fn request_parts<'a>(body: &'a str, ignore: &'a [Pointer]) -> RequestParts<'a> {
         let how = BodyHash::Json { is_json: true, ignore };
-        Anatomy { method: "POST", path: "/v1/payments", query: None, body: body.as_bytes(), how }
+        RequestParts {
+            method: "POST",
+            path: "/v1/payments",
+            query: None,
+            body: body.as_bytes(),
+            how,
+        }
     }
 
     fn differing(first: &str, second: &str) -> Vec<String> {
-        let stored = Leaves::of(&anatomy(first, &[]), SALT).unwrap().encode();
-        Leaves::decode(&stored).unwrap().differing(&anatomy(second, &[])).unwrap()
+        let stored = LeafDigests::of(&request_parts(first, &[]), SALT).unwrap().encode();
+        LeafDigests::decode(&stored).unwrap().differing(&request_parts(second, &[])).unwrap()
     }
 
     #[test]
@@ -181,21 +191,23 @@ mod tests {
     }
 
     #[test]
-    fn method_path_and_query_are_told_and_what_is_ignored_is_not() {
+    fn method_path_and_query_are_named_and_ignored_members_are_not() {
         let ignore = [Pointer::parse("/sent_at").unwrap(), Pointer::parse("/items/0").unwrap()];
         let (first, second) = (r#"{"sent_at":1,"items":[1,5]}"#, r#"{"sent_at":2,"items":[2,5]}"#);
-        let leaves = Leaves::of(&anatomy(first, &ignore), SALT).unwrap();
-        assert_eq!(leaves.differing(&anatomy(second, &ignore)), Some(vec![]));
-        let elsewhere = Anatomy {
+        let leaves = LeafDigests::of(&request_parts(first, &ignore), SALT).unwrap();
+        assert_eq!(leaves.differing(&request_parts(second, &ignore)), Some(vec![]));
+        let elsewhere = RequestParts {
             method: "PATCH",
             path: "/v1/refunds",
             query: Some("a=1"),
-            ..anatomy(first, &ignore)
+            ..request_parts(first, &ignore)
         };
         assert_eq!(leaves.differing(&elsewhere).unwrap(), ["method", "path", "query"]);
-        let unread = Anatomy { how: BodyHash::None, ..anatomy("x", &[]) };
+        let unread = RequestParts { how: BodyHash::None, ..request_parts("x", &[]) };
         assert_eq!(
-            Leaves::of(&unread, SALT).unwrap().differing(&Anatomy { body: b"y", ..unread }),
+            LeafDigests::of(&unread, SALT)
+                .unwrap()
+                .differing(&RequestParts { body: b"y", ..unread }),
             Some(vec![])
         );
     }
@@ -203,33 +215,43 @@ mod tests {
     #[test]
     fn too_many_leaves_too_long_pointers_and_forms_are_not_kept() {
         let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
-        assert!(Leaves::of(&anatomy(&list(LEAVES_MAX), &[]), SALT).is_some());
-        assert_eq!(Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &[]), SALT), None);
+        assert!(LeafDigests::of(&request_parts(&list(LEAVES_MAX), &[]), SALT).is_some());
+        assert_eq!(LeafDigests::of(&request_parts(&list(LEAVES_MAX + 1), &[]), SALT), None);
         let ignored = [Pointer::parse("/0").unwrap()];
         assert!(
-            Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &ignored), SALT).is_some(),
+            LeafDigests::of(&request_parts(&list(LEAVES_MAX + 1), &ignored), SALT).is_some(),
             "what is ignored is no leaf"
         );
         let member = |length: usize| format!("{{\"{}\":1}}", "m".repeat(length));
-        assert!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX - 1), &[]), SALT).is_some());
-        assert_eq!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX), &[]), SALT), None);
-        let form = Anatomy { how: BodyHash::Form { boundary: "b" }, ..anatomy("x", &[]) };
-        assert_eq!(Leaves::of(&form, SALT), None);
+        assert!(
+            LeafDigests::of(&request_parts(&member(LEAF_POINTER_BYTES_MAX - 1), &[]), SALT)
+                .is_some()
+        );
+        assert_eq!(
+            LeafDigests::of(&request_parts(&member(LEAF_POINTER_BYTES_MAX), &[]), SALT),
+            None
+        );
+        let form =
+            RequestParts { how: BodyHash::Form { boundary: "b" }, ..request_parts("x", &[]) };
+        assert_eq!(LeafDigests::of(&form, SALT), None);
     }
 
     #[test]
     fn digests_say_nothing_of_values_and_two_records_of_one_value_look_different() {
         let body = r#"{"card":"4242424242424242"}"#;
-        let stored = Leaves::of(&anatomy(body, &[]), SALT).unwrap().encode();
+        let stored = LeafDigests::of(&request_parts(body, &[]), SALT).unwrap().encode();
         assert!(!String::from_utf8_lossy(&stored).contains("4242"));
-        assert_ne!(stored[16..], Leaves::of(&anatomy(body, &[]), [8; 16]).unwrap().encode()[16..]);
+        assert_ne!(
+            stored[16..],
+            LeafDigests::of(&request_parts(body, &[]), [8; 16]).unwrap().encode()[16..]
+        );
     }
 
     #[test]
     fn what_is_damaged_is_not_read() {
-        let stored = Leaves::of(&anatomy(r#"{"a":1}"#, &[]), SALT).unwrap().encode();
-        assert_eq!(Leaves::decode(&stored[..10]), None);
-        assert_eq!(Leaves::decode(&stored[..stored.len() - 1]), None);
-        assert_eq!(Leaves::decode(&[&stored[..], &[1, 0xff]].concat()), None);
+        let stored = LeafDigests::of(&request_parts(r#"{"a":1}"#, &[]), SALT).unwrap().encode();
+        assert_eq!(LeafDigests::decode(&stored[..10]), None);
+        assert_eq!(LeafDigests::decode(&stored[..stored.len() - 1]), None);
+        assert_eq!(LeafDigests::decode(&[&stored[..], &[1, 0xff]].concat()), None);
     }
 }

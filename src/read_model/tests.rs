@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::event::{Context, Event, Kind};
+use crate::event::{Context, Event, EventKind};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::Lifetime;
-use crate::store::log::{Entry, EntryId, Position};
+use crate::store::log::{EntryId, LogEntry, Position};
 
 mod following;
 mod observing;
@@ -28,7 +28,7 @@ fn slot(n: u64) -> Slot {
     Slot::from_hash(Space::Enforced, hash)
 }
 
-fn event(kind: Kind, opened_ms: u64) -> Event {
+fn event(kind: EventKind, opened_ms: u64) -> Event {
     Event {
         kind,
         version: "1".into(),
@@ -37,31 +37,32 @@ fn event(kind: Kind, opened_ms: u64) -> Event {
         opened_ms,
         keep_ms: KEEP_MS,
         tombstone_ms: None,
-        lease_ms: (kind == Kind::Claimed).then_some(LEASE_MS),
-        status: matches!(kind, Kind::Completed | Kind::Resolved | Kind::Found).then_some(201),
+        lease_ms: (kind == EventKind::Claimed).then_some(LEASE_MS),
+        status: matches!(kind, EventKind::Completed | EventKind::Resolved | EventKind::Found)
+            .then_some(201),
         response_bytes: None,
-        cause: (kind == Kind::Uncertain).then(|| "the connection broke".into()),
+        cause: (kind == EventKind::Uncertain).then(|| "the connection broke".into()),
         context: Context::default(),
     }
 }
 
-/// Applies what was told to a model that nobody empties.
-fn applied(model: &ReadModel, told: &Told) {
-    model.apply(model.reached().unwrap().generation, &told.0).unwrap();
+/// Applies the entries of a log to a model that is not emptied meanwhile.
+fn applied(model: &ReadModel, entries: &TestLog) {
+    model.apply(model.progress().unwrap().checkpoint.fence, &entries.0).unwrap();
 }
 
 /// A log with one partition that entries are appended to by hand.
 #[derive(Default)]
-struct Told(Vec<Entry>);
+struct TestLog(Vec<LogEntry>);
 
-impl Told {
-    fn tell(&mut self, n: u64, at_ms: u64, event: &Event) {
-        self.tell_json(n, at_ms, &serde_json::to_value(event).unwrap());
+impl TestLog {
+    fn append(&mut self, n: u64, at_ms: u64, event: &Event) {
+        self.append_json(n, at_ms, &serde_json::to_value(event).unwrap());
     }
 
-    fn tell_json(&mut self, n: u64, at_ms: u64, event: &serde_json::Value) {
+    fn append_json(&mut self, n: u64, at_ms: u64, event: &serde_json::Value) {
         let event = serde_json::to_vec(event).unwrap().into();
         let id = EntryId { ms: at_ms, seq: self.0.len() as u64 };
-        self.0.push(Entry { partition: 0, id, slot: slot(n), event, link: None });
+        self.0.push(LogEntry { partition: 0, id, slot: slot(n), event, link: None });
     }
 }

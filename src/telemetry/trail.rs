@@ -11,7 +11,8 @@ use http::{Extensions, Method, Uri, Version};
 use tokio::time::Instant;
 
 use super::access::{AccessLog, Line};
-use super::spans::{self, Ids, Span, SpanKind, Tracer};
+use super::spans::{Ids, Span, SpanKind, Tracer};
+use crate::hex;
 
 /// Most steps recorded per request: a request that waits reads its record again and again.
 const STEPS_MAX: usize = 64;
@@ -237,7 +238,7 @@ impl Trail {
         own: u64,
     ) -> Option<[u8; 8]> {
         let mut notes = self.0.notes();
-        notes.trace_id = Some(spans::hex(&trace));
+        notes.trace_id = Some(hex::encode(&trace));
         let tracer = self.0.observers.tracer.as_ref()?;
         // The side that began the trace decides for all of it.
         let sampled = parent.map_or_else(|| tracer.samples(&trace), |(_, sampled)| sampled);

@@ -10,14 +10,14 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use onceward::clock::{Clock, Manual};
+use onceward::clock::{Clock, ManualClock};
 use onceward::config::{Config, Overrides};
 use onceward::entropy::Entropy;
 use onceward::gate::{BoxError, Gate, Payload, Settings, sweep};
 use onceward::layer::{LayerSettings, OncewardLayer};
 use onceward::proxy::Rejections;
 use onceward::route::Route;
-use onceward::store::redis::{Ack, Options, Place, Redis};
+use onceward::store::redis::{Endpoint, Redis, RedisAck, RedisOptions};
 use onceward::telemetry::Meter;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
@@ -63,7 +63,7 @@ struct Upstream {
 /// A gateway with a wall clock of its own.
 struct Machine {
     service: BoxCloneService<Request<Full<Bytes>>, Answer, Infallible>,
-    wall: Arc<Manual>,
+    wall: Arc<ManualClock>,
     runtime: Option<Runtime>,
 }
 
@@ -94,13 +94,13 @@ impl World {
             .unwrap();
         let _inside = runtime.enter();
         let (clock, wall) = Clock::manual(boot_ms, unix_ms);
-        let options = Options {
-            place: Place::Server(self.redis.url()),
+        let options = RedisOptions {
+            endpoint: Endpoint::Server(self.redis.url()),
             timeout: Duration::from_secs(5),
             ca_file: None,
             client: None,
-            ack: Ack::Memory,
-            quiet: Duration::ZERO,
+            ack: RedisAck::Memory,
+            loss_pause: Duration::ZERO,
             breakers: Default::default(),
             namespace: "onceward".into(),
             features: Default::default(),

@@ -145,7 +145,7 @@ fn a_path_that_joins_or_leaves_the_identity_is_a_change() {
         "of the key and the path, scope by x-account, and made it of the key, scope by x-account",
     );
     stop(starts(upstream.port, &store, "", &by_path, true));
-    is_refused(&store, "", &usual, "made it of the key and the path, scope by x-account");
+    is_refused(&store, "", &usual, "before by the key and the path, scope by x-account");
 }
 
 #[test]

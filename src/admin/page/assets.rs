@@ -11,6 +11,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use crate::admin::problem::AdminRefusal;
+use crate::hex;
 
 /// A file that browsers may cache forever.
 pub(super) struct Asset {
@@ -40,8 +41,7 @@ asset!(ICON, "icon", "svg", "image/svg+xml", "assets/icon.svg");
 
 impl Asset {
     fn hashed_name(&self) -> String {
-        let hash: String =
-            Sha256::digest(self.content).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&Sha256::digest(self.content)[..8]);
         format!("{}.{hash}.{}", self.stem, self.extension)
     }
 

@@ -164,7 +164,7 @@ struct StoreHealth {
 impl StoreHealth {
     async fn ask(admin: &Admin) -> StoreHealth {
         let began = tokio::time::Instant::now();
-        let fault = admin.gate.store().ping().await.err();
+        let fault = admin.gate.store().records.ping().await.err();
         StoreHealth { took: began.elapsed(), fault }
     }
 

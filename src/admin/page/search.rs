@@ -18,7 +18,7 @@ use crate::admin::queries::{filter, find_by_key, from_store, lag_ms, mark_of, se
 use crate::admin::state::Admin;
 use crate::admin::view::OperationListView;
 use crate::engine::{Mode, Policy};
-use crate::gate::{scope_names, whose_names};
+use crate::gate::{scope_names, tenant_names};
 use crate::key::Slot;
 
 /// Rows of a page.
@@ -320,7 +320,7 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
 /// Renders the form for a client's credentials, such as a tenant's name or an API key.
 fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
     let routes = routes(admin);
-    if routes.iter().all(|policy| whose_names(policy).is_empty()) {
+    if routes.iter().all(|policy| tenant_names(policy).is_empty()) {
         return html! {};
     }
     html! {
@@ -330,7 +330,7 @@ fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
                 (proof(visitor))
                 div.row {
                     (of_route("client", &routes))
-                    (parts("client", "of", &routes, whose_names))
+                    (parts("client", "of", &routes, tenant_names))
                     div.buttons { button type="submit" { "Find" } }
                 }
                 p.hint {

@@ -41,7 +41,12 @@ impl UncertainQueue {
     pub(super) async fn read(admin: &Admin) -> Result<UncertainQueue, ListError> {
         let (mut operations, mut scanned, mut cursor) = (Vec::new(), 0, None);
         loop {
-            let page = admin.gate.store().list(Listing::Unsettled, cursor.as_deref(), SCAN).await?;
+            let page = admin
+                .gate
+                .store()
+                .records
+                .list(Listing::Unsettled, cursor.as_deref(), SCAN)
+                .await?;
             scanned += page.records.len();
             let uncertain = |(_, held): &(Slot, Held)| {
                 matches!(held.record.state, RecordState::Uncertain { .. })

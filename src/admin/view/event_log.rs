@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::read_model::MomentView;
 use crate::clock::rfc3339;
-use crate::store::log::Entry;
+use crate::store::log::LogEntry;
 
 /// The kind of an entry that can't be parsed.
 const UNREADABLE: &str = "unreadable";
@@ -44,8 +44,8 @@ pub struct EventView {
     pub moment: MomentView,
 }
 
-impl From<&Entry> for EventView {
-    fn from(entry: &Entry) -> EventView {
+impl From<&LogEntry> for EventView {
+    fn from(entry: &LogEntry) -> EventView {
         let mut view: EventView = serde_json::from_slice(&entry.event).unwrap_or_else(|_| {
             let moment = MomentView { kind: UNREADABLE.to_owned(), ..MomentView::default() };
             EventView { moment, ..EventView::default() }

@@ -7,10 +7,10 @@ use utoipa::ToSchema;
 
 use super::operation::OperationView;
 use crate::clock::rfc3339;
-use crate::event::Kind;
+use crate::event::EventKind;
 use crate::read_model::{
-    Freshness, HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline,
-    What,
+    Freshness, HourRow, Latency, MinuteRow, Moment, MomentDetail, Operation, OperationState,
+    Overview, Tally, Timeline,
 };
 
 /// The history of an operation, from the event log.
@@ -221,13 +221,13 @@ impl MomentView {
     /// Creates the view of an event; `None` if it can't be converted.
     fn new(moment: &Moment) -> Option<MomentView> {
         // Events and observations have the members of this view, and may have more.
-        let members = match &moment.what {
-            What::Changed(event) => serde_json::to_value(event),
-            What::Observed(observation) => serde_json::to_value(observation),
+        let members = match &moment.detail {
+            MomentDetail::Changed(event) => serde_json::to_value(event),
+            MomentDetail::Observed(observation) => serde_json::to_value(observation),
         };
         let mut view: MomentView = serde_json::from_value(members.ok()?).ok()?;
         view.at = rfc3339(moment.at_ms);
-        if let What::Observed(observation) = &moment.what {
+        if let MomentDetail::Observed(observation) = &moment.detail {
             view.until = observation.until_ms.map(rfc3339);
             view.times = observation.times.map(|_| observation.requests());
         }
@@ -237,7 +237,7 @@ impl MomentView {
 
 impl From<&Operation> for OperationView {
     fn from(operation: &Operation) -> OperationView {
-        let is_result = operation.state == State::Completed;
+        let is_result = operation.state == OperationState::Completed;
         OperationView {
             operation: operation.reference.clone(),
             state: operation.state.name().to_owned(),
@@ -246,8 +246,9 @@ impl From<&Operation> for OperationView {
             opened_at: rfc3339(operation.opened_ms),
             changed_at: rfc3339(operation.changed_ms),
             lease_ends_at: operation.lease_ends_ms.map(rfc3339),
-            cause: operation.cause.clone().filter(|_| operation.state == State::Uncertain),
-            retry: (operation.state == State::Uncertain && operation.last == Kind::Retried)
+            cause: operation.cause.clone().filter(|_| operation.state == OperationState::Uncertain),
+            retry: (operation.state == OperationState::Uncertain
+                && operation.last == EventKind::Retried)
                 .then_some(true),
             status: operation.status.filter(|_| is_result),
             body_bytes: operation
@@ -264,10 +265,10 @@ impl From<&Operation> for OperationView {
     }
 }
 
-fn settler(kind: Kind) -> &'static str {
+fn settler(kind: EventKind) -> &'static str {
     match kind {
-        Kind::Resolved => "operator",
-        Kind::Found => "probe",
+        EventKind::Resolved => "operator",
+        EventKind::Found => "probe",
         _ => "upstream",
     }
 }
@@ -358,7 +359,9 @@ mod tests {
                 r#"[{{"kind":"replayed","route":"payments","seen":[{{"at_ms":1,"times":{times}}}]}}]"#
             );
             let observation = Observation::decode(batch.as_bytes()).unwrap().remove(0);
-            MomentView::new(&Moment { at_ms: 1, what: What::Observed(observation) }).unwrap().times
+            MomentView::new(&Moment { at_ms: 1, detail: MomentDetail::Observed(observation) })
+                .unwrap()
+                .times
         };
         assert_eq!(
             [times_of(2), times_of(0), times_of(u64::MAX)],

@@ -1,4 +1,4 @@
-//! `cors`: which pages may read the gateway's own answers.
+//! `cors`: origins that may read the gateway's own answers.
 
 use http::HeaderValue;
 use http::uri::Authority;
@@ -10,7 +10,7 @@ const EXPECTED: &str = "a table such as { origins = [\"https://shop.example\"] }
 const ORIGINS_EXPECTED: &str = "a list of origins such as [\"https://shop.example\"], or [\"*\"]";
 const ORIGIN_EXPECTED: &str = "an origin such as \"https://shop.example\"";
 
-/// Reads `cors`; `None` inside where the route has none.
+/// Reads `cors`; the inner value is `None` if the route has none.
 pub(super) fn read(route: &Table<'_>) -> Option<Option<CrossOrigin>> {
     let Some(value) = route.get("cors") else { return Some(None) };
     let table = value.table(EXPECTED)?;
@@ -28,7 +28,7 @@ pub(super) fn read(route: &Table<'_>) -> Option<Option<CrossOrigin>> {
     table.finish();
     let (origins, (credentials, value)) = (origins?, credentials?);
     if let (Origins::Any, true, Some(value)) = (&origins, credentials, value) {
-        value.fault("every page could read what the cookies of its visitor give access to: list the origins");
+        value.fault("every page could read answers for its visitor's cookies: list the origins");
         return None;
     }
     Some(Some(CrossOrigin { origins, credentials }))
@@ -46,14 +46,15 @@ fn read_origins(value: &Value<'_>) -> Option<Origins> {
         }
         [any] if any == "*" => Some(Origins::Any),
         several if several.iter().any(|origin| origin == "*") => {
-            value.fault("\"*\" is every origin: it stands alone");
+            value.fault("\"*\" includes every origin: remove the others");
             None
         }
         _ => Some(Origins::Listed(origins)),
     }
 }
 
-/// Parses an origin as browsers send it (RFC 6454, section 6.2), since it is compared byte by byte.
+/// Parses an origin in the exact form that browsers send (RFC 6454, section 6.2): origins are
+/// compared byte by byte.
 fn origin(text: &str) -> Result<HeaderValue, String> {
     let value = || HeaderValue::from_str(text).map_err(|_| format!("expected {ORIGIN_EXPECTED}"));
     if text == "*" {
@@ -61,7 +62,9 @@ fn origin(text: &str) -> Result<HeaderValue, String> {
     }
     let wrong = |why: &str| Err(format!("expected {ORIGIN_EXPECTED}, {why}"));
     let Some((scheme, host)) = text.split_once("://") else {
-        return wrong("with a scheme (\"null\" is every page in a sandbox, and can't be admitted)");
+        return wrong(
+            "with a scheme (\"null\" is the origin of every sandboxed page, so it is refused)",
+        );
     };
     if text.contains(|byte: char| byte.is_ascii_uppercase()) {
         return wrong("in lower case, as browsers send it");

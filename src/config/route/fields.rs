@@ -1,6 +1,7 @@
-//! `fields`: members of bodies that are told to the event log, so that operators find an operation by them.
+//! `fields`: body members that are written to the event log, so that operators find an operation by
+//! them.
 
-use super::Surroundings;
+use super::RouteContext;
 use crate::config::read::{Table, Value};
 use crate::engine::{CHOSEN_MAX, ChosenField, Side};
 use crate::key::Pointer;
@@ -10,14 +11,14 @@ const EXPECTED: &str =
 const PLACE_EXPECTED: &str =
     "a body and a JSON pointer, such as \"request:/order/id\" or \"response:/id\"";
 
-/// Longest name, in bytes: it is written with every operation.
+/// Longest name, in bytes. It is written with every operation.
 const NAME_BYTES_MAX: usize = 32;
 
-/// Reads `fields`. Without the event log there is nothing to tell them to, and none come out.
+/// Reads `fields`. Without the event log the result is empty.
 pub(super) fn read(
     route: &Table<'_>,
     redact: &[Pointer],
-    around: &Surroundings<'_>,
+    context: &RouteContext<'_>,
 ) -> Option<Vec<ChosenField>> {
     let Some(value) = route.get("fields") else { return Some(Vec::new()) };
     let values = value.table(EXPECTED)?.values();
@@ -27,21 +28,20 @@ pub(super) fn read(
         ));
         return None;
     }
-    // Each is read before any is missed, so that all faults are reported.
+    // All fields are parsed before the first failure returns, so that all faults are reported.
     let fields: Vec<Option<ChosenField>> =
         values.iter().map(|(name, value)| read_field(name, value, redact)).collect();
     let fields = fields.into_iter().collect::<Option<Vec<_>>>()?;
-    if around.log == Some(false) {
+    if context.log == Some(false) {
         route
             .report
-            .warn(&value.place.path, "told to nobody: the event log is off ([log] enabled = true)");
+            .warn(&value.span.path, "not used: the event log is off (set [log] enabled = true)");
         return Some(Vec::new());
     }
-    if around.encrypted && !fields.is_empty() {
-        route.report.warn(
-            &value.place.path,
-            "stand in the event log in plain text: [encryption] seals results alone",
-        );
+    if context.encrypted && !fields.is_empty() {
+        route
+            .report
+            .warn(&value.span.path, "plain text in the event log: [encryption] seals only results");
     }
     Some(fields)
 }
@@ -64,7 +64,9 @@ fn read_field(name: &str, value: &Value<'_>, redact: &[Pointer]) -> Option<Chose
         Some((side, Pointer::parse(pointer)?))
     })?;
     if let Some(kept) = redact.iter().find(|kept| pointer.tokens().starts_with(kept.tokens())) {
-        value.fault(format!("redact keeps {kept} from the store: it can't be told to the event log, which lies there"));
+        value.fault(format!(
+            "redact removes {kept} before it is stored, so the event log can't contain it"
+        ));
         return None;
     }
     Some(ChosenField { name: name.to_owned(), side, pointer })

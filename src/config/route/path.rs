@@ -1,27 +1,28 @@
 //! A route's path pattern.
 
-/// What a pattern looks like.
+/// Description of a pattern, for messages.
 pub(super) const EXPECTED: &str =
     "a path such as \"/v1/payments/{id}\" or \"/v1/payments/{*rest}\"";
 
-/// Parses a pattern, and takes its trailing slash off: with or without one, it matches the same.
+/// Parses a pattern and removes its trailing slash: both forms match the same paths.
 ///
-/// Danger: a pattern that can never match leaves its requests unprotected, so one that asks for what no request's path
-/// can be is refused.
+/// Danger: a pattern that can never match leaves its requests unprotected. So a pattern that no
+/// request's path can match is refused.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
-        return Err(format!("expected {EXPECTED}: it starts with a slash"));
+        return Err(format!("expected {EXPECTED}: a path starts with a slash"));
     }
     let pattern = if text.len() > 1 { text.strip_suffix('/').unwrap_or(text) } else { text };
     if !pattern.bytes().all(|byte| byte.is_ascii_graphic() && !b"?#\"<>\\^`|".contains(&byte)) {
         return Err(
-            "a path is visible ASCII without ? and #; anything else is percent-encoded".to_owned()
+            "a path has only visible ASCII characters except ? and #: percent-encode the others"
+                .to_owned(),
         );
     }
     let mut segments = pattern.split('/').skip(1);
     if pattern.len() > 1 && segments.any(|segment| matches!(segment, "" | "." | "..")) {
         return Err(
-            "//, . and .. can't stand in a pattern: upstreams resolve such paths into others"
+            "a pattern must not contain //, . or ..: upstreams resolve such paths to others"
                 .to_owned(),
         );
     }
@@ -41,7 +42,7 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     }
 }
 
-/// Requests are matched with their unreserved characters decoded, so a pattern has to have them plain.
+/// Refuses escapes of unreserved characters: requests are matched with these decoded.
 fn check_escapes(pattern: &str) -> Result<(), String> {
     for (at, _) in pattern.match_indices('%') {
         let digits = pattern
@@ -56,10 +57,11 @@ fn check_escapes(pattern: &str) -> Result<(), String> {
                 char::from(byte)
             ));
         }
-        // Upstreams take both for one path, and the plain one would pass unprotected (RFC 3986, section 3.3: pchar).
+        // Upstreams treat both spellings as one path, and the plain one would pass unprotected (RFC
+        // 3986, section 3.3: pchar).
         if b"!$&'()*+,=:@".contains(&byte) {
             return Err(format!(
-                "write {:?} instead of its percent-encoding: then requests with either are protected or refused",
+                "write {:?} instead of its percent-encoding: requests with either spelling are then protected or refused",
                 char::from(byte)
             ));
         }

@@ -1,8 +1,8 @@
-//! What a configuration may not say, and what is said about it.
+//! Stories of refused configurations and their messages.
 
 use super::*;
 
-/// Lines of a route, the key that is blamed, and a piece of the text.
+/// Lines of a route, the key with the fault, and a piece of the message.
 const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "retention = \"60d\"\nunsettled_retention = \"30d\"",
@@ -57,7 +57,7 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "on_uncertain = \"probe\"\nprobe = { path = \"/p/{key}\", headers = { Host = \"h\" } }",
         "probe.headers.Host",
-        "can have",
+        "can be set for",
     ),
     (
         "on_uncertain = \"probe\"\nprobe = { path = \"/p/{key}\", headers = { A = {} } }",
@@ -69,17 +69,17 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "key = { derive = [\"path\"] }\nupstream_key = { max_length = 40 }",
         "upstream_key.header",
-        "a derived key has no place",
+        "a derived key is in no field",
     ),
     ("lease = \"1500ms\"", "lease", "third of the lease"),
     ("lease = \"-1s\"", "lease", "expected a duration such as \"30s\", found \"-1s\""),
-    ("lease = \"11000y\"", "lease", "longer than ten years"),
+    ("lease = \"11000y\"", "lease", "limit of ten years"),
     ("lease = \"1us\"", "lease", "shorter than a millisecond"),
     ("lease = 30", "lease", "expected a duration such as \"30s\", found an integer"),
     ("retention = \"0s\"", "retention", "above zero"),
     ("profile = \"strype\"", "profile", "there are acp, adyen, amazon-pay, "),
     ("upstream = \"other\"", "upstream", "there is no upstream named \"other\""),
-    ("caller = \"scope\"", "caller", "there is no scope"),
+    ("caller = \"scope\"", "caller", "needs a scope"),
     ("caller = \"everybody\"", "caller", "expected \"scope\""),
     ("caller = {}", "caller", "headers"),
     ("caller = { headers = [] }", "caller.headers", "at least one"),
@@ -92,15 +92,19 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("caller = { cookie = [\"a\"] }", "caller.cookie", "found a list"),
     ("caller = { headers = [\"A\"], cookie = \"a\" }", "caller.cookie", "not by both"),
     ("scope = { cookie = \"\" }", "scope.cookie", "expected a cookie's name"),
-    ("scope = { cookie = \"a\", header = \"A\" }", "scope.cookie", "not both"),
+    ("scope = { cookie = \"a\", header = \"A\" }", "scope.cookie", "exactly one of"),
     ("scope = {}", "scope", "expected a table such as"),
-    ("scope = { header = \"A\", headers = [\"B\"] }", "scope.headers", "not both"),
-    ("scope = { jwt = { jwks = \"f\" }, header = \"A\" }", "scope.jwt", "not both"),
-    ("scope = { client_cert = \"subject\", header = \"A\" }", "scope.client_cert", "not both"),
+    ("scope = { header = \"A\", headers = [\"B\"] }", "scope.headers", "exactly one of"),
+    ("scope = { jwt = { jwks = \"f\" }, header = \"A\" }", "scope.jwt", "exactly one of"),
+    (
+        "scope = { client_cert = \"subject\", header = \"A\" }",
+        "scope.client_cert",
+        "exactly one of",
+    ),
     (
         "scope = { client_cert = \"subject\" }",
         "scope.client_cert",
-        "only where [tls] has client_ca",
+        "only if client_ca is set under [tls]",
     ),
     ("scope = { client_cert = \"issuer\" }", "scope.client_cert", "expected \"subject\""),
     ("scope = { jwt = \"f\" }", "scope.jwt", "found a string"),
@@ -125,7 +129,7 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "scope = { jwt = { jwks = \"f\" } }\ncaller = { headers = [\"A\"] }",
         "caller",
-        "leave caller out",
+        "remove caller",
     ),
     ("scope = \"X-Api-Key\"", "scope", "found a string"),
     ("key = { header = \"Host\" }", "key.header", "Host can't be a key"),
@@ -142,9 +146,9 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("key = { header = \"CONNECTION\" }", "key.header", "belongs to one connection"),
     ("key = { header = \"a b\" }", "key.header", "expected a header field's name"),
     ("key = { body = \"idempotency_key\" }", "key.body", "expected a JSON pointer"),
-    ("key = { header = \"A\", derive = [\"path\"] }", "key.derive", "can't have both"),
+    ("key = { header = \"A\", derive = [\"path\"] }", "key.derive", "remove these"),
     ("key = { derive = [] }", "key.derive", "at least one part"),
-    ("key = { form = \"a\", derive = [\"path\"] }", "key.derive", "can't have both"),
+    ("key = { form = \"a\", derive = [\"path\"] }", "key.derive", "remove these"),
     ("key = { form = \"/a\" }", "key.form", "without a slash"),
     ("key = { form = \"\" }", "key.form", "a form field's name"),
     ("key = { derive = [\"form:txn_id\"] }", "key.derive[0]", "\"form:/NAME\""),
@@ -153,15 +157,19 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "key = { form = \"a\" }\nupstream_key = { max_length = 40 }",
         "upstream_key.header",
-        "a form is not rewritten",
+        "forms are not rewritten",
     ),
     ("key = { derive = [\"method\"] }", "key.derive[0]", "\"query:NAME\""),
     ("key = { derive = [\"path\"], required = false }", "key.required", "always required"),
-    ("key = { derive = [\"path\"], max_length = 9 }", "key.max_length", "means nothing"),
+    (
+        "key = { derive = [\"path\"], max_length = 9 }",
+        "key.max_length",
+        "not used for a derived key",
+    ),
     ("echo_key = \"yes\"", "echo_key", "true or false, found a string"),
-    ("echo_key = true\nkey = { body = \"/key\" }", "echo_key", "in no header field"),
-    ("echo_key = true\nkey = { derive = [\"path\"] }", "echo_key", "in no header field"),
-    ("identity = []", "identity", "the route is always a part"),
+    ("echo_key = true\nkey = { body = \"/key\" }", "echo_key", "no header field with a key"),
+    ("echo_key = true\nkey = { derive = [\"path\"] }", "echo_key", "no header field with a key"),
+    ("identity = []", "identity", "the route is always included"),
     ("identity = [\"key\"]", "identity[0]", "\"route\" or \"path\""),
     ("identity = \"path\"", "identity", "found a string"),
     ("key = { min_length = 0 }", "key.min_length", "from 1 to 4096"),
@@ -173,9 +181,13 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "key = { min_length = 256 }",
         "key.min_length",
-        "more than max_length (255): no key could be sent",
+        "more than max_length (255): no key would be accepted",
     ),
-    ("key = { derive = [\"path\"], min_length = 9 }", "key.min_length", "means nothing"),
+    (
+        "key = { derive = [\"path\"], min_length = 9 }",
+        "key.min_length",
+        "not used for a derived key",
+    ),
     ("key = { max_length = 0 }", "key.max_length", "from 1 to 4096"),
     ("key = { syntax = \"uuid7\" }", "key.syntax", "\"uuid4\""),
     ("key = \"X-Key\"", "key", "found a string"),
@@ -225,12 +237,12 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "redact = [\"/card\"]\nfields = { number = \"response:/card/number\" }",
         "fields.number",
-        "redact keeps /card from the store",
+        "redact removes /card before it is stored",
     ),
     (
         "redact = [\"/card\"]\nfields = { card = \"request:/card\" }",
         "fields.card",
-        "redact keeps /card from the store",
+        "redact removes /card before it is stored",
     ),
     ("name = \"\"", "name", "expected a name"),
     ("errors = \"strip\"", "errors", "\"problem\" or \"stripe\""),
@@ -238,7 +250,7 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     ("cors = {}", "cors", "needs origins"),
     ("cors = { origins = [] }", "cors.origins", "expected a list of origins"),
     ("cors = { origins = [\"shop.example\"] }", "cors.origins[0]", "with a scheme"),
-    ("cors = { origins = [\"null\"] }", "cors.origins[0]", "every page in a sandbox"),
+    ("cors = { origins = [\"null\"] }", "cors.origins[0]", "every sandboxed page"),
     (
         "cors = { origins = [\"https://shop.example/\"] }",
         "cors.origins[0]",
@@ -256,7 +268,7 @@ const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
         "cors.origins[0]",
         "a scheme, a host and perhaps a port",
     ),
-    ("cors = { origins = [\"*\", \"https://shop.example\"] }", "cors.origins", "it stands alone"),
+    ("cors = { origins = [\"*\", \"https://shop.example\"] }", "cors.origins", "remove the others"),
     ("cors = { origins = [\"*\"], credentials = true }", "cors.credentials", "list the origins"),
     ("cors = { origins = [\"*\"], credential = true }", "cors.credential", "no such key"),
     (
@@ -365,7 +377,11 @@ fn what_contradicts_itself_is_refused() {
         ("[tracing]\notlp_endpoint = \"collector:4318\"", "tracing.otlp_endpoint", "a url such as"),
         ("[tracing]\nsample_ratio = 1.1", "tracing.sample_ratio", "from 0 to 1"),
         ("[tracing]\nsample_ratio = \"half\"", "tracing.sample_ratio", "found a string"),
-        ("[tracing]\nheaders = { \"a b\" = \"x\" }", "tracing.headers.a b", "a collector can have"),
+        (
+            "[tracing]\nheaders = { \"a b\" = \"x\" }",
+            "tracing.headers.a b",
+            "can be set for a collector",
+        ),
         (
             "[tracing]\nheaders = { A = { env = \"A\", file = \"b\" } }",
             "tracing.headers.A.env",
@@ -392,7 +408,11 @@ fn what_contradicts_itself_is_refused() {
         ),
         ("admin = \"0.0.0.0:8081\"", "admin", "not a loopback address"),
         ("admin = \"127.0.0.1:8080\"", "admin", "the same address as listen"),
-        ("[upstreams.default]\nurl = \"http://a\"", "upstreams.default", "choose another"),
+        (
+            "[upstreams.default]\nurl = \"http://a\"",
+            "upstreams.default",
+            "is reserved for [upstream]",
+        ),
         ("[upstreams.a]", "upstreams.a.url", "needs a url"),
         ("[upstream]\nurl = \"http://a/v1\"", "upstream.url", "has no path"),
         ("[upstream]\nurl = \"http://a?b\"", "upstream.url", "has no path"),
@@ -408,17 +428,17 @@ fn what_contradicts_itself_is_refused() {
         (
             "[upstream]\nurl = \"https://a\"\ncert = \"c.pem\"",
             "upstream.key",
-            "cert is of no use without key",
+            "cert is not used without key",
         ),
         (
             "[upstreams.a]\nurl = \"https://a\"\nkey = \"k.pem\"",
             "upstreams.a.cert",
-            "key is of no use without cert",
+            "key is not used without cert",
         ),
         (
             "[store]\nurl = \"rediss://a\"\ncert = \"c.pem\"",
             "store.key",
-            "cert is of no use without key",
+            "cert is not used without key",
         ),
         ("[upstream]\nmax_connection_age = \"0s\"", "upstream.max_connection_age", "above zero"),
         ("[upstream]\nrewrite_location = \"yes\"", "upstream.rewrite_location", "true or false"),
@@ -438,7 +458,7 @@ fn what_contradicts_itself_is_refused() {
         (
             "[store]\nurl = \"redis://localhost\"\n[read_model]\nproject = false",
             "read_model.project",
-            "set path to the file that both open",
+            "set path to the file that both processes open",
         ),
         (
             "[admin_auth]\ntokens = [{ role = \"read\", env = \"A\" }]",

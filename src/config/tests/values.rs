@@ -1,4 +1,4 @@
-//! What a configuration's values become.
+//! Stories of values that a configuration sets.
 
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ fn without_routes_every_post_and_patch_with_a_key_is_protected() {
     assert!(!route.policy.key.required);
     assert_eq!(config.upstream_of(route).name, "default");
 
-    // With routes, only those protect.
+    // With routes in the file, only those protect.
     let config = load_route("").unwrap();
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].paths, ["/p"]);
@@ -52,7 +52,7 @@ fn without_routes_every_post_and_patch_with_a_key_is_protected() {
 
 #[test]
 fn a_route_has_the_defaults_of_the_draft() {
-    let Route { name, methods, policy, .. } = route("");
+    let RouteConfig { name, methods, policy, .. } = route("");
     assert_eq!(name, "/p");
     assert_eq!(methods, [http::Method::POST]);
     assert_eq!(policy.mode, Mode::Enforce);
@@ -76,7 +76,7 @@ fn a_route_has_the_defaults_of_the_draft() {
 }
 
 fn key_of(policy: &Policy) -> String {
-    route::key_place(&policy.key)
+    route::key_location(&policy.key)
 }
 
 #[test]
@@ -106,7 +106,7 @@ fn a_key_is_overridden_value_by_value() {
 }
 
 #[test]
-fn the_path_is_a_part_of_the_identity_where_the_route_says_so() {
+fn the_path_is_a_part_of_the_identity_where_the_route_asks_for_it() {
     for (lines, by_path) in [
         ("", false),
         ("identity = [\"route\"]", false),
@@ -122,7 +122,7 @@ fn a_verified_scope_is_the_caller_as_well() {
     let one = route("scope = { jwt = { jwks = \"keys.json\" } }");
     assert_eq!(
         (one.jwks, one.policy.caller),
-        (Some(KeysPlace::File("keys.json".into())), CallerRule::Scope)
+        (Some(JwksSource::File("keys.json".into())), CallerRule::Scope)
     );
     let usual = TokenRule {
         header: http::header::AUTHORIZATION,
@@ -146,7 +146,7 @@ fn a_verified_scope_is_the_caller_as_well() {
         (other.policy.scope, other.policy.caller),
         (ScopeRule::Token(rule.into()), CallerRule::Scope)
     );
-    let Some(KeysPlace::Server { url, path, ca_file }) = other.jwks else {
+    let Some(JwksSource::Server { url, path, ca_file }) = other.jwks else {
         panic!("{:?}", other.jwks)
     };
     assert_eq!(
@@ -478,7 +478,7 @@ fn a_store_has_a_namespace_of_its_own_or_of_its_url() {
     assert_eq!(store("url = \"redis://a\"").namespace, "onceward");
     let own = store("url = \"redis://a\"\nnamespace = \"billing_eu-1\"");
     assert_eq!(
-        (own.namespace.as_str(), own.place().as_str()),
+        (own.namespace.as_str(), own.location().as_str()),
         ("billing_eu-1", "redis://a (namespace billing_eu-1)")
     );
     for (url, client) in [
@@ -511,7 +511,7 @@ fn a_store_has_a_namespace_of_its_own_or_of_its_url() {
     }
     let unused = load("[store]\nurl = \"file:a\"\nnamespace = \"mine\"").unwrap();
     assert_eq!(
-        (unused.store.place().as_str(), unused.warnings.len()),
+        (unused.store.location().as_str(), unused.warnings.len()),
         ("file:a", 1),
         "{:?}",
         unused.warnings
@@ -563,8 +563,9 @@ fn what_is_legal_and_dangerous_is_warned_of() {
         .warnings;
     assert!(
         signed.len() == 1
-            && signed[0]
-                .starts_with("routes[0].upstream_key: changes what clients may have signed"),
+            && signed[0].starts_with(
+                "routes[0].upstream_key: changes a field that clients may have signed"
+            ),
         "{signed:?}"
     );
 }
@@ -583,7 +584,7 @@ fn records_are_kept_in_the_process_where_one_server_tells_of_changes() {
 }
 
 #[test]
-fn a_configuration_is_told_in_words() {
+fn a_configuration_is_described_in_words() {
     let text = include_str!("../../../config/redis.toml");
     let config = Config::load(Some(("redis.toml", text)), Overrides::default()).unwrap();
     assert_eq!(
@@ -635,17 +636,17 @@ fn hashing_secrets_are_long_and_differ() {
     );
     assert!(!format!("{secrets:?}{config:?}").contains(&long));
     let refusal = |a: &str, b: &str| read(a, b).unwrap_err().to_string();
-    let told = refusal(&long, &other[..31]);
+    let text = refusal(&long, &other[..31]);
     assert!(
-        told.contains("hashing.secrets[1]: expected a secret of at least 32 bytes")
-            && !told.contains(&other[..31]),
-        "{told}"
+        text.contains("hashing.secrets[1]: expected a secret of at least 32 bytes")
+            && !text.contains(&other[..31]),
+        "{text}"
     );
     assert!(refusal(&long, &long).contains("hashing.secrets[1]: the same secret a second time"));
 }
 
 #[test]
-fn requests_are_told_to_whom_the_file_says() {
+fn requests_are_exported_where_the_file_asks_for_it() {
     let off = load("").unwrap();
     assert!(off.access_log.is_none() && off.tracing.is_none());
     let text = "[access_log]\nformat = \"combined\"\n[tracing]\notlp_endpoint = \"https://c\"\nsample_ratio = 0.25\n\
@@ -658,11 +659,11 @@ fn requests_are_told_to_whom_the_file_says() {
         (tracing.sample_ratio, tracing.path.as_str(), tracing.headers.len()),
         (0.25, "/v1/traces", 1)
     );
-    let told = config.describe();
+    let text = config.describe();
     assert!(
-        told.contains("requests  logged to -\n")
-            && told.contains("traces    told to https://c/v1/traces, 0.25 of"),
-        "{told}"
+        text.contains("requests  logged to -\n")
+            && text.contains("traces    exported to https://c/v1/traces, ratio 0.25 of"),
+        "{text}"
     );
     let secrets =
         config.resolve_secrets(|name| (name == "B").then(|| "c4n4ry".to_owned())).unwrap();
@@ -696,15 +697,12 @@ fn chosen_fields_are_read_where_there_is_a_log_to_tell_them_to() {
 
     let sealed = "[encryption]\nkeys = [{ id = \"a\", env = \"A\" }]\n";
     let warned = load(&format!("[log]\nenabled = true\n{sealed}{fields}")).unwrap().warnings;
-    assert!(
-        warned[0].starts_with("routes[0].fields: stand in the event log in plain text"),
-        "{warned:?}"
-    );
+    assert!(warned[0].starts_with("routes[0].fields: plain text in the event log"), "{warned:?}");
 
     let unlogged = load(fields).unwrap();
     assert!(unlogged.routes[0].policy.fields.is_empty());
     assert!(
-        unlogged.warnings[0].starts_with("routes[0].fields: told to nobody"),
+        unlogged.warnings[0].starts_with("routes[0].fields: not used"),
         "{:?}",
         unlogged.warnings
     );
@@ -729,7 +727,7 @@ fn the_read_model_is_there_with_the_log_unless_it_is_switched_off() {
     assert!(
         apart
             .describe()
-            .contains("read model in /data/model.sqlite, kept up to date by onceward projector\n")
+            .contains("read model in /data/model.sqlite, updated by onceward projector\n")
     );
 
     let off = load(&format!("{redis}[read_model]\nenabled = false")).unwrap();

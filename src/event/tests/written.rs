@@ -1,8 +1,8 @@
-//! What is written by hand is what a serializer writes, and comes back.
+//! Stories of the encoder: its output equals that of a serializer, and can be decoded.
 
 use super::*;
 
-/// Texts of all kinds, those that have to be escaped among them.
+/// Strings of all kinds, also some that need escapes.
 fn texts() -> impl Strategy<Value = String> {
     prop_oneof![
         any::<String>(),
@@ -15,8 +15,8 @@ fn maybe<S: Strategy>(value: S) -> impl Strategy<Value = Option<S::Value>> {
     prop::option::of(value)
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
-    use Kind::{Claimed, Completed, Expired, Found, Released, Resolved, Retried, Uncertain};
+fn kinds() -> impl Strategy<Value = EventKind> {
+    use EventKind::{Claimed, Completed, Expired, Found, Released, Resolved, Retried, Uncertain};
     prop::sample::select(vec![
         Claimed, Completed, Uncertain, Released, Resolved, Found, Retried, Expired,
     ])
@@ -75,7 +75,7 @@ fn events() -> impl Strategy<Value = Event> {
 }
 
 fn observations() -> impl Strategy<Value = Observation> {
-    use Seen::{Refused, Replayed, Waited, WouldRefuse, WouldReplay};
+    use ObservationKind::{Refused, Replayed, Waited, WouldRefuse, WouldReplay};
     let kind = prop::sample::select(vec![Replayed, Waited, Refused, WouldReplay, WouldRefuse]);
     let differing = prop::collection::vec(texts().prop_map(|pointer| Difference { pointer }), 0..3);
     let common = (kind, texts(), maybe(texts()), maybe(any::<u16>()), maybe(texts()));
@@ -125,7 +125,7 @@ proptest! {
     #[test]
     fn no_observation_of_a_batch_is_lost_or_changed(mut batch in prop::collection::vec(observations(), 0..6)) {
         let mut read = Observation::decode(&Observation::encode(&batch)).unwrap();
-        // Groups bring them into another order.
+        // Groups change the order.
         let order = |one: &Observation| format!("{one:?}");
         batch.sort_by_key(order);
         read.sort_by_key(order);

@@ -17,19 +17,19 @@ use super::claim::Claimed;
 use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::payload::{AnswerBody, BoxError, Payload};
 use super::quota::Counted;
+use super::send_rule::SendRule;
 use super::trailers::{prepare_trailers, trailer_bytes};
 use super::{Answered, Gate, IDEMPOTENT_REPLAYED, ProtectedRoute, replay};
-use crate::engine::{Admission, Outcome, Policy, Verdict, admit, grpc_doubt, is_grpc, redacted};
+use crate::engine::{
+    Admission, Outcome, Policy, Verdict, admit, grpc_uncertainty, is_grpc, redacted,
+};
 use crate::gate::attempt::settle::Settled;
 use crate::key::Slot;
 use crate::record::{Cause, Held, Reply, ReplyBody};
 use crate::refusal::{ForwardError, Refusal};
 use crate::telemetry::{Answer, Timer, Trail, Work};
 
-pub(super) mod lease;
 pub(super) mod settle;
-
-pub use lease::SendRule;
 
 /// How an attempt's outcome is told to its client.
 struct Executed<B> {
@@ -132,7 +132,7 @@ impl<S, B> Attempt<S, B> {
         match settled {
             Settled::Written => {}
             Settled::Stale => {
-                let current = self.gate.store.load(&slot).await.ok().flatten();
+                let current = self.gate.store.records.load(&slot).await.ok().flatten();
                 self.gate.meter.lost_leases.inc();
                 tracing::warn!(route = %policy.route, operation = %slot, "an attempt came to its end after another had settled the operation");
                 return answer_as_duplicate(
@@ -164,7 +164,7 @@ impl<S, B> Attempt<S, B> {
                 return Err(problem);
             }
         }
-        if self.claimed.claim.gives_doubt_back(&outcome, policy) {
+        if self.claimed.claim.restores_uncertainty(&outcome, policy) {
             tracing::info!(route = %policy.route, operation = %slot, "an attempt from uncertain did nothing: the operation is as uncertain as before");
             return Err(uncertain(slot, None, policy));
         }
@@ -263,7 +263,7 @@ impl Gate {
                 reply.trailers = trailers;
                 // Its own status says more than the HTTP status that it came with, also where that means that nothing was done.
                 if verdict != Verdict::Uncertain
-                    && let Some(cause) = grpc_doubt(&reply)
+                    && let Some(cause) = grpc_uncertainty(&reply)
                 {
                     return Executed::failed(Outcome::InDoubt(cause));
                 }
@@ -366,8 +366,12 @@ impl Gate {
             }
             sleep_until(renewal).await;
             let from_ms = self.clock.boot_ms();
-            let renewal =
-                self.store.renew(slot, claim.fence, policy.lease, policy.unsettled_retention);
+            let renewal = self.store.records.renew(
+                slot,
+                claim.fence,
+                policy.lease,
+                policy.unsettled_retention,
+            );
             match timeout_at(until, renewal).await {
                 Ok(Ok(true)) => {
                     rule.renewed(from_ms);

@@ -108,7 +108,7 @@ impl Gate {
                     return Settled::Written;
                 }
                 Ok(Swap::Large(fence)) if fence != claim.fence => return Settled::Stale,
-                Ok(Swap::Large(_)) => match self.store.load(slot).await {
+                Ok(Swap::Large(_)) => match self.store.records.load(slot).await {
                     Ok(held) => found = Some(held.map(|held| held.record)),
                     Err(error) => {
                         tracing::warn!(route = %policy.route, operation = %slot, %error, "an outcome is not stored yet");

@@ -9,7 +9,7 @@ use crate::event::{Context, Event};
 use crate::gate::Gate;
 use crate::key::{Document, Slot, Space};
 use crate::record::{Lifetime, Record, ReplyBody, State, Version};
-use crate::store::{NOTHING, Says, StoreError, Swap};
+use crate::store::{EventSource, NO_EVENT, StoreError, Swap};
 
 /// Calls to trim in one round: what is left over waits for the next, so that a long log is not taken away at one stroke.
 const TRIMS_PER_ROUND: usize = 100;
@@ -32,9 +32,12 @@ impl Gate {
             tell_result(&mut context, next, policy);
             Event::of(next, lifetime, context).encode()
         };
-        let says: Says<'_> =
-            if self.event_log_enabled() && slot.space == Space::Enforced { &says } else { NOTHING };
-        self.store.write(slot, expected, next, lifetime, says).await
+        let says: EventSource<'_> = if self.event_log_enabled() && slot.space == Space::Enforced {
+            &says
+        } else {
+            NO_EVENT
+        };
+        self.store.records.write(slot, expected, next, lifetime, says).await
     }
 
     /// Whether anything is told.
@@ -45,7 +48,7 @@ impl Gate {
     /// Takes away what the log has kept for long enough.
     pub(in crate::gate) async fn trim_log(&self, keep: Duration) {
         for _ in 0..TRIMS_PER_ROUND {
-            match self.store.log().trim(keep).await {
+            match self.store.log.trim(keep).await {
                 Ok(trimmed) => {
                     for reader in trimmed.forgotten {
                         tracing::warn!(

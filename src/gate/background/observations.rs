@@ -9,18 +9,16 @@ use std::time::Duration;
 
 use futures_util::future::select;
 use http::HeaderMap;
-use http::request::Parts;
 use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Policy;
-use crate::event::{Difference, Observation, Seen};
+use crate::event::{Difference, Observation, ObservationKind};
 use crate::gate::background::event_log::{TRACE_DIGITS, trace_digits, trace_text};
 use crate::gate::claim::Entry;
-use crate::gate::intake::identify::whose;
 use crate::gate::{Gate, Refusal};
-use crate::key::{Hashing, Slot};
+use crate::key::{Hashing, Slot, TenantId};
 
 /// Observations that wait to be told: a fraction of a second of a storm of retries, 2 MB; 40 MB, if all were refused and each says
 /// of as many places as possible that it differed there. As many may be in a teller's hands. What comes on top is lost.
@@ -34,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(500);
 
 /// One request, as it is noted while it is answered: without a text of its own, of which an [`Observation`] has five.
 pub(in crate::gate) struct PendingObservation {
-    pub kind: Seen,
+    pub kind: ObservationKind,
     pub at_ms: u64,
     pub slot: Option<Slot>,
     pub route: Arc<str>,
@@ -98,12 +96,18 @@ impl Gate {
         }
         let (kind, slot, status, problem) = match admitted {
             Ok(Entry::Replay(slot, reply)) => {
-                let kind = if waited.is_some() { Seen::Waited } else { Seen::Replayed };
+                let kind = if waited.is_some() {
+                    ObservationKind::Waited
+                } else {
+                    ObservationKind::Replayed
+                };
                 (kind, *slot, reply.status.as_u16(), None)
             }
             Ok(_) => return,
             Err(problem) => match (problem.operation(), refusal(problem, policy)) {
-                (Some(slot), Some((status, name))) => (Seen::Refused, slot, status, Some(name)),
+                (Some(slot), Some((status, name))) => {
+                    (ObservationKind::Refused, slot, status, Some(name))
+                }
                 _ => return,
             },
         };
@@ -118,21 +122,26 @@ impl Gate {
     }
 
     /// Notes that a request of what is only watched would have been refused, because it can't be told which operation it is.
-    pub fn observe_unidentified(&self, policy: &Policy, parts: &Parts, problem: &Refusal) {
+    pub fn observe_unidentified(
+        &self,
+        policy: &Policy,
+        tenant: Option<TenantId>,
+        headers: &HeaderMap,
+        problem: &Refusal,
+    ) {
         if !self.event_log_enabled() {
             return;
         }
         let Some((status, name)) = refusal(problem, policy) else { return };
-        let whose = whose(policy, parts);
-        let seen =
-            self.pending_observation(Seen::WouldRefuse, policy, whose.as_ref(), &parts.headers);
+        let whose = tenant.as_ref().map(TenantId::as_bytes);
+        let seen = self.pending_observation(ObservationKind::WouldRefuse, policy, whose, headers);
         self.note(PendingObservation { status: Some(status), problem: Some(name), ..seen });
     }
 
     /// What is known of any request: on which route it came, when, whose it is and in which trace.
     pub(in crate::gate) fn pending_observation(
         &self,
-        kind: Seen,
+        kind: ObservationKind,
         policy: &Policy,
         whose: Option<&[u8; 32]>,
         headers: &HeaderMap,
@@ -180,7 +189,7 @@ impl Gate {
         let waiting = self.observed.take();
         for batch in waiting.chunks(BATCH) {
             if let Err(error) =
-                self.store.log().observe(&Observation::encode(&observations(batch))).await
+                self.store.log.observe(&Observation::encode(&observations(batch))).await
             {
                 tracing::debug!(%error, "observations are lost");
                 self.meter.observations_lost.inc_by(batch.len() as u64);
@@ -194,7 +203,10 @@ fn observations(batch: &[PendingObservation]) -> Vec<Observation> {
     // Under a secret a mark takes longer than all the rest, and those of a batch are often of a few scopes.
     let mut marks = BTreeMap::new();
     let mut mark = |seen: &PendingObservation, whose| {
-        marks.entry(whose).or_insert_with_key(|whose| seen.hashing.scope_mark(whose)).clone()
+        marks
+            .entry(whose)
+            .or_insert_with_key(|whose| seen.hashing.tenant_mark(&TenantId::from_bytes(*whose)))
+            .clone()
     };
     let mut told: Vec<Observation> = Vec::new();
     let mut places = BTreeMap::new();

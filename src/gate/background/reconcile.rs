@@ -11,7 +11,7 @@ use http_body::Body;
 use tokio::time::{Instant, sleep, timeout};
 use tower_service::Service;
 
-use crate::engine::{Finding, OnUncertain, Probe, believe_unasked};
+use crate::engine::{Finding, OnUncertain, Probe, believe_in_background};
 use crate::event::Context;
 use crate::gate::claim::probe::question;
 use crate::gate::payload::{BoxError, Payload};
@@ -108,7 +108,7 @@ impl Gate {
     ) -> Result<Vec<(Slot, Arc<ProtectedRoute>)>, ListError> {
         let (mut due, mut seen, mut cursor) = (Vec::new(), HashMap::new(), None::<String>);
         loop {
-            let page = self.store.list(Listing::Unsettled, cursor.as_deref(), PAGE).await?;
+            let page = self.store.records.list(Listing::Unsettled, cursor.as_deref(), PAGE).await?;
             for (slot, held) in page.records {
                 let Some(guarded) = routes.get(&held.record.route).filter(|_| waits(&held)) else {
                     continue;
@@ -158,7 +158,7 @@ impl Gate {
         else {
             return Ok(());
         };
-        let Ok(Some(held)) = self.store.load(slot).await else { return Ok(()) };
+        let Ok(Some(held)) = self.store.records.load(slot).await else { return Ok(()) };
         let key = held.record.kept.as_ref().and_then(|kept| std::str::from_utf8(kept).ok());
         let Some(key) = key.filter(|_| waits(&held)) else { return Ok(()) };
         let Some(mut request) = question(probe, key) else {
@@ -172,7 +172,8 @@ impl Gate {
         let asking = self.put_question(policy, probe, request, service, &mut hold);
         let finding = timeout(guarded.response_timeout, asking).await.unwrap_or(Finding::Unclear);
         self.count(&finding);
-        let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else {
+        let Some(next) = believe_in_background(&held, finding, Fence(self.entropy.next()), policy)
+        else {
             return Ok(());
         };
         match self

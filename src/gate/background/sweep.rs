@@ -49,7 +49,7 @@ impl Gate {
         policies: &HashMap<String, Policy>,
         fallback: &Policy,
     ) -> Result<usize, StoreError> {
-        let overdue = self.store.due(BATCH).await?;
+        let overdue = self.store.records.due(BATCH).await?;
         let mut failed = None;
         let mut marked = overdue.len();
         for slot in &overdue {
@@ -72,7 +72,7 @@ impl Gate {
         policies: &HashMap<String, Policy>,
         fallback: &Policy,
     ) -> Result<(), StoreError> {
-        let Some(held) = self.store.load(slot).await? else { return Ok(()) };
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(()) };
         let policy = policies.get(&*held.record.route).unwrap_or(fallback);
         self.mark_overdue(slot, policy).await.map(|_| ())
     }

@@ -6,14 +6,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::request::Parts;
 use http::{HeaderMap, Request, Response};
 use http_body::Body;
 use tokio::sync::OwnedSemaphorePermit;
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::passing::Permit;
 use super::payload::{BoxError, Payload};
 use super::quota::Counted;
 use super::{AddressShare, Gate, ProtectedRoute, Refusal};
@@ -22,13 +20,15 @@ use crate::engine::{
     admit, claim, expire,
 };
 use crate::event::Context;
-use crate::gate::attempt::lease::SendRule;
 use crate::gate::background::event_log::trace_of;
 use crate::gate::claim::wait::Waiting;
-use crate::gate::intake::identify::Identified;
+use crate::gate::explain::{ComparedRequest, key_reused, leaves};
+use crate::gate::intake::RequestedOperation;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::permits::Place;
-use crate::key::Slot;
+use crate::gate::send_rule::SendRule;
+use crate::gate::shared_permit::SharedPermit;
+use crate::key::{Slot, TenantId};
 use crate::record::{Extras, Fence, Held, Lifetime, Reply, SpanId, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
@@ -46,7 +46,7 @@ pub(super) struct Claimed {
     pub asked: Asked,
     pub claim: Claim,
     pub rule: Arc<SendRule>,
-    pub permit: Permit,
+    pub permit: SharedPermit,
     /// That it is one more operation of its scope.
     pub counted: Option<Counted>,
     /// What the event log is told with its outcome.
@@ -136,7 +136,7 @@ impl Gate {
     pub(super) async fn admit<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        mut identified: Identified,
+        mut operation: RequestedOperation,
         place: Place,
         asker: &mut Asker<'_, S>,
     ) -> Result<Entry, Refusal>
@@ -147,15 +147,14 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let first =
-            self.first(policy, &mut identified, asker.parts, asker.content, asker.request_bytes)?;
-        let Identified { slot, caller, fingerprint, whose, .. } = identified;
+        let first = self.first(policy, &mut operation, asker);
+        let RequestedOperation { slot, caller, fingerprint, tenant, .. } = operation;
         let asked = Asked { caller, fingerprint, fence: Fence(self.entropy.next()) };
-        let address = AddressShare::of(&asker.parts.extensions);
+        let address = asker.context.address_share.as_ref();
         let mut entrant = Entrant {
             guarded,
             slot,
-            whose,
+            whose: *tenant.as_bytes(),
             asked,
             first,
             place: Some(place),
@@ -195,12 +194,12 @@ impl Gate {
             match (&admission, &held) {
                 (Admission::Replay(_), Some(held)) => entrant.first.links_to(held),
                 (Admission::Refuse(DuplicateRefusal::KeyReused), held) => {
-                    return Err(self.key_reused(
+                    return Err(key_reused(
                         policy,
                         slot,
                         &entrant.asked,
                         held.as_ref(),
-                        (asker.parts, asker.content),
+                        ComparedRequest { parts: asker.parts, content: asker.content },
                     ));
                 }
                 _ => {}
@@ -246,7 +245,7 @@ impl Gate {
                     asked: entrant.asked,
                     claim,
                     rule,
-                    permit: Permit::new(place),
+                    permit: SharedPermit::new(place),
                     counted,
                     told,
                 };
@@ -293,31 +292,33 @@ impl Gate {
     }
 
     /// What a claim has beside what it is for.
-    fn first<'r>(
+    fn first<'r, S>(
         &self,
         policy: &Policy,
-        identified: &mut Identified,
-        parts: &'r Parts,
-        content: &Bytes,
-        request_bytes: u64,
-    ) -> Result<First<'r>, Refusal> {
-        let trail = Trail::of(&parts.extensions);
+        operation: &mut RequestedOperation,
+        asker: &Asker<'r, S>,
+    ) -> First<'r> {
+        let Asker { parts, key, content, request_bytes, context, .. } = *asker;
+        let trail = context.trail.clone();
         if let Some(trail) = &trail {
             trail.identified(
-                identified.slot.to_string(),
-                self.settings.hashing.scope_mark(&identified.whose),
+                operation.slot.to_string(),
+                self.settings.hashing.tenant_mark(&operation.tenant),
             );
         }
         let kept = match &policy.on_uncertain {
             OnUncertain::Probe(probe) if probe.background => {
-                Some(key_for_upstream(policy, parts, content)?.into())
+                Some(key_for_upstream(policy, key).into_owned().into())
             }
             _ => None,
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
-        let extras = Extras { leaves: self.leaves(policy, parts, content), span };
-        let fields = std::mem::take(&mut identified.fields);
-        Ok(First { kept, extras, trail, fields, headers: &parts.headers, request_bytes })
+        let extras = Extras {
+            leaves: leaves(&self.entropy, policy, ComparedRequest { parts, content }),
+            span,
+        };
+        let fields = std::mem::take(&mut operation.fields);
+        First { kept, extras, trail, fields, headers: &parts.headers, request_bytes }
     }
 
     /// A place among those who use the upstream: the request's own, or a new one after it has waited.
@@ -351,7 +352,7 @@ impl Gate {
         let claim = Claim { fence: asked.fence, record: next.record };
         let mut own = Unconfirmed::new(self, guarded, slot, claim);
         own.turn = turn;
-        let told = || first.told(self.settings.hashing.scope_mark(whose));
+        let told = || first.told(self.settings.hashing.tenant_mark(&TenantId::from_bytes(*whose)));
         let timer = Timer::start();
         let mut step = Trail::step(first.trail.as_ref(), Work::Claim);
         let swapped = self
@@ -374,7 +375,7 @@ impl Gate {
             // The claim can't arrive any more: a client that leaves meanwhile leaves nothing behind.
             Ok(Swap::Large(_)) => {
                 own.known();
-                let held = Box::pin(self.store.load(slot))
+                let held = Box::pin(self.store.records.load(slot))
                     .await
                     .map_err(|error| self.store_failed(slot, &error))?;
                 Ok(Tried::Held(held))
@@ -453,7 +454,7 @@ impl Gate {
     ) -> Result<Tried, Refusal> {
         self.meter.store_errors.inc();
         let Unanswered { own, over, lifetime, rule } = unanswered;
-        let held = match self.store.load(slot).await {
+        let held = match self.store.records.load(slot).await {
             Ok(held) => held,
             Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
                 return Err(self.store_failed(slot, &error));
@@ -511,7 +512,7 @@ impl Gate {
         slot: &Slot,
         policy: &Policy,
     ) -> Result<Option<Held>, StoreError> {
-        let Some(held) = self.store.load(slot).await? else { return Ok(None) };
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
         match self
             .write(
@@ -534,7 +535,7 @@ impl Gate {
                 }))
             }
             Swap::Stale(current) => Ok(current),
-            Swap::Large(_) => self.store.load(slot).await,
+            Swap::Large(_) => self.store.records.load(slot).await,
         }
     }
 

@@ -19,6 +19,8 @@ use crate::gate::attempt::Read;
 use crate::gate::background::event_log::trace_of;
 use crate::gate::budget::Hold;
 use crate::gate::close_delimited::{CloseDelimited, may_be_cut};
+use crate::gate::context::RequestContext;
+use crate::gate::intake::OperationKey;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::payload::{BoxError, Payload};
 use crate::gate::{Gate, ProtectedRoute, Refusal};
@@ -29,10 +31,12 @@ use crate::store::Swap;
 /// What a gate needs to ask: the duplicate, whose credentials it may use, and a way to the upstream.
 pub(in crate::gate) struct Asker<'r, S> {
     pub parts: &'r Parts,
+    pub key: &'r OperationKey,
     /// Its body, decoded.
     pub content: &'r Bytes,
     /// Bytes of its body as it came.
     pub request_bytes: u64,
+    pub context: &'r RequestContext,
     pub service: &'r mut S,
     pub hold: &'r mut Hold,
     /// How long the duplicate waited for the first request.
@@ -66,7 +70,7 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let key = key_for_upstream(policy, asker.parts, asker.content)?;
+        let key = key_for_upstream(policy, asker.key);
         let Some(mut request) = question(probe, &key) else {
             self.count_withheld(policy, slot);
             return Ok(Told::Admit(Admission::Refuse(DuplicateRefusal::uncertain(None))));
@@ -122,6 +126,7 @@ impl Gate {
                     (Swap::Large(_), _) => {
                         let held = self
                             .store
+                            .records
                             .load(slot)
                             .await
                             .map_err(|error| self.store_failed(slot, &error))?;
@@ -197,9 +202,9 @@ impl Gate {
 }
 
 /// Whether no probe is ever sent for a request's operation, because its key can't be filled into the probe's path.
-pub(in crate::gate) fn is_never_probed(policy: &Policy, parts: &Parts, content: &Bytes) -> bool {
+pub(in crate::gate) fn is_never_probed(policy: &Policy, key: &OperationKey) -> bool {
     let OnUncertain::Probe(probe) = &policy.on_uncertain else { return false };
-    key_for_upstream(policy, parts, content).is_ok_and(|key| probe.path_for(&key).is_none())
+    probe.path_for(&key_for_upstream(policy, key)).is_none()
 }
 
 /// The request that asks, but for who asks. `None` where the key can't be filled into the path.

@@ -15,7 +15,7 @@ use tower_service::Service;
 use crate::engine::{Admission, Asked, DuplicateRefusal, OnFailure, Policy, admit};
 use crate::gate::claim::probe::Asker;
 use crate::gate::claim::{Claimed, Entry, Unconfirmed};
-use crate::gate::intake::identify::Identified;
+use crate::gate::intake::RequestedOperation;
 use crate::gate::payload::{BoxError, Payload};
 use crate::gate::permits::Place;
 use crate::gate::{Gate, ProtectedRoute, Refusal};
@@ -28,7 +28,7 @@ impl Gate {
     pub(in crate::gate) async fn admit_under_all_secrets<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
+        operation: RequestedOperation,
         permit: Place,
         asker: &mut Asker<'_, S>,
     ) -> Result<Entry, Refusal>
@@ -38,16 +38,16 @@ impl Gate {
         RB: Body<Data = Bytes> + Unpin,
         RB::Error: Into<BoxError>,
     {
-        if identified.others.is_empty() {
-            return self.admit(guarded, identified, permit, asker).await;
+        if operation.others.is_empty() {
+            return self.admit(guarded, operation, permit, asker).await;
         }
-        Box::pin(self.admit_where_it_lies(guarded, identified, permit, asker)).await
+        Box::pin(self.admit_where_it_lies(guarded, operation, permit, asker)).await
     }
 
     async fn admit_where_it_lies<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
+        operation: RequestedOperation,
         permit: Place,
         asker: &mut Asker<'_, S>,
     ) -> Result<Entry, Refusal>
@@ -58,8 +58,8 @@ impl Gate {
         RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
-        let identified = match self.where_it_lies(policy, identified).await {
-            Ok(identified) => identified,
+        let operation = match self.where_it_lies(policy, operation).await {
+            Ok(operation) => operation,
             // Nothing was seen of the operation.
             Err((_, StoreError::NotApplied(_) | StoreError::MaybeApplied(_)))
                 if policy.on_failure == OnFailure::FailOpen =>
@@ -69,8 +69,8 @@ impl Gate {
             }
             Err((slot, error)) => return Err(self.store_failed(&slot, &error)),
         };
-        let others = identified.others.clone();
-        match self.admit(guarded, identified, permit, asker).await? {
+        let others = operation.others.clone();
+        match self.admit(guarded, operation, permit, asker).await? {
             Entry::Run(claimed) => Box::pin(self.run_if_alone(guarded, claimed, &others)).await,
             other => Ok(other),
         }
@@ -80,14 +80,14 @@ impl Gate {
     pub(in crate::gate) async fn where_it_lies(
         &self,
         policy: &Policy,
-        mut identified: Identified,
-    ) -> Result<Identified, (Slot, StoreError)> {
-        if let Some((at, _)) = self.found_at(policy, &identified.others).await? {
-            let Identified { slot, caller, others, .. } = &mut identified;
+        mut operation: RequestedOperation,
+    ) -> Result<RequestedOperation, (Slot, StoreError)> {
+        if let Some((at, _)) = self.found_at(policy, &operation.others).await? {
+            let RequestedOperation { slot, caller, others, .. } = &mut operation;
             std::mem::swap(slot, &mut others[at].0);
             std::mem::swap(caller, &mut others[at].1);
         }
-        Ok(identified)
+        Ok(operation)
     }
 
     /// The claim stands: it is used only if the operation is nowhere else, and else given up as never sent.
@@ -140,9 +140,9 @@ impl Gate {
         slot: &Slot,
     ) -> Result<Option<Held>, StoreError> {
         if policy.keeps_tombstones() {
-            self.store.remains(slot).await
+            self.store.records.remains(slot).await
         } else {
-            self.store.load(slot).await
+            self.store.records.load(slot).await
         }
     }
 }

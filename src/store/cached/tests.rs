@@ -1,4 +1,4 @@
-//! What is kept, for how long, and when it is dropped; the tracker is played by the test.
+//! Which records are cached, for how long, and when they are dropped. The test plays the tracker.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -6,12 +6,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::clock::{Clock, Manual};
+use crate::clock::{Clock, ManualClock};
 use crate::key::Space;
 use crate::record::{Reply, ReplyBody};
+use crate::store::Store;
 use crate::store::cache::{Confirmed, UNHEARD_MAX};
-use crate::store::latched::Latched;
 use crate::store::memory::Memory;
+use crate::store::pending::PendingStore;
 use crate::store::sealed::{KEY_BYTES, Sealed, SealingKey};
 use crate::store::suite::{self, claim, completed, slot};
 use crate::telemetry::CacheMeter;
@@ -22,27 +23,23 @@ const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
 
 /// Counts the claims that reach it.
 struct Counting {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn Records>,
     claims: AtomicUsize,
 }
 
 #[async_trait]
-impl Store for Counting {
+impl Records for Counting {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         self.claims.fetch_add(1, Ordering::SeqCst);
-        self.inner.write(slot, expected, next, lifetime, says).await
+        self.inner.write(slot, expected, next, lifetime, event).await
     }
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
-    }
-
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         self.inner.load(slot).await
     }
@@ -75,17 +72,6 @@ impl Store for Counting {
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
-    }
 }
 
 struct Stage {
@@ -94,7 +80,7 @@ struct Stage {
     cache: Arc<LocalCache>,
     wanted: mpsc::Receiver<Slot>,
     clock: Clock,
-    time: Arc<Manual>,
+    time: Arc<ManualClock>,
     meter: CacheMeter,
 }
 
@@ -103,7 +89,7 @@ impl Stage {
         Stage::over(Arc::new(Memory::new(Arc::new(|| 1000))), 1 << 20)
     }
 
-    fn over(inner: Arc<dyn Store>, bytes: usize) -> Stage {
+    fn over(inner: Arc<dyn Records>, bytes: usize) -> Stage {
         let (clock, time) = Clock::manual(5000, 1_800_000_000_000);
         let meter = CacheMeter::default();
         let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.clone());
@@ -120,7 +106,7 @@ impl Stage {
         self.cache.heard(self.clock.boot_ms());
     }
 
-    /// A duplicate's claim; returns what it was answered, and whether the store was asked.
+    /// Claims as a duplicate. Returns the answer, and whether the claim reached the store.
     async fn duplicate(&self, n: u64) -> (Record, bool) {
         let before = self.under.claims.load(Ordering::SeqCst);
         let Swap::Stale(Some(held)) =
@@ -131,7 +117,7 @@ impl Stage {
         (held.record, self.under.claims.load(Ordering::SeqCst) > before)
     }
 
-    /// What the tracker reads in a slot that holds the record of this number.
+    /// Returns the tracker's reading of a slot that holds the record with this number.
     fn found(&self, n: u64) -> Confirmed {
         Confirmed {
             version: Version(n),
@@ -150,21 +136,23 @@ impl Stage {
     }
 }
 
-/// Whose store never tells of changes: it keeps nothing, and is as good as what is under it.
-async fn untold() -> suite::Stage {
+/// A store that never reports changes: nothing is cached, and all calls reach the store below.
+async fn untracked() -> suite::Stage {
     let time = suite::Time::by_hand();
     let (cache, _) = LocalCache::new(1 << 20, Clock::manual(5000, 5000).0, CacheMeter::default());
     let tracker = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
-    suite::Stage::new(Cached::new(Arc::new(Memory::new(time.clock())), cache, tracker), time)
+    let inner = Arc::new(Memory::new(time.clock()));
+    let records = Arc::new(Cached::new(inner.clone(), cache, tracker));
+    suite::Stage::of_shared(Store { records, ..Store::from(inner) }, time)
 }
 
 mod as_any_store {
-    crate::store::suite::stories!(super::untold);
+    crate::store::suite::stories!(super::untracked);
 }
 
 #[tokio::test]
-async fn it_answers_when_what_is_under_it_does() {
-    let under = Latched::new(Arc::new(Memory::new(Arc::new(|| 1000))));
+async fn it_answers_when_the_store_below_does() {
+    let under = PendingStore::new(Arc::new(Memory::new(Arc::new(|| 1000))).into());
     let stage = Stage::over(under.clone(), 1 << 20);
     assert!(stage.store.ping().await.is_err());
     under.open();
@@ -222,7 +210,8 @@ async fn what_changes_while_it_is_being_confirmed_is_not_kept() {
         stage.hear();
         stage.duplicate(1).await;
         stage.wanted.try_recv().unwrap();
-        // Told before the answer to the read is looked at, although the server read first.
+        // The change is reported before the answer to the read is processed, although the server
+        // read first.
         change(&stage.cache);
         stage.cache.confirm(&HERE(1), Some(stage.found(1)));
         stage.hear();
@@ -267,7 +256,7 @@ async fn without_an_answer_of_the_server_nothing_is_given_out_nor_kept() {
     stage.hear();
     assert!(
         !stage.duplicate(1).await.1,
-        "the connection stood all the time, so it would have told"
+        "the connection was never lost, so it would have reported a change"
     );
 }
 

@@ -1,15 +1,15 @@
-//! A sum over the entries of an event log that does not depend on their order.
+//! A checksum over the entries of an event log that does not depend on their order.
 
 use ring::digest::{Context, SHA256};
 
-use super::{Report, Step};
-use crate::store::StoreError;
-use crate::store::log::{Entry, EntryId, Log, member};
+use super::progress::{CopyReport, CopyStep};
+use crate::store::error::StoreError;
+use crate::store::log::{EntryId, EventLog, LogEntry, member};
 
-/// Entries that are read at once.
+/// Entries per read.
 const READ: usize = 1000;
 
-/// How many entries there are, and the sum of their digests.
+/// Number of entries, and the sum of their digests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub(super) struct Sum {
     pub entries: u64,
@@ -17,11 +17,11 @@ pub(super) struct Sum {
 }
 
 impl Sum {
-    /// Reads a whole log. `placed`: partition, id and link of each entry count, too.
+    /// Sums a whole log. With `placed`, the digests include partition, id and link of each entry.
     pub(super) async fn of(
-        log: &dyn Log,
+        log: &dyn EventLog,
         placed: bool,
-        report: Report<'_>,
+        report: CopyReport<'_>,
     ) -> Result<Sum, StoreError> {
         let mut sum = Sum::default();
         for ends in log.ends().await? {
@@ -31,13 +31,13 @@ impl Sum {
                 let Some(last) = entries.last() else { break };
                 behind = last.id;
                 entries.iter().for_each(|entry| sum.add(entry, placed));
-                report(Step::CheckEvents, sum.entries);
+                report(CopyStep::CheckEvents, sum.entries);
             }
         }
         Ok(sum)
     }
 
-    fn add(&mut self, entry: &Entry, placed: bool) {
+    fn add(&mut self, entry: &LogEntry, placed: bool) {
         let mut digest = Context::new(&SHA256);
         digest.update(&member(&entry.slot));
         digest.update(&entry.event);

@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
-use onceward::gate::{Gate, ProtectedRoute, identify};
+use onceward::clock::StoreClock;
+use onceward::gate::{Gate, Intake, ProtectedRoute};
 use onceward::key::{Caller, Fingerprint, Hashing, Slot};
 use onceward::record::Reply;
-use onceward::store::memory::{Memory, StoreClock};
+use onceward::store::memory::Memory;
 use tokio::time::Instant;
 
 use super::checks::{Operation, Violation};
@@ -50,7 +51,7 @@ pub struct World {
     pub plan: Plan,
     pub flaw: Option<Flaw>,
     pub dice: Dice,
-    pub store: Memory,
+    pub store: Arc<Memory>,
     pub slots: Vec<Slot>,
     /// By which records know each of [`ASKERS`].
     pub marks: Vec<(Caller, Fingerprint)>,
@@ -98,9 +99,10 @@ impl World {
         let plan = Plan::draw(&dice, flaw);
         let identified = |asker: usize, key| {
             let body = Bytes::from_static(ASKERS[asker].body);
-            identify(&plan.policy, &Hashing::default(), &head(asker, key), &body.into())
-                .unwrap()
-                .unwrap()
+            let (parts, policy) = (head(asker, key), &plan.policy);
+            let intake = Intake::from_head(policy, &parts.headers, None).unwrap().unwrap();
+            let identified = intake.with_body(policy, &Hashing::default(), &parts, &body.into());
+            identified.unwrap().unwrap().operation
         };
         let slots = (0..plan.keys).map(|key| identified(0, key).slot).collect();
         let marks = (0..ASKERS.len())
@@ -118,7 +120,7 @@ impl World {
             plan,
             flaw,
             dice,
-            store: Memory::new(clock.clone()),
+            store: Arc::new(Memory::new(clock.clone())),
             slots,
             marks,
             begin,
