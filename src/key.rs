@@ -19,6 +19,7 @@ pub mod path;
 mod reading;
 mod spelling;
 mod syntax;
+mod tenant;
 
 use canonical::hash_json;
 pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
@@ -31,6 +32,7 @@ pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
 pub use spelling::key_field_value;
 pub use syntax::KeySyntax;
+pub use tenant::TenantId;
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
@@ -202,6 +204,13 @@ impl Scope {
         Scope(hash_fields("scope:fields", fields))
     }
 
+    /// A key space of the gateway's own components, such as one sink or one saga. Its hash has a purpose of its own, so
+    /// no client's scope ever equals it.
+    pub fn internal(component: &str, name: &str) -> Scope {
+        let fields = [(component, name.as_bytes())];
+        Scope(hash_fields("scope:internal", fields))
+    }
+
     /// The hash itself, to be mixed into derived keys.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -235,6 +244,12 @@ impl Caller {
         let mut hasher = PartHasher::new("caller:scoped");
         hasher.part(&self.0).part(&scope.0);
         Caller(hasher.finish())
+    }
+
+    /// One of the gateway's own components. Its hash has a purpose of its own, so no client's caller ever equals it.
+    pub fn internal(component: &str, name: &str) -> Caller {
+        let fields = [(component, name.as_bytes())];
+        Caller(hash_fields("caller:internal", fields))
     }
 
     /// Takes a hash back from a stored record.

@@ -19,16 +19,17 @@ use tower_service::Service;
 use crate::clock::Clock;
 use crate::engine::{Mode, OnMismatch};
 use crate::entropy::Entropy;
-use crate::key::{Hashing, Slot};
-use crate::record::{Reply, ReplyBody};
+use crate::key::Hashing;
 use crate::route::Route;
 use crate::store::Store;
 use crate::telemetry::{Answer, Meter, RouteMeter, Trail, Work};
 use crate::token::Keyring;
 
+mod answer;
 mod attempt;
 mod background;
 mod budget;
+mod call;
 mod claim;
 mod close_delimited;
 mod explain;
@@ -41,18 +42,22 @@ mod passing;
 mod payload;
 mod permits;
 mod quota;
+mod response;
+mod run;
 mod shadow;
 mod share;
 mod stream;
 mod trailers;
 
 pub use crate::refusal::{ForwardError, Malformation, Refusal};
-use attempt::Attempt;
-pub use attempt::SendRule;
+use answer::SettledAnswer;
+pub use answer::{Answered, IDEMPOTENT_REPLAYED};
+pub use attempt::lease::SendRule;
 use background::ObservationBuffer;
 pub use background::{reconcile, sweep};
 pub use budget::{Budget, Hold};
-use claim::{Asker, is_never_probed};
+pub use call::{CallOutcome, InternalCaller, InternalOperation};
+use claim::{Admitted, Sender};
 pub use close_delimited::CloseDelimited;
 pub use explain::Explanation;
 pub use identity_check::{IdentityCheckError, agree, notes};
@@ -64,10 +69,11 @@ use intake::{CarriedKey, heavy_work};
 pub use lookup::{LookupError, scope_names, whose_names};
 pub use operator::OperatorError;
 pub use outflow::Outflow;
-pub use passing::Permit;
+pub use passing::ForwardPermit;
 pub use payload::{AnswerBody, BoxError, Payload};
-use permits::{InFlight, Places};
+use permits::{InFlightPermits, Permits};
 use quota::Quota;
+use run::IdentifiedRequest;
 pub use shadow::Observation;
 pub use share::AddressShare;
 pub use stream::{Movement, Stream};
@@ -152,11 +158,13 @@ pub struct Gate {
     meter: Meter,
     settings: Settings,
     budget: Budget,
-    in_flight: InFlight,
-    waiters: Places,
+    in_flight: InFlightPermits,
+    waiters: Permits,
     /// Requests in shadow mode that are watched; they take no place from those that are protected.
-    watched: Places,
-    giving_up: Places,
+    watched: Permits,
+    giving_up: Permits,
+    /// Calls of the gateway's own components; they take no permit from clients' requests.
+    internal: Permits,
     /// Turns for heavy work.
     heavy: Arc<Semaphore>,
     quota: Arc<Quota>,
@@ -164,14 +172,6 @@ pub struct Gate {
     closed: Arc<AtomicBool>,
     tasks: TaskTracker,
     abandoned: CancellationToken,
-}
-
-/// An answer, and what to count it as.
-pub struct Answered<B> {
-    /// The response.
-    pub response: Response<AnswerBody<B>>,
-    /// How it came about.
-    pub answer: Answer,
 }
 
 impl Gate {
@@ -189,10 +189,11 @@ impl Gate {
                 settings.address_bytes(),
                 meter.buffered_bytes.clone(),
             ),
-            in_flight: InFlight::new(settings.in_flight),
-            waiters: Places::new(settings.waiters),
-            watched: Places::new(settings.in_flight),
-            giving_up: Places::new(GIVING_UP_MAX),
+            in_flight: InFlightPermits::new(settings.in_flight),
+            waiters: Permits::new(settings.waiters),
+            watched: Permits::new(settings.in_flight),
+            giving_up: Permits::new(GIVING_UP_MAX),
+            internal: Permits::new(settings.in_flight),
             heavy: heavy_work::turns(),
             quota: Quota::new(settings.records_per_scope),
             observed: Arc::default(),
@@ -220,6 +221,7 @@ impl Gate {
             waiters: self.waiters.limited_to(settings.waiters),
             watched: self.watched.limited_to(settings.in_flight),
             giving_up: self.giving_up.clone(),
+            internal: self.internal.limited_to(settings.in_flight),
             heavy: self.heavy.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
             observed: self.observed.clone(),
@@ -236,10 +238,10 @@ impl Gate {
     pub async fn handle<S, B, RB>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        mut parts: Box<Parts>,
-        mut body: Bytes,
-        mut hold: Hold,
-        mut service: S,
+        parts: Box<Parts>,
+        body: Bytes,
+        hold: Hold,
+        service: S,
     ) -> Result<Answered<RB>, Refusal>
     where
         S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
@@ -262,64 +264,31 @@ impl Gate {
             // The process is about to end: a claim made now would be left to its lease.
             return Err(Refusal::Overloaded);
         }
-        let carried = CarriedKey::new(policy, &parts, &content, &body)?;
-        let permit = self
-            .in_flight
-            .protected(AddressShare::of(&parts.extensions))
-            .ok_or(Refusal::Overloaded)?;
-        let mut asker = Asker {
-            parts: &parts,
-            content: content.bytes(),
-            request_bytes: body.len() as u64,
-            service: &mut service,
-            hold: &mut hold,
-            waited: None,
-        };
-        let whose = identified.whose;
-        let admitted = self.admit_under_all_secrets(guarded, identified, permit, &mut asker).await;
-        let waited = asker.waited;
-        self.observe_duplicate(policy, (&whose, &parts.headers), &admitted, waited);
-        let claimed = match admitted? {
-            claim::Entry::Run(claimed) => claimed,
-            claim::Entry::Replay(slot, reply) => return replay(slot, reply, hold),
-            claim::Entry::Unprotected => {
-                tracing::warn!(route = %policy.route, "the store is unavailable: request forwarded without protection");
-                // The upstream's own deduplication is all that is left.
-                carried.apply(&mut parts, &mut body);
-                return Box::pin(self.pass(guarded, parts, body, service, Answer::Unprotected))
-                    .await;
-            }
-        };
-        let slot = claimed.slot;
-        let trail = Trail::of(&parts.extensions);
-        let never_probed = is_never_probed(policy, &parts, content.bytes());
-        drop((content, decoded));
-        carried.apply(&mut parts, &mut body);
-        let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
-        let attempt = Attempt {
-            gate: self.clone(),
-            guarded: guarded.clone(),
-            claimed,
-            request,
-            service,
+        let upstream_key = CarriedKey::new(policy, &parts, &content, &body)?;
+        let permit = self.permit_for(Sender::Client, AddressShare::of(&parts.extensions))?;
+        let mut request = IdentifiedRequest {
+            sender: Sender::Client,
+            parts,
+            body,
+            content,
+            _content_hold: decoded,
+            upstream_key,
             hold,
-            trail,
+            service,
         };
-        let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
-            Ok(answer) => answer,
-            // The task panicked: its lease will end, and the record then says what is true.
-            Err(_) => Err(Refusal::OutcomeUncertain {
-                slot: Some(slot),
-                status: None,
-                retry_after: policy.uncertain_retry_after(),
-            }),
-        };
-        match answer {
-            // Where no probe is ever sent, the same request again finds nothing out: an operator has to settle it.
-            Err(Refusal::OutcomeUncertain { slot, status, .. }) if never_probed => {
-                Err(Refusal::OutcomeUncertain { slot, status, retry_after: None })
+        match self.admit_identified(guarded, identified, permit, &mut request).await? {
+            Admitted::Run(claimed) => {
+                self.run_claimed(guarded, claimed, request).await?.into_response()
             }
-            answer => answer,
+            Admitted::Replay(slot, reply) => {
+                SettledAnswer::replayed(slot, reply, request.hold).into_response()
+            }
+            Admitted::Unprotected => {
+                tracing::warn!(route = %policy.route, "request forwarded without protection: the store is unavailable");
+                // Only the upstream can still deduplicate, by the key.
+                let (parts, body, _hold, service) = request.carry_key();
+                Box::pin(self.pass(guarded, parts, body, service, Answer::Unprotected)).await
+            }
         }
     }
 
@@ -400,26 +369,6 @@ impl Gate {
         false
     }
 }
-
-fn replay<RB>(slot: Slot, reply: Arc<Reply>, mut hold: Hold) -> Result<Answered<RB>, Refusal> {
-    let reply = Arc::unwrap_or_clone(reply);
-    let ReplyBody::Whole(body) = reply.body else {
-        return Err(Refusal::ResponseNotStored { slot, status: reply.status.as_u16() });
-    };
-    if !hold.grow(body.len()) {
-        return Err(Refusal::Overloaded);
-    }
-    let mut response =
-        Response::new(AnswerBody::whole(body).with_trailers(reply.trailers).holding(hold));
-    *response.status_mut() = reply.status;
-    *response.headers_mut() = reply.headers;
-    response.headers_mut().insert(IDEMPOTENT_REPLAYED, http::HeaderValue::from_static("true"));
-    Ok(Answered { response, answer: Answer::Replayed })
-}
-
-/// The field that marks a replay.
-pub const IDEMPOTENT_REPLAYED: http::HeaderName =
-    http::HeaderName::from_static("idempotent-replayed");
 
 /// Whether a policy has one record per fingerprint rather than per key.
 fn is_per_fingerprint(policy: &crate::engine::Policy) -> bool {

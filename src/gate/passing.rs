@@ -13,7 +13,7 @@ use prometheus_client::metrics::gauge::Gauge;
 use super::budget::Hold;
 use super::share::AddressShare;
 use super::{Gate, Refusal};
-use crate::gate::permits::Place;
+use crate::gate::permits::Permit;
 
 /// Room for what is buffered of a body that streams through, in one direction: what was read from one side and is not
 /// yet written to the other. Two reads and two pieces of the proxy.
@@ -22,11 +22,11 @@ const STREAM_BYTES: usize = 32 * 1024;
 /// A place among the requests in flight, held for as long as a clone of it exists: while the upstream works, while its
 /// answer streams to the client, and while a tunnel is open. A request extension where the request asks for an upgrade.
 #[derive(Debug, Clone)]
-pub struct Permit(#[allow(dead_code, reason = "held, and never looked at")] Arc<Held>);
+pub struct ForwardPermit(#[allow(dead_code, reason = "held, and never looked at")] Arc<Held>);
 
 #[derive(Debug)]
 struct Held {
-    _place: Place,
+    _permit: Permit,
     /// Of a request that passes through.
     _passing: Option<Passing>,
 }
@@ -37,9 +37,9 @@ struct Passing {
     gauge: Gauge,
 }
 
-impl Permit {
-    pub(super) fn new(place: Place) -> Permit {
-        Permit(Arc::new(Held { _place: place, _passing: None }))
+impl ForwardPermit {
+    pub(super) fn new(permit: Permit) -> ForwardPermit {
+        ForwardPermit(Arc::new(Held { _permit: permit, _passing: None }))
     }
 
     /// Goes with a request that asks for an upgrade, so that whoever opens the tunnel keeps the place.
@@ -70,15 +70,18 @@ impl Gate {
         &self,
         extensions: &Extensions,
         uploads: bool,
-    ) -> Result<Permit, Refusal> {
+    ) -> Result<ForwardPermit, Refusal> {
         let address = AddressShare::of(extensions);
-        let place = self.in_flight.passing(address).ok_or(Refusal::Overloaded)?;
+        let permit = self.in_flight.passing(address).ok_or(Refusal::Overloaded)?;
         let mut hold = self.budget.of_address(address).of_passing().hold();
         if !hold.grow(if uploads { 2 * STREAM_BYTES } else { STREAM_BYTES }) {
             return Err(Refusal::Overloaded);
         }
         let gauge = self.meter.in_flight.clone();
         gauge.inc();
-        Ok(Permit(Arc::new(Held { _place: place, _passing: Some(Passing { _hold: hold, gauge }) })))
+        Ok(ForwardPermit(Arc::new(Held {
+            _permit: permit,
+            _passing: Some(Passing { _hold: hold, gauge }),
+        })))
     }
 }

@@ -9,7 +9,7 @@ use http::HeaderMap;
 use http_body::{Body, Frame, SizeHint};
 
 use super::budget::Hold;
-use super::passing::Permit;
+use super::passing::ForwardPermit;
 use super::stream::Stream;
 use crate::gate::attempt::lease::SendRule;
 
@@ -101,7 +101,7 @@ pub struct AnswerBody<B> {
     /// Room in memory, given back when the client has read the body.
     hold: Option<Hold>,
     /// The place of a request whose answer streams through.
-    permit: Option<Permit>,
+    permit: Option<ForwardPermit>,
 }
 
 /// Bytes that keep their room in memory for as long as any part of them exists: until they are written to the client.
@@ -171,7 +171,7 @@ impl<B> AnswerBody<B> {
     }
 
     /// Keeps a place among the requests in flight until the body is gone.
-    pub(crate) fn keeping(self, permit: Permit) -> AnswerBody<B> {
+    pub(crate) fn keeping(self, permit: ForwardPermit) -> AnswerBody<B> {
         AnswerBody { permit: Some(permit), ..self }
     }
 

@@ -16,7 +16,7 @@ use crate::event::{Context, Seen};
 use crate::gate::attempt::settle::Settled;
 use crate::gate::background::observations::{PendingObservation, differing, refusal};
 use crate::gate::intake::identify::Identified;
-use crate::key::Slot;
+use crate::key::{Slot, TenantId};
 use crate::record::{Cause, Extras, Fence, Held, Version};
 use crate::store::Swap;
 
@@ -50,7 +50,7 @@ impl Gate {
             self.pending_observation(
                 Seen::WouldReplay,
                 &guarded.route.policy,
-                Some(&identified.whose),
+                Some(TenantId::from_bytes(identified.whose)),
                 &parts.headers,
             )
         });
@@ -59,7 +59,7 @@ impl Gate {
         self.tasks.spawn(async move {
             let _held = (permit, room);
             let policy = &watched.route.policy;
-            let Ok(identified) = gate.where_it_lies(policy, identified).await else {
+            let Ok(identified) = gate.under_stored_secret(policy, identified).await else {
                 return watched.meter.count_shadow("unknown");
             };
             let slot = identified.slot;
@@ -122,17 +122,19 @@ impl Gate {
         let pending_observation = PendingObservation { slot: Some(slot), ..pending_observation };
         let refused = match (admission, request) {
             (Admission::Replay(reply), _) => {
-                return self.note(PendingObservation {
+                return self.add_observation(PendingObservation {
                     status: Some(reply.status.as_u16()),
                     ..pending_observation
                 });
             }
             // A watched record never keeps a body, so this is what would have been replayed.
             (Admission::Refuse(DuplicateRefusal::ResponseNotStored { status }), _) => {
-                return self
-                    .note(PendingObservation { status: Some(*status), ..pending_observation });
+                return self.add_observation(PendingObservation {
+                    status: Some(*status),
+                    ..pending_observation
+                });
             }
-            (Admission::Wait, _) => return self.note(pending_observation),
+            (Admission::Wait, _) => return self.add_observation(pending_observation),
             (Admission::Refuse(DuplicateRefusal::KeyReused), Some((parts, body))) => {
                 self.key_reused(policy, slot, asked, held, (parts, body))
             }
@@ -146,7 +148,7 @@ impl Gate {
             ) => return,
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
-        self.note(PendingObservation {
+        self.add_observation(PendingObservation {
             kind: Seen::WouldRefuse,
             status: Some(status),
             problem: Some(name),

@@ -13,11 +13,13 @@ use tower::service_fn;
 
 use super::*;
 use crate::engine::{KeyRule, KeySource, Policy};
+use crate::gate::attempt::settle::UnsettledOutcome;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
 use crate::store::{ListError, Listing, Log, Note, Page, Says, StoreError, Swap, Watch};
 
+mod calling;
 mod carrying;
 mod claiming;
 mod observing;
@@ -364,8 +366,14 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
     };
     let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };
     let slot = identified_slot(&scene);
-    let outcome = (crate::engine::Outcome::NeverSent, crate::event::Context::default());
-    scene.gate.settle_in_background(slot, own, None, outcome, scene.guarded.clone(), ());
+    let unsettled = UnsettledOutcome {
+        slot,
+        claim: own,
+        known: None,
+        outcome: crate::engine::Outcome::NeverSent,
+        event_context: crate::event::Context::default(),
+    };
+    scene.gate.settle_in_background(unsettled, scene.guarded.clone(), ());
     scene.settle().await;
     let lifetime = Lifetime {
         keep: Duration::from_secs(60),

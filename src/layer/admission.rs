@@ -4,7 +4,7 @@ use bytes::Bytes;
 use http::Request;
 use http_body::Body;
 
-use crate::gate::{Gate, Permit, Refusal};
+use crate::gate::{ForwardPermit, Gate, Refusal};
 use crate::proxy::discard;
 
 /// Takes a place for a request that passes through. Where there is none the request's body is thrown away, so that the
@@ -15,7 +15,7 @@ use crate::proxy::discard;
 pub(super) fn admit<B>(
     gate: &Gate,
     mut request: Request<B>,
-) -> Result<(Request<B>, Permit), Refusal>
+) -> Result<(Request<B>, ForwardPermit), Refusal>
 where
     B: Body<Data = Bytes> + Send + Unpin + 'static,
 {

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio_util::sync::CancellationToken;
 
-use crate::gate::{Movement, Permit};
+use crate::gate::{ForwardPermit, Movement};
 
 /// How long a tunnel lives; a request extension where the request asks for an upgrade.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub(super) fn tunnel(
     client: OnUpgrade,
     upstream: OnUpgrade,
     terms: Option<TunnelTerms>,
-    permit: Option<Permit>,
+    permit: Option<ForwardPermit>,
 ) {
     tokio::spawn(async move {
         let _held = permit;

@@ -7,58 +7,49 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::engine::{Admission, Asked, DuplicateRefusal, Policy, admit};
-use crate::gate::claim::Entrant;
-use crate::gate::permits::Place;
-use crate::gate::{AddressShare, Gate, Refusal};
+use crate::gate::Gate;
+use crate::gate::permits::Permit;
+use crate::gate::share::AddressShare;
 use crate::key::Slot;
 use crate::record::Held;
+use crate::refusal::Refusal;
 use crate::store::Watch;
-use crate::telemetry::{Trail, Work};
 
-/// Between looks at a record without being told of a change: only a safety net under the subscription.
+/// Time between reads of a record without a notification of a change: only a safety net for a lost notification.
 const POLL: Duration = Duration::from_secs(2);
 
-impl Gate {
-    /// Waits until the record says something else than to wait, and adds how long that took.
-    pub(in crate::gate) async fn wait(
-        &self,
-        entrant: &mut Entrant<'_>,
-        waited: &mut Option<Duration>,
-    ) -> Result<Option<Held>, Refusal> {
-        // A duplicate that waits runs nothing; its place belongs to those who do.
-        entrant.place = None;
-        let Entrant { guarded, slot, asked, first, waiting, address, .. } = entrant;
-        let policy = &guarded.route.policy;
-        let waiting = match waiting {
-            Some(waiting) => waiting,
-            none => none.insert(self.begin_to_wait(policy, slot, *address)?),
-        };
-        let _step = Trail::step(first.trail.as_ref(), Work::Wait);
-        let began = Instant::now();
-        let found = self.changed(waiting, policy, slot, asked).await;
-        *waited.get_or_insert_default() += began.elapsed();
-        found
-    }
+/// A duplicate that waits.
+pub(in crate::gate) struct Waiting {
+    watch: Watch,
+    until: Instant,
+    gauge: Gauge,
+    _permit: Permit,
+}
 
-    /// The record, once it says something else than to wait.
-    async fn changed(
-        &self,
-        waiting: &mut Waiting,
-        policy: &Policy,
-        slot: &Slot,
-        asked: &Asked,
-    ) -> Result<Option<Held>, Refusal> {
-        while waiting.next(self).await {
-            let held =
-                self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
-            if admit(held.as_ref(), asked, policy) != Admission::Wait {
-                return Ok(held);
-            }
+impl Waiting {
+    /// Waits until the record may have changed. Returns `false` when the wait timeout is over.
+    async fn next(&mut self, gate: &Gate) -> bool {
+        let poll = Instant::now() + gate.entropy.jitter(POLL);
+        tokio::select! {
+            biased;
+            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
+            () = sleep_until(poll) => true,
         }
-        Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), *slot))
     }
+}
 
-    fn begin_to_wait(
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.gauge.dec();
+    }
+}
+
+impl Gate {
+    /// Begins to wait for a change of a record, up to the route's wait timeout.
+    ///
+    /// # Errors
+    /// [`Refusal::Overloaded`], where too many duplicates wait already.
+    pub(super) fn begin_to_wait(
         &self,
         policy: &Policy,
         slot: &Slot,
@@ -76,30 +67,22 @@ impl Gate {
         let gauge = self.meter.waiters.clone();
         Ok(Waiting { watch, until: Instant::now() + policy.wait_timeout, gauge, _permit: permit })
     }
-}
 
-/// A duplicate that is held.
-pub(in crate::gate) struct Waiting {
-    watch: Watch,
-    until: Instant,
-    gauge: Gauge,
-    _permit: Place,
-}
-
-impl Waiting {
-    /// Waits until the record may have changed; `false` when the time is over.
-    async fn next(&mut self, gate: &Gate) -> bool {
-        let poll = Instant::now() + gate.entropy.jitter(POLL);
-        tokio::select! {
-            biased;
-            changed = timeout_at(self.until, self.watch.changed()) => changed.is_ok(),
-            () = sleep_until(poll) => true,
+    /// Returns the record as soon as the duplicate need not wait any longer.
+    pub(super) async fn wait_for_change(
+        &self,
+        waiting: &mut Waiting,
+        policy: &Policy,
+        slot: &Slot,
+        asked: &Asked,
+    ) -> Result<Option<Held>, Refusal> {
+        while waiting.next(self).await {
+            let held =
+                self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
+            if admit(held.as_ref(), asked, policy) != Admission::Wait {
+                return Ok(held);
+            }
         }
-    }
-}
-
-impl Drop for Waiting {
-    fn drop(&mut self) {
-        self.gauge.dec();
+        Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), *slot))
     }
 }

@@ -3,7 +3,7 @@
 use super::*;
 use crate::event::{Observation, Seen};
 use crate::gate::background::observations::PendingObservation;
-use crate::key::{SLOT_BYTES, Space};
+use crate::key::{SLOT_BYTES, Space, TenantId};
 use crate::store::log::EntryId;
 
 const FIRST: Slot = Slot::from_hash(Space::Enforced, [1; SLOT_BYTES]);
@@ -17,7 +17,7 @@ fn telling() -> (Arc<Gate>, Arc<Faulty>) {
 }
 
 /// A duplicate of an operation.
-fn seen(gate: &Gate, slot: Slot, whose: u8) -> PendingObservation {
+fn seen(gate: &Gate, slot: Slot, tenant: u8) -> PendingObservation {
     let policy = crate::engine::tests::policy();
     let mut headers = http::HeaderMap::new();
     headers.insert(
@@ -27,7 +27,12 @@ fn seen(gate: &Gate, slot: Slot, whose: u8) -> PendingObservation {
     PendingObservation {
         slot: Some(slot),
         status: Some(201),
-        ..gate.pending_observation(Seen::Replayed, &policy, Some(&[whose; 32]), &headers)
+        ..gate.pending_observation(
+            Seen::Replayed,
+            &policy,
+            Some(TenantId::from_bytes([tenant; 32])),
+            &headers,
+        )
     }
 }
 
@@ -43,7 +48,7 @@ async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
     let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..seen(&gate, FIRST, 1) };
     let ms = |ms| Some(Duration::from_millis(ms));
     for one in [storm(10, ms(3)), storm(30, ms(9)), storm(20, None)] {
-        gate.note(one);
+        gate.add_observation(one);
     }
     let others = [
         seen(&gate, SECOND, 1),
@@ -54,8 +59,8 @@ async fn a_storm_of_duplicates_is_told_as_one_and_what_differs_is_not() {
         PendingObservation { route: "refunds".into(), ..seen(&gate, FIRST, 1) },
     ];
     let count = others.len();
-    others.into_iter().for_each(|other| gate.note(other));
-    gate.tell_waiting().await;
+    others.into_iter().for_each(|other| gate.add_observation(other));
+    gate.export_pending().await;
     let told = told(&store).await.concat();
     assert_eq!(told.len(), count + 1, "{told:?}");
     let storm = told.iter().find(|one| one.times.is_some()).unwrap();
@@ -90,9 +95,9 @@ async fn a_full_batch_is_told_at_once_and_the_rest_after_a_pause() {
         began.elapsed()
     };
     tokio::task::yield_now().await;
-    (0..1024).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+    (0..1024).for_each(|_| gate.add_observation(seen(&gate, FIRST, 1)));
     assert!(until_told(1024).await < Duration::from_millis(10), "a batch is full");
-    gate.note(seen(&gate, FIRST, 1));
+    gate.add_observation(seen(&gate, FIRST, 1));
     assert!(until_told(1025).await >= Duration::from_millis(400), "one waits for more");
     task.abort();
 }
@@ -100,11 +105,11 @@ async fn a_full_batch_is_told_at_once_and_the_rest_after_a_pause() {
 #[tokio::test(start_paused = true)]
 async fn what_has_no_room_is_counted_as_lost() {
     let (gate, store) = telling();
-    (0..8192).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+    (0..8192).for_each(|_| gate.add_observation(seen(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 0);
-    (0..3).for_each(|_| gate.note(seen(&gate, FIRST, 1)));
+    (0..3).for_each(|_| gate.add_observation(seen(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 3);
-    gate.tell_waiting().await;
+    gate.export_pending().await;
     let batches = told(&store).await;
     assert_eq!(batches.len(), 8, "a batch is no larger for all that waited");
     assert_eq!(batches.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
@@ -120,9 +125,9 @@ async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
         log_keep: Some(Duration::from_secs(60)),
         ..Settings::default()
     });
-    next.note(seen(&next, FIRST, 1));
+    next.add_observation(seen(&next, FIRST, 1));
     // As it goes on doing when another configuration is in force.
-    gate.tell_waiting().await;
+    gate.export_pending().await;
     let told = told(&store).await.concat();
     assert_eq!(told[0].scope, Some(hashing.scope_mark(&[1; 32])));
 }
@@ -131,7 +136,7 @@ async fn whose_it_is_is_told_under_the_secrets_that_its_request_came_under() {
 async fn at_the_end_what_waits_is_told_at_once_and_then_no_more() {
     let (gate, store) = telling();
     let end = CancellationToken::new();
-    gate.note(seen(&gate, FIRST, 1));
+    gate.add_observation(seen(&gate, FIRST, 1));
     end.cancel();
     let began = tokio::time::Instant::now();
     gate.export_observations(&end).await;

@@ -1,0 +1,127 @@
+//! The path of every protected request after its identification: claim, attempt, settle. Clients' requests and the
+//! gateway's own calls both take it, so that they keep the same promises.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+use http::request::Parts;
+use http::{Request, Response};
+use http_body::Body;
+use tower_service::Service;
+
+use super::answer::SettledAnswer;
+use super::attempt::{Attempt, Claimed};
+use super::budget::Hold;
+use super::claim::probe::is_never_probed;
+use super::claim::{Admitted, IncomingRequest, Sender};
+use super::intake::content::Content;
+use super::intake::identify::Identified;
+use super::intake::upstream_key::CarriedKey;
+use super::payload::{BoxError, Payload};
+use super::permits::Permit;
+use super::{Gate, ProtectedRoute};
+use crate::key::TenantId;
+use crate::refusal::Refusal;
+use crate::telemetry::Trail;
+
+/// A request with a known operation, until it is sent.
+pub(in crate::gate) struct IdentifiedRequest<S> {
+    pub sender: Sender,
+    pub parts: Box<Parts>,
+    pub body: Bytes,
+    /// The body, decoded.
+    pub content: Content,
+    /// The memory of the decoded body.
+    pub _content_hold: Hold,
+    /// The key as the upstream gets it.
+    pub upstream_key: CarriedKey,
+    /// The memory of the body and the answer.
+    pub hold: Hold,
+    pub service: S,
+}
+
+impl<S> IdentifiedRequest<S> {
+    /// Writes the key into the request, as the upstream gets it.
+    pub fn carry_key(self) -> (Box<Parts>, Bytes, Hold, S) {
+        let IdentifiedRequest { mut parts, mut body, upstream_key, hold, service, .. } = self;
+        upstream_key.apply(&mut parts, &mut body);
+        (parts, body, hold, service)
+    }
+}
+
+impl Gate {
+    /// Claims the operation of a request, or returns how else the request is answered. An answer to a duplicate is
+    /// recorded as an observation.
+    pub(in crate::gate) async fn admit_identified<S, B, RB>(
+        self: &Arc<Self>,
+        guarded: &Arc<ProtectedRoute>,
+        identified: Identified,
+        permit: Permit,
+        request: &mut IdentifiedRequest<S>,
+    ) -> Result<Admitted, Refusal>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>>,
+        S::Error: Into<BoxError>,
+        RB: Body<Data = Bytes> + Unpin,
+        RB::Error: Into<BoxError>,
+    {
+        let mut incoming = IncomingRequest {
+            sender: request.sender,
+            parts: &request.parts,
+            content: request.content.bytes(),
+            request_bytes: request.body.len() as u64,
+            service: &mut request.service,
+            hold: &mut request.hold,
+            waited: None,
+        };
+        let tenant = TenantId::from_bytes(identified.whose);
+        let admitted =
+            self.admit_under_all_secrets(guarded, identified, permit, &mut incoming).await;
+        let waited = incoming.waited;
+        let headers = &request.parts.headers;
+        self.observe_duplicate(&guarded.route.policy, tenant, headers, &admitted, waited);
+        admitted
+    }
+
+    /// Runs a claimed request in a task of its own, so that a sender that leaves cancels nothing. Returns when the outcome
+    /// is settled.
+    pub(in crate::gate) async fn run_claimed<S, B, RB>(
+        self: &Arc<Self>,
+        guarded: &Arc<ProtectedRoute>,
+        claimed: Claimed,
+        request: IdentifiedRequest<S>,
+    ) -> Result<SettledAnswer<RB>, Refusal>
+    where
+        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
+        S::Future: Send,
+        S::Error: Into<BoxError>,
+        B: Send + 'static,
+        RB: Body<Data = Bytes> + Send + Unpin + 'static,
+        RB::Error: Into<BoxError>,
+    {
+        let policy = &guarded.route.policy;
+        let slot = claimed.slot;
+        let trail = Trail::of(&request.parts.extensions);
+        let never_probed = is_never_probed(policy, &request.parts, request.content.bytes());
+        let (parts, body, hold, service) = request.carry_key();
+        let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
+        let (gate, guarded) = (self.clone(), guarded.clone());
+        let attempt = Attempt { gate, guarded, claimed, request, service, hold, trail };
+        let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
+            Ok(answer) => answer,
+            // The task panicked. Its lease is going to end, and the operation then becomes uncertain.
+            Err(_) => Err(Refusal::OutcomeUncertain {
+                slot: Some(slot),
+                status: None,
+                retry_after: policy.uncertain_retry_after(),
+            }),
+        };
+        match answer {
+            // Without a probe a repeated request finds out nothing: an operator has to settle the operation.
+            Err(Refusal::OutcomeUncertain { slot, status, .. }) if never_probed => {
+                Err(Refusal::OutcomeUncertain { slot, status, retry_after: None })
+            }
+            answer => answer,
+        }
+    }
+}
