@@ -9,12 +9,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use onceward::event::{Context, Event, Kind, Observation, Seen};
+use onceward::event::{Context, Event, EventKind, Observation, ObservationKind};
 use onceward::key::{SLOT_BYTES, Slot, Space};
 use onceward::read_model::{Filter, Projector, QueryError, ReadModel, State};
 use onceward::record::{Fence, Lifetime, Record, Version};
-use onceward::store::Store;
-use onceward::store::log::{Entry, EntryId};
+use onceward::store::Records;
+use onceward::store::log::{EntryId, LogEntry};
 use onceward::store::memory::Memory;
 use tokio::time::Instant;
 
@@ -68,7 +68,7 @@ fn claimed(n: u64, at_ms: u64) -> Event {
         ("currency".to_owned(), ["EUR", "USD", "CHF"][mixed(n) as usize % 3].to_owned()),
     ]);
     Event {
-        kind: Kind::Claimed,
+        kind: EventKind::Claimed,
         version: (2 * n + 1).to_string(),
         fence: mixed(n).to_string(),
         route: route(n),
@@ -92,7 +92,7 @@ fn claimed(n: u64, at_ms: u64) -> Event {
 fn ended(n: u64, at_ms: u64) -> Event {
     let lost = mixed(n).is_multiple_of(2000);
     let mut event = claimed(n, at_ms);
-    event.kind = if lost { Kind::Uncertain } else { Kind::Completed };
+    event.kind = if lost { EventKind::Uncertain } else { EventKind::Completed };
     event.version = (2 * n + 2).to_string();
     event.lease_ms = None;
     event.status = (!lost).then_some(if mixed(n).is_multiple_of(50) { 402 } else { 201 });
@@ -111,12 +111,18 @@ fn at_ms(n: u64, of: u64) -> u64 {
 }
 
 /// What the log tells of so many operations, as it would be read.
-fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<Entry> {
+fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<LogEntry> {
     let entry = |n: u64, nth: u64, event: &Event| {
         let slot = slot(n);
         let partition = u16::from(slot.hash()[0]);
         let id = EntryId { ms: at_ms(n, of) + 100 * nth, seq: 2 * n + nth };
-        Entry { partition, id, slot, event: serde_json::to_vec(event).unwrap().into(), link: None }
+        LogEntry {
+            partition,
+            id,
+            slot,
+            event: serde_json::to_vec(event).unwrap().into(),
+            link: None,
+        }
     };
     operations
         .flat_map(|n| {
@@ -153,7 +159,7 @@ fn observe(model: &ReadModel, operations: u64) {
     let seen = |n: u64| Observation {
         until_ms: None,
         times: None,
-        kind: Seen::Replayed,
+        kind: ObservationKind::Replayed,
         at_ms: T0 + DAY_MS - mixed(n) % 3_600_000,
         operation: slot(mixed(n) % operations).to_string(),
         route: route(n),
@@ -252,7 +258,7 @@ fn questions(model: &ReadModel, operations: u64) {
 
 /// From a log on: reading, applying, and how far it is told.
 fn drain(operations: u64) {
-    let store: Arc<dyn Store> = Arc::new(Memory::new(Arc::new(|| T0)));
+    let store = Arc::new(Memory::new(Arc::new(|| T0)));
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
     let folder = tempfile::tempdir().unwrap();
     let model = Arc::new(ReadModel::open(&folder.path().join("drained.sqlite")).unwrap());

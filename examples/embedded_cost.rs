@@ -19,7 +19,7 @@ use onceward::record::{
     Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
 };
 use onceward::store::embedded::{Embedded, Options};
-use onceward::store::{Store, Swap};
+use onceward::store::{Records, Swap};
 use tokio::time::Instant;
 
 const RECORDS: u64 = 1_000_000;

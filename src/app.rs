@@ -21,8 +21,8 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    Ack, Config, Durability, HostHeader, Http2 as ConfiguredHttp2, Role, Route as ConfiguredRoute,
-    Secret, Secrets, StoreUrl, Upstream as ConfiguredUpstream, UpstreamUrl,
+    AckPolicy, Config, Durability, HostHeader, Http2Mode, Role, RouteConfig, Secret, Secrets,
+    StoreUrl, UpstreamConfig, UpstreamUrl,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
@@ -59,7 +59,7 @@ mod read_model;
 mod reload;
 mod telling;
 
-pub use copy::{Copied, CopyError, Step, copy_store};
+pub use copy::{Copied, CopyError, CopyStep, copy_store};
 use identities::Pending;
 pub use identities::identity_changes;
 pub use read_model::{Freshness, Projection};
@@ -276,7 +276,7 @@ async fn end(
 
 /// An open store, and how it is closed.
 struct Kept {
-    store: Arc<dyn Store>,
+    store: Store,
     embedded: Option<Arc<Embedded>>,
     redis: Option<Arc<Redis>>,
     /// Says to others that a gateway uses the servers.
@@ -328,7 +328,7 @@ async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
 }
 
 /// The store, or one that seals what goes into it.
-fn sealed(store: Arc<dyn Store>, secrets: &Secrets) -> Result<Arc<dyn Store>> {
+fn sealed(store: Store, secrets: &Secrets) -> Result<Store> {
     if secrets.encryption_keys.is_empty() {
         return Ok(store);
     }
@@ -336,16 +336,11 @@ fn sealed(store: Arc<dyn Store>, secrets: &Secrets) -> Result<Arc<dyn Store>> {
         anyhow::Ok(SealingKey::new(id, &BASE64.decode(text.expose())?)?)
     };
     let keys = secrets.encryption_keys.iter().map(key).collect::<Result<Vec<_>>>()?;
-    Ok(Arc::new(Sealed::new(store, keys)?))
+    Ok(Store { records: Arc::new(Sealed::new(store.records, keys)?), ..store })
 }
 
 /// The store, or one whose completed records are kept in the process: outermost, so that a replay opens no seal either.
-fn cached(
-    store: Arc<dyn Store>,
-    config: &Config,
-    clock: &Clock,
-    meter: &Meter,
-) -> Result<Arc<dyn Store>> {
+fn cached(store: Store, config: &Config, clock: &Clock, meter: &Meter) -> Result<Store> {
     let bytes = config.store.local_cache;
     if bytes == 0 || !matches!(config.store.url, StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. })
     {
@@ -353,7 +348,7 @@ fn cached(
     }
     let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.cache.clone());
     let tracker = redis::track(&redis_options(config, meter)?, cache.clone(), wanted)?;
-    Ok(Arc::new(Cached::new(store, cache, tracker)))
+    Ok(Store { records: Arc::new(Cached::new(store.records, cache, tracker)), ..store })
 }
 
 /// Looks at the servers of a configured store. `None` where there are none to look at.
@@ -374,9 +369,9 @@ fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
         ca_file: config.store.ca_file.clone(),
         client: config.store.client.clone(),
         ack: match config.store.ack {
-            Ack::Memory => RedisAck::Memory,
-            Ack::Replicas(wanted) => RedisAck::Replicas(wanted),
-            Ack::Fsync => RedisAck::Fsync,
+            AckPolicy::Memory => RedisAck::Memory,
+            AckPolicy::Replicas(wanted) => RedisAck::Replicas(wanted),
+            AckPolicy::Fsync => RedisAck::Fsync,
         },
         quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
         breakers: meter.breakers.clone(),
@@ -405,7 +400,7 @@ fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
 async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kept> {
     match &config.store.url {
         StoreUrl::Memory => Ok(Kept {
-            store: Arc::new(Memory::new(clock.anchored())),
+            store: Arc::new(Memory::new(clock.anchored())).into(),
             embedded: None,
             redis: None,
             presence: None,
@@ -415,7 +410,7 @@ async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kep
             let options = EmbeddedOptions::new(Arc::new(move || span.boot_ms()), clock.unix_ms());
             let embedded = Arc::new(Embedded::open(dir, options)?);
             Ok(Kept {
-                store: embedded.clone(),
+                store: embedded.clone().into(),
                 embedded: Some(embedded),
                 redis: None,
                 presence: None,
@@ -425,7 +420,12 @@ async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kep
             let store = Redis::connect(redis_options(config, meter)?)?;
             // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
             look_over(&store, config.store.durability).await?;
-            Ok(Kept { store: store.clone(), embedded: None, redis: Some(store), presence: None })
+            Ok(Kept {
+                store: store.clone().into(),
+                embedded: None,
+                redis: Some(store),
+                presence: None,
+            })
         }
     }
 }
@@ -474,7 +474,7 @@ fn rejections(config: &Config) -> Rejections {
 }
 
 fn layer_settings(config: &Config, keyrings: HashMap<String, Arc<Keyring>>) -> LayerSettings {
-    let route = |configured: &ConfiguredRoute| {
+    let route = |configured: &RouteConfig| {
         let upstream = config.upstream_of(configured);
         let index = config
             .upstreams
@@ -517,7 +517,7 @@ async fn upstreams(
     Ok(all)
 }
 
-async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSettings> {
+async fn upstream_settings(configured: &UpstreamConfig) -> Result<UpstreamSettings> {
     Ok(UpstreamSettings {
         scheme: scheme(&configured.url),
         authority: configured.url.authority.clone(),
@@ -525,8 +525,8 @@ async fn upstream_settings(configured: &ConfiguredUpstream) -> Result<UpstreamSe
         idle_timeout: configured.idle_timeout,
         max_connection_age: configured.max_connection_age,
         http2: match configured.http2 {
-            ConfiguredHttp2::Negotiate => Http2::Negotiated,
-            ConfiguredHttp2::PriorKnowledge => Http2::PriorKnowledge,
+            Http2Mode::Negotiate => Http2::Negotiated,
+            Http2Mode::PriorKnowledge => Http2::PriorKnowledge,
         },
         preserve_host: configured.host == HostHeader::Preserve,
         ca_pem: match &configured.ca_file {

@@ -20,21 +20,21 @@ pub fn rfc3339(unix_ms: u64) -> String {
 
 /// The clocks of this process. Cheap to clone.
 #[derive(Debug, Clone)]
-pub struct Clock(Source);
+pub struct Clock(ClockSource);
 
 #[derive(Clone)]
-enum Source {
+enum ClockSource {
     System,
-    Manual(Arc<Manual>),
+    Manual(Arc<ManualClock>),
     Given { boot_ms: StoreClock, unix_ms: StoreClock },
 }
 
-impl fmt::Debug for Source {
+impl fmt::Debug for ClockSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
-            Source::System => "System",
-            Source::Manual(_) => "Manual",
-            Source::Given { .. } => "Given",
+            ClockSource::System => "System",
+            ClockSource::Manual(_) => "Manual",
+            ClockSource::Given { .. } => "Given",
         })
     }
 }
@@ -44,7 +44,7 @@ pub type StoreClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// A clock that tests move by hand.
 #[derive(Debug, Default)]
-pub struct Manual {
+pub struct ManualClock {
     boot_ms: AtomicU64,
     unix_ms: AtomicU64,
 }
@@ -52,13 +52,13 @@ pub struct Manual {
 impl Clock {
     /// The machine's clocks.
     pub fn system() -> Clock {
-        Clock(Source::System)
+        Clock(ClockSource::System)
     }
 
     /// A clock that only moves when told, with the handle that moves it.
-    pub fn manual(boot_ms: u64, unix_ms: u64) -> (Clock, Arc<Manual>) {
-        let manual = Arc::new(Manual { boot_ms: boot_ms.into(), unix_ms: unix_ms.into() });
-        (Clock(Source::Manual(manual.clone())), manual)
+    pub fn manual(boot_ms: u64, unix_ms: u64) -> (Clock, Arc<ManualClock>) {
+        let manual = Arc::new(ManualClock { boot_ms: boot_ms.into(), unix_ms: unix_ms.into() });
+        (Clock(ClockSource::Manual(manual.clone())), manual)
     }
 
     /// Clocks from elsewhere, for simulations that have a time of their own. The first must run on while the process is
@@ -67,13 +67,13 @@ impl Clock {
         boot_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
         unix_ms: Arc<dyn Fn() -> u64 + Send + Sync>,
     ) -> Clock {
-        Clock(Source::Given { boot_ms, unix_ms })
+        Clock(ClockSource::Given { boot_ms, unix_ms })
     }
 
     /// Milliseconds since the machine started, suspension included (`CLOCK_BOOTTIME`). For spans of time.
     pub fn boot_ms(&self) -> u64 {
         match &self.0 {
-            Source::System => {
+            ClockSource::System => {
                 #[cfg(any(target_os = "linux", target_os = "android"))]
                 let id = rustix::time::ClockId::Boottime;
                 // Elsewhere the monotonic clock is the nearest there is; on macOS it runs on through sleep.
@@ -81,8 +81,8 @@ impl Clock {
                 let id = rustix::time::ClockId::Monotonic;
                 millis(rustix::time::clock_gettime(id))
             }
-            Source::Manual(manual) => manual.boot_ms.load(Ordering::SeqCst),
-            Source::Given { boot_ms, .. } => boot_ms(),
+            ClockSource::Manual(manual) => manual.boot_ms.load(Ordering::SeqCst),
+            ClockSource::Given { boot_ms, .. } => boot_ms(),
         }
     }
 
@@ -90,9 +90,11 @@ impl Clock {
     /// times in tokens, which are their issuer's; never for leases or retention.
     pub fn unix_ms(&self) -> u64 {
         match &self.0 {
-            Source::System => millis(rustix::time::clock_gettime(rustix::time::ClockId::Realtime)),
-            Source::Manual(manual) => manual.unix_ms.load(Ordering::SeqCst),
-            Source::Given { unix_ms, .. } => unix_ms(),
+            ClockSource::System => {
+                millis(rustix::time::clock_gettime(rustix::time::ClockId::Realtime))
+            }
+            ClockSource::Manual(manual) => manual.unix_ms.load(Ordering::SeqCst),
+            ClockSource::Given { unix_ms, .. } => unix_ms(),
         }
     }
 }
@@ -119,7 +121,7 @@ fn millis(time: rustix::time::Timespec) -> u64 {
         + u64::try_from(time.tv_nsec).unwrap_or(0) / 1_000_000
 }
 
-impl Manual {
+impl ManualClock {
     /// Lets time pass on both clocks.
     pub fn pass_ms(&self, ms: u64) {
         self.boot_ms.fetch_add(ms, Ordering::SeqCst);

@@ -16,7 +16,7 @@ use crate::record::{Lifetime, Record, ReplyBody, Settler, State};
 mod json;
 mod observation;
 
-pub use observation::{Difference, Observation, Seen};
+pub use observation::{Difference, Observation, ObservationKind};
 
 /// Longest reason of an operator that is kept, in bytes: longer ones are cut, or an event would be too long to be read.
 pub const REASON_BYTES_MAX: usize = 1024;
@@ -27,7 +27,7 @@ const USUAL_BYTES: usize = 384;
 /// What happened to an operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Kind {
+pub enum EventKind {
     /// An attempt began.
     Claimed,
     /// The upstream's answer is the result.
@@ -46,18 +46,18 @@ pub enum Kind {
     Expired,
 }
 
-impl Kind {
+impl EventKind {
     /// Its name in an event.
     pub fn name(self) -> &'static str {
         match self {
-            Kind::Claimed => "claimed",
-            Kind::Completed => "completed",
-            Kind::Uncertain => "uncertain",
-            Kind::Released => "released",
-            Kind::Resolved => "resolved",
-            Kind::Found => "found",
-            Kind::Retried => "retried",
-            Kind::Expired => "expired",
+            EventKind::Claimed => "claimed",
+            EventKind::Completed => "completed",
+            EventKind::Uncertain => "uncertain",
+            EventKind::Released => "released",
+            EventKind::Resolved => "resolved",
+            EventKind::Found => "found",
+            EventKind::Retried => "retried",
+            EventKind::Expired => "expired",
         }
     }
 }
@@ -66,7 +66,7 @@ impl Kind {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Event {
     /// What happened.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// The version that the change wrote, in decimal digits: too large a number for some readers of JSON.
     pub version: String,
     /// The attempt or decision, in decimal digits.
@@ -127,17 +127,17 @@ pub struct Context {
 /// Bytes that are no event.
 #[derive(Debug, thiserror::Error)]
 #[error("an entry of the event log is no event that this version knows: {0}")]
-pub struct NoEvent(#[from] serde_json::Error);
+pub struct EventDecodeError(#[from] serde_json::Error);
 
 impl Event {
     /// What a change says of itself: it wrote `next`, to live so long.
     pub fn of(next: &Record, lifetime: Lifetime, mut context: Context) -> Event {
         let (mut status, mut response_bytes, mut cause) = (None, None, None);
         let kind = match &next.state {
-            State::InFlight { .. } => Kind::Claimed,
+            State::InFlight { .. } => EventKind::Claimed,
             State::Uncertain { cause: why, retry, .. } => {
                 cause = Some(why.describe());
-                if retry.is_some() { Kind::Retried } else { Kind::Uncertain }
+                if retry.is_some() { EventKind::Retried } else { EventKind::Uncertain }
             }
             State::Completed { reply, by } => {
                 status = Some(reply.status.as_u16());
@@ -145,13 +145,13 @@ impl Event {
                     response_bytes = Some(body.len() as u64);
                 }
                 match by {
-                    Settler::Upstream => Kind::Completed,
-                    Settler::Operator => Kind::Resolved,
-                    Settler::Probe => Kind::Found,
+                    Settler::Upstream => EventKind::Completed,
+                    Settler::Operator => EventKind::Resolved,
+                    Settler::Probe => EventKind::Found,
                 }
             }
-            State::Released => Kind::Released,
-            State::Expired => Kind::Expired,
+            State::Released => EventKind::Released,
+            State::Expired => EventKind::Expired,
         };
         if let Some(reason) = &mut context.reason {
             let fits = (0..=REASON_BYTES_MAX).rev().find(|at| reason.is_char_boundary(*at));
@@ -170,7 +170,7 @@ impl Event {
             keep_ms: millis(lifetime.keep),
             // With a claim it says something else: that a tombstone stands in its way.
             tombstone_ms: lifetime.tombstone.filter(|_| status.is_some()).map(millis),
-            lease_ms: lifetime.due.filter(|_| kind == Kind::Claimed).map(millis),
+            lease_ms: lifetime.due.filter(|_| kind == EventKind::Claimed).map(millis),
             status,
             response_bytes,
             cause,
@@ -214,7 +214,7 @@ impl Event {
     ///
     /// # Errors
     /// It is none.
-    pub fn decode(bytes: &[u8]) -> Result<Event, NoEvent> {
+    pub fn decode(bytes: &[u8]) -> Result<Event, EventDecodeError> {
         Ok(serde_json::from_slice(bytes)?)
     }
 }
@@ -247,11 +247,11 @@ impl Summary {
     /// The name of the record's state, as [`State::name`] has it.
     pub fn state(&self) -> &'static str {
         match self.last.kind {
-            Kind::Claimed => "in_flight",
-            Kind::Uncertain | Kind::Retried => "uncertain",
-            Kind::Completed | Kind::Resolved | Kind::Found => "completed",
-            Kind::Released => "released",
-            Kind::Expired => "expired",
+            EventKind::Claimed => "in_flight",
+            EventKind::Uncertain | EventKind::Retried => "uncertain",
+            EventKind::Completed | EventKind::Resolved | EventKind::Found => "completed",
+            EventKind::Released => "released",
+            EventKind::Expired => "expired",
         }
     }
 

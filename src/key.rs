@@ -8,6 +8,8 @@ use std::sync::LazyLock;
 
 use sha2::{Digest, Sha256};
 
+use crate::hex::{self, Hex};
+
 mod canonical;
 mod cookie;
 mod form;
@@ -19,20 +21,18 @@ pub mod path;
 mod reading;
 mod spelling;
 mod syntax;
-mod tenant;
 
 use canonical::hash_json;
-pub use canonical::{Document, JSON_DEPTH_MAX, Member, Unclear};
+pub use canonical::{Document, JSON_DEPTH_MAX, Member, UnclearJson};
 pub use cookie::{CookieName, CookieRepeated};
 pub use form::{FormField, form_field};
-pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, Named, SecretError};
-pub use leaves::{Anatomy, LEAF_POINTER_BYTES_MAX, LEAVES_MAX, Leaves, Salt};
+pub use hashing::{HASH_SECRET_BYTES_MIN, Hashing, OperationParts, SecretError};
+pub use leaves::{LEAF_POINTER_BYTES_MAX, LEAVES_MAX, LeafDigests, RequestParts, Salt};
 pub use member::{element, with_member, with_values_replaced};
 pub use multipart::{PARTS_MAX, form_boundary};
 pub use reading::Reading;
 pub use spelling::key_field_value;
 pub use syntax::KeySyntax;
-pub use tenant::TenantId;
 
 /// Number of partitions that records are spread over. Part of the storage layout: it never changes.
 pub const PARTITIONS: u16 = 256;
@@ -204,8 +204,8 @@ impl Scope {
         Scope(hash_fields("scope:fields", fields))
     }
 
-    /// A key space of the gateway's own components, such as one sink or one saga. Its hash has a purpose of its own, so
-    /// no client's scope ever equals it.
+    /// A key space of one of the gateway's own components, such as a sink or a saga. Its hash has a
+    /// purpose of its own, so no client's scope ever equals it.
     pub fn internal(component: &str, name: &str) -> Scope {
         let fields = [(component, name.as_bytes())];
         Scope(hash_fields("scope:internal", fields))
@@ -246,7 +246,8 @@ impl Caller {
         Caller(hasher.finish())
     }
 
-    /// One of the gateway's own components. Its hash has a purpose of its own, so no client's caller ever equals it.
+    /// One of the gateway's own components. Its hash has a purpose of its own, so no client's caller
+    /// ever equals it.
     pub fn internal(component: &str, name: &str) -> Caller {
         let fields = [(component, name.as_bytes())];
         Caller(hash_fields("caller:internal", fields))
@@ -260,6 +261,41 @@ impl Caller {
     /// The hash as it is stored.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
+    }
+}
+
+/// The tenant of an operation: the hash of its scope, or of its caller on a route without a scope.
+///
+/// Quotas count by it, and events and observations carry a mark of it ([`Hashing::tenant_mark`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct TenantId([u8; 32]);
+
+impl TenantId {
+    /// Creates the id from a hash.
+    pub const fn from_bytes(hash: [u8; 32]) -> TenantId {
+        TenantId(hash)
+    }
+
+    /// Returns the hash.
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+
+    /// Returns the hash in hexadecimal.
+    pub fn hex(&self) -> String {
+        hex::encode(&self.0)
+    }
+}
+
+impl From<Scope> for TenantId {
+    fn from(scope: Scope) -> TenantId {
+        TenantId(scope.0)
+    }
+}
+
+impl From<Caller> for TenantId {
+    fn from(caller: Caller) -> TenantId {
+        TenantId(caller.0)
     }
 }
 
@@ -439,42 +475,20 @@ impl Slot {
 
     /// Parses a public reference, as problem bodies and `onceward operations` show it.
     pub fn from_reference(text: &str) -> Result<Slot, ReferenceError> {
-        let digits = text.strip_prefix("op_").ok_or(ReferenceError)?.as_bytes();
-        if digits.len() != SLOT_BYTES * 2 {
-            return Err(ReferenceError);
-        }
-        let mut hash = [0; SLOT_BYTES];
-        for (byte, pair) in hash.iter_mut().zip(digits.chunks_exact(2)) {
-            let (Some(high), Some(low)) = (hex_digit(pair[0]), hex_digit(pair[1])) else {
-                return Err(ReferenceError);
-            };
-            *byte = high << 4 | low;
-        }
+        let hash = text.strip_prefix("op_").and_then(hex::decode).ok_or(ReferenceError)?;
         Ok(Slot { space: Space::Enforced, hash })
     }
 
     /// The hash in hexadecimal.
     pub fn hex(&self) -> String {
-        const DIGITS: &[u8; 16] = b"0123456789abcdef";
-        let digits = |byte: u8| [DIGITS[usize::from(byte >> 4)], DIGITS[usize::from(byte & 15)]];
-        // Digits are text.
-        String::from_utf8(self.hash.iter().copied().flat_map(digits).collect()).unwrap_or_default()
-    }
-}
-
-fn hex_digit(byte: u8) -> Option<u8> {
-    match byte {
-        b'0'..=b'9' => Some(byte - b'0'),
-        b'a'..=b'f' => Some(byte - b'a' + 10),
-        _ => None,
+        hex::encode(&self.hash)
     }
 }
 
 impl fmt::Display for Slot {
     /// The operation's public reference.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("op_")?;
-        f.write_str(&self.hex())
+        write!(f, "op_{}", Hex(&self.hash))
     }
 }
 

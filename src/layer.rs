@@ -54,8 +54,8 @@ use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
     AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Hold, Movement, Payload,
-    ProtectedRoute, Refusal, Settings, Stream, identify, keep_identifying_fields, reconcile,
-    wants_protection,
+    ProtectedRoute, Refusal, Settings, Stream, UpstreamService, identify, keep_identifying_fields,
+    reconcile, wants_protection,
 };
 use crate::proxy::{Lookalikes, Rejections, Silence, Target, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -128,12 +128,9 @@ pub enum LayerError {
 impl OncewardLayer {
     /// Asks upstreams about uncertain operations for which no duplicate comes, for ever; where no route has a probe that
     /// may do so, it does nothing. `service` is what the layer is put around.
-    pub async fn reconcile<S, B, RB>(&self, service: S)
+    pub async fn reconcile<S, B>(&self, service: S)
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B> + Clone,
     {
         let prepare = |guarded: &ProtectedRoute, request: &mut Request<Payload<B>>| {
             request.extensions_mut().insert(Target(guarded.route.upstream));
@@ -178,8 +175,8 @@ impl OncewardLayer {
             Overrides { upstream: Some("http://localhost".into()), ..Overrides::default() },
         )?;
         let timeout = defaults.upstream.response_timeout;
-        let route = |route: crate::config::Route| {
-            let crate::config::Route { paths, methods, policy, .. } = route;
+        let route = |route: crate::config::RouteConfig| {
+            let crate::config::RouteConfig { paths, methods, policy, .. } = route;
             (Route { paths, methods, upstream: 0, policy }, timeout)
         };
         let settings = LayerSettings {
@@ -216,19 +213,14 @@ pub type OnceBody<B> = AnswerBody<Silence<B>>;
 pub type Answering<B> =
     Pin<Box<dyn Future<Output = Result<Response<OnceBody<B>>, Infallible>> + Send>>;
 
-impl<S, B, RB> Service<Request<B>> for Once<S>
+impl<S, B> Service<Request<B>> for Once<S>
 where
-    S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<BoxError>,
-    B: Body<Data = Bytes> + Send + Unpin + 'static,
-    B::Error: Into<BoxError>,
-    RB: Body<Data = Bytes> + Send + Unpin + 'static,
-    RB::Error: Into<BoxError>,
+    S: UpstreamService<B> + Clone,
+    B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
 {
-    type Response = Response<OnceBody<RB>>;
+    type Response = Response<OnceBody<S::ResponseBody>>;
     type Error = Infallible;
-    type Future = Answering<RB>;
+    type Future = Answering<S::ResponseBody>;
 
     fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Self::Error>> {
         // The service inside is asked when there is something to forward: a replay needs none of it.
@@ -244,15 +236,14 @@ impl Front {
     /// Answers a request: read top to bottom, this is the whole way in and out.
     ///
     /// Each way has a future of its own, so that none carries what only another needs in memory.
-    fn answer<S, B, RB>(self: Arc<Self>, mut request: Request<B>, inner: S) -> Answering<RB>
+    fn answer<S, B>(
+        self: Arc<Self>,
+        mut request: Request<B>,
+        inner: S,
+    ) -> Answering<S::ResponseBody>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
-        B: Body<Data = Bytes> + Send + Unpin + 'static,
-        B::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
+        B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         self.lookalikes.drop_from(request.headers_mut());
         let trail = Trail::of(request.extensions());
@@ -341,20 +332,16 @@ impl Front {
     }
 
     /// Reads the body and passes the gate.
-    async fn protect<S, B, RB>(
+    async fn protect<S, B>(
         &self,
         guarded: &Arc<ProtectedRoute>,
         parts: Box<Parts>,
         mut body: B,
         inner: S,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
     {
         let mut hold = self.gate.budget().of_address(parts.extensions.get()).hold();
         match read_whole(&mut body, self.gate.settings().request_body, self.body_timeout, &mut hold)
@@ -369,15 +356,14 @@ impl Front {
     }
 
     /// Passes through, with a watcher at its side.
-    async fn watch<S, B, RB>(
+    async fn watch<S, B>(
         &self,
         guarded: &Arc<ProtectedRoute>,
         request: Request<B>,
         inner: S,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (parts, body) = request.into_parts();
@@ -427,16 +413,15 @@ impl Front {
     }
 
     /// Streams through, whatever its size; the upstream's silence is bounded.
-    async fn pass<S, B, RB>(
+    async fn pass<S, B>(
         &self,
         request: Request<B>,
         mut inner: S,
         copy: Option<Copying>,
         silence: Duration,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
         let (request, permit) = admit(&self.gate, request)?;

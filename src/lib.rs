@@ -15,6 +15,7 @@ pub mod engine;
 pub mod entropy;
 pub mod event;
 pub mod gate;
+pub mod hex;
 pub mod key;
 pub mod layer;
 pub mod proxy;

@@ -67,7 +67,7 @@ pub struct Record {
 /// What is kept of an operation's first request for people. Gone with the caller and the fingerprint, and from tombstones.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Extras {
-    /// Digests of what the request is made of ([`crate::key::Leaves`]).
+    /// Digests of what the request is made of ([`crate::key::LeafDigests`]).
     pub leaves: Option<Bytes>,
     /// The span of a trace in which the attempt runs, or ran.
     pub span: Option<SpanId>,

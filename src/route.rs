@@ -164,7 +164,7 @@ impl Compiled {
 
     /// Whether the path is part of the route's identities and has other foldings, which would be other operations.
     fn is_told_apart_by(&self, path: &str) -> bool {
-        self.route.policy.tells_paths_apart() && self.protects() && !is_opaque_throughout(path)
+        self.route.policy.separates_paths() && self.protects() && !is_opaque_throughout(path)
     }
 }
 

@@ -48,7 +48,7 @@ impl std::fmt::Debug for Subject {
     }
 }
 
-/// Why a token is not believed. Says no more than its sender may know.
+/// Why a token is not believed. EventSource no more than its sender may know.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum TokenError {
     /// It was good until lately.

@@ -109,7 +109,7 @@ impl Change {
 /// An operation, as it is now.
 pub(super) async fn find(admin: &Admin, operation: &str) -> Result<(Slot, Held), AdminRefusal> {
     let slot = Slot::from_reference(operation)?;
-    let held = admin.gate.store().load(&slot).await?.ok_or(OperatorError::Unknown)?;
+    let held = admin.gate.store().records.load(&slot).await?.ok_or(OperatorError::Unknown)?;
     Ok((slot, held))
 }
 

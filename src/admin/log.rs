@@ -32,7 +32,7 @@ pub(super) async fn verify_log(
 ) -> Result<Json<VerifiedView>, AdminRefusal> {
     let from = query.cursor.as_deref().map(str::parse).transpose();
     let from = from.map_err(|error| AdminRefusal::Invalid(format!("cursor: {error}")))?;
-    let progress = verify(admin.gate.store().log(), from, ENTRIES).await?;
+    let progress = verify(&*admin.gate.store().log, from, ENTRIES).await?;
     // Entries of a time when it was on are verified all the same.
     if !admin.gate.event_log_enabled()
         && query.cursor.is_none()

@@ -100,7 +100,7 @@ pub(super) async fn find_by_key(
 ) -> Result<(Slot, Held), AdminRefusal> {
     let policy = admin.policies.get(route).ok_or(AdminRefusal::RouteUnknown)?;
     for slot in admin.gate.slots_of(policy, key, path, scope)? {
-        if let Some(held) = admin.gate.store().load(&slot).await? {
+        if let Some(held) = admin.gate.store().records.load(&slot).await? {
             return Ok((slot, held));
         }
     }

@@ -208,7 +208,7 @@ async fn ready(State(admin): State<Arc<Admin>>) -> Response {
     if admin.draining.load(Ordering::Acquire) {
         return (StatusCode::SERVICE_UNAVAILABLE, "draining\n").into_response();
     }
-    match admin.gate.store().ping().await {
+    match admin.gate.store().records.ping().await {
         Ok(()) => "ready\n".into_response(),
         Err(error) => {
             let can_do_without =

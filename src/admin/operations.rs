@@ -100,7 +100,7 @@ pub(super) async fn from_store(
         Some("in_flight" | "uncertain") => Listing::Unsettled,
         Some(_) => return Err(AdminRefusal::StateUnknown),
     };
-    let page = admin.gate.store().list(listing, cursor, limit).await?;
+    let page = admin.gate.store().records.list(listing, cursor, limit).await?;
     let wanted = |view: &OperationView| state.is_none_or(|state| view.state == state);
     let views = page.records.iter().map(|(slot, held)| OperationView::new(slot, held));
     let operations = views.filter(wanted).collect();

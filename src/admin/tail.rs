@@ -18,7 +18,7 @@ use super::problem::AdminRefusal;
 use super::view::{EventView, LoggedView};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
-use crate::store::log::{Entry, EntryId, Log, Position};
+use crate::store::log::{EntryId, EventLog, LogEntry, Position};
 
 /// Events of one answer, where nothing is asked for, and at most: an answer of a megabyte.
 const EVENTS: usize = 100;
@@ -87,7 +87,7 @@ pub(super) async fn tail(
     if !admin.gate.event_log_enabled() {
         return Err(AdminRefusal::LogOff);
     }
-    let log = admin.gate.store().log();
+    let log = &*admin.gate.store().log;
     let from = match (asked.after, asked.since) {
         (Some(cursor), None) => read_cursor(&cursor)?,
         (None, Some(since)) => before(moment(&since)?),
@@ -114,7 +114,11 @@ pub(super) async fn tail(
 }
 
 /// Reads what is behind a position, at most `limit` of it.
-async fn read(log: &dyn Log, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+async fn read(
+    log: &dyn EventLog,
+    from: &Position,
+    limit: usize,
+) -> Result<Vec<LogEntry>, StoreError> {
     let mut entries = log.read(from, limit).await?;
     // A store may give one of each partition. Their ids begin with the time, and ascend within each partition.
     entries.sort_by_key(|entry| (entry.id, entry.partition));
@@ -127,9 +131,9 @@ async fn read(log: &dyn Log, from: &Position, limit: usize) -> Result<Vec<Entry>
 /// Danger: that is looked up behind the reading. Before it, what is trimmed between the two would be left out unsaid; so at worst it
 /// is said of entries that were trimmed when they had just been read.
 async fn told(
-    log: &dyn Log,
+    log: &dyn EventLog,
     from: &Position,
-    entries: Vec<Entry>,
+    entries: Vec<LogEntry>,
 ) -> Result<LoggedView, StoreError> {
     let ends = if entries.is_empty() {
         log.ends().await?
@@ -153,7 +157,11 @@ async fn told(
 }
 
 /// Looks until there is something.
-async fn watch(log: &dyn Log, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+async fn watch(
+    log: &dyn EventLog,
+    from: &Position,
+    limit: usize,
+) -> Result<Vec<LogEntry>, StoreError> {
     let Ok(_watching) = WATCHING.acquire().await else { return std::future::pending().await };
     loop {
         tokio::time::sleep(PERIOD).await;
@@ -196,7 +204,7 @@ mod tests {
     use super::*;
     use crate::key::{SLOT_BYTES, Slot, Space};
     use crate::record::Lifetime;
-    use crate::store::Store;
+    use crate::store::Records;
     use crate::store::memory::Memory;
     use crate::store::suite::{claim, slot};
 
@@ -251,8 +259,7 @@ mod tests {
                 .unwrap();
         }
         let piece = async |from: &Position| {
-            let piece =
-                told(store.log(), from, read(store.log(), from, 3).await.unwrap()).await.unwrap();
+            let piece = told(&store, from, read(&store, from, 3).await.unwrap()).await.unwrap();
             let position = read_cursor(&piece.cursor).unwrap();
             (piece, position)
         };
@@ -289,8 +296,7 @@ mod tests {
                 .unwrap();
         };
         let piece = async |from: &Position| {
-            let piece =
-                told(store.log(), from, read(store.log(), from, 1).await.unwrap()).await.unwrap();
+            let piece = told(&store, from, read(&store, from, 1).await.unwrap()).await.unwrap();
             (piece.events.len(), piece.trimmed, read_cursor(&piece.cursor).unwrap())
         };
         for (n, ms) in [(1, 1000), (2, 2000), (3, 3000), (4, 9000)] {
@@ -298,14 +304,14 @@ mod tests {
         }
         let (_, _, first) = piece(&before(0)).await;
         let (_, _, third) = piece(&piece(&first).await.2).await;
-        assert_eq!(store.log().trim(Duration::from_secs(5)).await.unwrap().entries, 3);
+        assert_eq!(store.trim(Duration::from_secs(5)).await.unwrap().entries, 3);
         let (events, trimmed, last) = piece(&first).await;
         assert_eq!((events, trimmed), (1, true), "the second and the third are gone");
         assert_eq!(piece(&last).await, (0, false, last.clone()), "it was said");
         assert_eq!(piece(&third).await, (1, false, last.clone()), "all that is gone had been read");
         tell(5, 10_000).await;
         clock.store(20_000, Ordering::SeqCst);
-        store.log().trim(Duration::from_secs(5)).await.unwrap();
+        store.trim(Duration::from_secs(5)).await.unwrap();
         let (events, trimmed, end) = piece(&last).await;
         assert_eq!((events, trimmed), (0, true), "nothing is left");
         assert_eq!(piece(&end).await, (0, false, end.clone()), "it was said");
@@ -316,7 +322,7 @@ mod tests {
         let slot = Slot::from_hash(Space::Enforced, [7; SLOT_BYTES]);
         let told = |event: &'static [u8]| {
             let id = EntryId { ms: 1000, seq: 2 };
-            EventView::from(&Entry { partition: 9, id, slot, event: event.into(), link: None })
+            EventView::from(&LogEntry { partition: 9, id, slot, event: event.into(), link: None })
         };
         let event = told(br#"{"kind":"of a later version","operation":"op_another","at":"never","route":"r","card":"canary"}"#);
         assert_eq!((event.operation, event.entry.as_str()), (slot.to_string(), "9:1000-2"));
@@ -325,7 +331,7 @@ mod tests {
             ("of a later version", "1970-01-01T00:00:01.000Z")
         );
         let forged = EntryId { ms: u64::MAX, seq: 0 };
-        let event = EventView::from(&Entry {
+        let event = EventView::from(&LogEntry {
             partition: 9,
             id: forged,
             slot,

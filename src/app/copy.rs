@@ -1,8 +1,8 @@
 //! Copies one store into another: opens both ends, and has them copied.
 
 use crate::config::{Config, StoreUrl};
-pub use crate::store::copy::{Copied, CopyError, Step};
-use crate::store::copy::{Target, copy};
+pub use crate::store::copy::{Copied, CopyError, CopyStep};
+use crate::store::copy::{CopyTarget, copy};
 use crate::store::embedded::CopiedFile;
 use crate::store::redis::CopiedRedis;
 
@@ -26,16 +26,17 @@ enum End {
 pub async fn copy_store(
     from: &Config,
     to: &Config,
-    report: &(dyn Fn(Step, u64) + Send + Sync),
+    report: &(dyn Fn(CopyStep, u64) + Send + Sync),
 ) -> Result<Copied, CopyError> {
     let source = open(from, End::From)?;
     let target = open(to, End::To)?;
     copy(&*source, &*target, report).await
 }
 
-fn open(config: &Config, end: End) -> Result<Box<dyn Target>, CopyError> {
-    let refused =
-        |error: anyhow::Error| CopyError::Refused(format!("{}: {error:#}", config.store.place()));
+fn open(config: &Config, end: End) -> Result<Box<dyn CopyTarget>, CopyError> {
+    let refused = |error: anyhow::Error| {
+        CopyError::Refused(format!("{}: {error:#}", config.store.location()))
+    };
     match &config.store.url {
         StoreUrl::Memory => {
             Err(CopyError::Refused("memory: belongs to one process, and can't be copied".into()))

@@ -1,7 +1,5 @@
 //! Whether a configuration's identities are those that its store keeps: asked before anything is claimed.
 
-use std::sync::Arc;
-
 use anyhow::Result;
 use tokio::sync::oneshot;
 use tokio::time::sleep;
@@ -9,7 +7,7 @@ use tokio::time::sleep;
 use super::*;
 use crate::engine::{Identities, Notes};
 use crate::gate::{IdentityCheckError, agree, notes};
-use crate::store::latched::Latched;
+use crate::store::pending::PendingStore;
 use crate::telemetry::VanishedRoutes;
 
 /// How often a store that doesn't answer yet is asked again.
@@ -17,7 +15,7 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 
 /// A store whose identities are agreed on, or will be before it opens.
 pub(super) struct Agreed {
-    pub store: Arc<dyn Store>,
+    pub store: Store,
     /// Where it doesn't answer yet: asks on, and tells if it disagrees.
     pub pending: Option<Pending>,
 }
@@ -41,12 +39,12 @@ pub(super) fn configured(config: &Config, hashing: &Hashing) -> Identities {
 /// # Errors
 /// The configuration would change identities.
 pub(super) async fn agreed(
-    store: Arc<dyn Store>,
+    store: Store,
     configured: Identities,
     accept: bool,
     vanished: &VanishedRoutes,
 ) -> Result<Agreed> {
-    match agree(&*store, &configured, accept).await {
+    match agree(&*store.identities, &configured, accept).await {
         Ok(count) => {
             vanished.set(count);
             return Ok(Agreed { store, pending: None });
@@ -56,17 +54,17 @@ pub(super) async fn agreed(
             tracing::warn!(%error, "the store doesn't tell yet what identities are made of: nothing is claimed until it does");
         }
     }
-    let latched = Latched::new(store.clone());
+    let waiting = PendingStore::new(store.clone());
     let (tell, disagreement) = oneshot::channel();
     let asking = tokio::spawn({
-        let (latched, vanished) = (latched.clone(), vanished.clone());
+        let (waiting, vanished) = (waiting.clone(), vanished.clone());
         async move {
             loop {
                 sleep(ASK_AGAIN).await;
-                match agree(&*store, &configured, accept).await {
+                match agree(&*store.identities, &configured, accept).await {
                     Ok(count) => {
                         vanished.set(count);
-                        return latched.open();
+                        return waiting.open();
                     }
                     Err(error @ IdentityCheckError::Changed(_)) => {
                         // Who started this gateway has left.
@@ -81,7 +79,7 @@ pub(super) async fn agreed(
         }
     });
     let pending = Pending { disagreement, asking: AbortOnDropHandle::new(asking) };
-    Ok(Agreed { store: latched, pending: Some(pending) })
+    Ok(Agreed { store: waiting.store(), pending: Some(pending) })
 }
 
 /// Looks whether a configuration's identities are those that its store keeps, and whether all routes are still configured. `None` where it keeps none, as in memory or in
@@ -95,7 +93,7 @@ pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Opti
         StoreUrl::File(dir) if !dir.exists() => Notes::default(),
         _ => {
             let kept = open_store(config, &Clock::system(), &Meter::new()).await?;
-            let told = notes(&*kept.store).await;
+            let told = notes(&*kept.store.identities).await;
             kept.close().await;
             told?
         }
@@ -115,6 +113,7 @@ mod tests {
 
     use super::*;
     use crate::key::{Scope, Slot, Space};
+    use crate::store::Records;
 
     fn identities(route: &str) -> Identities {
         let policy = Policy { route: route.into(), ..fallback().unwrap() };
@@ -124,27 +123,27 @@ mod tests {
         )
     }
 
-    fn out_of_reach() -> (Arc<Latched>, Arc<Memory>) {
+    fn out_of_reach() -> (Arc<PendingStore>, Arc<Memory>) {
         let memory = Arc::new(Memory::new(Clock::system().anchored()));
-        (Latched::new(memory.clone()), memory)
+        (PendingStore::new(memory.clone().into()), memory)
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_is_compared_before_it_is_used() {
         let (server, _) = out_of_reach();
         let Agreed { store, pending } =
-            agreed(server.clone(), identities("payments"), false, &VanishedRoutes::default())
+            agreed(server.store(), identities("payments"), false, &VanishedRoutes::default())
                 .await
                 .unwrap();
         assert!(pending.is_some());
         let slot = Slot::of(Space::Enforced, "payments", &Scope::shared(), b"k", b"");
         server.open();
         assert!(
-            server.load(&slot).await.is_ok() && store.load(&slot).await.is_err(),
+            server.load(&slot).await.is_ok() && store.records.load(&slot).await.is_err(),
             "it answers, and is not compared yet"
         );
         sleep(ASK_AGAIN * 2).await;
-        assert_eq!(store.load(&slot).await.unwrap(), None);
+        assert_eq!(store.records.load(&slot).await.unwrap(), None);
         assert_eq!(
             notes(&*server).await.unwrap(),
             identities("payments").compare(&Notes::default()).next
@@ -157,22 +156,24 @@ mod tests {
         agree(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
         let Agreed { store, pending } =
-            agreed(server.clone(), identities("payouts"), false, &VanishedRoutes::default())
+            agreed(server.store(), identities("payouts"), false, &VanishedRoutes::default())
                 .await
                 .unwrap();
         server.open();
         let told = pending.unwrap().disagreement.await.unwrap().to_string();
         assert!(told.contains("route \"payments\" is not configured any more"), "{told}");
-        assert!(store.ping().await.is_err());
+        assert!(store.records.ping().await.is_err());
         assert_eq!(notes(&*memory).await.unwrap(), kept);
         // Had it answered at once, there would have been no start.
         assert!(
-            agreed(memory.clone(), identities("payouts"), false, &VanishedRoutes::default())
+            agreed(memory.clone().into(), identities("payouts"), false, &VanishedRoutes::default())
                 .await
                 .is_err()
         );
         assert!(
-            agreed(memory, identities("payouts"), true, &VanishedRoutes::default()).await.is_ok()
+            agreed(memory.into(), identities("payouts"), true, &VanishedRoutes::default())
+                .await
+                .is_ok()
         );
     }
 }

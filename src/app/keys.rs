@@ -11,7 +11,7 @@ use tokio::io::AsyncReadExt;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::{read, scheme};
-use crate::config::{Config, KeysPlace};
+use crate::config::{Config, JwksSource};
 use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, fetch};
 use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, Pace};
 
@@ -32,7 +32,7 @@ pub(super) struct Keyrings {
 
 /// Keys, and the task that reads them again.
 struct Kept {
-    place: KeysPlace,
+    place: JwksSource,
     keyring: Arc<Keyring>,
     _keeper: AbortOnDropHandle<()>,
 }
@@ -61,9 +61,9 @@ pub(super) async fn keyrings(config: &Config, before: &Keyrings) -> Result<Keyri
     Ok(keyrings)
 }
 
-async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)> {
+async fn open(place: &JwksSource) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)> {
     Ok(match place {
-        KeysPlace::File(file) => {
+        JwksSource::File(file) => {
             let name = file.display().to_string();
             let text = contents(file.clone()).await.map_err(anyhow::Error::msg);
             let keys = text.and_then(|text| Ok(KeySet::parse(&text)?));
@@ -74,7 +74,7 @@ async fn open(place: &KeysPlace) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>)
             let keeper = keyring.clone().keep(name, Pace::FILE, move || contents(file.clone()));
             (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
         }
-        KeysPlace::Server { url, path, ca_file } => {
+        JwksSource::Server { url, path, ca_file } => {
             let settings = UpstreamSettings {
                 scheme: scheme(url),
                 authority: url.authority.clone(),

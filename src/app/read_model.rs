@@ -32,7 +32,7 @@ pub(super) struct Following {
 /// Opens the read model and begins to follow, or to look how far who follows is; `None` where there is none, or no log.
 pub(super) async fn follow(
     config: &Config,
-    store: Arc<dyn Store>,
+    store: Store,
     clock: &Clock,
 ) -> Result<Option<Following>> {
     let (Some(keep), Some(wanted)) = (config.log_keep, &config.read_model) else { return Ok(None) };
@@ -95,13 +95,8 @@ async fn open(place: Option<PathBuf>) -> Result<Arc<ReadModel>> {
     Ok(Arc::new(opened.await?.context("the read model can't be opened")?))
 }
 
-fn projector(
-    model: Arc<ReadModel>,
-    store: Arc<dyn Store>,
-    keep: Duration,
-    clock: Clock,
-) -> Projector {
-    Projector::new(model, store, keep, Arc::new(move || clock.unix_ms()))
+fn projector(model: Arc<ReadModel>, store: Store, keep: Duration, clock: Clock) -> Projector {
+    Projector::new(model, store.log, keep, Arc::new(move || clock.unix_ms()))
 }
 
 /// Looks again and again how far the file is. A look that fails is followed by another: the lag that is shown grows meanwhile.

@@ -214,7 +214,7 @@ impl InForce {
         let prepared = Prepared::new((config, secrets), gate, lasting, Some(self))
             .await
             .map_err(ReloadError::Unusable)?;
-        let vanished = agree(&**self.gate.store(), &identities, accept).await?;
+        let vanished = agree(&*self.gate.store().identities, &identities, accept).await?;
         self.gate.meter().vanished.set(vanished);
 
         if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {

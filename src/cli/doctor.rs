@@ -30,7 +30,7 @@ pub(super) fn doctor(args: &DoctorArgs) -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    let _ = super::say(&format!("store: {}", config.store.place()));
+    let _ = super::say(&format!("store: {}", config.store.location()));
     let servers = match super::block_on(app::survey(&config)) {
         Ok(Ok(remarks)) => remarks,
         Ok(Err(error)) => return super::fail(&format!("the store can't be asked: {error:#}"), 1),

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::ExitCode;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use crate::app::{self, Copied, Step};
+use crate::app::{self, Copied, CopyStep};
 use crate::clock::Clock;
 use crate::config::{Config, Overrides, StoreUrl};
 
@@ -36,7 +36,7 @@ pub(super) fn copy(from: &str, to: &str, file: Option<&Path>) -> ExitCode {
     progress.end();
     match copied {
         Ok(Ok(copied)) => {
-            print!("{}", summary(&from.store.place(), &to.store.place(), copied));
+            print!("{}", summary(&from.store.location(), &to.store.location(), copied));
             ExitCode::SUCCESS
         }
         Ok(Err(error)) => super::fail(&error, 1),
@@ -101,12 +101,12 @@ impl Progress {
         }
     }
 
-    fn report(&self, step: Step, done: u64) {
+    fn report(&self, step: CopyStep, done: u64) {
         let (number, text) = match step {
-            Step::Items => (1, "copying records and tombstones"),
-            Step::Events => (2, "copying events"),
-            Step::CheckItems => (3, "comparing records and tombstones"),
-            Step::CheckEvents => (4, "comparing events"),
+            CopyStep::Items => (1, "copying records and tombstones"),
+            CopyStep::Events => (2, "copying events"),
+            CopyStep::CheckItems => (3, "comparing records and tombstones"),
+            CopyStep::CheckEvents => (4, "comparing events"),
         };
         let now_ms = self.clock.boot_ms();
         let is_new = self.step.swap(number, Ordering::Relaxed) != number;

@@ -1,4 +1,4 @@
-//! `[admin_auth]`: who may use the admin port.
+//! `[admin_auth]`: tokens for the admin port. And the resolution of all secrets.
 
 use std::collections::HashMap;
 use std::fs;
@@ -15,61 +15,61 @@ use super::secret::Secret;
 use super::upstream::file_name;
 use crate::key::HASH_SECRET_BYTES_MIN;
 
-/// Bytes of a key for AES-256.
+/// Bytes of an AES-256 key.
 const ENCRYPTION_KEY_BYTES: usize = 32;
 
-/// What a token's holder may do.
+/// Permissions of a token's holder.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Role {
-    /// Look.
+    /// Read only.
     Read,
-    /// Look, and resolve, retry, release or expire.
+    /// Read, and resolve, retry, release or expire operations.
     Operate,
 }
 
-/// A token as the file names it; the file never holds the secret itself.
+/// A token in the file, which never contains the secret itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenSource {
-    /// Who holds it, for the audit trail.
+    /// The holder's name, for the audit trail.
     pub name: String,
-    /// What it allows.
+    /// The permissions.
     pub role: Role,
-    /// Where its secret is.
-    pub place: SecretPlace,
+    /// The source of the secret.
+    pub source: SecretSource,
 }
 
-/// Where a secret is.
+/// Source of a secret.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum SecretPlace {
-    /// In an environment variable.
+pub enum SecretSource {
+    /// An environment variable.
     Env(String),
-    /// In a file; a line break at its end doesn't count.
+    /// A file. Line breaks at its end are removed.
     File(PathBuf),
 }
 
 /// A token with its secret.
 #[derive(Debug, Clone)]
 pub struct AdminToken {
-    /// Who holds it.
+    /// The holder's name.
     pub name: String,
-    /// What it allows.
+    /// The permissions.
     pub role: Role,
-    /// What the holder sends as `Authorization: Bearer`.
+    /// The secret that the holder sends as `Authorization: Bearer`.
     pub secret: Secret,
 }
 
-/// All secrets of a configuration, read.
+/// All resolved secrets of a configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Secrets {
-    /// For the admin port.
+    /// Tokens for the admin port.
     pub admin_tokens: Vec<AdminToken>,
-    /// Names and bytes of the keys that seal results.
+    /// Ids and keys (in base64) that seal results.
     pub encryption_keys: Vec<(String, Secret)>,
-    /// What keys, scopes and callers are hashed under.
+    /// Secrets for the hashes of keys, scopes and callers.
     pub hash_secrets: Vec<Secret>,
-    /// Fields of probes, by the route's name.
+    /// Header fields of probes, by route name.
     pub probe_headers: HashMap<String, HeaderMap>,
-    /// Fields for the collector of traces.
+    /// Header fields for the collector of traces.
     pub tracing_headers: HeaderMap,
 }
 
@@ -102,7 +102,7 @@ pub(super) fn read_tokens(table: Table<'_>) -> Option<Vec<TokenSource>> {
 
 fn read_token(table: Table<'_>) -> Option<TokenSource> {
     let missing =
-        |name: &'static str, why: &str| table.report.note_absence(&table.place_of(name), why);
+        |name: &'static str, why: &str| table.report.note_absence(&table.span_of(name), why);
     let name = table.get("name").map(|value| value.parsed("the holder's name", word));
     if name.is_none() {
         missing("name", "a token needs a name, for the audit trail");
@@ -111,16 +111,16 @@ fn read_token(table: Table<'_>) -> Option<TokenSource> {
     if role.is_none() {
         missing("role", "a token needs a role: \"read\" or \"operate\"");
     }
-    let place = SecretPlace::read_from(&table, "a token");
+    let source = SecretSource::read_from(&table, "a token");
     table.finish();
-    Some(TokenSource { name: name??, role: role??, place: place? })
+    Some(TokenSource { name: name??, role: role??, source: source? })
 }
 
 impl TokenSource {
-    /// Reads the secret itself.
+    /// Reads the secret.
     fn resolve(&self, env: impl Fn(&str) -> Option<String>) -> Result<AdminToken, String> {
-        let secret = self.place.read(env)?;
-        // It has to travel as one word of an Authorization field.
+        let secret = self.source.read(env)?;
+        // The secret is sent as one word of an `Authorization` field.
         if secret.is_empty() || !secret.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(
                 "expected a secret of visible ASCII characters without white space".to_owned()
@@ -130,15 +130,15 @@ impl TokenSource {
     }
 }
 
-impl SecretPlace {
-    /// Reads `env` or `file` of a table; `what` needs it.
-    pub(super) fn read_from(table: &Table<'_>, what: &str) -> Option<SecretPlace> {
+impl SecretSource {
+    /// Reads `env` or `file` of a table. `what` names the owner of the secret, for messages.
+    pub(super) fn read_from(table: &Table<'_>, what: &str) -> Option<SecretSource> {
         match table.get_together(["env", "file"]) {
             [Some(env), None] => {
                 let variable = |text: &str| word(text).filter(|name| !name.contains('='));
-                env.parsed("an environment variable's name", variable).map(SecretPlace::Env)
+                env.parsed("an environment variable's name", variable).map(SecretSource::Env)
             }
-            [None, Some(file)] => file.parsed("a file's name", file_name).map(SecretPlace::File),
+            [None, Some(file)] => file.parsed("a file's name", file_name).map(SecretSource::File),
             [Some(env), Some(_)] => {
                 env.fault(format!("{what} has env or file, not both"));
                 None
@@ -147,25 +147,25 @@ impl SecretPlace {
                 let text = format!(
                     "the secret of {what} is named by env (an environment variable) or file"
                 );
-                table.report.note_absence(&table.place_of("env"), text);
+                table.report.note_absence(&table.span_of("env"), text);
                 None
             }
         }
     }
 
-    /// Reads the secret itself.
+    /// Reads the secret.
     fn read(&self, env: impl Fn(&str) -> Option<String>) -> Result<String, String> {
         let text = match self {
-            SecretPlace::Env(variable) => env(variable)
+            SecretSource::Env(variable) => env(variable)
                 .ok_or_else(|| format!("the environment variable {variable} is not set"))?,
-            SecretPlace::File(file) => {
+            SecretSource::File(file) => {
                 fs::read_to_string(file).map_err(|error| format!("{}: {error}", file.display()))?
             }
         };
         Ok(text.trim_end_matches(['\r', '\n']).to_owned())
     }
 
-    /// Reads it as the value of a header field.
+    /// Reads the secret as the value of a header field.
     fn read_field(&self, env: impl Fn(&str) -> Option<String>) -> Result<HeaderValue, String> {
         let text = self.read(env)?;
         let mut value = HeaderValue::try_from(text)
@@ -207,7 +207,7 @@ impl Secrets {
             let sound = |text: &String| {
                 BASE64.decode(text).is_ok_and(|bytes| bytes.len() == ENCRYPTION_KEY_BYTES)
             };
-            let read = key.place.read(&env).map(|text| text.trim().to_owned());
+            let read = key.source.read(&env).map(|text| text.trim().to_owned());
             match read.and_then(|text| {
                 if sound(&text) { Ok(text) } else { Err("expected 32 bytes in base64".to_owned()) }
             }) {
@@ -217,8 +217,8 @@ impl Secrets {
                 }
             }
         }
-        for (index, place) in config.hash_secrets.iter().enumerate() {
-            let told = match place.read(&env) {
+        for (index, source) in config.hash_secrets.iter().enumerate() {
+            let told = match source.read(&env) {
                 Ok(text) if text.len() < HASH_SECRET_BYTES_MIN => {
                     Err(format!("expected a secret of at least {HASH_SECRET_BYTES_MIN} bytes"))
                 }
@@ -235,8 +235,8 @@ impl Secrets {
             }
         }
         for (index, route) in config.routes.iter().enumerate() {
-            for (name, place) in &route.probe_headers {
-                match place.read_field(&env) {
+            for (name, source) in &route.probe_headers {
+                match source.read_field(&env) {
                     Ok(value) => {
                         secrets
                             .probe_headers
@@ -251,8 +251,8 @@ impl Secrets {
                 }
             }
         }
-        for (name, place) in config.tracing.iter().flat_map(|tracing| &tracing.secret_headers) {
-            match place.read_field(&env) {
+        for (name, source) in config.tracing.iter().flat_map(|tracing| &tracing.secret_headers) {
+            match source.read_field(&env) {
                 Ok(value) => _ = secrets.tracing_headers.append(name, value),
                 Err(text) => {
                     faults.0.push(Fault::elsewhere(format!("tracing.headers.{name}"), text))

@@ -1,14 +1,14 @@
-//! A configuration in words, as `onceward check` prints it.
+//! Description of a configuration, as `onceward check` prints it.
 
 use std::fmt::Write;
 use std::time::Duration;
 
-use super::route::key_place;
+use super::route::key_location;
 use super::store::StoreFormat;
-use super::{Config, Route, StoreUrl, Upstream};
+use super::{Config, RouteConfig, StoreUrl, UpstreamConfig};
 use crate::engine::{Mode, OnFailure, Origins, StatusRules, Verdict};
 
-/// What is configured, for people. Passwords are masked.
+/// Describes a configuration. Passwords are masked.
 pub(super) fn describe(config: &Config) -> String {
     let mut text = String::new();
     // Writing to a string can't fail.
@@ -38,7 +38,11 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
     };
     let format = if config.store.format == StoreFormat::One { "" } else { ", format 2" };
     let timeout = duration_text(config.store.timeout);
-    writeln!(text, "store     {}, {on_failure}, timeout {timeout}{format}", config.store.place())?;
+    writeln!(
+        text,
+        "store     {}, {on_failure}, timeout {timeout}{format}",
+        config.store.location()
+    )?;
     if let Some(keep) = config.log_keep {
         writeln!(
             text,
@@ -64,7 +68,7 @@ fn write_all(text: &mut String, config: &Config) -> std::fmt::Result {
     Ok(())
 }
 
-/// Where the log can be searched.
+/// Describes the location of the read model.
 fn read_model_text(config: &Config) -> String {
     let Some(model) = &config.read_model else { return "no read model".to_owned() };
     let place = match (&model.path, &config.store.url) {
@@ -77,7 +81,7 @@ fn read_model_text(config: &Config) -> String {
     format!("read model in {place}{by}")
 }
 
-/// A duration as the file would write it, in units that mean the same everywhere: no months.
+/// Formats a duration as the file would write it, in units of fixed length: no months.
 pub(super) fn duration_text(duration: Duration) -> String {
     const UNITS: [(&str, u128); 5] =
         [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1_000), ("ms", 1)];
@@ -92,7 +96,7 @@ pub(super) fn duration_text(duration: Duration) -> String {
     if parts.is_empty() { "0s".to_owned() } else { parts.join(" ") }
 }
 
-fn write_upstream(text: &mut String, label: &str, upstream: &Upstream) -> std::fmt::Result {
+fn write_upstream(text: &mut String, label: &str, upstream: &UpstreamConfig) -> std::fmt::Result {
     writeln!(
         text,
         "{label:<9} {}, response within {}",
@@ -101,7 +105,7 @@ fn write_upstream(text: &mut String, label: &str, upstream: &Upstream) -> std::f
     )
 }
 
-fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Result {
+fn write_route(text: &mut String, number: usize, route: &RouteConfig) -> std::fmt::Result {
     let methods: Vec<&str> = route.methods.iter().map(http::Method::as_str).collect();
     let mode = match route.policy.mode {
         Mode::Enforce => "enforce",
@@ -116,7 +120,7 @@ fn write_route(text: &mut String, number: usize, route: &Route) -> std::fmt::Res
         text,
         "     {mode}, profile {}, key {} ({need}){on_each_path}, kept {}, upstream {upstream}",
         route.profile,
-        key_place(&route.policy.key),
+        key_location(&route.policy.key),
         duration_text(route.policy.retention)
     )?;
     write_statuses(text, &route.policy.statuses)?;

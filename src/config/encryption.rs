@@ -1,24 +1,24 @@
 //! `[encryption]`: the keys that seal results at rest.
 
-use super::admin::SecretPlace;
+use super::admin::SecretSource;
 use super::read::Table;
 
 const KEYS_EXPECTED: &str =
     "a list of keys such as [{ id = \"2026-11\", env = \"ONCEWARD_KEY_2026_11\" }]";
-/// Longest name of a key, in bytes; it stands in every record.
+/// Longest id of a key, in bytes. Every sealed record contains it.
 const ID_MAX: usize = 64;
 
-/// A key as the file names it; the file never holds the key itself.
+/// A named key. The file names its source and never contains the key itself.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct KeySource {
-    /// The name by which records know it.
+pub struct EncryptionKeySource {
+    /// The id that records refer to.
     pub id: String,
-    /// Where it is.
-    pub place: SecretPlace,
+    /// The source of the key.
+    pub source: SecretSource,
 }
 
-/// Reads `[encryption]`: the first key seals, all open.
-pub(super) fn read(root: &Table<'_>) -> Option<Vec<KeySource>> {
+/// Reads `[encryption]`. The first key seals, all keys open.
+pub(super) fn read(root: &Table<'_>) -> Option<Vec<EncryptionKeySource>> {
     let Some(whole) = root.get("encryption") else { return Some(Vec::new()) };
     let table = root.table("encryption", "a table with keys");
     let keys = table.get("keys").map(|value| (value.list(KEYS_EXPECTED), value));
@@ -34,7 +34,7 @@ pub(super) fn read(root: &Table<'_>) -> Option<Vec<KeySource>> {
     if items.is_empty() {
         value.fault("expected at least one key");
     }
-    let mut found: Vec<KeySource> = Vec::new();
+    let mut found: Vec<EncryptionKeySource> = Vec::new();
     for item in &items {
         let Some(table) = item.table("a table with id and env or file") else {
             item.conceal();
@@ -52,17 +52,17 @@ pub(super) fn read(root: &Table<'_>) -> Option<Vec<KeySource>> {
         if id.is_none() {
             table
                 .report
-                .note_absence(&table.place_of("id"), "a key needs an id, by which records know it");
+                .note_absence(&table.span_of("id"), "a key needs an id, by which records know it");
         }
-        let place = SecretPlace::read_from(&table, "a key");
+        let source = SecretSource::read_from(&table, "a key");
         table.finish();
-        let (Some(Some(id)), Some(place)) = (id, place) else { continue };
+        let (Some(Some(id)), Some(source)) = (id, source) else { continue };
         if found.iter().any(|other| other.id == id) {
             item.fault(format!(
                 "a second key is named {id:?}: it couldn't be told which one opens a record"
             ));
         }
-        found.push(KeySource { id, place });
+        found.push(EncryptionKeySource { id, source });
     }
     Some(found)
 }

@@ -1,12 +1,13 @@
-//! `[hashing]`: the secrets that keys, scopes and callers are hashed under.
+//! `[hashing]`: secrets for the hashes of keys, scopes and callers.
 
-use super::admin::SecretPlace;
+use super::admin::SecretSource;
 use super::read::Table;
 
 const SECRETS_EXPECTED: &str = "a list of secrets such as [{ env = \"ONCEWARD_HASH_SECRET\" }]";
 
-/// Reads `[hashing]`: the first secret writes, all are looked up. The file never holds a secret itself.
-pub(super) fn read(root: &Table<'_>) -> Option<Vec<SecretPlace>> {
+/// Reads `[hashing]`. The first secret writes, all secrets are looked up. The file never contains a
+/// secret itself.
+pub(super) fn read(root: &Table<'_>) -> Option<Vec<SecretSource>> {
     let Some(whole) = root.get("hashing") else { return Some(Vec::new()) };
     let table = root.table("hashing", "a table with secrets");
     let secrets = table.get("secrets").map(|value| (value.list(SECRETS_EXPECTED), value));
@@ -22,19 +23,19 @@ pub(super) fn read(root: &Table<'_>) -> Option<Vec<SecretPlace>> {
     if items.is_empty() {
         value.fault("expected at least one secret");
     }
-    let mut found: Vec<SecretPlace> = Vec::new();
+    let mut found: Vec<SecretSource> = Vec::new();
     for item in &items {
         let Some(table) = item.table("a table with env or file") else {
             item.conceal();
             continue;
         };
-        let place = SecretPlace::read_from(&table, "hashing");
+        let source = SecretSource::read_from(&table, "hashing");
         table.finish();
-        let Some(place) = place else { continue };
-        if found.contains(&place) {
+        let Some(source) = source else { continue };
+        if found.contains(&source) {
             item.fault("the same secret a second time");
         }
-        found.push(place);
+        found.push(source);
     }
     Some(found)
 }

@@ -1,4 +1,4 @@
-//! `[limits]`: what is bounded, so that neither a client nor an upstream can exhaust the gateway.
+//! `[limits]`: bounds that keep clients and upstreams from exhausting the gateway.
 
 use std::time::Duration;
 
@@ -9,21 +9,22 @@ use super::read::Table;
 pub struct Limits {
     /// Largest body of a protected request; a larger one gets 413.
     pub request_body: usize,
-    /// Largest response that is stored; a larger one passes through and is not replayable.
+    /// Largest response that is stored. A larger one passes through and can't be replayed.
     pub response_body: usize,
-    /// All buffers together.
+    /// All buffers together, in bytes.
     pub buffered_bytes: usize,
     /// Client connections.
     pub connections: usize,
     /// Client connections from one address.
     pub connections_per_peer: usize,
-    /// Requests being worked on.
+    /// Active requests.
     pub in_flight: usize,
-    /// Duplicates being held.
+    /// Held duplicates.
     pub waiters: usize,
-    /// Duplicates being held for one key.
+    /// Held duplicates of one key.
     pub waiters_per_key: usize,
-    /// New operations that one scope of a route may begin within the route's retention, at this gateway; 0: any number.
+    /// New operations that one scope of a route may begin at this gateway within the route's
+    /// retention; 0: no limit.
     pub records_per_scope: usize,
     /// Largest header block, in bytes; a larger one gets 431.
     pub header_bytes: usize,
@@ -31,13 +32,13 @@ pub struct Limits {
     pub header_timeout: Duration,
     /// How long a client may take to send the whole body of a protected request.
     pub body_timeout: Duration,
-    /// How long a client connection stays open unused.
+    /// How long an unused client connection stays open.
     pub idle_timeout: Duration,
 }
 
-/// Smallest header block limit: the HTTP/1.1 parser's buffer is never smaller.
+/// Smallest header block limit: the buffer of the HTTP/1.1 parser is never smaller.
 const HEADER_BYTES_MIN: u64 = 8 * 1024;
-/// Most connections, requests or waiters: more than a machine has ports for.
+/// Largest number of connections, requests or waiters: more than a machine has ports.
 const COUNT_MAX: u64 = 10_000_000;
 
 impl Limits {
@@ -63,7 +64,7 @@ impl Limits {
             && request.saturating_add(response) > all
         {
             table.report.note(
-                &table.place_of("buffered_bytes"),
+                &table.span_of("buffered_bytes"),
                 "no room for one request_body and one response_body",
             );
         }

@@ -1,7 +1,11 @@
-//! The configuration: one TOML file, flags above it and documented defaults below it, read into plain typed values.
+//! The configuration: one TOML file, overridden by flags and completed by documented defaults, read
+//! into typed values.
 //!
-//! Danger: a key that is read wrongly or silently ignored could leave a payment unprotected. So every key that nobody
-//! asked for is a fault, every fault of a file is reported at once, and nothing that is not built yet is accepted.
+//!
+//!
+//! Danger: a key that is misread or silently ignored could leave a payment unprotected. So an
+//! unknown key is a fault, all faults of a file are reported at once, and values for unfinished
+//! features are refused.
 
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
@@ -13,8 +17,8 @@ use ipnet::IpNet;
 use crate::engine::OnUncertain;
 use crate::tls::{ClientFiles, ClientIdentity, IdentityFiles};
 use profiles::Profiles;
-use read::{Place, Report, Source, Table};
-use route::Surroundings;
+use read::{ConfigSource, FaultCollector, SourceSpan, Table};
+use route::RouteContext;
 
 mod admin;
 mod describe;
@@ -33,73 +37,78 @@ mod store;
 mod tls;
 mod upstream;
 
-pub use admin::{AdminToken, Role, SecretPlace, Secrets, TokenSource};
-pub use encryption::KeySource;
+pub use admin::{AdminToken, Role, SecretSource, Secrets, TokenSource};
+pub use encryption::EncryptionKeySource;
 pub use fault::{Excerpt, Fault, Faults};
 pub use limits::Limits;
 pub use observers::{AccessLogConfig, AccessLogFormat, TracingConfig};
 pub use read_model::ReadModelConfig;
-pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, KeysPlace, Route};
+pub use route::{DEFAULT_PROFILE, IMPLICIT_ROUTE, JwksSource, RouteConfig};
 pub use secret::Secret;
-pub use store::{Ack, Durability, StoreConfig, StoreFormat, StoreUrl};
-pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2, Upstream, UpstreamUrl};
+pub use store::{AckPolicy, Durability, StoreConfig, StoreFormat, StoreUrl};
+pub use upstream::{DEFAULT_UPSTREAM, HostHeader, Http2Mode, UpstreamConfig, UpstreamUrl};
 
-/// The documented default file: what it sets are the defaults.
+/// The documented default file. The values that it sets are the defaults.
 pub const DEFAULTS: &str = include_str!("../../config/default.toml");
 
-/// What draining takes longer than the slowest response: the time to store it.
+/// Time that draining allows beyond the longest `response_timeout`, for storing the response.
 const DRAIN_MARGIN: Duration = Duration::from_secs(15);
 
-/// Everything that an operator decides. Its `Debug` shows no secret.
+/// Everything that an operator configures. `Debug` shows no secret.
 #[derive(Debug, Clone)]
 pub struct Config {
-    /// Where clients connect.
+    /// Address for clients.
     pub listen: SocketAddr,
-    /// Where operators and probes connect.
+    /// Address for operators and probes.
     pub admin: SocketAddr,
-    /// How long running requests may go on after SIGTERM.
+    /// How long active requests may continue after SIGTERM.
     pub drain_timeout: Duration,
-    /// Who the gateway is to clients that come by TLS; `None`: they come without.
+    /// Certificate and key for clients that connect by TLS; `None`: clients connect without TLS.
     pub tls: Option<IdentityFiles>,
-    /// Proxies in front, whose `X-Forwarded-*` fields are believed.
+    /// Proxies in front of the gateway. Their `X-Forwarded-*` fields are trusted.
     pub trusted_proxies: Vec<IpNet>,
-    /// Whether they announce the client of each connection by the PROXY protocol.
+    /// Whether trusted proxies announce the client of each connection by the PROXY protocol.
     pub proxy_protocol: bool,
-    /// What problem types are prefixed with instead of `urn:onceward:problem:`; ends so that a type can follow.
+    /// Prefix of problem types, instead of `urn:onceward:problem:`. Ends with a character after
+    /// which a type can follow.
     pub problem_base_url: Option<String>,
-    /// Whether clients find the policy at `/.well-known/idempotency`.
+    /// Whether clients can read the policy at `/.well-known/idempotency`.
     pub publish_policy: bool,
-    /// Where requests go whose route names no other upstream, and those without a route.
-    pub upstream: Upstream,
-    /// The further ones, `[upstreams.NAME]`.
-    pub upstreams: Vec<Upstream>,
-    /// Where records are kept.
+    /// Upstream for requests without a route, and for routes that name no other.
+    pub upstream: UpstreamConfig,
+    /// Further upstreams, `[upstreams.NAME]`.
+    pub upstreams: Vec<UpstreamConfig>,
+    /// Store of the records.
     pub store: StoreConfig,
-    /// What is bounded, and where.
+    /// Limits on sizes, counts and times.
     pub limits: Limits,
-    /// How long the event log keeps entries; `None`: it is off.
+    /// How long the event log keeps entries; `None`: the log is off.
     pub log_keep: Option<Duration>,
-    /// Where the log, if it is on, is laid out for searches; `None`: nowhere.
+    /// The searchable copy of the event log; `None`: off.
     pub read_model: Option<ReadModelConfig>,
-    /// One line for each request; `None`: it is off.
+    /// Log with one line per request; `None`: off.
     pub access_log: Option<AccessLogConfig>,
-    /// Where spans are told; `None`: nowhere. Secret fields are read by [`Config::resolve_secrets`].
+    /// Export of spans; `None`: off. [`Config::resolve_secrets`] reads its secret fields.
     pub tracing: Option<TracingConfig>,
-    /// What seals results at rest; none: nothing does. The keys themselves are read by [`Config::resolve_secrets`].
-    pub encryption_keys: Vec<KeySource>,
-    /// What keys, scopes and callers are hashed under; none: plainly. They are read by [`Config::resolve_secrets`].
-    pub hash_secrets: Vec<SecretPlace>,
-    /// Who may use the admin port. Their secrets are read by [`Config::resolve_secrets`].
+    /// Keys that seal stored results; empty: results are not sealed. [`Config::resolve_secrets`]
+    /// reads the keys themselves.
+    pub encryption_keys: Vec<EncryptionKeySource>,
+    /// Secrets for the hashes of keys, scopes and callers; empty: plain hashes.
+    /// [`Config::resolve_secrets`] reads them.
+    pub hash_secrets: Vec<SecretSource>,
+    /// Holders of tokens for the admin port. [`Config::resolve_secrets`] reads the secrets.
     pub admin_tokens: Vec<TokenSource>,
-    /// Whether identities may become others than those that the store keeps. A decision for one start, and so not in the file.
+    /// Whether a start may change the identities that the store has recorded. Decided for one
+    /// start, so not in the file.
     pub accept_new_identities: bool,
-    /// What is protected; the first match wins, what matches none is passed through.
-    pub routes: Vec<Route>,
-    /// What is legal and still worth a thought, each with its key.
+    /// Routes in order: the first match wins, and a request without a match passes through.
+    pub routes: Vec<RouteConfig>,
+    /// Warnings about legal but doubtful values, each with its key.
     pub warnings: Vec<String>,
 }
 
-/// Values from flags or environment, which beat the file. As given: they are parsed, and found faulty, with the rest.
+/// Values from flags or environment variables, which override the file. Unparsed: their faults are
+/// reported with those of the file.
 #[derive(Clone, Default)]
 pub struct Overrides {
     /// `--upstream`, the url of `[upstream]`.
@@ -113,16 +122,21 @@ pub struct Overrides {
 }
 
 impl Config {
-    /// Reads a configuration. `file` is its name, for messages, and its text.
+    /// Reads a configuration. `file` is the file's name, for messages, and its text.
+    ///
+    ///
     ///
     /// # Errors
-    /// All faults of the file and the overrides at once; none shows a password.
+    ///
+    /// All faults of the file and the overrides at once. No fault shows a password.
     pub fn load(file: Option<(&str, &str)>, overrides: Overrides) -> Result<Config, Faults> {
-        let report = Report::default();
-        let given = file
-            .map_or_else(Source::empty, |(name, text)| Source::parse(name, text, false, &report));
-        let defaults = Source::parse("the built-in default.toml", DEFAULTS, true, &report);
-        let profiles = Source::parse("the built-in profiles.toml", profiles::TEXT, true, &report);
+        let report = FaultCollector::default();
+        let given = file.map_or_else(ConfigSource::empty, |(name, text)| {
+            ConfigSource::parse(name, text, false, &report)
+        });
+        let defaults = ConfigSource::parse("the built-in default.toml", DEFAULTS, true, &report);
+        let profiles =
+            ConfigSource::parse("the built-in profiles.toml", profiles::TEXT, true, &report);
         let config = read_all(&report, [&given, &defaults, &profiles], &overrides);
         let warnings = report.finish(&[&given, &defaults, &profiles])?;
         let unexplained = || {
@@ -133,8 +147,8 @@ impl Config {
             .ok_or_else(|| Faults(vec![unexplained()]))
     }
 
-    /// The upstream that a route's requests go to.
-    pub fn upstream_of(&self, route: &Route) -> &Upstream {
+    /// Returns the upstream of a route.
+    pub fn upstream_of(&self, route: &RouteConfig) -> &UpstreamConfig {
         let named = route
             .upstream
             .as_ref()
@@ -142,8 +156,8 @@ impl Config {
         named.unwrap_or(&self.upstream)
     }
 
-    /// Gives the probes what was read with the secrets: the fields that they have, and whether the key that they need can
-    /// be kept sealed.
+    /// Adds the secret header fields to the probes, and decides which probes may run in the
+    /// background: only those with fields of their own, and only where keys can be kept sealed.
     pub fn add_secrets(&mut self, secrets: &Secrets) {
         for route in &mut self.routes {
             if let OnUncertain::Probe(probe) = &mut route.policy.on_uncertain {
@@ -156,18 +170,24 @@ impl Config {
         }
     }
 
-    /// Reads the secrets that the file only names. `env` looks up an environment variable.
+    /// Reads the secrets that the file names. `env` looks up an environment variable.
+    ///
+    ///
     ///
     /// # Errors
-    /// All that are missing, empty or not readable, at once.
+    ///
+    /// All secrets that are missing, empty or unreadable, at once.
     pub fn resolve_secrets(&self, env: impl Fn(&str) -> Option<String>) -> Result<Secrets, Faults> {
         Secrets::resolve(self, env)
     }
 
-    /// Reads the certificates that the gateway shows to upstreams and the store, as a start would.
+    /// Reads the client certificates for upstreams and the store, as a start would.
+    ///
+    ///
     ///
     /// # Errors
-    /// All files that can't be read or don't fit each other, at once.
+    ///
+    /// All files that are unreadable or don't match each other, at once.
     pub fn check_client_certificates(&self) -> Result<(), Faults> {
         let default = ("upstream".to_owned(), &self.upstream.client);
         let named = self
@@ -185,15 +205,15 @@ impl Config {
         if faults.is_empty() { Ok(()) } else { Err(Faults(faults)) }
     }
 
-    /// What is configured, for people: `onceward check` prints it. Passwords are masked.
+    /// Describes the configuration for `onceward check`. Passwords are masked.
     pub fn describe(&self) -> String {
         describe::describe(self)
     }
 }
 
 fn read_all<'a>(
-    report: &'a Report,
-    files: [&'a Source<'a>; 3],
+    report: &'a FaultCollector,
+    files: [&'a ConfigSource<'a>; 3],
     flags: &Overrides,
 ) -> Option<Config> {
     let [given, defaults, profiles] = files;
@@ -212,7 +232,7 @@ fn read_all<'a>(
 
     let (upstream, upstreams) = read_upstreams(report, &root, defaults, flags.upstream.as_deref());
     let store_table = root.table("store", "a table: [store]");
-    let timeout_place = store_table.place_of("timeout");
+    let timeout_span = store_table.span_of("timeout");
     let store = StoreConfig::read(store_table, flags.store.as_deref());
     let limits = Limits::read(root.table("limits", "a table: [limits]"));
     let log_keep = log::read(root.table("log", "a table: [log]"));
@@ -230,11 +250,11 @@ fn read_all<'a>(
     let timeouts = upstreams
         .iter()
         .map(|(name, it)| (name.clone(), it.as_ref().map(|it| it.response_timeout)));
-    let around = Surroundings {
+    let context = RouteContext {
         profiles: Profiles::of(&Table::roots(report, [profiles])),
         upstreams: timeouts.collect(),
         response_timeout,
-        store_timeout: (store.as_ref().map(|store| store.timeout), timeout_place),
+        store_timeout: (store.as_ref().map(|store| store.timeout), timeout_span),
         on_failure: store.as_ref().map(|store| store.on_failure),
         log: log_keep.map(|keep| keep.is_some()),
         encrypted: encryption_keys.as_ref().is_some_and(|keys| !keys.is_empty()),
@@ -242,10 +262,10 @@ fn read_all<'a>(
             .as_ref()
             .map(|tls| tls.as_ref().is_some_and(|files| files.client_ca.is_some())),
     };
-    let routes = route::read_all(&root, &around);
+    let routes = route::read_all(&root, &context);
     root.finish();
 
-    let upstreams: Vec<Upstream> =
+    let upstreams: Vec<UpstreamConfig> =
         upstreams.into_iter().map(|(_, upstream)| upstream).collect::<Option<_>>()?;
     let slowest =
         upstreams.iter().map(|upstream| upstream.response_timeout).chain(response_timeout).max()?;
@@ -275,53 +295,53 @@ fn read_all<'a>(
     })
 }
 
-/// An address from a flag or else the file, and where it stands.
+/// Reads an address from a flag, or else from the file, with its span.
 fn address(
     root: &Table<'_>,
     name: &'static str,
     flag: &str,
     text: Option<&str>,
-) -> Option<(SocketAddr, Place)> {
+) -> Option<(SocketAddr, SourceSpan)> {
     const EXPECTED: &str = "an address such as \"127.0.0.1:8080\"";
     let in_file = root
         .get(name)
-        .and_then(|value| Some((value.parsed(EXPECTED, |text| text.parse().ok())?, value.place)));
+        .and_then(|value| Some((value.parsed(EXPECTED, |text| text.parse().ok())?, value.span)));
     let Some(text) = text else { return in_file };
-    let place = Place::flag(flag);
+    let span = SourceSpan::flag(flag);
     match text.parse() {
-        Ok(address) => Some((address, place)),
+        Ok(address) => Some((address, span)),
         Err(_) => {
-            root.report.note(&place, format!("expected {EXPECTED}, found {text:?}"));
+            root.report.note(&span, format!("expected {EXPECTED}, found {text:?}"));
             None
         }
     }
 }
 
-type Named = Vec<(String, Option<Upstream>)>;
+type Named = Vec<(String, Option<UpstreamConfig>)>;
 
 fn read_upstreams<'a>(
-    report: &'a Report,
+    report: &'a FaultCollector,
     root: &Table<'a>,
-    defaults: &'a Source<'a>,
+    defaults: &'a ConfigSource<'a>,
     flag: Option<&str>,
-) -> (Option<Upstream>, Named) {
+) -> (Option<UpstreamConfig>, Named) {
     const EXPECTED: &str = "a table: [upstream]";
     const NAMED_EXPECTED: &str = "a table: [upstreams.NAME]";
-    let default = Upstream::read(DEFAULT_UPSTREAM, root.table("upstream", EXPECTED), flag);
+    let default = UpstreamConfig::read(DEFAULT_UPSTREAM, root.table("upstream", EXPECTED), flag);
     let built_in = Table::roots(report, [defaults]);
     let read = |(name, table): (String, Table<'a>)| {
         if name == DEFAULT_UPSTREAM {
-            report.note(&table.place(), "this is the name of [upstream]: choose another");
+            report.note(&table.span(), "this is the name of [upstream]: choose another");
         }
         let upstream =
-            Upstream::read(&name, table.over(&built_in.table("upstream", EXPECTED)), None);
+            UpstreamConfig::read(&name, table.over(&built_in.table("upstream", EXPECTED)), None);
         (name, upstream)
     };
     let named = root.table("upstreams", NAMED_EXPECTED).entries(NAMED_EXPECTED);
     (default, named.into_iter().map(read).collect())
 }
 
-/// Addresses, or networks such as 10.0.0.0/8.
+/// Reads addresses, and networks such as 10.0.0.0/8.
 fn read_trusted_proxies(root: &Table<'_>) -> Option<Vec<IpNet>> {
     let Some(value) = root.get("trusted_proxies") else { return Some(Vec::new()) };
     let network =
@@ -333,7 +353,7 @@ fn read_trusted_proxies(root: &Table<'_>) -> Option<Vec<IpNet>> {
     )
 }
 
-/// Whether proxies in front announce their clients. The proxies are `None` where they are faulty.
+/// Reads whether proxies announce their clients. `trusted` is `None` if the proxies are faulty.
 fn read_proxy_protocol(root: &Table<'_>, trusted: Option<&[IpNet]>) -> Option<bool> {
     let value = root.get("proxy_protocol")?;
     let on = value.boolean()?;
@@ -345,23 +365,24 @@ fn read_proxy_protocol(root: &Table<'_>, trusted: Option<&[IpNet]>) -> Option<bo
 }
 
 fn check_addresses(
-    report: &Report,
-    listen: Option<&(SocketAddr, Place)>,
-    admin: Option<&(SocketAddr, Place)>,
+    report: &FaultCollector,
+    listen: Option<&(SocketAddr, SourceSpan)>,
+    admin: Option<&(SocketAddr, SourceSpan)>,
     tokens: Option<&[TokenSource]>,
 ) {
-    let Some((admin, place)) = admin else { return };
+    let Some((admin, span)) = admin else { return };
     if !admin.ip().is_loopback() && tokens.is_some_and(<[_]>::is_empty) {
-        report.note(place, "not a loopback address: whoever reaches it could resolve operations; add tokens under [admin_auth]");
+        report.note(span, "not a loopback address: whoever reaches it could resolve operations; add tokens under [admin_auth]");
     }
     if listen.is_some_and(|(listen, _)| listen == admin && listen.port() != 0) {
-        report.note(place, "the same address as listen: the admin port is never served to clients");
+        report.note(span, "the same address as listen: the admin port is never served to clients");
     }
 }
 
 const BASE_URL_EXPECTED: &str = "a url such as \"https://docs.example.com/problems/\"";
 
-/// A url that a problem's type can follow. It goes into a `Link` field between angle brackets.
+/// Parses a url that a problem's type can follow. It is written into a `Link` field between angle
+/// brackets.
 fn base_url(text: &str) -> Result<String, String> {
     let expected = || format!("expected {BASE_URL_EXPECTED}");
     let uri: Uri = text.parse().map_err(|_| expected())?;

@@ -1,48 +1,48 @@
-//! `[access_log]` and `[tracing]`: who is told of requests.
+//! `[access_log]` and `[tracing]`: exports about requests.
 
 use std::path::PathBuf;
 
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderName};
 
-use super::admin::SecretPlace;
+use super::admin::SecretSource;
 use super::read::Table;
 use super::route::read_headers;
 use super::upstream::{UpstreamUrl, file_name};
 
-/// How lines of the access log look.
+/// Format of the access log's lines.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AccessLogFormat {
-    /// One JSON object a line.
+    /// One JSON object per line.
     Json,
     /// The combined format of web servers.
     Combined,
 }
 
-/// The access log, where there is one.
+/// Settings of the access log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct AccessLogConfig {
-    /// How lines look.
+    /// Format of the lines.
     pub format: AccessLogFormat,
     /// The file; `-` is standard output.
     pub path: PathBuf,
 }
 
-/// Where spans are told, where they are.
+/// Settings of span export.
 #[derive(Debug, Clone)]
 pub struct TracingConfig {
     /// The collector.
     pub url: UpstreamUrl,
-    /// Where it takes spans.
+    /// Path that takes spans.
     pub path: PathAndQuery,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
-    /// The part of the traces that begin here which is told, from 0 to 1.
+    /// Ratio of exported traces among those that begin here, from 0 to 1.
     pub sample_ratio: f64,
-    /// What is sent along, besides what is secret.
+    /// Header fields for the collector, without the secret ones.
     pub headers: HeaderMap,
-    /// What is sent along and has to be read.
-    pub secret_headers: Vec<(HeaderName, SecretPlace)>,
+    /// Header fields with secret values.
+    pub secret_headers: Vec<(HeaderName, SecretSource)>,
 }
 
 const FORMATS: [(&str, Option<AccessLogFormat>); 3] = [
@@ -52,10 +52,10 @@ const FORMATS: [(&str, Option<AccessLogFormat>); 3] = [
 ];
 const ENDPOINT_EXPECTED: &str = "a url such as \"http://127.0.0.1:4318\"";
 
-/// Where a collector takes spans, below its endpoint (OTLP/HTTP).
+/// Path of a collector for spans, below its endpoint (OTLP/HTTP).
 const TRACES: &str = "/v1/traces";
 
-/// Reads `[access_log]`; `None` inside where it is off.
+/// Reads `[access_log]`; the inner value is `None` if it is off.
 pub(super) fn read_access_log(table: Table<'_>) -> Option<Option<AccessLogConfig>> {
     let format = table.get("format").and_then(|value| value.choice(&FORMATS, &[]));
     let path =
@@ -65,7 +65,7 @@ pub(super) fn read_access_log(table: Table<'_>) -> Option<Option<AccessLogConfig
     Some(format.map(|format| AccessLogConfig { format, path }))
 }
 
-/// Reads `[tracing]`; `None` inside where it is off.
+/// Reads `[tracing]`; the inner value is `None` if it is off.
 pub(super) fn read_tracing(table: Table<'_>) -> Option<Option<TracingConfig>> {
     let endpoint =
         table.get("otlp_endpoint").map(|value| value.checked(ENDPOINT_EXPECTED, endpoint));

@@ -1,22 +1,22 @@
-//! Profiles: how payment vendors treat idempotency keys, as values that routes take where they set none. They are data,
+//! Profiles: a payment vendor's rules for idempotency keys, as defaults for routes. They are data,
 //! in `config/profiles.toml`.
 
 use super::read::{Table, Value, closest};
 use super::route::DEFAULT_PROFILE;
 
-/// The file.
+/// The text of the built-in file.
 pub(super) const TEXT: &str = include_str!("../../config/profiles.toml");
 
 /// All profiles.
 pub(super) struct Profiles<'a>(Vec<(String, Table<'a>)>);
 
 impl<'a> Profiles<'a> {
-    /// Takes the profiles from their file.
+    /// Reads the profiles of a file.
     pub fn of(root: &Table<'a>) -> Profiles<'a> {
         Profiles(root.entries("a profile"))
     }
 
-    /// Whether there is such a profile; reports it if not.
+    /// Returns whether a profile exists, and reports if it doesn't.
     pub fn know(&self, name: &str, value: &Value<'_>) -> bool {
         let known = self.find(name).is_some();
         if !known {
@@ -24,17 +24,17 @@ impl<'a> Profiles<'a> {
             let help = closest(name, self.names()).map(|near| format!("did you mean \"{near}\"?"));
             let text =
                 format!("there is no profile named {name:?}; there are {}", names.join(", "));
-            value.report.note_with_help(&value.place, text, help);
+            value.report.note_with_help(&value.span, text, help);
         }
         known
     }
 
-    /// Lays a profile, and under it the one that has everything, under a route.
+    /// Puts a profile below a route, and the default profile, which has every value, below both.
     pub fn lay_under(&self, route: Table<'a>, name: &str) -> Option<Table<'a>> {
         Some(route.over(self.find(name)?).over(self.find(DEFAULT_PROFILE)?))
     }
 
-    /// The names, in alphabetical order.
+    /// Returns the names in alphabetical order.
     pub fn names(&self) -> impl Iterator<Item = &str> {
         self.0.iter().map(|(name, _)| name.as_str())
     }

@@ -1,5 +1,5 @@
-//! A reader of TOML tables that lie over each other: it answers what is asked for, notes every fault with its place,
-//! and at the end reports the keys that nobody asked for.
+//! Layered TOML tables: a value comes from the first layer that has it. Faults are collected with
+//! their positions, and keys that the reader never requested are reported at the end.
 
 use std::cell::RefCell;
 use std::collections::BTreeSet;
@@ -14,67 +14,78 @@ mod value;
 
 pub(super) use value::Value;
 
-/// Most edits by which a wrong key may differ from the one it is taken for.
+/// Most edits between an unknown key and the key that a message suggests.
 const EDITS_MAX: usize = 2;
 
-/// A file, parsed; or the text of a flag.
-pub(super) struct Source<'a> {
+/// A parsed file.
+pub(super) struct ConfigSource<'a> {
     name: &'a str,
     text: &'a str,
     root: DeTable<'a>,
-    /// Whether it is one of ours, so that a fault in it should not be blamed on the operator.
+    /// Whether the file is built in. A fault in it is not the operator's.
     builtin: bool,
 }
 
-/// Where faults and warnings are gathered.
+/// Collects faults and warnings.
 #[derive(Default)]
-pub(super) struct Report {
+pub(super) struct FaultCollector {
     noted: RefCell<Vec<Noted>>,
-    /// Lines (by file and the byte they start at) that don't parse: what else is wrong with them only confuses.
+    /// Lines that don't parse, by file and first byte. Other faults of such a line would only
+    /// confuse.
     broken: RefCell<BTreeSet<(String, usize)>>,
     hidden: RefCell<Vec<(String, Range<usize>)>>,
     warnings: RefCell<Vec<String>>,
 }
 
-/// A fault before its excerpt is cut.
+/// A fault without its excerpt.
 struct Noted {
-    at: Place,
+    at: SourceSpan,
     text: String,
     help: Option<String>,
-    /// Whether something is not there, which a syntax error elsewhere can be the cause of.
+    /// Whether something is missing. A syntax error elsewhere can be the cause.
     absence: bool,
 }
 
-/// A key's path, and where it stands. Without a file it stands nowhere.
+/// The path of a key, and the bytes of its value in a file. Values of flags have no file.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct SourceSpan {
     pub path: String,
     file: Option<String>,
-    span: Range<usize>,
-    /// Whether the operator wrote it.
+    bytes: Range<usize>,
+    /// Whether the operator wrote the value.
     pub given: bool,
 }
 
-impl<'a> Source<'a> {
-    /// Parses a file as far as it can be parsed; what can't is reported.
-    pub fn parse(name: &'a str, text: &'a str, builtin: bool, report: &Report) -> Source<'a> {
+impl<'a> ConfigSource<'a> {
+    /// Parses as much of a file as possible, and reports the rest.
+    pub fn parse(
+        name: &'a str,
+        text: &'a str,
+        builtin: bool,
+        report: &FaultCollector,
+    ) -> ConfigSource<'a> {
         let (root, errors) = DeTable::parse_recoverable(text);
         for error in errors {
-            let span = error.span().unwrap_or(0..0);
-            let line_start = line_start(text, span.start);
-            let at =
-                Place { path: String::new(), file: Some(name.to_owned()), span, given: !builtin };
-            // One misplaced byte can be an error to several rules of the grammar: the first says it best.
+            let bytes = error.span().unwrap_or(0..0);
+            let line_start = line_start(text, bytes.start);
+            let at = SourceSpan {
+                path: String::new(),
+                file: Some(name.to_owned()),
+                bytes,
+                given: !builtin,
+            };
+            // One misplaced byte can violate several rules of the grammar; the first message is the
+            // clearest.
             if report.broken.borrow_mut().insert((name.to_owned(), line_start)) {
                 report.note(&at, error.message());
             }
         }
-        Source { name, text, root: root.into_inner(), builtin }
+        ConfigSource { name, text, root: root.into_inner(), builtin }
     }
 
-    /// A source without anything in it.
-    pub fn empty() -> Source<'a> {
-        Source { name: "", text: "", root: DeTable::new(), builtin: false }
+    /// Returns a source without content.
+    pub fn empty() -> ConfigSource<'a> {
+        ConfigSource { name: "", text: "", root: DeTable::new(), builtin: false }
     }
 }
 
@@ -83,23 +94,23 @@ fn line_start(text: &str, at: usize) -> usize {
     before.iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1)
 }
 
-impl Report {
+impl FaultCollector {
     /// Notes a fault.
-    pub fn note(&self, at: &Place, text: impl Into<String>) {
+    pub fn note(&self, at: &SourceSpan, text: impl Into<String>) {
         self.push(at, text.into(), None, false);
     }
 
-    /// Notes a fault and what to do about it.
-    pub fn note_with_help(&self, at: &Place, text: impl Into<String>, help: Option<String>) {
+    /// Notes a fault with a suggestion.
+    pub fn note_with_help(&self, at: &SourceSpan, text: impl Into<String>, help: Option<String>) {
         self.push(at, text.into(), help, false);
     }
 
-    /// Notes that something is not there.
-    pub fn note_absence(&self, at: &Place, text: impl Into<String>) {
+    /// Notes that something is missing.
+    pub fn note_absence(&self, at: &SourceSpan, text: impl Into<String>) {
         self.push(at, text.into(), None, true);
     }
 
-    /// Masks a value, or all that are in it, wherever a line with it is shown.
+    /// Masks a value, and all values inside it, in excerpts.
     fn hide(&self, file: &str, span: &Range<usize>, value: &DeValue<'_>) {
         match value {
             DeValue::Table(entries) => {
@@ -112,17 +123,17 @@ impl Report {
         }
     }
 
-    fn push(&self, at: &Place, text: String, help: Option<String>, absence: bool) {
+    fn push(&self, at: &SourceSpan, text: String, help: Option<String>, absence: bool) {
         self.noted.borrow_mut().push(Noted { at: at.clone(), text, help, absence });
     }
 
-    /// Notes something legal that is worth a thought.
+    /// Notes something legal that the operator should reconsider.
     pub fn warn(&self, path: &str, text: &str) {
         self.warnings.borrow_mut().push(format!("{path}: {text}"));
     }
 
-    /// The warnings, if there is no fault.
-    pub fn finish(self, sources: &[&Source<'_>]) -> Result<Vec<String>, Faults> {
+    /// Returns the warnings, or all faults with their excerpts.
+    pub fn finish(self, sources: &[&ConfigSource<'_>]) -> Result<Vec<String>, Faults> {
         let broken = self.broken.into_inner();
         let mut noted = self.noted.into_inner();
         let text_of = |file: &str| {
@@ -130,14 +141,14 @@ impl Report {
         };
         noted.retain(|fault| {
             let Some(file) = &fault.at.file else { return !fault.absence || broken.is_empty() };
-            let line = (file.clone(), line_start(text_of(file), fault.at.span.start));
+            let line = (file.clone(), line_start(text_of(file), fault.at.bytes.start));
             fault.at.path.is_empty()
                 || !(broken.contains(&line) || fault.absence && !broken.is_empty())
         });
         if noted.is_empty() {
             return Ok(self.warnings.into_inner());
         }
-        noted.sort_by(|a, b| (&a.at.file, a.at.span.start).cmp(&(&b.at.file, b.at.span.start)));
+        noted.sort_by(|a, b| (&a.at.file, a.at.bytes.start).cmp(&(&b.at.file, b.at.bytes.start)));
         noted.dedup_by(|a, b| a.at == b.at && a.text == b.text);
         let hidden = self.hidden.into_inner();
         let fault = |noted: Noted| {
@@ -147,7 +158,7 @@ impl Report {
                     .filter(|(of, _)| of == file)
                     .map(|(_, range)| range.clone())
                     .collect();
-                Excerpt::of(file, text_of(file), &noted.at.span, &hidden)
+                Excerpt::of(file, text_of(file), &noted.at.bytes, &hidden)
             });
             Fault { key: noted.at.path, text: noted.text, help: noted.help, excerpt }
         };
@@ -155,16 +166,16 @@ impl Report {
     }
 }
 
-impl Place {
-    /// A value that was given by a flag or the environment.
-    pub fn flag(name: &str) -> Place {
-        Place { path: name.to_owned(), file: None, span: 0..0, given: true }
+impl SourceSpan {
+    /// Returns the span of a value from a flag or an environment variable.
+    pub fn flag(name: &str) -> SourceSpan {
+        SourceSpan { path: name.to_owned(), file: None, bytes: 0..0, given: true }
     }
 }
 
-/// A table as the operator wrote it, over the ones that it takes missing values from.
+/// A table of the operator, over the tables that supply missing values.
 pub(super) struct Table<'a> {
-    pub report: &'a Report,
+    pub report: &'a FaultCollector,
     path: String,
     layers: Vec<Layer<'a>>,
     asked: RefCell<BTreeSet<&'static str>>,
@@ -172,71 +183,72 @@ pub(super) struct Table<'a> {
 
 #[derive(Clone)]
 struct Layer<'a> {
-    source: &'a Source<'a>,
+    source: &'a ConfigSource<'a>,
     entries: &'a DeTable<'a>,
     span: Range<usize>,
 }
 
 impl<'a> Table<'a> {
-    /// The roots of some files, the nearest first.
+    /// Creates the root table from files. The first file wins.
     pub fn roots(
-        report: &'a Report,
-        sources: impl IntoIterator<Item = &'a Source<'a>>,
+        report: &'a FaultCollector,
+        sources: impl IntoIterator<Item = &'a ConfigSource<'a>>,
     ) -> Table<'a> {
-        let layer = |source: &'a Source<'a>| Layer { source, entries: &source.root, span: 0..0 };
+        let layer =
+            |source: &'a ConfigSource<'a>| Layer { source, entries: &source.root, span: 0..0 };
         Table::new(report, String::new(), sources.into_iter().map(layer).collect())
     }
 
-    fn new(report: &'a Report, path: String, layers: Vec<Layer<'a>>) -> Table<'a> {
+    fn new(report: &'a FaultCollector, path: String, layers: Vec<Layer<'a>>) -> Table<'a> {
         Table { report, path, layers, asked: RefCell::default() }
     }
 
-    /// The same table, with the missing values of another's.
+    /// Adds the layers of another table below this one.
     pub fn over(mut self, other: &Table<'a>) -> Table<'a> {
         self.layers.extend(other.layers.iter().cloned());
         self
     }
 
-    /// An empty table, for what the operator didn't write.
+    /// Creates an empty table for a key that the operator didn't write.
     pub fn nothing(&self, path: &str) -> Table<'a> {
         Table::new(self.report, path.to_owned(), Vec::new())
     }
 
-    /// The path of one of its keys.
+    /// Returns the path of a key in this table.
     pub fn path_of(&self, name: &str) -> String {
         if self.path.is_empty() { name.to_owned() } else { format!("{}.{name}", self.path) }
     }
 
-    /// Where the table itself stands.
-    pub fn place(&self) -> Place {
+    /// Returns the span of the table itself.
+    pub fn span(&self) -> SourceSpan {
         self.layers
             .iter()
             .find(|layer| !layer.source.builtin && !layer.source.name.is_empty())
             .map_or_else(
-                || Place { path: self.path.clone(), file: None, span: 0..0, given: false },
-                |layer| layer.source.place(self.path.clone(), layer.span.clone()),
+                || SourceSpan { path: self.path.clone(), file: None, bytes: 0..0, given: false },
+                |layer| layer.source.span_at(self.path.clone(), layer.span.clone()),
             )
     }
 
-    /// Where one of its keys stands, or else the table.
-    pub fn place_of(&self, name: &'static str) -> Place {
+    /// Returns the span of a key's value, or else of the table.
+    pub fn span_of(&self, name: &'static str) -> SourceSpan {
         match self.get(name) {
-            Some(value) => value.place,
-            None => Place { path: self.path_of(name), ..self.place() },
+            Some(value) => value.span,
+            None => SourceSpan { path: self.path_of(name), ..self.span() },
         }
     }
 
-    /// A value, from the nearest layer that has it.
+    /// Returns a value from the first layer that has it.
     pub fn get(&self, name: &'static str) -> Option<Value<'a>> {
         self.layers.iter().find_map(|layer| self.get_in(layer, name))
     }
 
-    /// The values of all layers that have it, the nearest first.
+    /// Returns the values of all layers that have the key, in order.
     pub fn get_all(&self, name: &'static str) -> Vec<Value<'a>> {
         self.layers.iter().filter_map(|layer| self.get_in(layer, name)).collect()
     }
 
-    /// The values of the nearest layer that has any of these.
+    /// Returns the values of the first layer that has any of these keys.
     pub fn get_together<const N: usize>(&self, names: [&'static str; N]) -> [Option<Value<'a>>; N] {
         let all = |layer: &Layer<'a>| names.map(|name| self.get_in(layer, name));
         let found = self.layers.iter().map(all).find(|values| values.iter().any(Option::is_some));
@@ -246,54 +258,54 @@ impl<'a> Table<'a> {
     fn get_in(&self, layer: &Layer<'a>, name: &'static str) -> Option<Value<'a>> {
         self.asked.borrow_mut().insert(name);
         let value = layer.entries.get(name).filter(|value| is_parsed(value))?;
-        let place = layer.source.place(self.path_of(name), value.span());
-        Some(Value { report: self.report, source: layer.source, place, inner: value.get_ref() })
+        let span = layer.source.span_at(self.path_of(name), value.span());
+        Some(Value { report: self.report, source: layer.source, span, inner: value.get_ref() })
     }
 
-    /// A table inside, layer over layer; empty if there is none.
+    /// Returns an inner table with all its layers; empty if there is none.
     pub fn table(&self, name: &'static str, expected: &str) -> Table<'a> {
         let layers =
             self.get_all(name).into_iter().filter_map(|value| value.layer(expected)).collect();
         Table::new(self.report, self.path_of(name), layers)
     }
 
-    /// The tables inside, where their names are for the operator to choose.
+    /// Returns the inner tables, where the operator chooses their names.
     pub fn entries(&self, expected: &str) -> Vec<(String, Table<'a>)> {
         let Some(layer) = self.layers.first() else { return Vec::new() };
         let mut tables = Vec::new();
         for (name, value) in layer.entries.iter().filter(|(_, value)| is_parsed(value)) {
-            let place = layer.source.place(self.path_of(name.get_ref()), value.span());
+            let span = layer.source.span_at(self.path_of(name.get_ref()), value.span());
             let value =
-                Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
+                Value { report: self.report, source: layer.source, span, inner: value.get_ref() };
             tables.extend(value.table(expected).map(|table| (name.get_ref().to_string(), table)));
         }
         tables
     }
 
-    /// What is inside, where the names are for the operator to choose.
+    /// Returns the inner values, where the operator chooses their names.
     pub fn values(&self) -> Vec<(String, Value<'a>)> {
         let Some(layer) = self.layers.first() else { return Vec::new() };
         let parsed = layer.entries.iter().filter(|(_, value)| is_parsed(value));
         let mut values = Vec::new();
         for (name, value) in parsed {
-            let place = layer.source.place(self.path_of(name.get_ref()), value.span());
+            let span = layer.source.span_at(self.path_of(name.get_ref()), value.span());
             let value =
-                Value { report: self.report, source: layer.source, place, inner: value.get_ref() };
+                Value { report: self.report, source: layer.source, span, inner: value.get_ref() };
             values.push((name.get_ref().to_string(), value));
         }
         values
     }
 
-    /// Reports the keys that nobody asked for. Called when everything was.
+    /// Reports the keys that were never requested. Called after all reads.
     pub fn finish(self) {
         let asked = self.asked.borrow();
         for layer in &self.layers {
             for (key, value) in
                 layer.entries.iter().filter(|(key, _)| !asked.contains(key.get_ref().as_ref()))
             {
-                let at = layer.source.place(self.path_of(key.get_ref()), key.span());
+                let at = layer.source.span_at(self.path_of(key.get_ref()), key.span());
                 let near = closest(key.get_ref(), asked.iter().copied());
-                // It might be a password in the wrong place.
+                // The value may be a password under a wrong key.
                 if near.is_none() {
                     self.report.hide(layer.source.name, &value.span(), value.get_ref());
                 }
@@ -304,40 +316,22 @@ impl<'a> Table<'a> {
     }
 }
 
-impl Source<'_> {
-    fn place(&self, path: String, span: Range<usize>) -> Place {
-        Place { path, file: Some(self.name.to_owned()), span, given: !self.builtin }
+impl ConfigSource<'_> {
+    fn span_at(&self, path: String, bytes: Range<usize>) -> SourceSpan {
+        SourceSpan { path, file: Some(self.name.to_owned()), bytes, given: !self.builtin }
     }
 }
 
-/// Whether a value is the file's, and not what the parser puts in the place of one that doesn't parse.
+/// Returns whether a value is from the file. The parser fills gaps with empty values where it can't
+/// parse one.
 fn is_parsed(value: &Spanned<DeValue<'_>>) -> bool {
     !value.span().is_empty()
 }
 
-/// The name that was probably meant.
+/// Returns the name that was probably meant.
 pub(super) fn closest<'n>(text: &str, names: impl Iterator<Item = &'n str>) -> Option<&'n str> {
     let near = names
-        .map(|name| (edits(text, name), name))
+        .map(|name| (strsim::levenshtein(text, name), name))
         .filter(|(edits, name)| *edits <= EDITS_MAX.min(name.len() / 2));
     near.min_by_key(|(edits, _)| *edits).map(|(_, name)| name)
-}
-
-/// The edit distance of two short texts; of long ones, more than any that counts.
-fn edits(a: &str, b: &str) -> usize {
-    let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());
-    if a.len().abs_diff(b.len()) > EDITS_MAX {
-        return usize::MAX;
-    }
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, x) in a.iter().enumerate() {
-        let mut corner = row[0];
-        row[0] = i + 1;
-        for (j, y) in b.iter().enumerate() {
-            let changed = corner + usize::from(x != y);
-            corner = row[j + 1];
-            row[j + 1] = changed.min(row[j] + 1).min(corner + 1);
-        }
-    }
-    row[b.len()]
 }

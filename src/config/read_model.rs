@@ -1,4 +1,4 @@
-//! `[read_model]`: whether the event log is laid out for searches, where, and who keeps that up to date.
+//! `[read_model]`: the searchable copy of the event log, its file and its projector.
 
 use std::path::PathBuf;
 
@@ -6,16 +6,17 @@ use super::read::Table;
 use super::store::StoreUrl;
 use super::upstream::file_name;
 
-/// A read model, where there is one.
+/// Settings of the read model.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReadModelConfig {
-    /// The file; `None`: beside an embedded store, or where the service manager says, or else in memory.
+    /// The file; `None`: in the folder of an embedded store, else in the service manager's state
+    /// folder, else in memory.
     pub path: Option<PathBuf>,
-    /// Whether the gateway brings it up to date; otherwise `onceward projector` does.
+    /// Whether the gateway updates it; otherwise `onceward projector` does.
     pub project: bool,
 }
 
-/// Reads `[read_model]`; `None` inside where it is switched off.
+/// Reads `[read_model]`; the inner value is `None` if it is off.
 pub(super) fn read(
     table: Table<'_>,
     store: Option<&StoreUrl>,
@@ -27,14 +28,14 @@ pub(super) fn read(
         .map_or(Some(None), |value| value.parsed("a file's name", file_name).map(Some));
     let project = table.get("project").and_then(|value| value.boolean());
     if project == Some(false) {
-        let place = table.place_of("project");
+        let span = table.span_of("project");
         match store {
             Some(StoreUrl::Memory | StoreUrl::File(_)) => {
-                table.report.note(&place, "no other process can read this store: leave it true, or keep the store in Redis");
+                table.report.note(&span, "no other process can read this store: leave it true, or keep the store in Redis");
             }
             _ if path == Some(None) => {
                 table.report.note(
-                    &place,
+                    &span,
                     "another process keeps the read model: set path to the file that both open",
                 );
             }

@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use http::{HeaderName, Method, StatusCode};
 
-use super::admin::SecretPlace;
+use super::admin::SecretSource;
 use super::describe::duration_text;
 use super::profiles::Profiles;
-use super::read::{Place, Table, Value, closest};
+use super::read::{SourceSpan, Table, Value, closest};
 use super::store::{FAIL_OPEN_WARNING, ON_FAILURE};
 use crate::engine::{Dialect, Mode, OnFailure, OnInFlight, OnMismatch, Policy};
 use crate::key::Pointer;
@@ -22,19 +22,19 @@ mod scope;
 mod status;
 mod uncertain;
 
-pub(super) use identity::key_place;
-pub use scope::KeysPlace;
+pub(super) use identity::key_location;
+pub use scope::JwksSource;
 pub(super) use uncertain::read_headers;
 
 /// The name of the route that is used when the file has none.
 pub const IMPLICIT_ROUTE: &str = "default";
-/// The profile of a route that names none.
+/// The profile of a route that names no profile.
 pub const DEFAULT_PROFILE: &str = "ietf";
 
-/// Shortest lease: below it, a busy scheduler alone would make operations uncertain.
+/// Shortest lease. Below it, a busy scheduler alone would make operations uncertain.
 const LEASE_MIN: Duration = Duration::from_secs(1);
-/// The lease has to be longer than this many store timeouts. A third of it must remain when a request is sent, and
-/// claiming (which may take a timeout, and as long again to be read back) has used up the rest by then.
+/// The lease must be longer than this many store timeouts. Claiming may take one timeout, and
+/// reading the claim back another; a third of the lease must remain when the request is sent.
 const LEASE_TIMEOUTS: u32 = 3;
 
 const HEADER_EXPECTED: &str = "a header field's name such as \"Idempotency-Key\"";
@@ -58,53 +58,53 @@ const ERRORS: [(&str, Dialect); 6] = [
     ("ucp", Dialect::Ucp),
 ];
 
-/// One route.
+/// Settings of one route.
 #[derive(Debug, Clone)]
-pub struct Route {
-    /// Unique; part of every record's identity.
+pub struct RouteConfig {
+    /// The unique name, which is part of every record's identity.
     pub name: String,
-    /// What it matches, as `matchit` patterns without a trailing slash. One, except in the implicit route.
+    /// Path patterns, for `matchit`, without a trailing slash. One, except in the implicit route.
     pub paths: Vec<String>,
-    /// Which methods it matches.
+    /// Methods that the route matches.
     pub methods: Vec<Method>,
     /// The named upstream, if it isn't the default one.
     pub upstream: Option<String>,
-    /// The profile that its values come from, where it doesn't set them.
+    /// The profile that supplies values which the route doesn't set.
     pub profile: String,
-    /// Its rules.
+    /// The rules.
     pub policy: Policy,
-    /// Fields of its probe whose values are read with the other secrets.
-    pub probe_headers: Vec<(HeaderName, SecretPlace)>,
-    /// Where the keys are that the tokens of its scope are verified with.
-    pub jwks: Option<KeysPlace>,
+    /// Header fields of the probe with secret values.
+    pub probe_headers: Vec<(HeaderName, SecretSource)>,
+    /// Source of the keys that verify the tokens of the scope.
+    pub jwks: Option<JwksSource>,
 }
 
-/// What routes depend on besides their own table.
-pub(super) struct Surroundings<'a> {
+/// Settings outside a route's own table that its checks need.
+pub(super) struct RouteContext<'a> {
     pub profiles: Profiles<'a>,
-    /// Names and response timeouts of the named upstreams; no timeout where it is faulty.
+    /// Names and response timeouts of the named upstreams; the timeout is `None` if it is faulty.
     pub upstreams: Vec<(String, Option<Duration>)>,
     /// The default upstream's response timeout.
     pub response_timeout: Option<Duration>,
-    /// The store's timeout, and where it stands.
-    pub store_timeout: (Option<Duration>, Place),
+    /// The store's timeout, and its span.
+    pub store_timeout: (Option<Duration>, SourceSpan),
     pub on_failure: Option<OnFailure>,
-    /// Whether changes are told to the event log; `None` where that is faulty.
+    /// Whether the event log is on; `None` if that setting is faulty.
     pub log: Option<bool>,
     /// Whether results are sealed.
     pub encrypted: bool,
-    /// Whether clients show certificates; `None` where that is faulty.
+    /// Whether clients show certificates; `None` if that setting is faulty.
     pub client_ca: Option<bool>,
 }
 
-/// What a route needs besides its rules.
+/// Settings of a route that are not part of its policy.
 #[derive(Default)]
-struct Besides {
-    probe_headers: Vec<(HeaderName, SecretPlace)>,
-    jwks: Option<KeysPlace>,
+struct RouteExtras {
+    probe_headers: Vec<(HeaderName, SecretSource)>,
+    jwks: Option<JwksSource>,
 }
 
-/// How long things are kept and held.
+/// Retention times and waiting times.
 struct Times {
     wait_timeout: Duration,
     retention: Duration,
@@ -113,11 +113,11 @@ struct Times {
     lease: Duration,
 }
 
-/// Reads all routes, or makes the implicit one.
-pub(super) fn read_all(root: &Table<'_>, around: &Surroundings<'_>) -> Vec<Route> {
+/// Reads all routes, or creates the implicit one.
+pub(super) fn read_all(root: &Table<'_>, context: &RouteContext<'_>) -> Vec<RouteConfig> {
     const EXPECTED: &str = "routes, each under [[routes]]";
     let Some(value) = root.get("routes") else {
-        return implicit(root, around).into_iter().collect();
+        return implicit(root, context).into_iter().collect();
     };
     let Some(items) = value.list(EXPECTED) else { return Vec::new() };
     if items.is_empty() {
@@ -127,22 +127,22 @@ pub(super) fn read_all(root: &Table<'_>, around: &Surroundings<'_>) -> Vec<Route
     let mut routes = Vec::new();
     for item in &items {
         let Some(table) = item.table(EXPECTED) else { continue };
-        routes.extend(read(table, around, &mut names));
+        routes.extend(read(table, context, &mut names));
     }
     routes
 }
 
-/// The route of a file without routes: everything that carries a key.
-fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
-    let table = around.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
+/// Creates the route of a file without routes. It protects every request with a key.
+fn implicit(root: &Table<'_>, context: &RouteContext<'_>) -> Option<RouteConfig> {
+    let table = context.profiles.lay_under(root.nothing("routes[default]"), DEFAULT_PROFILE)?;
     let policy = read_policy(
         &table,
         IMPLICIT_ROUTE,
-        around.response_timeout,
-        around,
-        &mut Besides::default(),
+        context.response_timeout,
+        context,
+        &mut RouteExtras::default(),
     )?;
-    Some(Route {
+    Some(RouteConfig {
         name: IMPLICIT_ROUTE.to_owned(),
         paths: vec!["/".to_owned(), "/{*rest}".to_owned()],
         methods: vec![Method::POST, Method::PATCH],
@@ -154,42 +154,46 @@ fn implicit(root: &Table<'_>, around: &Surroundings<'_>) -> Option<Route> {
     })
 }
 
-fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) -> Option<Route> {
+fn read(
+    table: Table<'_>,
+    context: &RouteContext<'_>,
+    names: &mut Vec<String>,
+) -> Option<RouteConfig> {
     let profile = match table.get("profile") {
         None => Some(DEFAULT_PROFILE),
         Some(value) => value
             .text("a profile's name such as \"stripe\"")
-            .filter(|name| around.profiles.know(name, &value)),
+            .filter(|name| context.profiles.know(name, &value)),
     };
-    // A route with an unknown profile is read on, for its other faults.
-    let table = around.profiles.lay_under(table, profile.unwrap_or(DEFAULT_PROFILE))?;
+    // A route with an unknown profile is read on, to report its other faults.
+    let table = context.profiles.lay_under(table, profile.unwrap_or(DEFAULT_PROFILE))?;
     let path = table
         .get("path")
         .map(|value| value.checked(path::EXPECTED, path::parse).map(|path| (path, value)));
     if path.is_none() {
         table.report.note_absence(
-            &table.place_of("path"),
+            &table.span_of("path"),
             format!("a route needs a path: {}", path::EXPECTED),
         );
     }
     let name = read_name(&table, names);
     let methods = table.get("methods").and_then(|value| read_methods(&value));
-    let upstream = read_upstream(&table, around);
+    let upstream = read_upstream(&table, context);
     let response_timeout = match &upstream {
-        Some(Some(name)) => around
+        Some(Some(name)) => context
             .upstreams
             .iter()
             .find(|(other, _)| other == name)
             .and_then(|(_, timeout)| *timeout),
-        _ => around.response_timeout,
+        _ => context.response_timeout,
     };
-    let mut besides = Besides::default();
+    let mut extras = RouteExtras::default();
     let policy = read_policy(
         &table,
         name.as_deref().unwrap_or_default(),
         response_timeout,
-        around,
-        &mut besides,
+        context,
+        &mut extras,
     );
     if let (Some(policy), Some(methods), Some(value)) = (&policy, &methods, table.get("cors"))
         && policy.key.required
@@ -198,19 +202,19 @@ fn read(table: Table<'_>, around: &Surroundings<'_>, names: &mut Vec<String>) ->
         value.fault("OPTIONS is among the route's methods, and a browser's preflight has no key: take it out of methods");
     }
     table.finish();
-    Some(Route {
+    Some(RouteConfig {
         name: name?,
         paths: vec![path??.0],
         methods: methods?,
         upstream: upstream?,
         profile: profile?.to_owned(),
         policy: policy?,
-        probe_headers: besides.probe_headers,
-        jwks: besides.jwks,
+        probe_headers: extras.probe_headers,
+        jwks: extras.jwks,
     })
 }
 
-/// A route's name, by default its path.
+/// Reads the name, by default the path.
 fn read_name(table: &Table<'_>, names: &mut Vec<String>) -> Option<String> {
     let (value, expected) = match (table.get("name"), table.get("path")) {
         (Some(name), _) => (name, "a name without control characters"),
@@ -245,20 +249,20 @@ fn read_methods(value: &Value<'_>) -> Option<Vec<Method>> {
     Some(methods)
 }
 
-/// The upstream's name; `None` if it is unknown.
-fn read_upstream(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Option<String>> {
+/// Reads the name of the upstream; `None` if there is no such upstream.
+fn read_upstream(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Option<String>> {
     let Some(value) = table.get("upstream") else { return Some(None) };
     let name = value.text("the NAME of an [upstreams.NAME]")?;
-    if around.upstreams.iter().any(|(other, _)| other == name) {
+    if context.upstreams.iter().any(|(other, _)| other == name) {
         return Some(Some(name.to_owned()));
     }
-    let near = closest(name, around.upstreams.iter().map(|(other, _)| other.as_str()));
+    let near = closest(name, context.upstreams.iter().map(|(other, _)| other.as_str()));
     let help = near.map_or_else(
         || format!("add [upstreams.{name}]"),
         |near| format!("did you mean \"{near}\"?"),
     );
     table.report.note_with_help(
-        &value.place,
+        &value.span,
         format!("there is no upstream named {name:?}"),
         Some(help),
     );
@@ -269,17 +273,17 @@ fn read_policy(
     table: &Table<'_>,
     name: &str,
     response_timeout: Option<Duration>,
-    around: &Surroundings<'_>,
-    besides: &mut Besides,
+    context: &RouteContext<'_>,
+    extras: &mut RouteExtras,
 ) -> Option<Policy> {
     let mode = table.get("mode").and_then(|value| value.choice(&MODES, &[]));
     let path_case = table.get("case").and_then(|value| value.choice(&CASES, &[]));
-    let times = read_times(table, around);
+    let times = read_times(table, context);
     let key = identity::read_key(table);
     let by_path = identity::read_by_path(table);
     let echo_key = identity::read_echo_key(table, key.as_ref());
-    let scope = scope::read(table, around).map(|(rule, jwks)| {
-        besides.jwks = jwks;
+    let scope = scope::read(table, context).map(|(rule, jwks)| {
+        extras.jwks = jwks;
         rule
     });
     let caller = identity::read_caller(table, scope.as_ref());
@@ -287,7 +291,7 @@ fn read_policy(
     let on_in_flight = table.get("on_in_flight").and_then(|value| value.choice(&IN_FLIGHT, &[]));
     let on_mismatch = table.get("on_mismatch").and_then(|value| value.choice(&MISMATCH, &[]));
     let mismatch_status = table.get("mismatch_status").and_then(|value| read_client_error(&value));
-    let on_uncertain = uncertain::read(table, &mut besides.probe_headers);
+    let on_uncertain = uncertain::read(table, &mut extras.probe_headers);
     uncertain::warn_of_paths(table, by_path, on_uncertain.as_ref());
     let upstream_key = uncertain::read_upstream_key(table, key.as_ref());
     let uncertain_after = match table.get("uncertain_after") {
@@ -305,14 +309,14 @@ fn read_policy(
             Pointer::parse,
         )
     });
-    let fields = fields::read(table, redact.as_deref().unwrap_or_default(), around);
+    let fields = fields::read(table, redact.as_deref().unwrap_or_default(), context);
     let on_failure = match table.get("on_failure") {
         Some(value) => value.choice(&ON_FAILURE, &[]).inspect(|chosen| {
             if *chosen == OnFailure::FailOpen {
-                table.report.warn(&value.place.path, FAIL_OPEN_WARNING);
+                table.report.warn(&value.span.path, FAIL_OPEN_WARNING);
             }
         }),
-        None => around.on_failure,
+        None => context.on_failure,
     };
     let stripe_should_retry = table.get("stripe_should_retry").and_then(|value| value.boolean());
     let errors = table.get("errors").and_then(|value| value.choice(&ERRORS, &[]));
@@ -352,7 +356,7 @@ fn read_policy(
     })
 }
 
-fn read_times(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Times> {
+fn read_times(table: &Table<'_>, context: &RouteContext<'_>) -> Option<Times> {
     let wait_timeout = table.get("wait_timeout").and_then(|value| value.duration_or_zero());
     let retention = table.get("retention").and_then(|value| value.duration());
     let tombstone = table.get("tombstone").and_then(|value| value.duration_or_zero());
@@ -362,12 +366,12 @@ fn read_times(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Times> {
     let lease =
         table.get("lease").and_then(|value| value.duration().map(|duration| (duration, value)));
     if let Some((lease, value)) = &lease {
-        check_lease(*lease, value, around);
+        check_lease(*lease, value, context);
     }
     let (retention, tombstone, (unsettled, value), (lease, _)) =
         (retention?, tombstone?, unsettled?, lease?);
     let needed = retention + tombstone + lease;
-    if value.place.given && unsettled < needed {
+    if value.span.given && unsettled < needed {
         value.fault(format!(
             "shorter than retention, tombstone and lease together ({}): an operation of unknown outcome would be forgotten \
              before one that is settled",
@@ -378,14 +382,14 @@ fn read_times(table: &Table<'_>, around: &Surroundings<'_>) -> Option<Times> {
     Some(Times { wait_timeout: wait_timeout?, retention, tombstone, unsettled_retention, lease })
 }
 
-fn check_lease(lease: Duration, value: &Value<'_>, around: &Surroundings<'_>) {
+fn check_lease(lease: Duration, value: &Value<'_>, context: &RouteContext<'_>) {
     if lease < LEASE_MIN {
         value.fault("shorter than a second: a short pause of the gateway would make every running operation uncertain");
         return;
     }
-    let (Some(timeout), timeout_place) = &around.store_timeout else { return };
+    let (Some(timeout), timeout_span) = &context.store_timeout else { return };
     if lease <= *timeout * LEASE_TIMEOUTS {
-        let at = if value.place.given { &value.place } else { timeout_place };
+        let at = if value.span.given { &value.span } else { timeout_span };
         let text = format!(
             "the lease ({}) has to be longer than {LEASE_TIMEOUTS} times the store's timeout ({}): nothing is sent unless a \
              third of the lease remains after claiming",

@@ -1,12 +1,12 @@
-//! Secrets, and how texts that may hold one are shown.
+//! Secrets, and the masking of texts that may contain one.
 
 use std::fmt;
 use std::ops::Range;
 
-/// What stands where a secret was.
+/// Replaces a secret in messages.
 pub(super) const MASK: &str = "***";
 
-/// Parts of names whose values are never shown, whether or not such a key exists.
+/// Parts of names that mark a secret value, whether or not such a key exists.
 const SECRET_NAMES: [&str; 4] = ["pass", "secret", "token", "credential"];
 
 /// A text that no log, error or `Debug` shows.
@@ -14,12 +14,12 @@ const SECRET_NAMES: [&str; 4] = ["pass", "secret", "token", "credential"];
 pub struct Secret(String);
 
 impl Secret {
-    /// Hides a text.
+    /// Wraps a text.
     pub fn new(text: impl Into<String>) -> Secret {
         Secret(text.into())
     }
 
-    /// The text itself. For connecting and comparing only.
+    /// Returns the text. For connecting and comparing only.
     pub fn expose(&self) -> &str {
         &self.0
     }
@@ -31,7 +31,7 @@ impl fmt::Debug for Secret {
     }
 }
 
-/// A url as it may be shown: its password masked, wherever it hides.
+/// Masks the password of a url, wherever it is.
 pub(super) fn masked_url(url: &str) -> String {
     let hidden = secrets_in(url);
     let mut shown = String::with_capacity(url.len());
@@ -47,12 +47,14 @@ pub(super) fn masked_url(url: &str) -> String {
     shown
 }
 
-/// Byte ranges of one line that may be secrets, sorted. It works on broken lines too, and rather hides too much.
+/// Returns the byte ranges of a line that may be secrets, sorted. It also works on broken lines,
+/// and masks too much rather than too little.
 pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
     let mut hidden: Vec<Range<usize>> =
         line.match_indices("://").filter_map(|(at, _)| user_info(line, at)).collect();
     hidden.extend(line.match_indices('=').filter_map(|(at, _)| named_secret(line, at)));
-    // What follows the opening of a multi-line string may go on in the next line, unmasked here.
+    // The text after an opening of a multi-line string may continue on the next line, unmasked
+    // here.
     for quotes in ["\"\"\"", "'''"] {
         hidden.extend(line.find(quotes).map(|at| at + quotes.len()..line.len()));
     }
@@ -60,7 +62,8 @@ pub(super) fn secrets_in(line: &str) -> Vec<Range<usize>> {
     hidden
 }
 
-/// The password (or, without one, the whole user part) of the url whose `://` stands at `at`.
+/// Returns the password of the url with `://` at `at`, or the whole user part if there is no
+/// password.
 fn user_info(line: &str, at: usize) -> Option<Range<usize>> {
     let scheme_start =
         line[..at].rfind(|c: char| !(c.is_ascii_alphanumeric() || "+.-".contains(c)));
@@ -70,13 +73,14 @@ fn user_info(line: &str, at: usize) -> Option<Range<usize>> {
     let start = at + "://".len();
     let rest = &line[start..];
     let end = quote.map_or(rest.len(), |quote| closing_quote(rest, quote));
-    // A password may hold an `@` of its own, or a slash, in a url that is faulty for that reason.
+    // In a faulty url, a password may contain an `@` or a slash.
     let user = &rest[..rest[..end].rfind('@')?];
     let password = user.find(':').map_or(0, |colon| colon + 1);
     Some(start + password..start + user.len())
 }
 
-/// The value after the `=` at `at`, if its name is one for secrets: in a url's query, or as a key of the file.
+/// Returns the value after the `=` at `at`, if its name marks a secret: in a url's query, or as a
+/// key of the file.
 fn named_secret(line: &str, at: usize) -> Option<Range<usize>> {
     let before = line[..at].trim_end().trim_end_matches(['"', '\'']);
     let name_start = before
@@ -93,14 +97,14 @@ fn named_secret(line: &str, at: usize) -> Option<Range<usize>> {
         return Some(start..start + end);
     }
     match rest.as_bytes().first()? {
-        // A table or a list of them: what is secret inside has a name of its own.
+        // A table, or a list of tables: secrets inside have names of their own.
         b'[' | b'{' => None,
         quote @ (b'"' | b'\'') => Some(start + 1..start + 1 + closing_quote(&rest[1..], *quote)),
         _ => Some(start..line.len()),
     }
 }
 
-/// Where the string that goes on in `rest` ends; at its end if it isn't closed.
+/// Returns the end of the string that continues in `rest`; the end of `rest` if it isn't closed.
 fn closing_quote(rest: &str, quote: u8) -> usize {
     let mut escaped = false;
     for (at, byte) in rest.bytes().enumerate() {

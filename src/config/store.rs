@@ -1,74 +1,74 @@
-//! `[store]`: where records are kept.
+//! `[store]`: the store of the records.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::read::{Place, Table};
+use super::read::{SourceSpan, Table};
 use super::secret::{Secret, masked_url};
 use super::tls;
 use super::upstream::file_name;
 use crate::engine::OnFailure;
 use crate::tls::ClientFiles;
 
-/// Where records are kept, and what happens when that place can't be reached.
+/// The store, and the behaviour while it is unreachable.
 #[derive(Debug, Clone)]
 pub struct StoreConfig {
-    /// The place.
+    /// The url.
     pub url: StoreUrl,
-    /// What the names of all keys and channels in Redis begin with. Another namespace is another store.
+    /// Prefix of all keys and channels in Redis. Another namespace is another store.
     pub namespace: String,
-    /// What routes do without it, unless they say otherwise. Already part of every route's policy.
+    /// Default of the routes for requests without the store. Already part of every route's policy.
     pub on_failure: OnFailure,
-    /// How long one command may take.
+    /// Longest time for one command.
     pub timeout: Duration,
     /// Certificates to trust instead of the system's for `rediss://`, a PEM file.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that the gateway shows to `rediss://`; `None`: none.
+    /// The client certificate for `rediss://`; `None`: no certificate.
     pub client: Option<ClientFiles>,
-    /// What claims and completions wait for.
-    pub ack: Ack,
-    /// Whether servers that can lose what they acknowledge are refused.
+    /// The acknowledgement that claims and completions wait for.
+    pub ack: AckPolicy,
+    /// Whether a server that can lose acknowledged writes is refused.
     pub durability: Durability,
-    /// Room for completed records in the process, in bytes; 0: none are kept.
+    /// Room for completed records in the process, in bytes; 0: no cache.
     pub local_cache: usize,
-    /// Which versions read what is written.
+    /// The format of new records.
     pub format: StoreFormat,
 }
 
-/// What may be written to the store. All formats are read, whichever is set.
+/// The newest record format that may be written. All formats can be read, whichever is set.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum StoreFormat {
-    /// What version 0.1.0 reads.
+    /// The format that version 0.1.0 reads.
     One,
-    /// Also what only later versions read.
+    /// A format that only later versions read.
     Two,
 }
 
 impl StoreFormat {
-    /// Whether records may have trailers.
+    /// Returns whether records may have trailers.
     pub fn has_trailers(self) -> bool {
         self == StoreFormat::Two
     }
 }
 
-/// What claims and completions wait for, on Redis.
+/// The acknowledgement that claims and completions wait for, on Redis.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Ack {
-    /// The primary's memory.
+pub enum AckPolicy {
+    /// The write is in the primary's memory.
     Memory,
-    /// So many replicas.
+    /// This many replicas have the write.
     Replicas(u32),
-    /// The disk.
+    /// The write is on disk.
     Fsync,
 }
 
-/// What is done about a server that can lose what it acknowledged.
+/// The reaction to a server that can lose acknowledged writes.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Durability {
-    /// It is said in the log.
+    /// Log a warning.
     Warn,
-    /// The gateway doesn't start.
+    /// Refuse to start.
     Strict,
 }
 
@@ -79,12 +79,12 @@ const ACK_EXPECTED: &str = "\"memory\", \"replicas:N\" or \"fsync\"";
 const LOCAL_CACHE_EXPECTED: &str =
     "it works with one server or with sentinels, not with a cluster; expected \"0B\"";
 
-fn ack(text: &str) -> Option<Ack> {
+fn ack(text: &str) -> Option<AckPolicy> {
     match text.split_once(':') {
-        None if text == "memory" => Some(Ack::Memory),
-        None if text == "fsync" => Some(Ack::Fsync),
+        None if text == "memory" => Some(AckPolicy::Memory),
+        None if text == "fsync" => Some(AckPolicy::Fsync),
         Some(("replicas", number)) => {
-            number.parse().ok().filter(|number| *number > 0).map(Ack::Replicas)
+            number.parse().ok().filter(|number| *number > 0).map(AckPolicy::Replicas)
         }
         _ => None,
     }
@@ -95,7 +95,7 @@ const NAMESPACE_EXPECTED: &str = "1 to 64 letters, digits, _ or -";
 /// Longest namespace, in bytes.
 const NAMESPACE_MAX: usize = 64;
 
-/// The namespace that is used where none is named.
+/// The namespace if none is set.
 const NAMESPACE_DEFAULT: &str = "onceward";
 
 fn namespace(text: &str) -> Option<String> {
@@ -103,9 +103,9 @@ fn namespace(text: &str) -> Option<String> {
     ((1..=NAMESPACE_MAX).contains(&text.len()) && text.bytes().all(plain)).then(|| text.to_owned())
 }
 
-/// A url without its `namespace=`, and the namespace. The rest of the query stays.
+/// Splits `namespace=` off a url. The rest of the query stays.
 fn without_namespace(text: &str) -> Result<(String, Option<String>), String> {
-    let Some((place, query)) = text.split_once('?') else { return Ok((text.to_owned(), None)) };
+    let Some((server, query)) = text.split_once('?') else { return Ok((text.to_owned(), None)) };
     let (mut rest, mut named) = (Vec::new(), None);
     for part in query.split('&') {
         match part.strip_prefix("namespace=") {
@@ -120,7 +120,7 @@ fn without_namespace(text: &str) -> Result<(String, Option<String>), String> {
         }
     }
     let mark = if rest.is_empty() { "" } else { "?" };
-    Ok((format!("{place}{mark}{}", rest.join("&")), named))
+    Ok((format!("{server}{mark}{}", rest.join("&")), named))
 }
 
 /// A store's url. `Display` and `Debug` mask a password.
@@ -132,33 +132,33 @@ pub enum StoreUrl {
     File(PathBuf),
     /// `redis://`, `rediss://` or `unix:///path`.
     Redis {
-        /// As the client takes it.
+        /// The url for the client library.
         url: Secret,
-        /// Whether it is `rediss`.
+        /// Whether the scheme is `rediss`.
         tls: bool,
         /// Whether it is a unix socket.
         unix: bool,
     },
-    /// `redis+cluster://`: the nodes of a cluster that are asked first.
+    /// `redis+cluster://`: some nodes of a cluster; the others are discovered.
     Cluster {
-        /// As written.
+        /// The url as written.
         url: Secret,
-        /// One url for each node.
+        /// One url per node.
         nodes: Vec<Secret>,
-        /// Whether it is `rediss+cluster`.
+        /// Whether the scheme is `rediss+cluster`.
         tls: bool,
     },
-    /// `redis+sentinel://`: the primary that sentinels know by a name.
+    /// `redis+sentinel://`: a primary that sentinels monitor.
     Sentinel {
-        /// As written.
+        /// The url as written.
         url: Secret,
-        /// One url for each sentinel.
+        /// One url per sentinel.
         sentinels: Vec<Secret>,
-        /// How the primary is greeted; host and port mean nothing.
+        /// Credentials and database for the primary; host and port are ignored.
         primary: Secret,
-        /// What the sentinels call it.
+        /// The sentinels' name for the primary.
         name: String,
-        /// Whether it is `rediss+sentinel`.
+        /// Whether the scheme is `rediss+sentinel`.
         tls: bool,
     },
 }
@@ -166,14 +166,17 @@ pub enum StoreUrl {
 const URL_EXPECTED: &str = "a store's url: memory:, file:DIR, redis://HOST:PORT, rediss://HOST:PORT, unix:///PATH, \
      redis+cluster://HOST:PORT,HOST:PORT or redis+sentinel://HOST:PORT,HOST:PORT/NAME, in Redis with ?namespace=NAME behind it";
 
-/// Where sentinels listen if nothing else is said.
+/// Default port of sentinels.
 const SENTINEL_PORT: u16 = 26379;
 
 impl StoreUrl {
     /// Parses a store's url.
     ///
+    ///
+    ///
     /// # Errors
-    /// What is wrong, without the text itself.
+    ///
+    /// A description of the fault, without the text itself.
     pub fn parse(text: &str) -> Result<StoreUrl, String> {
         let scheme = text.split_once(':').map_or("", |(scheme, _)| scheme);
         match scheme {
@@ -192,12 +195,16 @@ impl StoreUrl {
         }
     }
 
-    /// Parses a store's url that may name the namespace of its keys (`?namespace=NAME`, in Redis alone).
+    /// Parses a store's url that may contain the namespace of its keys (`?namespace=NAME`, only for
+    /// Redis).
+    ///
+    ///
     ///
     /// # Errors
-    /// What is wrong, without the text itself.
+    ///
+    /// A description of the fault, without the text itself.
     pub fn with_namespace(text: &str) -> Result<(StoreUrl, Option<String>), String> {
-        // A directory may have any name.
+        // A directory may contain any character, also `?`.
         if text.starts_with("file:") {
             return Ok((StoreUrl::parse(text)?, None));
         }
@@ -205,7 +212,7 @@ impl StoreUrl {
         Ok((StoreUrl::parse(&text)?, namespace))
     }
 
-    /// Whether records lie in Redis.
+    /// Returns whether records are stored in Redis.
     fn is_redis(&self) -> bool {
         !matches!(self, StoreUrl::Memory | StoreUrl::File(_))
     }
@@ -257,7 +264,7 @@ impl StoreUrl {
         })
     }
 
-    /// Whether it is spoken to by TLS.
+    /// Returns whether connections use TLS.
     fn is_tls(&self) -> bool {
         match self {
             StoreUrl::Memory | StoreUrl::File(_) => false,
@@ -267,7 +274,7 @@ impl StoreUrl {
         }
     }
 
-    /// Asks the client itself, so that what passes here connects later.
+    /// Parses with the client library, so that an accepted url can connect later.
     fn redis(scheme: &str, text: &str) -> Result<StoreUrl, String> {
         use redis::{ConnectionAddr, IntoConnectionInfo};
         let example = match scheme {
@@ -291,7 +298,7 @@ impl StoreUrl {
     }
 }
 
-/// A url with several hosts, taken apart.
+/// The parts of a url with several hosts.
 struct Parts<'a> {
     /// `redis` or `rediss`.
     plain: &'a str,
@@ -314,7 +321,7 @@ impl<'a> Parts<'a> {
     }
 }
 
-/// The url of one server, if the client understands it.
+/// Builds the url of one server, if the client library understands it.
 fn node(plain: &str, user: &str, host: &str, port: Option<u16>, path: &str) -> Option<Secret> {
     use redis::IntoConnectionInfo;
     let port = port
@@ -340,17 +347,17 @@ impl fmt::Display for StoreUrl {
     }
 }
 
-/// The words for [`OnFailure`].
+/// Names of the [`OnFailure`] values.
 pub(super) const ON_FAILURE: [(&str, OnFailure); 2] =
     [("fail_closed", OnFailure::FailClosed), ("fail_open", OnFailure::FailOpen)];
 
-/// What `fail_open` means, wherever it is set.
+/// Warning for `fail_open`, wherever it is set.
 pub(super) const FAIL_OPEN_WARNING: &str =
     "without the store, requests are forwarded unprotected and may run twice";
 
 impl StoreConfig {
-    /// The url, with the namespace where that is another than usual. Masks a password.
-    pub fn place(&self) -> String {
+    /// Returns the url, with the namespace if it isn't the default. Masks a password.
+    pub fn location(&self) -> String {
         match self.namespace.as_str() {
             name if name != NAMESPACE_DEFAULT && self.url.is_redis() => {
                 format!("{} (namespace {name})", self.url)
@@ -359,7 +366,7 @@ impl StoreConfig {
         }
     }
 
-    /// Reads `[store]`; `flag` is the url that was given besides the file.
+    /// Reads `[store]`. `flag` is the url from the command line or the environment.
     pub(super) fn read(table: Table<'_>, flag: Option<&str>) -> Option<StoreConfig> {
         let in_file = table
             .get("url")
@@ -367,7 +374,7 @@ impl StoreConfig {
         let url = match flag {
             None => in_file,
             Some(text) => {
-                let flag = Place::flag("--store (ONCEWARD_STORE)");
+                let flag = SourceSpan::flag("--store (ONCEWARD_STORE)");
                 StoreUrl::with_namespace(text).map_err(|why| table.report.note(&flag, why)).ok()
             }
         };
@@ -379,8 +386,9 @@ impl StoreConfig {
         let on_failure = table.get("on_failure").and_then(|value| value.choice(&ON_FAILURE, &[]));
         let timeout = table.get("timeout").and_then(|value| value.duration());
         let ca_file = table.get("ca_file").map(|value| value.parsed("a file's name", file_name));
-        let ack =
-            table.get("ack").map_or(Some(Ack::Memory), |value| value.parsed(ACK_EXPECTED, ack));
+        let ack = table
+            .get("ack")
+            .map_or(Some(AckPolicy::Memory), |value| value.parsed(ACK_EXPECTED, ack));
         let durability = table
             .get("durability")
             .map_or(Some(Durability::Warn), |value| value.choice(&DURABILITY, &[]));
@@ -399,7 +407,7 @@ impl StoreConfig {
                 "memory: forgets every operation when the process ends; for tests only",
             );
         }
-        if ack.is_some_and(|ack| ack != Ack::Memory)
+        if ack.is_some_and(|ack| ack != AckPolicy::Memory)
             && matches!(url, Some(StoreUrl::Memory | StoreUrl::File(_)))
         {
             table.report.warn(
@@ -423,7 +431,7 @@ impl StoreConfig {
                 );
             }
             (_, Some(StoreUrl::Cluster { .. })) => {
-                table.report.note(&table.place_of("local_cache"), LOCAL_CACHE_EXPECTED);
+                table.report.note(&table.span_of("local_cache"), LOCAL_CACHE_EXPECTED);
             }
             (_, Some(StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. }) | None) => {}
         }

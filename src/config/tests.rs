@@ -19,7 +19,7 @@ fn load_route(lines: &str) -> Result<Config, Faults> {
     load(&format!("[[routes]]\npath = \"/p\"\n{lines}"))
 }
 
-fn route(lines: &str) -> Route {
+fn route(lines: &str) -> RouteConfig {
     load_route(lines).unwrap_or_else(|faults| panic!("{faults}")).routes.remove(0)
 }
 

@@ -1,4 +1,5 @@
-//! `[tls]`: who the gateway is to its clients. And `cert` and `key` of upstreams and the store: who it is to them.
+//! `[tls]`, the certificate for clients; and `cert` and `key` of upstreams and the store, the
+//! client certificates.
 
 use super::read::Table;
 use super::upstream::file_name;
@@ -6,7 +7,7 @@ use crate::tls::{ClientFiles, IdentityFiles};
 
 const FILE_EXPECTED: &str = "a file's name";
 
-/// Reads `[tls]`; `None` inside where clients come without.
+/// Reads `[tls]`; the inner value is `None` without TLS.
 pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
     if root.get("tls").is_none() {
         return Some(None);
@@ -16,7 +17,7 @@ pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
     let needed = |name| {
         file(name).unwrap_or_else(|| {
             table.report.note_absence(
-                &table.place_of(name),
+                &table.span_of(name),
                 format!("TLS needs {name}: the name of a file in PEM"),
             );
             None
@@ -31,14 +32,14 @@ pub(super) fn read(root: &Table<'_>) -> Option<Option<IdentityFiles>> {
     }))
 }
 
-/// Reads `cert` and `key` of a server that the gateway connects to; `None` inside where it shows no certificate. `unused`: why the
-/// server never sees one.
+/// Reads the client certificate (`cert`, `key`) for a server; the inner value is `None` without
+/// one. `unused` is a warning for a server that never requests one.
 pub(super) fn read_client(table: &Table<'_>, unused: Option<&str>) -> Option<Option<ClientFiles>> {
     let file = |name| table.get(name).map(|value| value.parsed(FILE_EXPECTED, file_name));
     let missing = |name: &'static str, other: &str| {
         let text =
             format!("{other} is of no use without {name}: expected the name of a file in PEM");
-        table.report.note_absence(&table.place_of(name), text);
+        table.report.note_absence(&table.span_of(name), text);
         None
     };
     if let Some(unused) = unused

@@ -1,4 +1,4 @@
-//! An upstream: the API behind the gateway, and how to talk to it.
+//! An upstream: the API behind the gateway, and the connections to it.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -7,60 +7,62 @@ use std::time::Duration;
 use http::Uri;
 use http::uri::Authority;
 
-use super::read::{Place, Table};
+use super::read::{SourceSpan, Table};
 use super::tls;
 use crate::tls::ClientFiles;
 
 /// The name of `[upstream]`, in messages and metrics.
 pub const DEFAULT_UPSTREAM: &str = "default";
 
-/// One upstream.
+/// Settings of one upstream.
 #[derive(Debug, Clone)]
-pub struct Upstream {
+pub struct UpstreamConfig {
     /// `default`, or NAME of `[upstreams.NAME]`.
     pub name: String,
-    /// Where it is.
+    /// Scheme, host and port.
     pub url: UpstreamUrl,
     /// How long connecting may take, TLS included.
     pub connect_timeout: Duration,
-    /// From sending to the end of the response; of unprotected requests it bounds silence only.
+    /// Longest time from sending a request to the end of its response. For unprotected requests it
+    /// bounds only silence.
     pub response_timeout: Duration,
-    /// How long a pooled connection stays open unused.
+    /// How long an unused pooled connection stays open.
     pub idle_timeout: Duration,
-    /// How old a connection may be to take another request.
+    /// Oldest age at which a connection takes another request.
     pub max_connection_age: Duration,
-    /// When HTTP/2 is spoken.
-    pub http2: Http2,
-    /// Which `Host` the upstream sees.
+    /// Use of HTTP/2.
+    pub http2: Http2Mode,
+    /// The `Host` that the upstream receives.
     pub host: HostHeader,
     /// Certificates to trust instead of the system's, a PEM file.
     pub ca_file: Option<PathBuf>,
-    /// The certificate that the gateway shows; `None`: none.
+    /// The client certificate; `None`: no certificate.
     pub client: Option<ClientFiles>,
-    /// Whether answers that name the upstream's address get the client's.
+    /// Whether `Location` and `Content-Location` with the upstream's address are rewritten to the
+    /// client's address.
     pub rewrite_location: bool,
 }
 
-/// When HTTP/2 is spoken to an upstream.
+/// Use of HTTP/2 towards an upstream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Http2 {
+pub enum Http2Mode {
     /// Where TLS negotiates it.
     Negotiate,
     /// Always, without TLS.
     PriorKnowledge,
 }
 
-/// Which `Host` an upstream sees.
+/// The `Host` that an upstream receives.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HostHeader {
-    /// The one of the upstream's url.
+    /// The host of the upstream's url.
     Upstream,
     /// The client's.
     Preserve,
 }
 
-/// Scheme and authority of an upstream. It has no path and no credentials: paths are forwarded as received, and a
-/// fingerprint must mean the same path on both sides.
+/// Scheme and authority of an upstream. It has no path and no credentials: paths are forwarded as
+/// received, and a fingerprint must mean the same path on both sides.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct UpstreamUrl {
     /// Whether it is `https`.
@@ -80,8 +82,11 @@ const URL_EXPECTED: &str = "a url such as \"http://127.0.0.1:9000\"";
 impl UpstreamUrl {
     /// Parses an `http` or `https` url without path and credentials.
     ///
+    ///
+    ///
     /// # Errors
-    /// What is wrong, without the text itself.
+    ///
+    /// A description of the fault, without the text itself.
     pub fn parse(text: &str) -> Result<UpstreamUrl, String> {
         let expected = || format!("expected {URL_EXPECTED}: http or https, a host and a port");
         let uri: Uri = text.parse().map_err(|_| expected())?;
@@ -110,13 +115,13 @@ impl UpstreamUrl {
     }
 }
 
-impl Upstream {
-    /// Reads one; `flag` is the url that was given besides the file.
-    pub(super) fn read(name: &str, table: Table<'_>, flag: Option<&str>) -> Option<Upstream> {
+impl UpstreamConfig {
+    /// Reads one upstream. `flag` is the url from the command line or the environment.
+    pub(super) fn read(name: &str, table: Table<'_>, flag: Option<&str>) -> Option<UpstreamConfig> {
         let in_file = table.get("url").map(|value| value.checked(URL_EXPECTED, UpstreamUrl::parse));
         let url = match (flag, in_file) {
             (Some(text), _) => {
-                let flag = Place::flag("--upstream (ONCEWARD_UPSTREAM)");
+                let flag = SourceSpan::flag("--upstream (ONCEWARD_UPSTREAM)");
                 UpstreamUrl::parse(text).map_err(|why| table.report.note(&flag, why)).ok()
             }
             (None, Some(url)) => url,
@@ -127,7 +132,7 @@ impl Upstream {
                     }
                     _ => "an upstream needs a url",
                 };
-                table.report.note_absence(&table.place_of("url"), help);
+                table.report.note_absence(&table.span_of("url"), help);
                 None
             }
         };
@@ -136,8 +141,8 @@ impl Upstream {
         let idle_timeout = table.get("idle_timeout").and_then(|value| value.duration());
         let max_connection_age = table.get("max_connection_age").and_then(|value| value.duration());
         let http2 = table.get("http2").and_then(|value| {
-            let http2 = value.choice(&[("negotiate", Http2::Negotiate), ("prior-knowledge", Http2::PriorKnowledge)], &[])?;
-            if http2 == Http2::PriorKnowledge && url.as_ref().is_some_and(|url| url.tls) {
+            let http2 = value.choice(&[("negotiate", Http2Mode::Negotiate), ("prior-knowledge", Http2Mode::PriorKnowledge)], &[])?;
+            if http2 == Http2Mode::PriorKnowledge && url.as_ref().is_some_and(|url| url.tls) {
                 value.fault("it is HTTP/2 without TLS, and the url is https, where HTTP/2 is negotiated; expected \"negotiate\"");
                 return None;
             }
@@ -153,7 +158,7 @@ impl Upstream {
         let client = tls::read_client(&table, plain.then_some("not used: the url is not https"));
         let rewrite_location = table.get("rewrite_location").and_then(|value| value.boolean());
         table.finish();
-        Some(Upstream {
+        Some(UpstreamConfig {
             name: name.to_owned(),
             url: url?,
             connect_timeout: connect_timeout?,
@@ -169,7 +174,7 @@ impl Upstream {
     }
 }
 
-/// A file's name; the empty one is none.
+/// Parses a file's name, which must not be empty.
 pub(super) fn file_name(text: &str) -> Option<PathBuf> {
     (!text.is_empty()).then(|| PathBuf::from(text))
 }

@@ -1,63 +1,64 @@
-//! What a request may do, given the record of its operation.
+//! Admission: decides what a request may do, given the record of its operation.
 
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::policy::{OnInFlight, OnMismatch, OnUncertain, Policy};
-use super::probe::doubt_since_ms;
+use super::policy::{OnInFlight, OnMismatch, OnUncertain, Policy, RETRY_AFTER_MAX};
+use super::uncertain::uncertain_since_ms;
 use crate::key::{Caller, Fingerprint};
 use crate::record::{Fence, Held, Reply, ReplyBody, State, Version};
 
-/// What a request says of itself.
+/// The part of a request that the rules compare with a record.
 #[derive(Debug, Clone, Copy)]
 pub struct Asked {
-    /// Who asks.
+    /// Who sends the request.
     pub caller: Caller,
-    /// For what.
+    /// The hash of the request's content.
     pub fingerprint: Fingerprint,
-    /// The fence that this request claims under, through all its tries until it gives a claim up: the next has another.
+    /// The fence of this request's claim. Repeated writes of one claim share it; after a claim was given up
+    /// the next claim needs a new one.
     pub fence: Fence,
 }
 
-/// What a request may do.
+/// What a request may do next.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Admission {
-    /// The claim under its own fence stands: send, if the send rule holds.
+    /// The request's own claim is stored: send it, if the send rule allows.
     Run,
-    /// Nobody is at it: claim, over what is there.
+    /// No attempt is active: claim the operation.
     Claim(ClaimOver),
-    /// The outcome is uncertain: ask the upstream first.
+    /// The outcome is uncertain: probe the upstream first.
     Probe,
     /// Answer with the stored reply.
     Replay(Arc<Reply>),
-    /// Another attempt is under way: wait for it.
+    /// Another attempt is active: wait for its outcome.
     Wait,
-    /// The lease of the attempt under way is over: mark it uncertain, then ask again.
+    /// The lease of the active attempt has ended: mark the operation uncertain, then call [`admit`] again.
     MarkUncertain,
     /// Answer with a refusal.
     Refuse(DuplicateRefusal),
 }
 
-/// What a claim is made over.
+/// What a claim replaces in its slot.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClaimOver {
-    /// Nothing.
+    /// An empty slot.
     Nothing,
-    /// Another's released marker.
+    /// The released marker of another attempt.
     Marker(Version),
-    /// An uncertain operation, which is tried once more.
+    /// An uncertain operation, for one more attempt.
     Uncertain {
-        /// The version that is replaced.
+        /// The version that the claim replaces.
         version: Version,
-        /// Since when it is uncertain, in ms of the store's clock.
+        /// Time at which the operation became uncertain, in ms of the store's clock.
         since_ms: u64,
-        /// When its first attempt began, in ms since 1970 by that gateway's clock.
+        /// Start of the first attempt, in ms since 1970 by the clock of its gateway.
         opened_unix_ms: u64,
     },
 }
 
 impl ClaimOver {
-    /// The version that the claim names.
+    /// Returns the version that the claim's write expects; `None` for an empty slot.
     pub fn version(self) -> Option<Version> {
         match self {
             ClaimOver::Nothing => None,
@@ -65,47 +66,48 @@ impl ClaimOver {
         }
     }
 
+    /// Returns the claim over an uncertain record.
     pub(super) fn over_uncertain(held: &Held) -> ClaimOver {
         let record = &held.record;
         ClaimOver::Uncertain {
             version: record.version,
-            since_ms: doubt_since_ms(held),
+            since_ms: uncertain_since_ms(held),
             opened_unix_ms: record.opened_unix_ms,
         }
     }
 }
 
-/// Why a request is refused, on account of its record.
+/// Why a duplicate is refused, given the record.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum DuplicateRefusal {
-    /// The key was used by another caller, or for another request.
+    /// Another caller used the key, or the same caller used it for another request.
     KeyReused,
     /// The first request is still running.
     InFlight {
-        /// A hint when to come back.
+        /// When the same request may be sent again.
         retry_after: Duration,
     },
-    /// Nobody knows whether the first request was executed.
+    /// It is unknown whether the first request was executed.
     OutcomeUncertain {
         /// When the same request may be sent again; `None` where an operator has to decide.
         retry_after: Option<Duration>,
     },
-    /// The first request succeeded with a response that wasn't kept.
+    /// The first request succeeded, and its response was not stored.
     ResponseNotStored {
         /// The original status.
         status: u16,
     },
-    /// The result is sealed, and this gateway has no key at all.
+    /// The stored response is encrypted, and this gateway has no encryption key.
     Unreadable,
-    /// The result was kept as long as promised, and is gone.
+    /// The retention of the result has ended.
     ResultExpired,
-    /// The claim was given up before anything was sent.
+    /// The request's claim was given up before anything was sent.
     NotSent,
 }
 
 /// Decides what a request may do. Pure and total: every state has an answer.
 ///
-/// The caller is compared before anything else, so that nothing about a record, not even its state, leaves to a stranger.
+/// The caller is compared first, so that another caller learns nothing about the record, not even its state.
 pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admission {
     let Some(held) = current else { return Admission::Claim(ClaimOver::Nothing) };
     let record = &held.record;
@@ -113,7 +115,7 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
         return Admission::Refuse(DuplicateRefusal::KeyReused);
     }
     let differs = record.fingerprint.is_some_and(|fingerprint| fingerprint != asked.fingerprint);
-    // Under "supersede" another fingerprint has a record of its own, so a difference here is a refusal as well.
+    // Under "supersede" each fingerprint has its own record, so a difference here is refused as well.
     if differs && policy.on_mismatch != OnMismatch::Replay {
         return Admission::Refuse(DuplicateRefusal::KeyReused);
     }
@@ -139,7 +141,8 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
                 status: reply.status.as_u16(),
             }),
         },
-        // Its own marker says that this claim was given up; only another's may be replaced, by naming its version.
+        // A marker with this request's fence: its own claim was given up. Only the marker of another attempt
+        // may be replaced, by its version.
         State::Released if record.fence == asked.fence => {
             Admission::Refuse(DuplicateRefusal::NotSent)
         }
@@ -149,19 +152,13 @@ pub fn admit(current: Option<&Held>, asked: &Asked, policy: &Policy) -> Admissio
 }
 
 impl DuplicateRefusal {
-    /// How long a client should wait before it asks again, at most: long enough not to hammer, short enough that a
-    /// payment page does not stall.
-    pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
-
-    /// The refusal of a duplicate whose first request may or may not have been executed.
+    /// Refuses a duplicate of an operation that is uncertain.
     pub fn uncertain(retry_after: Option<Duration>) -> DuplicateRefusal {
         DuplicateRefusal::OutcomeUncertain { retry_after }
     }
 
-    /// The refusal of a duplicate while the first request runs.
+    /// Refuses a duplicate while the first request runs.
     pub fn in_flight(policy: &Policy) -> DuplicateRefusal {
-        DuplicateRefusal::InFlight {
-            retry_after: policy.lease.min(DuplicateRefusal::RETRY_AFTER_MAX),
-        }
+        DuplicateRefusal::InFlight { retry_after: policy.lease.min(RETRY_AFTER_MAX) }
     }
 }

@@ -1,51 +1,51 @@
-//! Chosen fields: members of bodies by which operators find an operation, such as the number of an order.
+//! Chosen fields: members of bodies by which operators find an operation, such as an order number.
 //!
-//! Danger: they stand in the event log in plain text. So only what the configuration names is taken, of each only a short
-//! text, and a card's number never whole.
+//! Danger: the event log stores them in plain text. So only configured members are taken, only short values, and
+//! never a whole card number.
 
 use std::collections::BTreeMap;
 
 use crate::key::{Document, Pointer};
 
-/// Fields of one route, at most: each is written with every operation, and can be searched by.
+/// Most chosen fields of one route: each is written with every operation, and is indexed for searches.
 pub const CHOSEN_MAX: usize = 8;
 
-/// Longest value, in bytes. Longer ones are left out: a part of a reference finds the wrong operation.
+/// Longest value, in bytes. Longer values are left out: a truncated reference would find the wrong operation.
 pub const CHOSEN_BYTES_MAX: usize = 128;
 
-/// Digits of a card's number (ISO/IEC 7812-1).
+/// Number of digits of a card number (ISO/IEC 7812-1).
 const CARD_DIGITS: std::ops::RangeInclusive<usize> = 13..=19;
 
-/// How many of them are left.
+/// Number of last digits that are kept.
 const CARD_DIGITS_SHOWN: usize = 4;
 
-/// In which body a field is looked for.
+/// The body that has a chosen field.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Side {
-    /// The request's: it is told when the operation begins.
+    /// The request: the value is logged when the operation begins.
     Request,
-    /// The result's: it is told when there is one.
+    /// The result: the value is logged when the operation completes.
     Response,
 }
 
-/// A member that is told to the event log.
+/// A member of a body that is written to the event log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChosenField {
-    /// What it is called there.
+    /// Its name in the event log.
     pub name: String,
-    /// The body that it stands in.
+    /// The body that has it.
     pub side: Side,
-    /// Where it stands.
+    /// Its place in the body.
     pub pointer: Pointer,
 }
 
-/// Whether any of these is looked for on a side.
+/// Returns whether any of these fields is in the body of a side.
 pub fn any_chosen(fields: &[ChosenField], side: Side) -> bool {
     fields.iter().any(|field| field.side == side)
 }
 
-/// The values of the fields of one side, by name. What is missing, too long, or neither text nor number nor boolean is left
-/// out; what looks like a card's number shows its last four digits.
+/// Returns the values of one side's fields, by name. Leaves out values that are missing, too long, or neither a
+/// text nor a number nor a boolean. Of a card number only the last four digits are kept.
 pub fn chosen(
     fields: &[ChosenField],
     side: Side,
@@ -62,13 +62,13 @@ pub fn chosen(
     of_side.filter_map(value).collect()
 }
 
-/// The last digits of a card's number that a text holds: digits, in groups or not, whose last one checks the others.
+/// Returns the last digits of a card number in a text: digits, grouped or not, that satisfy the Luhn formula.
 fn card_end(text: &str) -> Option<String> {
-    // Most texts have too few of them, and are looked at no closer.
+    // Most texts have too few digits.
     if text.bytes().filter(u8::is_ascii_digit).count() < *CARD_DIGITS.start() {
         return None;
     }
-    // Letters part numbers; anything else may stand between a number's groups.
+    // Letters separate numbers; any other characters may separate the groups of one number.
     text.split(char::is_alphabetic).find_map(|run| {
         let groups: Vec<&str> =
             run.split(|c: char| !c.is_ascii_digit()).filter(|group| !group.is_empty()).collect();
@@ -83,7 +83,7 @@ fn card_end(text: &str) -> Option<String> {
     })
 }
 
-/// Whether the last digit is the one that the others ask for (ISO/IEC 7812-1, annex B: the Luhn formula).
+/// Returns whether the last digit is the check digit of the others (ISO/IEC 7812-1, annex B: the Luhn formula).
 fn is_checked(digits: &[u8]) -> bool {
     let weighed = digits.iter().rev().enumerate().map(|(place, digit)| {
         let digit = u32::from(digit - b'0');
@@ -123,8 +123,8 @@ mod tests {
     }
 
     #[test]
-    fn short_texts_numbers_and_booleans_are_told() {
-        for (json, told) in [
+    fn short_texts_numbers_and_booleans_are_logged() {
+        for (json, logged) in [
             (r#""order 17""#, Some("order 17")),
             ("1999", Some("1999")),
             ("false", Some("false")),
@@ -133,14 +133,14 @@ mod tests {
             ("[]", None),
             ("{}", None),
         ] {
-            assert_eq!(value(json).as_deref(), told, "{json}");
+            assert_eq!(value(json).as_deref(), logged, "{json}");
         }
         let long = |length: usize| value(&format!("\"{}\"", "x".repeat(length)));
         assert!(long(CHOSEN_BYTES_MAX).is_some() && long(CHOSEN_BYTES_MAX + 1).is_none());
     }
 
     #[test]
-    fn of_a_cards_number_only_the_end_is_told() {
+    fn only_the_end_of_a_card_number_is_logged() {
         for card in [
             r#""4242424242424242""#,
             "4242424242424242",
@@ -161,7 +161,7 @@ mod tests {
             assert_eq!(
                 value(&format!("\"{card}\"")),
                 Some(format!("\u{2026}{end}")),
-                "every digit is weighed"
+                "every digit counts"
             );
         }
         assert_eq!(value(r#""4222222222222""#).as_deref(), Some("\u{2026}2222"), "13 digits");
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_no_cards_number_stays() {
+    fn other_numbers_stay_whole() {
         for other in [
             "4242424242424241",
             "5500005555555558",

@@ -1,8 +1,8 @@
-//! The outcome of a gRPC call. Its HTTP status is 200 whatever happened; the gRPC status stands in the trailers, or in the head
+//! The outcome of a gRPC call. Its HTTP status is always 200; the gRPC status is in the trailers, or in the head
 //! of an answer without a body.
 //!
-//! Danger: a client's library sends a request again after UNAVAILABLE and the like. If such an answer were a result, a payment that
-//! an upstream has executed would be answered as failed for ever.
+//! Danger: client libraries resend a request after UNAVAILABLE and similar statuses. If such an answer were a
+//! result, a payment that the upstream has executed would be answered as failed until its retention ends.
 
 use http::header::CONTENT_TYPE;
 use http::{HeaderMap, HeaderName};
@@ -11,18 +11,18 @@ use crate::record::{Cause, Reply};
 
 const GRPC_STATUS: HeaderName = HeaderName::from_static("grpc-status");
 
-/// The statuses that a library or a hop also makes by itself, whatever the upstream has done: UNKNOWN, DEADLINE_EXCEEDED and
-/// UNAVAILABLE.
+/// Statuses that a library or an intermediary also generates, whatever the upstream did: UNKNOWN,
+/// DEADLINE_EXCEEDED and UNAVAILABLE.
 const UNCERTAIN: [u8; 3] = [UNKNOWN, 4, 14];
 
-/// What a status that is no number from 0 to 16 counts as.
+/// The status UNKNOWN. A malformed status, or one outside 0 to 16, counts as this.
 const UNKNOWN: u8 = 2;
 
-/// The largest status that is defined.
+/// The largest defined status.
 const STATUS_MAX: u8 = 16;
 
-/// Whether an answer is gRPC's: `application/grpc`, also with a message format (`+proto`) or parameters. Not gRPC-Web, which
-/// writes its trailers into the body.
+/// Returns whether an answer is a gRPC answer: `application/grpc`, also with a message format (`+proto`) or
+/// parameters. gRPC-Web is excluded, because it writes its trailers into the body.
 pub fn is_grpc(headers: &HeaderMap) -> bool {
     const NAME: &[u8] = b"application/grpc";
     let Some(media_type) =
@@ -35,18 +35,18 @@ pub fn is_grpc(headers: &HeaderMap) -> bool {
         && rest.first().is_none_or(|next| matches!(next, b'+' | b';' | b' ' | b'\t'))
 }
 
-/// Returns why a gRPC answer leaves the outcome uncertain; `None` where it does not, and for answers that are not gRPC. The reply
-/// must have its trailers.
-pub fn grpc_doubt(reply: &Reply) -> Option<Cause> {
+/// Returns why a gRPC answer leaves the outcome uncertain; `None` if it does not, or if the answer is not gRPC.
+/// The reply must have its trailers.
+pub fn grpc_uncertainty(reply: &Reply) -> Option<Cause> {
     if !is_grpc(&reply.headers) {
         return None;
     }
     let fields = reply.trailers.iter().chain([&reply.headers]);
     let mut statuses = fields.flat_map(|fields| fields.get_all(GRPC_STATUS));
-    // It ended before its status.
+    // The answer ended before its status.
     let Some(status) = statuses.next() else { return Some(Cause::Broken) };
     let number = status.to_str().ok().and_then(|text| text.parse::<u8>().ok());
-    // Clients read one of several, and not all the same.
+    // Of several statuses clients read one, and different clients read different ones.
     let number = number.filter(|_| statuses.all(|other| other == status));
     let status = number.filter(|number| *number <= STATUS_MAX).unwrap_or(UNKNOWN);
     UNCERTAIN.contains(&status).then_some(Cause::Status(status.into()))
@@ -102,7 +102,7 @@ mod tests {
             (Some("0"), Some("14"), status(2)),
             (Some("14"), Some("0"), status(2)),
             (Some("0"), Some("0"), None),
-            // What nobody defined is UNKNOWN.
+            // An undefined status counts as UNKNOWN.
             (None, Some("17"), status(2)),
             (None, Some("-1"), status(2)),
             (None, Some("ok"), status(2)),
@@ -120,9 +120,13 @@ mod tests {
                 body: ReplyBody::Whole(Bytes::new()),
                 trailers: of(trailers).map(|field| fields(&[field])),
             };
-            assert_eq!(grpc_doubt(&reply), expected, "{head:?} {trailers:?}");
+            assert_eq!(grpc_uncertainty(&reply), expected, "{head:?} {trailers:?}");
             let json = Reply { headers: fields(&[("content-type", "application/json")]), ..reply };
-            assert_eq!(grpc_doubt(&json), None, "whatever another answer's fields are called");
+            assert_eq!(
+                grpc_uncertainty(&json),
+                None,
+                "whatever another answer's fields are called"
+            );
         }
     }
 }

@@ -1,7 +1,11 @@
-//! The rules, and nothing else: no clock, no network, no randomness. `admit` says what a request may do, given the
-//! record; `settle` says what an attempt's outcome makes of the record.
+//! The rules, as pure functions: no clock, no network, no randomness.
+//!
+//! [`admit`] decides what a request may do, given the record of its operation. [`settle`] decides how an
+//! attempt's outcome changes the record. [`decide`] and [`expire`] do the same for operators and for ended
+//! leases, [`believe`] for the answer to a probe.
 
 mod admit;
+mod belief;
 mod chosen;
 mod grpc;
 mod identities;
@@ -11,18 +15,20 @@ mod probe;
 mod redact;
 mod settle;
 mod statuses;
+mod uncertain;
 
 pub use admit::{Admission, Asked, ClaimOver, DuplicateRefusal, admit};
+pub use belief::{Belief, believe, believe_in_background};
 pub use chosen::{CHOSEN_BYTES_MAX, CHOSEN_MAX, ChosenField, Side, any_chosen, chosen};
-pub use grpc::{grpc_doubt, is_grpc};
+pub use grpc::{grpc_uncertainty, is_grpc};
 pub use identities::{Change, Compared, Identities, Notes, Vanished};
 pub use operator::{Decision, DecisionDenied, decide, expire};
 pub use policy::{
     CallerRule, CrossOrigin, Dialect, FingerprintRule, KeyPart, KeyPlace, KeyRule, KeySource, Mode,
-    OnFailure, OnInFlight, OnMismatch, OnUncertain, Origins, Policy, ScopeRule, TokenRule,
-    UpstreamKey,
+    OnFailure, OnInFlight, OnMismatch, OnUncertain, Origins, Policy, RETRY_AFTER_MAX, ScopeRule,
+    TokenRule, UpstreamKey,
 };
-pub use probe::{Belief, Finding, Probe, believe, believe_unasked};
+pub use probe::{Finding, Probe};
 pub use redact::redacted;
 pub use settle::{Claim, Next, Outcome, Settlement, claim, settle};
 pub use statuses::{StatusRules, StatusRulesError, Verdict};

@@ -1,43 +1,43 @@
-//! What a lease's end and an operator's decision make of a record.
+//! Operators' decisions and ended leases: how each changes a record.
 
 use std::sync::Arc;
 use std::time::Duration;
 
 use super::policy::Policy;
-use super::probe::{doubt_since_ms, resting};
 use super::redact::redacted;
 use super::settle::{Next, released, result_lifetime, uncertain, unsettled};
+use super::uncertain::{resting, uncertain_since_ms};
 use crate::record::{Cause, Fence, Held, Lifetime, Record, Reply, Settler, State};
 
-/// What is decided about an operation: about an uncertain one, but for [`Decision::Expire`].
+/// A decision about an operation. All but [`Decision::Expire`] need an uncertain operation.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Decision {
-    /// It was executed, with this result: duplicates get it.
+    /// It was executed: duplicates get this result.
     Resolve(Arc<Reply>),
-    /// The upstream says that it was executed, with this result.
+    /// A probe found that it was executed, with this result.
     Found(Arc<Reply>),
     /// It was not executed: the key is free, for any request.
     Release,
-    /// It was not executed: the next duplicate runs, and nothing else does.
+    /// It was not executed: the next duplicate runs, and no other request does.
     Retry,
-    /// The result of a completed operation is not to be kept or given any more. A tombstone bars its key for as long as
-    /// result and tombstone would have.
+    /// Deletes the result of a completed operation. A tombstone blocks its key for as long as the result and its
+    /// tombstone would have been kept.
     Expire,
 }
 
-/// Why an operator's decision is not carried out.
+/// Why a decision is not carried out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DecisionDenied {
-    /// It is still running.
+    /// An attempt is active.
     #[error("the operation is in flight: wait until it has settled or its lease has ended")]
     InFlight,
-    /// It is settled.
+    /// The operation is settled.
     #[error("the operation is {0}: only uncertain operations can be settled by hand")]
     Settled(&'static str),
-    /// It has no result.
+    /// The operation has no result.
     #[error("the operation is {0}: only the result of a completed operation can be expired")]
     NoResult(&'static str),
-    /// The lost request may still sit in a queue.
+    /// The lost request may still wait in a queue of the upstream.
     #[error("too early: the lost request may still be executed for another {} s", .wait.as_secs() + 1)]
     TooEarly {
         /// How long to wait.
@@ -45,8 +45,11 @@ pub enum DecisionDenied {
     },
 }
 
-/// What an operator's decision makes of a record. The new fence shuts out the attempt that was lost: if it still
-/// comes back with an answer, it changes nothing. Only a retry lets it, until a duplicate runs.
+/// Returns the record after a decision. Pure and total.
+///
+/// The new fence shuts out the lost attempt: a late answer of it changes nothing. Only [`Decision::Retry`] names
+/// the lost attempt beside the new fence, so that its late answer is the result if it arrives before a duplicate
+/// runs.
 pub fn decide(
     held: &Held,
     decision: Decision,
@@ -85,25 +88,28 @@ pub fn decide(
         Decision::Resolve(reply) => Ok(completed(reply, Settler::Operator)),
         Decision::Found(reply) => Ok(completed(reply, Settler::Probe)),
         Decision::Release => rested().map(|()| released(fence, version, record, policy)),
-        // Names the lost attempt: should that come back with the answer after all, before any duplicate runs, the answer is
-        // the result. Under the lost attempt's own fence, a late "uncertain" of it could not be told from this decision.
+        // Names the lost attempt: its late answer is the result if it arrives before a duplicate runs. If the record
+        // kept the lost attempt's own fence, a late "uncertain" of that attempt would look like this decision.
         Decision::Retry => rested().map(|()| {
-            let state =
-                State::Uncertain { cause, since_ms: Some(doubt_since_ms(held)), retry: Some(lost) };
+            let state = State::Uncertain {
+                cause,
+                since_ms: Some(uncertain_since_ms(held)),
+                retry: Some(lost),
+            };
             unsettled(Record { version, fence, state, ..record.clone() }, policy)
         }),
         Decision::Expire => Err(DecisionDenied::NoResult(record.state.name())),
     }
 }
 
-/// A tombstone in the place of a result, until the time at which the key would have been new again: expiring is never a
-/// permission to run, also where the policy keeps no tombstones of its own.
+/// Returns a tombstone in place of a result, until the time at which the key would have become new. Expiring never
+/// permits a run, also if the policy keeps no tombstones.
 fn expired(held: &Held, fence: Fence, policy: &Policy) -> Next {
     let ends_ms = held.written_ms.saturating_add(millis(policy.retention + policy.tombstone));
     let left = Duration::from_millis(ends_ms.saturating_sub(held.now_ms));
     Next {
         record: Record { version: held.record.version.next(), fence, ..held.record.tombstone() },
-        // Not less than a marker, where the policy was changed meanwhile to a time that is over already.
+        // At least as long as a marker, because a changed policy may have put the end into the past.
         lifetime: Lifetime {
             keep: left.max(policy.marker_retention()),
             due: None,
@@ -116,10 +122,12 @@ fn millis(span: Duration) -> u64 {
     u64::try_from(span.as_millis()).unwrap_or(u64::MAX)
 }
 
-/// What the end of a lease makes of a record: uncertain, never absent. `None` where the lease is not over.
+/// Returns the record after the end of its lease: uncertain, never absent. Returns `None` if the lease has not
+/// ended.
 pub fn expire(held: &Held, policy: &Policy) -> Option<Next> {
     let State::InFlight { .. } = &held.record.state else { return None };
-    // Since now, also where the attempt began from an older doubt: its own request may sit in a queue.
+    // Uncertain since now, also if the operation was uncertain before this attempt: the attempt's own request may
+    // wait in a queue of the upstream.
     let record = &held.record;
     held.lease_is_over().then(|| {
         uncertain(

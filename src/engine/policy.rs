@@ -1,4 +1,4 @@
-//! A route's policy: every rule that an operator can choose, parsed and checked.
+//! The policy of a route: every rule that an operator can configure, parsed and checked.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -6,94 +6,98 @@ use std::time::Duration;
 use http::header::COOKIE;
 use http::{HeaderName, HeaderValue, StatusCode};
 
-use super::admit::DuplicateRefusal;
 use super::chosen::ChosenField;
 use super::probe::Probe;
 use super::statuses::StatusRules;
 use crate::key::path::PathCase;
 use crate::key::{CookieName, KeySyntax, Pointer};
 
-/// All that is decided per route. Durations as configured; the store counts them by its own clock.
+/// Longest time that a client is asked to wait before it sends the same request again: long enough to bound the
+/// load, short enough that a payment page does not stall.
+pub const RETRY_AFTER_MAX: Duration = Duration::from_secs(2);
+
+/// The rules of one route. Durations are as configured; the store applies them by its own clock.
 #[derive(Debug, Clone)]
 pub struct Policy {
     /// The route's name, part of every record's identity.
     pub route: Arc<str>,
-    /// Whether the route protects, watches or does nothing.
+    /// Whether the route protects requests, only counts duplicates, or does nothing.
     pub mode: Mode,
-    /// Whether the upstream tells paths apart by letter case.
+    /// Whether paths that differ in letter case are different paths to the upstream.
     pub path_case: PathCase,
-    /// Where the key is.
+    /// Where the key is, and its form.
     pub key: KeyRule,
-    /// Whether the path of a request is a part of its operation's identity, beside route, scope and key. Of a route without
-    /// it, one key names one operation on all paths.
+    /// Whether the path is part of an operation's identity, beside route, scope and key. If not, a key names one
+    /// operation on all paths of the route.
     pub by_path: bool,
-    /// Whether every answer to a request with a key in a header field carries that field as the client sent it.
+    /// Whether answers repeat the client's key field, as the client sent it.
     pub echo_key: bool,
-    /// Where the upstream gets the key, if not in the field or member that the client sent it in.
+    /// Where the upstream gets the key; `None` for the place in which the client sent it.
     pub upstream_key: Option<UpstreamKey>,
-    /// Whose keys these are.
+    /// What separates the keys of one client from the keys of another.
     pub scope: ScopeRule,
     /// Who may get a replay.
     pub caller: CallerRule,
-    /// What makes two requests the same.
+    /// What two requests must have in common to be duplicates.
     pub fingerprint: FingerprintRule,
-    /// What a duplicate of a running request gets.
+    /// How a duplicate of an active request is answered.
     pub on_in_flight: OnInFlight,
-    /// How long a duplicate is held under [`OnInFlight::Wait`].
+    /// How long a duplicate waits under [`OnInFlight::Wait`].
     pub wait_timeout: Duration,
-    /// What another request under the same key gets.
+    /// How another request under the same key is answered.
     pub on_mismatch: OnMismatch,
-    /// The status of a `key-reused` answer, 422 except where a vendor's dialect uses another.
+    /// The status of a `key-reused` answer: 422, or the status that a vendor's API uses.
     pub mismatch_status: StatusCode,
-    /// What a duplicate of an uncertain operation gets.
+    /// How a duplicate of an uncertain operation is answered.
     pub on_uncertain: OnUncertain,
-    /// How long an uncertain operation has to rest before anybody may release it: the lost request may sit in a queue.
+    /// How long an uncertain operation must rest before it may be released: the lost request may wait in a queue of the
+    /// upstream.
     pub uncertain_after: Duration,
     /// What the upstream's statuses mean.
     pub statuses: StatusRules,
-    /// Response fields that are relayed once, never stored.
+    /// Response fields that are sent to the first client and never stored.
     pub drop_headers: Vec<HeaderName>,
-    /// Members of JSON results that nobody is to find in the store: they are replaced before anybody gets the result.
+    /// Members of JSON results that must not be stored. They are replaced before any client gets the result.
     pub redact: Vec<Pointer>,
     /// How long a result is kept, from completion.
     pub retention: Duration,
-    /// How long a tombstone stays after that; zero for none.
+    /// How long a tombstone is kept after the retention; zero for no tombstone.
     pub tombstone: Duration,
-    /// How long in-flight and uncertain records are kept, from their last change or renewal.
+    /// How long in-flight and uncertain records are kept after their last change or renewal.
     pub unsettled_retention: Duration,
     /// How long a claim holds without renewal.
     pub lease: Duration,
-    /// What happens when the store can't be reached.
+    /// Whether requests are forwarded while the store is unreachable.
     pub on_failure: OnFailure,
-    /// Whether answers also carry `Stripe-Should-Retry: true` where a retry is safe.
+    /// Whether answers have `Stripe-Should-Retry: true` where a retry is safe.
     pub stripe_should_retry: bool,
-    /// In whose words refusals are told.
+    /// The format of refusals.
     pub errors: Dialect,
-    /// Members of bodies that are told to the event log.
+    /// Members of bodies that are written to the event log.
     pub fields: Vec<ChosenField>,
-    /// Which pages may read refusals and replays; `None`: those fields are not the gateway's matter.
+    /// Which web pages may read refusals and replays; `None`: the gateway adds no CORS fields.
     pub cors: Option<CrossOrigin>,
-    /// Whether records keep digests of what a request is made of, so that its caller can be told where another one differs.
+    /// Whether records keep digests of the parts of a request, so that a refusal can name the parts that differ.
     pub explain: bool,
 }
 
-/// Whether a route protects.
+/// How far a route acts on requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Mode {
-    /// Protects.
+    /// Protects: at most one execution per key.
     Enforce,
-    /// Watches and counts; never refuses.
+    /// Counts the refusals and replays that [`Mode::Enforce`] would give; changes no answer.
     Shadow,
-    /// Passes through.
+    /// Forwards requests unchanged.
     Off,
 }
 
-/// Where a route's key is, and how it must look.
+/// Where a route's key is, and its form.
 #[derive(Debug, Clone)]
 pub struct KeyRule {
     /// Where it is.
     pub source: KeySource,
-    /// Whether a request without one is refused; a derived key is always required.
+    /// Whether a request without a key is refused. A derived key is always required.
     pub required: bool,
     /// Shortest decoded key, in bytes: 1 for any.
     pub min_length: usize,
@@ -106,26 +110,26 @@ pub struct KeyRule {
 /// Where a key is.
 #[derive(Debug, Clone)]
 pub enum KeySource {
-    /// In a header field, in a member of a JSON body, in a field of a form body, or in any of those that are named.
+    /// In a header field, a member of a JSON body or a field of a form body: any of those that are configured.
     Sent {
         /// The header field.
         header: Option<HeaderName>,
         /// The member.
         body: Option<Pointer>,
-        /// The form's field, by its decoded name.
+        /// The field of the form, by its decoded name.
         form: Option<String>,
     },
-    /// Made from parts of the request, together with the scope or else the caller.
+    /// Derived from parts of the request, and from the scope or, without one, the caller.
     Derived(Vec<KeyPart>),
 }
 
-/// How the upstream gets the key: renamed, moved or shortened, always the same way for the same key.
+/// How the upstream gets the key: renamed, moved or shortened. The same key always gives the same result.
 #[derive(Debug, Clone)]
 pub struct UpstreamKey {
     /// Where the upstream looks for it.
     pub place: KeyPlace,
-    /// Longest key that the upstream takes, in bytes of the decoded key; longer ones are replaced by a digest of this
-    /// length at most.
+    /// Longest key that the upstream accepts, in bytes of the decoded key. A longer key is replaced by a digest of at
+    /// most this length.
     pub max_length: usize,
 }
 
@@ -155,100 +159,100 @@ pub enum KeyPart {
     BodyHash,
 }
 
-/// Whose keys these are.
+/// What separates the keys of one client from the keys of another.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ScopeRule {
     /// One key space for all clients of the route.
     Shared,
-    /// One per value of these fields; all must be present.
+    /// One key space per value of these fields. All must be present.
     Headers(Vec<HeaderName>),
-    /// One per value of this cookie, which must be present.
+    /// One key space per value of this cookie. It must be present.
     Cookie(CookieName),
-    /// One per subject of verified tokens.
+    /// One key space per claim value of verified tokens.
     Token(Arc<TokenRule>),
-    /// One per subject of the certificates that clients show.
+    /// One key space per subject of verified client certificates.
     ClientCertificate,
 }
 
 impl ScopeRule {
-    /// Whether somebody vouches for it, so that it says who asks as well.
+    /// Returns whether the scope is verified by a signature, so that it also identifies the caller.
     pub fn is_verified(&self) -> bool {
         matches!(self, ScopeRule::Token(_) | ScopeRule::ClientCertificate)
     }
 }
 
-/// Which token names a scope.
+/// The token that has the scope.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TokenRule {
-    /// The field that it comes in.
+    /// The header field with the token.
     pub header: HeaderName,
-    /// The claim that is the scope.
+    /// The claim with the scope.
     pub claim: String,
-    /// Who has to have issued it; `None`: whoever has the keys.
+    /// The required issuer; `None` accepts any issuer with a valid key.
     pub issuer: Option<String>,
-    /// For whom it has to be; `None`: for anybody.
+    /// The required audience; `None` accepts any audience.
     pub audience: Option<String>,
 }
 
 /// Who may get a replay.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum CallerRule {
-    /// Whoever sends the same value in the first present of these fields; a scope adds to it.
+    /// A client with the same value in the first present of these fields, and the same scope.
     Headers(Vec<HeaderName>),
-    /// Whoever sends the same value of this cookie; a scope adds to it.
+    /// A client with the same value of this cookie, and the same scope.
     Cookie(CookieName),
-    /// Whoever has the same scope: a proxy in front vouches for it.
+    /// A client with the same scope, which a proxy in front of the gateway must verify.
     Scope,
 }
 
-/// What makes two requests the same.
+/// What two requests must have in common to be duplicates.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum FingerprintRule {
-    /// JSON bodies by value without these members, others as bytes.
+    /// Method, path, query and body: JSON bodies by value without these members, other bodies byte by byte.
     Json(Vec<Pointer>),
-    /// Bodies as bytes.
+    /// Method, path, query and body, byte by byte.
     Raw,
-    /// Method, path and query alone.
+    /// Method, path and query.
     WithoutBody,
 }
 
-/// What a duplicate of a running request gets.
+/// How a duplicate of an active request is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnInFlight {
-    /// 409 at once.
+    /// With 409 at once.
     Reject,
-    /// The answer, when it is there.
+    /// With the first request's answer, once it exists.
     Wait,
 }
 
-/// What another request under the same key gets.
+/// How another request under the same key is answered.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnMismatch {
-    /// A refusal.
+    /// With a refusal.
     Reject,
-    /// The stored response of the first, for the same caller.
+    /// With the stored response of the first request, if the caller is the same.
     Replay,
-    /// An execution of its own: at most one per key and fingerprint.
+    /// By its own execution: at most one per key and fingerprint.
     Supersede,
 }
 
-/// What a duplicate of an uncertain operation gets.
+/// How a duplicate of an uncertain operation is answered.
 #[derive(Debug, Clone)]
 pub enum OnUncertain {
-    /// 409 until an operator decides.
+    /// With 409 until an operator decides.
     Hold,
-    /// It is forwarded again under the same key: the upstream deduplicates.
+    /// It is forwarded under the same key: the upstream removes duplicates.
     Forward,
-    /// The upstream is asked what became of the first.
+    /// After a probe of the upstream.
     Probe(Arc<Probe>),
 }
 
-/// Which pages of other origins may read the gateway's own answers (the CORS protocol of the Fetch standard).
+/// Web pages of other origins that may read the gateway's own answers (the CORS protocol of the Fetch standard).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct CrossOrigin {
     /// The origins of these pages.
     pub origins: Origins,
-    /// Whether they may also where the browser sends cookies.
+    /// Whether they may also read answers to requests with cookies.
     pub credentials: bool,
 }
 
@@ -257,11 +261,11 @@ pub struct CrossOrigin {
 pub enum Origins {
     /// Every origin.
     Any,
-    /// These, as browsers write them.
+    /// These origins, as browsers write them.
     Listed(Vec<HeaderValue>),
 }
 
-/// In whose words a refusal is told, so that the clients that are there understand it.
+/// The format of a refusal: existing clients of a payment API expect the format of that API.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Dialect {
     /// A problem document (RFC 9457).
@@ -280,25 +284,24 @@ pub enum Dialect {
 }
 
 impl Dialect {
-    /// Returns whether a request whose outcome is uncertain is told to come back although an operator has to decide first. To
-    /// the Agentic Commerce Protocol it is one that is still in flight, and a client without a `Retry-After` would take a
-    /// new key.
-    pub fn calls_back_what_is_held(self) -> bool {
+    /// Returns whether a held operation is answered with a `Retry-After`, although an operator must decide first. The
+    /// Agentic Commerce Protocol treats it as in flight, and its clients take a new key if the field is missing.
+    pub fn sends_retry_after_while_held(self) -> bool {
         self == Dialect::Acp
     }
 }
 
-/// What happens when the store can't be reached.
+/// Whether requests are forwarded while the store is unreachable.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum OnFailure {
-    /// 503, nothing is forwarded.
+    /// They are answered with 503 and not forwarded.
     FailClosed,
-    /// Forwarded without protection, counted and logged.
+    /// They are forwarded without protection, counted and logged.
     FailOpen,
 }
 
 impl Policy {
-    /// Returns the field in which the client's key is echoed, if it is.
+    /// Returns the field in which answers repeat the client's key, if they do.
     pub fn echoed_field(&self) -> Option<&HeaderName> {
         match &self.key.source {
             KeySource::Sent { header, .. } if self.echo_key => header.as_ref(),
@@ -306,20 +309,21 @@ impl Policy {
         }
     }
 
-    /// Returns the response fields that are never stored: those that the route drops, and the one in which the key is
-    /// echoed, since keys are stored hashed only and each client is echoed its own spelling.
+    /// Returns the response fields that are never stored: the dropped fields, and the echoed key. Keys are only stored
+    /// as hashes, and each client gets the key back as it wrote it.
     pub fn unstored_fields(&self) -> impl Iterator<Item = &HeaderName> {
         self.drop_headers.iter().chain(self.echoed_field())
     }
 
-    /// Returns whether two paths are two operations under one key: the path is a part of the identity or of a derived key.
-    pub fn tells_paths_apart(&self) -> bool {
+    /// Returns whether one key names different operations on different paths: the path is part of the identity or of a
+    /// derived key.
+    pub fn separates_paths(&self) -> bool {
         self.by_path
             || matches!(&self.key.source, KeySource::Derived(parts) if parts.contains(&KeyPart::Path))
     }
 
-    /// Returns whether a request of this route is identified by this header field: it carries the key,
-    /// a part of a derived key, the scope or the caller, or the upstream gets the key in it.
+    /// Returns whether a header field has a part of this route's identities: the key, a part of a derived key, the
+    /// scope, the caller, or the key for the upstream.
     pub fn identifies_by(&self, name: &HeaderName) -> bool {
         let in_key = match &self.key.source {
             KeySource::Sent { header, .. } => header.as_ref() == Some(name),
@@ -345,22 +349,22 @@ impl Policy {
             || matches!(for_upstream, Some(KeyPlace::Header(header)) if header == name)
     }
 
-    /// When a client may send the same request again whose outcome has just become uncertain; `None` where an operator
-    /// has to decide first.
+    /// Returns when a client may send a request again after its outcome became uncertain; `None` if an operator must
+    /// decide first.
     pub fn uncertain_retry_after(&self) -> Option<Duration> {
         match self.on_uncertain {
             OnUncertain::Hold => None,
-            OnUncertain::Forward | OnUncertain::Probe(_) => Some(DuplicateRefusal::RETRY_AFTER_MAX),
+            OnUncertain::Forward | OnUncertain::Probe(_) => Some(RETRY_AFTER_MAX),
         }
     }
 
-    /// Whether results leave a tombstone when their retention ends.
+    /// Returns whether results leave a tombstone when their retention ends.
     pub fn keeps_tombstones(&self) -> bool {
         !self.tombstone.is_zero()
     }
 
-    /// How long a released marker stays. It must outlive every store command that can still be under way: a claim
-    /// that arrives after the marker is gone would stand, with nobody left to run or settle it.
+    /// Returns how long a released marker is kept. It must outlive every store command that can still be in transit: a
+    /// claim that arrives after the marker is gone would be stored, and no attempt would run or settle it.
     pub fn marker_retention(&self) -> Duration {
         const MARKER_MIN: Duration = Duration::from_secs(60);
         self.wait_timeout.max(MARKER_MIN)

@@ -1,18 +1,18 @@
-//! Members of a result that nobody is to find in the store.
+//! Redaction: members of a result that must not be stored are replaced.
 //!
-//! Danger: what was answered stays answered, so a result is changed before anybody gets it, and never afterwards; and what
-//! can't be looked into could hold what must not be kept, so it is not kept at all.
+//! Danger: an answer must never change after a client got it, so a result is redacted before any client gets it.
+//! A body that can't be parsed may contain such a member, so it is not stored at all.
 
 use http::header::{CONTENT_ENCODING, CONTENT_TYPE, ETAG};
 use http::{HeaderMap, HeaderName, HeaderValue};
 
-use crate::key::{Pointer, Unclear, with_values_replaced};
+use crate::key::{Pointer, UnclearJson, with_values_replaced};
 use crate::record::{Reply, ReplyBody};
 
-/// What stands where a value was. A text, so that it isn't taken for a value that there never was.
+/// The replacement for a value. It is a text that no reader takes for a real value.
 const REDACTED: &str = "[redacted]";
 
-/// Fields that are true of the body's bytes only as the upstream wrote them (RFC 9110, section 8.8.3; RFC 9530; RFC 3230;
+/// Fields that describe the exact bytes of the upstream's body (RFC 9110, section 8.8.3; RFC 9530; RFC 3230;
 /// RFC 1864).
 const OF_THE_BYTES: [HeaderName; 5] = [
     ETAG,
@@ -22,8 +22,9 @@ const OF_THE_BYTES: [HeaderName; 5] = [
     HeaderName::from_static("content-md5"),
 ];
 
-/// The reply without the values that these pointers lead to. Where its body can't be looked into it is not to be stored:
-/// encoded, called JSON and not readable, or readable in two ways.
+/// Returns the reply with the values at these pointers replaced. A body that can't be parsed becomes
+/// [`ReplyBody::NotStored`]: one that is encoded, that claims to be JSON and is malformed, or that two parsers could
+/// interpret differently.
 pub fn redacted(reply: Reply, pointers: &[Pointer]) -> Reply {
     let ReplyBody::Whole(body) = &reply.body else { return reply };
     if pointers.is_empty() || body.is_empty() {
@@ -41,7 +42,7 @@ pub fn redacted(reply: Reply, pointers: &[Pointer]) -> Reply {
             }
             reply
         }
-        Err(Unclear::NotJson) if !claims_json(&reply.headers) => reply,
+        Err(UnclearJson::NotJson) if !claims_json(&reply.headers) => reply,
         Err(_) => Reply { body: ReplyBody::NotStored, ..reply },
     }
 }
@@ -51,7 +52,7 @@ fn is_encoded(headers: &HeaderMap) -> bool {
     !codings.all(|coding| coding.is_empty() || coding.eq_ignore_ascii_case(b"identity"))
 }
 
-/// Whether the media type has to do with JSON; sequences of documents too.
+/// Returns whether the media type is a kind of JSON, including sequences of documents.
 fn claims_json(headers: &HeaderMap) -> bool {
     let mut types =
         headers.get_all(CONTENT_TYPE).iter().map(|value| value.as_bytes().to_ascii_lowercase());
@@ -77,7 +78,7 @@ mod tests {
     const PAID: &str = r#"{"id":1, "card":{"number":"4242"}}"#;
 
     #[test]
-    fn what_is_redacted_and_what_is_not_kept_at_all() {
+    fn values_are_redacted_and_unreadable_bodies_are_not_stored() {
         let pointers = [Pointer::parse("/card/number").unwrap()];
         for (fields, body, kept) in [
             (&[JSON][..], PAID, Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#)),
@@ -86,7 +87,7 @@ mod tests {
                 PAID,
                 Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#),
             ),
-            // Whatever it is called: it is JSON.
+            // JSON under any media type, or none.
             (&[], PAID, Some(r#"{"id":1, "card":{"number":"[redacted]"}}"#)),
             (
                 &[("content-type", "text/plain")],
@@ -132,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_changed_body_loses_what_was_said_of_its_bytes() {
+    fn a_changed_body_loses_the_fields_that_describe_its_bytes() {
         let pointers = [Pointer::parse("/card/number").unwrap()];
         let fields = [
             JSON,

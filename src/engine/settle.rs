@@ -1,4 +1,4 @@
-//! What an attempt's outcome makes of the record.
+//! Settlement: decides how an attempt's outcome changes the record.
 
 use std::sync::Arc;
 
@@ -7,25 +7,25 @@ use super::policy::Policy;
 use super::statuses::Verdict;
 use crate::record::{Cause, Extras, Fence, Lifetime, Record, Reply, Settler, State, Version};
 
-/// How an attempt ended. Three things can have happened; a timeout is not a failure.
+/// How an attempt ended. There are three cases; a timeout is in doubt, not a failure.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Outcome {
-    /// The upstream answered, and all of the answer (as far as it is kept) is here.
+    /// The upstream answered, and the answer was read to its end.
     Answered(Arc<Reply>),
     /// No byte of the request reached the upstream.
     NeverSent,
-    /// It may or may not have acted.
+    /// The upstream may or may not have executed the request.
     InDoubt(Cause),
 }
 
 impl Outcome {
-    /// Whether the upstream provably did nothing.
+    /// Returns whether the upstream provably did nothing.
     pub fn was_not_executed(&self, policy: &Policy) -> bool {
         matches!(Effect::of(self, false, policy), Effect::Nothing)
     }
 }
 
-/// A claim that this process made, with the record as it wrote it.
+/// A claim of this process, with the record that it wrote.
 #[derive(Debug, Clone)]
 pub struct Claim {
     /// The attempt's fence.
@@ -35,14 +35,15 @@ pub struct Claim {
 }
 
 impl Claim {
-    /// Whether an outcome leaves the operation as uncertain as it was before this attempt.
-    pub fn gives_doubt_back(&self, outcome: &Outcome, policy: &Policy) -> bool {
-        self.doubt_since_ms().is_some()
+    /// Returns whether an outcome leaves the operation as uncertain as it was before this attempt.
+    pub fn restores_uncertainty(&self, outcome: &Outcome, policy: &Policy) -> bool {
+        self.uncertain_since_ms().is_some()
             && matches!(Effect::of(outcome, true, policy), Effect::Nothing)
     }
 
-    /// Since when the operation was uncertain that this attempt began from, in ms of the store's clock.
-    pub fn doubt_since_ms(&self) -> Option<u64> {
+    /// Returns when the operation became uncertain, in ms of the store's clock, if this attempt began from an
+    /// uncertain operation.
+    pub fn uncertain_since_ms(&self) -> Option<u64> {
         match self.record.state {
             State::InFlight { doubt_since_ms } => doubt_since_ms,
             _ => None,
@@ -50,27 +51,27 @@ impl Claim {
     }
 }
 
-/// A record to write, and how long it is to live.
+/// A record to write, and how long to keep it.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Next {
     /// The record.
     pub record: Record,
-    /// Its life, in durations: the store computes the deadlines by its own clock.
+    /// Durations; the store computes the deadlines by its own clock.
     pub lifetime: Lifetime,
 }
 
-/// What becomes of the record.
+/// What a settlement does with the record.
 #[derive(Debug, Clone, PartialEq)]
 pub enum Settlement {
-    /// Write this over the record that was looked at.
+    /// Write this over the record that was read.
     Write(Next),
-    /// It stands already as this outcome would leave it.
+    /// The record already is as this outcome would leave it.
     Done,
-    /// Another attempt, or an operator, has settled it: the outcome changes nothing.
+    /// Another attempt or an operator has settled the operation: the outcome changes nothing.
     Stale,
 }
 
-/// The record that claims an operation for one attempt. `fresh` is a random version, used over nothing.
+/// Returns the record that claims an operation for one attempt. `fresh` is a random version for an empty slot.
 pub fn claim(
     asked: &Asked,
     over: ClaimOver,
@@ -102,27 +103,27 @@ pub fn claim(
     }
 }
 
-/// What an outcome says of the upstream's doing.
+/// What the upstream did, as far as an outcome shows it.
 enum Effect<'o> {
-    /// It acted, and this is the result.
+    /// It executed the request, with this result.
     Result(&'o Arc<Reply>),
     /// It did nothing.
     Nothing,
-    /// It may or may not have acted.
-    Doubt(Cause),
+    /// It may or may not have executed the request.
+    Unknown(Cause),
 }
 
-/// Answers that say "not now" or "somebody else is at it". To a first request they are results like any other; to an
-/// attempt from uncertain they may be about the first one.
-const SAYS_NOTHING_OF_THE_FIRST: [u16; 3] = [409, 423, 425];
+/// Statuses that mean "not now" or "another request is active". For a first attempt they are results. For an
+/// attempt that began from uncertain they may refer to the first one.
+const UNCLEAR_AFTER_UNCERTAIN: [u16; 3] = [409, 423, 425];
 
 impl Effect<'_> {
-    fn of<'o>(outcome: &'o Outcome, doubted: bool, policy: &Policy) -> Effect<'o> {
+    fn of<'o>(outcome: &'o Outcome, was_uncertain: bool, policy: &Policy) -> Effect<'o> {
         match outcome {
             Outcome::NeverSent => Effect::Nothing,
-            Outcome::InDoubt(cause) => Effect::Doubt(*cause),
+            Outcome::InDoubt(cause) => Effect::Unknown(*cause),
             Outcome::Answered(reply)
-                if doubted && SAYS_NOTHING_OF_THE_FIRST.contains(&reply.status.as_u16()) =>
+                if was_uncertain && UNCLEAR_AFTER_UNCERTAIN.contains(&reply.status.as_u16()) =>
             {
                 Effect::Nothing
             }
@@ -130,17 +131,17 @@ impl Effect<'_> {
             {
                 Verdict::Store => Effect::Result(reply),
                 Verdict::Release => Effect::Nothing,
-                Verdict::Uncertain => Effect::Doubt(Cause::Status(reply.status.as_u16())),
+                Verdict::Uncertain => Effect::Unknown(Cause::Status(reply.status.as_u16())),
             },
         }
     }
 }
 
-/// Decides what an attempt's outcome makes of the record that is there now. Pure and total.
+/// Decides how an attempt's outcome changes the current record. Pure and total.
 ///
-/// Only the attempt whose fence the record carries may change it, and only while it is unsettled: what an operator or
-/// another attempt has settled may have been answered, and stays. An attempt that began from uncertain never leaves
-/// less. `fresh` is used where a marker is written over nothing.
+/// Only the attempt with the record's fence may change it, and only while it is unsettled: a settled result may
+/// have been sent to a client, and stays. If an attempt that began from uncertain was not executed, the operation
+/// is uncertain again, never free. `fresh` is the version of a marker in an empty slot.
 pub fn settle(
     current: Option<&Record>,
     claim: &Claim,
@@ -148,12 +149,12 @@ pub fn settle(
     policy: &Policy,
     fresh: Version,
 ) -> Settlement {
-    let doubt_since_ms = claim.doubt_since_ms();
-    let effect = Effect::of(outcome, doubt_since_ms.is_some(), policy);
+    let uncertain_since_ms = claim.uncertain_since_ms();
+    let effect = Effect::of(outcome, uncertain_since_ms.is_some(), policy);
     let gives_up = *outcome == Outcome::NeverSent;
     let Some(record) = current else {
         return match gives_up {
-            // The claim may still be on its way: the marker stands where it would land.
+            // The claim may still arrive: the marker takes its slot.
             true => Settlement::Write(marker(claim, fresh, policy)),
             false => Settlement::Stale,
         };
@@ -162,7 +163,7 @@ pub fn settle(
     let version = record.version.next();
     match (&record.state, effect) {
         (State::InFlight { .. } | State::Uncertain { .. }, effect) if own => {
-            let next = match (effect, doubt_since_ms) {
+            let next = match (effect, uncertain_since_ms) {
                 (Effect::Result(reply), _) => {
                     completed(record, claim.fence, reply, version, policy)
                 }
@@ -170,22 +171,24 @@ pub fn settle(
                 (Effect::Nothing, since) => {
                     uncertain(record, claim.fence, (Cause::NotRepeated, since), version, policy)
                 }
-                // Since now: what is in doubt is this attempt's own request as well, and that may sit in a queue.
-                (Effect::Doubt(cause), _) => {
+                // Uncertain since now: this attempt's own request is in doubt too, and may wait in a queue.
+                (Effect::Unknown(cause), _) => {
                     uncertain(record, claim.fence, (cause, None), version, policy)
                 }
             };
-            // An attempt writes each outcome once, or a later version of it could be taken for what the sweeper writes.
+            // An attempt writes each outcome once. A repetition under a higher version could equal a write of the
+            // sweeper.
             let stands = next.record == Record { version, ..record.clone() };
             if stands { Settlement::Done } else { Settlement::Write(next) }
         }
-        // What it claimed over still stands, and the claim may yet arrive there: it must not meet the version it names.
+        // The record that the claim would replace is still there, and the claim may still arrive: the record needs
+        // another version than the claim expects.
         (State::Uncertain { .. }, Effect::Nothing)
             if gives_up && version == claim.record.version =>
         {
             let state = match record.state {
                 State::Uncertain { cause, retry, .. } => {
-                    State::Uncertain { cause, since_ms: doubt_since_ms, retry }
+                    State::Uncertain { cause, since_ms: uncertain_since_ms, retry }
                 }
                 ref state => state.clone(),
             };
@@ -195,8 +198,8 @@ pub fn settle(
             ))
         }
         (State::InFlight { .. } | State::Uncertain { .. }, _) => Settlement::Stale,
-        // A marker is written anew over any marker: the claim that is given up may name the version that stands there.
-        (State::Released, Effect::Nothing) if gives_up && doubt_since_ms.is_none() => {
+        // A new marker replaces any marker, because the given-up claim may expect the version of the present one.
+        (State::Released, Effect::Nothing) if gives_up && uncertain_since_ms.is_none() => {
             Settlement::Write(marker(claim, version, policy))
         }
         (State::Released, Effect::Nothing) if own => Settlement::Done,
@@ -204,7 +207,7 @@ pub fn settle(
     }
 }
 
-/// Every write of an attempt carries the attempt's own fence, also over an operator's retry, whose fence is another.
+/// Every write of an attempt has the attempt's own fence, also over an operator's retry, which set another one.
 fn completed(
     record: &Record,
     fence: Fence,
@@ -219,7 +222,7 @@ fn completed(
     }
 }
 
-/// An uncertain record under the fence of the attempt that is in doubt: keeps fingerprint and caller.
+/// Returns an uncertain record under the fence of the attempt in doubt. Keeps fingerprint and caller.
 pub(super) fn uncertain(
     record: &Record,
     fence: Fence,
@@ -234,7 +237,7 @@ pub(super) fn uncertain(
 pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
     Next {
         record,
-        // Overdue only when it is about to disappear, so that the index of what is unsettled lists it until then.
+        // Due only when it is about to be removed, so that the index of unsettled records lists it until then.
         lifetime: Lifetime {
             keep: policy.unsettled_retention,
             due: Some(policy.unsettled_retention),
@@ -243,7 +246,7 @@ pub(super) fn unsettled(record: Record, policy: &Policy) -> Next {
     }
 }
 
-/// A released marker: the fence and a version of its own, no fingerprint, no caller.
+/// Returns a released marker: the attempt's fence, a new version, no fingerprint, no caller.
 fn marker(claim: &Claim, version: Version, policy: &Policy) -> Next {
     released(claim.fence, version, &claim.record, policy)
 }
@@ -264,7 +267,7 @@ pub(super) fn released(fence: Fence, version: Version, record: &Record, policy: 
     }
 }
 
-/// The life of a result.
+/// Returns how long a result is kept.
 pub(super) fn result_lifetime(policy: &Policy) -> Lifetime {
     Lifetime {
         keep: policy.retention,

@@ -1,20 +1,20 @@
-//! What a route makes of the upstream's status: the result, a proof that nothing was done, or neither.
+//! Status rules: which of the upstream's statuses are results, which prove that nothing was done, which neither.
 
 use http::{HeaderMap, HeaderName, StatusCode};
 
-/// What a status says about the upstream's doing.
+/// What a status means for the operation.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verdict {
-    /// This is the result: store and replay it.
+    /// The answer is the result: store and replay it.
     Store,
     /// The upstream did nothing: a retry may run.
     Release,
-    /// It may or may not have acted.
+    /// The upstream may or may not have executed the request.
     Uncertain,
 }
 
-/// Which status means what. An exact code beats a class, a code with a condition beats the bare code where the
-/// condition holds, and a status in no list is uncertain.
+/// The verdict for each status. An exact code beats a class. A code with a required field beats the bare code if
+/// the answer has that field. A status in no list is uncertain.
 #[derive(Debug, Clone)]
 pub struct StatusRules {
     bare: Vec<Verdict>,
@@ -24,7 +24,7 @@ pub struct StatusRules {
 /// A fault in the lists of statuses.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum StatusRulesError {
-    /// Not one of the three forms.
+    /// The text has none of the three forms.
     #[error(
         "`{0}` is not a status: write a code (`404`), a class (`4xx`), or a code and the field it needs (`503 retry-after`)"
     )]
@@ -88,7 +88,7 @@ impl StatusRules {
         Ok(StatusRules { bare, conditional })
     }
 
-    /// What an answer says. A 101 is always a result: the connection is the client's from then on.
+    /// Returns the verdict for an answer. A 101 is always a result: the connection then belongs to the client.
     pub fn verdict(&self, status: StatusCode, headers: &HeaderMap) -> Verdict {
         if status == StatusCode::SWITCHING_PROTOCOLS {
             return Verdict::Store;
@@ -106,10 +106,10 @@ impl StatusRules {
         }
     }
 
-    /// The statuses that have a verdict, as an operator would list them: a class where most of its codes have the
-    /// verdict, then the single codes of other classes, then the codes with a condition.
+    /// Returns the statuses with a verdict, as an operator would list them: classes in which most codes have the
+    /// verdict, then single codes of other classes, then codes with a required field.
     ///
-    /// A status that no list names is uncertain, so the classes that are mostly uncertain are left out of that list.
+    /// A status in no list is uncertain, so mostly uncertain classes are left out of that list.
     pub fn listed(&self, verdict: Verdict) -> Vec<String> {
         let mut listed = Vec::new();
         let mut single = Vec::new();

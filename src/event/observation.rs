@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use serde::{Deserialize, Serialize};
 
-use super::NoEvent;
+use super::EventDecodeError;
 use super::json::{Object, list};
 
 /// Room for one observation of a batch.
@@ -16,7 +16,7 @@ const TIMES_MAX: u64 = u32::MAX as u64;
 /// What happened to a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Seen {
+pub enum ObservationKind {
     /// It was answered with the operation's result.
     Replayed,
     /// It was answered so after it had waited for the first request.
@@ -29,15 +29,15 @@ pub enum Seen {
     WouldRefuse,
 }
 
-impl Seen {
+impl ObservationKind {
     /// Its name in a batch.
     pub fn name(self) -> &'static str {
         match self {
-            Seen::Replayed => "replayed",
-            Seen::Waited => "waited",
-            Seen::Refused => "refused",
-            Seen::WouldReplay => "would_replay",
-            Seen::WouldRefuse => "would_refuse",
+            ObservationKind::Replayed => "replayed",
+            ObservationKind::Waited => "waited",
+            ObservationKind::Refused => "refused",
+            ObservationKind::WouldReplay => "would_replay",
+            ObservationKind::WouldRefuse => "would_refuse",
         }
     }
 }
@@ -53,7 +53,7 @@ pub struct Difference {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Observation {
     /// What happened.
-    pub kind: Seen,
+    pub kind: ObservationKind,
     /// When, in ms since 1970 by the gateway's clock; of several, the first.
     pub at_ms: u64,
     /// When the last of several came.
@@ -89,7 +89,7 @@ pub struct Observation {
 /// Requests that have all this in common: a batch is a list of such groups.
 #[derive(Deserialize)]
 struct Group {
-    kind: Seen,
+    kind: ObservationKind,
     route: String,
     scope: Option<String>,
     status: Option<u16>,
@@ -175,7 +175,7 @@ impl Observation {
     ///
     /// # Errors
     /// It is no batch.
-    pub fn decode(batch: &[u8]) -> Result<Vec<Observation>, NoEvent> {
+    pub fn decode(batch: &[u8]) -> Result<Vec<Observation>, EventDecodeError> {
         let groups: Vec<serde_json::Value> = serde_json::from_slice(batch)?;
         let known = groups.into_iter().filter_map(|group| serde_json::from_value(group).ok());
         Ok(known.flat_map(Group::observations).collect())

@@ -19,7 +19,7 @@ use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
 use crate::record::{Cause, Fence, Held, Reply, Version};
 use crate::store::log::Position;
 use crate::store::memory::Memory;
-use crate::store::{Store, Swap};
+use crate::store::{EventLog, Records, Swap};
 
 mod written;
 
@@ -146,7 +146,7 @@ impl Play {
     }
 
     async fn folded(&self) -> Option<Summary> {
-        let entries = self.store.log().read(&Position::default(), 1000).await.unwrap();
+        let entries = self.store.read(&Position::default(), 1000).await.unwrap();
         Summary::fold(
             entries.into_iter().map(|entry| (entry.id.ms, Event::decode(&entry.event).unwrap())),
         )
@@ -251,9 +251,10 @@ fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over
         at_ms: 9,
         operation: String::new(),
         differing: Vec::new(),
-        ..seen(Seen::Refused)
+        ..seen(ObservationKind::Refused)
     };
-    let batch = [seen(Seen::WouldReplay), seen(Seen::Refused), unknown.clone()];
+    let batch =
+        [seen(ObservationKind::WouldReplay), seen(ObservationKind::Refused), unknown.clone()];
     let text = String::from_utf8(Observation::encode(&batch)).unwrap();
     let first = r#"[{"kind":"refused","route":"payments","status":422,"problem":"key-reused","seen":[{"operation":"op_00112233445566778899aabbccddeeff00112233","at_ms":7,"differing":[{"pointer":"/amount"}]},{"at_ms":9}]},{"kind":"would_replay""#;
     assert!(text.starts_with(first), "{text}");
@@ -262,6 +263,9 @@ fn a_batch_of_observations_comes_back_and_what_later_versions_say_is_passed_over
         "\"later\":[],\"at_ms\"",
         1,
     );
-    assert_eq!(Observation::decode(newer.as_bytes()).unwrap(), [seen(Seen::Refused), unknown]);
+    assert_eq!(
+        Observation::decode(newer.as_bytes()).unwrap(),
+        [seen(ObservationKind::Refused), unknown]
+    );
     assert!(Observation::decode(b"{}").is_err());
 }

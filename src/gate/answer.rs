@@ -30,7 +30,8 @@ pub(in crate::gate) type Fields = (HeaderMap, Option<HeaderMap>);
 pub(in crate::gate) struct SettledAnswer<B> {
     pub slot: Slot,
     pub answer: Answer,
-    /// The reply as the store has it. After a release status the store has none, and this is the upstream's answer.
+    /// The reply as the store has it. After a release status the store has none, and this is the
+    /// upstream's answer.
     pub reply: Arc<Reply>,
     /// All fields of the upstream's answer, where only the first client gets some of them.
     pub first_fields: Option<Box<Fields>>,

@@ -64,7 +64,8 @@ impl Budget {
         self.usage.used.load(Ordering::Relaxed) >= self.limit || address >= self.address_limit
     }
 
-    /// Takes memory. Returns `false`, with nothing taken, where too little is left. The caller must give it back.
+    /// Takes memory. Returns `false`, with nothing taken, where too little is left. The caller must
+    /// give it back.
     fn take(&self, bytes: usize) -> bool {
         if let Some(address) = &self.address
             && !address.grow(bytes, self.address_limit)
@@ -82,8 +83,8 @@ impl Budget {
         taken
     }
 
-    /// Takes memory even where none is left; other requests are then refused until it is back. The caller must give it
-    /// back.
+    /// Takes memory even where none is left; other requests are then refused until it is back. The
+    /// caller must give it back.
     pub fn overdraw(&self, bytes: usize) {
         if let Some(address) = &self.address {
             address.bytes.fetch_add(bytes, Ordering::Relaxed);

@@ -1,16 +1,18 @@
-//! Internal calls: the gateway's own components (a sink, a saga) run operations here, and nowhere else.
+//! Internal calls: the gateway's own components (a sink, a saga) run operations here, and nowhere
+//! else.
 //!
-//! A call is an operation like a client's: it is claimed, attempted and settled by the same code, under a lease, a fence
-//! and the send rule, with events, metrics and drain. So the upstream sees it at most once, whichever gateway calls and
-//! however often.
+//! A call is an operation like a client's: it is claimed, attempted and settled by the same code,
+//! under a lease, a fence and the send rule, with events, metrics and drain. So the upstream sees
+//! it at most once, whichever gateway calls and however often.
 //!
 //! # Reserved identities
-//! No client's request can reach the record of a call, whatever its route, scope, caller, key and configuration. A slot is
-//! the hash of route, scope, key and variant, each with its length. The scope of a call is hashed for the purpose
-//! `scope:internal`. Every client's scope, also one from a token, a cookie or a certificate, is hashed for `scope:none` or
-//! `scope:fields`. The purpose is the first part of the hash, so equal scopes would be a collision of SHA-256. The caller
-//! has a purpose of its own as well (`caller:internal`): a client that met the slot by a collision would still get
-//! `key-reused`, and never the stored answer.
+//! No client's request can reach the record of a call, whatever its route, scope, caller, key and
+//! configuration. A slot is the hash of route, scope, key and variant, each with its length. The
+//! scope of a call is hashed for the purpose `scope:internal`. Every client's scope, also one from
+//! a token, a cookie or a certificate, is hashed for `scope:none` or `scope:fields`. The purpose is
+//! the first part of the hash, so equal scopes would be a collision of SHA-256. The caller has a
+//! purpose of its own as well (`caller:internal`): a client that met the slot by a collision would
+//! still get `key-reused`, and never the stored answer.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -18,9 +20,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
-use http_body::Body;
-use tower_service::Service;
+use http::{HeaderMap, HeaderValue, Request, StatusCode};
 
 use super::answer::SettledAnswer;
 use super::claim::records::STORE_RETRY_AFTER;
@@ -28,18 +28,19 @@ use super::claim::{Admitted, Sender};
 use super::intake::content::Content;
 use super::intake::identify::{Identified, body_hash};
 use super::intake::upstream_key::CarriedKey;
-use super::payload::{BoxError, Payload};
 use super::run::IdentifiedRequest;
+use super::upstream_service::UpstreamService;
 use super::{Gate, ProtectedRoute};
 use crate::engine::{KeySource, Policy, Side, any_chosen, chosen};
 use crate::key::{
-    Caller, Hashing, Named, Reading, Scope, Slot, Space, fingerprint, key_field_value,
+    Caller, Hashing, OperationParts, Reading, Scope, Slot, Space, fingerprint, key_field_value,
 };
 use crate::record::{Reply, ReplyBody};
 use crate::refusal::Refusal;
 use crate::telemetry::Answer;
 
-/// The component that calls, by its configured name. It is the reserved scope and the caller of its operations.
+/// The component that calls, by its configured name. It is the reserved scope and the caller of its
+/// operations.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum InternalCaller<'n> {
     /// A sink of the outbox.
@@ -51,8 +52,8 @@ pub enum InternalCaller<'n> {
 /// An operation of the gateway itself. Equal operations run once, whatever their requests are.
 #[derive(Clone, Copy)]
 pub struct InternalOperation<'o> {
-    /// The route: its policy decides how the operation is protected, and its name is part of the identity. The route needs
-    /// a header field for the key.
+    /// The route: its policy decides how the operation is protected, and its name is part of the
+    /// identity. The route needs a header field for the key.
     pub guarded: &'o Arc<ProtectedRoute>,
     /// The calling component.
     pub caller: InternalCaller<'o>,
@@ -67,8 +68,8 @@ pub enum CallOutcome {
     Answered {
         /// The operation.
         operation: Slot,
-        /// The stored reply. Its body is [`ReplyBody::NotStored`] where the store does not keep it; a repeated call then gets no
-        /// fields either.
+        /// The stored reply. Its body is [`ReplyBody::NotStored`] where the store does not keep it;
+        /// a repeated call then gets no fields either.
         reply: Arc<Reply>,
         /// Whether an earlier attempt of the operation was answered.
         replayed: bool,
@@ -94,8 +95,8 @@ pub enum CallOutcome {
         /// When to call again.
         retry_after: Duration,
     },
-    /// It is unknown whether the upstream has executed the operation: by this attempt, or by an earlier one that nobody has
-    /// settled yet.
+    /// It is unknown whether the upstream has executed the operation: by this attempt, or by an
+    /// earlier one that nobody has settled yet.
     Uncertain {
         /// The operation.
         operation: Slot,
@@ -119,25 +120,23 @@ pub enum CallOutcome {
 impl Gate {
     /// Runs an operation of the gateway itself, or returns the outcome that it already has.
     ///
-    /// `request` has the method, the target, the fields (credentials too) and the body; the key's field is added here.
-    /// Method, target and body are the fingerprint: a call with another fingerprint is refused as `key-reused`. `request`
-    /// also carries the extensions that `service` needs to find the upstream.
+    /// `request` has the method, the target, the fields (credentials too) and the body; the key's
+    /// field is added here. Method, target and body are the fingerprint: a call with another
+    /// fingerprint is refused as `key-reused`. `request` also carries the extensions that `service`
+    /// needs to find the upstream.
     ///
-    /// The attempt runs in a task of its own. A caller that is dropped cancels nothing, and gets the outcome by calling
-    /// again. Quotas do not count calls, and calls do not take permits from clients.
-    pub async fn call<S, B, RB>(
+    /// The attempt runs in a task of its own. A caller that is dropped cancels nothing, and gets
+    /// the outcome by calling again. Quotas do not count calls, and calls do not take permits from
+    /// clients.
+    pub async fn call<S, B>(
         self: &Arc<Self>,
         operation: InternalOperation<'_>,
         request: Request<Bytes>,
         service: S,
     ) -> CallOutcome
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Send + 'static,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
     {
         // Checked before the claim: a claim of an ending process would be left to its lease.
         if self.tasks.is_closed() {
@@ -156,24 +155,26 @@ impl Gate {
             }
         };
         guarded.meter.count(answer);
-        tracing::debug!(route = %guarded.route.policy.route, operation = %slot, outcome = answer.name(), "internal call");
+        tracing::debug!(
+            route = %guarded.route.policy.route,
+            operation = %slot,
+            outcome = answer.name(),
+            "internal call"
+        );
         outcome
     }
 
-    /// Returns the settled answer; `None` where the store is unavailable and the route would let clients pass unprotected.
-    async fn call_identified<S, B, RB>(
+    /// Returns the settled answer; `None` where the store is unavailable and the route would let
+    /// clients pass unprotected.
+    async fn call_identified<S, B>(
         self: &Arc<Self>,
         operation: InternalOperation<'_>,
         request: Request<Bytes>,
         service: S,
-    ) -> Result<Option<SettledAnswer<RB>>, Refusal>
+    ) -> Result<Option<SettledAnswer<S::ResponseBody>>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Send + 'static,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
     {
         let guarded = operation.guarded;
         let policy = &guarded.route.policy;
@@ -239,15 +240,15 @@ impl InternalOperation<'_> {
         hashing.identity(&self.named(&self.caller.scope()), caller)
     }
 
-    fn named<'n>(&'n self, scope: &'n Scope) -> Named<'n> {
-        Named {
+    fn named<'n>(&'n self, scope: &'n Scope) -> OperationParts<'n> {
+        OperationParts {
             // Enforced, whatever the route's mode is: a call is never unprotected.
             space: Space::Enforced,
             route: &self.guarded.route.policy.route,
             scope,
             key: self.key.as_bytes(),
-            // Empty, also on routes with one record per fingerprint or path: the key alone names a call, so another request
-            // under the same key is refused and does not run.
+            // Empty, also on routes with one record per fingerprint or path: the key alone names a
+            // call, so another request under the same key is refused and does not run.
             variant: &[],
         }
     }
@@ -304,7 +305,8 @@ fn unavailable(retry_after: Duration) -> (CallOutcome, Answer) {
     (CallOutcome::StoreUnavailable { retry_after }, Answer::StoreUnavailable)
 }
 
-/// Returns the outcome of a refused call. `slot` is the operation, where the refusal does not name it.
+/// Returns the outcome of a refused call. `slot` is the operation, where the refusal does not name
+/// it.
 fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
     let operation = refusal.operation().unwrap_or(slot);
     let (retryable, answer) = match refusal {
@@ -337,8 +339,8 @@ fn refused(slot: Slot, refusal: Refusal) -> (CallOutcome, Answer) {
         Refusal::BodyTooLarge { .. } => (false, Answer::BodyTooLarge),
         Refusal::RecordUnreadable { .. } => (true, Answer::StoreUnavailable),
         Refusal::BodyUnreadable => (false, Answer::BodyUnreadable),
-        // A key in the body of an encoded request can't be written. The others are refusals of a client's bytes, scope or path,
-        // and of requests that pass through.
+        // A key in the body of an encoded request can't be written. The others are refusals of a
+        // client's bytes, scope or path, and of requests that pass through.
         Refusal::ScopeMissing { .. }
         | Refusal::ScopeRepeated { .. }
         | Refusal::ScopeInvalid { .. }

@@ -6,7 +6,7 @@ use http::request::Parts;
 use super::{Gate, Refusal};
 use crate::engine::{Asked, Policy};
 use crate::gate::intake::identify::body_hash;
-use crate::key::{Anatomy, Leaves, Slot};
+use crate::key::{LeafDigests, RequestParts, Slot};
 use crate::record::{Held, Record};
 
 /// Places that are named in one answer, at most.
@@ -32,7 +32,7 @@ impl Gate {
         let mut salt = [0; 16];
         salt[..8].copy_from_slice(&self.entropy.next().to_be_bytes());
         salt[8..].copy_from_slice(&self.entropy.next().to_be_bytes());
-        Leaves::of(&anatomy(policy, parts, body), salt).map(|leaves| leaves.encode())
+        LeafDigests::of(&anatomy(policy, parts, body), salt).map(|leaves| leaves.encode())
     }
 
     /// The refusal of a request whose key was used before, with what its caller may know of that.
@@ -53,7 +53,7 @@ impl Gate {
 }
 
 fn explanation(policy: &Policy, record: &Record, parts: &Parts, body: &Bytes) -> Explanation {
-    let leaves = record.extras.leaves.as_ref().and_then(|stored| Leaves::decode(stored));
+    let leaves = record.extras.leaves.as_ref().and_then(|stored| LeafDigests::decode(stored));
     let differing = leaves.and_then(|leaves| leaves.differing(&anatomy(policy, parts, body)));
     let differing = differing.map(|mut differing| {
         differing.truncate(DIFFERING_MAX);
@@ -62,8 +62,8 @@ fn explanation(policy: &Policy, record: &Record, parts: &Parts, body: &Bytes) ->
     Explanation { differing, state: record.state.name(), opened_unix_ms: record.opened_unix_ms }
 }
 
-fn anatomy<'r>(policy: &'r Policy, parts: &'r Parts, body: &'r Bytes) -> Anatomy<'r> {
-    Anatomy {
+fn anatomy<'r>(policy: &'r Policy, parts: &'r Parts, body: &'r Bytes) -> RequestParts<'r> {
+    RequestParts {
         method: parts.method.as_str(),
         path: parts.uri.path(),
         query: parts.uri.query(),

@@ -1,7 +1,7 @@
 //! Agreeing with the store on what identities are made of, before anything is claimed.
 
 use crate::engine::{Change, Identities, Notes};
-use crate::store::{Note, Store, StoreError};
+use crate::store::{IdentityNotes, Note, StoreError};
 
 /// How often the comparison is begun anew because another gateway has written meanwhile.
 const TRIES_MAX: usize = 16;
@@ -33,7 +33,7 @@ fn told(changes: &[Change]) -> String {
 /// # Errors
 /// It would change identities; the store can't tell, and may be asked again.
 pub async fn agree(
-    store: &dyn Store,
+    store: &dyn IdentityNotes,
     configured: &Identities,
     accept: bool,
 ) -> Result<usize, IdentityCheckError> {
@@ -70,14 +70,18 @@ pub async fn agree(
 }
 
 /// Reads the notes of identities. The identities come first: a route that is in them has its paths in the store already.
-pub async fn notes(store: &dyn Store) -> Result<Notes, StoreError> {
+pub async fn notes(store: &dyn IdentityNotes) -> Result<Notes, StoreError> {
     let identities = store.note(Note::Identities).await?;
     Ok(Notes { identities, paths: store.note(Note::Paths).await? })
 }
 
 /// Writes the notes that change. The paths come first: a route whose paths are missing can't be told from a renamed one.
 /// Returns whether the store held what was read before.
-async fn write_notes(store: &dyn Store, kept: &Notes, next: &Notes) -> Result<bool, StoreError> {
+async fn write_notes(
+    store: &dyn IdentityNotes,
+    kept: &Notes,
+    next: &Notes,
+) -> Result<bool, StoreError> {
     for (note, kept, next) in [
         (Note::Paths, &kept.paths, &next.paths),
         (Note::Identities, &kept.identities, &next.identities),

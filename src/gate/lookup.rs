@@ -13,7 +13,7 @@ use crate::engine::{CallerRule, KeyRule, KeySource, Mode, Policy, ScopeRule};
 use crate::gate::intake::identify::{caller, is_credential, scope, variant};
 use crate::gate::intake::scope::{VerifiedScope, said_by_certificate, said_by_token};
 use crate::key::path::is_opaque_throughout;
-use crate::key::{Caller, CookieName, Key, KeyError, Named, Scope, Slot, Space};
+use crate::key::{Caller, CookieName, Key, KeyError, OperationParts, Scope, Slot, Space, TenantId};
 
 /// The name under which the issuer of a token is stated.
 const ISSUER: &str = "iss";
@@ -90,7 +90,10 @@ impl Gate {
             return Err(LookupError::Unprotected);
         }
         let hashing = &self.settings.hashing;
-        Ok(whose(policy, said)?.iter().flat_map(|whose| hashing.scope_marks(whose)).collect())
+        Ok(whose(policy, said)?
+            .iter()
+            .flat_map(|whose| hashing.tenant_marks(&TenantId::from_bytes(*whose)))
+            .collect())
     }
 
     /// Where the record of a request lies that came with this key, in this scope: under each hashing secret, the one that
@@ -115,7 +118,7 @@ impl Gate {
         let variant = variant(policy, path, None);
         let mut slots = Vec::new();
         for scope in scopes(&policy.scope, said)? {
-            let named = Named {
+            let named = OperationParts {
                 space: Space::Enforced,
                 route: &policy.route,
                 scope: &scope,

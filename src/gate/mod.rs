@@ -8,13 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
+use http::Request;
 use http::request::Parts;
-use http::{Request, Response};
-use http_body::Body;
 use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
-use tower_service::Service;
 
 use crate::clock::Clock;
 use crate::engine::{Mode, OnMismatch};
@@ -48,6 +46,7 @@ mod shadow;
 mod share;
 mod stream;
 mod trailers;
+mod upstream_service;
 
 pub use crate::refusal::{ForwardError, Malformation, Refusal};
 use answer::SettledAnswer;
@@ -77,6 +76,7 @@ use run::IdentifiedRequest;
 pub use shadow::Observation;
 pub use share::AddressShare;
 pub use stream::{Movement, Stream};
+pub use upstream_service::UpstreamService;
 
 /// Claims whose fate is unknown that are given up at once, at most: each holds a record's head in memory until the store
 /// answers again.
@@ -152,7 +152,7 @@ pub struct ProtectedRoute {
 
 /// The gate in front of an upstream. Shared by all connections.
 pub struct Gate {
-    store: Arc<dyn Store>,
+    store: Store,
     clock: Clock,
     entropy: Arc<Entropy>,
     meter: Meter,
@@ -177,7 +177,7 @@ pub struct Gate {
 impl Gate {
     /// A gate over a store.
     pub fn new(
-        store: Arc<dyn Store>,
+        store: impl Into<Store>,
         clock: Clock,
         entropy: Entropy,
         meter: Meter,
@@ -200,7 +200,7 @@ impl Gate {
             closed: Arc::default(),
             tasks: TaskTracker::new(),
             abandoned: CancellationToken::new(),
-            store,
+            store: store.into(),
             clock,
             entropy: Arc::new(entropy),
             meter,
@@ -235,21 +235,17 @@ impl Gate {
     /// Answers a request of a protected route, whose body is read.
     ///
     /// The attempt runs in a task of its own: a client who leaves, or a future that is dropped, cancels nothing.
-    pub async fn handle<S, B, RB>(
+    pub async fn handle<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         parts: Box<Parts>,
         body: Bytes,
         hold: Hold,
         service: S,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Send + 'static,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
         let turn = self.turn_to_read(&parts, &body).await?;
@@ -293,17 +289,16 @@ impl Gate {
     }
 
     /// Forwards a request that no key protects.
-    async fn pass<S, B, RB>(
+    async fn pass<S, B>(
         &self,
         guarded: &ProtectedRoute,
         parts: Box<Parts>,
         body: Bytes,
         mut service: S,
         answer: Answer,
-    ) -> Result<Answered<RB>, Refusal>
+    ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let mut step = Trail::step(parts.extensions.get(), Work::Forward);
         step.result("failed");
@@ -349,7 +344,7 @@ impl Gate {
     }
 
     /// The store, for those who list and watch.
-    pub fn store(&self) -> &Arc<dyn Store> {
+    pub fn store(&self) -> &Store {
         &self.store
     }
 

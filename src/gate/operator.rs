@@ -25,11 +25,12 @@ pub enum OperatorError {
 }
 
 impl Gate {
-    /// Settles an uncertain operation by hand, or expires a result. `expected` is the version that the operator decided
-    /// on; `event_context` names the operator and the reason.
+    /// Settles an uncertain operation by hand, or expires a result. `expected` is the version that
+    /// the operator decided on; `event_context` names the operator and the reason.
     ///
     /// # Errors
-    /// The operation is unknown, has changed, or the rules forbid the decision; or the store failed.
+    /// The operation is unknown, has changed, or the rules forbid the decision; or the store
+    /// failed.
     pub async fn settle_by_hand(
         &self,
         slot: &Slot,
@@ -38,7 +39,7 @@ impl Gate {
         policy: &Policy,
         event_context: Context,
     ) -> Result<Held, OperatorError> {
-        let held = self.store.load(slot).await?.ok_or(OperatorError::Unknown)?;
+        let held = self.store.records.load(slot).await?.ok_or(OperatorError::Unknown)?;
         if expected.is_some_and(|expected| expected != held.record.version) {
             return Err(OperatorError::Moved);
         }

@@ -5,8 +5,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use crate::gate::share::AddressShare;
 
-/// A limited number of permits. A reloaded configuration has its own limit over the same counter, so permits taken
-/// under the previous limit still count.
+/// A limited number of permits. A reloaded configuration has its own limit over the same counter,
+/// so permits taken under the previous limit still count.
 #[derive(Debug, Clone)]
 pub(in crate::gate) struct Permits {
     taken: Arc<AtomicUsize>,
@@ -47,8 +47,8 @@ impl Permits {
         Permit::default().count_in(&self.taken, self.limit)
     }
 
-    /// Takes a permit for a client address that holds `held` of them. An address holds at most half of all permits,
-    /// and always at least one.
+    /// Takes a permit for a client address that holds `held` of them. An address holds at most half
+    /// of all permits, and always at least one.
     pub fn take_for(&self, held: Option<&Arc<AtomicUsize>>) -> Option<Permit> {
         let permit = match held {
             Some(held) => Permit::default().count_in(held, self.limit.div_ceil(2))?,
@@ -66,9 +66,9 @@ impl Drop for Permit {
     }
 }
 
-/// The permits of active requests. Requests that pass through without protection take at most three quarters of them,
-/// so that a quarter is left for protected requests. One client address takes at most half (and may always take one),
-/// so that no single client keeps all others out.
+/// The permits of active requests. Requests that pass through without protection take at most three
+/// quarters of them, so that a quarter is left for protected requests. One client address takes at
+/// most half (and may always take one), so that no single client keeps all others out.
 #[derive(Debug)]
 pub(in crate::gate) struct InFlightPermits {
     all: Permits,

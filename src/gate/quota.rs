@@ -1,8 +1,9 @@
-//! Quotas: how many new operations each tenant may begin, so that a tenant that floods keys fills neither the store
-//! nor the memory that others need.
+//! Quotas: how many new operations each tenant may begin, so that a tenant that floods keys fills
+//! neither the store nor the memory that others need.
 //!
-//! Each gateway counts alone and in memory: a count that all gateways share would cost every first request another
-//! write. Duplicates are never counted and never refused here, because answering them is the gateway's purpose.
+//! Each gateway counts alone and in memory: a count that all gateways share would cost every first
+//! request another write. Duplicates are never counted and never refused here, because answering
+//! them is the gateway's purpose.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,15 +11,16 @@ use std::time::Duration;
 
 use crate::key::TenantId;
 
-/// Slices of a retention. An operation counts for its own whole retention, until its record ends, so that no retention
-/// contains more operations than allowed. It may count for an eighth longer.
+/// Slices of a retention. An operation counts for its own whole retention, until its record ends,
+/// so that no retention contains more operations than allowed. It may count for an eighth longer.
 const SLICES: u64 = 8;
 
-/// Most slices of one tenant: nine under one retention, and room for operations from before reloads that changed it.
+/// Most slices of one tenant: nine under one retention, and room for operations from before reloads
+/// that changed it.
 const SLICES_MAX: usize = 32;
 
-/// Tenants in each of the two generations of counts: about 20 MiB in all. With more active tenants, the counts of those
-/// that were idle longest start again at zero.
+/// Tenants in each of the two generations of counts: about 20 MiB in all. With more active tenants,
+/// the counts of those that were idle longest start again at zero.
 const TENANTS_MAX: usize = 32 * 1024;
 
 /// Bounds of the `Retry-After` that a client gets: a whole slice may be hours.
@@ -37,15 +39,16 @@ pub(super) struct Quota {
 /// A route's name and a tenant.
 type QuotaKey = (Arc<str>, TenantId);
 
-/// Two generations of counters. When the recent generation is full it replaces the earlier one, which is dropped.
+/// Two generations of counters. When the recent generation is full it replaces the earlier one,
+/// which is dropped.
 #[derive(Default)]
 struct Counters {
     recent: HashMap<QuotaKey, Counter>,
     earlier: HashMap<QuotaKey, Counter>,
 }
 
-/// Counts of one tenant, sorted by the moment at which they end (in ms). A reload that changes the retention therefore
-/// changes nothing for operations from before it.
+/// Counts of one tenant, sorted by the moment at which they end (in ms). A reload that changes the
+/// retention therefore changes nothing for operations from before it.
 #[derive(Clone, Default)]
 struct Counter(Vec<Slice>);
 
@@ -55,7 +58,8 @@ struct Slice {
     count: u32,
 }
 
-/// One operation's use of its tenant's quota. Dropping it takes the count back, unless it was confirmed.
+/// One operation's use of its tenant's quota. Dropping it takes the count back, unless it was
+/// confirmed.
 pub(super) struct QuotaUse {
     quota: Arc<Quota>,
     key: QuotaKey,
@@ -69,8 +73,8 @@ impl Quota {
         Quota::counting(max, false, Arc::default())
     }
 
-    /// Returns the same quota under another limit. Operations from before count, also those that began while a reload
-    /// had removed the limit; operations from before the first limit do not.
+    /// Returns the same quota under another limit. Operations from before count, also those that
+    /// began while a reload had removed the limit; operations from before the first limit do not.
     pub fn limited_to(&self, max: usize) -> Arc<Quota> {
         Quota::counting(max, self.counts, self.counters.clone())
     }
@@ -130,7 +134,8 @@ impl Quota {
     }
 }
 
-/// Returns when an operation that begins now stops counting, in ms: a whole retention after the end of the current slice.
+/// Returns when an operation that begins now stops counting, in ms: a whole retention after the end
+/// of the current slice.
 fn ends_ms(retention: Duration, now_ms: u64) -> u64 {
     let slice_ms = u64::try_from(retention.as_millis()).unwrap_or(u64::MAX).div_ceil(SLICES).max(1);
     (now_ms / slice_ms).saturating_add(SLICES + 1).saturating_mul(slice_ms)
@@ -170,8 +175,8 @@ impl Counter {
         }
     }
 
-    /// Merges the two slices that end nearest to each other, where many reloads have made too many slices. Operations of
-    /// the earlier one then count a little longer.
+    /// Merges the two slices that end nearest to each other, where many reloads have made too many
+    /// slices. Operations of the earlier one then count a little longer.
     fn merge_nearest(&mut self) {
         if self.0.len() <= SLICES_MAX {
             return;
@@ -202,7 +207,8 @@ impl QuotaUse {
 }
 
 impl Drop for QuotaUse {
-    /// Takes the count back where the upstream provably did nothing: such an operation leaves only a short-lived marker.
+    /// Takes the count back where the upstream provably did nothing: such an operation leaves only
+    /// a short-lived marker.
     fn drop(&mut self) {
         if self.is_confirmed {
             return;
@@ -271,7 +277,8 @@ mod tests {
         }
         assert!(begins(&quota, ALICE, 0));
         assert!(!begins(&quota, ALICE, 0));
-        // What is given back after its slice was forgotten takes nothing from those that came later.
+        // What is given back after its slice was forgotten takes nothing from those that came
+        // later.
         let early = quota.take(&route("payments"), BOB, DAY, 0).unwrap();
         assert!(begins(&quota, BOB, 3 * DAY_MS));
         drop(early);
@@ -353,8 +360,7 @@ mod tests {
     }
 
     #[test]
-    fn after_a_reload_with_a_shorter_retention_what_was_begun_counts_as_long_as_its_record_is_there()
-     {
+    fn after_a_reload_with_a_shorter_retention_operations_count_as_long_as_their_records() {
         let before = Settings { quota: Quota::new(2), retention: DAY };
         assert!(before.begins(UPTIME_MS));
         let after = before.reloaded(2, HOUR);

@@ -17,7 +17,7 @@ use crate::engine::is_grpc;
 use crate::record::Reply;
 
 /// A response body, as far as the gate has read it.
-pub(in crate::gate) enum ResponseBody<B> {
+pub(in crate::gate) enum ReceivedBody<B> {
     /// The whole body, and the trailers of a gRPC answer.
     Whole(Bytes, Option<HeaderMap>),
     /// A body that is too large to store or has no end: it streams through.
@@ -27,8 +27,8 @@ pub(in crate::gate) enum ResponseBody<B> {
 }
 
 impl Gate {
-    /// Prepares the fields of a response that is relayed and stored: removes a replay mark that is not the gate's own, and
-    /// adds a missing `Date`.
+    /// Prepares the fields of a response that is relayed and stored: removes a replay mark that is
+    /// not the gate's own, and adds a missing `Date`.
     pub(in crate::gate) fn prepare_fields(&self, headers: &mut HeaderMap) {
         headers.remove(IDEMPOTENT_REPLAYED);
         if !headers.contains_key(DATE) {
@@ -45,7 +45,7 @@ impl Gate {
         reply: &Reply,
         mut body: RB,
         hold: &mut Hold,
-    ) -> ResponseBody<RB>
+    ) -> ReceivedBody<RB>
     where
         RB: Body<Data = Bytes> + Unpin,
     {
@@ -55,20 +55,21 @@ impl Gate {
             || is_event_stream(&reply.headers)
             || announced > limit as u64
         {
-            return ResponseBody::Streams(AnswerBody::stream(body));
+            return ReceivedBody::Streams(AnswerBody::stream(body));
         }
         let mut first: Option<Bytes> = None;
         let mut rest = BytesMut::new();
         let mut trailers = None;
         while let Some(frame) = body.frame().await {
-            let Ok(frame) = frame else { return ResponseBody::Broken };
+            let Ok(frame) = frame else { return ReceivedBody::Broken };
             let data = match frame.into_data() {
                 Ok(data) => data,
-                // Other answers mean the same without trailers, and every version reads records without trailers.
+                // Other answers mean the same without trailers, and every version reads records
+                // without trailers.
                 Err(frame) => {
                     if let (Ok(found), true) = (frame.into_trailers(), is_grpc(&reply.headers)) {
                         let Some(bytes) = trailer_bytes(&found) else {
-                            return ResponseBody::Broken;
+                            return ReceivedBody::Broken;
                         };
                         hold.overdraw(bytes);
                         trailers = prepare_trailers(found);
@@ -78,8 +79,8 @@ impl Gate {
             };
             let length = first.as_ref().map_or(0, Bytes::len) + rest.len();
             let fits = length + data.len() <= limit;
-            // Overdrawn rather than refused: an answer that is not stored can't be replayed. New requests are refused until
-            // memory is free again.
+            // Overdrawn rather than refused: an answer that is not stored can't be replayed. New
+            // requests are refused until memory is free again.
             if fits {
                 hold.overdraw(data.len());
             }
@@ -90,10 +91,10 @@ impl Gate {
                 Some(_) => rest.extend_from_slice(&data),
             }
             if !fits {
-                return ResponseBody::Streams(AnswerBody::continued(join(first, rest), body));
+                return ReceivedBody::Streams(AnswerBody::continued(join(first, rest), body));
             }
         }
-        ResponseBody::Whole(join(first, rest), trailers)
+        ReceivedBody::Whole(join(first, rest), trailers)
     }
 }
 

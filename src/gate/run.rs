@@ -1,13 +1,11 @@
-//! The path of every protected request after its identification: claim, attempt, settle. Clients' requests and the
-//! gateway's own calls both take it, so that they keep the same promises.
+//! The path of every protected request after its identification: claim, attempt, settle. Clients'
+//! requests and the gateway's own calls both take it, so that they keep the same promises.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
+use http::Request;
 use http::request::Parts;
-use http::{Request, Response};
-use http_body::Body;
-use tower_service::Service;
 
 use super::answer::SettledAnswer;
 use super::attempt::{Attempt, Claimed};
@@ -17,8 +15,9 @@ use super::claim::{Admitted, IncomingRequest, Sender};
 use super::intake::content::Content;
 use super::intake::identify::Identified;
 use super::intake::upstream_key::CarriedKey;
-use super::payload::{BoxError, Payload};
+use super::payload::Payload;
 use super::permits::Permit;
+use super::upstream_service::UpstreamService;
 use super::{Gate, ProtectedRoute};
 use crate::key::TenantId;
 use crate::refusal::Refusal;
@@ -50,9 +49,9 @@ impl<S> IdentifiedRequest<S> {
 }
 
 impl Gate {
-    /// Claims the operation of a request, or returns how else the request is answered. An answer to a duplicate is
-    /// recorded as an observation.
-    pub(in crate::gate) async fn admit_identified<S, B, RB>(
+    /// Claims the operation of a request, or returns how else the request is answered. An answer to
+    /// a duplicate is recorded as an observation.
+    pub(in crate::gate) async fn admit_identified<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         identified: Identified,
@@ -60,10 +59,7 @@ impl Gate {
         request: &mut IdentifiedRequest<S>,
     ) -> Result<Admitted, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let mut incoming = IncomingRequest {
             sender: request.sender,
@@ -83,21 +79,17 @@ impl Gate {
         admitted
     }
 
-    /// Runs a claimed request in a task of its own, so that a sender that leaves cancels nothing. Returns when the outcome
-    /// is settled.
-    pub(in crate::gate) async fn run_claimed<S, B, RB>(
+    /// Runs a claimed request in a task of its own, so that a sender that leaves cancels nothing.
+    /// Returns when the outcome is settled.
+    pub(in crate::gate) async fn run_claimed<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         claimed: Claimed,
         request: IdentifiedRequest<S>,
-    ) -> Result<SettledAnswer<RB>, Refusal>
+    ) -> Result<SettledAnswer<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>> + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<BoxError>,
+        S: UpstreamService<B>,
         B: Send + 'static,
-        RB: Body<Data = Bytes> + Send + Unpin + 'static,
-        RB::Error: Into<BoxError>,
     {
         let policy = &guarded.route.policy;
         let slot = claimed.slot;
@@ -109,7 +101,8 @@ impl Gate {
         let attempt = Attempt { gate, guarded, claimed, request, service, hold, trail };
         let answer = match self.tasks.spawn(Box::pin(Box::new(attempt).run())).await {
             Ok(answer) => answer,
-            // The task panicked. Its lease is going to end, and the operation then becomes uncertain.
+            // The task panicked. Its lease is going to end, and the operation then becomes
+            // uncertain.
             Err(_) => Err(Refusal::OutcomeUncertain {
                 slot: Some(slot),
                 status: None,
@@ -117,7 +110,8 @@ impl Gate {
             }),
         };
         match answer {
-            // Without a probe a repeated request finds out nothing: an operator has to settle the operation.
+            // Without a probe a repeated request finds out nothing: an operator has to settle the
+            // operation.
             Err(Refusal::OutcomeUncertain { slot, status, .. }) if never_probed => {
                 Err(Refusal::OutcomeUncertain { slot, status, retry_after: None })
             }

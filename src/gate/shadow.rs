@@ -12,7 +12,7 @@ use crate::engine::{
     Admission, Asked, Claim, ClaimOver, DuplicateRefusal, OnUncertain, Outcome, Policy, admit,
     claim,
 };
-use crate::event::{Context, Seen};
+use crate::event::{Context, ObservationKind};
 use crate::gate::attempt::settle::Settled;
 use crate::gate::background::observations::{PendingObservation, differing, refusal};
 use crate::gate::intake::identify::Identified;
@@ -48,7 +48,7 @@ impl Gate {
         let (gate, watched) = (self.clone(), guarded.clone());
         let pending_observation = self.event_log_enabled().then(|| {
             self.pending_observation(
-                Seen::WouldReplay,
+                ObservationKind::WouldReplay,
                 &guarded.route.policy,
                 Some(TenantId::from_bytes(identified.whose)),
                 &parts.headers,
@@ -79,10 +79,11 @@ impl Gate {
                 request.as_ref().and_then(|(parts, body)| gate.leaves(policy, parts, body));
             next.record.extras = Extras { leaves, span: None };
             let own = Claim { fence: asked.fence, record: next.record };
-            let swapped = match gate.store.swap(&slot, None, &own.record, next.lifetime).await {
-                Ok(Swap::Large(_)) => gate.store.load(&slot).await.map(Swap::Stale),
-                swapped => swapped,
-            };
+            let swapped =
+                match gate.store.records.swap(&slot, None, &own.record, next.lifetime).await {
+                    Ok(Swap::Large(_)) => gate.store.records.load(&slot).await.map(Swap::Stale),
+                    swapped => swapped,
+                };
             match swapped {
                 Ok(Swap::Stored) => {
                     watched.meter.count_shadow("execute");
@@ -149,7 +150,7 @@ impl Gate {
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
         self.add_observation(PendingObservation {
-            kind: Seen::WouldRefuse,
+            kind: ObservationKind::WouldRefuse,
             status: Some(status),
             problem: Some(name),
             differing: differing(&refused),

@@ -6,9 +6,10 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-/// Counts the active requests, the waiting duplicates and the buffered bytes of one client address. It travels as the
-/// request extension `Arc<AddressShare>`; only the common limits bind requests without it. The listener gives the same
-/// share to all connections of an address, and none to a trusted proxy, which carries the requests of many clients.
+/// Counts the active requests, the waiting duplicates and the buffered bytes of one client address.
+/// It travels as the request extension `Arc<AddressShare>`; only the common limits bind requests
+/// without it. The listener gives the same share to all connections of an address, and none to a
+/// trusted proxy, which carries the requests of many clients.
 #[derive(Debug)]
 pub struct AddressShare {
     /// Requests in flight.
@@ -23,9 +24,9 @@ pub struct AddressShare {
     claims: Arc<Semaphore>,
 }
 
-/// Claims of one address that the store processes at once; others wait for their turn. A claim returns the record that
-/// blocks it. Without a bound one client's duplicates keep the store's connection busy for longer than a call may take,
-/// and then every client's calls time out.
+/// Claims of one address that the store processes at once; others wait for their turn. A claim
+/// returns the record that blocks it. Without a bound one client's duplicates keep the store's
+/// connection busy for longer than a call may take, and then every client's calls time out.
 pub(super) const CLAIMS_MAX: usize = 32;
 
 impl Default for AddressShare {
@@ -53,7 +54,8 @@ impl AddressShare {
         none(&self.in_flight) && none(&self.waiters) && self.bytes.load(Ordering::Relaxed) == 0
     }
 
-    /// Adds `bytes` to the address's buffered bytes. Returns `false`, with nothing added, where the sum would exceed `limit`.
+    /// Adds `bytes` to the address's buffered bytes. Returns `false`, with nothing added, where the
+    /// sum would exceed `limit`.
     pub(super) fn grow(&self, bytes: usize, limit: usize) -> bool {
         let grown = |held: usize| held.checked_add(bytes).filter(|sum| *sum <= limit);
         self.bytes.fetch_update(Ordering::Relaxed, Ordering::Relaxed, grown).is_ok()

@@ -17,7 +17,8 @@ use crate::gate::attempt::settle::UnsettledOutcome;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::store::memory::Memory;
-use crate::store::{ListError, Listing, Log, Note, Page, Says, StoreError, Swap, Watch};
+use crate::store::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
+use http::Response;
 
 mod calling;
 mod carrying;
@@ -31,7 +32,7 @@ mod sharing;
 enum Fault {
     /// It is carried out, and the answer is lost.
     AnswerLost,
-    /// It is not carried out, and nobody knows.
+    /// It is not carried out, and the answer is lost.
     Lost,
     /// It is carried out only after another call has been made, and the answer is lost.
     Late,
@@ -39,13 +40,13 @@ enum Fault {
     Refused,
     /// It is carried out, and the answer never comes.
     Silent,
-    /// What stands in its way is too large to come along.
+    /// The record that blocks it is too large to be returned with the answer.
     Large,
 }
 
 /// A memory store with faults, in order; then it works.
 struct Faulty {
-    inner: Memory,
+    inner: Arc<Memory>,
     faults: Mutex<VecDeque<Fault>>,
     late: Mutex<Vec<(Slot, Option<Version>, Record, Lifetime, Vec<u8>)>>,
     unreadable: Mutex<usize>,
@@ -57,7 +58,7 @@ impl Faulty {
     fn new(faults: &[Fault]) -> Arc<Faulty> {
         let clock = Clock::system();
         Arc::new(Faulty {
-            inner: Memory::new(clock.anchored()),
+            inner: Arc::new(Memory::new(clock.anchored())),
             faults: Mutex::new(faults.iter().copied().collect()),
             late: Mutex::default(),
             unreadable: Mutex::new(0),
@@ -65,7 +66,7 @@ impl Faulty {
         })
     }
 
-    /// What was held back arrives.
+    /// Carries the late writes out.
     async fn arrive(&self) -> Vec<Swap> {
         let late = std::mem::take(&mut *self.late.lock().unwrap());
         let mut answers = vec![];
@@ -86,43 +87,39 @@ fn unknown() -> StoreError {
 }
 
 #[async_trait]
-impl Store for Faulty {
+impl Records for Faulty {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         let fault = self.faults.lock().unwrap().pop_front();
         match fault {
-            None => self.inner.write(slot, expected, next, lifetime, says).await,
+            None => self.inner.write(slot, expected, next, lifetime, event).await,
             Some(Fault::AnswerLost) => {
-                self.inner.write(slot, expected, next, lifetime, says).await?;
+                self.inner.write(slot, expected, next, lifetime, event).await?;
                 Err(unknown())
             }
             Some(Fault::Lost) => Err(unknown()),
             Some(Fault::Late) => {
-                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, says()));
+                self.late.lock().unwrap().push((*slot, expected, next.clone(), lifetime, event()));
                 Err(unknown())
             }
             Some(Fault::Silent) => {
-                self.inner.write(slot, expected, next, lifetime, says).await?;
+                self.inner.write(slot, expected, next, lifetime, event).await?;
                 std::future::pending().await
             }
             Some(Fault::Large) => {
-                match self.inner.write(slot, expected, next, lifetime, says).await? {
+                match self.inner.write(slot, expected, next, lifetime, event).await? {
                     Swap::Stale(Some(held)) => Ok(Swap::Large(held.record.fence)),
                     swapped => Ok(swapped),
                 }
             }
             Some(Fault::Refused) => Err(StoreError::NotApplied("no connection".into())),
         }
-    }
-
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -173,19 +170,6 @@ impl Store for Faulty {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
-
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
-    }
 }
 
 /// How long the upstream works: longer than the first pauses between tries to settle.
@@ -198,7 +182,7 @@ struct Scene {
     executed: Arc<AtomicUsize>,
 }
 
-type Told = Result<(http::StatusCode, bool), Refusal>;
+type PayResult = Result<(http::StatusCode, bool), Refusal>;
 
 impl Scene {
     fn new(faults: &[Fault]) -> Scene {
@@ -209,7 +193,7 @@ impl Scene {
         let store = Faulty::new(faults);
         let (meter, clock) = (Meter::new(), Clock::system());
         let gate = Gate::new(
-            store.clone(),
+            Store { records: store.clone(), ..Store::from(store.inner.clone()) },
             clock,
             Entropy::from_seed(7),
             meter.clone(),
@@ -230,7 +214,7 @@ impl Scene {
         Scene { store, gate, guarded: Arc::new(guarded), executed: Arc::default() }
     }
 
-    /// What the request of [`Scene::pay`] says of itself, under a fence of the test's own.
+    /// The identity of the request of [`Scene::pay`], under a fence of the test's own.
     fn asked(&self, fence: Fence) -> crate::engine::Asked {
         let (parts, ()) =
             Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
@@ -250,12 +234,12 @@ impl Scene {
     }
 
     /// One request; the upstream counts it and answers 201.
-    async fn pay(&self) -> Told {
+    async fn pay(&self) -> PayResult {
         self.pay_from(None).await
     }
 
     /// The same from an address.
-    async fn pay_from(&self, address: Option<&Arc<AddressShare>>) -> Told {
+    async fn pay_from(&self, address: Option<&Arc<AddressShare>>) -> PayResult {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
@@ -307,15 +291,15 @@ impl Scene {
     }
 }
 
-const PAID: Told = Ok((http::StatusCode::CREATED, false));
-const REPLAYED: Told = Ok((http::StatusCode::CREATED, true));
+const PAID: PayResult = Ok((http::StatusCode::CREATED, false));
+const REPLAYED: PayResult = Ok((http::StatusCode::CREATED, true));
 
-fn unavailable(told: &Told) -> bool {
-    matches!(told, Err(Refusal::StoreUnavailable { .. }))
+fn unavailable(paid: &PayResult) -> bool {
+    matches!(paid, Err(Refusal::StoreUnavailable { .. }))
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_claim_whose_answer_is_lost_is_read_back_and_runs_once() {
+async fn a_claim_with_a_lost_answer_is_read_back_and_runs_once() {
     let scene = Scene::new(&[Fault::AnswerLost]);
     assert_eq!(scene.pay().await, PAID);
     assert_eq!(scene.pay().await, REPLAYED);
@@ -399,7 +383,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
     let other =
         crate::engine::claim(&asked, crate::engine::ClaimOver::Nothing, Version(5), 0, policy);
     inner.swap(&slot, None, &other.record, other.lifetime).await.unwrap();
-    let (told, ()) = tokio::join!(scene.pay(), async {
+    let (result, ()) = tokio::join!(scene.pay(), async {
         while !scene.store.faults.lock().unwrap().is_empty() {
             tokio::time::sleep(Duration::from_millis(1)).await;
         }
@@ -424,7 +408,7 @@ async fn giving_up_one_claim_does_not_release_the_next() {
             "it runs on"
         );
     });
-    assert_eq!(told, PAID);
+    assert_eq!(result, PAID);
 }
 
 fn identified_slot(scene: &Scene) -> Slot {
@@ -450,7 +434,7 @@ async fn a_refused_claim_sends_nothing() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_completion_whose_answer_is_lost_is_known_again() {
+async fn a_completion_with_a_lost_answer_is_recognized() {
     let scene = Scene::new(&[]);
     let first = tokio::join!(scene.pay(), async {
         // Between claim and completion.
@@ -465,16 +449,19 @@ async fn a_completion_whose_answer_is_lost_is_known_again() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_can_not_be_stored_is_not_told_and_goes_on_being_stored() {
+async fn an_answer_that_can_not_be_stored_is_not_given_and_storing_goes_on() {
     let scene = Scene::new(&[]);
     let failing = vec![Fault::Refused; 40];
-    let (told, ()) = tokio::join!(scene.pay(), async {
+    let (result, ()) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
         scene.store.faults.lock().unwrap().extend(failing);
     });
-    assert!(matches!(told, Err(Refusal::OutcomeUncertain { status: Some(502), .. })), "{told:?}");
+    assert!(
+        matches!(result, Err(Refusal::OutcomeUncertain { status: Some(502), .. })),
+        "{result:?}"
+    );
     scene.settle().await;
     assert_eq!(scene.pay().await, REPLAYED, "the answer was kept after all");
     assert_eq!(scene.executed(), 1);
@@ -511,9 +498,9 @@ async fn a_request_that_is_dropped_while_its_claim_is_on_its_way_is_released() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn an_answer_that_comes_after_its_lease_was_marked_is_stored_before_it_is_told() {
+async fn an_answer_after_the_end_of_its_lease_is_stored_before_it_is_given() {
     let scene = Scene::new(&[]);
-    let (told, ()) = tokio::join!(scene.pay(), async {
+    let (result, ()) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
@@ -529,7 +516,7 @@ async fn an_answer_that_comes_after_its_lease_was_marked_is_stored_before_it_is_
             .await
             .unwrap();
     });
-    assert_eq!(told, PAID);
+    assert_eq!(result, PAID);
     assert_eq!(scene.pay().await, REPLAYED);
     assert_eq!(scene.executed(), 1);
 }
@@ -545,7 +532,7 @@ async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
     });
     let (parts, ()) =
         Request::post("/pay").header("idempotency-key", "k").body(()).unwrap().into_parts();
-    let told = scene
+    let result = scene
         .gate
         .handle(
             &scene.guarded,
@@ -555,7 +542,7 @@ async fn an_upstream_that_panics_leaves_an_uncertain_answer() {
             upstream,
         )
         .await;
-    assert!(matches!(told, Err(Refusal::OutcomeUncertain { .. })));
+    assert!(matches!(result, Err(Refusal::OutcomeUncertain { .. })));
     assert!(
         matches!(scene.pay().await, Err(Refusal::InFlight { .. })),
         "its lease runs on, and nobody runs it again"
@@ -599,7 +586,7 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
     let drop_headers = vec![http::header::SET_COOKIE];
     let scene =
         Scene::with(&[], Policy { on_uncertain, drop_headers, ..crate::engine::tests::policy() });
-    // The payment breaks off; asked for, it is found.
+    // The payment breaks off; the probe finds it.
     let upstream = service_fn(|request: Request<Payload<Full<Bytes>>>| async move {
         match *request.method() {
             http::Method::GET => Ok(Response::builder()
@@ -623,9 +610,9 @@ async fn what_a_probe_finds_is_kept_without_the_fields_that_are_dropped() {
     };
     assert!(matches!(pay().await, Err(Refusal::OutcomeUncertain { .. })));
     for _ in 0..2 {
-        let told = pay().await.unwrap_or_else(|problem| panic!("{problem}"));
+        let result = pay().await.unwrap_or_else(|problem| panic!("{problem}"));
         assert_eq!(
-            (told.answer, told.response.headers().get("set-cookie")),
+            (result.answer, result.response.headers().get("set-cookie")),
             (Answer::Replayed, None)
         );
     }
@@ -643,7 +630,7 @@ fn a_body_key_that_is_not_json_is_missing() {
         ..policy.key
     };
     let (parts, ()) = Request::post("/pay").body(()).unwrap().into_parts();
-    let told =
+    let result =
         identify(&policy, &Hashing::default(), &parts, &Bytes::from_static(b"no json").into());
-    assert!(matches!(told, Err(Refusal::KeyMissing { .. })), "{told:?}");
+    assert!(matches!(result, Err(Refusal::KeyMissing { .. })), "{result:?}");
 }

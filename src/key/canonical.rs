@@ -18,7 +18,7 @@ const CHUNK_BYTES: usize = 1024;
 
 /// Why a body has no value to compare or look into.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Unclear {
+pub enum UnclearJson {
     /// It is not JSON.
     NotJson,
     /// It is JSON, and readers may take it differently: duplicate member names, lone surrogates, boundless exponents.
@@ -49,15 +49,15 @@ pub enum Member<'d> {
 
 impl<'a> Document<'a> {
     /// Reads a document of at most [`JSON_DEPTH_MAX`] levels, behind a UTF-8 byte order mark too.
-    pub fn parse(body: &'a [u8]) -> Result<Document<'a>, Unclear> {
-        let text = std::str::from_utf8(without_mark(body)).map_err(|_| Unclear::NotJson)?;
-        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| Unclear::NotJson)?;
+    pub fn parse(body: &'a [u8]) -> Result<Document<'a>, UnclearJson> {
+        let text = std::str::from_utf8(without_mark(body)).map_err(|_| UnclearJson::NotJson)?;
+        serde_json::from_str::<serde::de::IgnoredAny>(text).map_err(|_| UnclearJson::NotJson)?;
         let mut reader = Reader { text, at: 0, too_deep: false };
         let value = reader.value(0);
         value.map(Document).ok_or(if reader.too_deep {
-            Unclear::TooDeep
+            UnclearJson::TooDeep
         } else {
-            Unclear::Ambiguous
+            UnclearJson::Ambiguous
         })
     }
 

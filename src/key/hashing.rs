@@ -8,13 +8,17 @@ use std::sync::Arc;
 
 use ring::hmac::{self, HMAC_SHA256};
 
-use super::{Caller, PartHasher, SLOT_BYTES, Scope, Slot, Space};
+use super::{Caller, PartHasher, SLOT_BYTES, Scope, Slot, Space, TenantId};
+use crate::hex;
 
 /// Shortest secret, in bytes: as many as the hash has, so that guessing it is no easier than guessing a hash.
 pub const HASH_SECRET_BYTES_MIN: usize = 32;
 
 /// Bytes of a check value: enough to tell secrets apart, and useless for anything else.
 const CHECK_BYTES: usize = 8;
+
+/// Bytes of a mark: enough to tell tenants apart, and short enough for a log line.
+const MARK_BYTES: usize = 8;
 
 /// What identities are hashed with. Its `Debug` shows no secret.
 #[derive(Clone, Default)]
@@ -27,7 +31,7 @@ pub struct SecretError;
 
 /// What makes an operation, before it is hashed into a [`Slot`].
 #[derive(Debug, Clone, Copy)]
-pub struct Named<'n> {
+pub struct OperationParts<'n> {
     /// The key space.
     pub space: Space,
     /// The route's name.
@@ -54,7 +58,7 @@ impl Hashing {
     }
 
     /// Where an operation's record lies, and its caller as it is stored there: under the secret that writes.
-    pub fn identity(&self, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
+    pub fn identity(&self, named: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
         match self.0.first() {
             None => {
                 (Slot::of(named.space, named.route, named.scope, named.key, named.variant), caller)
@@ -64,47 +68,50 @@ impl Hashing {
     }
 
     /// The same under the other secrets.
-    pub fn other_identities(&self, named: &Named<'_>, caller: Caller) -> Vec<(Slot, Caller)> {
+    pub fn other_identities(
+        &self,
+        named: &OperationParts<'_>,
+        caller: Caller,
+    ) -> Vec<(Slot, Caller)> {
         self.0.iter().skip(1).map(|secret| identity(secret, named, caller)).collect()
     }
 
     /// The beginning of a scope's hash, by which operations of one tenant are seen to be: 16 hexadecimal digits. Under the
     /// first secret, where there are any.
-    pub fn scope_mark(&self, whose: &[u8; 32]) -> String {
-        scope_mark(self.0.first(), whose)
+    pub fn tenant_mark(&self, tenant: &TenantId) -> String {
+        tenant_mark(self.0.first(), tenant)
     }
 
     /// All marks that a scope may have been told under: one under each secret, as what was told before a rotation keeps its own.
-    pub fn scope_marks(&self, whose: &[u8; 32]) -> Vec<String> {
+    pub fn tenant_marks(&self, tenant: &TenantId) -> Vec<String> {
         if self.0.is_empty() {
-            return vec![scope_mark(None, whose)];
+            return vec![tenant_mark(None, tenant)];
         }
-        self.0.iter().map(|secret| scope_mark(Some(secret), whose)).collect()
+        self.0.iter().map(|secret| tenant_mark(Some(secret), tenant)).collect()
     }
 
     /// A value for each secret, by which it is known again, in hexadecimal.
     pub fn checks(&self) -> Vec<String> {
         let check = |secret: &hmac::Key| {
-            hmac::sign(secret, b"onceward: which secret is this").as_ref()[..CHECK_BYTES].to_vec()
+            let signed = hmac::sign(secret, b"onceward: which secret is this");
+            hex::encode(&signed.as_ref()[..CHECK_BYTES])
         };
-        let hex = |bytes: Vec<u8>| bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-        self.0.iter().map(|secret| hex(check(secret))).collect()
+        self.0.iter().map(check).collect()
     }
 }
 
-fn scope_mark(secret: Option<&hmac::Key>, whose: &[u8; 32]) -> String {
+fn tenant_mark(secret: Option<&hmac::Key>, tenant: &TenantId) -> String {
     let signed = secret.map(|secret| {
         let mut parts = PartHasher::new("scope:keyed");
-        parts.part(whose);
+        parts.part(tenant.as_bytes());
         hmac::sign(secret, &parts.finish())
     });
-    let hash = signed.as_ref().map_or(&whose[..], |signed| signed.as_ref());
-    let beginning = hash.iter().take(8).fold(0, |number: u64, byte| number << 8 | u64::from(*byte));
-    format!("{beginning:016x}")
+    let hash = signed.as_ref().map_or(&tenant.as_bytes()[..], |signed| signed.as_ref());
+    hex::encode(&hash[..MARK_BYTES])
 }
 
 /// What is signed are hashes of length-prefixed parts, so that the rules that make scopes and callers need no secret.
-fn identity(secret: &hmac::Key, named: &Named<'_>, caller: Caller) -> (Slot, Caller) {
+fn identity(secret: &hmac::Key, named: &OperationParts<'_>, caller: Caller) -> (Slot, Caller) {
     let mut parts = PartHasher::new("slot:keyed");
     parts
         .part(named.route.as_bytes())
@@ -114,10 +121,10 @@ fn identity(secret: &hmac::Key, named: &Named<'_>, caller: Caller) -> (Slot, Cal
     let signed = hmac::sign(secret, &parts.finish());
     let mut hash = [0; SLOT_BYTES];
     hash.copy_from_slice(&signed.as_ref()[..SLOT_BYTES]);
-    let mut whose = PartHasher::new("caller:keyed");
-    whose.part(caller.as_bytes());
+    let mut caller_parts = PartHasher::new("caller:keyed");
+    caller_parts.part(caller.as_bytes());
     let mut signed_caller = [0; 32];
-    signed_caller.copy_from_slice(hmac::sign(secret, &whose.finish()).as_ref());
+    signed_caller.copy_from_slice(hmac::sign(secret, &caller_parts.finish()).as_ref());
     (Slot::from_hash(named.space, hash), Caller::from_bytes(signed_caller))
 }
 
@@ -134,9 +141,13 @@ mod tests {
     const OLD: &[u8] = &[1; 32];
     const NEW: &[u8] = &[2; 40];
 
-    fn named(route: &'static str, key: &'static [u8]) -> Named<'static> {
+    fn tenant(byte: u8) -> TenantId {
+        TenantId::from_bytes([byte; 32])
+    }
+
+    fn named(route: &'static str, key: &'static [u8]) -> OperationParts<'static> {
         static SCOPE: std::sync::LazyLock<Scope> = std::sync::LazyLock::new(Scope::shared);
-        Named { space: Space::Enforced, route, scope: &SCOPE, key, variant: b"" }
+        OperationParts { space: Space::Enforced, route, scope: &SCOPE, key, variant: b"" }
     }
 
     #[test]
@@ -151,17 +162,17 @@ mod tests {
     #[test]
     fn a_scopes_mark_tells_tenants_apart_and_is_another_under_a_secret() {
         let (plain, keyed) = (Hashing::default(), Hashing::under([OLD]).unwrap());
-        assert_eq!(plain.scope_mark(&[0xab; 32]), "ab".repeat(8));
-        assert_eq!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[1; 32]));
-        assert_ne!(keyed.scope_mark(&[1; 32]), keyed.scope_mark(&[2; 32]));
-        assert_ne!(keyed.scope_mark(&[1; 32]), plain.scope_mark(&[1; 32]));
-        let (old, rotated) = (keyed.scope_mark(&[1; 32]), Hashing::under([NEW, OLD]).unwrap());
+        assert_eq!(plain.tenant_mark(&tenant(0xab)), "ab".repeat(8));
+        assert_eq!(keyed.tenant_mark(&tenant(1)), keyed.tenant_mark(&tenant(1)));
+        assert_ne!(keyed.tenant_mark(&tenant(1)), keyed.tenant_mark(&tenant(2)));
+        assert_ne!(keyed.tenant_mark(&tenant(1)), plain.tenant_mark(&tenant(1)));
+        let (old, rotated) = (keyed.tenant_mark(&tenant(1)), Hashing::under([NEW, OLD]).unwrap());
         assert_eq!(
-            rotated.scope_marks(&[1; 32]),
-            [rotated.scope_mark(&[1; 32]), old],
+            rotated.tenant_marks(&tenant(1)),
+            [rotated.tenant_mark(&tenant(1)), old],
             "what was told before a rotation is found"
         );
-        assert_eq!(plain.scope_marks(&[1; 32]), [plain.scope_mark(&[1; 32])]);
+        assert_eq!(plain.tenant_marks(&tenant(1)), [plain.tenant_mark(&tenant(1))]);
     }
 
     #[test]
@@ -182,15 +193,15 @@ mod tests {
     #[test]
     fn every_part_counts() {
         let hashing = Hashing::under([OLD]).unwrap();
-        let slot = |named: Named<'_>| hashing.identity(&named, Caller::nobody()).0;
+        let slot = |named: OperationParts<'_>| hashing.identity(&named, Caller::nobody()).0;
         let usual = named("payments", b"k");
         let scope = Scope::of_fields([("x-api-key", b"alice".as_slice())]);
         let others = [
             named("refunds", b"k"),
             named("payments", b"l"),
-            Named { scope: &scope, ..usual },
-            Named { variant: b"f", ..usual },
-            Named { space: Space::Shadow, ..usual },
+            OperationParts { scope: &scope, ..usual },
+            OperationParts { variant: b"f", ..usual },
+            OperationParts { space: Space::Shadow, ..usual },
         ];
         for other in others {
             assert_ne!(slot(other), slot(usual), "{other:?}");

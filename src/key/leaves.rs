@@ -10,7 +10,7 @@ use bytes::{Buf, BufMut, Bytes, BytesMut};
 
 use super::{BodyHash, Document, PartHasher};
 
-/// Leaves that are kept of one request, at most: a request with more is a list or a file, where a pointer helps nobody.
+/// LeafDigests that are kept of one request, at most: a request with more is a list or a file, where a pointer helps nobody.
 pub const LEAVES_MAX: usize = 64;
 /// Longest pointer that is kept, in bytes.
 pub const LEAF_POINTER_BYTES_MAX: usize = 128;
@@ -23,7 +23,7 @@ pub type Salt = [u8; 16];
 
 /// A request's leaves.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Leaves {
+pub struct LeafDigests {
     salt: Salt,
     /// By JSON pointer; and of what is no JSON by `method`, `path`, `query` and `body`, which are no pointers.
     digests: BTreeMap<String, [u8; DIGEST_BYTES]>,
@@ -31,7 +31,7 @@ pub struct Leaves {
 
 /// What a request is made of.
 #[derive(Debug, Clone, Copy)]
-pub struct Anatomy<'a> {
+pub struct RequestParts<'a> {
     /// The method.
     pub method: &'a str,
     /// The path, as received.
@@ -44,11 +44,11 @@ pub struct Anatomy<'a> {
     pub how: BodyHash<'a>,
 }
 
-impl Leaves {
+impl LeafDigests {
     /// The leaves of a request; `None` where there are too many, or one too deep, or where parts of a form would have to be told
     /// from each other.
-    pub fn of(request: &Anatomy<'_>, salt: Salt) -> Option<Leaves> {
-        let mut leaves = Leaves { salt, digests: BTreeMap::new() };
+    pub fn of(request: &RequestParts<'_>, salt: Salt) -> Option<LeafDigests> {
+        let mut leaves = LeafDigests { salt, digests: BTreeMap::new() };
         leaves.add("method", request.method.as_bytes());
         leaves.add("path", request.path.as_bytes());
         if let Some(query) = request.query {
@@ -76,8 +76,8 @@ impl Leaves {
     }
 
     /// Where another request differs, sorted; `None` where its leaves can't be told.
-    pub fn differing(&self, other: &Anatomy<'_>) -> Option<Vec<String>> {
-        let other = Leaves::of(other, self.salt)?;
+    pub fn differing(&self, other: &RequestParts<'_>) -> Option<Vec<String>> {
+        let other = LeafDigests::of(other, self.salt)?;
         // Of two bodies of which one has no value to look into, only this can be said.
         if self.digests.contains_key("body") != other.digests.contains_key("body") {
             return Some(vec!["body".to_owned()]);
@@ -106,8 +106,8 @@ impl Leaves {
         out.freeze()
     }
 
-    /// Reads what [`Leaves::encode`] wrote; `None` where it is something else.
-    pub fn decode(mut stored: &[u8]) -> Option<Leaves> {
+    /// Reads what [`LeafDigests::encode`] wrote; `None` where it is something else.
+    pub fn decode(mut stored: &[u8]) -> Option<LeafDigests> {
         let (salt, rest) = stored.split_first_chunk::<16>()?;
         stored = rest;
         let mut digests = BTreeMap::new();
@@ -118,7 +118,7 @@ impl Leaves {
             digests.insert(std::str::from_utf8(pointer).ok()?.to_owned(), *digest);
             stored = rest;
         }
-        Some(Leaves { salt: *salt, digests })
+        Some(LeafDigests { salt: *salt, digests })
     }
 
     fn add(&mut self, name: &str, value: &[u8]) {
@@ -147,14 +147,20 @@ mod tests {
 
     const SALT: Salt = [7; 16];
 
-    fn anatomy<'a>(body: &'a str, ignore: &'a [Pointer]) -> Anatomy<'a> {
+    fn request_parts<'a>(body: &'a str, ignore: &'a [Pointer]) -> RequestParts<'a> {
         let how = BodyHash::Json { is_json: true, ignore };
-        Anatomy { method: "POST", path: "/v1/payments", query: None, body: body.as_bytes(), how }
+        RequestParts {
+            method: "POST",
+            path: "/v1/payments",
+            query: None,
+            body: body.as_bytes(),
+            how,
+        }
     }
 
     fn differing(first: &str, second: &str) -> Vec<String> {
-        let stored = Leaves::of(&anatomy(first, &[]), SALT).unwrap().encode();
-        Leaves::decode(&stored).unwrap().differing(&anatomy(second, &[])).unwrap()
+        let stored = LeafDigests::of(&request_parts(first, &[]), SALT).unwrap().encode();
+        LeafDigests::decode(&stored).unwrap().differing(&request_parts(second, &[])).unwrap()
     }
 
     #[test]
@@ -184,18 +190,20 @@ mod tests {
     fn method_path_and_query_are_told_and_what_is_ignored_is_not() {
         let ignore = [Pointer::parse("/sent_at").unwrap(), Pointer::parse("/items/0").unwrap()];
         let (first, second) = (r#"{"sent_at":1,"items":[1,5]}"#, r#"{"sent_at":2,"items":[2,5]}"#);
-        let leaves = Leaves::of(&anatomy(first, &ignore), SALT).unwrap();
-        assert_eq!(leaves.differing(&anatomy(second, &ignore)), Some(vec![]));
-        let elsewhere = Anatomy {
+        let leaves = LeafDigests::of(&request_parts(first, &ignore), SALT).unwrap();
+        assert_eq!(leaves.differing(&request_parts(second, &ignore)), Some(vec![]));
+        let elsewhere = RequestParts {
             method: "PATCH",
             path: "/v1/refunds",
             query: Some("a=1"),
-            ..anatomy(first, &ignore)
+            ..request_parts(first, &ignore)
         };
         assert_eq!(leaves.differing(&elsewhere).unwrap(), ["method", "path", "query"]);
-        let unread = Anatomy { how: BodyHash::None, ..anatomy("x", &[]) };
+        let unread = RequestParts { how: BodyHash::None, ..request_parts("x", &[]) };
         assert_eq!(
-            Leaves::of(&unread, SALT).unwrap().differing(&Anatomy { body: b"y", ..unread }),
+            LeafDigests::of(&unread, SALT)
+                .unwrap()
+                .differing(&RequestParts { body: b"y", ..unread }),
             Some(vec![])
         );
     }
@@ -203,33 +211,43 @@ mod tests {
     #[test]
     fn too_many_leaves_too_long_pointers_and_forms_are_not_kept() {
         let list = |count: usize| format!("[{}]", vec!["1"; count].join(","));
-        assert!(Leaves::of(&anatomy(&list(LEAVES_MAX), &[]), SALT).is_some());
-        assert_eq!(Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &[]), SALT), None);
+        assert!(LeafDigests::of(&request_parts(&list(LEAVES_MAX), &[]), SALT).is_some());
+        assert_eq!(LeafDigests::of(&request_parts(&list(LEAVES_MAX + 1), &[]), SALT), None);
         let ignored = [Pointer::parse("/0").unwrap()];
         assert!(
-            Leaves::of(&anatomy(&list(LEAVES_MAX + 1), &ignored), SALT).is_some(),
+            LeafDigests::of(&request_parts(&list(LEAVES_MAX + 1), &ignored), SALT).is_some(),
             "what is ignored is no leaf"
         );
         let member = |length: usize| format!("{{\"{}\":1}}", "m".repeat(length));
-        assert!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX - 1), &[]), SALT).is_some());
-        assert_eq!(Leaves::of(&anatomy(&member(LEAF_POINTER_BYTES_MAX), &[]), SALT), None);
-        let form = Anatomy { how: BodyHash::Form { boundary: "b" }, ..anatomy("x", &[]) };
-        assert_eq!(Leaves::of(&form, SALT), None);
+        assert!(
+            LeafDigests::of(&request_parts(&member(LEAF_POINTER_BYTES_MAX - 1), &[]), SALT)
+                .is_some()
+        );
+        assert_eq!(
+            LeafDigests::of(&request_parts(&member(LEAF_POINTER_BYTES_MAX), &[]), SALT),
+            None
+        );
+        let form =
+            RequestParts { how: BodyHash::Form { boundary: "b" }, ..request_parts("x", &[]) };
+        assert_eq!(LeafDigests::of(&form, SALT), None);
     }
 
     #[test]
     fn digests_say_nothing_of_values_and_two_records_of_one_value_look_different() {
         let body = r#"{"card":"4242424242424242"}"#;
-        let stored = Leaves::of(&anatomy(body, &[]), SALT).unwrap().encode();
+        let stored = LeafDigests::of(&request_parts(body, &[]), SALT).unwrap().encode();
         assert!(!String::from_utf8_lossy(&stored).contains("4242"));
-        assert_ne!(stored[16..], Leaves::of(&anatomy(body, &[]), [8; 16]).unwrap().encode()[16..]);
+        assert_ne!(
+            stored[16..],
+            LeafDigests::of(&request_parts(body, &[]), [8; 16]).unwrap().encode()[16..]
+        );
     }
 
     #[test]
     fn what_is_damaged_is_not_read() {
-        let stored = Leaves::of(&anatomy(r#"{"a":1}"#, &[]), SALT).unwrap().encode();
-        assert_eq!(Leaves::decode(&stored[..10]), None);
-        assert_eq!(Leaves::decode(&stored[..stored.len() - 1]), None);
-        assert_eq!(Leaves::decode(&[&stored[..], &[1, 0xff]].concat()), None);
+        let stored = LeafDigests::of(&request_parts(r#"{"a":1}"#, &[]), SALT).unwrap().encode();
+        assert_eq!(LeafDigests::decode(&stored[..10]), None);
+        assert_eq!(LeafDigests::decode(&stored[..stored.len() - 1]), None);
+        assert_eq!(LeafDigests::decode(&[&stored[..], &[1, 0xff]].concat()), None);
     }
 }

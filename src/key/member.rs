@@ -7,10 +7,10 @@ use serde::de::{Deserialize, Deserializer, MapAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::canonical::without_mark;
-use super::{Document, Pointer, Unclear};
+use super::{Document, Pointer, UnclearJson};
 
 /// The value that a pointer leads to, as it stands in the document; `None` where it is missing or `null`.
-pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, Unclear> {
+pub fn element(document: &Bytes, pointer: &Pointer) -> Result<Option<Bytes>, UnclearJson> {
     Document::parse(document)?;
     Ok(find(document, pointer)?.map(|found| document.slice_ref(found.as_bytes())))
 }
@@ -21,9 +21,9 @@ pub fn with_values_replaced(
     document: &Bytes,
     pointers: &[Pointer],
     text: &str,
-) -> Result<Bytes, Unclear> {
+) -> Result<Bytes, UnclearJson> {
     Document::parse(document)?;
-    let text = serde_json::to_string(text).map_err(|_| Unclear::NotJson)?;
+    let text = serde_json::to_string(text).map_err(|_| UnclearJson::NotJson)?;
     let start = document.as_ptr() as usize;
     let mut places = Vec::new();
     for pointer in pointers {
@@ -51,9 +51,9 @@ pub fn with_values_replaced(
 }
 
 /// The text of the value that a pointer leads to, within the document; `None` where it is missing or `null`.
-fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, Unclear> {
+fn find<'d>(document: &'d [u8], pointer: &Pointer) -> Result<Option<&'d str>, UnclearJson> {
     let mut at: &RawValue =
-        serde_json::from_slice(without_mark(document)).map_err(|_| Unclear::NotJson)?;
+        serde_json::from_slice(without_mark(document)).map_err(|_| UnclearJson::NotJson)?;
     for token in pointer.tokens() {
         let found = if let Ok(Members(members)) = serde_json::from_str(at.get()) {
             members.into_iter().find(|(name, _)| name == token).map(|(_, value)| value)
@@ -152,8 +152,8 @@ mod tests {
             (r#"{"data":null}"#, Ok(None)),
             (r#"{"data":[null]}"#, Ok(None)),
             (r#"{"data":{"0":1}}"#, Ok(Some(Bytes::from_static(b"1")))),
-            ("<html>", Err(Unclear::NotJson)),
-            (r#"{"data":[],"data":[1]}"#, Err(Unclear::Ambiguous)),
+            ("<html>", Err(UnclearJson::NotJson)),
+            (r#"{"data":[],"data":[1]}"#, Err(UnclearJson::Ambiguous)),
         ] {
             assert_eq!(
                 element(&Bytes::from_static(text.as_bytes()), &pointer("/data/0")),
@@ -188,7 +188,7 @@ mod tests {
             assert_eq!(replaced, Ok(Bytes::from_static(expected.as_bytes())), "{text}");
         }
         for (text, why) in
-            [("card=4242", Unclear::NotJson), (r#"{"a":1,"a":2}"#, Unclear::Ambiguous)]
+            [("card=4242", UnclearJson::NotJson), (r#"{"a":1,"a":2}"#, UnclearJson::Ambiguous)]
         {
             let replaced =
                 with_values_replaced(&Bytes::from_static(text.as_bytes()), &[pointer("/a")], "***");

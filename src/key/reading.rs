@@ -4,12 +4,12 @@ use std::cell::OnceCell;
 
 use bytes::Bytes;
 
-use super::{Document, Unclear};
+use super::{Document, UnclearJson};
 
 /// A body, and what it says once somebody asked.
 pub struct Reading<'b> {
     body: &'b [u8],
-    document: OnceCell<Result<Document<'b>, Unclear>>,
+    document: OnceCell<Result<Document<'b>, UnclearJson>>,
 }
 
 impl<'b> Reading<'b> {
@@ -22,7 +22,7 @@ impl<'b> Reading<'b> {
     ///
     /// # Errors
     /// It is none with one clear value.
-    pub fn document(&self) -> Result<&Document<'b>, Unclear> {
+    pub fn document(&self) -> Result<&Document<'b>, UnclearJson> {
         self.document
             .get_or_init(|| Document::parse(self.body))
             .as_ref()
@@ -34,7 +34,7 @@ impl<'b> Reading<'b> {
         self.body
     }
 
-    pub(super) fn into_document(self) -> Result<Document<'b>, Unclear> {
+    pub(super) fn into_document(self) -> Result<Document<'b>, UnclearJson> {
         self.document.into_inner().unwrap_or_else(|| Document::parse(self.body))
     }
 }

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use crate::engine::{FingerprintRule, KeySource, Mode, OnInFlight, OnMismatch, Policy};
 use crate::gate::AnswerBody;
+use crate::hex::Hex;
 use crate::key::{KeySyntax, PartHasher};
 use crate::proxy::Rejections;
 use crate::route::{Route, Routes};
@@ -41,9 +42,8 @@ impl Published {
         let body = Bytes::from(json!({ "routes": listed }).to_string());
         let mut hasher = PartHasher::new("published policy");
         hasher.part(&body);
-        let hex: String =
-            hasher.finish()[..TAG_BYTES].iter().map(|byte| format!("{byte:02x}")).collect();
-        Published { body, tag: format!("\"{hex}\"") }
+        let tag = format!("\"{}\"", Hex(&hasher.finish()[..TAG_BYTES]));
+        Published { body, tag }
     }
 
     /// Whether a request, which no route covers, asks for it.
@@ -136,7 +136,7 @@ fn duplicates(policy: &Policy, rejections: &Rejections) -> Value {
     let refused = |status: u16, kind, may_retry| json!({ "status": status, "type": rejections.kind(kind), "may_retry": may_retry });
     let conflict = StatusCode::CONFLICT.as_u16();
     let comes_back =
-        policy.uncertain_retry_after().is_some() || policy.errors.calls_back_what_is_held();
+        policy.uncertain_retry_after().is_some() || policy.errors.sends_retry_after_while_held();
     let reused = refused(policy.mismatch_status.as_u16(), "key-reused", false);
     let mut in_flight = refused(conflict, "in-flight", true);
     if policy.on_in_flight == OnInFlight::Wait {

@@ -13,6 +13,7 @@ use http::header::{
 use http::{HeaderMap, Method, Version};
 
 use crate::entropy::Entropy;
+use crate::hex;
 use crate::proxy::inbound::rules;
 use crate::telemetry::Trail;
 
@@ -342,10 +343,9 @@ fn begin_trace(headers: &mut HeaderMap, entropy: &Entropy) -> TraceParent {
     TraceParent(value)
 }
 
-fn write_hex(out: &mut [u8], mut number: u64) {
-    for place in out.iter_mut().rev() {
-        *place = b"0123456789abcdef"[(number & 15) as usize];
-        number >>= 4;
+fn write_hex(out: &mut [u8], number: u64) {
+    for (pair, byte) in out.chunks_exact_mut(2).zip(number.to_be_bytes()) {
+        pair.copy_from_slice(&hex::digits(byte));
     }
 }
 

@@ -11,7 +11,7 @@ use super::operation::State;
 use super::{QueryError, ReadModel, lock, schema, stored, unstored};
 use crate::event::Event;
 use crate::key::Slot;
-use crate::store::log::{Entry, EntryId, Position, member};
+use crate::store::log::{EntryId, LogEntry, Position, member};
 
 /// What applying came to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -49,7 +49,11 @@ impl ReadModel {
     /// # Errors
     /// Nothing was applied. All of it may be again, unless the file was [emptied](QueryError::Emptied): they lie behind entries
     /// then that it no longer has.
-    pub fn apply(&self, generation: Generation, entries: &[Entry]) -> Result<Applied, QueryError> {
+    pub fn apply(
+        &self,
+        generation: Generation,
+        entries: &[LogEntry],
+    ) -> Result<Applied, QueryError> {
         let _learning = lock(&self.learning);
         let (applied, known) = self.writing(|transaction| {
             generation.check(transaction)?;
@@ -109,7 +113,7 @@ impl<'t> Batch<'t> {
         })
     }
 
-    fn apply(&mut self, entry: &Entry) -> Result<(), QueryError> {
+    fn apply(&mut self, entry: &LogEntry) -> Result<(), QueryError> {
         if entry.id <= self.position.of(entry.partition) {
             return Ok(());
         }
@@ -149,7 +153,7 @@ impl<'t> Batch<'t> {
     /// Keeps an event, as it was told, for the timeline of the operation that it has changed. Returns whether it is new. After a
     /// failover gateways tell again what the server may have lost: that says where the operation stands, and since when, but
     /// it did not happen twice.
-    fn keep(&self, changed: &Folded, entry: &Entry) -> Result<bool, QueryError> {
+    fn keep(&self, changed: &Folded, entry: &LogEntry) -> Result<bool, QueryError> {
         let mut insert = self.transaction.prepare_cached(
             "INSERT OR IGNORE INTO events (operation, version, fence, kind, ms, seq, event) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
         )?;

@@ -6,7 +6,7 @@ use rusqlite::types::ToSql;
 use rusqlite::{Row, Transaction};
 
 use super::{QueryError, stored, unstored};
-use crate::event::Kind;
+use crate::event::EventKind;
 
 /// Upper bounds of the buckets of a latency, in ms; a last bucket has what is above.
 pub const LATENCY_BOUNDS_MS: [u64; 9] = [10, 25, 50, 100, 250, 500, 1000, 2500, 10_000];
@@ -95,13 +95,15 @@ impl Tally {
     }
 
     /// Counts a change.
-    pub(super) fn changed(&mut self, kind: Kind) {
+    pub(super) fn changed(&mut self, kind: EventKind) {
         let counter = match kind {
-            Kind::Claimed => &mut self.attempts,
-            Kind::Completed => &mut self.executed,
-            Kind::Released => &mut self.released,
-            Kind::Uncertain => &mut self.uncertain,
-            Kind::Resolved | Kind::Found | Kind::Retried | Kind::Expired => &mut self.decided,
+            EventKind::Claimed => &mut self.attempts,
+            EventKind::Completed => &mut self.executed,
+            EventKind::Released => &mut self.released,
+            EventKind::Uncertain => &mut self.uncertain,
+            EventKind::Resolved | EventKind::Found | EventKind::Retried | EventKind::Expired => {
+                &mut self.decided
+            }
         };
         *counter += 1;
     }

@@ -7,7 +7,7 @@ use rusqlite::{OptionalExtension, Transaction, params};
 
 use super::operation::{Course, State, kind_number, kind_of_number};
 use super::{QueryError, stored, unstored};
-use crate::event::{Event, Kind, Summary};
+use crate::event::{Event, EventKind, Summary};
 
 /// An operation, as its row in the file is.
 #[derive(Debug, Clone)]
@@ -19,7 +19,7 @@ pub(super) struct Folded {
     began: bool,
     changed: bool,
     route: i64,
-    kind: Kind,
+    kind: EventKind,
     version: i64,
     fence: i64,
     status: Option<u16>,
@@ -94,13 +94,13 @@ impl Folded {
             Before::Unknown(id) => (id, None),
         };
         // A claim over nothing opens the operation anew; one over an uncertain outcome keeps since when it was open.
-        let same = before
-            .as_ref()
-            .filter(|before| event.kind != Kind::Claimed || before.opened_ms == event.opened_ms);
+        let same = before.as_ref().filter(|before| {
+            event.kind != EventKind::Claimed || before.opened_ms == event.opened_ms
+        });
         let began = before.is_none() || same.is_none();
         let began_ms = match (same, event.kind) {
             (Some(same), _) => same.began_ms,
-            (None, Kind::Claimed) => at_ms,
+            (None, EventKind::Claimed) => at_ms,
             // Its beginning was trimmed.
             (None, _) => at_ms.min(event.opened_ms),
         };

@@ -10,7 +10,7 @@ use super::counts::{Counts, HOUR_MS, Tally};
 use super::freshness::Generation;
 use super::report::{REFUSE, REPLAY};
 use super::{QueryError, ReadModel, stored, unstored};
-use crate::event::{Observation, Seen};
+use crate::event::{Observation, ObservationKind};
 use crate::key::Slot;
 use crate::store::log::{EntryId, member};
 
@@ -91,16 +91,16 @@ impl Noted<'_> {
         let route = self.routes.number(self.transaction, &observation.route)?;
         let problem = observation.problem.as_deref();
         let count: fn(&mut Tally) -> &mut u64 = match (observation.kind, problem) {
-            (Seen::Replayed, _) => |tally| &mut tally.replayed,
-            (Seen::Waited, _) => |tally| &mut tally.waited,
-            (Seen::Refused, Some("key-reused")) => |tally| &mut tally.conflicts,
+            (ObservationKind::Replayed, _) => |tally| &mut tally.replayed,
+            (ObservationKind::Waited, _) => |tally| &mut tally.waited,
+            (ObservationKind::Refused, Some("key-reused")) => |tally| &mut tally.conflicts,
             (
-                Seen::Refused,
+                ObservationKind::Refused,
                 Some("in-flight" | "outcome-uncertain" | "response-not-stored" | "result-expired"),
             ) => |tally| &mut tally.held,
-            (Seen::Refused, _) => |tally| &mut tally.refused,
-            (Seen::WouldReplay, _) => return self.shadow(route, REPLAY, observation),
-            (Seen::WouldRefuse, _) => return self.shadow(route, REFUSE, observation),
+            (ObservationKind::Refused, _) => |tally| &mut tally.refused,
+            (ObservationKind::WouldReplay, _) => return self.shadow(route, REPLAY, observation),
+            (ObservationKind::WouldRefuse, _) => return self.shadow(route, REFUSE, observation),
         };
         self.counts
             .count(route, observation.at_ms, |tally| *count(tally) += observation.requests());

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use rusqlite::{Connection, Row};
 
 use super::{QueryError, unstored};
-use crate::event::Kind;
+use crate::event::EventKind;
 use crate::store::log::slot_of_member;
 
 /// Where an operation stands. Its last event says so, and then time: a result is gone when its retention is over.
@@ -83,42 +83,46 @@ impl FromStr for State {
 }
 
 /// What the last event makes of an operation, before time does anything to it.
-pub(super) fn told(kind: Kind) -> State {
+pub(super) fn told(kind: EventKind) -> State {
     match kind {
-        Kind::Claimed => State::InFlight,
-        Kind::Uncertain | Kind::Retried => State::Uncertain,
-        Kind::Completed | Kind::Resolved | Kind::Found => State::Completed,
-        Kind::Released => State::Released,
-        Kind::Expired => State::Expired,
+        EventKind::Claimed => State::InFlight,
+        EventKind::Uncertain | EventKind::Retried => State::Uncertain,
+        EventKind::Completed | EventKind::Resolved | EventKind::Found => State::Completed,
+        EventKind::Released => State::Released,
+        EventKind::Expired => State::Expired,
     }
 }
 
 /// The kinds, in the order of their numbers in the file.
-const KINDS: [Kind; 8] = [
-    Kind::Claimed,
-    Kind::Completed,
-    Kind::Uncertain,
-    Kind::Released,
-    Kind::Resolved,
-    Kind::Found,
-    Kind::Retried,
-    Kind::Expired,
+const KINDS: [EventKind; 8] = [
+    EventKind::Claimed,
+    EventKind::Completed,
+    EventKind::Uncertain,
+    EventKind::Released,
+    EventKind::Resolved,
+    EventKind::Found,
+    EventKind::Retried,
+    EventKind::Expired,
 ];
 
-pub(super) fn kind_number(kind: Kind) -> i64 {
+pub(super) fn kind_number(kind: EventKind) -> i64 {
     // One that isn't there would be read as uncertain, which is what somebody looks at.
     KINDS.iter().position(|known| *known == kind).map_or(-1, |at| at as i64)
 }
 
-pub(super) fn kind_of_number(number: i64) -> Kind {
-    usize::try_from(number).ok().and_then(|at| KINDS.get(at)).copied().unwrap_or(Kind::Uncertain)
+pub(super) fn kind_of_number(number: i64) -> EventKind {
+    usize::try_from(number)
+        .ok()
+        .and_then(|at| KINDS.get(at))
+        .copied()
+        .unwrap_or(EventKind::Uncertain)
 }
 
 /// When an operation's state changes by itself, by the store's clock.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Course {
     /// The last event.
-    pub kind: Kind,
+    pub kind: EventKind,
     /// When the record is gone.
     pub ends_ms: u64,
     /// When nothing is left, no tombstone either.
@@ -150,7 +154,7 @@ pub struct Operation {
     /// Where it stands at the time that was asked for.
     pub state: State,
     /// Its last event.
-    pub last: Kind,
+    pub last: EventKind,
     /// The route.
     pub route: String,
     /// Whose it is: the scope's hash, shortened.

@@ -10,8 +10,8 @@ use tokio::time::{Instant, sleep};
 use super::upkeep::RETIRE_PERIOD;
 use super::{Generation, QueryError, Reached, ReadModel};
 use crate::key::PARTITIONS;
-use crate::store::log::{Ends, Entry, Position};
-use crate::store::{Store, StoreError};
+use crate::store::StoreError;
+use crate::store::log::{Ends, EventLog, LogEntry, Position};
 
 /// Milliseconds since 1970.
 pub type Now = Arc<dyn Fn() -> u64 + Send + Sync>;
@@ -60,7 +60,7 @@ enum Left {
 /// Follows a log. There may be several for one file: what one has applied, the others pass over.
 pub struct Projector {
     model: Arc<ReadModel>,
-    store: Arc<dyn Store>,
+    log: Arc<dyn EventLog>,
     keep: Duration,
     now: Now,
     marked: Option<Instant>,
@@ -71,11 +71,11 @@ impl Projector {
     /// One that brings what `store`'s log tells into `model`, where it stays as long as the log keeps entries.
     pub fn new(
         model: Arc<ReadModel>,
-        store: Arc<dyn Store>,
+        log: Arc<dyn EventLog>,
         keep: Duration,
         now: Now,
     ) -> Projector {
-        Projector { model, store, keep, now, marked: None, retired: None }
+        Projector { model, log, keep, now, marked: None, retired: None }
     }
 
     /// Follows for ever. A store that doesn't answer, and a disk that is full, are waited for; damage is repaired.
@@ -130,8 +130,8 @@ impl Projector {
             }
             self.mark(&position).await?;
         }
-        let entries = self.store.log().read(&position, BATCH).await?;
-        let batches = self.store.log().observations(observed, OBSERVED_BATCH).await?;
+        let entries = self.log.read(&position, BATCH).await?;
+        let batches = self.log.observations(observed, OBSERVED_BATCH).await?;
         let idle = entries.is_empty() && batches.is_empty();
         let full_ms = batches.get(OBSERVED_BATCH - 1).map(|(id, _)| id.ms);
         let more_ms = reached(&entries).into_iter().chain(full_ms).min();
@@ -155,7 +155,7 @@ impl Projector {
         })
     }
 
-    async fn apply(&self, generation: Generation, entries: Vec<Entry>) -> Result<(), Fault> {
+    async fn apply(&self, generation: Generation, entries: Vec<LogEntry>) -> Result<(), Fault> {
         let applied = self.blocking(move |model| model.apply(generation, &entries)).await?;
         if applied.unknown > 0 {
             tracing::warn!(
@@ -169,7 +169,7 @@ impl Projector {
     /// Says how far the log was read, so that it isn't trimmed further.
     async fn mark(&mut self, position: &Position) -> Result<(), Fault> {
         let reader = self.blocking(|model| model.reader_name()).await?;
-        self.store.log().mark_read(&reader, position).await?;
+        self.log.mark_read(&reader, position).await?;
         self.marked = Some(Instant::now());
         Ok(())
     }
@@ -182,7 +182,7 @@ impl Projector {
             return Ok(false);
         }
         let ends: HashMap<u16, Ends> =
-            self.store.log().ends().await?.into_iter().map(|ends| (ends.partition, ends)).collect();
+            self.log.ends().await?.into_iter().map(|ends| (ends.partition, ends)).collect();
         for (partition, read) in &position.0 {
             let ends = ends.get(partition);
             if ends.is_none_or(|ends| ends.last.id < *read) {
@@ -223,7 +223,7 @@ impl Projector {
 }
 
 /// Up to when all is in that was told, where some partition may have more: in ms, by the store's clock.
-fn reached(entries: &[Entry]) -> Option<u64> {
+fn reached(entries: &[LogEntry]) -> Option<u64> {
     let mut partitions: BTreeMap<u16, (usize, u64)> = BTreeMap::new();
     for entry in entries {
         let (count, last_ms) = partitions.entry(entry.partition).or_default();
@@ -245,11 +245,12 @@ mod tests {
     use crate::event::{Context, Event};
     use crate::key::{Caller, Fingerprint, Scope, Slot, Space};
     use crate::record::{Fence, Version};
+    use crate::store::Records;
     use crate::store::memory::Memory;
 
     const BEGAN_MS: u64 = 1_800_000_000_000;
 
-    async fn begin(store: &dyn Store, n: usize) {
+    async fn begin(store: &Memory, n: usize) {
         let caller = Caller::of_field("authorization", b"alice");
         let asked =
             Asked { caller, fingerprint: Fingerprint::from_bytes([7; 32]), fence: Fence(n as u64) };
@@ -263,19 +264,18 @@ mod tests {
     async fn few_entries_wait_for_more_and_a_full_partition_is_read_on_at_once() {
         let clock = Arc::new(AtomicU64::new(BEGAN_MS));
         let (stores, models) = (clock.clone(), clock.clone());
-        let store: Arc<dyn Store> =
-            Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
+        let store = Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
         let model = Arc::new(ReadModel::in_memory().unwrap());
         let now: Now = Arc::new(move || models.load(Ordering::SeqCst));
         let mut projector =
             Projector::new(model.clone(), store.clone(), Duration::from_secs(3600), now);
-        begin(&*store, 0).await;
+        begin(&store, 0).await;
         let later = clock.fetch_add(70, Ordering::SeqCst) + 70;
         assert_eq!(projector.round().await.unwrap(), Left::Little);
         let known = model.freshness();
         assert_eq!((known.entries, known.as_of_ms), (1, Some(later)));
         for n in 1..=FULL {
-            begin(&*store, n).await;
+            begin(&store, n).await;
         }
         clock.fetch_add(70, Ordering::SeqCst);
         assert_eq!(projector.round().await.unwrap(), Left::Much);

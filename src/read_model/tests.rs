@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::*;
-use crate::event::{Context, Event, Kind};
+use crate::event::{Context, Event, EventKind};
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::Lifetime;
-use crate::store::log::{Entry, EntryId, Position};
+use crate::store::log::{EntryId, LogEntry, Position};
 
 mod following;
 mod observing;
@@ -28,7 +28,7 @@ fn slot(n: u64) -> Slot {
     Slot::from_hash(Space::Enforced, hash)
 }
 
-fn event(kind: Kind, opened_ms: u64) -> Event {
+fn event(kind: EventKind, opened_ms: u64) -> Event {
     Event {
         kind,
         version: "1".into(),
@@ -37,10 +37,11 @@ fn event(kind: Kind, opened_ms: u64) -> Event {
         opened_ms,
         keep_ms: KEEP_MS,
         tombstone_ms: None,
-        lease_ms: (kind == Kind::Claimed).then_some(LEASE_MS),
-        status: matches!(kind, Kind::Completed | Kind::Resolved | Kind::Found).then_some(201),
+        lease_ms: (kind == EventKind::Claimed).then_some(LEASE_MS),
+        status: matches!(kind, EventKind::Completed | EventKind::Resolved | EventKind::Found)
+            .then_some(201),
         response_bytes: None,
-        cause: (kind == Kind::Uncertain).then(|| "the connection broke".into()),
+        cause: (kind == EventKind::Uncertain).then(|| "the connection broke".into()),
         context: Context::default(),
     }
 }
@@ -52,7 +53,7 @@ fn applied(model: &ReadModel, told: &Told) {
 
 /// A log with one partition that entries are appended to by hand.
 #[derive(Default)]
-struct Told(Vec<Entry>);
+struct Told(Vec<LogEntry>);
 
 impl Told {
     fn tell(&mut self, n: u64, at_ms: u64, event: &Event) {
@@ -62,6 +63,6 @@ impl Told {
     fn tell_json(&mut self, n: u64, at_ms: u64, event: &serde_json::Value) {
         let event = serde_json::to_vec(event).unwrap().into();
         let id = EntryId { ms: at_ms, seq: self.0.len() as u64 };
-        self.0.push(Entry { partition: 0, id, slot: slot(n), event, link: None });
+        self.0.push(LogEntry { partition: 0, id, slot: slot(n), event, link: None });
     }
 }

@@ -163,7 +163,7 @@ fn document(problem: &Refusal, shape: Shape) -> Document {
             operation: *slot,
             // Of a request that no key protects nothing is held: sent again, it would run again.
             retry_after: retry_after
-                .or((slot.is_some() && shape.errors.calls_back_what_is_held())
+                .or((slot.is_some() && shape.errors.sends_retry_after_while_held())
                     .then_some(HELD_RETRY)),
             ..doc(
                 status

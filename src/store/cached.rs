@@ -11,13 +11,13 @@ use async_trait::async_trait;
 use tokio_util::task::AbortOnDropHandle;
 
 use super::cache::LocalCache;
-use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
+use super::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
 /// A store, and its records in the process.
 pub struct Cached {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn Records>,
     cache: Arc<LocalCache>,
     _tracker: AbortOnDropHandle<()>,
 }
@@ -26,7 +26,7 @@ impl Cached {
     /// Keeps what `inner` answers, as seen from above: opened, if it seals. `tracker` tells the cache of changes and ends
     /// with the store.
     pub fn new(
-        inner: Arc<dyn Store>,
+        inner: Arc<dyn Records>,
         cache: Arc<LocalCache>,
         tracker: AbortOnDropHandle<()>,
     ) -> Cached {
@@ -35,32 +35,28 @@ impl Cached {
 }
 
 #[async_trait]
-impl Store for Cached {
+impl Records for Cached {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         if expected.is_some() || !matches!(next.state, State::InFlight { .. }) {
             // What this process writes over, it must not answer with until it is told.
             self.cache.changed(slot);
-            return self.inner.write(slot, expected, next, lifetime, says).await;
+            return self.inner.write(slot, expected, next, lifetime, event).await;
         }
         if let Some(held) = self.cache.get(slot) {
             return Ok(Swap::Stale(Some(held)));
         }
-        let swapped = self.inner.write(slot, expected, next, lifetime, says).await?;
+        let swapped = self.inner.write(slot, expected, next, lifetime, event).await?;
         if let Swap::Stale(Some(held)) = &swapped {
             self.cache.offer(slot, held);
         }
         Ok(swapped)
-    }
-
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -105,19 +101,6 @@ impl Store for Cached {
 
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
-    }
-
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
     }
 }
 

@@ -16,7 +16,9 @@ use self::shelf::{Shelf, StoreTime};
 use self::tables::{Parcel, Raw};
 use self::writer::{Answer, Exchange, Job, Order, Writer};
 use super::large::{ALONG_MAX, Large};
-use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
+use super::{
+    EventSource, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap, Watch,
+};
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version, encode};
 
@@ -210,14 +212,14 @@ impl Embedded {
 }
 
 #[async_trait]
-impl Store for Embedded {
+impl Records for Embedded {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         let tombstone = match (&next.state, lifetime.tombstone) {
             (State::Completed { .. }, Some(keep)) => {
@@ -234,7 +236,7 @@ impl Store for Embedded {
             heeds_tombstone: lifetime.tombstone.is_some(),
             record: Parcel::new(&encoded, lifetime.due, lifetime.keep),
             tombstone,
-            event: says(),
+            event: event(),
         };
         match self.ask(Job::Swap(Box::new(exchange))).await? {
             Answer::Stale(None) => Ok(Swap::Stale(None)),
@@ -244,10 +246,6 @@ impl Store for Embedded {
             }
             _ => Ok(Swap::Stored),
         }
-    }
-
-    fn log(&self) -> &dyn Log {
-        self
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -290,7 +288,10 @@ impl Store for Embedded {
     async fn ping(&self) -> Result<(), StoreError> {
         self.ask(Job::Ping).await.map(|_| ())
     }
+}
 
+#[async_trait]
+impl IdentityNotes for Embedded {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
         self.read(move |shelf| shelf.note(note)).await
     }

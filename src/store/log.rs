@@ -17,11 +17,12 @@ use bytes::Bytes;
 use ring::digest::{Context, SHA1_FOR_LEGACY_USE_ONLY, SHA256};
 
 use super::StoreError;
+use crate::hex;
 use crate::key::{SLOT_BYTES, Slot, Space};
 
 mod verify;
 
-pub use verify::{Break, Cursor, Fault, Progress, verify};
+pub use verify::{ChainBreak, ChainCursor, ChainFault, Verification, verify};
 
 /// Bytes of a link: SHA-1 in hexadecimal digits, which is what a script can make within a Redis server.
 pub const LINK_BYTES: usize = 40;
@@ -69,14 +70,17 @@ impl fmt::Display for EntryId {
 /// A text that is no place in the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("that is no place in the event log")]
-pub struct NoPlace;
+pub struct InvalidPosition;
 
 impl FromStr for EntryId {
-    type Err = NoPlace;
+    type Err = InvalidPosition;
 
-    fn from_str(text: &str) -> Result<EntryId, NoPlace> {
-        let (ms, seq) = text.split_once('-').ok_or(NoPlace)?;
-        Ok(EntryId { ms: ms.parse().map_err(|_| NoPlace)?, seq: seq.parse().map_err(|_| NoPlace)? })
+    fn from_str(text: &str) -> Result<EntryId, InvalidPosition> {
+        let (ms, seq) = text.split_once('-').ok_or(InvalidPosition)?;
+        Ok(EntryId {
+            ms: ms.parse().map_err(|_| InvalidPosition)?,
+            seq: seq.parse().map_err(|_| InvalidPosition)?,
+        })
     }
 }
 
@@ -94,7 +98,7 @@ impl Link {
         chained.update(&digest(member, event));
         let mut link = [0; LINK_BYTES];
         for (byte, digits) in chained.finish().as_ref().iter().zip(link.chunks_exact_mut(2)) {
-            digits.copy_from_slice(&[HEX[usize::from(byte >> 4)], HEX[usize::from(byte & 15)]]);
+            digits.copy_from_slice(&hex::digits(*byte));
         }
         Link(link)
     }
@@ -110,8 +114,6 @@ impl Link {
     }
 }
 
-const HEX: &[u8; 16] = b"0123456789abcdef";
-
 impl fmt::Display for Link {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&String::from_utf8_lossy(&self.0))
@@ -126,7 +128,7 @@ impl fmt::Debug for Link {
 
 /// An entry of the log.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Entry {
+pub struct LogEntry {
     /// The partition that it lies in.
     pub partition: u16,
     /// Its place there.
@@ -151,7 +153,7 @@ impl Position {
     }
 
     /// An entry was read.
-    pub fn advance(&mut self, entry: &Entry) {
+    pub fn advance(&mut self, entry: &LogEntry) {
         self.0.insert(entry.partition, entry.id);
     }
 }
@@ -166,13 +168,13 @@ impl fmt::Display for Position {
 }
 
 impl FromStr for Position {
-    type Err = NoPlace;
+    type Err = InvalidPosition;
 
-    fn from_str(text: &str) -> Result<Position, NoPlace> {
+    fn from_str(text: &str) -> Result<Position, InvalidPosition> {
         let mut position = Position::default();
         for part in text.split(',').filter(|part| !part.is_empty()) {
-            let (partition, id) = part.split_once(':').ok_or(NoPlace)?;
-            position.0.insert(partition.parse().map_err(|_| NoPlace)?, id.parse()?);
+            let (partition, id) = part.split_once(':').ok_or(InvalidPosition)?;
+            position.0.insert(partition.parse().map_err(|_| InvalidPosition)?, id.parse()?);
         }
         Ok(position)
     }
@@ -211,10 +213,10 @@ pub struct Trimmed {
 
 /// A store's event log.
 #[async_trait]
-pub trait Log: Send + Sync {
+pub trait EventLog: Send + Sync + 'static {
     /// Entries behind a position, of every partition that has more, in order within each: in all about `limit`, or one of each.
     /// None means that there are none.
-    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError>;
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError>;
 
     /// Up to `limit` entries of one partition behind an entry, in order.
     async fn read_partition(
@@ -222,7 +224,7 @@ pub trait Log: Send + Sync {
         partition: u16,
         from: EntryId,
         limit: usize,
-    ) -> Result<Vec<Entry>, StoreError>;
+    ) -> Result<Vec<LogEntry>, StoreError>;
 
     /// Says how far a reader has read, in all partitions: what is behind that is not trimmed while the reader is heard of.
     /// To be said before the first reading, and now and then though nothing was read.
@@ -236,7 +238,7 @@ pub trait Log: Send + Sync {
     async fn trim(&self, older_than: Duration) -> Result<Trimmed, StoreError>;
 
     /// Appends a batch of observations: opaque bytes that may be lost, in an order of their own. The oldest go when there are
-    /// more than [`OBSERVED_BYTES_MAX`], read or not; and [`Log::trim`] takes away those that are too old.
+    /// more than [`OBSERVED_BYTES_MAX`], read or not; and [`EventLog::trim`] takes away those that are too old.
     async fn observe(&self, batch: &[u8]) -> Result<(), StoreError>;
 
     /// Up to `limit` batches of observations behind one, in order.
@@ -292,11 +294,11 @@ pub fn slot_of_member(member: &[u8]) -> Option<Slot> {
     Some(Slot::from_hash(space, hash.try_into().ok()?))
 }
 
-impl Entry {
+impl LogEntry {
     /// An entry that somebody else wrote: it can't be read, says nothing, and must not keep anybody from reading on.
-    pub(super) fn unreadable(partition: u16, id: EntryId) -> Entry {
+    pub(super) fn unreadable(partition: u16, id: EntryId) -> LogEntry {
         let slot = Slot::from_hash(Space::Enforced, [0; SLOT_BYTES]);
-        Entry { partition, id, slot, event: Bytes::new(), link: None }
+        LogEntry { partition, id, slot, event: Bytes::new(), link: None }
     }
 }
 
@@ -353,7 +355,7 @@ mod tests {
             (EntryId { ms: 6, seq: 0 }, EntryId::default())
         );
         for odd in ["0", "0:5", "0:5-", "a:5-7", "0:5-7;1:5-7", "65536:1-1"] {
-            assert_eq!(odd.parse::<Position>(), Err(NoPlace), "{odd}");
+            assert_eq!(odd.parse::<Position>(), Err(InvalidPosition), "{odd}");
         }
     }
 }

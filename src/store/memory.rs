@@ -4,22 +4,21 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use async_trait::async_trait;
 
 use self::log::Journal;
 use super::{
-    Hub, ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch, is_listed,
+    EventSource, Hub, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap,
+    Watch, is_listed,
 };
+use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 
 mod log;
-
-/// A store's clock: milliseconds since 1970. It must run on while the process is stopped, and must not jump.
-pub type StoreClock = Arc<dyn Fn() -> u64 + Send + Sync>;
 
 /// How many records that have ended one write clears away. More than one, so that a store that is written to shrinks;
 /// few, so that no single request pays for many others.
@@ -83,14 +82,14 @@ impl Memory {
 }
 
 #[async_trait]
-impl Store for Memory {
+impl Records for Memory {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         let (mut shelf, now_ms) = self.open();
         shelf.sweep(now_ms);
@@ -111,14 +110,10 @@ impl Store for Memory {
             return Ok(Swap::Stale(Some(tombstone.held(now_ms))));
         }
         shelf.write(slot, next, lifetime, now_ms);
-        shelf.journal.append(slot, &says(), now_ms);
+        shelf.journal.append(slot, &event(), now_ms);
         drop(shelf);
         self.hub.notify(slot);
         Ok(Swap::Stored)
-    }
-
-    fn log(&self) -> &dyn Log {
-        self
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -204,7 +199,10 @@ impl Store for Memory {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
+}
 
+#[async_trait]
+impl IdentityNotes for Memory {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
         Ok(self.open().0.notes.of(note).clone())
     }
@@ -324,7 +322,7 @@ mod tests {
     use crate::key::Space;
     use crate::record::Lifetime;
     use crate::store::suite::{self, Stage, Time};
-    use crate::store::{Listing, Store};
+    use crate::store::{Listing, Records};
 
     async fn stage() -> Stage {
         let time = Time::by_hand();

@@ -1,8 +1,15 @@
-//! Where records are kept. One write verb, [`Store::write`]: compare the version, then write; all rules are elsewhere.
+//! The store: where gateways keep the records of operations, the event log, and the notes about identities.
 //!
-//! Danger: the result of a call can be unknown. An error says whether the write was certainly not applied or may have
-//! been; who gets a [`StoreError::MaybeApplied`] reads back and looks for its own fence.
+//! A [`Store`] has three parts, one trait each: [`Records`], [`EventLog`] and [`IdentityNotes`]. `memory`, `embedded` and
+//! `redis` implement all three. A wrapper (`sealed`, `cached`, `pending`) takes the place of the parts that it changes.
+//!
+//! There is one write verb, [`Records::write`]: it compares the version, then writes the record and its event in one atomic
+//! step. All rules about records are in `engine`.
+//!
+//! Danger: the result of a call can be unknown. [`StoreError::NotApplied`] means that nothing was written. After
+//! [`StoreError::MaybeApplied`] the caller must load the record and look for its own fence.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use async_trait::async_trait;
@@ -15,9 +22,9 @@ pub mod cached;
 pub mod copy;
 pub mod embedded;
 mod large;
-pub mod latched;
 pub mod log;
 pub mod memory;
+pub mod pending;
 pub mod redis;
 pub mod sealed;
 mod watch;
@@ -25,17 +32,34 @@ mod watch;
 #[cfg(test)]
 pub(crate) mod suite;
 
-pub use log::Log;
+pub use log::EventLog;
 pub use watch::{Hub, Watch};
 
-/// What [`Store::write`] did.
+/// A store, part by part. Cheap to clone.
+#[derive(Clone)]
+pub struct Store {
+    /// The records of operations.
+    pub records: Arc<dyn Records>,
+    /// The log of their changes.
+    pub log: Arc<dyn EventLog>,
+    /// What the gateways of the store have agreed on.
+    pub identities: Arc<dyn IdentityNotes>,
+}
+
+impl<T: Records + EventLog + IdentityNotes> From<Arc<T>> for Store {
+    fn from(store: Arc<T>) -> Store {
+        Store { records: store.clone(), log: store.clone(), identities: store }
+    }
+}
+
+/// Result of [`Records::write`].
 #[derive(Debug, Clone, PartialEq)]
 pub enum Swap {
     /// The record is written, as durably as the store promises.
     Stored,
     /// Another version is there (`None`: nothing is); nothing was written.
     Stale(Option<Held>),
-    /// Another version is there, under this fence, in a record so large that it is read by itself: [`Store::load`]. Nothing was
+    /// Another version is there, under this fence, in a record so large that it is read by itself: [`Records::load`]. Nothing was
     /// written.
     Large(Fence),
 }
@@ -100,31 +124,34 @@ pub enum ListError {
     Store(#[from] StoreError),
 }
 
-/// What a change says of itself to the [log](Log); it is asked for that only where it may be appended. Most claims of duplicates
-/// append nothing, and making an event for each of them would cost more than noting the duplicate does.
-pub type Says<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
+/// Makes the event of a change, for the [log](EventLog). Called only where the event may be appended: most claims of
+/// duplicates append nothing, and making an event for each of them would cost more than the duplicate itself.
+///
+/// An empty event is not appended.
+pub type EventSource<'a> = &'a (dyn Fn() -> Vec<u8> + Send + Sync);
 
-/// What a change says that is not to be told.
-pub const NOTHING: Says<'static> = &Vec::new;
+/// Makes no event.
+pub const NO_EVENT: EventSource<'static> = &Vec::new;
 
-/// A keeper of records. Every method is safe to cancel; a cancelled write counts as [`StoreError::MaybeApplied`].
+/// Keeps the records of operations. Every method is safe to cancel; a cancelled write counts as
+/// [`StoreError::MaybeApplied`].
 #[async_trait]
-pub trait Store: Send + Sync + 'static {
+pub trait Records: Send + Sync + 'static {
     /// Writes `next` if the slot's version is `expected` (`None`: if nothing is there), atomically with the index of
     /// unsettled records and the tombstone, and wakes who watches the slot.
     ///
     /// Re-entrant: where the slot already holds a record of `next`'s version, fence and state, it was this very call
     /// that wrote it, and the answer is `Stored`.
     ///
-    /// In the same atomic step what the change says is appended to the [log](Store::log): once, however often the call is
-    /// repeated, and not at all where the answer is `Stale`, or where it says nothing.
+    /// Appends the event to the [log](EventLog) in the same atomic step: once, however often the call is repeated, and never
+    /// when the answer is `Stale`.
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError>;
 
     /// Writes without an event.
@@ -135,11 +162,8 @@ pub trait Store: Send + Sync + 'static {
         next: &Record,
         lifetime: Lifetime,
     ) -> Result<Swap, StoreError> {
-        self.write(slot, expected, next, lifetime, NOTHING).await
+        self.write(slot, expected, next, lifetime, NO_EVENT).await
     }
-
-    /// The event log.
-    fn log(&self) -> &dyn Log;
 
     /// Reads a record.
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError>;
@@ -174,7 +198,11 @@ pub trait Store: Send + Sync + 'static {
 
     /// Whether the store answers and accepts writes.
     async fn ping(&self) -> Result<(), StoreError>;
+}
 
+/// Keeps notes: texts that all gateways of a store compare with their configuration before they use it.
+#[async_trait]
+pub trait IdentityNotes: Send + Sync + 'static {
     /// Reads a note. Notes are kept for as long as the store.
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError>;
 

@@ -13,7 +13,7 @@ use http::HeaderMap;
 use ring::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use ring::rand::{SecureRandom, SystemRandom};
 
-use super::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
+use super::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
 use crate::key::Slot;
 use crate::record::{
     CodecError, Extras, Fence, Held, Lifetime, Record, Reply, ReplyBody, State, Version,
@@ -56,7 +56,7 @@ impl std::fmt::Debug for SealingKey {
 
 /// A store whose results are sealed.
 pub struct Sealed {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn Records>,
     /// The first seals; all open.
     keys: Vec<SealingKey>,
     random: SystemRandom,
@@ -67,7 +67,7 @@ impl Sealed {
     ///
     /// # Errors
     /// There is no key.
-    pub fn new(inner: Arc<dyn Store>, keys: Vec<SealingKey>) -> Result<Sealed, NoKey> {
+    pub fn new(inner: Arc<dyn Records>, keys: Vec<SealingKey>) -> Result<Sealed, NoKey> {
         if keys.is_empty() {
             Err(NoKey)
         } else {
@@ -180,28 +180,24 @@ fn context_of(has_trailers: bool) -> &'static [u8] {
 }
 
 #[async_trait]
-impl Store for Sealed {
+impl Records for Sealed {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         let closed = self.closed(slot, next)?;
         let swapped = self
             .inner
-            .write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, says)
+            .write(slot, expected, closed.as_ref().unwrap_or(next), lifetime, event)
             .await?;
         match swapped {
             Swap::Stored | Swap::Large(_) => Ok(swapped),
             Swap::Stale(held) => Ok(Swap::Stale(self.opened(slot, held)?)),
         }
-    }
-
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -243,19 +239,6 @@ impl Store for Sealed {
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }
-
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
-    }
 }
 
 #[cfg(test)]
@@ -264,8 +247,9 @@ mod tests {
 
     use super::*;
     use crate::key::Space;
-    use crate::store::latched::Latched;
+    use crate::store::Store;
     use crate::store::memory::Memory;
+    use crate::store::pending::PendingStore;
     use crate::store::suite::{Stage, Time, claim, completed, slot};
 
     const LIFE: Lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
@@ -399,7 +383,9 @@ mod tests {
 
     async fn stage() -> Stage {
         let time = Time::by_hand();
-        Stage::new(sealed(&Arc::new(Memory::new(time.clock())), vec![key("a", 1)]), time)
+        let inner = Arc::new(Memory::new(time.clock()));
+        let records = Arc::new(sealed(&inner, vec![key("a", 1)]));
+        Stage::of_shared(Store { records, ..Store::from(inner) }, time)
     }
 
     mod as_any_store {
@@ -408,7 +394,7 @@ mod tests {
 
     #[tokio::test]
     async fn it_answers_when_what_is_under_it_does() {
-        let under = Latched::new(memory());
+        let under = PendingStore::new(memory().into());
         let store = Sealed::new(under.clone(), vec![key("a", 1)]).unwrap();
         assert!(store.ping().await.is_err());
         under.open();

@@ -87,7 +87,7 @@ pub(crate) async fn one_of_many_claims_wins(stage: Stage) {
     let tries = (1..=50).map(|n| {
         let store = stage.store.clone();
         tokio::spawn(async move {
-            (n, store.swap(&HERE(1), None, &claim(n * 1000, n), lease(LONG)).await.unwrap())
+            (n, store.records.swap(&HERE(1), None, &claim(n * 1000, n), lease(LONG)).await.unwrap())
         })
     });
     let mut answers = Vec::new();
@@ -120,7 +120,7 @@ pub(crate) async fn a_write_names_the_version_it_replaces(stage: Stage) {
 pub(crate) async fn versions_and_fences_use_all_their_bits(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(u64::MAX, u64::MAX - 1), lease(LONG)).await;
     stage.stale(&HERE(1), Some(u64::MAX - 1), &claim(0, 5), lease(LONG)).await;
-    assert!(!stage.store.renew(&HERE(1), Fence(u64::MAX), LONG, LONG).await.unwrap());
+    assert!(!stage.store.records.renew(&HERE(1), Fence(u64::MAX), LONG, LONG).await.unwrap());
     stage.stored(&HERE(1), Some(u64::MAX), &claim(0, 5), lease(LONG)).await;
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(0, 5));
 }
@@ -162,13 +162,13 @@ pub(crate) async fn a_marker_is_replaced_only_by_naming_its_version(stage: Stage
 
 pub(crate) async fn a_renewal_moves_the_due_time_and_no_version(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(SHORT)).await;
-    assert!(stage.store.renew(&HERE(1), Fence(1), LONG, LONG * 2).await.unwrap());
+    assert!(stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG * 2).await.unwrap());
     let held = stage.load(&HERE(1)).await.unwrap();
     assert_eq!(held.record, claim(10, 1));
     assert!(held.due_ms >= held.written_ms + LONG.as_millis() as u64);
     stage.time.pass(SHORT * 2).await;
     assert!(!stage.is_due(&HERE(1)).await);
-    assert!(stage.store.renew(&HERE(1), Fence(1), SHORT, LONG).await.unwrap());
+    assert!(stage.store.records.renew(&HERE(1), Fence(1), SHORT, LONG).await.unwrap());
     stage.until("the shortened lease is over", async || stage.is_due(&HERE(1)).await).await;
 }
 
@@ -176,20 +176,20 @@ pub(crate) async fn a_renewal_prolongs_the_life_of_the_record(stage: Stage) {
     stage
         .stored(&HERE(1), None, &claim(10, 1), Lifetime { keep: SHORT * 10, ..lease(SHORT) })
         .await;
-    assert!(stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert!(stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     stage.time.pass(SHORT * 11).await;
     assert_eq!(stage.load(&HERE(1)).await.unwrap().record, claim(10, 1));
 }
 
 pub(crate) async fn only_the_attempt_under_way_renews(stage: Stage) {
-    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert!(!stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     assert_eq!(stage.load(&HERE(1)).await, None);
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
-    assert!(!stage.store.renew(&HERE(1), Fence(2), LONG, LONG).await.unwrap());
+    assert!(!stage.store.records.renew(&HERE(1), Fence(2), LONG, LONG).await.unwrap());
     stage.stored(&HERE(1), Some(10), &uncertain(11, 1), lease(LONG)).await;
-    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert!(!stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     stage.stored(&HERE(1), Some(11), &marker(12, 1), keep(LONG)).await;
-    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert!(!stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     assert_eq!(stage.load(&HERE(1)).await.unwrap().due_ms, 0);
 }
 
@@ -199,7 +199,7 @@ pub(crate) async fn a_lease_that_is_over_is_not_renewed(stage: Stage) {
         .until("its lease is over", async || stage.load(&HERE(1)).await.unwrap().lease_is_over())
         .await;
     let over = stage.load(&HERE(1)).await.unwrap();
-    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert!(!stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     let held = stage.load(&HERE(1)).await.unwrap();
     assert_eq!((&held.record, held.due_ms), (&over.record, over.due_ms));
     assert!(stage.is_due(&HERE(1)).await);
@@ -212,7 +212,8 @@ pub(crate) async fn an_ended_lease_is_due_and_nothing_else(stage: Stage) {
     stage.stored(&HERE(4), None, &uncertain(40, 4), lease(LONG)).await;
     stage.stored(&slot(Space::Shadow, 5), None, &claim(50, 5), lease(SHORT)).await;
     let expected = HashSet::from([HERE(1), slot(Space::Shadow, 5)]);
-    let all = async || stage.store.due(100).await.unwrap().into_iter().collect::<HashSet<_>>();
+    let all =
+        async || stage.store.records.due(100).await.unwrap().into_iter().collect::<HashSet<_>>();
     stage.until("both leases are over", async || all().await.len() >= 2).await;
     assert_eq!(all().await, expected);
     stage.time.pass(SHORT).await;
@@ -224,9 +225,11 @@ pub(crate) async fn no_more_is_due_than_was_asked_for(stage: Stage) {
         stage.stored(&HERE(n), None, &claim(n, n), lease(SHORT)).await;
     }
     stage
-        .until("all leases are over", async || stage.store.due(100).await.unwrap().len() == 20)
+        .until("all leases are over", async || {
+            stage.store.records.due(100).await.unwrap().len() == 20
+        })
         .await;
-    let some = stage.store.due(5).await.unwrap();
+    let some = stage.store.records.due(5).await.unwrap();
     assert!(!some.is_empty() && some.len() <= 5, "{}", some.len());
 }
 
@@ -270,7 +273,7 @@ pub(crate) async fn the_index_forgets_what_is_gone(stage: Stage) {
         )
         .await;
     stage.until("it is gone", async || stage.load(&HERE(1)).await.is_none()).await;
-    assert!(!stage.store.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
+    assert!(!stage.store.records.renew(&HERE(1), Fence(1), LONG, LONG).await.unwrap());
     stage.until("it is forgotten", async || !stage.is_due(&HERE(1)).await).await;
     assert!(!stage.is_listed(Listing::Unsettled, &HERE(1)).await);
 }
@@ -286,7 +289,7 @@ pub(crate) async fn a_tombstone_outlives_its_result(stage: Stage) {
     assert!(held.written_ms <= held.now_ms);
     assert_eq!(stage.load(&HERE(1)).await, None, "a tombstone is no record");
     assert_eq!(
-        stage.store.remains(&HERE(1)).await.unwrap().unwrap().record,
+        stage.store.records.remains(&HERE(1)).await.unwrap().unwrap().record,
         held.record,
         "but it is what remains"
     );
@@ -300,8 +303,8 @@ pub(crate) async fn while_the_result_is_kept_it_is_met_and_not_its_tombstone(sta
         .await
         .unwrap();
     assert_eq!(held.record, completed(10));
-    assert_eq!(stage.store.remains(&HERE(1)).await.unwrap().unwrap().record, completed(10));
-    assert_eq!(stage.store.remains(&HERE(2)).await.unwrap(), None);
+    assert_eq!(stage.store.records.remains(&HERE(1)).await.unwrap().unwrap().record, completed(10));
+    assert_eq!(stage.store.records.remains(&HERE(2)).await.unwrap(), None);
 }
 
 pub(crate) async fn a_tombstone_bars_a_claim_over_a_marker_too(stage: Stage) {
@@ -358,13 +361,13 @@ pub(crate) async fn a_listing_pages_through_everything_once(stage: Stage) {
 pub(crate) async fn an_empty_store_lists_nothing(stage: Stage) {
     assert!(stage.listed(Listing::All, 25).await.is_empty());
     assert!(stage.listed(Listing::Unsettled, 25).await.is_empty());
-    assert!(stage.store.due(25).await.unwrap().is_empty());
-    stage.store.ping().await.unwrap();
+    assert!(stage.store.records.due(25).await.unwrap().is_empty());
+    stage.store.records.ping().await.unwrap();
 }
 
 pub(crate) async fn a_cursor_that_is_none_is_an_error(stage: Stage) {
     for listing in [Listing::All, Listing::Unsettled] {
-        let listed = stage.store.list(listing, Some("no cursor"), 25).await;
+        let listed = stage.store.records.list(listing, Some("no cursor"), 25).await;
         assert!(matches!(listed, Err(ListError::Cursor)), "{listing:?}: {listed:?}");
     }
 }
@@ -385,13 +388,13 @@ pub(crate) async fn shadow_records_are_kept_apart_and_not_listed(stage: Stage) {
 }
 
 pub(crate) async fn a_watchers_first_look_is_at_once(stage: Stage) {
-    let mut watch = stage.store.watch(&HERE(1));
+    let mut watch = stage.store.records.watch(&HERE(1));
     tokio::time::timeout(PATIENCE, watch.changed()).await.expect("the first call returns");
 }
 
 pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
-    let mut watchers = [stage.store.watch(&HERE(1)), stage.store.watch(&HERE(1))];
+    let mut watchers = [stage.store.records.watch(&HERE(1)), stage.store.records.watch(&HERE(1))];
     for watch in &mut watchers {
         tokio::time::timeout(PATIENCE, watch.changed()).await.expect("the first call returns");
     }
@@ -404,16 +407,19 @@ pub(crate) async fn a_swap_wakes_every_watcher(stage: Stage) {
 pub(crate) async fn notes_are_kept_apart_and_changed_only_by_naming_what_they_were(stage: Stage) {
     let store = &stage.store;
     for note in Note::ALL {
-        assert_eq!(store.note(note).await.unwrap(), None, "{note:?}");
-        assert!(!store.set_note(note, Some("other"), "one").await.unwrap());
-        assert!(store.set_note(note, None, "one").await.unwrap());
-        assert_eq!(store.note(note).await.unwrap().as_deref(), Some("one"));
+        assert_eq!(store.identities.note(note).await.unwrap(), None, "{note:?}");
+        assert!(!store.identities.set_note(note, Some("other"), "one").await.unwrap());
+        assert!(store.identities.set_note(note, None, "one").await.unwrap());
+        assert_eq!(store.identities.note(note).await.unwrap().as_deref(), Some("one"));
         for expected in [None, Some("other"), Some("two")] {
-            assert!(!store.set_note(note, expected, "two").await.unwrap(), "{expected:?}");
-            assert!(store.set_note(note, expected, "one").await.unwrap(), "said twice");
+            assert!(
+                !store.identities.set_note(note, expected, "two").await.unwrap(),
+                "{expected:?}"
+            );
+            assert!(store.identities.set_note(note, expected, "one").await.unwrap(), "said twice");
         }
-        assert!(store.set_note(note, Some("one"), "two").await.unwrap());
-        assert_eq!(store.note(note).await.unwrap().as_deref(), Some("two"));
+        assert!(store.identities.set_note(note, Some("one"), "two").await.unwrap());
+        assert_eq!(store.identities.note(note).await.unwrap().as_deref(), Some("two"));
     }
     assert!(stage.listed(Listing::All, 100).await.is_empty(), "they are no records");
 }

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout_at};
 
 use super::line_queue::TellingMeter;
+use crate::hex;
 
 /// Requests whose spans wait to be sent, at most: some megabytes.
 const REQUESTS_MAX: usize = 2048;
@@ -120,8 +121,8 @@ impl Span {
             .map(|(key, value)| json!({ "key": key, "value": value }))
             .collect();
         let mut span = json!({
-            "traceId": hex(&self.trace),
-            "spanId": hex(&self.id),
+            "traceId": hex::encode(&self.trace),
+            "spanId": hex::encode(&self.id),
             "name": self.name,
             "kind": self.kind as u8,
             "startTimeUnixNano": self.from_unix_ns.to_string(),
@@ -129,10 +130,10 @@ impl Span {
             "attributes": attributes,
         });
         if let Some(parent) = &self.parent {
-            span["parentSpanId"] = json!(hex(parent));
+            span["parentSpanId"] = json!(hex::encode(parent));
         }
         if let Some((trace, of)) = &self.link {
-            span["links"] = json!([{ "traceId": hex(trace), "spanId": hex(of) }]);
+            span["links"] = json!([{ "traceId": hex::encode(trace), "spanId": hex::encode(of) }]);
         }
         if self.failed {
             // STATUS_CODE_ERROR
@@ -140,11 +141,6 @@ impl Span {
         }
         span
     }
-}
-
-/// Hexadecimal digits, as traces write ids.
-pub(super) fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Where spans go. Cheap to clone. They are sent until this is gone.

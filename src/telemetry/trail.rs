@@ -10,7 +10,8 @@ use http::{Extensions, Method, Uri, Version};
 use tokio::time::Instant;
 
 use super::access::{AccessLog, Line};
-use super::spans::{self, Ids, Kind, Span, Tracer};
+use super::spans::{Ids, Kind, Span, Tracer};
+use crate::hex;
 
 /// Steps of one request that are kept, at most: one that waits looks at its record again and again.
 const STEPS_MAX: usize = 64;
@@ -232,7 +233,7 @@ impl Trail {
         own: u64,
     ) -> Option<[u8; 8]> {
         let mut notes = self.0.notes();
-        notes.trace_id = Some(spans::hex(&trace));
+        notes.trace_id = Some(hex::encode(&trace));
         let tracer = self.0.observing.tracer.as_ref()?;
         // Whoever began the trace has decided for all of it.
         let sampled = parent.map_or_else(|| tracer.samples(&trace), |(_, sampled)| sampled);

@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt, Full};
-use onceward::clock::{Clock, Manual};
+use onceward::clock::{Clock, ManualClock};
 use onceward::config::{Config, Overrides};
 use onceward::entropy::Entropy;
 use onceward::gate::{BoxError, Gate, Payload, Settings, sweep};
@@ -63,7 +63,7 @@ struct Upstream {
 /// A gateway with a wall clock of its own.
 struct Machine {
     service: BoxCloneService<Request<Full<Bytes>>, Answer, Infallible>,
-    wall: Arc<Manual>,
+    wall: Arc<ManualClock>,
     runtime: Option<Runtime>,
 }
 

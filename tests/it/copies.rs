@@ -9,7 +9,7 @@ use onceward::key::{Caller, Fingerprint, SLOT_BYTES, Slot, Space};
 use onceward::record::{
     Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
 };
-use onceward::store::Store;
+use onceward::store::Records;
 use onceward::store::embedded::{Embedded, Options};
 
 use crate::admin::cli;

@@ -359,7 +359,7 @@ impl State {
         Ok(())
     }
 
-    /// Extends the lease of the attempt under way. Says whether it is this one. A lease that is over stays over: a renewal
+    /// Extends the lease of the attempt under way. EventSource whether it is this one. A lease that is over stays over: a renewal
     /// changes no version, so whoever has seen the end may still mark it.
     pub fn renew(&mut self, fence: u8, due: Ticks, keep: Ticks, ended_too: bool) -> bool {
         match &mut self.slot {

@@ -10,6 +10,7 @@ use axum::response::{IntoResponse, Response};
 use sha2::{Digest, Sha256};
 
 use crate::admin::problem::AdminRefusal;
+use crate::hex;
 
 /// A file that browsers may keep for ever.
 pub(super) struct Asset {
@@ -39,8 +40,7 @@ asset!(ICON, "icon", "svg", "image/svg+xml", "assets/icon.svg");
 
 impl Asset {
     fn hashed_name(&self) -> String {
-        let hash: String =
-            Sha256::digest(self.content).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let hash = hex::encode(&Sha256::digest(self.content)[..8]);
         format!("{}.{hash}.{}", self.stem, self.extension)
     }
 

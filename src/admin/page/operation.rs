@@ -186,7 +186,7 @@ async fn gone(admin: &Admin, visitor: &Visitor, reference: &str) -> Result<Respo
         return Err(AdminRefusal::from(OperatorError::Unknown).into());
     };
     let now = admin.clock.unix_ms();
-    let (state_now, left) = match admin.gate.store().remains(&slot).await? {
+    let (state_now, left) = match admin.gate.store().records.remains(&slot).await? {
         Some(_) => (
             "expired",
             "The result is gone, and a tombstone bars its key: duplicates get 409, and nothing runs under it.",

@@ -159,7 +159,7 @@ struct Health {
 impl Health {
     async fn ask(admin: &Admin) -> Health {
         let began = tokio::time::Instant::now();
-        let fault = admin.gate.store().ping().await.err();
+        let fault = admin.gate.store().records.ping().await.err();
         Health { took: began.elapsed(), fault }
     }
 

@@ -41,7 +41,12 @@ impl Queue {
     pub(super) async fn read(admin: &Admin) -> Result<Queue, ListError> {
         let (mut operations, mut seen, mut cursor) = (Vec::new(), 0, None);
         loop {
-            let page = admin.gate.store().list(Listing::Unsettled, cursor.as_deref(), SCAN).await?;
+            let page = admin
+                .gate
+                .store()
+                .records
+                .list(Listing::Unsettled, cursor.as_deref(), SCAN)
+                .await?;
             seen += page.records.len();
             let uncertain =
                 |(_, held): &(Slot, Held)| matches!(held.record.state, Standing::Uncertain { .. });

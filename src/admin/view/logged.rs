@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::MomentView;
 use crate::clock::rfc3339;
-use crate::store::log::Entry;
+use crate::store::log::LogEntry;
 
 /// What an entry is told to be that is no event.
 const UNREADABLE: &str = "unreadable";
@@ -43,8 +43,8 @@ pub struct EventView {
     pub moment: MomentView,
 }
 
-impl From<&Entry> for EventView {
-    fn from(entry: &Entry) -> EventView {
+impl From<&LogEntry> for EventView {
+    fn from(entry: &LogEntry) -> EventView {
         let mut view: EventView = serde_json::from_slice(&entry.event).unwrap_or_else(|_| {
             let moment = MomentView { kind: UNREADABLE.to_owned(), ..MomentView::default() };
             EventView { moment, ..EventView::default() }

@@ -7,7 +7,7 @@ use utoipa::ToSchema;
 
 use super::OperationView;
 use crate::clock::rfc3339;
-use crate::event::Kind;
+use crate::event::EventKind;
 use crate::read_model::{
     HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline, What,
 };
@@ -231,7 +231,7 @@ impl From<&Operation> for OperationView {
             changed_at: rfc3339(operation.changed_ms),
             lease_ends_at: operation.lease_ends_ms.map(rfc3339),
             cause: operation.cause.clone().filter(|_| operation.state == State::Uncertain),
-            retry: (operation.state == State::Uncertain && operation.last == Kind::Retried)
+            retry: (operation.state == State::Uncertain && operation.last == EventKind::Retried)
                 .then_some(true),
             status: operation.status.filter(|_| is_result),
             body_bytes: operation
@@ -248,10 +248,10 @@ impl From<&Operation> for OperationView {
     }
 }
 
-fn settler(kind: Kind) -> &'static str {
+fn settler(kind: EventKind) -> &'static str {
     match kind {
-        Kind::Resolved => "operator",
-        Kind::Found => "probe",
+        EventKind::Resolved => "operator",
+        EventKind::Found => "probe",
         _ => "upstream",
     }
 }

@@ -1,58 +1,59 @@
-//! One value of a file: what it is, or what was expected instead.
+//! One value of a file, and its conversion to the expected type.
 
 use std::time::Duration;
 
 use toml::Spanned;
 use toml::de::DeValue;
 
-use super::{Layer, Place, Report, Source, Table, closest, is_parsed};
+use super::{ConfigSource, FaultCollector, Layer, SourceSpan, Table, closest, is_parsed};
 
-/// Longest duration that means anything here; also keeps sums of durations far from overflowing.
+/// Longest duration; also keeps sums of durations far from overflowing.
 const DURATION_MAX: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
-/// Shortest duration besides none: stores count in milliseconds.
+/// Shortest duration above zero: stores count in milliseconds.
 const DURATION_MIN: Duration = Duration::from_millis(1);
-/// Largest size: far beyond any machine's memory, far below overflow.
+/// Largest size, 1 TiB: more than a machine's memory, and far below overflow.
 const SIZE_MAX: u64 = 1 << 40;
-/// Longest piece of a value that a message repeats, in characters.
+/// Longest quote of a value in a message, in characters.
 const QUOTE_MAX: usize = 60;
 
-/// One value, and where it stands.
+/// One value and its span.
 pub(in crate::config) struct Value<'a> {
-    pub report: &'a Report,
-    pub(super) source: &'a Source<'a>,
-    pub place: Place,
+    pub report: &'a FaultCollector,
+    pub(super) source: &'a ConfigSource<'a>,
+    pub span: SourceSpan,
     pub(super) inner: &'a DeValue<'a>,
 }
 
 impl<'a> Value<'a> {
-    /// Masks it in what is shown: it might be a password in the wrong place.
+    /// Masks the value in excerpts: it may be a password under a wrong key.
     pub fn conceal(&self) {
-        self.report.hide(self.source.name, &self.place.span, self.inner);
+        self.report.hide(self.source.name, &self.span.bytes, self.inner);
     }
 
-    /// Notes a fault here.
+    /// Notes a fault at this value.
     pub fn fault(&self, text: impl Into<String>) {
-        self.report.note(&self.place, text);
+        self.report.note(&self.span, text);
     }
 
-    /// Notes that it is of the wrong type.
+    /// Notes that the value has the wrong type.
     fn mistyped(&self, expected: &str) {
         self.fault(format!("expected {expected}, found {}", kind(self.inner)));
     }
 
-    /// Notes that it is of the right type and still not what was expected. The text is repeated.
+    /// Notes that the value has the right type and is not one of the expected values. The message
+    /// quotes it.
     fn misspelt(&self, expected: &str, text: &str) {
         let quote: String = text.chars().take(QUOTE_MAX).collect();
         let more = if quote.len() < text.len() { "..." } else { "" };
         self.fault(format!("expected {expected}, found {quote:?}{more}"));
     }
 
-    /// Whether it is a string; asks nothing of it.
+    /// Returns whether the value is a string, without noting a fault.
     pub fn is_text(&self) -> bool {
         matches!(self.inner, DeValue::String(_))
     }
 
-    /// A string.
+    /// Reads a string.
     pub fn text(&self, expected: &str) -> Option<&'a str> {
         match self.inner {
             DeValue::String(text) => Some(text),
@@ -63,7 +64,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A string that parses.
+    /// Reads a string and parses it.
     pub fn parsed<T>(&self, expected: &str, parse: impl FnOnce(&str) -> Option<T>) -> Option<T> {
         let text = self.text(expected)?;
         let parsed = parse(text);
@@ -73,7 +74,8 @@ impl<'a> Value<'a> {
         parsed
     }
 
-    /// A string that parses, or says itself why it doesn't. The text is not repeated: it may hold a password.
+    /// Reads a string and parses it. The parser explains a fault, and the message doesn't quote the
+    /// text: it may be a password.
     pub fn checked<T>(
         &self,
         expected: &str,
@@ -82,7 +84,7 @@ impl<'a> Value<'a> {
         parse(self.text(expected)?).map_err(|why| self.fault(why)).ok()
     }
 
-    /// A boolean.
+    /// Reads a boolean.
     pub fn boolean(&self) -> Option<bool> {
         match self.inner {
             DeValue::Boolean(value) => Some(*value),
@@ -93,7 +95,7 @@ impl<'a> Value<'a> {
         }
     }
 
-    /// A whole number within bounds.
+    /// Reads a whole number within bounds.
     pub fn number(&self, min: u64, max: u64) -> Option<u64> {
         let number = match self.inner {
             DeValue::Integer(integer) => {
@@ -111,7 +113,7 @@ impl<'a> Value<'a> {
         number
     }
 
-    /// A part of a whole.
+    /// Reads a number from 0 to 1.
     pub fn ratio(&self) -> Option<f64> {
         let ratio = match self.inner {
             DeValue::Integer(integer) => integer.as_str().parse::<f64>().ok(),
@@ -128,7 +130,7 @@ impl<'a> Value<'a> {
         ratio
     }
 
-    /// A duration, none included.
+    /// Reads a duration, which may be zero.
     pub fn duration_or_zero(&self) -> Option<Duration> {
         let duration = self.parsed("a duration such as \"30s\"", |text| {
             humantime::parse_duration(text.trim()).ok()
@@ -144,7 +146,7 @@ impl<'a> Value<'a> {
         Some(duration)
     }
 
-    /// A duration above zero.
+    /// Reads a duration above zero.
     pub fn duration(&self) -> Option<Duration> {
         let duration = self.duration_or_zero()?;
         if duration.is_zero() {
@@ -154,7 +156,7 @@ impl<'a> Value<'a> {
         Some(duration)
     }
 
-    /// A size in bytes.
+    /// Reads a size in bytes.
     pub fn size(&self, min: u64) -> Option<u64> {
         let size = self
             .parsed("a size such as \"1MiB\"", |text| {
@@ -168,7 +170,7 @@ impl<'a> Value<'a> {
         Some(size)
     }
 
-    /// One of some words. `later` are the ones that are known and not built yet.
+    /// Reads one of several words. `later` are words for features that are not built yet.
     pub fn choice<T: Copy>(&self, words: &[(&str, T)], later: &[&str]) -> Option<T> {
         let quoted: Vec<String> = words.iter().map(|(word, _)| format!("\"{word}\"")).collect();
         let expected = quoted.join(" or ");
@@ -182,7 +184,7 @@ impl<'a> Value<'a> {
             let near = closest(text, words.iter().map(|(word, _)| *word))
                 .map(|word| format!("did you mean \"{word}\"?"));
             self.report.note_with_help(
-                &self.place,
+                &self.span,
                 format!("expected {expected}, found {text:?}"),
                 near,
             );
@@ -190,7 +192,7 @@ impl<'a> Value<'a> {
         found
     }
 
-    /// A list.
+    /// Reads a list.
     pub fn list(&self, expected: &str) -> Option<Vec<Value<'a>>> {
         let DeValue::Array(items) = self.inner else {
             self.mistyped(expected);
@@ -206,33 +208,33 @@ impl<'a> Value<'a> {
         )
     }
 
-    /// A list of strings that parse; none if one doesn't.
+    /// Reads a list of strings and parses each. `None` if one doesn't parse.
     pub fn list_of<T>(
         &self,
         expected: &str,
         item: &str,
         parse: impl Fn(&str) -> Option<T>,
     ) -> Option<Vec<T>> {
-        // Each is read before any is missed, so that all faults are reported.
+        // All items are parsed before the first failure returns, so that all faults are reported.
         let items: Vec<Option<T>> =
             self.list(expected)?.iter().map(|value| value.parsed(item, &parse)).collect();
         items.into_iter().collect()
     }
 
     fn item(&self, index: usize, item: &'a Spanned<DeValue<'a>>) -> Value<'a> {
-        let place = self.source.place(format!("{}[{index}]", self.place.path), item.span());
-        Value { report: self.report, source: self.source, place, inner: item.get_ref() }
+        let span = self.source.span_at(format!("{}[{index}]", self.span.path), item.span());
+        Value { report: self.report, source: self.source, span, inner: item.get_ref() }
     }
 
-    /// A table of its own, over nothing.
+    /// Reads a table without further layers.
     pub fn table(&self, expected: &str) -> Option<Table<'a>> {
-        Some(Table::new(self.report, self.place.path.clone(), vec![self.layer(expected)?]))
+        Some(Table::new(self.report, self.span.path.clone(), vec![self.layer(expected)?]))
     }
 
     pub(super) fn layer(&self, expected: &str) -> Option<Layer<'a>> {
         match self.inner {
             DeValue::Table(entries) => {
-                Some(Layer { source: self.source, entries, span: self.place.span.clone() })
+                Some(Layer { source: self.source, entries, span: self.span.bytes.clone() })
             }
             _ => {
                 self.mistyped(expected);

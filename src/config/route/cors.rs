@@ -1,4 +1,4 @@
-//! `cors`: which pages may read the gateway's own answers.
+//! `cors`: origins that may read the gateway's own answers.
 
 use http::HeaderValue;
 use http::uri::Authority;
@@ -10,7 +10,7 @@ const EXPECTED: &str = "a table such as { origins = [\"https://shop.example\"] }
 const ORIGINS_EXPECTED: &str = "a list of origins such as [\"https://shop.example\"], or [\"*\"]";
 const ORIGIN_EXPECTED: &str = "an origin such as \"https://shop.example\"";
 
-/// Reads `cors`; `None` inside where the route has none.
+/// Reads `cors`; the inner value is `None` if the route has none.
 pub(super) fn read(route: &Table<'_>) -> Option<Option<CrossOrigin>> {
     let Some(value) = route.get("cors") else { return Some(None) };
     let table = value.table(EXPECTED)?;
@@ -53,7 +53,8 @@ fn read_origins(value: &Value<'_>) -> Option<Origins> {
     }
 }
 
-/// Parses an origin as browsers send it (RFC 6454, section 6.2), since it is compared byte by byte.
+/// Parses an origin in the exact form that browsers send (RFC 6454, section 6.2): origins are
+/// compared byte by byte.
 fn origin(text: &str) -> Result<HeaderValue, String> {
     let value = || HeaderValue::from_str(text).map_err(|_| format!("expected {ORIGIN_EXPECTED}"));
     if text == "*" {

@@ -1,6 +1,7 @@
-//! `fields`: members of bodies that are told to the event log, so that operators find an operation by them.
+//! `fields`: body members that are written to the event log, so that operators find an operation by
+//! them.
 
-use super::Surroundings;
+use super::RouteContext;
 use crate::config::read::{Table, Value};
 use crate::engine::{CHOSEN_MAX, ChosenField, Side};
 use crate::key::Pointer;
@@ -10,14 +11,14 @@ const EXPECTED: &str =
 const PLACE_EXPECTED: &str =
     "a body and a JSON pointer, such as \"request:/order/id\" or \"response:/id\"";
 
-/// Longest name, in bytes: it is written with every operation.
+/// Longest name, in bytes. It is written with every operation.
 const NAME_BYTES_MAX: usize = 32;
 
-/// Reads `fields`. Without the event log there is nothing to tell them to, and none come out.
+/// Reads `fields`. Without the event log the result is empty.
 pub(super) fn read(
     route: &Table<'_>,
     redact: &[Pointer],
-    around: &Surroundings<'_>,
+    context: &RouteContext<'_>,
 ) -> Option<Vec<ChosenField>> {
     let Some(value) = route.get("fields") else { return Some(Vec::new()) };
     let values = value.table(EXPECTED)?.values();
@@ -27,19 +28,19 @@ pub(super) fn read(
         ));
         return None;
     }
-    // Each is read before any is missed, so that all faults are reported.
+    // All fields are parsed before the first failure returns, so that all faults are reported.
     let fields: Vec<Option<ChosenField>> =
         values.iter().map(|(name, value)| read_field(name, value, redact)).collect();
     let fields = fields.into_iter().collect::<Option<Vec<_>>>()?;
-    if around.log == Some(false) {
+    if context.log == Some(false) {
         route
             .report
-            .warn(&value.place.path, "told to nobody: the event log is off ([log] enabled = true)");
+            .warn(&value.span.path, "told to nobody: the event log is off ([log] enabled = true)");
         return Some(Vec::new());
     }
-    if around.encrypted && !fields.is_empty() {
+    if context.encrypted && !fields.is_empty() {
         route.report.warn(
-            &value.place.path,
+            &value.span.path,
             "stand in the event log in plain text: [encryption] seals results alone",
         );
     }

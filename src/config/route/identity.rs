@@ -1,4 +1,4 @@
-//! What makes two requests one: the key, the scope, the caller and the fingerprint.
+//! The identity of a request: key, scope, caller and fingerprint.
 
 use http::HeaderName;
 
@@ -7,7 +7,7 @@ use crate::config::read::{Table, Value};
 use crate::engine::{CallerRule, FingerprintRule, KeyPart, KeyRule, KeySource, ScopeRule};
 use crate::key::{CookieName, KeySyntax, Pointer};
 
-/// Longest limit for a key.
+/// Largest value for a key's length limit.
 const KEY_LENGTH_MAX: u64 = 4096;
 
 const KEY_EXPECTED: &str = "a table such as { header = \"Idempotency-Key\" }";
@@ -33,10 +33,11 @@ const SYNTAXES: [(&str, KeySyntax); 6] = [
 
 const IDENTITY_EXPECTED: &str =
     "a list of what counts beside scope and key: [\"route\"] or [\"path\"]";
-/// What may be named, and whether it adds the path.
+/// Parts of `identity`, and whether the part is the path.
 const IDENTITY_PARTS: [(&str, bool); 2] = [("route", false), ("path", true)];
 
-/// Fields that belong to a connection or to the framing of one message: a retry doesn't repeat them.
+/// Fields that belong to a connection or to the framing of one message. A retry doesn't repeat
+/// them.
 const FRAMING: [&str; 9] = [
     "connection",
     "content-length",
@@ -62,7 +63,7 @@ const NOT_PASSED_ON: [&str; 9] = [
     "x-real-ip",
 ];
 
-/// How a body enters the fingerprint.
+/// The part of a body in the fingerprint.
 #[derive(Clone, Copy, PartialEq)]
 enum Body {
     Json,
@@ -70,8 +71,9 @@ enum Body {
     None,
 }
 
-/// Reads `key`. Where it is comes from one table as a whole, its form value by value: a route that only says
-/// `required = true` keeps its profile's header, one that says `body`, `form` or `derive` replaces it.
+/// Reads `key`. The location of the key comes from one layer as a whole, the other values one by
+/// one: a route with only `required = true` keeps its profile's header, and a route with `body`,
+/// `form` or `derive` replaces it.
 pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     let table = route.table("key", KEY_EXPECTED);
     let required =
@@ -104,7 +106,8 @@ pub(super) fn read_key(route: &Table<'_>) -> Option<KeyRule> {
     Some(KeyRule { source, required, min_length, max_length, syntax: syntax? })
 }
 
-/// Reads `min_length` and `max_length` of a key. Whichever the route itself sets is blamed where they contradict each other.
+/// Reads `min_length` and `max_length`. If they contradict each other, the fault is noted at the
+/// one that the route sets.
 fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     let length = |name| {
         let value = table.get(name)?;
@@ -113,7 +116,7 @@ fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     let (min, max) = (length("min_length"), length("max_length"));
     let ((min, min_value), (max, max_value)) = (min?, max?);
     if min > max {
-        let blamed = if min_value.place.given { min_value } else { max_value };
+        let blamed = if min_value.span.given { min_value } else { max_value };
         blamed.fault(format!(
             "min_length ({min}) is more than max_length ({max}): no key could be sent"
         ));
@@ -122,19 +125,19 @@ fn read_lengths(table: &Table<'_>) -> Option<(usize, usize)> {
     Some((usize::try_from(min).ok()?, usize::try_from(max).ok()?))
 }
 
-/// Reads `echo_key`. The key is `None` if it is faulty.
+/// Reads `echo_key`. `key` is `None` if it is faulty.
 pub(super) fn read_echo_key(route: &Table<'_>, key: Option<&KeyRule>) -> Option<bool> {
     let value = route.get("echo_key")?;
     let echoes = value.boolean()?;
     let in_a_field = matches!(key?.source, KeySource::Sent { header: Some(_), .. });
-    if echoes && !in_a_field && value.place.given {
+    if echoes && !in_a_field && value.span.given {
         value.fault("the key of this route is in no header field that could be echoed: set header under key, or leave this out");
         return None;
     }
     Some(echoes && in_a_field)
 }
 
-/// Reads `identity`: whether the path is a part of it. The route's name always is.
+/// Reads `identity`: whether it includes the path. It always includes the route's name.
 pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
     let value = route.get("identity")?;
     let part = |text: &str| {
@@ -148,12 +151,13 @@ pub(super) fn read_by_path(route: &Table<'_>) -> Option<bool> {
     Some(parts.contains(&true))
 }
 
-/// A form field's name. One that begins with a slash is taken for a pointer in the wrong place.
+/// Parses the name of a form field. A name that begins with a slash is probably a pointer under the
+/// wrong key.
 fn form_name(text: &str) -> Option<String> {
     (!text.is_empty() && !text.starts_with('/')).then(|| text.to_owned())
 }
 
-/// Reads the name of a field that carries a key, from the client or to the upstream.
+/// Reads the name of a header field that carries a key, from the client or to the upstream.
 pub(super) fn read_key_header(value: &Value<'_>) -> Option<HeaderName> {
     let name = read_header(value)?;
     if name == http::header::HOST {
@@ -175,12 +179,12 @@ fn read_derived(
     required: Option<&Option<(bool, Value<'_>)>>,
 ) -> Option<KeySource> {
     if let Some(Some((false, value))) = required
-        && value.place.given
+        && value.span.given
     {
         value.fault("a derived key is always required");
     }
     for name in ["min_length", "max_length", "syntax"] {
-        if let Some(value) = table.get(name).filter(|value| value.place.given) {
+        if let Some(value) = table.get(name).filter(|value| value.span.given) {
             value.fault("means nothing for a derived key");
         }
     }
@@ -191,7 +195,7 @@ fn read_derived(
         return None;
     }
     table.report.warn(
-        &derive.place.path,
+        &derive.span.path,
         "two requests that are meant to be two, and look the same within the retention, are taken for one",
     );
     Some(KeySource::Derived(parts))
@@ -217,11 +221,11 @@ fn read_part(value: &Value<'_>) -> Option<KeyPart> {
     Some(part)
 }
 
-/// Reads `caller`. The scope is `None` if it is faulty.
+/// Reads `caller`. `scope` is `None` if it is faulty.
 pub(super) fn read_caller(route: &Table<'_>, scope: Option<&ScopeRule>) -> Option<CallerRule> {
     let value = route.get("caller")?;
     if scope.is_some_and(ScopeRule::is_verified) && !value.is_text() {
-        if value.place.given {
+        if value.span.given {
             value.fault("the scope is verified, and is the caller as well: leave caller out");
         }
         return Some(CallerRule::Scope);
@@ -303,8 +307,8 @@ fn repeated_by_retries(value: &Value<'_>, name: &HeaderName) -> Option<()> {
     Some(())
 }
 
-/// Where a key is, for people.
-pub(in crate::config) fn key_place(key: &KeyRule) -> String {
+/// Describes the location of a key.
+pub(in crate::config) fn key_location(key: &KeyRule) -> String {
     match &key.source {
         KeySource::Sent { header, body, form } => {
             let header = header.as_ref().map(|name| format!("header {name}"));
@@ -319,7 +323,7 @@ pub(in crate::config) fn key_place(key: &KeyRule) -> String {
     }
 }
 
-/// A part of a derived key, as the file writes it.
+/// Formats a part of a derived key as the file writes it.
 fn part_name(part: &KeyPart) -> String {
     match part {
         KeyPart::Path => "path".to_owned(),

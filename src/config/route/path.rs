@@ -1,13 +1,15 @@
 //! A route's path pattern.
 
-/// What a pattern looks like.
+/// Description of a pattern, for messages.
 pub(super) const EXPECTED: &str =
     "a path such as \"/v1/payments/{id}\" or \"/v1/payments/{*rest}\"";
 
-/// Parses a pattern, and takes its trailing slash off: with or without one, it matches the same.
+/// Parses a pattern and removes its trailing slash: both forms match the same paths.
 ///
-/// Danger: a pattern that can never match leaves its requests unprotected, so one that asks for what no request's path
-/// can be is refused.
+///
+///
+/// Danger: a pattern that can never match leaves its requests unprotected. So a pattern that no
+/// request's path can match is refused.
 pub(super) fn parse(text: &str) -> Result<String, String> {
     if !text.starts_with('/') {
         return Err(format!("expected {EXPECTED}: it starts with a slash"));
@@ -41,7 +43,7 @@ pub(super) fn parse(text: &str) -> Result<String, String> {
     }
 }
 
-/// Requests are matched with their unreserved characters decoded, so a pattern has to have them plain.
+/// Refuses escapes of unreserved characters: requests are matched with these decoded.
 fn check_escapes(pattern: &str) -> Result<(), String> {
     for (at, _) in pattern.match_indices('%') {
         let digits = pattern
@@ -56,7 +58,8 @@ fn check_escapes(pattern: &str) -> Result<(), String> {
                 char::from(byte)
             ));
         }
-        // Upstreams take both for one path, and the plain one would pass unprotected (RFC 3986, section 3.3: pchar).
+        // Upstreams treat both spellings as one path, and the plain one would pass unprotected (RFC
+        // 3986, section 3.3: pchar).
         if b"!$&'()*+,=:@".contains(&byte) {
             return Err(format!(
                 "write {:?} instead of its percent-encoding: then requests with either are protected or refused",

@@ -1,4 +1,4 @@
-//! `scope`: whose keys a route's keys are.
+//! `scope`: the key space that a request's key belongs to.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -7,7 +7,7 @@ use http::Uri;
 use http::header::AUTHORIZATION;
 use http::uri::{Authority, PathAndQuery};
 
-use super::Surroundings;
+use super::RouteContext;
 use super::identity::{read_cookie, read_header, read_headers};
 use crate::config::read::{Table, Value};
 use crate::config::upstream::{UpstreamUrl, file_name};
@@ -17,27 +17,27 @@ const SCOPE_EXPECTED: &str = "a table such as { header = \"X-Api-Key\" }";
 const JWT_EXPECTED: &str = "a table such as { jwks = \"https://id.example.com/jwks.json\" }";
 const JWKS_EXPECTED: &str = "a file's name, or a url such as \"https://id.example.com/jwks.json\"";
 
-/// Where the keys are that tokens are verified with.
+/// Source of the keys that verify tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub enum KeysPlace {
-    /// In a file.
+pub enum JwksSource {
+    /// A file.
     File(PathBuf),
-    /// On a server.
+    /// A server.
     Server {
-        /// Its scheme, host and port.
+        /// Scheme, host and port.
         url: UpstreamUrl,
-        /// What is asked of it.
+        /// Path and query.
         path: PathAndQuery,
         /// Certificates to trust instead of the system's, a PEM file.
         ca_file: Option<PathBuf>,
     },
 }
 
-/// Reads `scope`; with a token's, where its keys are.
+/// Reads `scope`, and for a token the source of its keys.
 pub(super) fn read(
     route: &Table<'_>,
-    around: &Surroundings<'_>,
-) -> Option<(ScopeRule, Option<KeysPlace>)> {
+    context: &RouteContext<'_>,
+) -> Option<(ScopeRule, Option<JwksSource>)> {
     let Some(value) = route.get("scope") else { return Some((ScopeRule::Shared, None)) };
     let table = value.table(SCOPE_EXPECTED)?;
     let scope = match table.get_together(["header", "headers", "cookie", "jwt", "client_cert"]) {
@@ -54,7 +54,7 @@ pub(super) fn read(
             jwt.table(JWT_EXPECTED).and_then(|table| read_jwt(table, &jwt))
         }
         [None, None, None, None, Some(part)] => {
-            read_client_cert(&part, around).map(|rule| (rule, None))
+            read_client_cert(&part, context).map(|rule| (rule, None))
         }
         [None, None, None, None, None] => {
             value.fault(format!("expected {SCOPE_EXPECTED}"));
@@ -73,16 +73,16 @@ pub(super) fn read(
     scope
 }
 
-fn read_client_cert(part: &Value<'_>, around: &Surroundings<'_>) -> Option<ScopeRule> {
+fn read_client_cert(part: &Value<'_>, context: &RouteContext<'_>) -> Option<ScopeRule> {
     part.choice(&[("subject", ())], &[])?;
-    if around.client_ca == Some(false) {
+    if context.client_ca == Some(false) {
         part.fault("clients show certificates only where [tls] has client_ca");
         return None;
     }
     Some(ScopeRule::ClientCertificate)
 }
 
-fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<KeysPlace>)> {
+fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<JwksSource>)> {
     let header = table.get("header").map_or(Some(AUTHORIZATION), |value| read_header(&value));
     let text = |name, expected| {
         let word = |text: &str| (!text.is_empty()).then(|| text.to_owned());
@@ -94,7 +94,7 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Ke
     let ca_file =
         table.get("ca_file").map(|value| (value.parsed("a file's name", file_name), value));
     let keys = match table.get("jwks") {
-        Some(value) => value.checked(JWKS_EXPECTED, place).map(|keys| (keys, value)),
+        Some(value) => value.checked(JWKS_EXPECTED, jwks_source).map(|keys| (keys, value)),
         None => {
             whole.fault(format!(
                 "needs jwks, the keys that tokens are verified with: {JWKS_EXPECTED}"
@@ -102,22 +102,22 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Ke
             None
         }
     };
-    if let Some((KeysPlace::Server { url, .. }, value)) = &keys
+    if let Some((JwksSource::Server { url, .. }, value)) = &keys
         && !url.tls
         && !is_loopback(&url.authority)
     {
         table.report.warn(
-            &value.place.path,
+            &value.span.path,
             "keys that come without TLS can be replaced on their way, and with them all tokens",
         );
     }
     let keys = keys.map(|(keys, _)| keys);
     let keys = match (keys, ca_file) {
-        (Some(KeysPlace::Server { url, path, .. }), Some((file, value))) => {
+        (Some(JwksSource::Server { url, path, .. }), Some((file, value))) => {
             if !url.tls {
-                table.report.warn(&value.place.path, "not used: the url is not https");
+                table.report.warn(&value.span.path, "not used: the url is not https");
             }
-            file.map(|file| KeysPlace::Server { url, path, ca_file: Some(file) })
+            file.map(|file| JwksSource::Server { url, path, ca_file: Some(file) })
         }
         (keys, Some((_, value))) => {
             if keys.is_some() {
@@ -137,11 +137,11 @@ fn read_jwt(table: Table<'_>, whole: &Value<'_>) -> Option<(ScopeRule, Option<Ke
     Some((ScopeRule::Token(Arc::new(rule)), Some(keys?)))
 }
 
-/// A file's name, or a url.
-fn place(text: &str) -> Result<KeysPlace, String> {
+/// Parses a file's name or a url.
+fn jwks_source(text: &str) -> Result<JwksSource, String> {
     let expected = || format!("expected {JWKS_EXPECTED}");
     if !text.contains("://") {
-        return file_name(text).map(KeysPlace::File).ok_or_else(expected);
+        return file_name(text).map(JwksSource::File).ok_or_else(expected);
     }
     let uri: Uri = text.parse().map_err(|_| expected())?;
     let path = uri.path_and_query().cloned().ok_or_else(expected)?;
@@ -151,7 +151,7 @@ fn place(text: &str) -> Result<KeysPlace, String> {
     let server = text.strip_suffix(path.as_str()).unwrap_or(text);
     let url =
         UpstreamUrl::parse(server).map_err(|_| format!("{}, without credentials", expected()))?;
-    Ok(KeysPlace::Server { url, path, ca_file: None })
+    Ok(JwksSource::Server { url, path, ca_file: None })
 }
 
 fn is_loopback(authority: &Authority) -> bool {

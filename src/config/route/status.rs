@@ -3,16 +3,20 @@
 use crate::config::read::{Table, Value};
 use crate::engine::{StatusRules, StatusRulesError};
 
-/// An entry, and where it stands.
-struct Entry<'a> {
+/// An entry of a list, and its value in the file.
+struct StatusEntry<'a> {
     text: String,
     value: Value<'a>,
 }
 
-/// Reads the three lists. An entry that the route sets is removed from the inherited lists: to make 500 uncertain it is
-/// enough to list it in `uncertain_status`. A class that the route sets in `release_status` or `uncertain_status` also
-/// removes its exact codes from the inherited `store_status`; they would beat the class otherwise. Codes with a
-/// condition stay.
+/// Reads the three lists. An entry that the route sets is removed from the inherited lists: to make
+/// 500 uncertain, it is enough to list it in `uncertain_status`.
+///
+///
+///
+/// A class that the route sets in `release_status` or `uncertain_status` also removes its exact
+/// codes from the inherited `store_status`, because exact codes take precedence over a class. Codes
+/// with a condition stay.
 pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
     let store = read_list(table, "store_status");
     let release = read_list(table, "release_status");
@@ -21,21 +25,21 @@ pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
     let given: Vec<String> = [&store, &release, &uncertain]
         .into_iter()
         .flatten()
-        .filter(|entry| entry.value.place.given)
+        .filter(|entry| entry.value.span.given)
         .map(|entry| entry.text.clone())
         .collect();
     for list in [&mut store, &mut release, &mut uncertain] {
-        list.retain(|entry| entry.value.place.given || !given.contains(&entry.text));
+        list.retain(|entry| entry.value.span.given || !given.contains(&entry.text));
     }
     let not_stored: Vec<char> = [&release, &uncertain]
         .into_iter()
         .flatten()
-        .filter(|entry| entry.value.place.given)
+        .filter(|entry| entry.value.span.given)
         .filter_map(|entry| entry.text.strip_suffix("xx")?.chars().next())
         .collect();
-    store.retain(|entry| entry.value.place.given || !is_exact_of(&entry.text, &not_stored));
+    store.retain(|entry| entry.value.span.given || !is_exact_of(&entry.text, &not_stored));
     let texts =
-        |list: &[Entry<'_>]| list.iter().map(|entry| entry.text.clone()).collect::<Vec<_>>();
+        |list: &[StatusEntry<'_>]| list.iter().map(|entry| entry.text.clone()).collect::<Vec<_>>();
     match StatusRules::new(&texts(&store), &texts(&release), &texts(&uncertain)) {
         Ok(rules) => Some(rules),
         Err(error) => {
@@ -48,26 +52,26 @@ pub(super) fn read(table: &Table<'_>) -> Option<StatusRules> {
     }
 }
 
-/// Whether an entry is an exact code, without a condition, of one of these classes.
+/// Returns whether an entry is an exact code of one of these classes, without a condition.
 fn is_exact_of(text: &str, classes: &[char]) -> bool {
     text.len() == 3
         && text.ends_with(|last: char| last.is_ascii_digit())
         && text.starts_with(classes)
 }
 
-fn read_list<'a>(table: &Table<'a>, name: &'static str) -> Option<Vec<Entry<'a>>> {
+fn read_list<'a>(table: &Table<'a>, name: &'static str) -> Option<Vec<StatusEntry<'a>>> {
     let items = table.get(name)?.list("a list of statuses such as [\"2xx\", \"404\"]")?;
-    let entries: Vec<Option<Entry<'a>>> = items.into_iter().map(read_entry).collect();
+    let entries: Vec<Option<StatusEntry<'a>>> = items.into_iter().map(read_entry).collect();
     entries.into_iter().collect()
 }
 
-fn read_entry(value: Value<'_>) -> Option<Entry<'_>> {
+fn read_entry(value: Value<'_>) -> Option<StatusEntry<'_>> {
     let text = value
         .text("a status such as \"404\", \"4xx\" or \"503 retry-after\"")?
         .trim()
         .to_ascii_lowercase();
     match StatusRules::new(std::slice::from_ref(&text), &[], &[]) {
-        Ok(_) => Some(Entry { text, value }),
+        Ok(_) => Some(StatusEntry { text, value }),
         Err(error) => {
             value.fault(error.to_string());
             None

@@ -1,11 +1,12 @@
-//! What happens to operations of unknown outcome, and how the upstream gets the key.
+//! `on_uncertain`, `probe` and `upstream_key`: operations with unknown outcome, and the key that
+//! the upstream receives.
 
 use std::sync::Arc;
 
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, Uri};
 
 use super::identity::{POINTER_EXPECTED, read_key_header};
-use crate::config::SecretPlace;
+use crate::config::SecretSource;
 use crate::config::read::{Table, Value};
 use crate::engine::{KeyPlace, KeyRule, KeySource, OnUncertain, Probe, StatusRules, UpstreamKey};
 use crate::key::path::{Decoded, fill};
@@ -18,28 +19,32 @@ const PATH_EXPECTED: &str = "a path with {key} in it, such as \"/v1/payments/by-
 const HEADERS_EXPECTED: &str = "a table such as { Authorization = { env = \"PROBE_TOKEN\" } }";
 const STATUSES_EXPECTED: &str = "a list of statuses such as [\"200\"]";
 
-/// A digest of this many characters (of 6 bits each) has 132 bits: too many for two keys to meet.
+/// Shortest digest, in characters of 6 bits each: 132 bits, enough that two keys don't collide.
 const DIGEST_MIN: u64 = 22;
-/// Longest limit for a key that the upstream takes.
+/// Largest value for the length of an upstream's key.
 const KEY_LENGTH_MAX: u64 = 4096;
 
 #[derive(Clone, Copy, PartialEq)]
-enum Word {
+enum UncertainPolicy {
     Hold,
     Forward,
     Probe,
 }
 
-const WORDS: [(&str, Word); 3] =
-    [("hold", Word::Hold), ("forward", Word::Forward), ("probe", Word::Probe)];
+const WORDS: [(&str, UncertainPolicy); 3] = [
+    ("hold", UncertainPolicy::Hold),
+    ("forward", UncertainPolicy::Forward),
+    ("probe", UncertainPolicy::Probe),
+];
 
-/// Reads `on_uncertain` and `probe`. Fields of the probe whose values are elsewhere go to `secret`.
+/// Reads `on_uncertain` and `probe`. Header fields of the probe with secret values are added to
+/// `secret`.
 pub(super) fn read(
     table: &Table<'_>,
-    secret: &mut Vec<(HeaderName, SecretPlace)>,
+    secret: &mut Vec<(HeaderName, SecretSource)>,
 ) -> Option<OnUncertain> {
     let word = table.get("on_uncertain");
-    let given = word.as_ref().is_some_and(|value| value.place.given);
+    let given = word.as_ref().is_some_and(|value| value.span.given);
     let chosen = word.and_then(|value| value.choice(&WORDS, &[]));
     let probe = table.get("probe").map(|value| {
         let inside = table.table("probe", PROBE_EXPECTED);
@@ -48,28 +53,32 @@ pub(super) fn read(
         (probe, value)
     });
     match (chosen?, probe) {
-        (Word::Probe, Some((probe, _))) => Some(OnUncertain::Probe(Arc::new(probe?))),
-        (Word::Probe, None) => {
+        (UncertainPolicy::Probe, Some((probe, _))) => Some(OnUncertain::Probe(Arc::new(probe?))),
+        (UncertainPolicy::Probe, None) => {
             table.report.note_absence(
-                &table.place_of("probe"),
+                &table.span_of("probe"),
                 format!("on_uncertain = \"probe\" needs probe: {PROBE_EXPECTED}"),
             );
             None
         }
         (other, Some((probe, value))) => {
             probe?;
-            if value.place.given && !given {
+            if value.span.given && !given {
                 value.fault("is not used: add on_uncertain = \"probe\"");
             }
-            Some(if other == Word::Forward { OnUncertain::Forward } else { OnUncertain::Hold })
+            Some(if other == UncertainPolicy::Forward {
+                OnUncertain::Forward
+            } else {
+                OnUncertain::Hold
+            })
         }
-        (Word::Forward, None) => Some(OnUncertain::Forward),
-        (Word::Hold, None) => Some(OnUncertain::Hold),
+        (UncertainPolicy::Forward, None) => Some(OnUncertain::Forward),
+        (UncertainPolicy::Hold, None) => Some(OnUncertain::Hold),
     }
 }
 
-/// Warns of a probe where one key names an operation on each of several paths: a probe asks by the key alone, and what the
-/// upstream has done under it on another path would become the result of this one.
+/// Warns about a probe if one key names an operation on each of several paths. A probe asks by the
+/// key alone, so the result of an operation on another path would become the result of this one.
 pub(super) fn warn_of_paths(
     route: &Table<'_>,
     by_path: Option<bool>,
@@ -82,21 +91,21 @@ pub(super) fn warn_of_paths(
         .is_some_and(|path| path.contains('{'));
     if several && by_path == Some(true) && matches!(on_uncertain, Some(OnUncertain::Probe(_))) {
         route.report.warn(
-            &route.place_of("probe").path,
+            &route.span_of("probe").path,
             "asks by the key alone, and with identity = [\"path\"] each path has an operation of its own under it: use this only \
              where clients give no key to two of them",
         );
     }
 }
 
-fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) -> Option<Probe> {
+fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretSource)>) -> Option<Probe> {
     let method = table.get("method").map_or(Some(Method::GET), |value| {
         value.parsed("\"GET\" or another safe method", safe_method)
     });
     let absence = |name| {
         table
             .report
-            .note_absence(&table.place_of(name), format!("a probe needs {name}: {PROBE_EXPECTED}"))
+            .note_absence(&table.span_of(name), format!("a probe needs {name}: {PROBE_EXPECTED}"))
     };
     let path = table.get("path").map(|value| value.parsed(PATH_EXPECTED, path));
     if path.is_none() {
@@ -121,7 +130,7 @@ fn read_probe(table: &Table<'_>, secret: &mut Vec<(HeaderName, SecretPlace)>) ->
         (Some(found), Some(absent)) => match StatusRules::new(found, absent, &[]) {
             Ok(statuses) => Some(statuses),
             Err(error) => {
-                table.report.note(&table.place(), error.to_string());
+                table.report.note(&table.span(), error.to_string());
                 None
             }
         },
@@ -144,7 +153,8 @@ fn safe_method(text: &str) -> Option<Method> {
         .filter(|method| [Method::GET, Method::HEAD].contains(method) || text == "QUERY")
 }
 
-/// A path that stays one whatever the key is: it has no dot segments, and the key is in one segment, or in the query.
+/// Parses a path template that stays one path for every key: without dot segments, and with the key
+/// in one segment or in the query.
 fn path(text: &str) -> Option<String> {
     let with_key = text.replace(Probe::KEY, "k");
     let parsed: Uri = with_key.parse().ok()?;
@@ -174,11 +184,12 @@ fn read_statuses(table: &Table<'_>, name: &'static str, default: &str) -> Option
     Some(statuses)
 }
 
-/// Fields that say who asks. Their values stand here, or are read from where they are kept.
+/// Reads header fields that authenticate the gateway. Values are plain text or the source of a
+/// secret.
 pub(in crate::config) fn read_headers(
     table: &Table<'_>,
-    whose: &str,
-    secret: &mut Vec<(HeaderName, SecretPlace)>,
+    owner: &str,
+    secret: &mut Vec<(HeaderName, SecretSource)>,
 ) -> Option<HeaderMap> {
     let mut headers = HeaderMap::new();
     let mut sound = true;
@@ -186,7 +197,7 @@ pub(in crate::config) fn read_headers(
         let Some(name) = super::header(&name).filter(|name| name != http::header::HOST) else {
             value.conceal();
             value
-                .fault(format!("{name:?} is not the name of a header field that {whose} can have"));
+                .fault(format!("{name:?} is not the name of a header field that {owner} can have"));
             sound = false;
             continue;
         };
@@ -201,21 +212,21 @@ pub(in crate::config) fn read_headers(
             }
             continue;
         }
-        let place =
+        let source =
             value.table("a text, or a table such as { env = \"PROBE_TOKEN\" }").and_then(|table| {
-                let place = SecretPlace::read_from(&table, &format!("a field for {whose}"));
+                let source = SecretSource::read_from(&table, &format!("a field for {owner}"));
                 table.finish();
-                place
+                source
             });
-        match place {
-            Some(place) => secret.push((name, place)),
+        match source {
+            Some(source) => secret.push((name, source)),
             None => sound = false,
         }
     }
     sound.then_some(headers)
 }
 
-/// Reads `upstream_key`; `None` inside where the key goes on as it came.
+/// Reads `upstream_key`; the inner value is `None` if the key is forwarded as received.
 pub(super) fn read_upstream_key(
     table: &Table<'_>,
     key: Option<&KeyRule>,
@@ -243,7 +254,7 @@ pub(super) fn read_upstream_key(
             }
             Some(_) => {
                 table.report.note_absence(
-                    &table.place_of("header"),
+                    &table.span_of("header"),
                     "a derived key has no place of its own, and a form is not rewritten: name header or body",
                 );
                 None
@@ -253,7 +264,7 @@ pub(super) fn read_upstream_key(
     };
     if key.is_some_and(|key| key.syntax == KeySyntax::Bare) {
         table.report.warn(
-            &table.place().path,
+            &table.span().path,
             "changes what clients may have signed: syntax = \"bare\" sends keys as they came",
         );
     }

@@ -1,4 +1,4 @@
-//! The files that come with the repository, read.
+//! Stories of the configuration files in the repository.
 
 use std::fs;
 use std::path::Path;
@@ -44,8 +44,8 @@ fn every_shipped_file_is_legal() {
 
 #[test]
 fn every_profile_is_legal_and_has_a_line_of_its_own() {
-    let report = Report::default();
-    let source = Source::parse("profiles.toml", profiles::TEXT, false, &report);
+    let report = FaultCollector::default();
+    let source = ConfigSource::parse("profiles.toml", profiles::TEXT, false, &report);
     let profiles = Profiles::of(&Table::roots(&report, [&source]));
     assert_eq!(profiles.names().collect::<Vec<_>>(), PROFILES);
     for name in PROFILES {
@@ -77,7 +77,7 @@ fn the_documented_route_is_the_ietf_profile() {
     };
     let text: Vec<&str> =
         block.filter_map(|line| line.strip_prefix("# ")).filter(is_setting).collect();
-    // Its name, its path and its upstream are examples, its scope and its cors have no default.
+    // Name, path and upstream are examples; scope and cors have no default.
     let is_example =
         |line: &&str| ["upstream", "scope", "cors"].iter().any(|name| line.starts_with(name));
     let text: Vec<&str> = text.into_iter().filter(|line| !is_example(line)).collect();
@@ -93,8 +93,8 @@ fn the_documented_route_is_the_ietf_profile() {
 
 #[test]
 fn every_value_of_the_ietf_profile_is_documented() {
-    let report = Report::default();
-    let source = Source::parse("profiles.toml", profiles::TEXT, false, &report);
+    let report = FaultCollector::default();
+    let source = ConfigSource::parse("profiles.toml", profiles::TEXT, false, &report);
     assert!(report.finish(&[&source]).is_ok());
     let ietf = profiles::TEXT.split("[ietf]").nth(1).unwrap().split("\n[").next().unwrap();
     let settings: Vec<&str> = ietf.lines().filter(|line| line.contains(" = ")).collect();

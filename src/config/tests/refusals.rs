@@ -1,8 +1,8 @@
-//! What a configuration may not say, and what is said about it.
+//! Stories of refused configurations and their messages.
 
 use super::*;
 
-/// Lines of a route, the key that is blamed, and a piece of the text.
+/// Lines of a route, the key with the fault, and a piece of the message.
 const ROUTE_FAULTS: &[(&str, &str, &str)] = &[
     (
         "retention = \"60d\"\nunsettled_retention = \"30d\"",

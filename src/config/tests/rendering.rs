@@ -1,4 +1,4 @@
-//! How faults and configurations are shown, and that no secret shows.
+//! Stories of messages: faults and configurations are readable, and no secret appears.
 
 use proptest::prelude::*;
 
@@ -61,7 +61,7 @@ fn control_characters_of_a_file_do_not_reach_the_terminal() {
     assert!(shown.chars().all(|c| c == '\n' || !c.is_control()), "{shown:?}");
 }
 
-/// Texts that hold the canary where people put passwords, rightly or wrongly.
+/// Texts that contain the canary where people write passwords, rightly or wrongly.
 const CANARY: &str = "c4n4ry";
 const LEAKS: &[&str] = &[
     "[upstream]\nurl = \"http://me:c4n4ry@host\"",

@@ -1,4 +1,4 @@
-//! What a configuration's values become.
+//! Stories of values that a configuration sets.
 
 use std::path::PathBuf;
 
@@ -44,7 +44,7 @@ fn without_routes_every_post_and_patch_with_a_key_is_protected() {
     assert!(!route.policy.key.required);
     assert_eq!(config.upstream_of(route).name, "default");
 
-    // With routes, only those protect.
+    // With routes in the file, only those protect.
     let config = load_route("").unwrap();
     assert_eq!(config.routes.len(), 1);
     assert_eq!(config.routes[0].paths, ["/p"]);
@@ -52,7 +52,7 @@ fn without_routes_every_post_and_patch_with_a_key_is_protected() {
 
 #[test]
 fn a_route_has_the_defaults_of_the_draft() {
-    let Route { name, methods, policy, .. } = route("");
+    let RouteConfig { name, methods, policy, .. } = route("");
     assert_eq!(name, "/p");
     assert_eq!(methods, [http::Method::POST]);
     assert_eq!(policy.mode, Mode::Enforce);
@@ -76,7 +76,7 @@ fn a_route_has_the_defaults_of_the_draft() {
 }
 
 fn key_of(policy: &Policy) -> String {
-    route::key_place(&policy.key)
+    route::key_location(&policy.key)
 }
 
 #[test]
@@ -122,7 +122,7 @@ fn a_verified_scope_is_the_caller_as_well() {
     let one = route("scope = { jwt = { jwks = \"keys.json\" } }");
     assert_eq!(
         (one.jwks, one.policy.caller),
-        (Some(KeysPlace::File("keys.json".into())), CallerRule::Scope)
+        (Some(JwksSource::File("keys.json".into())), CallerRule::Scope)
     );
     let usual = TokenRule {
         header: http::header::AUTHORIZATION,
@@ -146,7 +146,7 @@ fn a_verified_scope_is_the_caller_as_well() {
         (other.policy.scope, other.policy.caller),
         (ScopeRule::Token(rule.into()), CallerRule::Scope)
     );
-    let Some(KeysPlace::Server { url, path, ca_file }) = other.jwks else {
+    let Some(JwksSource::Server { url, path, ca_file }) = other.jwks else {
         panic!("{:?}", other.jwks)
     };
     assert_eq!(
@@ -478,7 +478,7 @@ fn a_store_has_a_namespace_of_its_own_or_of_its_url() {
     assert_eq!(store("url = \"redis://a\"").namespace, "onceward");
     let own = store("url = \"redis://a\"\nnamespace = \"billing_eu-1\"");
     assert_eq!(
-        (own.namespace.as_str(), own.place().as_str()),
+        (own.namespace.as_str(), own.location().as_str()),
         ("billing_eu-1", "redis://a (namespace billing_eu-1)")
     );
     for (url, client) in [
@@ -511,7 +511,7 @@ fn a_store_has_a_namespace_of_its_own_or_of_its_url() {
     }
     let unused = load("[store]\nurl = \"file:a\"\nnamespace = \"mine\"").unwrap();
     assert_eq!(
-        (unused.store.place().as_str(), unused.warnings.len()),
+        (unused.store.location().as_str(), unused.warnings.len()),
         ("file:a", 1),
         "{:?}",
         unused.warnings

@@ -112,7 +112,7 @@ fn only_an_attempt_from_uncertain_that_did_nothing_gives_its_doubt_back() {
         fence: OWN,
         record: record(State::InFlight { doubt_since_ms }, OWN),
     };
-    let gives = |doubt, outcome: &Outcome| claim(doubt).gives_doubt_back(outcome, &policy());
+    let gives = |doubt, outcome: &Outcome| claim(doubt).restores_uncertainty(outcome, &policy());
     for was_not_executed in
         [Outcome::NeverSent, Outcome::Answered(whole(429)), Outcome::Answered(whole(409))]
     {
@@ -142,11 +142,8 @@ fn a_scope_is_verified_where_somebody_vouches_for_it() {
 fn an_uncertain_outcome_is_retried_where_no_operator_has_to_decide_first() {
     let retry = |on_uncertain| Policy { on_uncertain, ..policy() }.uncertain_retry_after();
     assert_eq!(retry(OnUncertain::Hold), None);
-    assert_eq!(retry(OnUncertain::Forward), Some(DuplicateRefusal::RETRY_AFTER_MAX));
-    assert_eq!(
-        retry(OnUncertain::Probe(Arc::new(probe(None)))),
-        Some(DuplicateRefusal::RETRY_AFTER_MAX)
-    );
+    assert_eq!(retry(OnUncertain::Forward), Some(RETRY_AFTER_MAX));
+    assert_eq!(retry(OnUncertain::Probe(Arc::new(probe(None)))), Some(RETRY_AFTER_MAX));
 }
 
 fn probe(found_if: Option<&str>) -> Probe {
@@ -202,8 +199,9 @@ fn an_upstreams_answer_is_taken_for_what_it_plainly_says() {
 
 #[test]
 fn in_the_background_a_found_result_is_stored_and_an_absent_frees_the_key_only_when_it_counts() {
-    let told =
-        |now_ms, finding| believe_unasked(&held(doubted(), now_ms), finding, Fence(3), &policy());
+    let told = |now_ms, finding| {
+        believe_in_background(&held(doubted(), now_ms), finding, Fence(3), &policy())
+    };
     let state = |next: Option<Next>| next.map(|next| next.record.state.name());
     assert_eq!(state(told(2000, Finding::Found(whole(201)))), Some("completed"));
     assert_eq!(told(2000, Finding::Absent), None, "too early");

@@ -15,8 +15,8 @@ fn maybe<S: Strategy>(value: S) -> impl Strategy<Value = Option<S::Value>> {
     prop::option::of(value)
 }
 
-fn kinds() -> impl Strategy<Value = Kind> {
-    use Kind::{Claimed, Completed, Expired, Found, Released, Resolved, Retried, Uncertain};
+fn kinds() -> impl Strategy<Value = EventKind> {
+    use EventKind::{Claimed, Completed, Expired, Found, Released, Resolved, Retried, Uncertain};
     prop::sample::select(vec![
         Claimed, Completed, Uncertain, Released, Resolved, Found, Retried, Expired,
     ])
@@ -75,7 +75,7 @@ fn events() -> impl Strategy<Value = Event> {
 }
 
 fn observations() -> impl Strategy<Value = Observation> {
-    use Seen::{Refused, Replayed, Waited, WouldRefuse, WouldReplay};
+    use ObservationKind::{Refused, Replayed, Waited, WouldRefuse, WouldReplay};
     let kind = prop::sample::select(vec![Replayed, Waited, Refused, WouldReplay, WouldRefuse]);
     let differing = prop::collection::vec(texts().prop_map(|pointer| Difference { pointer }), 0..3);
     let common = (kind, texts(), maybe(texts()), maybe(any::<u16>()), maybe(texts()));

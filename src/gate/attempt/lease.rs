@@ -7,9 +7,10 @@ use crate::clock::Clock;
 
 /// Decides whether bytes of a request may still be written to the upstream.
 ///
-/// At least a third of the lease must remain. The rule counts from before the claim (or the last confirmed renewal) was
-/// sent, by a local clock that also runs while the process is stopped. Otherwise a process that was stopped between its
-/// claim and its first byte could send a request whose lease has ended for all other gateways.
+/// At least a third of the lease must remain. The rule counts from before the claim (or the last
+/// confirmed renewal) was sent, by a local clock that also runs while the process is stopped.
+/// Otherwise a process that was stopped between its claim and its first byte could send a request
+/// whose lease has ended for all other gateways.
 #[derive(Debug)]
 pub struct SendRule {
     clock: Clock,
@@ -26,7 +27,8 @@ const WITHHELD: u8 = 1;
 const REVOKED: u8 = 2;
 
 impl SendRule {
-    /// Creates the rule of a claim. The store got the claim at `from_ms` ([`Clock::boot_ms`]) or later.
+    /// Creates the rule of a claim. The store got the claim at `from_ms` ([`Clock::boot_ms`]) or
+    /// later.
     pub fn new(clock: Clock, from_ms: u64, lease: Duration) -> SendRule {
         let span_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX) / 3 * 2;
         let until_ms = AtomicU64::new(from_ms.saturating_add(span_ms));
@@ -39,8 +41,9 @@ impl SendRule {
             && self.clock.boot_ms() < self.until_ms.load(Ordering::Acquire)
     }
 
-    /// Records that the forwarding service still has the whole request, because it waits for a connection. A request
-    /// counts as sent where the service calls neither this nor [`SendRule::hand_over`].
+    /// Records that the forwarding service still has the whole request, because it waits for a
+    /// connection. A request counts as sent where the service calls neither this nor
+    /// [`SendRule::hand_over`].
     pub fn withhold(&self) {
         let _ = self.custody.compare_exchange(
             HANDED_OVER,
@@ -50,16 +53,17 @@ impl SendRule {
         );
     }
 
-    /// Records that a connection gets the request now; from then on any part of it may have been written. Returns `false`
-    /// where the attempt was given up meanwhile: the request must not be sent.
+    /// Records that a connection gets the request now; from then on any part of it may have been
+    /// written. Returns `false` where the attempt was given up meanwhile: the request must not be
+    /// sent.
     #[must_use]
     pub fn hand_over(&self) -> bool {
         self.custody.compare_exchange(WITHHELD, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire)
             != Err(REVOKED)
     }
 
-    /// Gives the attempt up: no byte may be written from now on. Returns `true` where the forwarding service still has the
-    /// whole request, which is then never sent.
+    /// Gives the attempt up: no byte may be written from now on. Returns `true` where the
+    /// forwarding service still has the whole request, which is then never sent.
     pub fn revoke(&self) -> bool {
         self.custody.swap(REVOKED, Ordering::AcqRel) == WITHHELD
     }

@@ -1,26 +1,25 @@
-//! The attempt: forwards a claimed request once, under a lease that is renewed, then settles the outcome. Only then is
-//! the request answered.
+//! The attempt: forwards a claimed request once, under a lease that is renewed, then settles the
+//! outcome. Only then is the request answered.
 
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
 use tokio::time::{Instant, sleep_until, timeout_at};
-use tower_service::Service;
 
 use super::answer::{Fields, SettledAnswer};
 use super::budget::Hold;
 use super::close_delimited::{CloseDelimited, may_be_cut};
 use super::passing::ForwardPermit;
-use super::payload::{AnswerBody, BoxError, Payload};
+use super::payload::{AnswerBody, Payload};
 use super::quota::QuotaUse;
-use super::response::ResponseBody;
+use super::response::ReceivedBody;
+use super::upstream_service::UpstreamService;
 use super::{Gate, ProtectedRoute};
 use crate::engine::{
-    Admission, Asked, Claim, Outcome, Policy, Verdict, admit, grpc_doubt, redacted,
+    Admission, Asked, Claim, Outcome, Policy, Verdict, admit, grpc_uncertainty, redacted,
 };
 use crate::event::Context;
 use crate::key::Slot;
@@ -73,7 +72,8 @@ impl<B> Forwarded<B> {
     }
 }
 
-/// A claimed request until it is answered. It is boxed once: every step borrows it, and none copies it.
+/// A claimed request until it is answered. It is boxed once: every step borrows it, and none copies
+/// it.
 pub(super) struct Attempt<S, B> {
     pub gate: Arc<Gate>,
     pub guarded: Arc<ProtectedRoute>,
@@ -87,12 +87,9 @@ pub(super) struct Attempt<S, B> {
 
 impl<S, B> Attempt<S, B> {
     /// Runs the attempt until its outcome is settled.
-    pub async fn run<RB>(mut self: Box<Self>) -> Result<SettledAnswer<RB>, Refusal>
+    pub async fn run(mut self: Box<Self>) -> Result<SettledAnswer<S::ResponseBody>, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let in_flight = self.gate.meter.in_flight.clone();
         in_flight.inc();
@@ -103,12 +100,9 @@ impl<S, B> Attempt<S, B> {
     }
 
     /// Forwards the request and renews its lease meanwhile, for at most the response timeout.
-    async fn forward_under_lease<RB>(&mut self) -> Forwarded<RB>
+    async fn forward_under_lease(&mut self) -> Forwarded<S::ResponseBody>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let Attempt { gate, guarded, claimed, request, service, hold, trail } = self;
         if !claimed.rule.allows() {
@@ -125,7 +119,9 @@ impl<S, B> Attempt<S, B> {
         let forwarded = tokio::select! {
             biased;
             forwarded = &mut forwarding => forwarded,
-            () = gate.keep_lease(claimed, policy, until) => given_up(&claimed.rule, Cause::TimedOut),
+            () = gate.keep_lease(claimed, policy, until) => {
+                given_up(&claimed.rule, Cause::TimedOut)
+            }
             () = gate.abandoned.cancelled() => given_up(&claimed.rule, Cause::Stopped),
         };
         timer.stop(&guarded.meter.upstream);
@@ -159,8 +155,12 @@ impl<S, B> Attempt<S, B> {
             Settled::Stale => return Box::pin(self.answer_as_duplicate()).await,
             Settled::Unconfirmed => return Err(self.settle_on(outcome)),
         }
-        if self.claimed.claim.gives_doubt_back(&outcome, policy) {
-            tracing::info!(route = %policy.route, operation = %slot, "attempt from uncertain did nothing: the operation is uncertain again");
+        if self.claimed.claim.restores_uncertainty(&outcome, policy) {
+            tracing::info!(
+                route = %policy.route,
+                operation = %slot,
+                "attempt from uncertain did nothing: the operation is uncertain again"
+            );
             return Err(uncertain(slot, None, policy));
         }
         match outcome {
@@ -168,7 +168,12 @@ impl<S, B> Attempt<S, B> {
             Outcome::NeverSent if too_late => Err(Refusal::NotSent { slot }),
             Outcome::NeverSent => Err(Refusal::UpstreamUnreachable { slot: Some(slot) }),
             Outcome::InDoubt(cause) => {
-                tracing::warn!(route = %policy.route, operation = %slot, cause = cause.describe(), "outcome uncertain");
+                tracing::warn!(
+                    route = %policy.route,
+                    operation = %slot,
+                    cause = cause.describe(),
+                    "outcome uncertain"
+                );
                 let status = if cause == Cause::TimedOut { 504 } else { 502 };
                 Err(uncertain(slot, Some(status), policy))
             }
@@ -186,7 +191,12 @@ impl<S, B> Attempt<S, B> {
         let slot = self.claimed.slot;
         let answer = match policy.statuses.verdict(reply.status, &reply.headers) {
             Verdict::Uncertain => {
-                tracing::warn!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "outcome uncertain: upstream answered with an uncertain status");
+                tracing::warn!(
+                    route = %policy.route,
+                    operation = %slot,
+                    status = reply.status.as_u16(),
+                    "outcome uncertain: upstream answered with an uncertain status"
+                );
                 // A status that means success must not carry a refusal.
                 let status = if reply.status.as_u16() < 400 { 502 } else { reply.status.as_u16() };
                 return Err(uncertain(slot, Some(status), policy));
@@ -200,8 +210,8 @@ impl<S, B> Attempt<S, B> {
         Ok(SettledAnswer { slot, answer, reply, first_fields, body, hold: self.hold })
     }
 
-    /// Settles on in the background, because the store has not confirmed the outcome in time. Returns the refusal for the
-    /// client.
+    /// Settles on in the background, because the store has not confirmed the outcome in time.
+    /// Returns the refusal for the client.
     fn settle_on(self: Box<Self>, outcome: Outcome) -> Refusal {
         let Attempt { gate, guarded, claimed, hold, .. } = *self;
         let Claimed { slot, claim, permit, event_context, .. } = claimed;
@@ -216,9 +226,13 @@ impl<S, B> Attempt<S, B> {
     async fn answer_as_duplicate<RB>(self: Box<Self>) -> Result<SettledAnswer<RB>, Refusal> {
         let Attempt { gate, guarded, claimed, hold, .. } = *self;
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
-        let current: Option<Held> = gate.store.load(&slot).await.ok().flatten();
+        let current: Option<Held> = gate.store.records.load(&slot).await.ok().flatten();
         gate.meter.lost_leases.inc();
-        tracing::warn!(route = %policy.route, operation = %slot, "attempt finished after the operation was already settled");
+        tracing::warn!(
+            route = %policy.route,
+            operation = %slot,
+            "attempt finished after the operation was already settled"
+        );
         match admit(current.as_ref(), &claimed.asked, policy) {
             Admission::Replay(reply) => Ok(SettledAnswer::replayed(slot, reply, hold)),
             Admission::Refuse(refusal) => match Refusal::of_refusal(refusal, slot) {
@@ -235,18 +249,15 @@ impl<S, B> Attempt<S, B> {
 }
 
 impl Gate {
-    async fn forward<S, B, RB>(
+    async fn forward<S, B>(
         &self,
         policy: &Policy,
         request: &mut Request<Payload<B>>,
         hold: &mut Hold,
         service: &mut S,
-    ) -> Forwarded<RB>
+    ) -> Forwarded<S::ResponseBody>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
@@ -274,15 +285,15 @@ impl Gate {
             return Forwarded::without_body(Outcome::Answered(Arc::new(reply)));
         }
         match self.read_body(&reply, body, hold).await {
-            ResponseBody::Whole(bytes, trailers) => {
+            ReceivedBody::Whole(bytes, trailers) => {
                 reply.trailers = trailers;
                 self.whole_answer(policy, reply, bytes, close_delimited)
             }
-            ResponseBody::Streams(body) => {
+            ReceivedBody::Streams(body) => {
                 let outcome = Outcome::Answered(Arc::new(reply));
                 Forwarded { outcome, body: Some(body), too_late: false }
             }
-            ResponseBody::Broken => Forwarded::without_body(Outcome::InDoubt(Cause::Broken)),
+            ReceivedBody::Broken => Forwarded::without_body(Outcome::InDoubt(Cause::Broken)),
         }
     }
 
@@ -296,12 +307,16 @@ impl Gate {
     ) -> Forwarded<RB> {
         let is_stored = policy.statuses.verdict(reply.status, &reply.headers) == Verdict::Store;
         if is_stored && close_delimited && may_be_cut(&reply.headers, &bytes) {
-            tracing::info!(route = %policy.route, "answer cut off: a close-delimited body is not a whole JSON text");
+            tracing::info!(
+                route = %policy.route,
+                "answer cut off: a close-delimited body is not a whole JSON text"
+            );
             return Forwarded::without_body(Outcome::InDoubt(Cause::Broken));
         }
         reply.body = ReplyBody::Whole(bytes.clone());
-        // The gRPC status outweighs the HTTP status, also where the HTTP status means that nothing was done.
-        if let Some(cause) = grpc_doubt(&reply) {
+        // The gRPC status outweighs the HTTP status, also where the HTTP status means that nothing
+        // was done.
+        if let Some(cause) = grpc_uncertainty(&reply) {
             return Forwarded::without_body(Outcome::InDoubt(cause));
         }
         // An answer that is only relayed stays as it is.
@@ -317,7 +332,8 @@ impl Gate {
         Forwarded { outcome: Outcome::Answered(Arc::new(reply)), body: relayed, too_late: false }
     }
 
-    /// Renews the lease until `until`. A lost lease is not renewed: the attempt reads on and settles by its fence.
+    /// Renews the lease until `until`. A lost lease is not renewed: the attempt reads on and
+    /// settles by its fence.
     async fn keep_lease(&self, claimed: &Claimed, policy: &Policy, until: Instant) {
         let Claimed { slot, claim, rule, .. } = claimed;
         let mut pause = policy.lease / 3;
@@ -329,20 +345,33 @@ impl Gate {
             }
             sleep_until(renewal).await;
             let from_ms = self.clock.boot_ms();
-            let renewal =
-                self.store.renew(slot, claim.fence, policy.lease, policy.unsettled_retention);
+            let renewal = self.store.records.renew(
+                slot,
+                claim.fence,
+                policy.lease,
+                policy.unsettled_retention,
+            );
             match timeout_at(until, renewal).await {
                 Ok(Ok(true)) => {
                     rule.renewed(from_ms);
                     pause = policy.lease / 3;
                 }
                 Ok(Ok(false)) => {
-                    tracing::warn!(route = %policy.route, operation = %slot, "lease lost while the upstream works");
+                    tracing::warn!(
+                        route = %policy.route,
+                        operation = %slot,
+                        "lease lost while the upstream works"
+                    );
                     lost = true;
                 }
                 Ok(Err(error)) => {
                     self.meter.store_errors.inc();
-                    tracing::warn!(route = %policy.route, operation = %slot, %error, "lease not renewed");
+                    tracing::warn!(
+                        route = %policy.route,
+                        operation = %slot,
+                        %error,
+                        "lease not renewed"
+                    );
                     pause = policy.lease / 10;
                 }
                 Err(_) => return,
@@ -363,8 +392,8 @@ fn upstream_ms(outcome: &Outcome, took: Duration) -> Option<u64> {
     sent.then(|| u64::try_from(took.as_millis()).unwrap_or(u64::MAX))
 }
 
-/// Removes the fields that are never stored from the outcome. Returns all fields as the upstream sent them, for the first
-/// client.
+/// Removes the fields that are never stored from the outcome. Returns all fields as the upstream
+/// sent them, for the first client.
 fn take_unstored_fields(outcome: &mut Outcome, policy: &Policy) -> Option<Box<Fields>> {
     let Outcome::Answered(reply) = outcome else { return None };
     let has = |name| {

@@ -1,4 +1,5 @@
-//! Settling: writes the outcome of an attempt to the store, and tries again until the store confirms it.
+//! Settling: writes the outcome of an attempt to the store, and tries again until the store
+//! confirms it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,7 +14,8 @@ use crate::record::{Record, State, Version};
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer};
 
-/// Longest time that a client waits for its result to be stored. Then it gets an uncertain answer, and storing goes on.
+/// Longest time that a client waits for its result to be stored. Then it gets an uncertain answer,
+/// and storing goes on.
 const SETTLE_MAX: Duration = Duration::from_secs(10);
 
 /// First and longest pause between tries to write an outcome.
@@ -60,8 +62,8 @@ impl Gate {
         settled.unwrap_or(Settled::Unconfirmed)
     }
 
-    /// Writes an outcome in a task of its own, until the store confirms it. `keep` (a permit, the memory of a body) is held
-    /// meanwhile and so bounds the number of these tasks.
+    /// Writes an outcome in a task of its own, until the store confirms it. `keep` (a permit, the
+    /// memory of a body) is held meanwhile and so bounds the number of these tasks.
     pub(in crate::gate) fn settle_in_background(
         self: &Arc<Self>,
         unsettled: UnsettledOutcome,
@@ -99,9 +101,9 @@ impl Gate {
         let mut found: Option<Option<Record>> = None;
         let mut pause = RETRY_MIN;
         loop {
-            // Each try has a version of its own. Between two tries the slot may have held other attempts' records, and their
-            // versions continued from the first try's. A late command that names one of those versions must not find it
-            // anywhere else.
+            // Each try has a version of its own. Between two tries the slot may have held other
+            // attempts' records, and their versions continued from the first try's. A late command
+            // that names one of those versions must not find it anywhere else.
             let fresh = Version(self.entropy.next());
             let current = found.as_ref().map_or(known, Option::as_ref);
             let next = match settle(current, claim, outcome, policy, fresh) {
@@ -126,7 +128,7 @@ impl Gate {
                     continue;
                 }
                 Ok(Swap::Large(fence)) if fence != claim.fence => return Settled::Stale,
-                Ok(Swap::Large(_)) => match self.store.load(slot).await {
+                Ok(Swap::Large(_)) => match self.store.records.load(slot).await {
                     Ok(held) => {
                         found = Some(held.map(|held| held.record));
                         continue;

@@ -9,17 +9,18 @@ use crate::event::{Context, Event};
 use crate::gate::Gate;
 use crate::key::{Document, Slot, Space};
 use crate::record::{Lifetime, Record, ReplyBody, State, Version};
-use crate::store::{NOTHING, Says, StoreError, Swap};
+use crate::store::{EventSource, NO_EVENT, StoreError, Swap};
 
-/// Most trim calls in one round. The rest waits for the next round, so that trimming a long log does not keep the store
-/// busy.
+/// Most trim calls in one round. The rest waits for the next round, so that trimming a long log
+/// does not keep the store busy.
 const TRIMS_PER_ROUND: usize = 100;
 
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 impl Gate {
-    /// Writes a record and the event of that change, in one step. `event_context` returns the event's content that is not
-    /// in the record; a write may call it more than once. Records of shadow routes have no events.
+    /// Writes a record and the event of that change, in one step. `event_context` returns the
+    /// event's content that is not in the record; a write may call it more than once. Records of
+    /// shadow routes have no events.
     pub(in crate::gate) async fn write(
         &self,
         slot: &Slot,
@@ -35,8 +36,8 @@ impl Gate {
             Event::of(next, lifetime, context).encode()
         };
         let has_event = self.event_log_enabled() && slot.space == Space::Enforced;
-        let event: Says<'_> = if has_event { &event } else { NOTHING };
-        self.store.write(slot, expected, next, lifetime, event).await
+        let event: EventSource<'_> = if has_event { &event } else { NO_EVENT };
+        self.store.records.write(slot, expected, next, lifetime, event).await
     }
 
     /// Returns whether the event log is enabled.
@@ -47,12 +48,12 @@ impl Gate {
     /// Removes entries that are older than `keep` from the log.
     pub(in crate::gate) async fn trim_log(&self, keep: Duration) {
         for _ in 0..TRIMS_PER_ROUND {
-            match self.store.log().trim(keep).await {
+            match self.store.log.trim(keep).await {
                 Ok(trimmed) => {
                     for reader in trimmed.forgotten {
                         tracing::warn!(
                             reader,
-                            "event log reader was inactive for the whole retention of entries; the log no longer waits for it"
+                            "event log reader forgotten: it was inactive for as long as entries are kept"
                         );
                     }
                     if trimmed.entries + trimmed.batches == 0 {
@@ -68,8 +69,8 @@ impl Gate {
     }
 }
 
-/// Adds the route's chosen fields of a result, from the upstream, a probe or an operator. They are taken from the stored
-/// reply, so redacted members are not among them.
+/// Adds the route's chosen fields of a result, from the upstream, a probe or an operator. They are
+/// taken from the stored reply, so redacted members are not among them.
 fn add_response_fields(context: &mut Context, next: &Record, policy: &Policy) {
     let State::Completed { reply, .. } = &next.state else { return };
     let ReplyBody::Whole(body) = &reply.body else { return };

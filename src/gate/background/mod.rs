@@ -1,4 +1,5 @@
-//! Background work of the gate: overdue leases, uncertain operations, the event log and observations.
+//! Background work of the gate: overdue leases, uncertain operations, the event log and
+//! observations.
 
 pub(super) mod event_log;
 pub(super) mod observations;

@@ -1,6 +1,7 @@
 //! Observations: the answers to duplicates, exported in batches to a log of their own.
 //!
-//! Observations are lossy, and losses are counted: no request waits for the export, and a duplicate writes nothing itself.
+//! Observations are lossy, and losses are counted: no request waits for the export, and a duplicate
+//! writes nothing itself.
 
 use std::collections::BTreeMap;
 use std::pin::pin;
@@ -15,15 +16,16 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Policy;
-use crate::event::{Difference, Observation, Seen};
+use crate::event::{Difference, Observation, ObservationKind};
 use crate::gate::background::event_log::{TRACE_DIGITS, trace_digits, trace_text};
 use crate::gate::claim::Admitted;
 use crate::gate::intake::identify::whose;
 use crate::gate::{Gate, Refusal};
 use crate::key::{Hashing, Slot, TenantId};
 
-/// Most pending observations: a fraction of a second of a retry storm, 2 MB; 40 MB, if each is a refusal with the largest
-/// number of differences. An export in progress may hold as many again. Further observations are lost.
+/// Most pending observations: a fraction of a second of a retry storm, 2 MB; 40 MB, if each is a
+/// refusal with the largest number of differences. An export in progress may hold as many again.
+/// Further observations are lost.
 const PENDING_MAX: usize = 8192;
 
 /// Observations in one batch, usually 130 KB: a larger batch would delay the store's other calls.
@@ -32,14 +34,16 @@ const BATCH: usize = 1024;
 /// How long an incomplete batch waits for more observations.
 const BATCH_WAIT: Duration = Duration::from_millis(500);
 
-/// One observation as the request path records it. It allocates less than an [`Observation`], which has five texts.
+/// One observation as the request path records it. It allocates less than an [`Observation`], which
+/// has five texts.
 pub(in crate::gate) struct PendingObservation {
-    pub kind: Seen,
+    pub kind: ObservationKind,
     pub at_ms: u64,
     pub slot: Option<Slot>,
     pub route: Arc<str>,
     pub tenant: Option<TenantId>,
-    /// The secrets for the tenant's mark. They are kept here because a reload may rotate them before the export.
+    /// The secrets for the tenant's mark. They are kept here because a reload may rotate them
+    /// before the export.
     pub hashing: Hashing,
     pub status: Option<u16>,
     pub waited: Option<Duration>,
@@ -74,7 +78,8 @@ impl ObservationBuffer {
     /// Takes all pending observations, leaving the buffer empty.
     fn take(&self) -> Vec<PendingObservation> {
         let mut pending = self.pending();
-        // Duplicates come in bursts, and growing the new buffer step by step would cost as much as filling it.
+        // Duplicates come in bursts, and growing the new buffer step by step would cost as much as
+        // filling it.
         let capacity = if pending.is_empty() { 0 } else { BATCH };
         std::mem::replace(&mut *pending, Vec::with_capacity(capacity))
     }
@@ -85,7 +90,8 @@ impl ObservationBuffer {
 }
 
 impl Gate {
-    /// Records the answer to a request that did not run. `waited`: how long the gate held the request.
+    /// Records the answer to a request that did not run. `waited`: how long the gate held the
+    /// request.
     pub(in crate::gate) fn observe_duplicate(
         &self,
         policy: &Policy,
@@ -99,12 +105,18 @@ impl Gate {
         }
         let (kind, slot, status, problem) = match admitted {
             Ok(Admitted::Replay(slot, reply)) => {
-                let kind = if waited.is_some() { Seen::Waited } else { Seen::Replayed };
+                let kind = if waited.is_some() {
+                    ObservationKind::Waited
+                } else {
+                    ObservationKind::Replayed
+                };
                 (kind, *slot, reply.status.as_u16(), None)
             }
             Ok(_) => return,
             Err(problem) => match (problem.operation(), refusal(problem, policy)) {
-                (Some(slot), Some((status, name))) => (Seen::Refused, slot, status, Some(name)),
+                (Some(slot), Some((status, name))) => {
+                    (ObservationKind::Refused, slot, status, Some(name))
+                }
                 _ => return,
             },
         };
@@ -118,8 +130,8 @@ impl Gate {
         });
     }
 
-    /// Records that enforcing would have refused a request of a shadow route, because the request does not identify its
-    /// operation.
+    /// Records that enforcing would have refused a request of a shadow route, because the request
+    /// does not identify its operation.
     pub fn observe_unidentified(&self, policy: &Policy, parts: &Parts, problem: &Refusal) {
         if !self.event_log_enabled() {
             return;
@@ -127,7 +139,7 @@ impl Gate {
         let Some((status, name)) = refusal(problem, policy) else { return };
         let tenant = whose(policy, parts).map(TenantId::from_bytes);
         let observation =
-            self.pending_observation(Seen::WouldRefuse, policy, tenant, &parts.headers);
+            self.pending_observation(ObservationKind::WouldRefuse, policy, tenant, &parts.headers);
         self.add_observation(PendingObservation {
             status: Some(status),
             problem: Some(name),
@@ -138,7 +150,7 @@ impl Gate {
     /// Creates an observation with the properties of every request: route, time, tenant and trace.
     pub(in crate::gate) fn pending_observation(
         &self,
-        kind: Seen,
+        kind: ObservationKind,
         policy: &Policy,
         tenant: Option<TenantId>,
         headers: &HeaderMap,
@@ -165,8 +177,8 @@ impl Gate {
         }
     }
 
-    /// Exports observations until `end`, and then once more. Dropping this future in the middle of a store call would
-    /// lose the observations of that call.
+    /// Exports observations until `end`, and then once more. Dropping this future in the middle of
+    /// a store call would lose the observations of that call.
     pub async fn export_observations(&self, end: &CancellationToken) {
         loop {
             let is_last = end.is_cancelled();
@@ -185,7 +197,7 @@ impl Gate {
         let pending = self.observed.take();
         for batch in pending.chunks(BATCH) {
             if let Err(error) =
-                self.store.log().observe(&Observation::encode(&observations(batch))).await
+                self.store.log.observe(&Observation::encode(&observations(batch))).await
             {
                 tracing::debug!(%error, "observations lost");
                 self.meter.observations_lost.inc_by(batch.len() as u64);
@@ -194,16 +206,14 @@ impl Gate {
     }
 }
 
-/// Converts pending observations into stored ones. Observations that differ only in their time, as in a retry storm,
-/// become one.
+/// Converts pending observations into stored ones. Observations that differ only in their time, as
+/// in a retry storm, become one.
 fn observations(batch: &[PendingObservation]) -> Vec<Observation> {
-    // Computing a mark under a secret takes longer than all the rest, and a batch often has few tenants.
+    // Computing a mark under a secret takes longer than all the rest, and a batch often has few
+    // tenants.
     let mut marks = BTreeMap::new();
     let mut mark = |pending: &PendingObservation, tenant: TenantId| {
-        marks
-            .entry(tenant)
-            .or_insert_with_key(|tenant| pending.hashing.scope_mark(tenant.as_bytes()))
-            .clone()
+        marks.entry(tenant).or_insert_with_key(|tenant| pending.hashing.tenant_mark(tenant)).clone()
     };
     let mut merged: Vec<Observation> = Vec::new();
     let mut positions = BTreeMap::new();
@@ -243,8 +253,8 @@ fn observations(batch: &[PendingObservation]) -> Vec<Observation> {
     merged
 }
 
-/// The refusal of a duplicate, or of one that can't be told to be one: its status and the problem's short name. `None`: it was
-/// none, and says more of the gateway than of the request.
+/// The refusal of a duplicate, or of one that can't be told to be one: its status and the problem's
+/// short name. `None`: it was none, and says more of the gateway than of the request.
 pub(in crate::gate) fn refusal(problem: &Refusal, policy: &Policy) -> Option<(u16, &'static str)> {
     Some(match problem {
         Refusal::KeyReused { .. } => (policy.mismatch_status.as_u16(), "key-reused"),

@@ -4,23 +4,22 @@ use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use futures_util::StreamExt;
-use http::{Request, Response};
-use http_body::Body;
+use http::Request;
 use tokio::time::{Instant, sleep, timeout};
-use tower_service::Service;
 
-use crate::engine::{Finding, OnUncertain, Probe, believe_unasked};
+use crate::engine::{Finding, OnUncertain, Probe, believe_in_background};
 use crate::event::Context;
 use crate::gate::claim::probe::probe_request;
-use crate::gate::payload::{BoxError, Payload};
+use crate::gate::payload::Payload;
+use crate::gate::upstream_service::UpstreamService;
 use crate::gate::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Fence, Held, State};
 use crate::store::{ListError, Listing, Swap};
 
-/// Time between two reads of the unsettled operations, jittered, because several gateways read the same list.
+/// Time between two reads of the unsettled operations, jittered, because several gateways read the
+/// same list.
 const PERIOD: Duration = Duration::from_secs(1);
 
 /// Operations on a page of the list.
@@ -33,7 +32,8 @@ const PROBES_MAX: usize = 4;
 const PAUSE_MIN: Duration = Duration::from_secs(1);
 const PAUSE_MAX: Duration = Duration::from_secs(600);
 
-/// Probes of one operation: they last for some three hours. After that an operator has to settle the operation.
+/// Probes of one operation: they last for some three hours. After that an operator has to settle
+/// the operation.
 const PROBES_PER_OPERATION: u32 = 24;
 
 /// Operations with a probe schedule; others wait until one of these is settled.
@@ -45,20 +45,18 @@ struct ProbeSchedule {
     next: Instant,
 }
 
-/// The operation's key does not fit into the probe's path. It is counted and logged once, and never probed.
+/// The operation's key does not fit into the probe's path. It is counted and logged once, and never
+/// probed.
 struct NeverProbed;
 
 /// Probes for ever. `prepare` adds to a probe what the service needs to find its upstream.
-pub async fn reconcile<S, B, RB>(
+pub async fn reconcile<S, B>(
     gate: Arc<Gate>,
     routes: Vec<Arc<ProtectedRoute>>,
     prepare: impl Fn(&ProtectedRoute, &mut Request<Payload<B>>),
     service: S,
 ) where
-    S: Service<Request<Payload<B>>, Response = Response<RB>> + Clone,
-    S::Error: Into<BoxError>,
-    RB: Body<Data = Bytes> + Unpin,
-    RB::Error: Into<BoxError>,
+    S: UpstreamService<B> + Clone,
 {
     let mut routes: HashMap<Arc<str>, Arc<ProtectedRoute>> =
         routes.into_iter().map(|guarded| (guarded.route.policy.route.clone(), guarded)).collect();
@@ -109,7 +107,7 @@ impl Gate {
         let (mut due, mut next_schedules, mut cursor) =
             (Vec::new(), HashMap::new(), None::<String>);
         loop {
-            let page = self.store.list(Listing::Unsettled, cursor.as_deref(), PAGE).await?;
+            let page = self.store.records.list(Listing::Unsettled, cursor.as_deref(), PAGE).await?;
             for (slot, held) in page.records {
                 let Some(guarded) = routes.get(&held.record.route).filter(|_| is_undecided(&held))
                 else {
@@ -143,7 +141,7 @@ impl Gate {
         }
     }
 
-    async fn probe_in_background<S, B, RB>(
+    async fn probe_in_background<S, B>(
         &self,
         slot: &Slot,
         guarded: &ProtectedRoute,
@@ -151,17 +149,14 @@ impl Gate {
         service: &mut S,
     ) -> Result<(), NeverProbed>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         // Without a free permit the probe is skipped, because clients' requests come first.
         let (Some(_permit), Some(probe)) = (self.in_flight.protected(None), probe_of(guarded))
         else {
             return Ok(());
         };
-        let Ok(Some(held)) = self.store.load(slot).await else { return Ok(()) };
+        let Ok(Some(held)) = self.store.records.load(slot).await else { return Ok(()) };
         let key = held.record.kept.as_ref().and_then(|kept| std::str::from_utf8(kept).ok());
         let Some(key) = key.filter(|_| is_undecided(&held)) else { return Ok(()) };
         let Some(mut request) = probe_request(probe, key) else {
@@ -175,14 +170,20 @@ impl Gate {
         let sending = self.send_probe(policy, probe, request, service, &mut hold);
         let finding = timeout(guarded.response_timeout, sending).await.unwrap_or(Finding::Unclear);
         self.count_finding(&finding);
-        let Some(next) = believe_unasked(&held, finding, Fence(self.entropy.next()), policy) else {
+        let Some(next) = believe_in_background(&held, finding, Fence(self.entropy.next()), policy)
+        else {
             return Ok(());
         };
         let expected = Some(held.record.version);
         let context = Context::default;
         match self.write(slot, expected, &next.record, next.lifetime, policy, context).await {
             Ok(Swap::Stored) => {
-                tracing::info!(route = %policy.route, operation = %slot, state = next.record.state.name(), "probe settled an uncertain operation");
+                tracing::info!(
+                    route = %policy.route,
+                    operation = %slot,
+                    state = next.record.state.name(),
+                    "probe settled an uncertain operation"
+                );
             }
             Ok(Swap::Stale(_) | Swap::Large(_)) => {}
             Err(error) => {

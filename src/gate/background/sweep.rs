@@ -1,5 +1,5 @@
-//! The sweeper: marks attempts with an ended lease, so that a dead gateway's operations become uncertain within a second
-//! or two, also where no duplicate arrives.
+//! The sweeper: marks attempts with an ended lease, so that a dead gateway's operations become
+//! uncertain within a second or two, also where no duplicate arrives.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -21,8 +21,8 @@ const BATCH: usize = 256;
 /// Time between two trims of the event log: entries may stay that much longer than configured.
 const TRIM_PERIOD: Duration = Duration::from_secs(60);
 
-/// Marks overdue attempts uncertain and trims the event log, for ever. `policies` has the policies by route name;
-/// `fallback` is for routes that are no longer configured.
+/// Marks overdue attempts uncertain and trims the event log, for ever. `policies` has the policies
+/// by route name; `fallback` is for routes that are no longer configured.
 pub async fn sweep(gate: Arc<Gate>, policies: HashMap<String, Policy>, fallback: Policy) {
     let mut trimmed: Option<Instant> = None;
     loop {
@@ -49,7 +49,7 @@ impl Gate {
         policies: &HashMap<String, Policy>,
         fallback: &Policy,
     ) -> Result<usize, StoreError> {
-        let overdue = self.store.due(BATCH).await?;
+        let overdue = self.store.records.due(BATCH).await?;
         let mut failed = None;
         let mut marked = overdue.len();
         for slot in &overdue {
@@ -61,7 +61,12 @@ impl Gate {
         }
         if let Some((slot, error)) = failed {
             let failures = overdue.len() - marked;
-            tracing::warn!(failures, operation = %slot, %error, "overdue operations not marked uncertain");
+            tracing::warn!(
+                failures,
+                operation = %slot,
+                %error,
+                "overdue operations not marked uncertain"
+            );
         }
         Ok(marked)
     }
@@ -72,7 +77,7 @@ impl Gate {
         policies: &HashMap<String, Policy>,
         fallback: &Policy,
     ) -> Result<(), StoreError> {
-        let Some(held) = self.store.load(slot).await? else { return Ok(()) };
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(()) };
         let policy = policies.get(&*held.record.route).unwrap_or(fallback);
         self.mark_overdue(slot, policy).await.map(|_| ())
     }

@@ -1,13 +1,10 @@
-//! Admission: decides from the operation's record whether a request runs, is answered, waits, or first asks the upstream.
+//! Admission: decides from the operation's record whether a request runs, is answered, waits, or
+//! first asks the upstream.
 
 use std::ops::ControlFlow;
 use std::sync::Arc;
 
-use bytes::Bytes;
-use http::{Request, Response};
-use http_body::Body;
 use tokio::time::Instant;
-use tower_service::Service;
 
 use super::probe::ProbeResult;
 use super::records::STORE_RETRY_AFTER;
@@ -15,22 +12,22 @@ use super::{Admitted, ClaimDetails, IncomingRequest, PendingAdmission};
 use crate::engine::{Admission, Asked, ClaimOver, DuplicateRefusal, OnUncertain, Policy, admit};
 use crate::gate::intake::identify::Identified;
 use crate::gate::intake::upstream_key::key_for_upstream;
-use crate::gate::payload::{BoxError, Payload};
 use crate::gate::permits::Permit;
 use crate::gate::share::AddressShare;
+use crate::gate::upstream_service::UpstreamService;
 use crate::gate::{Gate, ProtectedRoute};
 use crate::key::TenantId;
 use crate::record::{Extras, Fence, Held, SpanId};
 use crate::refusal::Refusal;
 use crate::telemetry::{Trail, Work};
 
-/// How often a request looks at a record that keeps changing before it gives up: a guard against a livelock, far above
-/// the number of looks in real races.
+/// How often a request looks at a record that keeps changing before it gives up: a guard against a
+/// livelock, far above the number of looks in real races.
 const LOOKS_MAX: usize = 32;
 
 impl Gate {
     /// Claims an operation, or returns how else the request is answered.
-    pub(super) async fn admit<S, B, RB>(
+    pub(super) async fn admit<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         identified: Identified,
@@ -38,10 +35,7 @@ impl Gate {
         request: &mut IncomingRequest<'_, S>,
     ) -> Result<Admitted, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
         let mut pending = self.begin_admission(guarded, identified, permit, request)?;
@@ -128,7 +122,8 @@ impl Gate {
         let IncomingRequest { parts, content, request_bytes, .. } = *request;
         let trail = Trail::of(&parts.extensions);
         if let Some(trail) = &trail {
-            let tenant_mark = self.settings.hashing.scope_mark(&identified.whose);
+            let tenant_mark =
+                self.settings.hashing.tenant_mark(&TenantId::from_bytes(identified.whose));
             trail.identified(identified.slot.to_string(), tenant_mark);
         }
         let kept = match &policy.on_uncertain {
@@ -144,17 +139,14 @@ impl Gate {
     }
 
     /// Asks the upstream about an uncertain operation.
-    async fn probe<S, B, RB>(
+    async fn probe<S, B>(
         &self,
         pending: &mut PendingAdmission<'_>,
         uncertain: Option<Held>,
         request: &mut IncomingRequest<'_, S>,
     ) -> Result<ProbeResult, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let (Some(held), OnUncertain::Probe(probe)) =
             (uncertain, &pending.guarded.route.policy.on_uncertain)

@@ -1,8 +1,10 @@
-//! Claiming: a request claims its operation, or gets the answer that the operation's record has for it.
+//! Claiming: a request claims its operation, or gets the answer that the operation's record has for
+//! it.
 //!
-//! The files from the top down: `rotation` looks under all hashing secrets, `admission` decides step by step, `swap` tries
-//! one claim, `quota` counts new operations, `probe` asks the upstream, `unconfirmed` gives claims up, `wait` holds
-//! duplicates, and `records` reads the records in the way of a claim.
+//! The files from the top down: `rotation` looks under all hashing secrets, `admission` decides
+//! step by step, `swap` tries one claim, `quota` counts new operations, `probe` asks the upstream,
+//! `unconfirmed` gives claims up, `wait` holds duplicates, and `records` reads the records in the
+//! way of a claim.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -64,8 +66,8 @@ pub(super) enum Admitted {
     Run(Claimed),
     /// The stored reply is the answer.
     Replay(Slot, Arc<Reply>),
-    /// The route allows the request to run unprotected, because the store is unavailable and the gate has seen no record of
-    /// the operation.
+    /// The route allows the request to run unprotected, because the store is unavailable and the
+    /// gate has seen no record of the operation.
     Unprotected,
 }
 

@@ -1,14 +1,13 @@
-//! Probes: ask the upstream whether it has executed an uncertain operation, when a duplicate of it arrives.
+//! Probes: ask the upstream whether it has executed an uncertain operation, when a duplicate of it
+//! arrives.
 
 use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, HeaderValue};
 use http::request::Parts;
-use http::{HeaderMap, HeaderName, Request, Response, Uri};
-use http_body::Body;
+use http::{HeaderMap, HeaderName, Request, Uri};
 use tokio::time::timeout;
-use tower_service::Service;
 
 use super::IncomingRequest;
 use crate::engine::{
@@ -20,8 +19,9 @@ use crate::gate::background::event_log::trace_of;
 use crate::gate::budget::Hold;
 use crate::gate::close_delimited::{CloseDelimited, may_be_cut};
 use crate::gate::intake::upstream_key::key_for_upstream;
-use crate::gate::payload::{BoxError, Payload};
-use crate::gate::response::ResponseBody;
+use crate::gate::payload::Payload;
+use crate::gate::response::ReceivedBody;
+use crate::gate::upstream_service::UpstreamService;
 use crate::gate::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, State};
@@ -39,8 +39,9 @@ pub(super) enum ProbeResult {
 }
 
 impl Gate {
-    /// Asks the upstream about an uncertain operation, for a duplicate of it. `held` is the uncertain record.
-    pub(super) async fn probe_for_duplicate<S, B, RB>(
+    /// Asks the upstream about an uncertain operation, for a duplicate of it. `held` is the
+    /// uncertain record.
+    pub(super) async fn probe_for_duplicate<S, B>(
         &self,
         guarded: &ProtectedRoute,
         probe: &Probe,
@@ -50,10 +51,7 @@ impl Gate {
         duplicate: &mut IncomingRequest<'_, S>,
     ) -> Result<ProbeResult, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
         let key = key_for_upstream(policy, duplicate.parts, duplicate.content)?;
@@ -100,14 +98,20 @@ impl Gate {
             .map_err(|error| self.store_failed(slot, &error))?;
         match (swapped, next.record.state) {
             (Swap::Stored, State::Completed { reply, .. }) => {
-                tracing::info!(route = %policy.route, operation = %slot, status = reply.status.as_u16(), "probe found the operation: the upstream's answer is the result");
+                tracing::info!(
+                    route = %policy.route,
+                    operation = %slot,
+                    status = reply.status.as_u16(),
+                    "probe found the operation: the upstream's answer is the result"
+                );
                 Ok(ProbeResult::Found(reply))
             }
-            // Only results are written here. After any other state the duplicate looks at the record again.
+            // Only results are written here. After any other state the duplicate looks at the
+            // record again.
             (Swap::Stored, _) => Ok(ProbeResult::Changed(Some(held.clone()))),
             (Swap::Stale(held), _) => Ok(ProbeResult::Changed(held)),
             (Swap::Large(_), _) => {
-                let loaded = self.store.load(slot).await;
+                let loaded = self.store.records.load(slot).await;
                 let held = loaded.map_err(|error| self.store_failed(slot, &error))?;
                 Ok(ProbeResult::Changed(held))
             }
@@ -127,11 +131,15 @@ impl Gate {
     /// Counts and logs a probe that is not sent, because the key does not fit into its path.
     pub(in crate::gate) fn count_withheld_probe(&self, policy: &Policy, slot: &Slot) {
         self.meter.probes.withheld.inc();
-        tracing::warn!(route = %policy.route, operation = %slot, "probe not sent: the key is not one segment of its path; settle the operation by hand");
+        tracing::warn!(
+            route = %policy.route,
+            operation = %slot,
+            "probe not sent: the key is not one segment of its path; settle the operation by hand"
+        );
     }
 
     /// Sends a probe and reads its answer. A failure gives no information about the operation.
-    pub(in crate::gate) async fn send_probe<S, B, RB>(
+    pub(in crate::gate) async fn send_probe<S, B>(
         &self,
         policy: &Policy,
         probe: &Probe,
@@ -140,10 +148,7 @@ impl Gate {
         hold: &mut Hold,
     ) -> Finding
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let sent = async {
             std::future::poll_fn(|cx| service.poll_ready(cx)).await?;
@@ -164,34 +169,37 @@ impl Gate {
             trailers: None,
         };
         match self.read_body(&reply, body, hold).await {
-            ResponseBody::Whole(bytes, _)
+            ReceivedBody::Whole(bytes, _)
                 if close_delimited && may_be_cut(&reply.headers, &bytes) =>
             {
                 return Finding::Unclear;
             }
             // A gRPC answer has its status in its trailers, and no rule of a probe reads trailers.
-            ResponseBody::Whole(..) if is_grpc(&reply.headers) => return Finding::Unclear,
-            ResponseBody::Whole(bytes, _) => reply.body = ReplyBody::Whole(bytes),
-            ResponseBody::Streams(_) => {}
-            ResponseBody::Broken => return Finding::Unclear,
+            ReceivedBody::Whole(..) if is_grpc(&reply.headers) => return Finding::Unclear,
+            ReceivedBody::Whole(bytes, _) => reply.body = ReplyBody::Whole(bytes),
+            ReceivedBody::Streams(_) => {}
+            ReceivedBody::Broken => return Finding::Unclear,
         }
         probe.finding(reply)
     }
 }
 
-/// Returns whether no probe is ever sent for a request's operation, because its key does not fit into the probe's path.
+/// Returns whether no probe is ever sent for a request's operation, because its key does not fit
+/// into the probe's path.
 pub(in crate::gate) fn is_never_probed(policy: &Policy, parts: &Parts, content: &Bytes) -> bool {
     let OnUncertain::Probe(probe) = &policy.on_uncertain else { return false };
     key_for_upstream(policy, parts, content).is_ok_and(|key| probe.path_for(&key).is_none())
 }
 
-/// Returns the request of a probe, without credentials. `None` where the key does not fit into the path.
+/// Returns the request of a probe, without credentials. `None` where the key does not fit into the
+/// path.
 pub(in crate::gate) fn probe_request<B>(probe: &Probe, key: &str) -> Option<Request<Payload<B>>> {
     let mut request = Request::new(Payload::default());
     *request.method_mut() = probe.method.clone();
     *request.uri_mut() = Uri::try_from(probe.path_for(key)?).ok()?;
     request.headers_mut().insert(ACCEPT, HeaderValue::from_static("*/*"));
-    // In an encoded body the gate could not find a member, and a client that doesn't decode could not read it.
+    // In an encoded body the gate could not find a member, and a client that doesn't decode could
+    // not read it.
     request.headers_mut().insert(ACCEPT_ENCODING, HeaderValue::from_static("identity"));
     Some(request)
 }

@@ -11,7 +11,8 @@ use crate::record::{Held, State};
 use crate::refusal::Refusal;
 
 impl Gate {
-    /// Checks that the tenant may begin another operation. A new attempt of an uncertain operation is no new operation.
+    /// Checks that the tenant may begin another operation. A new attempt of an uncertain operation
+    /// is no new operation.
     ///
     /// # Errors
     /// How long to wait, where the quota is used up.
@@ -27,8 +28,8 @@ impl Gate {
         self.quota.check(route, pending.tenant, self.clock.boot_ms())
     }
 
-    /// Counts a confirmed claim against its tenant's quota. Other claims may have used the quota up since the check: then
-    /// this claim is given up.
+    /// Counts a confirmed claim against its tenant's quota. Other claims may have used the quota up
+    /// since the check: then this claim is given up.
     pub(super) fn use_quota(
         self: &Arc<Self>,
         pending: &PendingAdmission<'_>,
@@ -48,7 +49,8 @@ impl Gate {
         )
     }
 
-    /// Returns the record of the operation, for a request that may not begin a new one: a duplicate is answered by it.
+    /// Returns the record of the operation, for a request that may not begin a new one: a duplicate
+    /// is answered by it.
     pub(super) async fn record_instead_of_claim(
         &self,
         pending: &PendingAdmission<'_>,

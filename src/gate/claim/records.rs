@@ -1,4 +1,5 @@
-//! Records in the way of a claim: reads them, marks those with an ended lease, and refuses requests where reading fails.
+//! Records in the way of a claim: reads them, marks those with an ended lease, and refuses requests
+//! where reading fails.
 
 use std::time::Duration;
 
@@ -21,19 +22,20 @@ impl Gate {
         slot: &Slot,
     ) -> Result<Option<Held>, StoreError> {
         if policy.keeps_tombstones() {
-            self.store.remains(slot).await
+            self.store.records.remains(slot).await
         } else {
-            self.store.load(slot).await
+            self.store.records.load(slot).await
         }
     }
 
-    /// Marks the operation uncertain if the lease of its attempt has ended. Returns the record after that.
+    /// Marks the operation uncertain if the lease of its attempt has ended. Returns the record
+    /// after that.
     pub(in crate::gate) async fn mark_overdue(
         &self,
         slot: &Slot,
         policy: &Policy,
     ) -> Result<Option<Held>, StoreError> {
-        let Some(held) = self.store.load(slot).await? else { return Ok(None) };
+        let Some(held) = self.store.records.load(slot).await? else { return Ok(None) };
         let Some(next) = expire(&held, policy) else { return Ok(Some(held)) };
         let expected = Some(held.record.version);
         match self
@@ -42,12 +44,16 @@ impl Gate {
         {
             Swap::Stored => {
                 self.meter.uncertain.inc();
-                tracing::warn!(route = %held.record.route, operation = %slot, "operation uncertain: a lease ended without an outcome");
+                tracing::warn!(
+                    route = %held.record.route,
+                    operation = %slot,
+                    "operation uncertain: a lease ended without an outcome"
+                );
                 let now_ms = held.now_ms;
                 Ok(Some(Held { record: next.record, written_ms: now_ms, due_ms: 0, now_ms }))
             }
             Swap::Stale(current) => Ok(current),
-            Swap::Large(_) => self.store.load(slot).await,
+            Swap::Large(_) => self.store.records.load(slot).await,
         }
     }
 
@@ -56,7 +62,11 @@ impl Gate {
         self.meter.store_errors.inc();
         if matches!(error, StoreError::Corrupt(_)) {
             self.meter.corrupt_records.inc();
-            tracing::error!(operation = %slot, %error, "stored record not readable: its duplicates are refused");
+            tracing::error!(
+                operation = %slot,
+                %error,
+                "stored record not readable: its duplicates are refused"
+            );
             return Refusal::RecordUnreadable { slot: *slot };
         }
         tracing::debug!(operation = %slot, %error, "store call failed");

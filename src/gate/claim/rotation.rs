@@ -1,25 +1,22 @@
-//! Admission while hashing secrets are rotated: an operation's record may be stored under another secret than the one
-//! that writes.
+//! Admission while hashing secrets are rotated: an operation's record may be stored under another
+//! secret than the one that writes.
 //!
-//! Danger: gateways with another order of secrets claim other slots for the same request, and no single swap shows them
-//! each other's claims. So each gateway reads the other slots again after its claim is confirmed and before anything is
-//! sent: of two that claim at once, at least one finds the other claim, and gives up.
+//! Danger: gateways with another order of secrets claim other slots for the same request, and no
+//! single swap shows them each other's claims. So each gateway reads the other slots again after
+//! its claim is confirmed and before anything is sent: of two that claim at once, at least one
+//! finds the other claim, and gives up.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use futures_util::future::try_join_all;
-use http::{Request, Response};
-use http_body::Body;
-use tower_service::Service;
 
 use super::unconfirmed::UnconfirmedClaim;
 use super::{Admitted, IncomingRequest};
 use crate::engine::{Admission, Asked, DuplicateRefusal, OnFailure, Policy, admit};
 use crate::gate::attempt::Claimed;
 use crate::gate::intake::identify::Identified;
-use crate::gate::payload::{BoxError, Payload};
 use crate::gate::permits::Permit;
+use crate::gate::upstream_service::UpstreamService;
 use crate::gate::{Gate, ProtectedRoute};
 use crate::key::{Caller, Slot};
 use crate::record::{Held, State};
@@ -27,9 +24,9 @@ use crate::refusal::Refusal;
 use crate::store::StoreError;
 
 impl Gate {
-    /// Admits a request as [`Gate::admit`] does, with the operation looked up under all secrets. It costs nothing where
-    /// only one is configured.
-    pub(in crate::gate) async fn admit_under_all_secrets<S, B, RB>(
+    /// Admits a request as [`Gate::admit`] does, with the operation looked up under all secrets. It
+    /// costs nothing where only one is configured.
+    pub(in crate::gate) async fn admit_under_all_secrets<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         identified: Identified,
@@ -37,10 +34,7 @@ impl Gate {
         request: &mut IncomingRequest<'_, S>,
     ) -> Result<Admitted, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         if identified.others.is_empty() {
             return self.admit(guarded, identified, permit, request).await;
@@ -48,7 +42,7 @@ impl Gate {
         Box::pin(self.admit_under_stored_secret(guarded, identified, permit, request)).await
     }
 
-    async fn admit_under_stored_secret<S, B, RB>(
+    async fn admit_under_stored_secret<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         identified: Identified,
@@ -56,10 +50,7 @@ impl Gate {
         request: &mut IncomingRequest<'_, S>,
     ) -> Result<Admitted, Refusal>
     where
-        S: Service<Request<Payload<B>>, Response = Response<RB>>,
-        S::Error: Into<BoxError>,
-        RB: Body<Data = Bytes> + Unpin,
-        RB::Error: Into<BoxError>,
+        S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
         let identified = match self.under_stored_secret(policy, identified).await {
@@ -94,7 +85,8 @@ impl Gate {
         Ok(identified)
     }
 
-    /// Uses a confirmed claim only if no other slot has the operation; otherwise gives the claim up as never sent.
+    /// Uses a confirmed claim only if no other slot has the operation; otherwise gives the claim up
+    /// as never sent.
     async fn run_if_alone(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
@@ -116,13 +108,14 @@ impl Gate {
         match admit(Some(&held), &Asked { caller, ..claimed.asked }, policy) {
             Admission::Replay(reply) => Ok(Admitted::Replay(slot, reply)),
             Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
-            // The other claimant may have found this claim and given up as well. The client's retry then finds at most one
-            // of the two claims.
+            // The other claimant may have found this claim and given up as well. The client's retry
+            // then finds at most one of the two claims.
             _ => Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot)),
         }
     }
 
-    /// Returns the first of these slots with a record other than a released marker. All are read at once.
+    /// Returns the first of these slots with a record other than a released marker. All are read at
+    /// once.
     async fn found_at(
         &self,
         policy: &Policy,

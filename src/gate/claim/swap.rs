@@ -21,8 +21,8 @@ use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
 use crate::telemetry::{StoreCall, Timer, Trail, Work};
 
-/// How long a claim waits for its turn among the claims of its address. A store that answers gives a turn within
-/// milliseconds.
+/// How long a claim waits for its turn among the claims of its address. A store that answers gives
+/// a turn within milliseconds.
 const TURN_MAX: Duration = Duration::from_millis(500);
 
 /// The result of one try at a claim.
@@ -46,8 +46,8 @@ struct UnansweredClaim<'g> {
 }
 
 impl Gate {
-    /// Tries to claim the operation. Returns how the request is admitted, or the record that blocks it. `first_look`: no
-    /// record of the operation was seen yet.
+    /// Tries to claim the operation. Returns how the request is admitted, or the record that blocks
+    /// it. `first_look`: no record of the operation was seen yet.
     pub(super) async fn claim(
         self: &Arc<Self>,
         pending: &mut PendingAdmission<'_>,
@@ -57,7 +57,8 @@ impl Gate {
         let (guarded, slot) = (pending.guarded, pending.slot);
         let policy = &guarded.route.policy;
         if over == ClaimOver::Nothing && pending.waiting.is_some() {
-            // The record that it waited for is gone. Running now could repeat an operation with an ended retention.
+            // The record that it waited for is gone. Running now could repeat an operation with an
+            // ended retention.
             return Err(Refusal::of_refusal(DuplicateRefusal::in_flight(policy), slot));
         }
         let permit = pending.take_permit(self)?;
@@ -93,7 +94,8 @@ impl Gate {
                 pending.asked.fence = Fence(self.entropy.next());
                 Ok(ControlFlow::Continue(held))
             }
-            // Only while no record was seen: a request must not run beside an operation that is active or settled.
+            // Only while no record was seen: a request must not run beside an operation that is
+            // active or settled.
             ClaimResult::Unknown(_) if first_look && policy.on_failure == OnFailure::FailOpen => {
                 Ok(ControlFlow::Break(Admitted::Unprotected))
             }
@@ -145,10 +147,11 @@ impl Gate {
                 own.close();
                 Ok(ClaimResult::Blocked(held))
             }
-            // Closed before the load, because the store has answered: there is nothing to give up when the client leaves now.
+            // Closed before the load, because the store has answered: there is nothing to give up
+            // when the client leaves now.
             Ok(Swap::Large(_)) => {
                 own.close();
-                let held = Box::pin(self.store.load(slot))
+                let held = Box::pin(self.store.records.load(slot))
                     .await
                     .map_err(|error| self.store_failed(slot, &error))?;
                 Ok(ClaimResult::Blocked(held))
@@ -172,7 +175,8 @@ impl Gate {
         }
     }
 
-    /// Reads a claim with a lost answer back. It is confirmed only if the record has its fence, and in time.
+    /// Reads a claim with a lost answer back. It is confirmed only if the record has its fence, and
+    /// in time.
     async fn read_back(
         self: &Arc<Self>,
         pending: &PendingAdmission<'_>,
@@ -181,7 +185,7 @@ impl Gate {
         self.meter.store_errors.inc();
         let (policy, slot) = (&pending.guarded.route.policy, &pending.slot);
         let UnansweredClaim { own, over, lifetime, rule } = unanswered;
-        let held = match self.store.load(slot).await {
+        let held = match self.store.records.load(slot).await {
             Ok(held) => held,
             Err(error @ (StoreError::Corrupt(_) | StoreError::Unread(_))) => {
                 return Err(self.store_failed(slot, &error));
@@ -189,7 +193,8 @@ impl Gate {
             Err(_) => return Ok(ClaimResult::Unknown(Some(own.close()))),
         };
         match admit(held.as_ref(), &pending.asked, policy) {
-            // Written again, which changes nothing: after a loss a store may restore only writes that it has confirmed.
+            // Written again, which changes nothing: after a loss a store may restore only writes
+            // that it has confirmed.
             Admission::Run => {
                 let context = || self.claim_context(pending);
                 let record = &own.claim.record;
@@ -209,8 +214,8 @@ impl Gate {
             {
                 Ok(ClaimResult::Unknown(Some(own.close())))
             }
-            // Another's record. The late claim is given up all the same: a marker may have replaced that record when the
-            // claim arrives.
+            // Another's record. The late claim is given up all the same: a marker may have replaced
+            // that record when the claim arrives.
             _ => {
                 drop(own);
                 Ok(ClaimResult::GivenUp(held))
@@ -219,7 +224,7 @@ impl Gate {
     }
 
     fn claim_context(&self, pending: &PendingAdmission<'_>) -> Context {
-        let tenant_mark = self.settings.hashing.scope_mark(pending.tenant.as_bytes());
+        let tenant_mark = self.settings.hashing.tenant_mark(&pending.tenant);
         pending.details.claim_context(tenant_mark)
     }
 }

@@ -1,4 +1,5 @@
-//! Unconfirmed claims: a claim that may still arrive at the store is given up, so that it does not end uncertain.
+//! Unconfirmed claims: a claim that may still arrive at the store is given up, so that it does not
+//! end uncertain.
 
 use std::sync::Arc;
 
@@ -10,16 +11,16 @@ use crate::gate::attempt::settle::UnsettledOutcome;
 use crate::gate::{Gate, ProtectedRoute};
 use crate::key::Slot;
 
-/// A claim that is sent and not yet answered. A request is dropped at any point when its client leaves, and then nobody
-/// would run or settle the claim: so dropping this gives the claim up.
+/// A claim that is sent and not yet answered. A request is dropped at any point when its client
+/// leaves, and then nobody would run or settle the claim: so dropping this gives the claim up.
 pub(super) struct UnconfirmedClaim<'g> {
     gate: &'g Arc<Gate>,
     guarded: &'g Arc<ProtectedRoute>,
     slot: &'g Slot,
     pub claim: Claim,
-    /// The claim turn of the client's address. It is kept until the claim is given up: the store answers the claim before
-    /// that, and the answer may be large. Otherwise a client that claims and leaves, again and again, could have the store
-    /// send any number of answers at once.
+    /// The claim turn of the client's address. It is kept until the claim is given up: the store
+    /// answers the claim before that, and the answer may be large. Otherwise a client that claims
+    /// and leaves, again and again, could have the store send any number of answers at once.
     turn: Option<OwnedSemaphorePermit>,
     is_open: bool,
 }
@@ -60,7 +61,10 @@ impl Gate {
         turn: Option<OwnedSemaphorePermit>,
     ) {
         let Some(permit) = self.giving_up.take() else {
-            tracing::warn!(operation = %slot, "claim not given up and may end uncertain: too many claims are being given up");
+            tracing::warn!(
+                operation = %slot,
+                "claim not given up and may end uncertain: too many claims are being given up"
+            );
             return;
         };
         let (outcome, event_context) = (Outcome::NeverSent, Context::default());

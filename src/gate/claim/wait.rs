@@ -15,7 +15,8 @@ use crate::record::Held;
 use crate::refusal::Refusal;
 use crate::store::Watch;
 
-/// Time between reads of a record without a notification of a change: only a safety net for a lost notification.
+/// Time between reads of a record without a notification of a change: only a safety net for a lost
+/// notification.
 const POLL: Duration = Duration::from_secs(2);
 
 /// A duplicate that waits.
@@ -59,7 +60,7 @@ impl Gate {
             .waiters
             .take_for(address.map(|address| &address.waiters))
             .ok_or(Refusal::Overloaded)?;
-        let watch = self.store.watch(slot);
+        let watch = self.store.records.watch(slot);
         if watch.peers() > self.settings.waiters_per_key {
             return Err(Refusal::Overloaded);
         }
@@ -77,8 +78,12 @@ impl Gate {
         asked: &Asked,
     ) -> Result<Option<Held>, Refusal> {
         while waiting.next(self).await {
-            let held =
-                self.store.load(slot).await.map_err(|error| self.store_failed(slot, &error))?;
+            let held = self
+                .store
+                .records
+                .load(slot)
+                .await
+                .map_err(|error| self.store_failed(slot, &error))?;
             if admit(held.as_ref(), asked, policy) != Admission::Wait {
                 return Ok(held);
             }

@@ -18,8 +18,8 @@ use crate::gate::intake::content::{Content, can_decode};
 use crate::gate::intake::scope::VerifiedScope;
 use crate::gate::{is_per_fingerprint, is_shadow};
 use crate::key::{
-    BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, Named, PartHasher, Reading,
-    Scope, Slot, Space, fingerprint, form_boundary, hash_body, path,
+    BodyHash, Caller, CookieName, Fingerprint, FormField, Hashing, Key, OperationParts, PartHasher,
+    Reading, Scope, Slot, Space, fingerprint, form_boundary, hash_body, path,
 };
 use crate::refusal::{KeyFault, Refusal};
 
@@ -92,7 +92,8 @@ pub fn identify(
     let fingerprint =
         fingerprint(parts.method.as_str(), parts.uri.path(), parts.uri.query(), body, how);
     let variant = variant(policy, parts.uri.path(), Some(&fingerprint));
-    let named = Named { space, route: &policy.route, scope: &scope, key, variant: &variant };
+    let named =
+        OperationParts { space, route: &policy.route, scope: &scope, key, variant: &variant };
     let (slot, hashed) = hashing.identity(&named, caller);
     let others = hashing.other_identities(&named, caller);
     Ok(Some(Identified { slot, caller: hashed, fingerprint, whose: *whose, others, fields }))

@@ -1,4 +1,5 @@
-//! Calls of the gateway's own components: they run at most once, as a client's request does, and no client reaches them.
+//! Calls of the gateway's own components: they run at most once, as a client's request does, and no
+//! client reaches them.
 
 use proptest::prelude::*;
 
@@ -8,7 +9,7 @@ use crate::engine::{
     CallerRule, KeyPlace, OnFailure, OnMismatch, OnUncertain, ScopeRule, UpstreamKey,
 };
 use crate::gate::{CallOutcome, InternalCaller, InternalOperation};
-use crate::key::{Caller, Named, Scope, Space};
+use crate::key::{Caller, OperationParts, Scope, Space};
 use crate::record::ReplyBody;
 
 /// The answer of an upstream to one request.
@@ -69,14 +70,14 @@ impl Scene {
     }
 
     fn operation_slot(&self) -> Slot {
-        let named = Named {
+        let parts = OperationParts {
             space: Space::Enforced,
             route: "payments",
             scope: &Scope::internal("sink", "ledger"),
             key: b"k",
             variant: b"",
         };
-        Hashing::default().identity(&named, Caller::nobody()).0
+        Hashing::default().identity(&parts, Caller::nobody()).0
     }
 }
 

@@ -1,4 +1,4 @@
-//! What a claim comes to where the store gives no clear answer, and who waits for a turn to claim.
+//! Claims without a clear answer of the store, and the turns to claim of one address.
 
 use futures_util::future::join_all;
 
@@ -68,7 +68,7 @@ async fn claims_of_one_address_beyond_the_bound_wait_for_their_turn_and_not_for_
         let refused = all
             .await
             .into_iter()
-            .filter(|told| matches!(told, Ok(Err(Refusal::Overloaded))))
+            .filter(|result| matches!(result, Ok(Err(Refusal::Overloaded))))
             .count();
         let begun = CLAIMS_MAX + MORE - scene.store.faults.lock().unwrap().len();
         assert_eq!((begun, refused), (claimed, CLAIMS_MAX + MORE - claimed));
@@ -81,7 +81,7 @@ async fn one_address_takes_half_of_the_places_for_waiters() {
     let scene =
         Scene { gate: scene.gate.under(Settings { waiters: 2, ..Settings::default() }), ..scene };
     let (one, other) = (Arc::<AddressShare>::default(), Arc::<AddressShare>::default());
-    let (first, told) = tokio::join!(scene.pay(), async {
+    let (first, results) = tokio::join!(scene.pay(), async {
         while scene.executed() == 0 {
             tokio::task::yield_now().await;
         }
@@ -91,8 +91,8 @@ async fn one_address_takes_half_of_the_places_for_waiters() {
             scene.pay_from(Some(&other))
         )
     });
-    assert_eq!((first, told.0, told.2), (PAID, REPLAYED, REPLAYED));
-    assert!(matches!(told.1, Err(Refusal::Overloaded)), "{:?}", told.1);
+    assert_eq!((first, results.0, results.2), (PAID, REPLAYED, REPLAYED));
+    assert!(matches!(results.1, Err(Refusal::Overloaded)), "{:?}", results.1);
     assert!(one.is_idle() && other.is_idle());
 }
 

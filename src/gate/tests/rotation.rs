@@ -1,4 +1,5 @@
-//! Two gateways over one store, whose secrets stand in another order, in every interleaving of their store calls.
+//! Two gateways over one store, with their secrets in another order, in every interleaving of
+//! their store calls.
 
 use tokio::sync::Notify;
 
@@ -7,7 +8,7 @@ use super::*;
 const OLD: &[u8] = &[1; 32];
 const NEW: &[u8] = &[2; 32];
 
-/// Whose turn it is at the store, call by call; nobody waits for one who is done.
+/// The order of the gateways' store calls. No gateway waits for one that is done.
 #[derive(Default)]
 struct Turns {
     order: Mutex<VecDeque<usize>>,
@@ -51,21 +52,17 @@ struct Way {
 }
 
 #[async_trait]
-impl Store for Way {
+impl Records for Way {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         self.turns.of(self.who).await;
-        self.inner.write(slot, expected, next, lifetime, says).await
-    }
-
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
+        self.inner.write(slot, expected, next, lifetime, event).await
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -112,19 +109,6 @@ impl Store for Way {
     async fn ping(&self) -> Result<(), StoreError> {
         Ok(())
     }
-
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
-    }
 }
 
 struct Fleet {
@@ -159,7 +143,7 @@ impl Fleet {
         };
         let (meter, clock) = (Meter::new(), Clock::system());
         let gate = Gate::new(
-            way.clone(),
+            Store { records: way.clone(), ..Store::from(way.inner.clone()) },
             clock,
             Entropy::from_seed(7 + who as u64),
             meter.clone(),
@@ -187,7 +171,7 @@ impl Fleet {
 }
 
 impl Member {
-    async fn pay(&self) -> Told {
+    async fn pay(&self) -> PayResult {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
@@ -223,21 +207,21 @@ async fn however_gateways_with_opposite_secrets_meet_one_request_runs_at_most_on
         let fleet = Fleet::new(crate::engine::tests::policy(), &order);
         let (a, b) = (fleet.member(0, &[OLD, NEW]), fleet.member(1, &[NEW, OLD]));
         let one = async |member: &Member, who: usize| {
-            let told = member.pay().await;
+            let result = member.pay().await;
             fleet.turns.is_done(who);
-            told
+            result
         };
-        let told = tokio::join!(one(&a, 0), one(&b, 1));
+        let result = tokio::join!(one(&a, 0), one(&b, 1));
         let executed = fleet.executed();
-        assert!(executed <= 1, "{order:?}: {told:?}");
+        assert!(executed <= 1, "{order:?}: {result:?}");
         ran_at_once += executed;
-        for told in [&told.0, &told.1] {
-            let known = matches!(told, &PAID | &REPLAYED | Err(Refusal::InFlight { .. }));
-            assert!(known, "{order:?}: {told:?}");
+        for outcome in [&result.0, &result.1] {
+            let known = matches!(outcome, &PAID | &REPLAYED | Err(Refusal::InFlight { .. }));
+            assert!(known, "{order:?}: {result:?}");
         }
         a.settle().await;
         b.settle().await;
-        // Whoever was told to come back comes, to either.
+        // A client that has to retry does so, at either gateway.
         assert!(matches!(a.pay().await, PAID | REPLAYED), "{order:?}");
         assert_eq!((b.pay().await, a.pay().await), (REPLAYED, REPLAYED), "{order:?}");
         assert_eq!(fleet.executed(), 1, "{order:?}");
@@ -265,7 +249,7 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
     let fleet = Fleet::new(Policy { tombstone: day, ..crate::engine::tests::policy() }, &[]);
     assert_eq!(fleet.member(0, &[OLD]).pay().await, PAID);
     let (slot, _) = Hashing::under([OLD]).unwrap().identity(
-        &crate::key::Named {
+        &crate::key::OperationParts {
             space: crate::key::Space::Enforced,
             route: &fleet.policy.route,
             scope: &crate::key::Scope::shared(),
@@ -280,8 +264,8 @@ async fn a_tombstone_under_another_secret_bars_the_key() {
     let ended = Record { version: held.record.version.next(), ..held.record.clone() };
     fleet.inner.swap(&slot, Some(held.record.version), &ended, moment).await.unwrap();
     assert_eq!(fleet.inner.load(&slot).await.unwrap(), None);
-    let told = fleet.member(0, &[NEW, OLD]).pay().await;
-    assert_eq!(told, Err(Refusal::ResultExpired { slot }));
+    let result = fleet.member(0, &[NEW, OLD]).pay().await;
+    assert_eq!(result, Err(Refusal::ResultExpired { slot }));
     assert_eq!(fleet.executed(), 1);
 }
 

@@ -6,7 +6,7 @@ use super::*;
 use crate::record::Version;
 use crate::store::memory::Memory;
 use crate::store::suite::claim;
-use crate::store::{Store, Swap};
+use crate::store::{EventLog, Records, Swap};
 
 const HOUR: Duration = Duration::from_secs(3600);
 
@@ -33,7 +33,8 @@ impl Followed {
     /// An operation begins, now.
     async fn claimed(&self, n: u64) {
         let event =
-            serde_json::to_vec(&event(Kind::Claimed, self.now_ms.load(Ordering::SeqCst))).unwrap();
+            serde_json::to_vec(&event(EventKind::Claimed, self.now_ms.load(Ordering::SeqCst)))
+                .unwrap();
         let lifetime = Lifetime { keep: HOUR * 100, due: Some(HOUR), tombstone: None };
         let written = self
             .store
@@ -67,7 +68,7 @@ fn references<const N: usize>(numbers: [u64; N]) -> Vec<String> {
 fn what_was_read_for_a_file_that_was_emptied_meanwhile_is_not_applied_to_it() {
     let model = ReadModel::in_memory().unwrap();
     let mut told = Told::default();
-    (1..=3).for_each(|n| told.tell(n, T0 + n, &event(Kind::Claimed, T0 + n)));
+    (1..=3).for_each(|n| told.tell(n, T0 + n, &event(EventKind::Claimed, T0 + n)));
     let seen = (EntryId { ms: T0, seq: 0 }, bytes::Bytes::from_static(b"[]"));
     let before = model.reached().unwrap();
     model.apply(before.generation, &told.0[..2]).unwrap();
@@ -167,7 +168,7 @@ async fn a_log_that_was_trimmed_beyond_what_was_read_or_ends_before_it_is_begun_
     log.claimed(2).await;
     log.pass(HOUR * 3);
     log.claimed(3).await;
-    assert_eq!(log.store.log().trim(HOUR).await.unwrap().entries, 2);
+    assert_eq!(log.store.trim(HOUR).await.unwrap().entries, 2);
     log.projector(&model).catch_up(|_| {}).await.unwrap();
     assert_eq!(known(&model), references([3]), "of the second it was never told");
 

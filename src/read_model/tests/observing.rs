@@ -24,7 +24,7 @@ fn watched(kind: &str, at_ms: u64, scope: &str, problem: Option<&str>) -> Value 
 fn what_this_version_cannot_read_is_passed_over_and_a_batch_that_comes_again_counts_once() {
     let model = ReadModel::in_memory().unwrap();
     let mut told = Told::default();
-    told.tell(1, T0, &event(Kind::Claimed, T0));
+    told.tell(1, T0, &event(EventKind::Claimed, T0));
     applied(&model, &told);
     let one = json!({"operation": slot(1).to_string(), "at_ms": T0});
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [one]});
@@ -74,7 +74,7 @@ fn a_report_has_the_hours_since_then_by_route_client_and_reason_and_sums_them_up
 fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
     let model = ReadModel::in_memory().unwrap();
     let mut told = Told::default();
-    told.tell(1, T0, &event(Kind::Claimed, T0));
+    told.tell(1, T0, &event(EventKind::Claimed, T0));
     applied(&model, &told);
     let storm =
         json!({"operation": slot(1).to_string(), "at_ms": T0, "until_ms": T0 + 400, "times": 150});
@@ -101,7 +101,7 @@ fn what_is_told_as_one_counts_as_many_as_it_was_and_takes_one_place() {
 fn a_storm_of_retries_leaves_room_for_what_else_happened_to_the_operation() {
     let model = ReadModel::in_memory().unwrap();
     let mut told = Told::default();
-    told.tell(1, T0, &event(Kind::Claimed, T0));
+    told.tell(1, T0, &event(EventKind::Claimed, T0));
     applied(&model, &told);
     let seen = |at_ms: u64, times: u64| json!({"operation": slot(1).to_string(), "at_ms": at_ms, "times": times});
     let replayed = json!({"kind": "replayed", "route": "payments", "status": 201, "seen": [seen(T0 + 10, 100_000)]});

@@ -2,17 +2,17 @@
 
 use super::*;
 
-fn change(kind: Kind, version: u64) -> Event {
+fn change(kind: EventKind, version: u64) -> Event {
     let mut event = event(kind, T0);
     (event.version, event.fence) = (version.to_string(), "7".into());
-    if kind == Kind::Completed {
+    if kind == EventKind::Completed {
         event.context.upstream_ms = Some(40);
     }
     event
 }
 
 /// Attempts, results and timed answers that are counted, and the kinds that the timeline tells.
-fn counted(model: &ReadModel) -> ([u64; 3], Vec<Kind>) {
+fn counted(model: &ReadModel) -> ([u64; 3], Vec<EventKind>) {
     let hour = model.overview(T0 + 1000).unwrap().hour;
     let timeline = model.timeline(&slot(1).to_string(), T0 + 1000).unwrap().unwrap();
     let kinds = timeline.moments.into_iter().filter_map(|moment| match moment.what {
@@ -30,25 +30,25 @@ fn stands(model: &ReadModel) -> (State, u64) {
 #[test]
 fn what_is_told_again_counts_once_and_says_where_the_operation_stands() {
     let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
-    told.tell(1, T0, &change(Kind::Claimed, 1));
-    told.tell(1, T0 + 50, &change(Kind::Completed, 2));
-    told.tell(1, T0 + 100, &change(Kind::Completed, 2));
+    told.tell(1, T0, &change(EventKind::Claimed, 1));
+    told.tell(1, T0 + 50, &change(EventKind::Completed, 2));
+    told.tell(1, T0 + 100, &change(EventKind::Completed, 2));
     applied(&model, &told);
-    let once = ([1, 1, 1], vec![Kind::Claimed, Kind::Completed]);
+    let once = ([1, 1, 1], vec![EventKind::Claimed, EventKind::Completed]);
     assert_eq!(
         (counted(&model), stands(&model)),
         (once.clone(), (State::Completed, T0 + 100)),
         "it ends later"
     );
 
-    told.tell(1, T0 + 200, &change(Kind::Claimed, 1));
+    told.tell(1, T0 + 200, &change(EventKind::Claimed, 1));
     applied(&model, &told);
     assert_eq!(
         (counted(&model), stands(&model)),
         (once.clone(), (State::InFlight, T0 + 200)),
         "it is what the store has"
     );
-    told.tell(1, T0 + 300, &change(Kind::Completed, 2));
+    told.tell(1, T0 + 300, &change(EventKind::Completed, 2));
     applied(&model, &told);
     assert_eq!((counted(&model), stands(&model)), (once, (State::Completed, T0 + 300)));
 }
@@ -56,16 +56,21 @@ fn what_is_told_again_counts_once_and_says_where_the_operation_stands() {
 #[test]
 fn another_change_of_the_same_version_and_the_next_attempt_are_no_repetition() {
     let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
-    told.tell(1, T0, &change(Kind::Claimed, 1));
-    told.tell(1, T0 + 50, &change(Kind::Completed, 2));
+    told.tell(1, T0, &change(EventKind::Claimed, 1));
+    told.tell(1, T0 + 50, &change(EventKind::Completed, 2));
     // The server lost that, and the lease ended where it went on.
-    told.tell(1, T0 + 100, &change(Kind::Uncertain, 2));
-    let again = Event { fence: "8".into(), ..change(Kind::Claimed, 3) };
+    told.tell(1, T0 + 100, &change(EventKind::Uncertain, 2));
+    let again = Event { fence: "8".into(), ..change(EventKind::Claimed, 3) };
     told.tell(1, T0 + 200, &again);
-    told.tell(1, T0 + 300, &Event { fence: "8".into(), ..change(Kind::Completed, 4) });
+    told.tell(1, T0 + 300, &Event { fence: "8".into(), ..change(EventKind::Completed, 4) });
     applied(&model, &told);
-    let kinds =
-        vec![Kind::Claimed, Kind::Completed, Kind::Uncertain, Kind::Claimed, Kind::Completed];
+    let kinds = vec![
+        EventKind::Claimed,
+        EventKind::Completed,
+        EventKind::Uncertain,
+        EventKind::Claimed,
+        EventKind::Completed,
+    ];
     assert_eq!(
         (counted(&model), stands(&model)),
         (([2, 2, 2], kinds), (State::Completed, T0 + 300))

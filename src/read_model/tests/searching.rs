@@ -17,9 +17,14 @@ fn told() -> ReadModel {
     let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
     let mut ends = Told::default();
     for n in 1..=5 {
-        let mut claimed = event(Kind::Claimed, T0 + n);
-        let kinds =
-            [Kind::Completed, Kind::Uncertain, Kind::Claimed, Kind::Released, Kind::Completed];
+        let mut claimed = event(EventKind::Claimed, T0 + n);
+        let kinds = [
+            EventKind::Completed,
+            EventKind::Uncertain,
+            EventKind::Claimed,
+            EventKind::Released,
+            EventKind::Completed,
+        ];
         let mut next = event(kinds[n as usize - 1], T0 + n);
         if n == 5 {
             (claimed.route, next.route) = ("refunds".into(), "refunds".into());
@@ -45,7 +50,7 @@ fn a_card_is_found_by_the_four_digits_that_are_kept_of_it_as_people_type_them() 
     for (n, field) in
         [(1, ("card", "\u{2026}4242")), (2, ("order", "4242")), (3, ("card", "\u{2026}1881"))]
     {
-        let mut json = serde_json::to_value(event(Kind::Claimed, T0 + n)).unwrap();
+        let mut json = serde_json::to_value(event(EventKind::Claimed, T0 + n)).unwrap();
         json["fields"] = serde_json::json!({ field.0: field.1 });
         told.tell_json(n, T0 + n, &json);
     }
@@ -117,7 +122,7 @@ const MANY: u64 = 21_000;
 fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
     let (model, mut told) = (ReadModel::in_memory().unwrap(), Told::default());
     for n in 1..=MANY {
-        let mut claimed = event(Kind::Claimed, T0 + n);
+        let mut claimed = event(EventKind::Claimed, T0 + n);
         let odd = n % (MANY / 3) == 7;
         claimed.context.scope = Some(if odd { "tenant" } else { "large" }.into());
         if odd {
@@ -127,7 +132,7 @@ fn a_value_that_many_have_is_found_together_with_whatever_else_is_asked_for() {
         json["fields"] = serde_json::json!({ "currency": if n == 7 { "USD" } else { "EUR" } });
         told.tell_json(n, T0 + n, &json);
         if odd {
-            let mut ended = event(Kind::Completed, T0 + n);
+            let mut ended = event(EventKind::Completed, T0 + n);
             (ended.route, ended.context.scope) = (claimed.route, claimed.context.scope);
             told.tell(n, T0 + n, &ended);
         }

@@ -6,12 +6,13 @@ use bytes::Bytes;
 use tokio::sync::mpsc;
 
 use super::*;
-use crate::clock::{Clock, Manual};
+use crate::clock::{Clock, ManualClock};
 use crate::key::Space;
 use crate::record::{Reply, ReplyBody};
+use crate::store::Store;
 use crate::store::cache::{Confirmed, UNHEARD_MAX};
-use crate::store::latched::Latched;
 use crate::store::memory::Memory;
+use crate::store::pending::PendingStore;
 use crate::store::sealed::{KEY_BYTES, Sealed, SealingKey};
 use crate::store::suite::{self, claim, completed, slot};
 use crate::telemetry::CacheMeter;
@@ -22,27 +23,23 @@ const HERE: fn(u64) -> Slot = |n| slot(Space::Enforced, n);
 
 /// Counts the claims that reach it.
 struct Counting {
-    inner: Arc<dyn Store>,
+    inner: Arc<dyn Records>,
     claims: AtomicUsize,
 }
 
 #[async_trait]
-impl Store for Counting {
+impl Records for Counting {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         self.claims.fetch_add(1, Ordering::SeqCst);
-        self.inner.write(slot, expected, next, lifetime, says).await
+        self.inner.write(slot, expected, next, lifetime, event).await
     }
-    fn log(&self) -> &dyn Log {
-        self.inner.log()
-    }
-
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
         self.inner.load(slot).await
     }
@@ -75,17 +72,6 @@ impl Store for Counting {
     async fn ping(&self) -> Result<(), StoreError> {
         self.inner.ping().await
     }
-    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
-        self.inner.note(note).await
-    }
-    async fn set_note(
-        &self,
-        note: Note,
-        expected: Option<&str>,
-        next: &str,
-    ) -> Result<bool, StoreError> {
-        self.inner.set_note(note, expected, next).await
-    }
 }
 
 struct Stage {
@@ -94,7 +80,7 @@ struct Stage {
     cache: Arc<LocalCache>,
     wanted: mpsc::Receiver<Slot>,
     clock: Clock,
-    time: Arc<Manual>,
+    time: Arc<ManualClock>,
     meter: CacheMeter,
 }
 
@@ -103,7 +89,7 @@ impl Stage {
         Stage::over(Arc::new(Memory::new(Arc::new(|| 1000))), 1 << 20)
     }
 
-    fn over(inner: Arc<dyn Store>, bytes: usize) -> Stage {
+    fn over(inner: Arc<dyn Records>, bytes: usize) -> Stage {
         let (clock, time) = Clock::manual(5000, 1_800_000_000_000);
         let meter = CacheMeter::default();
         let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.clone());
@@ -155,7 +141,9 @@ async fn untold() -> suite::Stage {
     let time = suite::Time::by_hand();
     let (cache, _) = LocalCache::new(1 << 20, Clock::manual(5000, 5000).0, CacheMeter::default());
     let tracker = AbortOnDropHandle::new(tokio::spawn(std::future::pending()));
-    suite::Stage::new(Cached::new(Arc::new(Memory::new(time.clock())), cache, tracker), time)
+    let inner = Arc::new(Memory::new(time.clock()));
+    let records = Arc::new(Cached::new(inner.clone(), cache, tracker));
+    suite::Stage::of_shared(Store { records, ..Store::from(inner) }, time)
 }
 
 mod as_any_store {
@@ -164,7 +152,7 @@ mod as_any_store {
 
 #[tokio::test]
 async fn it_answers_when_what_is_under_it_does() {
-    let under = Latched::new(Arc::new(Memory::new(Arc::new(|| 1000))));
+    let under = PendingStore::new(Arc::new(Memory::new(Arc::new(|| 1000))).into());
     let stage = Stage::over(under.clone(), 1 << 20);
     assert!(stage.store.ping().await.is_err());
     under.open();

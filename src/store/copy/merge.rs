@@ -2,24 +2,24 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::Source;
+use super::CopySource;
 use crate::store::StoreError;
-use crate::store::log::{Entry, EntryId, Log, Position};
+use crate::store::log::{EntryId, EventLog, LogEntry, Position};
 
 /// Entries of one partition that are read ahead.
 const AHEAD: usize = 64;
 
 /// Reads a log partition by partition, and gives its entries out in the order of their ids.
 pub(super) struct Merge<'a> {
-    log: &'a dyn Log,
+    log: &'a dyn EventLog,
     /// By partition: what was read ahead. A partition whose end is reached is not in it.
-    ahead: BTreeMap<u16, VecDeque<Entry>>,
+    ahead: BTreeMap<u16, VecDeque<LogEntry>>,
 }
 
 impl<'a> Merge<'a> {
     /// Begins behind a position.
     pub(super) async fn new(
-        source: &'a dyn Source,
+        source: &'a dyn CopySource,
         from: &Position,
     ) -> Result<Merge<'a>, StoreError> {
         let mut merge = Merge { log: source.log(), ahead: BTreeMap::new() };
@@ -40,7 +40,7 @@ impl<'a> Merge<'a> {
     }
 
     /// The next entry; `None` at the end.
-    pub(super) async fn next(&mut self) -> Result<Option<Entry>, StoreError> {
+    pub(super) async fn next(&mut self) -> Result<Option<LogEntry>, StoreError> {
         let firsts = self
             .ahead
             .iter()

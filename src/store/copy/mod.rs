@@ -11,7 +11,7 @@ use async_trait::async_trait;
 use bytes::Bytes;
 use serde::{Deserialize, Serialize};
 
-use super::log::{Ends, Entry, EntryId, Link, Log, Mark, Position, member, verify};
+use super::log::{Ends, EntryId, EventLog, Link, LogEntry, Mark, Position, member, verify};
 use super::{Note, StoreError};
 use crate::key::Slot;
 
@@ -78,7 +78,7 @@ pub struct Items {
 
 /// How far a copy is, as it is kept in the store that is copied into.
 #[derive(Debug, Clone, PartialEq, Eq, Default, Serialize, Deserialize)]
-pub struct Progress {
+pub struct CopyProgress {
     /// The state of the store that is copied: a copy goes on only from the same one.
     pub from: String,
     /// Where records and tombstones go on.
@@ -95,7 +95,7 @@ pub enum Begun {
     /// The store is closed for the copy; nothing is in it yet.
     Fresh,
     /// An earlier copy got so far.
-    Resumed(Progress),
+    Resumed(CopyProgress),
     /// An earlier copy was complete, and was opening the store to gateways.
     Opening,
 }
@@ -116,12 +116,12 @@ pub enum CopyError {
 
 /// A store that can be copied.
 #[async_trait]
-pub trait Source: Send + Sync {
+pub trait CopySource: Send + Sync {
     /// How many partitions the event log has.
     fn log_partitions(&self) -> u16;
 
     /// The event log.
-    fn log(&self) -> &dyn Log;
+    fn log(&self) -> &dyn EventLog;
 
     /// The store's time, in ms since 1970.
     async fn time_ms(&self) -> Result<u64, StoreError>;
@@ -144,7 +144,7 @@ pub trait Source: Send + Sync {
 
 /// A store that can be copied into.
 #[async_trait]
-pub trait Target: Source {
+pub trait CopyTarget: CopySource {
     /// Closes the store for a copy, if it is empty or holds an unfinished one.
     ///
     /// # Errors
@@ -152,10 +152,14 @@ pub trait Target: Source {
     async fn begin(&self) -> Result<Begun, CopyError>;
 
     /// Writes items, and then how far the copy is. Those that have ended are left out.
-    async fn put_items(&self, items: &[Item], progress: &Progress) -> Result<(), StoreError>;
+    async fn put_items(&self, items: &[Item], progress: &CopyProgress) -> Result<(), StoreError>;
 
     /// Appends entries to the event log as they are, with their ids and links, and then writes how far the copy is.
-    async fn put_events(&self, entries: &[Entry], progress: &Progress) -> Result<(), StoreError>;
+    async fn put_events(
+        &self,
+        entries: &[LogEntry],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError>;
 
     /// Writes what is kept beside the event log.
     async fn put_ends(&self, ends: &[Ends]) -> Result<(), StoreError>;
@@ -166,7 +170,7 @@ pub trait Target: Source {
 
 /// What a copy is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Step {
+pub enum CopyStep {
     /// It copies records and tombstones.
     Items,
     /// It copies entries of the event log.
@@ -178,7 +182,7 @@ pub enum Step {
 }
 
 /// Is called with what a copy is doing, and how many items or entries are done.
-pub type Report<'a> = &'a (dyn Fn(Step, u64) + Send + Sync);
+pub type CopyReport<'a> = &'a (dyn Fn(CopyStep, u64) + Send + Sync);
 
 /// What was copied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -200,9 +204,9 @@ pub struct Copied {
 /// # Errors
 /// Why it was not copied. The second store stays closed until a copy is complete.
 pub async fn copy(
-    from: &dyn Source,
-    to: &dyn Target,
-    report: Report<'_>,
+    from: &dyn CopySource,
+    to: &dyn CopyTarget,
+    report: CopyReport<'_>,
 ) -> Result<Copied, CopyError> {
     let state = from.unused_state().await?;
     let skew_ms = from.time_ms().await?.abs_diff(to.time_ms().await?);
@@ -215,10 +219,10 @@ pub async fn copy(
     let mut copied =
         Copied { relinked: from.log_partitions() != to.log_partitions(), ..Copied::default() };
     let mut progress = match to.begin().await? {
-        Begun::Fresh => Progress { from: state.clone(), ..Progress::default() },
+        Begun::Fresh => CopyProgress { from: state.clone(), ..CopyProgress::default() },
         Begun::Resumed(progress) if progress.from == state || progress.from.is_empty() => {
             copied.resumed = true;
-            Progress { from: state.clone(), ..progress }
+            CopyProgress { from: state.clone(), ..progress }
         }
         Begun::Resumed(_) => {
             return Err(CopyError::Refused(
@@ -250,7 +254,7 @@ pub async fn copy(
     Ok(copied)
 }
 
-async fn notes_of(from: &dyn Source) -> Result<Vec<(Note, String)>, StoreError> {
+async fn notes_of(from: &dyn CopySource) -> Result<Vec<(Note, String)>, StoreError> {
     let mut notes = Vec::new();
     for note in Note::ALL {
         notes.extend(from.note(note).await?.map(|text| (note, text)));
@@ -259,10 +263,10 @@ async fn notes_of(from: &dyn Source) -> Result<Vec<(Note, String)>, StoreError> 
 }
 
 async fn copy_items(
-    from: &dyn Source,
-    to: &dyn Target,
-    progress: &mut Progress,
-    report: Report<'_>,
+    from: &dyn CopySource,
+    to: &dyn CopyTarget,
+    progress: &mut CopyProgress,
+    report: CopyReport<'_>,
 ) -> Result<(), CopyError> {
     let mut done = 0;
     while !progress.items_done {
@@ -277,17 +281,17 @@ async fn copy_items(
         }
         to.put_items(&batch, progress).await?;
         done += batch.len() as u64;
-        report(Step::Items, done);
+        report(CopyStep::Items, done);
     }
     Ok(())
 }
 
 /// Copies the event log as it is, with ids and links.
 async fn copy_events(
-    from: &dyn Source,
-    to: &dyn Target,
-    progress: &Progress,
-    report: Report<'_>,
+    from: &dyn CopySource,
+    to: &dyn CopyTarget,
+    progress: &CopyProgress,
+    report: CopyReport<'_>,
 ) -> Result<(), CopyError> {
     let ends = from.log().ends().await?;
     let mut tails = tails(to.log()).await?;
@@ -304,7 +308,7 @@ async fn copy_events(
             tails.insert(partition, Mark { id: last.id, link });
             to.put_events(&entries, progress).await?;
             done += entries.len() as u64;
-            report(Step::Events, done);
+            report(CopyStep::Events, done);
         }
     }
     to.put_ends(&ends).await?;
@@ -313,10 +317,10 @@ async fn copy_events(
 
 /// Copies the event log into other partitions: in the order of time, with new links.
 async fn relink_events(
-    from: &dyn Source,
-    to: &dyn Target,
-    progress: &mut Progress,
-    report: Report<'_>,
+    from: &dyn CopySource,
+    to: &dyn CopyTarget,
+    progress: &mut CopyProgress,
+    report: CopyReport<'_>,
 ) -> Result<(), CopyError> {
     let mut tails = tails(to.log()).await?;
     let mut position: Position = progress.log.parse().unwrap_or_default();
@@ -339,7 +343,7 @@ async fn relink_events(
             let id = behind(tail.map(|tail| tail.id), entry.id);
             let link = Link::of(tail.map(|tail| tail.link), &member(&entry.slot), &entry.event);
             tails.insert(partition, Mark { id, link });
-            batch.push(Entry { partition, id, link: Some(link), ..entry });
+            batch.push(LogEntry { partition, id, link: Some(link), ..entry });
         }
         if batch.is_empty() {
             return Ok(());
@@ -347,7 +351,7 @@ async fn relink_events(
         progress.log = position.to_string();
         to.put_events(&batch, progress).await?;
         done += batch.len() as u64;
-        report(Step::Events, done);
+        report(CopyStep::Events, done);
     }
 }
 
@@ -366,12 +370,12 @@ fn unreadable(partition: u16) -> CopyError {
 }
 
 /// The last entry of each partition that has one.
-async fn tails(log: &dyn Log) -> Result<BTreeMap<u16, Mark>, StoreError> {
+async fn tails(log: &dyn EventLog) -> Result<BTreeMap<u16, Mark>, StoreError> {
     Ok(log.ends().await?.into_iter().map(|ends| (ends.partition, ends.last)).collect())
 }
 
 /// How many links of a log are not as they were written.
-async fn broken_links(log: &dyn Log) -> Result<usize, StoreError> {
+async fn broken_links(log: &dyn EventLog) -> Result<usize, StoreError> {
     let (mut breaks, mut cursor) = (0, None);
     loop {
         let verified = verify(log, cursor, 10 * BATCH_EVENTS).await?;
@@ -385,9 +389,9 @@ async fn broken_links(log: &dyn Log) -> Result<usize, StoreError> {
 
 /// Compares every item of the original that has not ended with the copy's. Returns how many there are.
 async fn compare_items(
-    from: &dyn Source,
-    to: &dyn Target,
-    report: Report<'_>,
+    from: &dyn CopySource,
+    to: &dyn CopyTarget,
+    report: CopyReport<'_>,
 ) -> Result<u64, CopyError> {
     let (mut compared, mut cursor) = (0, None);
     loop {
@@ -406,7 +410,7 @@ async fn compare_items(
             }
         }
         compared += page.items.len() as u64;
-        report(Step::CheckItems, compared);
+        report(CopyStep::CheckItems, compared);
         match page.cursor {
             None => return Ok(compared),
             next => cursor = next,
@@ -416,10 +420,10 @@ async fn compare_items(
 
 /// Compares all entries of both logs, and the links that were made anew. Returns how many there are.
 async fn compare_events(
-    from: &dyn Source,
-    to: &dyn Target,
+    from: &dyn CopySource,
+    to: &dyn CopyTarget,
     relinked: bool,
-    report: Report<'_>,
+    report: CopyReport<'_>,
 ) -> Result<u64, CopyError> {
     let original = Sum::of(from.log(), !relinked, report).await?;
     let copy = Sum::of(to.log(), !relinked, report).await?;

@@ -2,9 +2,9 @@
 
 use ring::digest::{Context, SHA256};
 
-use super::{Report, Step};
+use super::{CopyReport, CopyStep};
 use crate::store::StoreError;
-use crate::store::log::{Entry, EntryId, Log, member};
+use crate::store::log::{EntryId, EventLog, LogEntry, member};
 
 /// Entries that are read at once.
 const READ: usize = 1000;
@@ -19,9 +19,9 @@ pub(super) struct Sum {
 impl Sum {
     /// Reads a whole log. `placed`: partition, id and link of each entry count, too.
     pub(super) async fn of(
-        log: &dyn Log,
+        log: &dyn EventLog,
         placed: bool,
-        report: Report<'_>,
+        report: CopyReport<'_>,
     ) -> Result<Sum, StoreError> {
         let mut sum = Sum::default();
         for ends in log.ends().await? {
@@ -31,13 +31,13 @@ impl Sum {
                 let Some(last) = entries.last() else { break };
                 behind = last.id;
                 entries.iter().for_each(|entry| sum.add(entry, placed));
-                report(Step::CheckEvents, sum.entries);
+                report(CopyStep::CheckEvents, sum.entries);
             }
         }
         Ok(sum)
     }
 
-    fn add(&mut self, entry: &Entry, placed: bool) {
+    fn add(&mut self, entry: &LogEntry, placed: bool) {
         let mut digest = Context::new(&SHA256);
         digest.update(&member(&entry.slot));
         digest.update(&entry.event);

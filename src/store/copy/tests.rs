@@ -9,11 +9,11 @@ use crate::key::Space;
 use crate::record::{Lifetime, Record};
 use crate::store::embedded::{CopiedFile, Embedded, Options};
 use crate::store::suite::{Time, claim, completed, slot};
-use crate::store::{Listing, Store};
+use crate::store::{IdentityNotes, Listing, Records};
 
 const HOUR: Duration = Duration::from_secs(3600);
 const START_MS: u64 = 1_800_000_000_000;
-const NO_REPORT: Report<'static> = &|_, _| {};
+const NO_REPORT: CopyReport<'static> = &|_, _| {};
 
 fn options() -> Options {
     Options { min_free_bytes: 0, ..Options::new(Time::by_hand().clock(), START_MS) }
@@ -58,8 +58,8 @@ async fn is_the_same(from: &Path, to: &Path) {
         one.list(Listing::Unsettled, None, 2000).await.unwrap().records.len()
     );
     assert!(unsettled.len() > 200);
-    assert_eq!(one.log().ends().await.unwrap(), other.log().ends().await.unwrap());
-    assert_eq!(verify(other.log(), None, 10_000).await.unwrap().breaks, []);
+    assert_eq!(one.ends().await.unwrap(), other.ends().await.unwrap());
+    assert_eq!(verify(&other, None, 10_000).await.unwrap().breaks, []);
     one.close().await;
     other.close().await;
 }
@@ -79,12 +79,12 @@ impl Cut<'_> {
 }
 
 #[async_trait]
-impl Source for Cut<'_> {
+impl CopySource for Cut<'_> {
     fn log_partitions(&self) -> u16 {
         self.inner.log_partitions()
     }
 
-    fn log(&self) -> &dyn Log {
+    fn log(&self) -> &dyn EventLog {
         self.inner.log()
     }
 
@@ -110,17 +110,21 @@ impl Source for Cut<'_> {
 }
 
 #[async_trait]
-impl Target for Cut<'_> {
+impl CopyTarget for Cut<'_> {
     async fn begin(&self) -> Result<Begun, CopyError> {
         self.inner.begin().await
     }
 
-    async fn put_items(&self, items: &[Item], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_items(&self, items: &[Item], progress: &CopyProgress) -> Result<(), StoreError> {
         self.pass()?;
         self.inner.put_items(items, progress).await
     }
 
-    async fn put_events(&self, entries: &[Entry], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_events(
+        &self,
+        entries: &[LogEntry],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError> {
         self.pass()?;
         self.inner.put_events(entries, progress).await
     }

@@ -17,10 +17,13 @@ use super::tables::{
     FRONT_BYTES, Front, LAYOUT, META, NOTES, PLACE_BYTES, Place, RECORDS, TIME_MS, Tables, name_of,
 };
 use super::{Embedded, OpenError, Options, log, writer};
+use crate::hex;
 use crate::record::HEAD_BYTES;
-use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
-use crate::store::log::{Ends, Entry, Log};
-use crate::store::{Note, Store, StoreError};
+use crate::store::copy::{
+    Begun, CopyError, CopyProgress, CopySource, CopyTarget, Item, ItemKey, Items,
+};
+use crate::store::log::{Ends, EventLog, LogEntry};
+use crate::store::{IdentityNotes, Note, StoreError};
 
 /// The layout of a file that a copy is written into.
 pub(super) const UNFINISHED: u64 = 1 << 32;
@@ -141,7 +144,7 @@ impl CopiedFile {
     }
 }
 
-fn keep_progress(txn: &WriteTransaction, progress: &Progress) -> Result<(), redb::Error> {
+fn keep_progress(txn: &WriteTransaction, progress: &CopyProgress) -> Result<(), redb::Error> {
     let text = serde_json::to_string(progress).unwrap_or_default();
     txn.open_table(NOTES)?.insert(PROGRESS, text.as_str())?;
     Ok(())
@@ -164,7 +167,7 @@ fn item_of(place: &Place, value: &[u8]) -> Option<Item> {
 }
 
 #[async_trait]
-impl Source for CopiedFile {
+impl CopySource for CopiedFile {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
         self.store.note(note).await
     }
@@ -173,7 +176,7 @@ impl Source for CopiedFile {
         1
     }
 
-    fn log(&self) -> &dyn Log {
+    fn log(&self) -> &dyn EventLog {
         &self.store
     }
 
@@ -190,8 +193,9 @@ impl Source for CopiedFile {
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
-        let from =
-            cursor.map(|cursor| place_from_hex(cursor).ok_or_else(odd_cursor)).transpose()?;
+        let from = cursor
+            .map(|cursor| hex::decode::<PLACE_BYTES>(cursor).ok_or_else(odd_cursor))
+            .transpose()?;
         self.store
             .read(move |shelf| {
                 let now_ms = shelf.clock.now_ms();
@@ -213,7 +217,7 @@ impl Source for CopiedFile {
                         bytes += item.value.len();
                         items.items.extend(Some(item).filter(|item| item.ends_ms > now_ms));
                         if items.items.len() >= READ_ITEMS || bytes >= READ_BYTES {
-                            items.cursor = Some(hex(&place.0));
+                            items.cursor = Some(hex::encode(&place.0));
                             break;
                         }
                     }
@@ -238,7 +242,7 @@ impl Source for CopiedFile {
 }
 
 #[async_trait]
-impl Target for CopiedFile {
+impl CopyTarget for CopiedFile {
     async fn begin(&self) -> Result<Begun, CopyError> {
         if self.layout()? == Some(UNFINISHED) {
             let kept = |txn: &redb::ReadTransaction| {
@@ -262,7 +266,7 @@ impl Target for CopiedFile {
             let _ = tell.send(empty);
             if empty {
                 txn.open_table(META)?.insert(LAYOUT, UNFINISHED)?;
-                keep_progress(txn, &Progress::default())?;
+                keep_progress(txn, &CopyProgress::default())?;
             }
             Ok(())
         });
@@ -275,7 +279,7 @@ impl Target for CopiedFile {
         Ok(Begun::Fresh)
     }
 
-    async fn put_items(&self, items: &[Item], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_items(&self, items: &[Item], progress: &CopyProgress) -> Result<(), StoreError> {
         let (items, progress) = (items.to_vec(), progress.clone());
         let put = self.write(move |txn, now_ms| {
             let mut tables = Tables::open(txn, now_ms)?;
@@ -293,7 +297,11 @@ impl Target for CopiedFile {
         put.await
     }
 
-    async fn put_events(&self, entries: &[Entry], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_events(
+        &self,
+        entries: &[LogEntry],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError> {
         let (entries, progress) = (entries.to_vec(), progress.clone());
         let put = self.write(move |txn, _| {
             entries.iter().try_for_each(|entry| log::append_as_it_is(txn, entry))?;
@@ -321,21 +329,6 @@ impl Target for CopiedFile {
         });
         finish.await
     }
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-fn place_from_hex(text: &str) -> Option<[u8; PLACE_BYTES]> {
-    let mut place = [0; PLACE_BYTES];
-    if text.len() != 2 * PLACE_BYTES || !text.is_ascii() {
-        return None;
-    }
-    for (n, byte) in place.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(text.get(2 * n..2 * n + 2)?, 16).ok()?;
-    }
-    Some(place)
 }
 
 fn odd_cursor() -> StoreError {

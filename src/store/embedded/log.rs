@@ -16,7 +16,7 @@ use super::writer::{Answer, Job};
 use crate::key::Slot;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, LINK_BYTES, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
+    Ends, EntryId, EventLog, LINK_BYTES, Link, LogEntry, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
     OBSERVED_ENTRY_BYTES, Position, Trimmed, member, slot_of_member,
 };
 
@@ -78,7 +78,7 @@ pub(super) fn append(
 }
 
 /// Appends an entry of another store's log with its id and link; one without a link is left out.
-pub(super) fn append_as_it_is(txn: &WriteTransaction, entry: &Entry) -> Result<(), redb::Error> {
+pub(super) fn append_as_it_is(txn: &WriteTransaction, entry: &LogEntry) -> Result<(), redb::Error> {
     let Some(link) = entry.link else { return Ok(()) };
     let value = [&member(&entry.slot), &link.as_bytes()[..], &entry.event].concat();
     txn.open_table(EVENTS)?.insert(&id_bytes(entry.id), value.as_slice())?;
@@ -164,7 +164,7 @@ pub(super) fn mark_read(
     Ok(())
 }
 
-/// See [`Log::trim`].
+/// See [`EventLog::trim`].
 pub(super) fn trim(
     txn: &WriteTransaction,
     older_than: Duration,
@@ -234,14 +234,14 @@ fn behind(
     found.collect()
 }
 
-fn entry(id: EntryId, mut value: Bytes) -> Entry {
+fn entry(id: EntryId, mut value: Bytes) -> LogEntry {
     if value.len() < MEMBER_BYTES + LINK_BYTES {
-        return Entry::unreadable(PARTITION, id);
+        return LogEntry::unreadable(PARTITION, id);
     }
     let event = value.split_off(MEMBER_BYTES + LINK_BYTES);
     let (member, link) = value.split_at(MEMBER_BYTES);
-    let Some(slot) = slot_of_member(member) else { return Entry::unreadable(PARTITION, id) };
-    Entry { partition: PARTITION, id, slot, event, link: Link::from_bytes(link) }
+    let Some(slot) = slot_of_member(member) else { return LogEntry::unreadable(PARTITION, id) };
+    LogEntry { partition: PARTITION, id, slot, event, link: Link::from_bytes(link) }
 }
 
 fn mark(
@@ -277,8 +277,8 @@ fn reader_of(value: &[u8; READER_BYTES]) -> (EntryId, u64) {
 }
 
 #[async_trait]
-impl Log for Embedded {
-    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+impl EventLog for Embedded {
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
         self.read_partition(PARTITION, from.of(PARTITION), limit.max(1)).await
     }
 
@@ -287,7 +287,7 @@ impl Log for Embedded {
         partition: u16,
         from: EntryId,
         limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<LogEntry>, StoreError> {
         if partition != PARTITION {
             return Ok(Vec::new());
         }

@@ -358,17 +358,17 @@ impl<'txn> Tables<'txn> {
         log::append(self.txn, slot, event, self.now_ms)
     }
 
-    /// See [`crate::store::Log::mark_read`].
+    /// See [`crate::store::EventLog::mark_read`].
     pub(super) fn mark_read(&self, reader: &str, read: EntryId) -> Result<(), redb::Error> {
         log::mark_read(self.txn, reader, read, self.now_ms)
     }
 
-    /// See [`crate::store::Log::observe`].
+    /// See [`crate::store::EventLog::observe`].
     pub(super) fn observe(&self, batch: &[u8]) -> Result<(), redb::Error> {
         log::observe(self.txn, batch, self.now_ms)
     }
 
-    /// See [`crate::store::Log::trim`].
+    /// See [`crate::store::EventLog::trim`].
     pub(super) fn trim(&self, older_than: Duration) -> Result<Trimmed, redb::Error> {
         log::trim(self.txn, older_than, self.now_ms)
     }

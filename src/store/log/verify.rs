@@ -3,7 +3,7 @@
 use std::fmt;
 use std::str::FromStr;
 
-use super::{Ends, Entry, EntryId, LINK_BYTES, Link, Log, Mark, NoPlace, member};
+use super::{Ends, EntryId, EventLog, InvalidPosition, LINK_BYTES, Link, LogEntry, Mark, member};
 use crate::store::StoreError;
 
 /// Entries that are read at once.
@@ -11,21 +11,21 @@ const READ: usize = 1000;
 
 /// What is wrong at a place of the log.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fault {
+pub enum ChainFault {
     /// The entry is not the one that followed on the one before it: it was changed or put in, or one before it is gone.
     Unlinked,
     /// The end of the log is gone: the last entry that was written should be this one.
     CutOff,
 }
 
-impl Fault {
+impl ChainFault {
     /// The fault in words, for people.
     pub fn describe(self) -> &'static str {
         match self {
-            Fault::Unlinked => {
+            ChainFault::Unlinked => {
                 "doesn't follow on the one before it: it was changed or put in, or one before it was taken out"
             }
-            Fault::CutOff => {
+            ChainFault::CutOff => {
                 "was the last one written, and is not there as it was: the end was cut off or changed"
             }
         }
@@ -34,23 +34,23 @@ impl Fault {
 
 /// A place where the log is not what was written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Break {
+pub struct ChainBreak {
     /// The partition.
     pub partition: u16,
     /// The entry.
     pub id: EntryId,
     /// What is wrong with it.
-    pub fault: Fault,
+    pub fault: ChainFault,
 }
 
 /// Where verifying goes on: behind an entry of a partition.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Cursor {
+pub struct ChainCursor {
     partition: u16,
     behind: Option<Mark>,
 }
 
-impl fmt::Display for Cursor {
+impl fmt::Display for ChainCursor {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.behind {
             None => write!(f, "{}", self.partition),
@@ -59,12 +59,13 @@ impl fmt::Display for Cursor {
     }
 }
 
-impl FromStr for Cursor {
-    type Err = NoPlace;
+impl FromStr for ChainCursor {
+    type Err = InvalidPosition;
 
-    fn from_str(text: &str) -> Result<Cursor, NoPlace> {
+    fn from_str(text: &str) -> Result<ChainCursor, InvalidPosition> {
         let mut parts = text.split(':');
-        let partition = parts.next().and_then(|partition| partition.parse().ok()).ok_or(NoPlace)?;
+        let partition =
+            parts.next().and_then(|partition| partition.parse().ok()).ok_or(InvalidPosition)?;
         let behind = match (parts.next(), parts.next(), parts.next()) {
             (None, ..) => None,
             (Some(id), Some(link), None)
@@ -73,24 +74,24 @@ impl FromStr for Cursor {
             {
                 Some(Mark {
                     id: id.parse()?,
-                    link: Link::from_bytes(link.as_bytes()).ok_or(NoPlace)?,
+                    link: Link::from_bytes(link.as_bytes()).ok_or(InvalidPosition)?,
                 })
             }
-            _ => return Err(NoPlace),
+            _ => return Err(InvalidPosition),
         };
-        Ok(Cursor { partition, behind })
+        Ok(ChainCursor { partition, behind })
     }
 }
 
 /// What a piece of verifying came to.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Progress {
+pub struct Verification {
     /// Entries that were looked at.
     pub entries: usize,
     /// Where the log is not what was written.
-    pub breaks: Vec<Break>,
+    pub breaks: Vec<ChainBreak>,
     /// Where to go on; `None`: the end is reached.
-    pub cursor: Option<Cursor>,
+    pub cursor: Option<ChainCursor>,
 }
 
 /// Recomputes the chain from a cursor on, over about `limit` entries. What is appended meanwhile is looked at or not.
@@ -98,15 +99,15 @@ pub struct Progress {
 /// # Errors
 /// The store failed.
 pub async fn verify(
-    log: &dyn Log,
-    from: Option<Cursor>,
+    log: &dyn EventLog,
+    from: Option<ChainCursor>,
     limit: usize,
-) -> Result<Progress, StoreError> {
-    let mut progress = Progress::default();
+) -> Result<Verification, StoreError> {
+    let mut progress = Verification::default();
     let first = from.map_or(0, |cursor| cursor.partition);
     for ends in log.ends().await?.into_iter().filter(|ends| ends.partition >= first) {
         if progress.entries >= limit {
-            progress.cursor = Some(Cursor { partition: ends.partition, behind: None });
+            progress.cursor = Some(ChainCursor { partition: ends.partition, behind: None });
             break;
         }
         let behind = from
@@ -119,7 +120,7 @@ pub async fn verify(
             seen_last: behind.is_some_and(|at| at.id >= ends.last.id),
         };
         if let Some(behind) = walk.go(limit, &mut progress).await? {
-            progress.cursor = Some(Cursor { partition: ends.partition, behind: Some(behind) });
+            progress.cursor = Some(ChainCursor { partition: ends.partition, behind: Some(behind) });
             break;
         }
     }
@@ -133,7 +134,7 @@ fn later(one: Option<Mark>, other: Option<Mark>) -> Option<Mark> {
 
 /// A walk through one partition.
 struct Walk<'a> {
-    log: &'a dyn Log,
+    log: &'a dyn EventLog,
     ends: Ends,
     behind: Option<Mark>,
     /// The entry that was the last one when the walk began was met, and is what it was.
@@ -145,7 +146,7 @@ impl Walk<'_> {
     async fn go(
         mut self,
         limit: usize,
-        progress: &mut Progress,
+        progress: &mut Verification,
     ) -> Result<Option<Mark>, StoreError> {
         loop {
             let from = self.behind.map(|mark| mark.id).unwrap_or_default();
@@ -153,7 +154,11 @@ impl Walk<'_> {
             if entries.is_empty() {
                 if !self.seen_last && !self.is_trimmed_to(self.ends.last.id).await? {
                     let Ends { partition, last, .. } = self.ends;
-                    progress.breaks.push(Break { partition, id: last.id, fault: Fault::CutOff });
+                    progress.breaks.push(ChainBreak {
+                        partition,
+                        id: last.id,
+                        fault: ChainFault::CutOff,
+                    });
                 }
                 return Ok(None);
             }
@@ -166,7 +171,11 @@ impl Walk<'_> {
         }
     }
 
-    async fn look_at(&mut self, entry: &Entry, progress: &mut Progress) -> Result<(), StoreError> {
+    async fn look_at(
+        &mut self,
+        entry: &LogEntry,
+        progress: &mut Verification,
+    ) -> Result<(), StoreError> {
         progress.entries += 1;
         let link = |before: Option<Mark>| {
             Link::of(before.map(|mark| mark.link), &member(&entry.slot), &entry.event)
@@ -181,7 +190,7 @@ impl Walk<'_> {
         }
         if entry.link != Some(expected) {
             let (partition, id) = (entry.partition, entry.id);
-            progress.breaks.push(Break { partition, id, fault: Fault::Unlinked });
+            progress.breaks.push(ChainBreak { partition, id, fault: ChainFault::Unlinked });
         }
         // From what it says, so that one change is one break; what was appended honestly behind it still fits.
         let link = entry.link.unwrap_or(expected);

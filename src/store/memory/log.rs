@@ -10,8 +10,8 @@ use super::Memory;
 use crate::key::Slot;
 use crate::store::StoreError;
 use crate::store::log::{
-    Ends, Entry, EntryId, Link, Log, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position,
-    Trimmed, member,
+    Ends, EntryId, EventLog, Link, LogEntry, Mark, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES,
+    Position, Trimmed, member,
 };
 
 /// Entries kept at most, read or not: some 100 MB with the longest events, and more than any test or trial writes.
@@ -26,7 +26,7 @@ const PARTITION: u16 = 0;
 /// The log, under the store's lock.
 #[derive(Default)]
 pub(super) struct Journal {
-    entries: VecDeque<Entry>,
+    entries: VecDeque<LogEntry>,
     last: Option<Mark>,
     trimmed: Option<Mark>,
     readers: BTreeMap<String, Reader>,
@@ -79,7 +79,7 @@ impl Journal {
         let id = EntryId::behind(self.last.map(|last| last.id).unwrap_or_default(), now_ms);
         self.last = Some(Mark { id, link });
         let event = event.to_vec().into();
-        self.entries.push_back(Entry {
+        self.entries.push_back(LogEntry {
             partition: PARTITION,
             id,
             slot: *slot,
@@ -97,7 +97,7 @@ impl Journal {
         }
     }
 
-    fn behind(&self, from: EntryId, limit: usize) -> Vec<Entry> {
+    fn behind(&self, from: EntryId, limit: usize) -> Vec<LogEntry> {
         let start = self.entries.partition_point(|entry| entry.id <= from);
         self.entries.range(start..).take(limit).cloned().collect()
     }
@@ -127,8 +127,8 @@ impl Journal {
 }
 
 #[async_trait]
-impl Log for Memory {
-    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+impl EventLog for Memory {
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
         Ok(self.open().0.journal.behind(from.of(PARTITION), limit.max(1)))
     }
 
@@ -137,7 +137,7 @@ impl Log for Memory {
         partition: u16,
         from: EntryId,
         limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<LogEntry>, StoreError> {
         Ok(if partition == PARTITION {
             self.open().0.journal.behind(from, limit)
         } else {

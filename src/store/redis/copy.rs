@@ -14,10 +14,13 @@ use tokio::sync::OnceCell;
 
 use super::servers::Group;
 use super::{ConnectError, Options, Redis, array, layout, millis, time_ms, unexpected};
+use crate::hex::Hex;
 use crate::key::PARTITIONS;
-use crate::store::copy::{Begun, CopyError, Item, ItemKey, Items, Progress, Source, Target};
-use crate::store::log::{Ends, Entry, Log, digest};
-use crate::store::{Note, Store, StoreError};
+use crate::store::copy::{
+    Begun, CopyError, CopyProgress, CopySource, CopyTarget, Item, ItemKey, Items,
+};
+use crate::store::log::{Ends, EventLog, LogEntry, digest};
+use crate::store::{IdentityNotes, Note, StoreError};
 
 /// Keys that one SCAN looks at, and about the records that are read at once: large ones must not fill the memory.
 const SCAN_COUNT: usize = 64;
@@ -213,7 +216,7 @@ impl CopiedRedis {
         Ok(())
     }
 
-    async fn keep_progress(&self, progress: &Progress) -> Result<(), StoreError> {
+    async fn keep_progress(&self, progress: &CopyProgress) -> Result<(), StoreError> {
         let mut keep = redis::cmd("SET");
         keep.arg(self.store.names.copy_key())
             .arg(serde_json::to_string(progress).unwrap_or_default());
@@ -268,19 +271,19 @@ fn item_of(
     Ok(Some(Item { key: *key, value: Bytes::from(value), ends_ms }))
 }
 
-/// A place of [`Source::items`]: a server, and where its SCAN goes on.
+/// A place of [`CopySource::items`]: a server, and where its SCAN goes on.
 fn place_of(cursor: &str) -> Option<(usize, u64)> {
     let (server, cursor) = cursor.split_once(':')?;
     Some((server.parse().ok()?, cursor.parse().ok()?))
 }
 
 #[async_trait]
-impl Source for CopiedRedis {
+impl CopySource for CopiedRedis {
     fn log_partitions(&self) -> u16 {
         PARTITIONS
     }
 
-    fn log(&self) -> &dyn Log {
+    fn log(&self) -> &dyn EventLog {
         &*self.store
     }
 
@@ -304,8 +307,7 @@ impl Source for CopiedRedis {
         let first = epochs.first.ok_or_else(|| {
             CopyError::Refused("there is no store in Redis under this namespace".into())
         })?;
-        let first: String = first.iter().map(|byte| format!("{byte:02x}")).collect();
-        Ok(format!("redis {first} {last_ms}"))
+        Ok(format!("redis {} {last_ms}", Hex(&first)))
     }
 
     async fn items(&self, cursor: Option<&str>) -> Result<Items, StoreError> {
@@ -342,7 +344,7 @@ impl Source for CopiedRedis {
 }
 
 #[async_trait]
-impl Target for CopiedRedis {
+impl CopyTarget for CopiedRedis {
     async fn begin(&self) -> Result<Begun, CopyError> {
         self.refuse_used().await?;
         let epochs = self.epochs().await?;
@@ -364,13 +366,13 @@ impl Target for CopiedRedis {
                     ));
                 }
                 self.close(|_| true).await?;
-                self.keep_progress(&Progress::default()).await?;
+                self.keep_progress(&CopyProgress::default()).await?;
                 Ok(Begun::Fresh)
             }
         }
     }
 
-    async fn put_items(&self, items: &[Item], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_items(&self, items: &[Item], progress: &CopyProgress) -> Result<(), StoreError> {
         let (mark, now_ms) = (self.mark()?, self.time_ms().await?);
         let mut commands: BTreeMap<u16, Pipeline> = BTreeMap::new();
         for item in items.iter().filter(|item| item.ends_ms > now_ms) {
@@ -392,7 +394,11 @@ impl Target for CopiedRedis {
         self.keep_progress(progress).await
     }
 
-    async fn put_events(&self, entries: &[Entry], progress: &Progress) -> Result<(), StoreError> {
+    async fn put_events(
+        &self,
+        entries: &[LogEntry],
+        progress: &CopyProgress,
+    ) -> Result<(), StoreError> {
         let mark = self.mark()?;
         let mut commands: BTreeMap<u16, Pipeline> = BTreeMap::new();
         for entry in entries {

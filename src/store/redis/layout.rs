@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
+use crate::hex;
 use crate::key::{SLOT_BYTES, Slot, Space};
 use crate::record::{CodecError, HEAD_BYTES, Held, decode};
 use crate::store::Note;
@@ -167,8 +168,7 @@ impl Names {
         name.extend_from_slice(kind.as_bytes());
         name.push(b':');
         for byte in slot.hash() {
-            name.push(HEX[usize::from(byte >> 4)]);
-            name.push(HEX[usize::from(byte & 15)]);
+            name.extend_from_slice(&hex::digits(*byte));
         }
         name
     }
@@ -195,8 +195,6 @@ pub(super) const COPY_PARTITION: u16 = 0;
 
 /// The last byte of the head of a record that is in flight, as the scripts compare it.
 pub(super) const IN_FLIGHT: u8 = 1;
-
-const HEX: &[u8; 16] = b"0123456789abcdef";
 
 /// Room for the longest name behind its prefix.
 const NAME_BYTES: usize = "{p255}:st:".len() + 2 * SLOT_BYTES;

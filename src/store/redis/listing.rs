@@ -28,7 +28,7 @@ const SCAN_COUNT_MIN: usize = 10;
 const SCANS_PER_PAGE: usize = 20;
 
 impl Redis {
-    /// See [`crate::store::Store::due`]. A server that fails doesn't keep the others from being asked, unless all fail.
+    /// See [`crate::store::Records::due`]. A server that fails doesn't keep the others from being asked, unless all fail.
     pub(super) async fn overdue(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
         let turn = self.next_partition.fetch_add(1, Ordering::Relaxed);
         let groups = self.servers.groups();

@@ -14,7 +14,7 @@ use super::{Redis, array, layout, millis, unexpected};
 use crate::key::PARTITIONS;
 use crate::store::StoreError;
 use crate::store::log::{
-    DIGEST_BYTES, Ends, Entry, EntryId, Link, Log, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
+    DIGEST_BYTES, Ends, EntryId, EventLog, Link, LogEntry, MEMBER_BYTES, Mark, OBSERVED_BYTES_MAX,
     OBSERVED_ENTRY_BYTES, Position, Trimmed, slot_of_member,
 };
 
@@ -28,7 +28,7 @@ impl Redis {
         group: &Group,
         from: &Position,
         count: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<LogEntry>, StoreError> {
         // One command for all where they need not have one hash slot: most of them are empty, at most times.
         let at_once = if self.servers.is_cluster() { 1 } else { group.partitions.len().max(1) };
         let mut reading = redis::pipe();
@@ -118,8 +118,8 @@ impl Redis {
 }
 
 #[async_trait]
-impl Log for Redis {
-    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<Entry>, StoreError> {
+impl EventLog for Redis {
+    async fn read(&self, from: &Position, limit: usize) -> Result<Vec<LogEntry>, StoreError> {
         self.servers.complete()?;
         let count = (limit / usize::from(PARTITIONS)).max(1);
         let groups = self.servers.groups();
@@ -133,7 +133,7 @@ impl Log for Redis {
         partition: u16,
         from: EntryId,
         limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<LogEntry>, StoreError> {
         let mut read = redis::cmd("XREAD");
         read.arg("COUNT")
             .arg(limit.max(1))
@@ -301,14 +301,14 @@ fn pair(value: Value) -> Result<(Value, Value), StoreError> {
 
 /// An entry of a stream: its id, and one field, which has the link for a name and holds digest, member and event. The digest is
 /// there for the script alone: whoever verifies makes it anew.
-fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
+fn entry(partition: u16, value: Value) -> Result<LogEntry, StoreError> {
     let (id, fields) = fields_of(value)?;
     let read = || {
         let [link, told] = <[Vec<u8>; 2]>::try_from(fields).ok()?;
         let mut event = Bytes::from(told);
         let member = (event.len() >= DIGEST_BYTES + MEMBER_BYTES)
             .then(|| event.split_to(DIGEST_BYTES + MEMBER_BYTES))?;
-        Some(Entry {
+        Some(LogEntry {
             partition,
             id,
             slot: slot_of_member(&member[DIGEST_BYTES..])?,
@@ -316,7 +316,7 @@ fn entry(partition: u16, value: Value) -> Result<Entry, StoreError> {
             link: Link::from_bytes(&link),
         })
     };
-    Ok(read().unwrap_or_else(|| Entry::unreadable(partition, id)))
+    Ok(read().unwrap_or_else(|| LogEntry::unreadable(partition, id)))
 }
 
 fn fields_of(value: Value) -> Result<(EntryId, Vec<Vec<u8>>), StoreError> {

@@ -31,7 +31,10 @@ pub use self::survey::{Grade, Remark};
 use self::time::{ServerTime, millis, time_ms};
 pub use self::tracker::track;
 use self::write::Change;
-use super::{Hub, ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
+use super::{
+    EventSource, Hub, IdentityNotes, ListError, Listing, Note, Page, Records, StoreError, Swap,
+    Watch,
+};
 use crate::key::Slot;
 use crate::record::{Fence, HEAD_BYTES, Held, Lifetime, Record, State, Version, encode};
 use crate::store::large::Large;
@@ -183,7 +186,7 @@ pub struct Redis {
     holdings: Holdings,
     settled: Settled,
     large: Large,
-    /// Where the next [`Store::due`] begins, so that no partition starves behind others.
+    /// Where the next [`Records::due`] begins, so that no partition starves behind others.
     next_partition: std::sync::atomic::AtomicU16,
     _subscriber: AbortOnDropHandle<()>,
     /// Finds out what claims go by; ends with the store.
@@ -361,14 +364,14 @@ fn evaluate(name: &str, script: &str, keys: &[Vec<u8>], args: &[&[u8]]) -> Cmd {
 }
 
 #[async_trait]
-impl Store for Redis {
+impl Records for Redis {
     async fn write(
         &self,
         slot: &Slot,
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        says: Says<'_>,
+        event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         let deadline = self.deadline();
         let in_flight = matches!(next.state, State::InFlight { .. });
@@ -380,7 +383,7 @@ impl Store for Redis {
             return Ok(stands);
         }
         let change =
-            Change { slot, expected, next, encoded: encode(next), lifetime, event: says() };
+            Change { slot, expected, next, encoded: encode(next), lifetime, event: event() };
         let swapped = if in_flight {
             self.claim(change, deadline).await
         } else {
@@ -399,10 +402,6 @@ impl Store for Redis {
             self.hub.notify_unconfirmed(slot);
         }
         swapped
-    }
-
-    fn log(&self) -> &dyn Log {
-        self
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -479,7 +478,10 @@ impl Store for Redis {
         try_join_all(groups.iter().map(ping)).await?;
         self.epochs.all_standing(self.deadline()).await
     }
+}
 
+#[async_trait]
+impl IdentityNotes for Redis {
     async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
         let mut get = redis::cmd("MGET");
         get.arg(self.names.note_key(note)).arg(self.names.copy_key());

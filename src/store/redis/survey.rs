@@ -12,7 +12,7 @@ use super::dial::CONNECT_TIMEOUT_MIN;
 use super::link::Ask;
 use super::servers::{Group, ask_whole};
 use super::{Ack, Redis};
-use crate::store::{Store, StoreError};
+use crate::store::{Records, StoreError};
 
 /// What was found about one property of one server.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -14,7 +14,7 @@ use crate::key::{Caller, Fingerprint, Slot, Space};
 use crate::record::{Extras, Fence, Lifetime, Record, State, Version, encode, head_in_flight};
 use crate::store::large::ALONG_MAX;
 use crate::store::suite::{self, Stage, Time, completed, slot};
-use crate::store::{Listing, Store, StoreError, Swap, Watch};
+use crate::store::{EventLog, Listing, Records, Store, StoreError, Swap, Watch};
 use crate::tls::ClientFiles;
 
 mod epochs;

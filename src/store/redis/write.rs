@@ -11,7 +11,7 @@ use crate::key::{Slot, Space};
 use crate::record::{
     Encoded, Held, Lifetime, Record, State, Version, encode, head_completed, head_fence,
 };
-use crate::store::{Store, StoreError, Swap, log};
+use crate::store::{Records, StoreError, Swap, log};
 
 /// A change that is to be written.
 pub(super) struct Change<'a> {

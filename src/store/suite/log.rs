@@ -10,7 +10,7 @@ use crate::key::Slot;
 use crate::record::{Lifetime, Record, Version};
 use crate::store::Swap;
 use crate::store::log::{
-    Entry, EntryId, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, verify,
+    EntryId, LogEntry, OBSERVED_BYTES_MAX, OBSERVED_ENTRY_BYTES, Position, verify,
 };
 
 /// Longer than any log of a story.
@@ -24,12 +24,17 @@ async fn told(
     lifetime: Lifetime,
     event: &str,
 ) -> bool {
-    stage.store.write(slot, expected.map(Version), next, lifetime, &|| event.into()).await.unwrap()
+    stage
+        .store
+        .records
+        .write(slot, expected.map(Version), next, lifetime, &|| event.into())
+        .await
+        .unwrap()
         == Swap::Stored
 }
 
-async fn logged(stage: &Stage) -> Vec<Entry> {
-    stage.store.log().read(&Position::default(), ALL).await.unwrap()
+async fn logged(stage: &Stage) -> Vec<LogEntry> {
+    stage.store.log.read(&Position::default(), ALL).await.unwrap()
 }
 
 async fn texts(stage: &Stage, slot: &Slot) -> Vec<String> {
@@ -38,7 +43,7 @@ async fn texts(stage: &Stage, slot: &Slot) -> Vec<String> {
 }
 
 async fn breaks(stage: &Stage) -> (usize, usize) {
-    let progress = verify(stage.store.log(), None, ALL).await.unwrap();
+    let progress = verify(&*stage.store.log, None, ALL).await.unwrap();
     assert_eq!(progress.cursor, None);
     (progress.entries, progress.breaks.len())
 }
@@ -61,7 +66,7 @@ pub(crate) async fn an_event_is_appended_with_its_write_and_once(stage: Stage) {
 pub(crate) async fn a_write_without_an_event_leaves_the_log_alone(stage: Stage) {
     stage.stored(&HERE(1), None, &claim(10, 1), lease(LONG)).await;
     assert!(logged(&stage).await.is_empty());
-    assert!(stage.store.log().ends().await.unwrap().is_empty());
+    assert!(stage.store.log.ends().await.unwrap().is_empty());
     assert_eq!(breaks(&stage).await, (0, 0));
 }
 
@@ -83,7 +88,7 @@ pub(crate) async fn the_log_is_read_on_from_where_one_was_and_in_order(stage: St
     }
     let (mut position, mut read) = (Position::default(), Vec::new());
     loop {
-        let entries = stage.store.log().read(&position, 7).await.unwrap();
+        let entries = stage.store.log.read(&position, 7).await.unwrap();
         if entries.is_empty() {
             break;
         }
@@ -114,7 +119,7 @@ pub(crate) async fn the_chain_verifies_in_pieces_too(stage: Stage) {
     let (mut entries, mut cursor) = (0, None);
     // Each piece gets somewhere.
     for _ in 0..=60 {
-        let piece = verify(stage.store.log(), cursor, 10).await.unwrap();
+        let piece = verify(&*stage.store.log, cursor, 10).await.unwrap();
         assert_eq!(piece.breaks, []);
         entries += piece.entries;
         let Some(next) = piece.cursor else { break };
@@ -124,7 +129,7 @@ pub(crate) async fn the_chain_verifies_in_pieces_too(stage: Stage) {
 }
 
 pub(crate) async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage) {
-    let log = stage.store.log();
+    let log = &*stage.store.log;
     assert_eq!(log.read_by("page").await.unwrap(), None);
     log.mark_read("page", &Position::default()).await.unwrap();
     for n in 0..10 {
@@ -169,11 +174,11 @@ pub(crate) async fn the_log_is_trimmed_by_age_and_not_past_a_reader(stage: Stage
 }
 
 pub(crate) async fn a_partition_that_is_not_there_is_empty(stage: Stage) {
-    assert_eq!(stage.store.log().read_partition(255, EntryId::default(), 10).await.unwrap(), []);
+    assert_eq!(stage.store.log.read_partition(255, EntryId::default(), 10).await.unwrap(), []);
 }
 
 pub(crate) async fn observations_are_read_in_order_and_trimmed_by_age(stage: Stage) {
-    let log = stage.store.log();
+    let log = &*stage.store.log;
     assert_eq!(log.observations(EntryId::default(), 10).await.unwrap(), []);
     for batch in ["one", "two", "three"] {
         log.observe(batch.as_bytes()).await.unwrap();
@@ -193,7 +198,7 @@ pub(crate) async fn observations_are_read_in_order_and_trimmed_by_age(stage: Sta
 
 pub(crate) async fn observations_take_no_more_than_their_room(stage: Stage) {
     const BATCH: usize = OBSERVED_BYTES_MAX / 8 - OBSERVED_ENTRY_BYTES;
-    let log = stage.store.log();
+    let log = &*stage.store.log;
     for n in 0..10 {
         log.observe(&vec![n; BATCH]).await.unwrap();
     }

@@ -5,10 +5,10 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::clock::StoreClock;
 use crate::key::Slot;
 use crate::record::{Held, Lifetime, Record, Version};
-use crate::store::memory::StoreClock;
-use crate::store::{Listing, Store, Swap};
+use crate::store::{EventLog, IdentityNotes, Listing, Records, Store, Swap};
 
 /// How long a condition may take to come true.
 pub(super) const PATIENCE: Duration = Duration::from_secs(20);
@@ -17,7 +17,7 @@ const STEP: Duration = Duration::from_millis(20);
 
 /// A fresh store with the time that it goes by, and what must outlive it (a folder, a server).
 pub(crate) struct Stage {
-    pub(crate) store: Arc<dyn Store>,
+    pub(crate) store: Store,
     pub(super) time: Time,
     _guard: Option<Box<dyn Any + Send + Sync>>,
 }
@@ -52,13 +52,13 @@ impl Time {
 }
 
 impl Stage {
-    pub(crate) fn new(store: impl Store, time: Time) -> Stage {
+    pub(crate) fn new(store: impl Records + EventLog + IdentityNotes, time: Time) -> Stage {
         Stage::of_shared(Arc::new(store), time)
     }
 
     /// A stage with a store that others hold, too.
-    pub(crate) fn of_shared(store: Arc<dyn Store>, time: Time) -> Stage {
-        Stage { store, time, _guard: None }
+    pub(crate) fn of_shared(store: impl Into<Store>, time: Time) -> Stage {
+        Stage { store: store.into(), time, _guard: None }
     }
 
     /// Keeps something alive as long as the stage.
@@ -73,7 +73,7 @@ impl Stage {
         next: &Record,
         lifetime: Lifetime,
     ) -> Swap {
-        self.store.swap(slot, expected.map(Version), next, lifetime).await.unwrap()
+        self.store.records.swap(slot, expected.map(Version), next, lifetime).await.unwrap()
     }
 
     pub(super) async fn stored(
@@ -106,17 +106,17 @@ impl Stage {
     }
 
     pub(super) async fn load(&self, slot: &Slot) -> Option<Held> {
-        self.store.load(slot).await.unwrap()
+        self.store.records.load(slot).await.unwrap()
     }
 
     pub(super) async fn is_due(&self, slot: &Slot) -> bool {
-        self.store.due(100).await.unwrap().contains(slot)
+        self.store.records.due(100).await.unwrap().contains(slot)
     }
 
     pub(super) async fn listed(&self, listing: Listing, limit: usize) -> Vec<(Slot, Held)> {
         let (mut all, mut cursor) = (Vec::new(), None);
         for _ in 0..10_000 {
-            let page = self.store.list(listing, cursor.as_deref(), limit).await.unwrap();
+            let page = self.store.records.list(listing, cursor.as_deref(), limit).await.unwrap();
             assert!(page.records.len() <= limit, "{} of {limit}", page.records.len());
             all.extend(page.records);
             cursor = page.cursor;

@@ -8,16 +8,17 @@ use source::{Source, all_sources, blank, repository, rooms_known_by};
 
 /// A room, and the rooms that it may know. One that isn't here has no place in the house yet.
 const MAY_KNOW: &[(&str, &[&str])] = &[
-    ("key", &[]),
+    ("hex", &[]),
+    ("key", &["hex"]),
     ("clock", &[]),
     ("entropy", &[]),
-    ("telemetry", &[]),
+    ("telemetry", &["hex"]),
     ("tls", &[]),
     ("token", &[]),
     ("record", &["key"]),
     ("event", &["record"]),
     ("engine", &["key", "record"]),
-    ("store", &["key", "record", "clock", "tls", "telemetry"]),
+    ("store", &["key", "record", "clock", "tls", "telemetry", "hex"]),
     ("route", &["engine", "key"]),
     ("refusal", &["clock", "engine", "gate", "key", "record", "telemetry"]),
     (
@@ -39,7 +40,18 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
     ("config", &["key", "engine", "tls"]),
     (
         "proxy",
-        &["gate", "refusal", "key", "engine", "record", "clock", "entropy", "telemetry", "tls"],
+        &[
+            "gate",
+            "refusal",
+            "key",
+            "engine",
+            "record",
+            "clock",
+            "entropy",
+            "telemetry",
+            "tls",
+            "hex",
+        ],
     ),
     (
         "layer",
@@ -57,6 +69,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "config",
             "proxy",
             "token",
+            "hex",
         ],
     ),
     ("read_model", &["event", "key", "store"]),
@@ -73,6 +86,7 @@ const MAY_KNOW: &[(&str, &[&str])] = &[
             "clock",
             "config",
             "telemetry",
+            "hex",
         ],
     ),
     ("cli", &["config", "admin", "app", "demo", "telemetry", "clock", "entropy"]),

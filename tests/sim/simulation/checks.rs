@@ -9,7 +9,7 @@ use http::{HeaderMap, StatusCode};
 use onceward::engine::OnUncertain;
 use onceward::gate::IDEMPOTENT_REPLAYED;
 use onceward::record::{Fence, Held, Record, State};
-use onceward::store::{Listing, Store};
+use onceward::store::{Listing, Records};
 
 use super::history::What;
 use super::process::{Process, Stand};

@@ -10,8 +10,8 @@ use onceward::clock::Clock;
 use onceward::entropy::Entropy;
 use onceward::gate::{Gate, Payload, ProtectedRoute, Settings, reconcile, sweep};
 use onceward::route::Route;
-use onceward::store::Store;
 use onceward::store::sealed::{KEY_BYTES, Sealed, SealingKey};
+use onceward::store::{Records, Store};
 use onceward::telemetry::Meter;
 
 use super::link::Link;
@@ -35,13 +35,14 @@ impl World {
             let (watches, watcher) = (process.clone(), link.clone());
             tokio::spawn(async move { watches.within(watcher.keep_watch()).await });
         }
-        let link: Arc<dyn Store> = link;
-        let store = if self.plan.sealed {
+        let link: Arc<dyn Records> = link;
+        let records = if self.plan.sealed {
             let key = SealingKey::new("a", &[7; KEY_BYTES]).unwrap();
             Arc::new(Sealed::new(link, vec![key]).unwrap())
         } else {
             link
         };
+        let store = Store { records, ..Store::from(self.store.clone()) };
         let meter = Meter::new();
         let settings = Settings {
             response_body: ANSWER_MAX,

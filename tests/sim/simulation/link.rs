@@ -7,7 +7,7 @@ use async_trait::async_trait;
 use futures_util::FutureExt;
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, State, Version};
-use onceward::store::{ListError, Listing, Log, Note, Page, Says, Store, StoreError, Swap, Watch};
+use onceward::store::{EventSource, ListError, Listing, Page, Records, StoreError, Swap, Watch};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, sleep, sleep_until, timeout_at};
 
@@ -307,7 +307,7 @@ impl World {
 }
 
 #[async_trait]
-impl Store for Link {
+impl Records for Link {
     /// What is told to the log is not simulated.
     async fn write(
         &self,
@@ -315,7 +315,7 @@ impl Store for Link {
         expected: Option<Version>,
         next: &Record,
         lifetime: Lifetime,
-        _says: Says<'_>,
+        _event: EventSource<'_>,
     ) -> Result<Swap, StoreError> {
         self.process.runs().await;
         let (key, in_flight) =
@@ -332,10 +332,6 @@ impl Store for Link {
         }
         self.process.runs().await;
         told
-    }
-
-    fn log(&self) -> &dyn Log {
-        self.world.store.log()
     }
 
     async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
@@ -391,14 +387,5 @@ impl Store for Link {
     async fn ping(&self) -> Result<(), StoreError> {
         self.process.runs().await;
         Ok(())
-    }
-
-    /// Configurations are compared before a gateway serves, which is not simulated.
-    async fn note(&self, _: Note) -> Result<Option<String>, StoreError> {
-        Ok(None)
-    }
-
-    async fn set_note(&self, _: Note, _: Option<&str>, _: &str) -> Result<bool, StoreError> {
-        Ok(true)
     }
 }

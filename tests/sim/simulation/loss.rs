@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use onceward::key::Slot;
 use onceward::record::{Held, Lifetime, Record, State};
-use onceward::store::Store;
+use onceward::store::Records;
 use onceward::store::redis::RECENT;
 
 use super::link::at_once;

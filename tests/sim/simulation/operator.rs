@@ -26,7 +26,7 @@ impl World {
     async fn decide(&self, key: usize, place: usize) {
         let (gateway, slot) = (self.gateway(place), &self.slots[key]);
         let asked = Instant::now();
-        let Ok(Some(held)) = gateway.gate.store().load(slot).await else { return };
+        let Ok(Some(held)) = gateway.gate.store().records.load(slot).await else { return };
         let State::Uncertain { since_ms, .. } = held.record.state else { return };
         let Some(owner) = self.asker_of(held.record.caller, held.record.fingerprint) else {
             return;

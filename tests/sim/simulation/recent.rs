@@ -11,7 +11,7 @@ use std::time::Duration;
 use onceward::key::Slot;
 use onceward::record::{Fence, Held, Lifetime, Record, Version, decode, encode};
 use onceward::store::redis::{Assertion, Holding, Holdings, QUIET};
-use onceward::store::{Store, StoreError, Swap};
+use onceward::store::{Records, StoreError, Swap};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::flaw::Flaw;

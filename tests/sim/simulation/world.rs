@@ -7,10 +7,11 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::Request;
 use http::request::Parts;
+use onceward::clock::StoreClock;
 use onceward::gate::{Gate, ProtectedRoute, identify};
 use onceward::key::{Caller, Fingerprint, Hashing, Slot};
 use onceward::record::Reply;
-use onceward::store::memory::{Memory, StoreClock};
+use onceward::store::memory::Memory;
 use tokio::time::Instant;
 
 use super::checks::{Operation, Violation};
@@ -50,7 +51,7 @@ pub struct World {
     pub plan: Plan,
     pub flaw: Option<Flaw>,
     pub dice: Dice,
-    pub store: Memory,
+    pub store: Arc<Memory>,
     pub slots: Vec<Slot>,
     /// By which records know each of [`ASKERS`].
     pub marks: Vec<(Caller, Fingerprint)>,
@@ -118,7 +119,7 @@ impl World {
             plan,
             flaw,
             dice,
-            store: Memory::new(clock.clone()),
+            store: Arc::new(Memory::new(clock.clone())),
             slots,
             marks,
             begin,

@@ -8,7 +8,7 @@ use http::{HeaderMap, HeaderValue};
 use crate::engine::KeyRule;
 use crate::gate::intake::identify::invalid;
 use crate::key::{
-    Document, FormField, Key, KeyError, Member, Pointer, Reading, Unclear, form_field,
+    Document, FormField, Key, KeyError, Member, Pointer, Reading, UnclearJson, form_field,
 };
 use crate::refusal::{KeyFault, Refusal};
 
@@ -92,10 +92,12 @@ pub(super) fn document_with_key<'r, 'b>(
 ) -> Result<Option<&'r Document<'b>>, Refusal> {
     match body.document() {
         Ok(document) => Ok(Some(document)),
-        Err(Unclear::Ambiguous) => Err(invalid(KeyFault::AmbiguousBody)),
-        Err(Unclear::TooDeep) => Err(Refusal::BodyUnreadable),
-        Err(Unclear::NotJson) if claims_json(headers, body.bytes()) => Err(Refusal::BodyUnreadable),
-        Err(Unclear::NotJson) => Ok(None),
+        Err(UnclearJson::Ambiguous) => Err(invalid(KeyFault::AmbiguousBody)),
+        Err(UnclearJson::TooDeep) => Err(Refusal::BodyUnreadable),
+        Err(UnclearJson::NotJson) if claims_json(headers, body.bytes()) => {
+            Err(Refusal::BodyUnreadable)
+        }
+        Err(UnclearJson::NotJson) => Ok(None),
     }
 }
 

@@ -16,12 +16,12 @@ const AT_ONCE: usize = 2;
 
 /// The log of two partitions. What is noted under `later` happens when so many readings were made.
 struct Kept {
-    partitions: Mutex<Vec<(Vec<Entry>, Ends)>>,
+    partitions: Mutex<Vec<(Vec<LogEntry>, Ends)>>,
     later: Mutex<Vec<(usize, Change)>>,
     readings: Mutex<usize>,
 }
 
-type Change = fn(&mut Vec<Entry>, &mut Ends);
+type Change = fn(&mut Vec<LogEntry>, &mut Ends);
 
 fn id(n: u64) -> EntryId {
     EntryId { ms: n, seq: 0 }
@@ -30,11 +30,11 @@ fn id(n: u64) -> EntryId {
 /// Partitions 3 and 7, with so many entries each, whose ids count from 1.
 fn log(entries: u64) -> Kept {
     let partitions = [3, 7].map(|partition| {
-        let mut written: Vec<Entry> = Vec::new();
+        let mut written: Vec<LogEntry> = Vec::new();
         for n in 1..=entries {
             let (slot, event) = (slot(Space::Enforced, n), Bytes::from(format!("event {n}")));
             let link = Link::of(written.last().and_then(|last| last.link), &member(&slot), &event);
-            written.push(Entry { partition, id: id(n), slot, event, link: Some(link) });
+            written.push(LogEntry { partition, id: id(n), slot, event, link: Some(link) });
         }
         let last = written.last().and_then(mark).unwrap();
         (written, Ends { partition, trimmed: None, last })
@@ -46,11 +46,11 @@ fn log(entries: u64) -> Kept {
     }
 }
 
-fn mark(entry: &Entry) -> Option<Mark> {
+fn mark(entry: &LogEntry) -> Option<Mark> {
     entry.link.map(|link| Mark { id: entry.id, link })
 }
 
-fn trim(entries: &mut Vec<Entry>, ends: &mut Ends, count: usize) {
+fn trim(entries: &mut Vec<LogEntry>, ends: &mut Ends, count: usize) {
     ends.trimmed = entries.drain(..count).next_back().as_ref().and_then(mark);
 }
 
@@ -69,7 +69,7 @@ impl Kept {
         self
     }
 
-    async fn breaks(&self) -> Vec<(u16, u64, Fault)> {
+    async fn breaks(&self) -> Vec<(u16, u64, ChainFault)> {
         let progress = verify(self, None, usize::MAX).await.unwrap();
         assert_eq!(progress.cursor, None);
         progress.breaks.iter().map(|found| (found.partition, found.id.ms, found.fault)).collect()
@@ -77,8 +77,8 @@ impl Kept {
 }
 
 #[async_trait]
-impl Log for Kept {
-    async fn read(&self, _: &Position, _: usize) -> Result<Vec<Entry>, StoreError> {
+impl EventLog for Kept {
+    async fn read(&self, _: &Position, _: usize) -> Result<Vec<LogEntry>, StoreError> {
         unreachable!("partitions are verified one by one")
     }
     async fn read_partition(
@@ -86,7 +86,7 @@ impl Log for Kept {
         partition: u16,
         from: EntryId,
         limit: usize,
-    ) -> Result<Vec<Entry>, StoreError> {
+    ) -> Result<Vec<LogEntry>, StoreError> {
         let mut partitions = self.partitions.lock().unwrap();
         let (entries, _) = partitions.iter().find(|(_, ends)| ends.partition == partition).unwrap();
         let read = entries
@@ -133,7 +133,7 @@ impl Log for Kept {
 #[tokio::test]
 async fn what_was_written_is_whole() {
     let progress = verify(&log(5), None, usize::MAX).await.unwrap();
-    assert_eq!(progress, Progress { entries: 10, breaks: vec![], cursor: None });
+    assert_eq!(progress, Verification { entries: 10, breaks: vec![], cursor: None });
     assert_eq!(log(5).changed(|entries, ends| trim(entries, ends, 2)).breaks().await, []);
     assert_eq!(
         log(5).changed(|entries, ends| trim(entries, ends, 5)).breaks().await,
@@ -144,7 +144,7 @@ async fn what_was_written_is_whole() {
 
 #[tokio::test]
 async fn each_change_is_one_break_at_its_place() {
-    let unlinked = |n| [(3, n, Fault::Unlinked)];
+    let unlinked = |n| [(3, n, ChainFault::Unlinked)];
     let event: Change = |entries, _| entries[1].event = Bytes::from_static(b"another");
     assert_eq!(log(5).changed(event).breaks().await, unlinked(2));
     let operation: Change = |entries, _| entries[2].slot = slot(Space::Shadow, 3);
@@ -169,7 +169,7 @@ async fn each_change_is_one_break_at_its_place() {
 
 #[tokio::test]
 async fn an_end_that_was_cut_off_is_found() {
-    let cut_off = [(3, 5, Fault::CutOff)];
+    let cut_off = [(3, 5, ChainFault::CutOff)];
     assert_eq!(log(5).changed(|entries, _| entries.truncate(4)).breaks().await, cut_off);
     assert_eq!(log(5).changed(|entries, _| entries.clear()).breaks().await, cut_off);
     let trimmed_and_cut: Change = |entries, ends| {
@@ -200,18 +200,18 @@ async fn what_is_trimmed_while_it_is_looked_at_is_no_break() {
         trim(entries, ends, 4);
         entries.remove(0);
     };
-    assert_eq!(log(7).later(1, taken).breaks().await, [(3, 6, Fault::Unlinked)]);
+    assert_eq!(log(7).later(1, taken).breaks().await, [(3, 6, ChainFault::Unlinked)]);
     let cut_off: Change = |entries, ends| {
         trim(entries, ends, 4);
         entries.clear();
     };
-    assert_eq!(log(7).later(1, cut_off).breaks().await, [(3, 7, Fault::CutOff)]);
+    assert_eq!(log(7).later(1, cut_off).breaks().await, [(3, 7, ChainFault::CutOff)]);
     // Trimmed no further than it had come: what is wrong behind that stays wrong.
     let behind: Change = |entries, ends| {
         trim(entries, ends, 1);
         entries.remove(1);
     };
-    assert_eq!(log(7).later(1, behind).breaks().await, [(3, 4, Fault::Unlinked)]);
+    assert_eq!(log(7).later(1, behind).breaks().await, [(3, 4, ChainFault::Unlinked)]);
 }
 
 #[tokio::test]
@@ -225,10 +225,10 @@ async fn a_changed_link_counts_though_its_entry_is_trimmed_while_it_is_looked_at
     let taken_out: Change = |entries, _| entries[1].link = None;
     assert_eq!(
         log(7).changed(taken_out).later(1, trim_two).breaks().await,
-        [(3, 2, Fault::Unlinked)]
+        [(3, 2, ChainFault::Unlinked)]
     );
     let another: Change = |entries, _| entries[1].link = Link::from_bytes(&[b'0'; LINK_BYTES]);
-    let both = [(3, 2, Fault::Unlinked), (3, 3, Fault::Unlinked)];
+    let both = [(3, 2, ChainFault::Unlinked), (3, 3, ChainFault::Unlinked)];
     assert_eq!(log(7).changed(another).breaks().await, both);
     assert_eq!(
         log(7).changed(another).later(1, trim_two).breaks().await,
@@ -256,16 +256,16 @@ async fn it_goes_on_from_a_cursor_and_through_all_partitions() {
         "a piece ends with what was read at once; the next partition begins a new one"
     );
     let whole = log.changed(|entries, _| entries[0].event = Bytes::from_static(b"another"));
-    let later = Cursor { partition: 7, behind: None };
+    let later = ChainCursor { partition: 7, behind: None };
     assert_eq!(
         verify(&whole, Some(later), usize::MAX).await.unwrap().breaks,
         [],
         "what lies before the cursor was looked at"
     );
-    let Progress { cursor, .. } = verify(&whole, None, 4).await.unwrap();
+    let Verification { cursor, .. } = verify(&whole, None, 4).await.unwrap();
     assert_eq!(
         verify(&whole, cursor, usize::MAX).await.unwrap(),
-        Progress { entries: 6, breaks: vec![], cursor: None }
+        Verification { entries: 6, breaks: vec![], cursor: None }
     );
 }
 
@@ -273,15 +273,15 @@ async fn it_goes_on_from_a_cursor_and_through_all_partitions() {
 async fn a_cursor_at_the_end_finds_nothing_missing() {
     let log = log(5);
     let last = log.ends().await.unwrap()[1].last;
-    let at_end = Cursor { partition: 7, behind: Some(last) };
-    assert_eq!(verify(&log, Some(at_end), usize::MAX).await.unwrap(), Progress::default());
+    let at_end = ChainCursor { partition: 7, behind: Some(last) };
+    assert_eq!(verify(&log, Some(at_end), usize::MAX).await.unwrap(), Verification::default());
 }
 
 #[test]
 fn a_cursor_is_a_place_or_none() {
     let link = "0123456789abcdef0123456789abcdef01234567";
     for text in ["7", &format!("7:5-1:{link}")] {
-        assert_eq!(text.parse::<Cursor>().unwrap().to_string(), text);
+        assert_eq!(text.parse::<ChainCursor>().unwrap().to_string(), text);
     }
     let long = format!("7:5-1:{link}0");
     let signs = format!("7:5-1:{}", link.replace('a', "x"));
@@ -296,12 +296,12 @@ fn a_cursor_is_a_place_or_none() {
         &format!("7:5:{link}"),
         &format!("7:5-1:{link}:1"),
     ] {
-        assert_eq!(odd.parse::<Cursor>(), Err(NoPlace), "{odd}");
+        assert_eq!(odd.parse::<ChainCursor>(), Err(InvalidPosition), "{odd}");
     }
 }
 
 #[test]
 fn faults_are_told_in_words() {
-    assert!(Fault::Unlinked.describe().contains("doesn't follow"));
-    assert!(Fault::CutOff.describe().contains("cut off"));
+    assert!(ChainFault::Unlinked.describe().contains("doesn't follow"));
+    assert!(ChainFault::CutOff.describe().contains("cut off"));
 }

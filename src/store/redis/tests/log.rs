@@ -4,7 +4,7 @@ use redis::Value;
 use redis::aio::MultiplexedConnection;
 
 use super::*;
-use crate::store::log::{DIGEST_BYTES, Entry, EntryId, Fault, OBSERVED_BYTES_MAX, verify};
+use crate::store::log::{ChainFault, DIGEST_BYTES, EntryId, LogEntry, OBSERVED_BYTES_MAX, verify};
 use crate::store::redis::log::appended;
 
 async fn told(store: &Redis, n: u64) {
@@ -31,7 +31,6 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
         told(&store, n).await;
     }
     let ids: Vec<EntryId> = store
-        .log()
         .read_partition(partition, EntryId::default(), 10)
         .await
         .unwrap()
@@ -39,7 +38,7 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
         .map(|entry| entry.id)
         .collect();
     let found = async || {
-        let breaks = verify(store.log(), None, 1000).await.unwrap().breaks;
+        let breaks = verify(&*store, None, 1000).await.unwrap().breaks;
         breaks.into_iter().map(|at| (at.partition, at.id, at.fault)).collect::<Vec<_>>()
     };
     assert_eq!(found().await, []);
@@ -48,14 +47,14 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
         redis::cmd("XDEL").arg(&key).arg(id.to_string()).exec_async(admin).await.unwrap();
     };
     dropped(&mut admin, ids[2]).await;
-    assert_eq!(found().await, [(partition, ids[3], Fault::Unlinked)], "one is taken out");
+    assert_eq!(found().await, [(partition, ids[3], ChainFault::Unlinked)], "one is taken out");
     dropped(&mut admin, ids[5]).await;
     assert_eq!(
         found().await,
-        [(partition, ids[3], Fault::Unlinked), (partition, ids[5], Fault::CutOff)]
+        [(partition, ids[3], ChainFault::Unlinked), (partition, ids[5], ChainFault::CutOff)]
     );
     dropped(&mut admin, ids[0]).await;
-    assert_eq!(found().await[0], (partition, ids[1], Fault::Unlinked), "the beginning too");
+    assert_eq!(found().await[0], (partition, ids[1], ChainFault::Unlinked), "the beginning too");
     let member = layout::member(&HERE(1));
     let mut add = redis::cmd("XADD");
     add.arg(&key).arg(EntryId { ms: ids[5].ms + 60_000, seq: 0 }.to_string());
@@ -65,9 +64,9 @@ async fn entries_that_are_changed_put_in_taken_out_or_cut_off_are_found() {
 }
 
 /// Writes a partition's log anew, as somebody would who leaves the links as they are.
-async fn written_anew(admin: &mut MultiplexedConnection, key: &[u8], entries: &[Entry]) {
+async fn written_anew(admin: &mut MultiplexedConnection, key: &[u8], entries: &[LogEntry]) {
     redis::cmd("DEL").arg(key).exec_async(admin).await.unwrap();
-    for Entry { id, slot, event, link, .. } in entries {
+    for LogEntry { id, slot, event, link, .. } in entries {
         let mut add = redis::cmd("XADD");
         let told = [&[0; DIGEST_BYTES][..], &layout::member(slot), event].concat();
         add.arg(key)
@@ -90,24 +89,25 @@ async fn an_entry_with_another_event_or_operation_and_two_that_changed_places_ar
         told(&store, *n).await;
     }
     let key = names().events_key(partition);
-    let entries = store.log().read_partition(partition, EntryId::default(), 10).await.unwrap();
-    let mut found = async |change: fn(&mut Vec<Entry>)| {
+    let entries = store.read_partition(partition, EntryId::default(), 10).await.unwrap();
+    let mut found = async |change: fn(&mut Vec<LogEntry>)| {
         let mut entries = entries.clone();
         change(&mut entries);
         written_anew(&mut admin, &key, &entries).await;
-        let breaks = verify(store.log(), None, 1000).await.unwrap().breaks;
+        let breaks = verify(&*store, None, 1000).await.unwrap().breaks;
         breaks
             .into_iter()
             .map(|at| (entries.iter().position(|entry| entry.id == at.id), at.fault))
             .collect::<Vec<_>>()
     };
     assert_eq!(found(|_| ()).await, []);
-    let unlinked = |at| (Some(at), Fault::Unlinked);
-    let event = |entries: &mut Vec<Entry>| entries[1].event = b"{\"kind\":\"released\"}"[..].into();
+    let unlinked = |at| (Some(at), ChainFault::Unlinked);
+    let event =
+        |entries: &mut Vec<LogEntry>| entries[1].event = b"{\"kind\":\"released\"}"[..].into();
     assert_eq!(found(event).await, [unlinked(1)]);
-    let operation = |entries: &mut Vec<Entry>| entries[1].slot = entries[0].slot;
+    let operation = |entries: &mut Vec<LogEntry>| entries[1].slot = entries[0].slot;
     assert_eq!(found(operation).await, [unlinked(1)]);
-    let places = |entries: &mut Vec<Entry>| {
+    let places = |entries: &mut Vec<LogEntry>| {
         let (second, third) = (entries[1].id, entries[2].id);
         entries.swap(1, 2);
         (entries[1].id, entries[2].id) = (second, third);
@@ -120,7 +120,7 @@ async fn observations_go_on_being_kept_and_counted_after_somebody_took_them_away
     let server = Server::start().await;
     let store = server.store();
     let mut admin = server.admin().await;
-    let log = store.log();
+    let log = &*store;
     let half = vec![b'x'; OBSERVED_BYTES_MAX / 2];
     let kept = async || {
         let found = log.observations(EntryId::default(), 10).await.unwrap();

@@ -8,6 +8,7 @@ use crate::store::redis::{Ack, Options, track};
 use crate::telemetry::CacheMeter;
 
 struct Keeper {
+    redis: Arc<Redis>,
     store: Arc<Cached>,
     meter: CacheMeter,
 }
@@ -21,8 +22,9 @@ impl Keeper {
         let meter = CacheMeter::default();
         let (cache, wanted) = LocalCache::new(1 << 20, Clock::system(), meter.clone());
         let tracker = track(tracked, cache.clone(), wanted).unwrap();
-        let store = Redis::connect(options).unwrap();
-        Keeper { store: Arc::new(Cached::new(store, cache, tracker)), meter }
+        let redis = Redis::connect(options).unwrap();
+        let store = Arc::new(Cached::new(redis.clone(), cache, tracker));
+        Keeper { redis, store, meter }
     }
 
     fn of(server: &Server) -> Keeper {
@@ -49,7 +51,9 @@ mod the_suite {
 
     async fn stage() -> Stage {
         let server = Server::start().await;
-        Stage::of_shared(Keeper::of(&server).store, Time::Real).with_guard(server)
+        let keeper = Keeper::of(&server);
+        let store = Store { records: keeper.store, ..Store::from(keeper.redis) };
+        Stage::of_shared(store, Time::Real).with_guard(server)
     }
 
     crate::store::suite::stories!(stage);

@@ -1,0 +1,158 @@
+//! A store that answers nothing until its gateway and the store have agreed on the identities of operations.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use async_trait::async_trait;
+
+use super::{
+    EventSource, IdentityNotes, ListError, Listing, Note, Page, Records, Store, StoreError, Swap,
+    Watch,
+};
+use crate::key::Slot;
+use crate::record::{Fence, Held, Lifetime, Record, Version};
+
+/// Refuses every call about records and notes until it is opened, as a store that is out of reach does. So routes fail
+/// closed or open as configured, and the gateway is not ready. The event log stays usable.
+pub struct PendingStore {
+    inner: Store,
+    open: AtomicBool,
+}
+
+impl PendingStore {
+    /// Wraps a store that is not open yet.
+    pub fn new(inner: Store) -> Arc<PendingStore> {
+        Arc::new(PendingStore { inner, open: AtomicBool::new(false) })
+    }
+
+    /// Returns the store as gateways use it.
+    pub fn store(self: &Arc<Self>) -> Store {
+        Store { records: self.clone(), log: self.inner.log.clone(), identities: self.clone() }
+    }
+
+    /// Opens the store, for good.
+    pub fn open(&self) {
+        self.open.store(true, Ordering::Release);
+    }
+
+    fn opened(&self) -> Result<&Store, StoreError> {
+        if self.open.load(Ordering::Acquire) {
+            return Ok(&self.inner);
+        }
+        Err(StoreError::NotApplied("its identities are not compared yet".into()))
+    }
+
+    fn records(&self) -> Result<&dyn Records, StoreError> {
+        Ok(&*self.opened()?.records)
+    }
+}
+
+#[async_trait]
+impl Records for PendingStore {
+    async fn write(
+        &self,
+        slot: &Slot,
+        expected: Option<Version>,
+        next: &Record,
+        lifetime: Lifetime,
+        event: EventSource<'_>,
+    ) -> Result<Swap, StoreError> {
+        self.records()?.write(slot, expected, next, lifetime, event).await
+    }
+
+    async fn load(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.records()?.load(slot).await
+    }
+
+    async fn remains(&self, slot: &Slot) -> Result<Option<Held>, StoreError> {
+        self.records()?.remains(slot).await
+    }
+
+    async fn renew(
+        &self,
+        slot: &Slot,
+        fence: Fence,
+        lease: Duration,
+        keep: Duration,
+    ) -> Result<bool, StoreError> {
+        self.records()?.renew(slot, fence, lease, keep).await
+    }
+
+    async fn due(&self, limit: usize) -> Result<Vec<Slot>, StoreError> {
+        self.records()?.due(limit).await
+    }
+
+    async fn list(
+        &self,
+        listing: Listing,
+        cursor: Option<&str>,
+        limit: usize,
+    ) -> Result<Page, ListError> {
+        self.records()?.list(listing, cursor, limit).await
+    }
+
+    fn watch(&self, slot: &Slot) -> Watch {
+        self.inner.records.watch(slot)
+    }
+
+    async fn ping(&self) -> Result<(), StoreError> {
+        self.records()?.ping().await
+    }
+}
+
+#[async_trait]
+impl IdentityNotes for PendingStore {
+    async fn note(&self, note: Note) -> Result<Option<String>, StoreError> {
+        self.opened()?.identities.note(note).await
+    }
+
+    async fn set_note(
+        &self,
+        note: Note,
+        expected: Option<&str>,
+        next: &str,
+    ) -> Result<bool, StoreError> {
+        self.opened()?.identities.set_note(note, expected, next).await
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::key::Space;
+    use crate::store::memory::Memory;
+    use crate::store::suite::{Stage, Time, claim, slot};
+
+    async fn opened() -> Stage {
+        let time = Time::by_hand();
+        let pending = PendingStore::new(Arc::new(Memory::new(time.clock())).into());
+        pending.open();
+        Stage::of_shared(pending.store(), time)
+    }
+
+    mod as_any_store {
+        crate::store::suite::stories!(super::opened);
+    }
+
+    #[tokio::test]
+    async fn nothing_passes_until_it_is_opened() {
+        let inner = Arc::new(Memory::new(Arc::new(|| 1000)));
+        let pending = PendingStore::new(inner.clone().into());
+        let (slot, lifetime) = (
+            slot(Space::Enforced, 1),
+            Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None },
+        );
+        let refused = pending.swap(&slot, None, &claim(1, 1), lifetime).await;
+        assert!(matches!(refused, Err(StoreError::NotApplied(_))), "{refused:?}");
+        assert!(
+            pending.ping().await.is_err()
+                && pending.load(&slot).await.is_err()
+                && pending.remains(&slot).await.is_err()
+        );
+        assert_eq!(inner.load(&slot).await.unwrap(), None);
+        pending.open();
+        assert_eq!(pending.swap(&slot, None, &claim(1, 1), lifetime).await.unwrap(), Swap::Stored);
+        assert!(pending.ping().await.is_ok() && pending.load(&slot).await.unwrap().is_some());
+    }
+}
