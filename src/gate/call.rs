@@ -24,7 +24,7 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 
 use super::answer::SettledAnswer;
 use super::claim::records::STORE_RETRY_AFTER;
-use super::claim::{Admitted, Sender};
+use super::claim::{AdmitResult, Sender};
 use super::intake::content::Content;
 use super::intake::identify::{Identified, body_hash};
 use super::intake::upstream_key::CarriedKey;
@@ -203,14 +203,14 @@ impl Gate {
             service,
         };
         match Box::pin(self.admit_identified(guarded, identified, permit, &mut request)).await? {
-            Admitted::Run(claimed) => {
+            AdmitResult::Run(claimed) => {
                 Box::pin(self.run_claimed(guarded, claimed, request)).await.map(Some)
             }
-            Admitted::Replay(slot, reply) => {
+            AdmitResult::Replay(slot, reply) => {
                 Ok(Some(SettledAnswer::replayed(slot, reply, request.hold)))
             }
             // A call must never run without protection.
-            Admitted::Unprotected => Ok(None),
+            AdmitResult::Unprotected => Ok(None),
         }
     }
 }

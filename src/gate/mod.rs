@@ -56,7 +56,7 @@ use background::ObservationBuffer;
 pub use background::{reconcile, sweep};
 pub use budget::{Budget, Hold};
 pub use call::{CallOutcome, InternalCaller, InternalOperation};
-use claim::{Admitted, Sender};
+use claim::{AdmitResult, Sender};
 pub use close_delimited::CloseDelimited;
 pub use explain::Explanation;
 pub use identity_check::{IdentityCheckError, agree, notes};
@@ -273,13 +273,13 @@ impl Gate {
             service,
         };
         match self.admit_identified(guarded, identified, permit, &mut request).await? {
-            Admitted::Run(claimed) => {
+            AdmitResult::Run(claimed) => {
                 self.run_claimed(guarded, claimed, request).await?.into_response()
             }
-            Admitted::Replay(slot, reply) => {
+            AdmitResult::Replay(slot, reply) => {
                 SettledAnswer::replayed(slot, reply, request.hold).into_response()
             }
-            Admitted::Unprotected => {
+            AdmitResult::Unprotected => {
                 tracing::warn!(route = %policy.route, "request forwarded without protection: the store is unavailable");
                 // Only the upstream can still deduplicate, by the key.
                 let (parts, body, _hold, service) = request.carry_key();

@@ -11,7 +11,7 @@ use super::answer::SettledAnswer;
 use super::attempt::{Attempt, Claimed};
 use super::budget::Hold;
 use super::claim::probe::is_never_probed;
-use super::claim::{Admitted, IncomingRequest, Sender};
+use super::claim::{AdmitResult, IncomingRequest, Sender};
 use super::intake::content::Content;
 use super::intake::identify::Identified;
 use super::intake::upstream_key::CarriedKey;
@@ -57,7 +57,7 @@ impl Gate {
         identified: Identified,
         permit: Permit,
         request: &mut IdentifiedRequest<S>,
-    ) -> Result<Admitted, Refusal>
+    ) -> Result<AdmitResult, Refusal>
     where
         S: UpstreamService<B>,
     {

@@ -13,7 +13,7 @@ use crate::engine::{
     claim,
 };
 use crate::event::{Context, ObservationKind};
-use crate::gate::attempt::settle::Settled;
+use crate::gate::attempt::settle::SettleResult;
 use crate::gate::background::observations::{PendingObservation, differing, refusal};
 use crate::gate::intake::identify::Identified;
 use crate::key::{Slot, TenantId};
@@ -89,7 +89,7 @@ impl Gate {
                     watched.meter.count_shadow("execute");
                     drop(request);
                     let outcome = answered.await.unwrap_or(Outcome::InDoubt(Cause::Broken));
-                    let _: Settled =
+                    let _: SettleResult =
                         gate.settle(&slot, &own, &outcome, policy, &Context::default()).await;
                 }
                 Ok(Swap::Stale(held)) => {

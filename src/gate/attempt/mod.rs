@@ -31,7 +31,7 @@ pub(super) mod lease;
 pub(super) mod settle;
 
 use lease::SendRule;
-use settle::{Settled, UnsettledOutcome};
+use settle::{SettleResult, UnsettledOutcome};
 
 /// A confirmed claim, with everything that its attempt needs.
 pub(super) struct Claimed {
@@ -151,9 +151,9 @@ impl<S, B> Attempt<S, B> {
         let settled = self.gate.settle(&slot, &self.claimed.claim, &outcome, policy, context).await;
         drop(step);
         match settled {
-            Settled::Written => {}
-            Settled::Stale => return Box::pin(self.answer_as_duplicate()).await,
-            Settled::Unconfirmed => return Err(self.settle_on(outcome)),
+            SettleResult::Written => {}
+            SettleResult::Stale => return Box::pin(self.answer_as_duplicate()).await,
+            SettleResult::Unconfirmed => return Err(self.settle_on(outcome)),
         }
         if self.claimed.claim.restores_uncertainty(&outcome, policy) {
             tracing::info!(

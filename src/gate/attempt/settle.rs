@@ -23,7 +23,7 @@ const RETRY_MIN: Duration = Duration::from_millis(20);
 const RETRY_MAX: Duration = Duration::from_secs(2);
 
 /// The result of settling.
-pub(in crate::gate) enum Settled {
+pub(in crate::gate) enum SettleResult {
     /// The store has the outcome.
     Written,
     /// Another attempt or an operator has settled the operation.
@@ -52,14 +52,14 @@ impl Gate {
         outcome: &Outcome,
         policy: &Policy,
         event_context: &Context,
-    ) -> Settled {
+    ) -> SettleResult {
         let timer = Timer::start();
         let until = Instant::now() + policy.lease.min(SETTLE_MAX);
         let known = Some(&claim.record);
         let settling = self.settle_until_done(slot, claim, known, outcome, policy, event_context);
         let settled = timeout_at(until, settling).await;
         timer.stop(self.meter.store(StoreCall::Settle));
-        settled.unwrap_or(Settled::Unconfirmed)
+        settled.unwrap_or(SettleResult::Unconfirmed)
     }
 
     /// Writes an outcome in a task of its own, until the store confirms it. `keep` (a permit, the
@@ -96,7 +96,7 @@ impl Gate {
         outcome: &Outcome,
         policy: &Policy,
         event_context: &Context,
-    ) -> Settled {
+    ) -> SettleResult {
         // The record that a write met instead of the known one.
         let mut found: Option<Option<Record>> = None;
         let mut pause = RETRY_MIN;
@@ -108,8 +108,8 @@ impl Gate {
             let current = found.as_ref().map_or(known, Option::as_ref);
             let next = match settle(current, claim, outcome, policy, fresh) {
                 Settlement::Write(next) => next,
-                Settlement::Done => return Settled::Written,
-                Settlement::Stale => return Settled::Stale,
+                Settlement::Done => return SettleResult::Written,
+                Settlement::Stale => return SettleResult::Stale,
             };
             let expected = current.map(|record| record.version);
             let context = || event_context.clone();
@@ -121,13 +121,13 @@ impl Gate {
                     if matches!(next.record.state, State::Uncertain { .. }) {
                         self.meter.uncertain.inc();
                     }
-                    return Settled::Written;
+                    return SettleResult::Written;
                 }
                 Ok(Swap::Stale(held)) => {
                     found = Some(held.map(|held| held.record));
                     continue;
                 }
-                Ok(Swap::Large(fence)) if fence != claim.fence => return Settled::Stale,
+                Ok(Swap::Large(fence)) if fence != claim.fence => return SettleResult::Stale,
                 Ok(Swap::Large(_)) => match self.store.records.load(slot).await {
                     Ok(held) => {
                         found = Some(held.map(|held| held.record));
@@ -140,7 +140,7 @@ impl Gate {
                     if matches!(error, StoreError::Corrupt(_)) {
                         self.meter.corrupt_records.inc();
                         log_not_stored(slot, policy, &error);
-                        return Settled::Stale;
+                        return SettleResult::Stale;
                     }
                     error
                 }

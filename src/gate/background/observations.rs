@@ -18,7 +18,7 @@ use tokio_util::sync::CancellationToken;
 use crate::engine::Policy;
 use crate::event::{Difference, Observation, ObservationKind};
 use crate::gate::background::event_log::{TRACE_DIGITS, trace_digits, trace_text};
-use crate::gate::claim::Admitted;
+use crate::gate::claim::AdmitResult;
 use crate::gate::intake::identify::whose;
 use crate::gate::{Gate, Refusal};
 use crate::key::{Hashing, Slot, TenantId};
@@ -97,14 +97,14 @@ impl Gate {
         policy: &Policy,
         tenant: TenantId,
         headers: &HeaderMap,
-        admitted: &Result<Admitted, Refusal>,
+        admitted: &Result<AdmitResult, Refusal>,
         waited: Option<Duration>,
     ) {
         if !self.event_log_enabled() {
             return;
         }
         let (kind, slot, status, problem) = match admitted {
-            Ok(Admitted::Replay(slot, reply)) => {
+            Ok(AdmitResult::Replay(slot, reply)) => {
                 let kind = if waited.is_some() {
                     ObservationKind::Waited
                 } else {

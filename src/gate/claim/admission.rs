@@ -8,7 +8,7 @@ use tokio::time::Instant;
 
 use super::probe::ProbeResult;
 use super::records::STORE_RETRY_AFTER;
-use super::{Admitted, ClaimDetails, IncomingRequest, PendingAdmission};
+use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission};
 use crate::engine::{Admission, Asked, ClaimOver, DuplicateRefusal, OnUncertain, Policy, admit};
 use crate::gate::intake::identify::Identified;
 use crate::gate::intake::upstream_key::key_for_upstream;
@@ -33,7 +33,7 @@ impl Gate {
         identified: Identified,
         permit: Permit,
         request: &mut IncomingRequest<'_, S>,
-    ) -> Result<Admitted, Refusal>
+    ) -> Result<AdmitResult, Refusal>
     where
         S: UpstreamService<B>,
     {
@@ -52,14 +52,14 @@ impl Gate {
                 Admission::Run => {
                     return Err(Refusal::StoreUnavailable { retry_after: STORE_RETRY_AFTER });
                 }
-                Admission::Replay(reply) => return Ok(Admitted::Replay(slot, reply)),
+                Admission::Replay(reply) => return Ok(AdmitResult::Replay(slot, reply)),
                 Admission::Refuse(refusal) => return Err(Refusal::of_refusal(refusal, slot)),
                 Admission::MarkUncertain => Box::pin(self.mark_overdue(&slot, policy))
                     .await
                     .map_err(|error| self.store_failed(&slot, &error))?,
                 Admission::Probe => {
                     match Box::pin(self.probe(&mut pending, uncertain.take(), request)).await? {
-                        ProbeResult::Found(reply) => return Ok(Admitted::Replay(slot, reply)),
+                        ProbeResult::Found(reply) => return Ok(AdmitResult::Replay(slot, reply)),
                         ProbeResult::Decided(decided) => {
                             admission = decided;
                             continue;

@@ -61,7 +61,7 @@ pub(super) struct IncomingRequest<'r, S> {
 }
 
 /// The way in which a request was admitted.
-pub(super) enum Admitted {
+pub(super) enum AdmitResult {
     /// The request runs.
     Run(Claimed),
     /// The stored reply is the answer.
@@ -84,7 +84,7 @@ struct PendingAdmission<'r> {
     /// The share of the client's address.
     address: Option<&'r Arc<AddressShare>>,
     /// The request's wait for the first one, once it has begun.
-    waiting: Option<wait::Waiting>,
+    waiting: Option<wait::WaitingDuplicate>,
 }
 
 impl PendingAdmission<'_> {

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use futures_util::future::try_join_all;
 
 use super::unconfirmed::UnconfirmedClaim;
-use super::{Admitted, IncomingRequest};
+use super::{AdmitResult, IncomingRequest};
 use crate::engine::{Admission, Asked, DuplicateRefusal, OnFailure, Policy, admit};
 use crate::gate::attempt::Claimed;
 use crate::gate::intake::identify::Identified;
@@ -32,7 +32,7 @@ impl Gate {
         identified: Identified,
         permit: Permit,
         request: &mut IncomingRequest<'_, S>,
-    ) -> Result<Admitted, Refusal>
+    ) -> Result<AdmitResult, Refusal>
     where
         S: UpstreamService<B>,
     {
@@ -48,7 +48,7 @@ impl Gate {
         identified: Identified,
         permit: Permit,
         request: &mut IncomingRequest<'_, S>,
-    ) -> Result<Admitted, Refusal>
+    ) -> Result<AdmitResult, Refusal>
     where
         S: UpstreamService<B>,
     {
@@ -60,13 +60,15 @@ impl Gate {
                 if policy.on_failure == OnFailure::FailOpen =>
             {
                 self.meter.store_errors.inc();
-                return Ok(Admitted::Unprotected);
+                return Ok(AdmitResult::Unprotected);
             }
             Err((slot, error)) => return Err(self.store_failed(&slot, &error)),
         };
         let others = identified.others.clone();
         match self.admit(guarded, identified, permit, request).await? {
-            Admitted::Run(claimed) => Box::pin(self.run_if_alone(guarded, claimed, &others)).await,
+            AdmitResult::Run(claimed) => {
+                Box::pin(self.run_if_alone(guarded, claimed, &others)).await
+            }
             other => Ok(other),
         }
     }
@@ -92,7 +94,7 @@ impl Gate {
         guarded: &Arc<ProtectedRoute>,
         claimed: Claimed,
         others: &[(Slot, Caller)],
-    ) -> Result<Admitted, Refusal> {
+    ) -> Result<AdmitResult, Refusal> {
         let (policy, slot) = (&guarded.route.policy, claimed.slot);
         // Given up unless it is closed: also when the client leaves during the look-up.
         let own = UnconfirmedClaim::new(self, guarded, &slot, claimed.claim.clone(), None);
@@ -102,11 +104,11 @@ impl Gate {
             .map_err(|(slot, error)| self.store_failed(&slot, &error))?;
         let Some((at, held)) = found else {
             own.close();
-            return Ok(Admitted::Run(claimed));
+            return Ok(AdmitResult::Run(claimed));
         };
         let (slot, caller) = others[at];
         match admit(Some(&held), &Asked { caller, ..claimed.asked }, policy) {
-            Admission::Replay(reply) => Ok(Admitted::Replay(slot, reply)),
+            Admission::Replay(reply) => Ok(AdmitResult::Replay(slot, reply)),
             Admission::Refuse(refusal) => Err(Refusal::of_refusal(refusal, slot)),
             // The other claimant may have found this claim and given up as well. The client's retry
             // then finds at most one of the two claims.

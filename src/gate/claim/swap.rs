@@ -9,7 +9,7 @@ use tokio::time::timeout;
 
 use super::records::STORE_RETRY_AFTER;
 use super::unconfirmed::UnconfirmedClaim;
-use super::{Admitted, PendingAdmission};
+use super::{AdmitResult, PendingAdmission};
 use crate::engine::{Admission, Claim, ClaimOver, DuplicateRefusal, OnFailure, admit, claim};
 use crate::event::Context;
 use crate::gate::Gate;
@@ -53,7 +53,7 @@ impl Gate {
         pending: &mut PendingAdmission<'_>,
         over: ClaimOver,
         first_look: bool,
-    ) -> Result<ControlFlow<Admitted, Option<Held>>, Refusal> {
+    ) -> Result<ControlFlow<AdmitResult, Option<Held>>, Refusal> {
         let (guarded, slot) = (pending.guarded, pending.slot);
         let policy = &guarded.route.policy;
         if over == ClaimOver::Nothing && pending.waiting.is_some() {
@@ -78,7 +78,7 @@ impl Gate {
                 };
                 let permit = ForwardPermit::new(permit);
                 let asked = pending.asked;
-                Ok(ControlFlow::Break(Admitted::Run(Claimed {
+                Ok(ControlFlow::Break(AdmitResult::Run(Claimed {
                     slot,
                     asked,
                     claim,
@@ -97,7 +97,7 @@ impl Gate {
             // Only while no record was seen: a request must not run beside an operation that is
             // active or settled.
             ClaimResult::Unknown(_) if first_look && policy.on_failure == OnFailure::FailOpen => {
-                Ok(ControlFlow::Break(Admitted::Unprotected))
+                Ok(ControlFlow::Break(AdmitResult::Unprotected))
             }
             ClaimResult::Unknown(own) => {
                 own.into_iter().for_each(|own| self.give_up(slot, own, guarded, None));

@@ -20,14 +20,14 @@ use crate::store::Watch;
 const POLL: Duration = Duration::from_secs(2);
 
 /// A duplicate that waits.
-pub(in crate::gate) struct Waiting {
+pub(in crate::gate) struct WaitingDuplicate {
     watch: Watch,
     until: Instant,
     gauge: Gauge,
     _permit: Permit,
 }
 
-impl Waiting {
+impl WaitingDuplicate {
     /// Waits until the record may have changed. Returns `false` when the wait timeout is over.
     async fn next(&mut self, gate: &Gate) -> bool {
         let poll = Instant::now() + gate.entropy.jitter(POLL);
@@ -39,7 +39,7 @@ impl Waiting {
     }
 }
 
-impl Drop for Waiting {
+impl Drop for WaitingDuplicate {
     fn drop(&mut self) {
         self.gauge.dec();
     }
@@ -55,7 +55,7 @@ impl Gate {
         policy: &Policy,
         slot: &Slot,
         address: Option<&Arc<AddressShare>>,
-    ) -> Result<Waiting, Refusal> {
+    ) -> Result<WaitingDuplicate, Refusal> {
         let permit = self
             .waiters
             .take_for(address.map(|address| &address.waiters))
@@ -66,13 +66,18 @@ impl Gate {
         }
         self.meter.waiters.inc();
         let gauge = self.meter.waiters.clone();
-        Ok(Waiting { watch, until: Instant::now() + policy.wait_timeout, gauge, _permit: permit })
+        Ok(WaitingDuplicate {
+            watch,
+            until: Instant::now() + policy.wait_timeout,
+            gauge,
+            _permit: permit,
+        })
     }
 
     /// Returns the record as soon as the duplicate need not wait any longer.
     pub(super) async fn wait_for_change(
         &self,
-        waiting: &mut Waiting,
+        waiting: &mut WaitingDuplicate,
         policy: &Policy,
         slot: &Slot,
         asked: &Asked,
