@@ -11,7 +11,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use onceward::event::{Context, Event, EventKind, Observation, ObservationKind};
 use onceward::key::{SLOT_BYTES, Slot, Space};
-use onceward::read_model::{Filter, Projector, QueryError, ReadModel, State};
+use onceward::read_model::{Filter, OperationState, Projector, QueryError, ReadModel};
 use onceward::record::{Fence, Lifetime, Record, Version};
 use onceward::store::Records;
 use onceward::store::log::{EntryId, LogEntry};
@@ -133,7 +133,7 @@ fn told(operations: std::ops::Range<u64>, of: u64) -> Vec<LogEntry> {
 
 /// Fills a file; how long applying took.
 fn fill(model: &ReadModel, operations: u64) -> Duration {
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let (mut took, mut reported) = (Duration::ZERO, 0);
     for first in (0..operations).step_by(BATCH / 2) {
         let mut entries = told(first..operations.min(first + BATCH as u64 / 2), operations);
@@ -155,7 +155,7 @@ fn fill(model: &ReadModel, operations: u64) -> Duration {
 
 /// Duplicates of the last hour, as gateways tell them.
 fn observe(model: &ReadModel, operations: u64) {
-    let generation = model.reached().unwrap().generation;
+    let generation = model.progress().unwrap().checkpoint.fence;
     let seen = |n: u64| Observation {
         until_ms: None,
         times: None,
@@ -207,11 +207,13 @@ fn questions(model: &ReadModel, operations: u64) {
     ask("newest", |_| search(none()));
     ask("route", |n| search(Filter { route: Some(route(n)), ..none() }));
     ask("route, no such", |_| search(Filter { route: Some("nowhere".into()), ..none() }));
-    ask("state uncertain", |_| search(Filter { state: Some(State::Uncertain), ..none() }));
-    ask("state completed", |_| search(Filter { state: Some(State::Completed), ..none() }));
-    ask("state expired (none)", |_| search(Filter { state: Some(State::Expired), ..none() }));
+    ask("state uncertain", |_| search(Filter { state: Some(OperationState::Uncertain), ..none() }));
+    ask("state completed", |_| search(Filter { state: Some(OperationState::Completed), ..none() }));
+    ask("state expired (none)", |_| {
+        search(Filter { state: Some(OperationState::Expired), ..none() })
+    });
     ask("route and state", |n| {
-        search(Filter { route: Some(route(n)), state: Some(State::Uncertain), ..none() })
+        search(Filter { route: Some(route(n)), state: Some(OperationState::Uncertain), ..none() })
     });
     ask("status 402", |_| search(Filter { status: Some(402), ..none() }));
     ask("status 500 (none)", |_| search(Filter { status: Some(500), ..none() }));
@@ -220,16 +222,22 @@ fn questions(model: &ReadModel, operations: u64) {
     });
     ask("scope", |n| search(Filter { scopes: vec![scope(any(n))], ..none() }));
     ask("scope and state", |n| {
-        search(Filter { scopes: vec![scope(any(n))], state: Some(State::Uncertain), ..none() })
+        search(Filter {
+            scopes: vec![scope(any(n))],
+            state: Some(OperationState::Uncertain),
+            ..none()
+        })
     });
     let large = |filter: Filter| search(Filter { scopes: vec![LARGE.to_owned()], ..filter });
     ask("the large scope", |_| large(none()));
-    ask("the large scope and state", |_| large(Filter { state: Some(State::Uncertain), ..none() }));
+    ask("the large scope and state", |_| {
+        large(Filter { state: Some(OperationState::Uncertain), ..none() })
+    });
     ask("the large scope and status", |_| large(Filter { status: Some(402), ..none() }));
     let field = |name: &str, value: String| Filter { field: Some((name.into(), value)), ..none() };
     ask("field order", |n| search(field("order", format!("order-{}", any(n)))));
     ask("field currency (a third)", |_| search(field("currency", "EUR".into())));
-    let lost = |filter: Filter| Filter { state: Some(State::Uncertain), ..filter };
+    let lost = |filter: Filter| Filter { state: Some(OperationState::Uncertain), ..filter };
     ask("field currency and state", |_| search(lost(field("currency", "EUR".into()))));
     ask("field currency and scope", |n| {
         search(Filter { scopes: vec![scope(any(n))], ..field("currency", "EUR".into()) })

@@ -1,6 +1,6 @@
 //! What an operation costs on the embedded store: empty, and with many records in it.
 //!
-//!     cargo run --release --example embedded_cost -- [RECORDS] [DIR]
+//!     cargo run --profile dist --example embedded_cost -- [RECORDS] [DIR]
 //!
 //! Prints the time per claim and completion with 64 clients and with one, and how many claims share a commit. DIR must
 //! be new; it is kept, and the temporary folder that is used without it is not.
@@ -18,7 +18,7 @@ use onceward::key::{Caller, Fingerprint, Scope, Slot, Space};
 use onceward::record::{
     Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
 };
-use onceward::store::embedded::{Embedded, Options};
+use onceward::store::embedded::{Embedded, EmbeddedOptions};
 use onceward::store::{Records, Swap};
 use tokio::time::Instant;
 
@@ -121,7 +121,7 @@ async fn main() {
     let dir = given.clone().unwrap_or_else(|| own.clone());
     let clock = Clock::system();
     let boot = clock.clone();
-    let options = Options::new(Arc::new(move || boot.boot_ms()), clock.unix_ms());
+    let options = EmbeddedOptions::new(Arc::new(move || boot.boot_ms()), clock.unix_ms());
     let store = Arc::new(Embedded::open(&dir, options.clone()).unwrap());
     let next = Arc::new(AtomicU64::new(0));
 

@@ -1,6 +1,6 @@
 //! Runs seeded simulations of gateways under faults, many of them, or tells one.
 //!
-//!     cargo run --release --example simulate -- --seeds 1000000 [--from N] [--flaw NAME]
+//!     cargo run --profile dist --example simulate -- --seeds 1000000 [--from N] [--flaw NAME]
 //!     cargo run --release --example simulate -- --seed N [--flaw NAME]
 //!
 //! Prints how many ran and, at the end, how often each fault and each kind of answer occurred. Where a promise is not

@@ -9,8 +9,6 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD as BASE64;
 use http::uri::Scheme;
 use tokio::net::TcpListener;
 use tokio::sync::{Mutex, mpsc};
@@ -21,8 +19,7 @@ use tokio_util::task::AbortOnDropHandle;
 use crate::admin::{Access, Admin, ReloadAsked, Reloads, Sessions, Token, router};
 use crate::clock::Clock;
 use crate::config::{
-    AckPolicy, Config, Durability, HostHeader, Http2Mode, Role, RouteConfig, Secret, Secrets,
-    StoreUrl, UpstreamConfig, UpstreamUrl,
+    Config, HostHeader, Http2Mode, Role, RouteConfig, Secrets, UpstreamConfig, UpstreamUrl,
 };
 use crate::engine::Policy;
 use crate::entropy::Entropy;
@@ -34,17 +31,8 @@ use crate::proxy::{
     listen,
 };
 use crate::route::Route;
-use crate::store::Store;
-use crate::store::cache::LocalCache;
-use crate::store::cached::Cached;
-use crate::store::embedded::{Embedded, Options as EmbeddedOptions};
-use crate::store::memory::Memory;
-use crate::store::redis::{
-    self, Ack as RedisAck, Features, Options as RedisOptions, Place as RedisPlace, Presence, QUIET,
-    Redis,
-};
+use crate::store::open::OpenStore;
 pub use crate::store::redis::{Grade, Remark};
-use crate::store::sealed::{Sealed, SealingKey};
 use crate::telemetry::Meter;
 use crate::tls::{ClientIdentity, Identity};
 use crate::token::Keyring;
@@ -57,6 +45,7 @@ mod keys;
 mod operators;
 mod read_model;
 mod reload;
+mod store;
 mod telling;
 
 pub use copy::{Copied, CopyError, CopyStep, copy_store};
@@ -65,6 +54,7 @@ pub use identities::identity_changes;
 pub use read_model::{Freshness, Projection};
 pub use reload::ReloadError;
 use reload::{Doors, InForce, Lasting, Prepared};
+pub use store::survey;
 
 /// A gateway that serves.
 pub struct Gateway {
@@ -97,11 +87,11 @@ impl Gateway {
         descriptors::raise(&config.limits, 1 + config.upstreams.len());
         let clock = Clock::system();
         let meter = Meter::new();
-        let mut kept = open_store(&config, &clock, &meter).await?;
-        kept.announce();
+        let mut opened = store::open(&config, &clock, &meter).await?;
+        opened.announce();
         let hashing = hashing(&secrets)?;
         let identities = identities::configured(&config, &hashing);
-        let store = cached(sealed(kept.store.clone(), &secrets)?, &config, &clock, &meter)?;
+        let store = store::for_gateway(&opened, &config, &secrets, &clock, &meter)?;
         let accept = config.accept_new_identities;
         let identities::Agreed { store, pending } =
             identities::agreed(store, identities, accept, &meter.vanished).await?;
@@ -140,7 +130,7 @@ impl Gateway {
         let in_force = Mutex::new(prepared.begin());
         let running = Arc::new(Running { lasting, doors, in_force });
         let stop = CancellationToken::new();
-        let served = tokio::spawn(running.clone().serve(server, admin, kept, stop.clone()));
+        let served = tokio::spawn(running.clone().serve(server, admin, opened, stop.clone()));
         Ok(Gateway { listen, admin: admin_address, running, asked, stop, served, pending })
     }
 
@@ -209,7 +199,7 @@ impl Running {
         self: Arc<Self>,
         server: Server,
         admin: TcpListener,
-        kept: Kept,
+        opened: OpenStore,
         stop: CancellationToken,
     ) -> bool {
         let keeper = self
@@ -246,7 +236,7 @@ impl Running {
         // A store that is silent must not hold up the end.
         const OBSERVATIONS_MAX: Duration = Duration::from_secs(1);
         let _ = tokio::time::timeout(OBSERVATIONS_MAX, telling).await;
-        kept.close().await;
+        opened.close().await;
         operators.abort();
         settled
     }
@@ -272,162 +262,6 @@ async fn end(
         tracing::error!("the drain timeout is over: what was still under way is uncertain now");
     }
     settled
-}
-
-/// An open store, and how it is closed.
-struct Kept {
-    store: Store,
-    embedded: Option<Arc<Embedded>>,
-    redis: Option<Arc<Redis>>,
-    /// Says to others that a gateway uses the servers.
-    presence: Option<Presence>,
-}
-
-impl Kept {
-    /// Begins to say that a gateway uses the store. A file says so by its lock.
-    fn announce(&mut self) {
-        self.presence = self.redis.as_ref().map(Presence::announce);
-    }
-
-    async fn close(&self) {
-        if let Some(presence) = &self.presence {
-            presence.end().await;
-        }
-        if let Some(embedded) = &self.embedded {
-            embedded.close().await;
-        }
-    }
-}
-
-/// Says what the servers' settings put at risk; under "strict" that ends the start, and so does not knowing.
-async fn look_over(store: &Redis, durability: Durability) -> Result<()> {
-    let strict = durability == Durability::Strict;
-    let remarks = match store.survey().await {
-        Ok(remarks) => remarks,
-        Err(error) if strict => {
-            return Err(error)
-                .context("durability = \"strict\" needs a store whose settings can be asked");
-        }
-        Err(error) => {
-            tracing::warn!(%error, "the store does not answer yet");
-            return Ok(());
-        }
-    };
-    let faults: Vec<_> = remarks.iter().filter(|remark| remark.grade != Grade::Sound).collect();
-    for remark in &faults {
-        tracing::warn!(advice = remark.advice, "store: {}", remark.text);
-    }
-    match faults.iter().find(|remark| remark.grade != Grade::Limited) {
-        Some(first) if strict => anyhow::bail!(
-            "durability = \"strict\" refuses this store: {}; {}",
-            first.text,
-            first.advice
-        ),
-        _ => Ok(()),
-    }
-}
-
-/// The store, or one that seals what goes into it.
-fn sealed(store: Store, secrets: &Secrets) -> Result<Store> {
-    if secrets.encryption_keys.is_empty() {
-        return Ok(store);
-    }
-    let key = |(id, text): &(String, Secret)| {
-        anyhow::Ok(SealingKey::new(id, &BASE64.decode(text.expose())?)?)
-    };
-    let keys = secrets.encryption_keys.iter().map(key).collect::<Result<Vec<_>>>()?;
-    Ok(Store { records: Arc::new(Sealed::new(store.records, keys)?), ..store })
-}
-
-/// The store, or one whose completed records are kept in the process: outermost, so that a replay opens no seal either.
-fn cached(store: Store, config: &Config, clock: &Clock, meter: &Meter) -> Result<Store> {
-    let bytes = config.store.local_cache;
-    if bytes == 0 || !matches!(config.store.url, StoreUrl::Redis { .. } | StoreUrl::Sentinel { .. })
-    {
-        return Ok(store);
-    }
-    let (cache, wanted) = LocalCache::new(bytes, clock.clone(), meter.cache.clone());
-    let tracker = redis::track(&redis_options(config, meter)?, cache.clone(), wanted)?;
-    Ok(Store { records: Arc::new(Cached::new(store.records, cache, tracker)), ..store })
-}
-
-/// Looks at the servers of a configured store. `None` where there are none to look at.
-///
-/// # Errors
-/// A url that leads nowhere, a server that can't be asked.
-pub async fn survey(config: &Config) -> Result<Option<Vec<Remark>>> {
-    match &config.store.url {
-        StoreUrl::Memory | StoreUrl::File(_) => Ok(None),
-        _ => Ok(Some(Redis::connect(redis_options(config, &Meter::new())?)?.survey().await?)),
-    }
-}
-
-fn redis_options(config: &Config, meter: &Meter) -> Result<RedisOptions> {
-    Ok(RedisOptions {
-        place: redis_place(&config.store.url)?,
-        timeout: config.store.timeout,
-        ca_file: config.store.ca_file.clone(),
-        client: config.store.client.clone(),
-        ack: match config.store.ack {
-            AckPolicy::Memory => RedisAck::Memory,
-            AckPolicy::Replicas(wanted) => RedisAck::Replicas(wanted),
-            AckPolicy::Fsync => RedisAck::Fsync,
-        },
-        quiet: if config.store.durability == Durability::Strict { QUIET } else { Duration::ZERO },
-        breakers: meter.breakers.clone(),
-        namespace: config.store.namespace.clone(),
-        features: Features {
-            event_log: config.log_keep.is_some(),
-            local_cache: config.store.local_cache > 0,
-        },
-    })
-}
-
-fn redis_place(url: &StoreUrl) -> Result<RedisPlace> {
-    let all = |urls: &[Secret]| urls.iter().map(|url| url.expose().to_owned()).collect();
-    Ok(match url {
-        StoreUrl::Redis { url, .. } => RedisPlace::Server(url.expose().to_owned()),
-        StoreUrl::Cluster { nodes, .. } => RedisPlace::Cluster(all(nodes)),
-        StoreUrl::Sentinel { sentinels, primary, name, .. } => RedisPlace::Sentinel {
-            sentinels: all(sentinels),
-            primary: primary.expose().to_owned(),
-            name: name.clone(),
-        },
-        StoreUrl::Memory | StoreUrl::File(_) => anyhow::bail!("the store is not in Redis"),
-    })
-}
-
-async fn open_store(config: &Config, clock: &Clock, meter: &Meter) -> Result<Kept> {
-    match &config.store.url {
-        StoreUrl::Memory => Ok(Kept {
-            store: Arc::new(Memory::new(clock.anchored())).into(),
-            embedded: None,
-            redis: None,
-            presence: None,
-        }),
-        StoreUrl::File(dir) => {
-            let span = clock.clone();
-            let options = EmbeddedOptions::new(Arc::new(move || span.boot_ms()), clock.unix_ms());
-            let embedded = Arc::new(Embedded::open(dir, options)?);
-            Ok(Kept {
-                store: embedded.clone().into(),
-                embedded: Some(embedded),
-                redis: None,
-                presence: None,
-            })
-        }
-        StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let store = Redis::connect(redis_options(config, meter)?)?;
-            // Not fatal: the gateway starts not ready, and becomes ready when the store answers.
-            look_over(&store, config.store.durability).await?;
-            Ok(Kept {
-                store: store.clone().into(),
-                embedded: None,
-                redis: Some(store),
-                presence: None,
-            })
-        }
-    }
 }
 
 /// What identities are hashed with.

@@ -53,9 +53,9 @@ use crate::config::{Config, Faults, Overrides};
 use crate::engine::{FingerprintRule, Mode, Outcome};
 use crate::entropy::{Entropy, EntropyError};
 use crate::gate::{
-    AnswerBody, Answered, BoxError, Content, ForwardError, Gate, Hold, Movement, Payload,
-    ProtectedRoute, Refusal, Settings, Stream, UpstreamService, identify, keep_identifying_fields,
-    reconcile, wants_protection,
+    AnswerBody, Answered, BoxError, BufferedRequest, Content, ForwardError, Gate, Hold, Identified,
+    Intake, Movement, Payload, ProtectedRoute, Refusal, RequestContext, Requester, Settings,
+    Stream, UpstreamService, identify_watched, keep_identifying_fields, reconcile,
 };
 use crate::proxy::{Lookalikes, Rejections, Silence, Target, discard, read_whole, trace_parent};
 use crate::record::{Cause, Reply, ReplyBody};
@@ -246,7 +246,8 @@ impl Front {
         B: Body<Data = Bytes, Error: Into<BoxError>> + Send + Unpin + 'static,
     {
         self.lookalikes.drop_from(request.headers_mut());
-        let trail = Trail::of(request.extensions());
+        let context = RequestContext::from_extensions(request.extensions());
+        let trail = context.trail.clone();
         let origin = cors::asking_origin(request.headers());
         let trace = trace_parent(request.headers_mut(), self.gate.entropy(), trail.as_ref());
         let mut trace = Followed { trace, trail, origin, echo: None };
@@ -269,7 +270,7 @@ impl Front {
                 return Box::pin(std::future::ready(Ok(response)));
             }
             return Box::pin(async move {
-                let result = self.pass(request, inner, None, self.silence).await;
+                let result = self.pass(request, &context, inner, None, self.silence).await;
                 Ok(self.respond(result, None, trace))
             });
         };
@@ -279,27 +280,22 @@ impl Front {
         }
         match guarded.route.policy.mode {
             Mode::Off => Box::pin(async move {
-                let result = self.pass(request, inner, None, guarded.response_timeout).await;
+                let result =
+                    self.pass(request, &context, inner, None, guarded.response_timeout).await;
                 Ok(self.respond(result, Some(&guarded), trace))
             }),
             Mode::Shadow => Box::pin(async move {
-                self.vouch(&guarded, &mut request);
-                let result = self.watch(&guarded, request, inner).await;
+                let result = self.watch(&guarded, request, context, inner).await;
                 Ok(self.respond(result, Some(&guarded), trace))
             }),
             Mode::Enforce => {
                 trace.echo = Echo::of(&guarded.route.policy, request.headers());
-                self.vouch(&guarded, &mut request);
-                match wants_protection(
-                    &guarded.route.policy,
-                    request.headers(),
-                    request.extensions(),
-                ) {
-                    Ok(true) => {}
-                    Ok(false) => {
+                let intake = match self.gate.read_head(&guarded, request.headers(), &context) {
+                    Ok(Some(intake)) => intake,
+                    Ok(None) => {
                         return Box::pin(async move {
-                            let result =
-                                self.pass(request, inner, None, guarded.response_timeout).await;
+                            let timeout = guarded.response_timeout;
+                            let result = self.pass(request, &context, inner, None, timeout).await;
                             Ok(self.respond(result, Some(&guarded), trace))
                         });
                     }
@@ -308,12 +304,12 @@ impl Front {
                         let response = self.respond(Err(problem), Some(&guarded), trace);
                         return Box::pin(std::future::ready(Ok(response)));
                     }
-                }
+                };
                 let (parts, body) = request.into_parts();
-                let parts = Box::new(parts);
                 let announced = trailers::need_announcement(parts.version, &parts.headers);
+                let head = Head { parts: Box::new(parts), intake, context };
                 Box::pin(async move {
-                    let mut result = self.protect(&guarded, parts, body, inner).await;
+                    let mut result = self.protect(&guarded, head, body, inner).await;
                     result
                         .iter_mut()
                         .filter(|_| announced)
@@ -324,18 +320,11 @@ impl Front {
         }
     }
 
-    /// Finds out who vouches for the request's scope, once, before anything of its body is kept.
-    fn vouch<B>(&self, guarded: &ProtectedRoute, request: &mut Request<B>) {
-        if let Some(vouched) = self.gate.vouch(guarded, request.headers(), request.extensions()) {
-            request.extensions_mut().insert(vouched);
-        }
-    }
-
     /// Reads the body and passes the gate.
     async fn protect<S, B>(
         &self,
         guarded: &Arc<ProtectedRoute>,
-        parts: Box<Parts>,
+        head: Head,
         mut body: B,
         inner: S,
     ) -> Result<Answered<S::ResponseBody>, Refusal>
@@ -343,11 +332,15 @@ impl Front {
         S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let mut hold = self.gate.budget().of_address(parts.extensions.get()).hold();
+        let Head { parts, intake, context } = head;
+        let mut hold = self.gate.budget().of_address(context.address_share.as_ref()).hold();
         match read_whole(&mut body, self.gate.settings().request_body, self.body_timeout, &mut hold)
             .await
         {
-            Ok(bytes) => self.gate.handle(guarded, parts, bytes, hold, inner).await,
+            Ok(body) => {
+                let request = BufferedRequest { parts, intake, body, hold, context };
+                self.gate.handle(guarded, request, inner).await
+            }
             Err(problem) => {
                 discard(body);
                 Err(problem)
@@ -360,17 +353,19 @@ impl Front {
         &self,
         guarded: &Arc<ProtectedRoute>,
         request: Request<B>,
+        context: RequestContext,
         inner: S,
     ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
         S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
+        let verified = self.gate.verify_scope(guarded, request.headers(), &context);
         let (parts, body) = request.into_parts();
         let seen = Request::from_parts(parts.clone(), ()).into_parts().0;
         let watched = Watched::default();
         let (gate, route, place) = (self.gate.clone(), guarded.clone(), watched.clone());
-        let room = self.gate.passing_room(&seen.extensions);
+        let room = self.gate.passing_room(context.address_share.as_ref());
         let limit = self.gate.settings().request_body;
         let copy = move |bytes: Option<Bytes>, mut room: Hold| {
             // What finds no room decoded counts as a body that was too large.
@@ -383,21 +378,30 @@ impl Front {
                 policy.fingerprint = FingerprintRule::WithoutBody;
             }
             let content = content.unwrap_or_else(|| Bytes::new().into());
-            match identify(&policy, &gate.settings().hashing, &seen, &content) {
-                Ok(Some(identified)) => {
+            let requester = Requester::from_head(&policy, &seen.headers, verified.as_ref());
+            let hashing = &gate.settings().hashing;
+            match identify_watched(&policy, hashing, &requester, &seen, &content) {
+                Ok(Some(Identified { operation, .. })) => {
                     let bytes = (!unfingerprinted).then(|| content.bytes().clone());
-                    place.put(gate.observe(&route, identified, seen, bytes, room));
+                    place.put(gate.observe(&route, operation, seen, bytes, room));
                 }
                 Ok(None) => route.meter.count_shadow("pass"),
                 Err(problem) => {
                     route.meter.count_shadow(would_refuse(&problem));
-                    gate.observe_unidentified(&policy, &seen, &problem);
+                    let tenant = requester.ok().map(|requester| requester.tenant());
+                    gate.observe_unidentified(&policy, tenant, &seen.headers, &problem);
                 }
             }
         };
         let copying: Copying = (limit, room, Box::new(copy));
         let result = self
-            .pass(Request::from_parts(parts, body), inner, Some(copying), guarded.response_timeout)
+            .pass(
+                Request::from_parts(parts, body),
+                &context,
+                inner,
+                Some(copying),
+                guarded.response_timeout,
+            )
             .await;
         watched.ended(match &result {
             Ok(answered) => Outcome::Answered(Arc::new(Reply {
@@ -416,6 +420,7 @@ impl Front {
     async fn pass<S, B>(
         &self,
         request: Request<B>,
+        context: &RequestContext,
         mut inner: S,
         copy: Option<Copying>,
         silence: Duration,
@@ -424,8 +429,8 @@ impl Front {
         S: UpstreamService<B>,
         B: Body<Data = Bytes> + Send + Unpin + 'static,
     {
-        let (request, permit) = admit(&self.gate, request)?;
-        let mut step = Trail::step(request.extensions().get(), Work::Forward);
+        let (request, permit) = admit(&self.gate, context.address_share.as_ref(), request)?;
+        let mut step = Trail::step(context.trail.as_ref(), Work::Forward);
         let idempotent = request.method().is_idempotent();
         let movement = (!request.body().is_end_stream()).then(Movement::begin);
         let request = request.map(|body| {
@@ -465,6 +470,13 @@ impl Front {
             }
         }
     }
+}
+
+/// The head of a request that asks for protection.
+struct Head {
+    parts: Box<Parts>,
+    intake: Intake,
+    context: RequestContext,
 }
 
 /// A body's copy: up to how many bytes, in which room, and for whom.

@@ -88,7 +88,7 @@ pub(super) fn mark_of(
     said: &BTreeMap<String, String>,
 ) -> Result<String, AdminRefusal> {
     let policy = admin.policies.get(route).ok_or(AdminRefusal::RouteUnknown)?;
-    Ok(admin.gate.marks_of(policy, said)?.join(","))
+    Ok(admin.gate.tenant_marks(policy, said)?.join(","))
 }
 
 /// The operation under a key, on a path where the route tells paths apart, as it is now.

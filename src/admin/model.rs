@@ -206,7 +206,7 @@ pub(super) async fn report(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::read_model::State;
+    use crate::read_model::OperationState;
 
     #[test]
     fn a_search_is_read_from_names_and_values_and_nothing_is_passed_over() {
@@ -222,7 +222,7 @@ mod tests {
         let filter = filter(asked).unwrap();
         assert_eq!(
             (filter.route.as_deref(), filter.state, filter.status),
-            (Some("payments"), Some(State::Uncertain), Some(201))
+            (Some("payments"), Some(OperationState::Uncertain), Some(201))
         );
         assert_eq!(filter.scopes, ["0a", "1b"]);
         assert_eq!(filter.field, Some(("order".to_owned(), "A-17".to_owned())));

@@ -1,6 +1,5 @@
 //! `GET /v1/log`: the event log, piece by piece and as it grows.
 
-use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -16,9 +15,9 @@ use super::Admin;
 use super::model::moment;
 use super::problem::AdminRefusal;
 use super::view::{EventView, LoggedView};
-use crate::key::PARTITIONS;
 use crate::store::StoreError;
-use crate::store::log::{EntryId, EventLog, LogEntry, Position};
+use crate::store::log::reader::{LogPage, LogReader, position_before};
+use crate::store::log::{LogEntry, Position};
 
 /// Events of one answer, where nothing is asked for, and at most: an answer of a megabyte.
 const EVENTS: usize = 100;
@@ -87,13 +86,11 @@ pub(super) async fn tail(
     if !admin.gate.event_log_enabled() {
         return Err(AdminRefusal::LogOff);
     }
-    let log = &*admin.gate.store().log;
+    let reader = LogReader::new(admin.gate.store().log.clone());
     let from = match (asked.after, asked.since) {
         (Some(cursor), None) => read_cursor(&cursor)?,
-        (None, Some(since)) => before(moment(&since)?),
-        (None, None) => {
-            Position(log.ends().await?.iter().map(|ends| (ends.partition, ends.last.id)).collect())
-        }
+        (None, Some(since)) => position_before(moment(&since)?),
+        (None, None) => reader.end().await?,
         (Some(_), Some(_)) => {
             return Err(AdminRefusal::Invalid(
                 "after says where to go on: leave since away".to_owned(),
@@ -103,62 +100,19 @@ pub(super) async fn tail(
     let limit = asked.limit.unwrap_or(EVENTS).clamp(1, EVENTS_MAX);
     let wait = Duration::from_secs(asked.wait.unwrap_or(0).min(WAIT_S_MAX));
     LOOKS.mine().await;
-    let mut piece = told(log, &from, read(log, &from, limit).await?).await?;
-    if piece.events.is_empty() && !piece.trimmed && !wait.is_zero() {
-        // Given up at the end of the wait, wherever it is: what was read and not answered is read again from the cursor.
-        if let Ok(entries) = tokio::time::timeout(wait, watch(log, &from, limit)).await {
-            piece = told(log, &from, entries?).await?;
+    let mut page = reader.page(&from, reader.in_order(&from, limit).await?).await?;
+    if page.entries.is_empty() && !page.trimmed && !wait.is_zero() {
+        // The wait may end at any point: entries that were read and not answered are read again from the cursor.
+        if let Ok(entries) = tokio::time::timeout(wait, watch(&reader, &from, limit)).await {
+            page = reader.page(&from, entries?).await?;
         }
     }
-    Ok(Json(piece))
+    Ok(Json(view(&page)))
 }
 
-/// Reads what is behind a position, at most `limit` of it.
-async fn read(
-    log: &dyn EventLog,
-    from: &Position,
-    limit: usize,
-) -> Result<Vec<LogEntry>, StoreError> {
-    let mut entries = log.read(from, limit).await?;
-    // A store may give one of each partition. Their ids begin with the time, and ascend within each partition.
-    entries.sort_by_key(|entry| (entry.id, entry.partition));
-    entries.truncate(limit);
-    Ok(entries)
-}
-
-/// A piece of these entries, which were read from a position: how far it goes, and whether something between was trimmed.
-///
-/// Danger: that is looked up behind the reading. Before it, what is trimmed between the two would be left out unsaid; so at worst it
-/// is said of entries that were trimmed when they had just been read.
-async fn told(
-    log: &dyn EventLog,
-    from: &Position,
-    entries: Vec<LogEntry>,
-) -> Result<LoggedView, StoreError> {
-    let ends = if entries.is_empty() {
-        log.ends().await?
-    } else {
-        // Busy logs are read often: of the other partitions it is said when something is read of them.
-        log.ends_of(&entries.iter().map(|entry| entry.partition).collect()).await?
-    };
-    let mut position = from.clone();
-    entries.iter().for_each(|entry| position.advance(entry));
-    let mut trimmed = false;
-    for (partition, end) in ends.iter().filter_map(|ends| Some((ends.partition, ends.trimmed?.id)))
-    {
-        if end > from.of(partition) {
-            trimmed = true;
-            // Said once: the next piece goes on behind it.
-            position.0.insert(partition, position.of(partition).max(end));
-        }
-    }
-    let events = entries.iter().map(EventView::from).collect();
-    Ok(LoggedView { events, cursor: write_cursor(&position), trimmed })
-}
-
-/// Looks until there is something.
+/// Reads again and again until there are entries.
 async fn watch(
-    log: &dyn EventLog,
+    reader: &LogReader,
     from: &Position,
     limit: usize,
 ) -> Result<Vec<LogEntry>, StoreError> {
@@ -166,17 +120,19 @@ async fn watch(
     loop {
         tokio::time::sleep(PERIOD).await;
         LOOKS.mine().await;
-        let entries = read(log, from, limit).await?;
+        let entries = reader.in_order(from, limit).await?;
         if !entries.is_empty() {
             return Ok(entries);
         }
     }
 }
 
-/// The place before all entries of a millisecond, in every partition.
-fn before(ms: u64) -> Position {
-    let last = ms.checked_sub(1).map_or(EntryId::default(), |ms| EntryId { ms, seq: u64::MAX });
-    Position((0..PARTITIONS).map(|partition| (partition, last)).collect::<BTreeMap<_, _>>())
+fn view(page: &LogPage) -> LoggedView {
+    LoggedView {
+        events: page.entries.iter().map(EventView::from).collect(),
+        cursor: write_cursor(&page.position),
+        trimmed: page.trimmed,
+    }
 }
 
 fn write_cursor(position: &Position) -> String {
@@ -202,9 +158,10 @@ mod tests {
     use std::sync::atomic::{AtomicU64, Ordering};
 
     use super::*;
-    use crate::key::{SLOT_BYTES, Slot, Space};
+    use crate::key::{PARTITIONS, SLOT_BYTES, Slot, Space};
     use crate::record::Lifetime;
     use crate::store::Records;
+    use crate::store::log::{EntryId, EventLog};
     use crate::store::memory::Memory;
     use crate::store::suite::{claim, slot};
 
@@ -248,7 +205,8 @@ mod tests {
 
     #[tokio::test]
     async fn a_piece_has_no_more_than_was_asked_for_and_the_next_goes_on_behind_it() {
-        let store = Memory::new(Arc::new(|| 1000));
+        let store = Arc::new(Memory::new(Arc::new(|| 1000)));
+        let reader = LogReader::new(store.clone());
         let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
         for n in 1..=5 {
             store
@@ -259,11 +217,12 @@ mod tests {
                 .unwrap();
         }
         let piece = async |from: &Position| {
-            let piece = told(&store, from, read(&store, from, 3).await.unwrap()).await.unwrap();
+            let page = reader.page(from, reader.in_order(from, 3).await.unwrap()).await.unwrap();
+            let piece = view(&page);
             let position = read_cursor(&piece.cursor).unwrap();
             (piece, position)
         };
-        let (first, position) = piece(&before(1000)).await;
+        let (first, position) = piece(&position_before(1000)).await;
         let (second, position) = piece(&position).await;
         let operations: Vec<String> = first
             .events
@@ -277,14 +236,15 @@ mod tests {
         );
         assert_eq!((first.events.len(), first.trimmed, second.trimmed), (3, false, false));
         assert!(piece(&position).await.0.events.is_empty());
-        assert!(piece(&before(1001)).await.0.events.is_empty());
+        assert!(piece(&position_before(1001)).await.0.events.is_empty());
     }
 
     #[tokio::test]
     async fn what_was_trimmed_behind_a_cursor_is_said_once() {
         let clock = Arc::new(AtomicU64::new(1000));
         let stores = clock.clone();
-        let store = Memory::new(Arc::new(move || stores.load(Ordering::SeqCst)));
+        let store = Arc::new(Memory::new(Arc::new(move || stores.load(Ordering::SeqCst))));
+        let reader = LogReader::new(store.clone());
         let lifetime = Lifetime { keep: Duration::from_secs(60), due: None, tombstone: None };
         let tell = async |n, ms| {
             clock.store(ms, Ordering::SeqCst);
@@ -296,13 +256,14 @@ mod tests {
                 .unwrap();
         };
         let piece = async |from: &Position| {
-            let piece = told(&store, from, read(&store, from, 1).await.unwrap()).await.unwrap();
+            let page = reader.page(from, reader.in_order(from, 1).await.unwrap()).await.unwrap();
+            let piece = view(&page);
             (piece.events.len(), piece.trimmed, read_cursor(&piece.cursor).unwrap())
         };
         for (n, ms) in [(1, 1000), (2, 2000), (3, 3000), (4, 9000)] {
             tell(n, ms).await;
         }
-        let (_, _, first) = piece(&before(0)).await;
+        let (_, _, first) = piece(&position_before(0)).await;
         let (_, _, third) = piece(&piece(&first).await.2).await;
         assert_eq!(store.trim(Duration::from_secs(5)).await.unwrap().entries, 3);
         let (events, trimmed, last) = piece(&first).await;

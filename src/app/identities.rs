@@ -6,9 +6,10 @@ use tokio::time::sleep;
 
 use super::*;
 use crate::engine::{Identities, Notes};
-use crate::gate::{IdentityCheckError, agree, notes};
+use crate::gate::{IdentityCheckError, check_identities, notes};
+use crate::store::Store;
 use crate::store::pending::PendingStore;
-use crate::telemetry::VanishedRoutes;
+use crate::telemetry::{BreakerMeter, VanishedRoutes};
 
 /// How often a store that doesn't answer yet is asked again.
 const ASK_AGAIN: Duration = Duration::from_millis(500);
@@ -44,7 +45,7 @@ pub(super) async fn agreed(
     accept: bool,
     vanished: &VanishedRoutes,
 ) -> Result<Agreed> {
-    match agree(&*store.identities, &configured, accept).await {
+    match check_identities(&*store.identities, &configured, accept).await {
         Ok(count) => {
             vanished.set(count);
             return Ok(Agreed { store, pending: None });
@@ -61,7 +62,7 @@ pub(super) async fn agreed(
         async move {
             loop {
                 sleep(ASK_AGAIN).await;
-                match agree(&*store.identities, &configured, accept).await {
+                match check_identities(&*store.identities, &configured, accept).await {
                     Ok(count) => {
                         vanished.set(count);
                         return waiting.open();
@@ -88,15 +89,13 @@ pub(super) async fn agreed(
 /// # Errors
 /// A store that can't be asked; a secret that is none.
 pub async fn identity_changes(config: &Config, secrets: &Secrets) -> Result<Option<Vec<String>>> {
-    let kept = match &config.store.url {
-        StoreUrl::Memory => Notes::default(),
-        StoreUrl::File(dir) if !dir.exists() => Notes::default(),
-        _ => {
-            let kept = open_store(config, &Clock::system(), &Meter::new()).await?;
-            let told = notes(&*kept.store.identities).await;
-            kept.close().await;
-            told?
-        }
+    let kept = if store::settings(config, BreakerMeter::default()).may_exist() {
+        let opened = store::open(config, &Clock::system(), &Meter::new()).await?;
+        let read = notes(&*opened.store.identities).await;
+        opened.close().await;
+        read?
+    } else {
+        Notes::default()
     };
     if kept.identities.is_none() {
         return Ok(None);
@@ -114,6 +113,7 @@ mod tests {
     use super::*;
     use crate::key::{Scope, Slot, Space};
     use crate::store::Records;
+    use crate::store::memory::Memory;
 
     fn identities(route: &str) -> Identities {
         let policy = Policy { route: route.into(), ..fallback().unwrap() };
@@ -153,7 +153,7 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn a_store_that_comes_back_and_disagrees_is_never_used() {
         let (server, memory) = out_of_reach();
-        agree(&*memory, &identities("payments"), false).await.unwrap();
+        check_identities(&*memory, &identities("payments"), false).await.unwrap();
         let kept = notes(&*memory).await.unwrap();
         let Agreed { store, pending } =
             agreed(server.store(), identities("payouts"), false, &VanishedRoutes::default())

@@ -13,7 +13,7 @@ use tokio_util::task::AbortOnDropHandle;
 use super::{read, scheme};
 use crate::config::{Config, JwksSource};
 use crate::proxy::{Forward, Http2, RequestBody, Upstream, UpstreamSettings, fetch};
-use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, Pace};
+use crate::token::{KEY_SET_BYTES_MAX, KeySet, Keyring, RefreshIntervals};
 
 /// How long connecting to a server of keys, and the whole answer, may take. Nobody waits for it.
 const CONNECT_MAX: Duration = Duration::from_secs(5);
@@ -71,7 +71,8 @@ async fn open(place: &JwksSource) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>
                 keys.with_context(|| format!("the keys of tokens (jwks) in {name}"))?,
             ));
             let file = file.clone();
-            let keeper = keyring.clone().keep(name, Pace::FILE, move || contents(file.clone()));
+            let keeper =
+                keyring.clone().keep(name, RefreshIntervals::FILE, move || contents(file.clone()));
             (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
         }
         JwksSource::Server { url, path, ca_file } => {
@@ -102,7 +103,7 @@ async fn open(place: &JwksSource) -> Result<(Arc<Keyring>, AbortOnDropHandle<()>
                         .map_err(|error| error.to_string())
                 }
             };
-            let keeper = keyring.clone().keep(url.to_string(), Pace::SERVER, ask);
+            let keeper = keyring.clone().keep(url.to_string(), RefreshIntervals::SERVER, ask);
             (keyring, AbortOnDropHandle::new(tokio::spawn(keeper)))
         }
     })

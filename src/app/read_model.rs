@@ -8,13 +8,14 @@ use anyhow::{Context, Result, bail};
 use tokio::time::sleep;
 use tokio_util::task::AbortOnDropHandle;
 
-use super::open_store;
+use super::store;
 use crate::clock::Clock;
-use crate::config::{Config, ReadModelConfig, StoreUrl};
+use crate::config::{Config, ReadModelConfig};
 pub use crate::read_model::Freshness;
 use crate::read_model::{Projector, ReadModel};
 use crate::store::Store;
-use crate::telemetry::Meter;
+use crate::store::open::StoreSettings;
+use crate::telemetry::{BreakerMeter, Meter};
 
 /// The file's name, in whatever folder it lies.
 const FILE: &str = "read-model.sqlite";
@@ -61,7 +62,7 @@ impl Projection {
         let Some(wanted) = &config.read_model else {
             bail!("the read model is switched off: set enabled = true under [read_model]")
         };
-        if matches!(config.store.url, StoreUrl::Memory | StoreUrl::File(_)) {
+        if !store::settings(config, BreakerMeter::default()).capabilities().shared {
             bail!(
                 "the store {} can't be read by another process: its gateway keeps the read model itself",
                 config.store.url
@@ -71,7 +72,7 @@ impl Projection {
             bail!("nobody else could read what is built in memory: set path under [read_model]")
         };
         let clock = Clock::system();
-        let store = open_store(config, &clock, &Meter::new()).await?.store;
+        let store = store::open(config, &clock, &Meter::new()).await?.store;
         let model = open(Some(place)).await?;
         if rebuild {
             let emptied = model.clone();
@@ -113,21 +114,21 @@ async fn look(model: Arc<ReadModel>) {
 
 fn configured_place(config: &Config, wanted: &ReadModelConfig) -> Option<PathBuf> {
     let state = || std::env::var_os("STATE_DIRECTORY").map(PathBuf::from);
-    wanted.path.clone().or_else(|| place(&config.store.url, state()))
+    wanted
+        .path
+        .clone()
+        .or_else(|| place(&store::settings(config, BreakerMeter::default()), state()))
 }
 
 /// Where the file is: beside an embedded store; for one that is elsewhere in the folder that a service manager gives (the first, where
 /// it gives several). Without such a folder it is in memory: it is made of the log, and is made of it anew after a restart.
-fn place(store: &StoreUrl, state_directory: Option<PathBuf>) -> Option<PathBuf> {
-    match store {
-        StoreUrl::Memory => None,
-        StoreUrl::File(folder) => Some(folder.join(FILE)),
-        StoreUrl::Redis { .. } | StoreUrl::Cluster { .. } | StoreUrl::Sentinel { .. } => {
-            let folders = state_directory?;
-            let first = folders.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
-            Some(PathBuf::from(first).join(FILE))
-        }
+fn place(store: &StoreSettings, state_directory: Option<PathBuf>) -> Option<PathBuf> {
+    if let Some(folder) = store.folder() {
+        return Some(folder.join(FILE));
     }
+    let folders = state_directory.filter(|_| store.capabilities().durable)?;
+    let first = folders.to_str()?.split(':').next().filter(|first| !first.is_empty())?;
+    Some(PathBuf::from(first).join(FILE))
 }
 
 #[cfg(test)]
@@ -136,9 +137,9 @@ mod tests {
 
     #[test]
     fn the_file_lies_beside_the_store_or_where_the_service_manager_says() {
-        let beside = place(&StoreUrl::File("/data".into()), Some("/state".into()));
+        let beside = place(&StoreSettings::File("/data".into()), Some("/state".into()));
         assert_eq!(beside, Some("/data/read-model.sqlite".into()));
-        assert_eq!(place(&StoreUrl::Memory, Some("/state".into())), None);
+        assert_eq!(place(&StoreSettings::Memory, Some("/state".into())), None);
         let redis = Config::load(
             None,
             crate::config::Overrides {
@@ -147,7 +148,7 @@ mod tests {
                 ..Default::default()
             },
         );
-        let redis = redis.unwrap().store.url;
+        let redis = store::settings(&redis.unwrap(), BreakerMeter::default());
         assert_eq!(
             place(&redis, Some("/state:/other".into())),
             Some("/state/read-model.sqlite".into())

@@ -17,7 +17,7 @@ use super::telling::{Telling, observing};
 use super::*;
 use crate::admin::{Reloads, Sessions};
 use crate::config::Faults;
-use crate::gate::{IdentityCheckError, agree};
+use crate::gate::{IdentityCheckError, check_identities};
 use crate::layer::Once;
 use crate::proxy::{RequestBody, Terms};
 use crate::telemetry::{Observers, Observing};
@@ -214,7 +214,8 @@ impl InForce {
         let prepared = Prepared::new((config, secrets), gate, lasting, Some(self))
             .await
             .map_err(ReloadError::Unusable)?;
-        let vanished = agree(&*self.gate.store().identities, &identities, accept).await?;
+        let vanished =
+            check_identities(&*self.gate.store().identities, &identities, accept).await?;
         self.gate.meter().vanished.set(vanished);
 
         if let (Some(identity), Some(renewal)) = (&lasting.identity, renewal) {

@@ -25,12 +25,13 @@ use http::{HeaderMap, HeaderValue, Request, StatusCode};
 use super::answer::SettledAnswer;
 use super::claim::records::STORE_RETRY_AFTER;
 use super::claim::{AdmitResult, Sender};
-use super::intake::content::Content;
-use super::intake::identify::{Identified, body_hash};
-use super::intake::upstream_key::CarriedKey;
+use super::context::RequestContext;
+use super::intake::fingerprint::body_hash;
+use super::intake::upstream_key::UpstreamKeyPlacement;
+use super::intake::{Content, OperationKey, RequestedOperation, key_in_head};
 use super::run::IdentifiedRequest;
+use super::state::{Gate, ProtectedRoute};
 use super::upstream_service::UpstreamService;
-use super::{Gate, ProtectedRoute};
 use crate::engine::{KeySource, Policy, Side, any_chosen, chosen};
 use crate::key::{
     Caller, Hashing, OperationParts, Reading, Scope, Slot, Space, fingerprint, key_field_value,
@@ -187,14 +188,16 @@ impl Gate {
         if !hold.grow(body.len()) {
             return Err(Refusal::Overloaded);
         }
-        put_key(policy, operation.key, &mut parts.headers)?;
+        let key = put_key(policy, operation.key, &mut parts.headers)?;
         let content = Content::from(body.clone());
-        let identified = operation.identified(&self.settings.hashing, &parts, &body);
-        let upstream_key = CarriedKey::new(policy, &parts, &content, &body)?;
+        let requested = operation.requested(&self.settings.hashing, &parts, &body);
+        let upstream_key = UpstreamKeyPlacement::new(policy, &parts, &body, &key)?;
         let permit = self.permit_for(Sender::Gateway, None)?;
         let mut request = IdentifiedRequest {
             sender: Sender::Gateway,
+            context: RequestContext::from_extensions(&parts.extensions),
             parts: Box::new(parts),
+            key,
             _content_hold: hold.beside(),
             body,
             content,
@@ -202,7 +205,7 @@ impl Gate {
             hold,
             service,
         };
-        match Box::pin(self.admit_identified(guarded, identified, permit, &mut request)).await? {
+        match Box::pin(self.admit_identified(guarded, requested, permit, &mut request)).await? {
             AdmitResult::Run(claimed) => {
                 Box::pin(self.run_claimed(guarded, claimed, request)).await.map(Some)
             }
@@ -253,7 +256,7 @@ impl InternalOperation<'_> {
         }
     }
 
-    fn identified(&self, hashing: &Hashing, parts: &Parts, body: &Bytes) -> Identified {
+    fn requested(&self, hashing: &Hashing, parts: &Parts, body: &Bytes) -> RequestedOperation {
         let policy = &self.guarded.route.policy;
         let (scope, caller) = (self.caller.scope(), self.caller.caller());
         let (slot, hashed_caller) = self.identity(hashing, caller);
@@ -266,28 +269,33 @@ impl InternalOperation<'_> {
         };
         let how = body_hash(&policy.fingerprint, &parts.headers);
         let (path, query) = (parts.uri.path(), parts.uri.query());
-        Identified {
+        RequestedOperation {
             slot,
             caller: hashed_caller,
             fingerprint: fingerprint(parts.method.as_str(), path, query, reading, how),
-            whose: *scope.as_bytes(),
+            tenant: scope.into(),
             others: hashing.other_identities(&self.named(&scope), caller),
             fields,
         }
     }
 }
 
-/// Writes the key into the route's field, where it is read as a client's key is.
-fn put_key(policy: &Policy, key: &str, headers: &mut HeaderMap) -> Result<(), Refusal> {
+/// Writes the key into the route's field, and reads it back as a client's key is read: the same
+/// rules apply to it.
+fn put_key(policy: &Policy, key: &str, headers: &mut HeaderMap) -> Result<OperationKey, Refusal> {
     let KeySource::Sent { header: Some(name), .. } = &policy.key.source else {
-        let what = "a header field for the key, in the route's configuration,".to_owned();
-        return Err(Refusal::KeyMissing { what, body: None });
+        return Err(no_key_field());
     };
     let value = HeaderValue::try_from(key_field_value(key, policy.key.syntax));
     let value =
         value.map_err(|_| Refusal::KeyInvalid { why: crate::key::KeyError::Character.into() })?;
     headers.insert(name, value);
-    Ok(())
+    key_in_head(&policy.key, name, headers)?.map(OperationKey::Sent).ok_or_else(no_key_field)
+}
+
+fn no_key_field() -> Refusal {
+    let what = "a header field for the key, in the route's configuration,".to_owned();
+    Refusal::KeyMissing { what, body: None }
 }
 
 fn answered<B>(settled: SettledAnswer<B>) -> (CallOutcome, Answer) {

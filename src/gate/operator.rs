@@ -1,6 +1,6 @@
 //! Operators' decisions: settle an uncertain operation by hand, or expire a result.
 
-use super::Gate;
+use super::state::Gate;
 use crate::engine::{Decision, DecisionDenied, Policy, decide};
 use crate::event::Context;
 use crate::key::Slot;

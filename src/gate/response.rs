@@ -8,10 +8,10 @@ use http::{HeaderMap, HeaderValue, StatusCode};
 use http_body::Body;
 use http_body_util::BodyExt;
 
-use super::Gate;
 use super::answer::IDEMPOTENT_REPLAYED;
 use super::budget::Hold;
 use super::payload::AnswerBody;
+use super::state::Gate;
 use super::trailers::{prepare_trailers, trailer_bytes};
 use crate::engine::is_grpc;
 use crate::record::Reply;

@@ -12,28 +12,28 @@ use super::attempt::{Attempt, Claimed};
 use super::budget::Hold;
 use super::claim::probe::is_never_probed;
 use super::claim::{AdmitResult, IncomingRequest, Sender};
-use super::intake::content::Content;
-use super::intake::identify::Identified;
-use super::intake::upstream_key::CarriedKey;
+use super::context::RequestContext;
+use super::intake::upstream_key::UpstreamKeyPlacement;
+use super::intake::{Content, OperationKey, RequestedOperation};
 use super::payload::Payload;
 use super::permits::Permit;
+use super::state::{Gate, ProtectedRoute};
 use super::upstream_service::UpstreamService;
-use super::{Gate, ProtectedRoute};
-use crate::key::TenantId;
 use crate::refusal::Refusal;
-use crate::telemetry::Trail;
 
 /// A request with a known operation, until it is sent.
 pub(in crate::gate) struct IdentifiedRequest<S> {
     pub sender: Sender,
     pub parts: Box<Parts>,
+    pub key: OperationKey,
     pub body: Bytes,
     /// The body, decoded.
     pub content: Content,
     /// The memory of the decoded body.
     pub _content_hold: Hold,
     /// The key as the upstream gets it.
-    pub upstream_key: CarriedKey,
+    pub upstream_key: UpstreamKeyPlacement,
+    pub context: RequestContext,
     /// The memory of the body and the answer.
     pub hold: Hold,
     pub service: S,
@@ -54,7 +54,7 @@ impl Gate {
     pub(in crate::gate) async fn admit_identified<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
+        operation: RequestedOperation,
         permit: Permit,
         request: &mut IdentifiedRequest<S>,
     ) -> Result<AdmitResult, Refusal>
@@ -64,15 +64,17 @@ impl Gate {
         let mut incoming = IncomingRequest {
             sender: request.sender,
             parts: &request.parts,
+            key: &request.key,
             content: request.content.bytes(),
             request_bytes: request.body.len() as u64,
+            context: &request.context,
             service: &mut request.service,
             hold: &mut request.hold,
             waited: None,
         };
-        let tenant = TenantId::from_bytes(identified.whose);
+        let tenant = operation.tenant;
         let admitted =
-            self.admit_under_all_secrets(guarded, identified, permit, &mut incoming).await;
+            self.admit_under_all_secrets(guarded, operation, permit, &mut incoming).await;
         let waited = incoming.waited;
         let headers = &request.parts.headers;
         self.observe_duplicate(&guarded.route.policy, tenant, headers, &admitted, waited);
@@ -85,7 +87,7 @@ impl Gate {
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         claimed: Claimed,
-        request: IdentifiedRequest<S>,
+        mut request: IdentifiedRequest<S>,
     ) -> Result<SettledAnswer<S::ResponseBody>, Refusal>
     where
         S: UpstreamService<B>,
@@ -93,8 +95,8 @@ impl Gate {
     {
         let policy = &guarded.route.policy;
         let slot = claimed.slot;
-        let trail = Trail::of(&request.parts.extensions);
-        let never_probed = is_never_probed(policy, &request.parts, request.content.bytes());
+        let trail = request.context.trail.take();
+        let never_probed = is_never_probed(policy, &request.key);
         let (parts, body, hold, service) = request.carry_key();
         let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
         let (gate, guarded) = (self.clone(), guarded.clone());

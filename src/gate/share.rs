@@ -3,7 +3,6 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use http::Extensions;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 /// Counts the active requests, the waiting duplicates and the buffered bytes of one client address.
@@ -38,12 +37,7 @@ impl Default for AddressShare {
 }
 
 impl AddressShare {
-    /// Returns the share of the address that a request came from.
-    pub(super) fn of(extensions: &Extensions) -> Option<&Arc<AddressShare>> {
-        extensions.get()
-    }
-
-    /// Waits for a turn to claim; dropping the turn ends it.
+    /// Waits for a turn to claim, which lasts until it is dropped.
     pub(super) async fn turn(&self) -> Option<OwnedSemaphorePermit> {
         self.claims.clone().acquire_owned().await.ok()
     }

@@ -3,15 +3,15 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::engine::Outcome;
-use crate::gate::{Observation, Refusal};
+use crate::gate::{Refusal, ShadowObserver};
 
 /// Shared by the body, which tells whom to watch, and the request, which tells how it ended.
 #[derive(Clone, Default)]
-pub(super) struct Watched(Arc<Mutex<Option<Observation>>>);
+pub(super) struct Watched(Arc<Mutex<Option<ShadowObserver>>>);
 
 impl Watched {
     /// The body is whole: this is watched, if there is room.
-    pub fn put(&self, observation: Option<Observation>) {
+    pub fn put(&self, observation: Option<ShadowObserver>) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = observation;
     }
 

@@ -15,7 +15,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf, copy_bidirectional};
 use tokio_util::sync::CancellationToken;
 
-use crate::gate::{ForwardPermit, Movement};
+use crate::gate::{Movement, SharedPermit};
 
 /// How long a tunnel lives; a request extension where the request asks for an upgrade.
 #[derive(Debug, Clone)]
@@ -41,7 +41,7 @@ pub(super) fn tunnel(
     client: OnUpgrade,
     upstream: OnUpgrade,
     terms: Option<TunnelTerms>,
-    permit: Option<ForwardPermit>,
+    permit: Option<SharedPermit>,
 ) {
     tokio::spawn(async move {
         let _held = permit;

@@ -10,7 +10,7 @@ use onceward::record::{
     Extras, Fence, Lifetime, Record, Reply, ReplyBody, Settler, State, Version,
 };
 use onceward::store::Records;
-use onceward::store::embedded::{Embedded, Options};
+use onceward::store::embedded::{Embedded, EmbeddedOptions};
 
 use crate::admin::cli;
 use crate::harness::{Gateway, ROUTES, RedisServer, Request, Upstream, until};
@@ -136,7 +136,8 @@ fn add_records(dir: &Path, count: u64) {
         let clock = onceward::clock::Clock::system();
         let unix_ms = clock.unix_ms();
         let store = Arc::new(
-            Embedded::open(dir, Options::new(Arc::new(move || clock.boot_ms()), unix_ms)).unwrap(),
+            Embedded::open(dir, EmbeddedOptions::new(Arc::new(move || clock.boot_ms()), unix_ms))
+                .unwrap(),
         );
         let writes = (0..count).map(|n| {
             let store = store.clone();

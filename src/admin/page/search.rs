@@ -19,7 +19,7 @@ use crate::admin::operations::from_store;
 use crate::admin::problem::AdminRefusal;
 use crate::admin::view::{Listed, OperationView};
 use crate::engine::{Mode, Policy};
-use crate::gate::{scope_names, whose_names};
+use crate::gate::{scope_names, tenant_names};
 use crate::key::Slot;
 
 /// Rows of a page.
@@ -314,7 +314,7 @@ fn by_key(admin: &Admin, visitor: &Visitor) -> Markup {
 /// The form for what a client is known by: a tenant's name, an API key.
 fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
     let routes = routes(admin);
-    if routes.iter().all(|policy| whose_names(policy).is_empty()) {
+    if routes.iter().all(|policy| tenant_names(policy).is_empty()) {
         return html! {};
     }
     html! {
@@ -324,7 +324,7 @@ fn by_client(admin: &Admin, visitor: &Visitor) -> Markup {
                 (proof(visitor))
                 div.row {
                     (of_route("client", &routes))
-                    (parts("client", "of", &routes, whose_names))
+                    (parts("client", "of", &routes, tenant_names))
                     div.buttons { button type="submit" { "Find" } }
                 }
                 p.hint {

@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::clock::rfc3339;
-use crate::read_model::{Report, ReportRow};
+use crate::read_model::{ReportRow, ShadowReport};
 
 /// What enforcing would have done on routes in shadow mode.
 #[derive(Debug, Clone, Serialize, Deserialize, ToSchema)]
@@ -45,7 +45,11 @@ pub struct ReportRowView {
 
 impl ReportView {
     /// A report, so far behind, of a gateway with these routes in shadow mode.
-    pub fn new(report: Report, shadow_routes: Vec<String>, lag_ms: Option<u64>) -> ReportView {
+    pub fn new(
+        report: ShadowReport,
+        shadow_routes: Vec<String>,
+        lag_ms: Option<u64>,
+    ) -> ReportView {
         ReportView {
             since: rfc3339(report.since_ms),
             would_replay: report.replayed,

@@ -9,7 +9,8 @@ use super::OperationView;
 use crate::clock::rfc3339;
 use crate::event::EventKind;
 use crate::read_model::{
-    HourRow, Latency, MinuteRow, Moment, Operation, Overview, State, Tally, Timeline, What,
+    HourRow, Latency, MinuteRow, Moment, MomentDetail, Operation, OperationState, Overview, Tally,
+    Timeline,
 };
 
 /// An operation from its beginning to now, as far as the event log tells.
@@ -205,13 +206,13 @@ impl MomentView {
     /// A moment; `None` if it can't be told.
     fn new(moment: &Moment) -> Option<MomentView> {
         // Events and observations have the names that are told, and may have more.
-        let told = match &moment.what {
-            What::Changed(event) => serde_json::to_value(event),
-            What::Observed(observation) => serde_json::to_value(observation),
+        let told = match &moment.detail {
+            MomentDetail::Changed(event) => serde_json::to_value(event),
+            MomentDetail::Observed(observation) => serde_json::to_value(observation),
         };
         let mut view: MomentView = serde_json::from_value(told.ok()?).ok()?;
         view.at = rfc3339(moment.at_ms);
-        if let What::Observed(observation) = &moment.what {
+        if let MomentDetail::Observed(observation) = &moment.detail {
             view.until = observation.until_ms.map(rfc3339);
             view.times = observation.times.map(|_| observation.requests());
         }
@@ -221,7 +222,7 @@ impl MomentView {
 
 impl From<&Operation> for OperationView {
     fn from(operation: &Operation) -> OperationView {
-        let is_result = operation.state == State::Completed;
+        let is_result = operation.state == OperationState::Completed;
         OperationView {
             operation: operation.reference.clone(),
             state: operation.state.name().to_owned(),
@@ -230,8 +231,9 @@ impl From<&Operation> for OperationView {
             opened_at: rfc3339(operation.opened_ms),
             changed_at: rfc3339(operation.changed_ms),
             lease_ends_at: operation.lease_ends_ms.map(rfc3339),
-            cause: operation.cause.clone().filter(|_| operation.state == State::Uncertain),
-            retry: (operation.state == State::Uncertain && operation.last == EventKind::Retried)
+            cause: operation.cause.clone().filter(|_| operation.state == OperationState::Uncertain),
+            retry: (operation.state == OperationState::Uncertain
+                && operation.last == EventKind::Retried)
                 .then_some(true),
             status: operation.status.filter(|_| is_result),
             body_bytes: operation
@@ -331,7 +333,9 @@ mod tests {
                 r#"[{{"kind":"replayed","route":"payments","seen":[{{"at_ms":1,"times":{times}}}]}}]"#
             );
             let observation = Observation::decode(batch.as_bytes()).unwrap().remove(0);
-            MomentView::new(&Moment { at_ms: 1, what: What::Observed(observation) }).unwrap().times
+            MomentView::new(&Moment { at_ms: 1, detail: MomentDetail::Observed(observation) })
+                .unwrap()
+                .times
         };
         assert_eq!(
             [told(2), told(0), told(u64::MAX)],

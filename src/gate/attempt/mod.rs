@@ -12,12 +12,13 @@ use tokio::time::{Instant, sleep_until, timeout_at};
 use super::answer::{Fields, SettledAnswer};
 use super::budget::Hold;
 use super::close_delimited::{CloseDelimited, may_be_cut};
-use super::passing::ForwardPermit;
 use super::payload::{AnswerBody, Payload};
 use super::quota::QuotaUse;
 use super::response::ReceivedBody;
+use super::send_rule::SendRule;
+use super::shared_permit::SharedPermit;
+use super::state::{Gate, ProtectedRoute};
 use super::upstream_service::UpstreamService;
-use super::{Gate, ProtectedRoute};
 use crate::engine::{
     Admission, Asked, Claim, Outcome, Policy, Verdict, admit, grpc_uncertainty, redacted,
 };
@@ -27,10 +28,8 @@ use crate::record::{Cause, Held, Reply, ReplyBody};
 use crate::refusal::{ForwardError, Refusal};
 use crate::telemetry::{Answer, Timer, Trail, Work};
 
-pub(super) mod lease;
 pub(super) mod settle;
 
-use lease::SendRule;
 use settle::{SettleResult, UnsettledOutcome};
 
 /// A confirmed claim, with everything that its attempt needs.
@@ -39,7 +38,7 @@ pub(super) struct Claimed {
     pub asked: Asked,
     pub claim: Claim,
     pub rule: Arc<SendRule>,
-    pub permit: ForwardPermit,
+    pub permit: SharedPermit,
     /// The operation's use of its tenant's quota, where quotas count it.
     pub quota_use: Option<QuotaUse>,
     /// The context of the event that the outcome is going to write.
@@ -182,7 +181,7 @@ impl<S, B> Attempt<S, B> {
 
     /// Returns the upstream's answer, which is settled.
     fn answer<RB>(
-        self: Box<Self>,
+        self,
         reply: Arc<Reply>,
         first_fields: Option<Box<Fields>>,
         body: Option<AnswerBody<RB>>,
@@ -212,8 +211,8 @@ impl<S, B> Attempt<S, B> {
 
     /// Settles on in the background, because the store has not confirmed the outcome in time.
     /// Returns the refusal for the client.
-    fn settle_on(self: Box<Self>, outcome: Outcome) -> Refusal {
-        let Attempt { gate, guarded, claimed, hold, .. } = *self;
+    fn settle_on(self, outcome: Outcome) -> Refusal {
+        let Attempt { gate, guarded, claimed, hold, .. } = self;
         let Claimed { slot, claim, permit, event_context, .. } = claimed;
         let refusal = uncertain(slot, Some(502), &guarded.route.policy);
         let known = Some(claim.record.clone());

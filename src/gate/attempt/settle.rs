@@ -8,7 +8,7 @@ use tokio::time::{Instant, sleep, timeout_at};
 
 use crate::engine::{Claim, Outcome, Policy, Settlement, settle};
 use crate::event::Context;
-use crate::gate::{Gate, ProtectedRoute};
+use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Record, State, Version};
 use crate::store::{StoreError, Swap};

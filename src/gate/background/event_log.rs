@@ -2,11 +2,9 @@
 
 use std::time::Duration;
 
-use http::{HeaderMap, HeaderName};
-
 use crate::engine::{Policy, Side, any_chosen, chosen};
 use crate::event::{Context, Event};
-use crate::gate::Gate;
+use crate::gate::state::Gate;
 use crate::key::{Document, Slot, Space};
 use crate::record::{Lifetime, Record, ReplyBody, State, Version};
 use crate::store::{EventSource, NO_EVENT, StoreError, Swap};
@@ -14,8 +12,6 @@ use crate::store::{EventSource, NO_EVENT, StoreError, Swap};
 /// Most trim calls in one round. The rest waits for the next round, so that trimming a long log
 /// does not keep the store busy.
 const TRIMS_PER_ROUND: usize = 100;
-
-const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 
 impl Gate {
     /// Writes a record and the event of that change, in one step. `event_context` returns the
@@ -79,23 +75,4 @@ fn add_response_fields(context: &mut Context, next: &Record, policy: &Policy) {
     {
         context.fields.extend(chosen(&policy.fields, Side::Response, &document));
     }
-}
-
-/// Hexadecimal digits of a trace id (Trace Context, section 3.2.2.3).
-pub(in crate::gate) const TRACE_DIGITS: usize = 32;
-
-/// Returns the id of a request's trace. The layer gives every request a well-formed `traceparent`.
-pub(in crate::gate) fn trace_digits(headers: &HeaderMap) -> Option<[u8; TRACE_DIGITS]> {
-    let trace = headers.get(TRACEPARENT)?.as_bytes().get(3..3 + TRACE_DIGITS)?;
-    trace.iter().all(u8::is_ascii_hexdigit).then(|| trace.try_into().ok())?
-}
-
-/// Returns the id of a request's trace as text.
-pub(in crate::gate) fn trace_of(headers: &HeaderMap) -> Option<String> {
-    trace_digits(headers).as_ref().map(trace_text)
-}
-
-/// Converts a trace id's digits into text.
-pub(in crate::gate) fn trace_text(digits: &[u8; TRACE_DIGITS]) -> String {
-    String::from_utf8(digits.to_vec()).unwrap_or_default()
 }

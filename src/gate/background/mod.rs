@@ -6,6 +6,5 @@ pub(super) mod observations;
 mod reconcile;
 mod sweep;
 
-pub(super) use observations::ObservationBuffer;
 pub use reconcile::reconcile;
 pub use sweep::sweep;

@@ -5,89 +5,24 @@
 
 use std::collections::BTreeMap;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::select;
 use http::HeaderMap;
-use http::request::Parts;
-use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use crate::engine::Policy;
 use crate::event::{Difference, Observation, ObservationKind};
-use crate::gate::background::event_log::{TRACE_DIGITS, trace_digits, trace_text};
 use crate::gate::claim::AdmitResult;
-use crate::gate::intake::identify::whose;
-use crate::gate::{Gate, Refusal};
-use crate::key::{Hashing, Slot, TenantId};
-
-/// Most pending observations: a fraction of a second of a retry storm, 2 MB; 40 MB, if each is a
-/// refusal with the largest number of differences. An export in progress may hold as many again.
-/// Further observations are lost.
-const PENDING_MAX: usize = 8192;
-
-/// Observations in one batch, usually 130 KB: a larger batch would delay the store's other calls.
-const BATCH: usize = 1024;
+use crate::gate::observation_buffer::{BATCH, PendingObservation};
+use crate::gate::state::Gate;
+use crate::gate::trace::{trace_digits, trace_text};
+use crate::key::TenantId;
+use crate::refusal::Refusal;
 
 /// How long an incomplete batch waits for more observations.
 const BATCH_WAIT: Duration = Duration::from_millis(500);
-
-/// One observation as the request path records it. It allocates less than an [`Observation`], which
-/// has five texts.
-pub(in crate::gate) struct PendingObservation {
-    pub kind: ObservationKind,
-    pub at_ms: u64,
-    pub slot: Option<Slot>,
-    pub route: Arc<str>,
-    pub tenant: Option<TenantId>,
-    /// The secrets for the tenant's mark. They are kept here because a reload may rotate them
-    /// before the export.
-    pub hashing: Hashing,
-    pub status: Option<u16>,
-    pub waited: Option<Duration>,
-    pub problem: Option<&'static str>,
-    pub differing: Vec<Difference>,
-    pub trace: Option<[u8; TRACE_DIGITS]>,
-}
-
-/// Observations waiting to be exported.
-#[derive(Default)]
-pub(in crate::gate) struct ObservationBuffer {
-    pending: Mutex<Vec<PendingObservation>>,
-    /// Notified when a whole batch is pending.
-    batch_is_full: Notify,
-}
-
-impl ObservationBuffer {
-    /// Adds an observation. Returns `false`, with nothing added, where the buffer is full.
-    fn add(&self, observation: PendingObservation) -> bool {
-        let mut pending = self.pending();
-        if pending.len() >= PENDING_MAX {
-            return false;
-        }
-        pending.push(observation);
-        if pending.len() == BATCH {
-            drop(pending);
-            self.batch_is_full.notify_one();
-        }
-        true
-    }
-
-    /// Takes all pending observations, leaving the buffer empty.
-    fn take(&self) -> Vec<PendingObservation> {
-        let mut pending = self.pending();
-        // Duplicates come in bursts, and growing the new buffer step by step would cost as much as
-        // filling it.
-        let capacity = if pending.is_empty() { 0 } else { BATCH };
-        std::mem::replace(&mut *pending, Vec::with_capacity(capacity))
-    }
-
-    fn pending(&self) -> MutexGuard<'_, Vec<PendingObservation>> {
-        self.pending.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-}
 
 impl Gate {
     /// Records the answer to a request that did not run. `waited`: how long the gate held the
@@ -132,14 +67,19 @@ impl Gate {
 
     /// Records that enforcing would have refused a request of a shadow route, because the request
     /// does not identify its operation.
-    pub fn observe_unidentified(&self, policy: &Policy, parts: &Parts, problem: &Refusal) {
+    pub fn observe_unidentified(
+        &self,
+        policy: &Policy,
+        tenant: Option<TenantId>,
+        headers: &HeaderMap,
+        problem: &Refusal,
+    ) {
         if !self.event_log_enabled() {
             return;
         }
         let Some((status, name)) = refusal(problem, policy) else { return };
-        let tenant = whose(policy, parts).map(TenantId::from_bytes);
         let observation =
-            self.pending_observation(ObservationKind::WouldRefuse, policy, tenant, &parts.headers);
+            self.pending_observation(ObservationKind::WouldRefuse, policy, tenant, headers);
         self.add_observation(PendingObservation {
             status: Some(status),
             problem: Some(name),
@@ -253,8 +193,9 @@ fn observations(batch: &[PendingObservation]) -> Vec<Observation> {
     merged
 }
 
-/// The refusal of a duplicate, or of one that can't be told to be one: its status and the problem's
-/// short name. `None`: it was none, and says more of the gateway than of the request.
+/// Returns the status and the short problem name of a refusal that is due to the request: a
+/// duplicate, or a request that does not identify its operation. Returns `None` for a refusal that
+/// is due to the gateway.
 pub(in crate::gate) fn refusal(problem: &Refusal, policy: &Policy) -> Option<(u16, &'static str)> {
     Some(match problem {
         Refusal::KeyReused { .. } => (policy.mismatch_status.as_u16(), "key-reused"),
@@ -273,7 +214,7 @@ pub(in crate::gate) fn refusal(problem: &Refusal, policy: &Policy) -> Option<(u1
     })
 }
 
-/// Where it differed, as far as that is told.
+/// Returns the differences that the refusal names.
 pub(in crate::gate) fn differing(problem: &Refusal) -> Vec<Difference> {
     let Refusal::KeyReused { explained: Some(explained), .. } = problem else { return Vec::new() };
     let places = explained.differing.iter().flatten();

@@ -8,7 +8,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use crate::engine::Policy;
-use crate::gate::Gate;
+use crate::gate::state::Gate;
 use crate::key::Slot;
 use crate::store::StoreError;
 

@@ -10,13 +10,12 @@ use super::probe::ProbeResult;
 use super::records::STORE_RETRY_AFTER;
 use super::{AdmitResult, ClaimDetails, IncomingRequest, PendingAdmission};
 use crate::engine::{Admission, Asked, ClaimOver, DuplicateRefusal, OnUncertain, Policy, admit};
-use crate::gate::intake::identify::Identified;
+use crate::gate::explain::{key_reused, leaves};
+use crate::gate::intake::RequestedOperation;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::permits::Permit;
-use crate::gate::share::AddressShare;
+use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::upstream_service::UpstreamService;
-use crate::gate::{Gate, ProtectedRoute};
-use crate::key::TenantId;
 use crate::record::{Extras, Fence, Held, SpanId};
 use crate::refusal::Refusal;
 use crate::telemetry::{Trail, Work};
@@ -30,7 +29,7 @@ impl Gate {
     pub(super) async fn admit<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
+        operation: RequestedOperation,
         permit: Permit,
         request: &mut IncomingRequest<'_, S>,
     ) -> Result<AdmitResult, Refusal>
@@ -38,7 +37,7 @@ impl Gate {
         S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
-        let mut pending = self.begin_admission(guarded, identified, permit, request)?;
+        let mut pending = self.begin_admission(guarded, operation, permit, request);
         let slot = pending.slot;
         let mut admission = Admission::Claim(ClaimOver::Nothing);
         // The uncertain record that a probe asks about.
@@ -73,15 +72,8 @@ impl Gate {
             match (&admission, &held) {
                 (Admission::Replay(_), Some(held)) => pending.details.link_to(held),
                 (Admission::Refuse(DuplicateRefusal::KeyReused), held) => {
-                    let (parts, content) = (request.parts, request.content);
-                    let held = held.as_ref();
-                    return Err(self.key_reused(
-                        policy,
-                        slot,
-                        &pending.asked,
-                        held,
-                        (parts, content),
-                    ));
+                    let (held, compared) = (held.as_ref(), request.compared());
+                    return Err(key_reused(policy, slot, &pending.asked, held, compared));
                 }
                 _ => {}
             }
@@ -94,48 +86,47 @@ impl Gate {
     fn begin_admission<'r, S>(
         &self,
         guarded: &'r Arc<ProtectedRoute>,
-        mut identified: Identified,
+        mut operation: RequestedOperation,
         permit: Permit,
         request: &IncomingRequest<'r, S>,
-    ) -> Result<PendingAdmission<'r>, Refusal> {
-        let details = self.claim_details(&guarded.route.policy, &mut identified, request)?;
-        let Identified { slot, caller, fingerprint, whose, .. } = identified;
-        Ok(PendingAdmission {
+    ) -> PendingAdmission<'r> {
+        let details = self.claim_details(&guarded.route.policy, &mut operation, request);
+        let RequestedOperation { slot, caller, fingerprint, tenant, .. } = operation;
+        PendingAdmission {
             guarded,
             sender: request.sender,
             slot,
-            tenant: TenantId::from_bytes(whose),
+            tenant,
             asked: Asked { caller, fingerprint, fence: Fence(self.entropy.next()) },
             details,
             permit: Some(permit),
-            address: AddressShare::of(&request.parts.extensions),
+            address: request.context.address_share.as_ref(),
             waiting: None,
-        })
+        }
     }
 
     fn claim_details<'r, S>(
         &self,
         policy: &Policy,
-        identified: &mut Identified,
+        operation: &mut RequestedOperation,
         request: &IncomingRequest<'r, S>,
-    ) -> Result<ClaimDetails<'r>, Refusal> {
-        let IncomingRequest { parts, content, request_bytes, .. } = *request;
-        let trail = Trail::of(&parts.extensions);
+    ) -> ClaimDetails<'r> {
+        let IncomingRequest { parts, key, request_bytes, context, .. } = *request;
+        let trail = context.trail.clone();
         if let Some(trail) = &trail {
-            let tenant_mark =
-                self.settings.hashing.tenant_mark(&TenantId::from_bytes(identified.whose));
-            trail.identified(identified.slot.to_string(), tenant_mark);
+            let tenant_mark = self.settings.hashing.tenant_mark(&operation.tenant);
+            trail.identified(operation.slot.to_string(), tenant_mark);
         }
         let kept = match &policy.on_uncertain {
             OnUncertain::Probe(probe) if probe.background => {
-                Some(key_for_upstream(policy, parts, content)?.into())
+                Some(key_for_upstream(policy, key).into_owned().into())
             }
             _ => None,
         };
         let span = trail.as_ref().and_then(Trail::span).map(|(trace, span)| SpanId { trace, span });
-        let extras = Extras { leaves: self.leaves(policy, parts, content), span };
-        let fields = std::mem::take(&mut identified.fields);
-        Ok(ClaimDetails { kept, extras, trail, fields, headers: &parts.headers, request_bytes })
+        let extras = Extras { leaves: leaves(&self.entropy, policy, request.compared()), span };
+        let fields = std::mem::take(&mut operation.fields);
+        ClaimDetails { kept, extras, trail, fields, headers: &parts.headers, request_bytes }
     }
 
     /// Asks the upstream about an uncertain operation.

@@ -15,11 +15,14 @@ use http::HeaderMap;
 use http::request::Parts;
 
 use super::attempt::Claimed;
-use super::background::event_log::trace_of;
 use super::budget::Hold;
+use super::context::RequestContext;
+use super::explain::ComparedRequest;
+use super::intake::OperationKey;
 use super::permits::Permit;
 use super::share::AddressShare;
-use super::{Gate, ProtectedRoute};
+use super::state::{Gate, ProtectedRoute};
+use super::trace::trace_of;
 use crate::engine::Asked;
 use crate::event::Context;
 use crate::key::{Slot, TenantId};
@@ -49,15 +52,24 @@ pub(super) enum Sender {
 pub(super) struct IncomingRequest<'r, S> {
     pub sender: Sender,
     pub parts: &'r Parts,
+    pub key: &'r OperationKey,
     /// The body, decoded.
     pub content: &'r Bytes,
     /// Bytes of the body as received.
     pub request_bytes: u64,
+    pub context: &'r RequestContext,
     /// The service to the upstream, for probes.
     pub service: &'r mut S,
     pub hold: &'r mut Hold,
     /// How long the request waited for the first one, where it did.
     pub waited: Option<Duration>,
+}
+
+impl<'r, S> IncomingRequest<'r, S> {
+    /// Returns the parts of the request that an explanation compares.
+    fn compared(&self) -> ComparedRequest<'r> {
+        ComparedRequest { parts: self.parts, content: self.content }
+    }
 }
 
 /// The way in which a request was admitted.

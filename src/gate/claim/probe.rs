@@ -3,9 +3,7 @@
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::header::{ACCEPT, ACCEPT_ENCODING, AUTHORIZATION, COOKIE, HOST, HeaderValue};
-use http::request::Parts;
 use http::{HeaderMap, HeaderName, Request, Uri};
 use tokio::time::timeout;
 
@@ -15,14 +13,15 @@ use crate::engine::{
     Probe, ScopeRule, believe, is_grpc,
 };
 use crate::event::Context;
-use crate::gate::background::event_log::trace_of;
 use crate::gate::budget::Hold;
 use crate::gate::close_delimited::{CloseDelimited, may_be_cut};
+use crate::gate::intake::OperationKey;
 use crate::gate::intake::upstream_key::key_for_upstream;
 use crate::gate::payload::Payload;
 use crate::gate::response::ReceivedBody;
+use crate::gate::state::{Gate, ProtectedRoute};
+use crate::gate::trace::trace_of;
 use crate::gate::upstream_service::UpstreamService;
-use crate::gate::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Held, Reply, ReplyBody, State};
 use crate::refusal::Refusal;
@@ -54,7 +53,7 @@ impl Gate {
         S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
-        let key = key_for_upstream(policy, duplicate.parts, duplicate.content)?;
+        let key = key_for_upstream(policy, duplicate.key);
         let Some(mut request) = probe_request(probe, &key) else {
             self.count_withheld_probe(policy, slot);
             let refusal = DuplicateRefusal::uncertain(None);
@@ -186,9 +185,9 @@ impl Gate {
 
 /// Returns whether no probe is ever sent for a request's operation, because its key does not fit
 /// into the probe's path.
-pub(in crate::gate) fn is_never_probed(policy: &Policy, parts: &Parts, content: &Bytes) -> bool {
+pub(in crate::gate) fn is_never_probed(policy: &Policy, key: &OperationKey) -> bool {
     let OnUncertain::Probe(probe) = &policy.on_uncertain else { return false };
-    key_for_upstream(policy, parts, content).is_ok_and(|key| probe.path_for(&key).is_none())
+    probe.path_for(&key_for_upstream(policy, key)).is_none()
 }
 
 /// Returns the request of a probe, without credentials. `None` where the key does not fit into the

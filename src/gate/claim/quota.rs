@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use super::{PendingAdmission, Sender};
 use crate::engine::{Claim, ClaimOver};
-use crate::gate::Gate;
 use crate::gate::quota::QuotaUse;
+use crate::gate::state::Gate;
 use crate::record::{Held, State};
 use crate::refusal::Refusal;
 

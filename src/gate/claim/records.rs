@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use crate::engine::{Policy, expire};
 use crate::event::Context;
-use crate::gate::Gate;
+use crate::gate::state::Gate;
 use crate::key::Slot;
 use crate::record::Held;
 use crate::refusal::Refusal;

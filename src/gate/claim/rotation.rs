@@ -14,10 +14,10 @@ use super::unconfirmed::UnconfirmedClaim;
 use super::{AdmitResult, IncomingRequest};
 use crate::engine::{Admission, Asked, DuplicateRefusal, OnFailure, Policy, admit};
 use crate::gate::attempt::Claimed;
-use crate::gate::intake::identify::Identified;
+use crate::gate::intake::RequestedOperation;
 use crate::gate::permits::Permit;
+use crate::gate::state::{Gate, ProtectedRoute};
 use crate::gate::upstream_service::UpstreamService;
-use crate::gate::{Gate, ProtectedRoute};
 use crate::key::{Caller, Slot};
 use crate::record::{Held, State};
 use crate::refusal::Refusal;
@@ -29,23 +29,23 @@ impl Gate {
     pub(in crate::gate) async fn admit_under_all_secrets<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
+        operation: RequestedOperation,
         permit: Permit,
         request: &mut IncomingRequest<'_, S>,
     ) -> Result<AdmitResult, Refusal>
     where
         S: UpstreamService<B>,
     {
-        if identified.others.is_empty() {
-            return self.admit(guarded, identified, permit, request).await;
+        if operation.others.is_empty() {
+            return self.admit(guarded, operation, permit, request).await;
         }
-        Box::pin(self.admit_under_stored_secret(guarded, identified, permit, request)).await
+        Box::pin(self.admit_under_stored_secret(guarded, operation, permit, request)).await
     }
 
     async fn admit_under_stored_secret<S, B>(
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
-        identified: Identified,
+        operation: RequestedOperation,
         permit: Permit,
         request: &mut IncomingRequest<'_, S>,
     ) -> Result<AdmitResult, Refusal>
@@ -53,8 +53,8 @@ impl Gate {
         S: UpstreamService<B>,
     {
         let policy = &guarded.route.policy;
-        let identified = match self.under_stored_secret(policy, identified).await {
-            Ok(identified) => identified,
+        let operation = match self.under_stored_secret(policy, operation).await {
+            Ok(operation) => operation,
             // No record of the operation was seen.
             Err((_, StoreError::NotApplied(_) | StoreError::MaybeApplied(_)))
                 if policy.on_failure == OnFailure::FailOpen =>
@@ -64,8 +64,8 @@ impl Gate {
             }
             Err((slot, error)) => return Err(self.store_failed(&slot, &error)),
         };
-        let others = identified.others.clone();
-        match self.admit(guarded, identified, permit, request).await? {
+        let others = operation.others.clone();
+        match self.admit(guarded, operation, permit, request).await? {
             AdmitResult::Run(claimed) => {
                 Box::pin(self.run_if_alone(guarded, claimed, &others)).await
             }
@@ -77,14 +77,14 @@ impl Gate {
     pub(in crate::gate) async fn under_stored_secret(
         &self,
         policy: &Policy,
-        mut identified: Identified,
-    ) -> Result<Identified, (Slot, StoreError)> {
-        if let Some((at, _)) = self.found_at(policy, &identified.others).await? {
-            let Identified { slot, caller, others, .. } = &mut identified;
+        mut operation: RequestedOperation,
+    ) -> Result<RequestedOperation, (Slot, StoreError)> {
+        if let Some((at, _)) = self.found_at(policy, &operation.others).await? {
+            let RequestedOperation { slot, caller, others, .. } = &mut operation;
             std::mem::swap(slot, &mut others[at].0);
             std::mem::swap(caller, &mut others[at].1);
         }
-        Ok(identified)
+        Ok(operation)
     }
 
     /// Uses a confirmed claim only if no other slot has the operation; otherwise gives the claim up

@@ -12,10 +12,10 @@ use super::unconfirmed::UnconfirmedClaim;
 use super::{AdmitResult, PendingAdmission};
 use crate::engine::{Admission, Claim, ClaimOver, DuplicateRefusal, OnFailure, admit, claim};
 use crate::event::Context;
-use crate::gate::Gate;
 use crate::gate::attempt::Claimed;
-use crate::gate::attempt::lease::SendRule;
-use crate::gate::passing::ForwardPermit;
+use crate::gate::send_rule::SendRule;
+use crate::gate::shared_permit::SharedPermit;
+use crate::gate::state::Gate;
 use crate::record::{Fence, Held, Lifetime, Version};
 use crate::refusal::Refusal;
 use crate::store::{StoreError, Swap};
@@ -76,7 +76,7 @@ impl Gate {
                 } else {
                     Context::default()
                 };
-                let permit = ForwardPermit::new(permit);
+                let permit = SharedPermit::new(permit);
                 let asked = pending.asked;
                 Ok(ControlFlow::Break(AdmitResult::Run(Claimed {
                     slot,

@@ -8,7 +8,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use crate::engine::{Claim, Outcome};
 use crate::event::Context;
 use crate::gate::attempt::settle::UnsettledOutcome;
-use crate::gate::{Gate, ProtectedRoute};
+use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
 
 /// A claim that is sent and not yet answered. A request is dropped at any point when its client

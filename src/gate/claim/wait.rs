@@ -7,9 +7,9 @@ use prometheus_client::metrics::gauge::Gauge;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use crate::engine::{Admission, Asked, DuplicateRefusal, Policy, admit};
-use crate::gate::Gate;
 use crate::gate::permits::Permit;
 use crate::gate::share::AddressShare;
+use crate::gate::state::Gate;
 use crate::key::Slot;
 use crate::record::Held;
 use crate::refusal::Refusal;

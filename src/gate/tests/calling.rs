@@ -23,7 +23,7 @@ enum Upstream {
 }
 
 impl Scene {
-    fn operation<'o>(&'o self, key: &'o str) -> InternalOperation<'o> {
+    fn internal_operation<'o>(&'o self, key: &'o str) -> InternalOperation<'o> {
         InternalOperation { guarded: &self.guarded, caller: InternalCaller::Sink("ledger"), key }
     }
 
@@ -34,7 +34,7 @@ impl Scene {
 
     async fn call_with(&self, body: &'static str, upstream: Upstream) -> CallOutcome {
         let request = Request::post("/pay").body(Bytes::from_static(body.as_bytes())).unwrap();
-        self.gate.call(self.operation("k"), request, self.service(upstream)).await
+        self.gate.call(self.internal_operation("k"), request, self.service(upstream)).await
     }
 
     fn service(
@@ -242,7 +242,7 @@ async fn calls_and_clients_take_no_permits_from_each_other_and_no_quota_counts_c
     let call = |key: &'static str| {
         let request = Request::post("/pay").body(Bytes::new()).unwrap();
         let service = scene.service(Upstream::Answers(201));
-        scene.gate.call(scene.operation(key), request, service)
+        scene.gate.call(scene.internal_operation(key), request, service)
     };
     let (client, first, second) = tokio::join!(scene.pay(), call("a"), call("b"));
     assert_eq!((client, answer(&first).is_some()), (PAID, true));
@@ -265,7 +265,7 @@ async fn the_upstream_gets_the_key_as_it_gets_a_clients_key() {
         }
     });
     let request = Request::post("/pay").body(Bytes::new()).unwrap();
-    let outcome = scene.gate.call(scene.operation("event 7"), request, service).await;
+    let outcome = scene.gate.call(scene.internal_operation("event 7"), request, service).await;
     assert_eq!(answer(&outcome), Some((200, b"\"event 7\"".as_slice(), false)));
 }
 
@@ -277,7 +277,7 @@ async fn a_route_without_a_key_field_and_a_key_that_is_no_text_are_refused_for_g
         let scene = Scene::with(&[], policy);
         let request = Request::post("/pay").body(Bytes::new()).unwrap();
         let service = scene.service(Upstream::Answers(201));
-        let outcome = scene.gate.call(scene.operation(key), request, service).await;
+        let outcome = scene.gate.call(scene.internal_operation(key), request, service).await;
         assert!(matches!(outcome, CallOutcome::NotSent { retryable: false, .. }), "{outcome:?}");
     }
 }
@@ -293,9 +293,10 @@ fn client(scope: ScopeRule, caller: CallerRule, value: &str) -> Option<(Slot, Ca
         .body(())
         .ok()?
         .into_parts();
-    let body = Bytes::from_static(b"{}").into();
-    let identified = identify(&policy, &Hashing::default(), &parts, &body).ok()??;
-    Some((identified.slot, identified.caller))
+    let intake = Intake::from_head(&policy, &parts.headers, None).ok()??;
+    let content = Bytes::from_static(b"{}").into();
+    let identified = intake.with_body(&policy, &Hashing::default(), &parts, &content).ok()??;
+    Some((identified.operation.slot, identified.operation.caller))
 }
 
 proptest! {
@@ -332,7 +333,10 @@ async fn a_client_with_the_same_key_runs_beside_the_call() {
     assert!(answer(&scene.call(Upstream::Answers(201)).await).is_some());
     assert_eq!(scene.pay().await, PAID);
     assert_eq!(scene.executed(), 2);
-    let saga = InternalOperation { caller: InternalCaller::Saga("ledger"), ..scene.operation("k") };
+    let saga = InternalOperation {
+        caller: InternalCaller::Saga("ledger"),
+        ..scene.internal_operation("k")
+    };
     let request = Request::post("/pay").body(Bytes::from_static(b"{}")).unwrap();
     let outcome = scene.gate.call(saga, request, scene.service(Upstream::Answers(201))).await;
     assert_eq!(answer(&outcome).map(|answer| answer.2), Some(false), "a saga is no sink");

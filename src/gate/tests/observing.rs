@@ -1,8 +1,8 @@
-//! Observations of duplicates, and their export.
+//! Observations of duplicates, and how they are exported.
 
 use super::*;
 use crate::event::{Observation, ObservationKind};
-use crate::gate::background::observations::PendingObservation;
+use crate::gate::observation_buffer::PendingObservation;
 use crate::key::{SLOT_BYTES, Space, TenantId};
 use crate::store::log::{EntryId, EventLog};
 
@@ -10,14 +10,14 @@ const FIRST: Slot = Slot::from_hash(Space::Enforced, [1; SLOT_BYTES]);
 const SECOND: Slot = Slot::from_hash(Space::Enforced, [2; SLOT_BYTES]);
 
 /// A gate with an event log, and its store.
-fn observing() -> (Arc<Gate>, Arc<Faulty>) {
+fn logging() -> (Arc<Gate>, Arc<Faulty>) {
     let scene = Scene::new(&[]);
     let settings = Settings { log_keep: Some(Duration::from_secs(60)), ..Settings::default() };
     (scene.gate.under(settings), scene.store)
 }
 
 /// A duplicate of an operation.
-fn seen(gate: &Gate, slot: Slot, tenant: u8) -> PendingObservation {
+fn duplicate(gate: &Gate, slot: Slot, tenant: u8) -> PendingObservation {
     let policy = crate::engine::tests::policy();
     let mut headers = http::HeaderMap::new();
     headers.insert(
@@ -36,32 +36,32 @@ fn seen(gate: &Gate, slot: Slot, tenant: u8) -> PendingObservation {
     }
 }
 
-/// The batches that the store has.
-async fn exported(store: &Faulty) -> Vec<Vec<Observation>> {
+/// The batches of observations in the store.
+async fn batches(store: &Faulty) -> Vec<Vec<Observation>> {
     let batches = store.inner.observations(EntryId::default(), 100).await.unwrap();
     batches.iter().map(|(_, batch)| Observation::decode(batch).unwrap()).collect()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_storm_of_duplicates_is_exported_as_one_and_what_differs_is_not() {
-    let (gate, store) = observing();
-    let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..seen(&gate, FIRST, 1) };
+async fn a_storm_of_duplicates_is_exported_as_one_and_different_ones_are_not() {
+    let (gate, store) = logging();
+    let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..duplicate(&gate, FIRST, 1) };
     let ms = |ms| Some(Duration::from_millis(ms));
     for one in [storm(10, ms(3)), storm(30, ms(9)), storm(20, None)] {
         gate.add_observation(one);
     }
     let others = [
-        seen(&gate, SECOND, 1),
-        seen(&gate, FIRST, 2),
-        PendingObservation { status: Some(409), ..seen(&gate, FIRST, 1) },
-        PendingObservation { kind: ObservationKind::Refused, ..seen(&gate, FIRST, 1) },
-        PendingObservation { problem: Some("in-flight"), ..seen(&gate, FIRST, 1) },
-        PendingObservation { route: "refunds".into(), ..seen(&gate, FIRST, 1) },
+        duplicate(&gate, SECOND, 1),
+        duplicate(&gate, FIRST, 2),
+        PendingObservation { status: Some(409), ..duplicate(&gate, FIRST, 1) },
+        PendingObservation { kind: ObservationKind::Refused, ..duplicate(&gate, FIRST, 1) },
+        PendingObservation { problem: Some("in-flight"), ..duplicate(&gate, FIRST, 1) },
+        PendingObservation { route: "refunds".into(), ..duplicate(&gate, FIRST, 1) },
     ];
     let count = others.len();
     others.into_iter().for_each(|other| gate.add_observation(other));
     gate.export_pending().await;
-    let exported = exported(&store).await.concat();
+    let exported = batches(&store).await.concat();
     assert_eq!(exported.len(), count + 1, "{exported:?}");
     let storm = exported.iter().find(|one| one.times.is_some()).unwrap();
     assert_eq!(
@@ -81,14 +81,14 @@ async fn a_storm_of_duplicates_is_exported_as_one_and_what_differs_is_not() {
 
 #[tokio::test(start_paused = true)]
 async fn a_full_batch_is_exported_at_once_and_the_rest_after_a_pause() {
-    let (gate, store) = observing();
+    let (gate, store) = logging();
     let task = tokio::spawn({
         let gate = gate.clone();
         async move { gate.export_observations(&CancellationToken::new()).await }
     });
     let began = tokio::time::Instant::now();
     let until_exported = async |requests: u64| {
-        while exported(&store).await.concat().iter().map(Observation::requests).sum::<u64>()
+        while batches(&store).await.concat().iter().map(Observation::requests).sum::<u64>()
             < requests
         {
             tokio::time::sleep(Duration::from_millis(1)).await;
@@ -96,29 +96,29 @@ async fn a_full_batch_is_exported_at_once_and_the_rest_after_a_pause() {
         began.elapsed()
     };
     tokio::task::yield_now().await;
-    (0..1024).for_each(|_| gate.add_observation(seen(&gate, FIRST, 1)));
+    (0..1024).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert!(until_exported(1024).await < Duration::from_millis(10), "a batch is full");
-    gate.add_observation(seen(&gate, FIRST, 1));
+    gate.add_observation(duplicate(&gate, FIRST, 1));
     assert!(until_exported(1025).await >= Duration::from_millis(400), "one waits for more");
     task.abort();
 }
 
 #[tokio::test(start_paused = true)]
-async fn what_has_no_room_is_counted_as_lost() {
-    let (gate, store) = observing();
-    (0..8192).for_each(|_| gate.add_observation(seen(&gate, FIRST, 1)));
+async fn observations_without_room_are_counted_as_lost() {
+    let (gate, store) = logging();
+    (0..8192).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 0);
-    (0..3).for_each(|_| gate.add_observation(seen(&gate, FIRST, 1)));
+    (0..3).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 3);
     gate.export_pending().await;
-    let batches = exported(&store).await;
-    assert_eq!(batches.len(), 8, "a batch is no larger for all that waited");
-    assert_eq!(batches.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
+    let stored = batches(&store).await;
+    assert_eq!(stored.len(), 8, "a batch is no larger for all that waited");
+    assert_eq!(stored.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_tenants_mark_is_exported_under_the_secrets_that_its_request_came_under() {
-    let (gate, store) = observing();
+async fn a_tenant_is_marked_under_the_secrets_of_its_request() {
+    let (gate, store) = logging();
     let secret: &[u8] = b"canary-secret-of-more-than-32-bytes";
     let hashing = Hashing::under([secret]).unwrap();
     let next = gate.under(Settings {
@@ -126,20 +126,20 @@ async fn a_tenants_mark_is_exported_under_the_secrets_that_its_request_came_unde
         log_keep: Some(Duration::from_secs(60)),
         ..Settings::default()
     });
-    next.add_observation(seen(&next, FIRST, 1));
-    // As it goes on doing when another configuration is in force.
+    next.add_observation(duplicate(&next, FIRST, 1));
+    // The first gate goes on exporting when another configuration is in force.
     gate.export_pending().await;
-    let exported = exported(&store).await.concat();
+    let exported = batches(&store).await.concat();
     assert_eq!(exported[0].scope, Some(hashing.tenant_mark(&TenantId::from_bytes([1; 32]))));
 }
 
 #[tokio::test(start_paused = true)]
-async fn at_the_end_what_waits_is_exported_at_once_and_then_no_more() {
-    let (gate, store) = observing();
+async fn pending_observations_are_exported_at_the_end_and_later_ones_are_not() {
+    let (gate, store) = logging();
     let end = CancellationToken::new();
-    gate.add_observation(seen(&gate, FIRST, 1));
+    gate.add_observation(duplicate(&gate, FIRST, 1));
     end.cancel();
     let began = tokio::time::Instant::now();
     gate.export_observations(&end).await;
-    assert_eq!((exported(&store).await.concat().len(), began.elapsed()), (1, Duration::ZERO));
+    assert_eq!((batches(&store).await.concat().len(), began.elapsed()), (1, Duration::ZERO));
 }

@@ -23,7 +23,7 @@ use tokio_rustls::TlsConnector;
 use tower_service::Service;
 
 use crate::entropy::{Entropy, EntropyError};
-use crate::gate::{BoxError, CloseDelimited, ForwardError, ForwardPermit, Payload, SendRule};
+use crate::gate::{BoxError, CloseDelimited, ForwardError, Payload, SendRule, SharedPermit};
 use crate::proxy::fields::{self, Peer};
 use crate::proxy::outbound::failure::{self, FIELDS_MAX, HEAD_MAX};
 use crate::proxy::outbound::location::{self, ClientAddress};
@@ -198,7 +198,7 @@ where
             upgrade.as_ref().and_then(|_| extensions.remove::<hyper::upgrade::OnUpgrade>());
         let rule = extensions.remove::<Arc<SendRule>>();
         let (terms, permit) =
-            (extensions.remove::<TunnelTerms>(), extensions.remove::<ForwardPermit>());
+            (extensions.remove::<TunnelTerms>(), extensions.remove::<SharedPermit>());
         let received = request.version();
         let says_empty = request.body().is_end_stream()
             && fields::announces_empty_body(request.method(), request.headers());
