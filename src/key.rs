@@ -207,6 +207,13 @@ impl Scope {
         Scope(hash_fields("scope:fields", fields))
     }
 
+    /// Creates the key space of one of the gateway's own components, such as a sink or a saga. Its
+    /// hash has a purpose of its own, so no client's scope ever equals it.
+    pub fn internal(component: &str, name: &str) -> Scope {
+        let fields = [(component, name.as_bytes())];
+        Scope(hash_fields("scope:internal", fields))
+    }
+
     /// Returns the hash. Derived keys include it.
     pub fn as_bytes(&self) -> &[u8; 32] {
         &self.0
@@ -241,6 +248,13 @@ impl Caller {
         let mut hasher = PartHasher::new("caller:scoped");
         hasher.part(&self.0).part(&scope.0);
         Caller(hasher.finish())
+    }
+
+    /// Creates the caller for one of the gateway's own components. Its hash has a purpose of its
+    /// own, so no client's caller ever equals it.
+    pub fn internal(component: &str, name: &str) -> Caller {
+        let fields = [(component, name.as_bytes())];
+        Caller(hash_fields("caller:internal", fields))
     }
 
     /// Creates a caller from a stored hash.

@@ -14,10 +14,11 @@ use http::{HeaderMap, Request};
 
 use crate::telemetry::{Answer, Trail, Work};
 
-mod answered;
+mod answer;
 mod attempt;
 mod background;
 mod budget;
+mod call;
 mod claim;
 mod close_delimited;
 mod context;
@@ -25,28 +26,32 @@ mod explain;
 mod identity_check;
 mod intake;
 mod lookup;
+mod observation_buffer;
 mod operator;
 mod outflow;
 mod passing;
 mod payload;
 mod permits;
 mod quota;
+mod response;
+mod run;
 mod send_rule;
 mod shadow;
 mod share;
 mod shared_permit;
 mod state;
 mod stream;
+mod trace;
 mod trailers;
 mod upstream_service;
 
 pub use crate::refusal::{ForwardError, Malformation, Refusal};
-use answered::replay;
-pub use answered::{Answered, IDEMPOTENT_REPLAYED};
-use attempt::Attempt;
+use answer::SettledAnswer;
+pub use answer::{Answered, IDEMPOTENT_REPLAYED};
 pub use background::{reconcile, sweep};
 pub use budget::{Budget, Hold};
-use claim::{Asker, Entry, is_never_probed};
+pub use call::{CallOutcome, InternalCaller, InternalOperation};
+use claim::{AdmitResult, Sender};
 pub use close_delimited::CloseDelimited;
 pub use context::{ClientSubject, RequestContext};
 pub use explain::Explanation;
@@ -60,6 +65,7 @@ pub use lookup::{LookupError, scope_names, tenant_names};
 pub use operator::OperatorError;
 pub use outflow::Outflow;
 pub use payload::{AnswerBody, BoxError, Payload};
+use run::IdentifiedRequest;
 pub use send_rule::SendRule;
 pub use shadow::ShadowObserver;
 pub use share::AddressShare;
@@ -118,13 +124,13 @@ impl Gate {
         self: &Arc<Self>,
         guarded: &Arc<ProtectedRoute>,
         request: BufferedRequest,
-        mut service: S,
+        service: S,
     ) -> Result<Answered<S::ResponseBody>, Refusal>
     where
         S: UpstreamService<B>,
         B: Send + 'static,
     {
-        let BufferedRequest { mut parts, intake, mut body, mut hold, context } = request;
+        let BufferedRequest { parts, intake, body, hold, context } = request;
         let policy = &guarded.route.policy;
         let address = context.address_share.as_ref();
 
@@ -145,74 +151,39 @@ impl Gate {
             // The process is about to end: a new claim would be left to its lease.
             return Err(Refusal::Overloaded);
         }
-        let placement = UpstreamKeyPlacement::new(policy, &parts, &body, &key)?;
-        let permit = self.in_flight.protected(address).ok_or(Refusal::Overloaded)?;
-        let mut asker = Asker {
-            parts: &parts,
-            key: &key,
-            content: content.bytes(),
-            request_bytes: body.len() as u64,
-            context: &context,
-            service: &mut service,
-            hold: &mut hold,
-            waited: None,
+        let upstream_key = UpstreamKeyPlacement::new(policy, &parts, &body, &key)?;
+        let permit = self.permit_for(Sender::Client, address)?;
+        let mut request = IdentifiedRequest {
+            sender: Sender::Client,
+            parts,
+            key,
+            body,
+            content,
+            _content_hold: decoded,
+            upstream_key,
+            context,
+            hold,
+            service,
         };
-        let tenant = operation.tenant;
-        let admitted = self.admit_under_all_secrets(guarded, operation, permit, &mut asker).await;
-        let waited = asker.waited;
-        self.observe_duplicate(policy, (tenant.as_bytes(), &parts.headers), &admitted, waited);
-        let claimed = match admitted? {
-            Entry::Run(claimed) => claimed,
-            Entry::Replay(slot, reply) => return replay(slot, reply, hold),
-            Entry::Unprotected => {
+        match self.admit_identified(guarded, operation, permit, &mut request).await? {
+            AdmitResult::Run(claimed) => {
+                self.run_claimed(guarded, claimed, request).await?.into_response()
+            }
+            AdmitResult::Replay(slot, reply) => {
+                SettledAnswer::replayed(slot, reply, request.hold).into_response()
+            }
+            AdmitResult::Unprotected => {
                 tracing::warn!(
                     route = %policy.route,
                     "the store is unavailable: request forwarded without protection"
                 );
                 // Only the upstream's own deduplication is left.
-                placement.apply(&mut parts, &mut body);
+                let context = std::mem::take(&mut request.context);
+                let (parts, body, _hold, service) = request.carry_key();
                 let unprotected = UnprotectedRequest { parts, body, context };
                 let answer = Answer::Unprotected;
-                return Box::pin(self.pass(guarded, unprotected, service, answer)).await;
+                Box::pin(self.pass(guarded, unprotected, service, answer)).await
             }
-        };
-
-        // Forward and settle.
-        let never_probed = is_never_probed(policy, &key);
-        drop((content, decoded));
-        placement.apply(&mut parts, &mut body);
-        let request = Request::from_parts(*parts, Payload::whole(body, Some(claimed.rule.clone())));
-        let (gate, guarded, trail) = (self.clone(), guarded.clone(), context.trail);
-        let attempt = Attempt { gate, guarded, claimed, request, service, hold, trail };
-        self.run(Box::new(attempt), never_probed).await
-    }
-
-    /// Runs an attempt in a task of its own, and returns its answer.
-    async fn run<S, B>(
-        &self,
-        attempt: Box<Attempt<S, B>>,
-        never_probed: bool,
-    ) -> Result<Answered<S::ResponseBody>, Refusal>
-    where
-        S: UpstreamService<B>,
-        B: Send + 'static,
-    {
-        let slot = attempt.claimed.slot;
-        let retry_after = attempt.guarded.route.policy.uncertain_retry_after();
-        let answer = match self.tasks.spawn(Box::pin(attempt.run())).await {
-            Ok(answer) => answer,
-            // The task panicked: after the end of its lease the record will be uncertain.
-            Err(_) => {
-                Err(Refusal::OutcomeUncertain { slot: Some(slot), status: None, retry_after })
-            }
-        };
-        match answer {
-            // The gate never probes this operation, so a retry learns nothing: an operator has to
-            // settle it.
-            Err(Refusal::OutcomeUncertain { slot, status, .. }) if never_probed => {
-                Err(Refusal::OutcomeUncertain { slot, status, retry_after: None })
-            }
-            answer => answer,
         }
     }
 

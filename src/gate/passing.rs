@@ -35,11 +35,11 @@ impl Gate {
         address: Option<&Arc<AddressShare>>,
         uploads: bool,
     ) -> Result<SharedPermit, Refusal> {
-        let place = self.in_flight.passing(address).ok_or(Refusal::Overloaded)?;
+        let permit = self.in_flight.passing(address).ok_or(Refusal::Overloaded)?;
         let mut hold = self.passing_room(address);
         if !hold.grow(if uploads { 2 * STREAM_BYTES } else { STREAM_BYTES }) {
             return Err(Refusal::Overloaded);
         }
-        Ok(SharedPermit::of_passing(place, hold, self.meter.in_flight.clone()))
+        Ok(SharedPermit::of_passing(permit, hold, self.meter.in_flight.clone()))
     }
 }

@@ -1,63 +1,74 @@
-//! The send rule: a claim is a permission to send that ends before its lease does.
+//! The send rule: a claim permits sending only for the first part of its lease.
 
 use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
 use std::time::Duration;
 
 use crate::clock::Clock;
 
-/// Whether bytes of a request may still be written to the upstream.
+/// Decides whether bytes of a request may still be written to the upstream.
 ///
-/// At least a third of the lease must remain, by a local clock that runs on while the process is stopped, counted from
-/// before the claim (or the last confirmed renewal) was sent. So a process that was stopped between its claim and its
-/// first byte does not send on a claim that others already hold for lost.
+/// At least a third of the lease must remain. The rule counts from before the claim (or the last
+/// confirmed renewal) was sent, by a local clock that also runs while the process is stopped.
+/// Otherwise a process that was stopped between its claim and its first byte could send a request
+/// after its lease has ended for all other gateways.
 #[derive(Debug)]
 pub struct SendRule {
     clock: Clock,
     until_ms: AtomicU64,
     span_ms: u64,
-    hands: AtomicU8,
+    custody: AtomicU8,
 }
 
-/// In whose hands the request is: a connection's, as far as anybody knows; still who forwards it; nobody's, for good.
-const GIVEN: u8 = 0;
+/// A connection may have the request.
+const HANDED_OVER: u8 = 0;
+/// The forwarding service still has the whole request.
 const WITHHELD: u8 = 1;
+/// The attempt is given up.
 const REVOKED: u8 = 2;
 
 impl SendRule {
-    /// A rule for a claim whose command was sent at `from_ms` ([`Clock::boot_ms`]) or later.
+    /// Creates the rule of a claim. The store got the claim at `from_ms` ([`Clock::boot_ms`]) or
+    /// later.
     pub fn new(clock: Clock, from_ms: u64, lease: Duration) -> SendRule {
         let span_ms = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX) / 3 * 2;
         let until_ms = AtomicU64::new(from_ms.saturating_add(span_ms));
-        SendRule { clock, until_ms, span_ms, hands: AtomicU8::new(GIVEN) }
+        SendRule { clock, until_ms, span_ms, custody: AtomicU8::new(HANDED_OVER) }
     }
 
-    /// Whether a byte may be written now.
+    /// Returns whether a byte may be written now.
     pub fn allows(&self) -> bool {
-        self.hands.load(Ordering::Acquire) != REVOKED
+        self.custody.load(Ordering::Acquire) != REVOKED
             && self.clock.boot_ms() < self.until_ms.load(Ordering::Acquire)
     }
 
-    /// Who forwards says that it still has the request, whole: it waits for a connection. Who says neither this nor
-    /// [`SendRule::hand_over`] counts as having sent.
+    /// Records that the forwarding service still has the whole request, because it waits for a
+    /// connection. A request counts as sent where the service calls neither this nor
+    /// [`SendRule::hand_over`].
     pub fn withhold(&self) {
-        let _ = self.hands.compare_exchange(GIVEN, WITHHELD, Ordering::AcqRel, Ordering::Acquire);
+        let _ = self.custody.compare_exchange(
+            HANDED_OVER,
+            WITHHELD,
+            Ordering::AcqRel,
+            Ordering::Acquire,
+        );
     }
 
-    /// The request is given to a connection now: from here on nobody knows what of it was written. `false`: it must not be any
-    /// more, since the attempt was given up meanwhile.
+    /// Records that a connection gets the request now; from then on any part of it may have been
+    /// written. Returns `false` where the attempt was given up meanwhile: the request must not be
+    /// sent.
     #[must_use]
     pub fn hand_over(&self) -> bool {
-        self.hands.compare_exchange(WITHHELD, GIVEN, Ordering::AcqRel, Ordering::Acquire)
+        self.custody.compare_exchange(WITHHELD, HANDED_OVER, Ordering::AcqRel, Ordering::Acquire)
             != Err(REVOKED)
     }
 
-    /// The attempt is given up: nothing of the request may be written from now on. `true`: who forwards still has the
-    /// request, and never sends it.
+    /// Gives the attempt up: no byte may be written from now on. Returns `true` where the
+    /// forwarding service still has the whole request, which is then never sent.
     pub fn revoke(&self) -> bool {
-        self.hands.swap(REVOKED, Ordering::AcqRel) == WITHHELD
+        self.custody.swap(REVOKED, Ordering::AcqRel) == WITHHELD
     }
 
-    /// A renewal that was sent at `from_ms` is confirmed.
+    /// Extends the rule by a confirmed renewal, which was sent at `from_ms`.
     pub fn renewed(&self, from_ms: u64) {
         self.until_ms.fetch_max(from_ms.saturating_add(self.span_ms), Ordering::AcqRel);
     }
@@ -68,14 +79,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_is_given_up_while_it_is_withheld_is_never_sent_and_what_was_handed_over_may_have_been()
-    {
+    fn a_request_given_up_while_withheld_is_never_sent_and_one_handed_over_may_have_been() {
         let rule =
             || SendRule::new(Clock::system(), Clock::system().boot_ms(), Duration::from_secs(60));
         let silent = rule();
         assert!(
             !silent.revoke() && !silent.hand_over() && !silent.allows(),
-            "who says nothing counts as having sent"
+            "a request that was never withheld counts as sent"
         );
         let handed = rule();
         handed.withhold();
@@ -85,9 +95,6 @@ mod tests {
         kept.withhold();
         assert!(kept.revoke());
         kept.withhold();
-        assert!(
-            !kept.hand_over() && !kept.allows(),
-            "however late who forwards finds a connection"
-        );
+        assert!(!kept.hand_over() && !kept.allows(), "however late a connection is found");
     }
 }

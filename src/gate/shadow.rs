@@ -12,11 +12,12 @@ use crate::engine::{
     claim,
 };
 use crate::event::{Context, ObservationKind};
-use crate::gate::attempt::settle::Settled;
-use crate::gate::background::observations::{PendingObservation, differing, refusal};
+use crate::gate::attempt::settle::SettleResult;
+use crate::gate::background::observations::{differing, refusal};
 use crate::gate::budget::Hold;
 use crate::gate::explain::{ComparedRequest, key_reused, leaves};
 use crate::gate::intake::RequestedOperation;
+use crate::gate::observation_buffer::PendingObservation;
 use crate::gate::state::{Gate, ProtectedRoute};
 use crate::key::Slot;
 use crate::record::{Cause, Extras, Fence, Held, Version};
@@ -69,7 +70,7 @@ impl Gate {
             self.pending_observation(
                 ObservationKind::WouldReplay,
                 &guarded.route.policy,
-                Some(operation.tenant.as_bytes()),
+                Some(operation.tenant),
                 &parts.headers,
             )
         });
@@ -79,7 +80,7 @@ impl Gate {
         self.tasks.spawn(async move {
             let _permit = permit;
             let policy = &watched.route.policy;
-            let Ok(operation) = gate.where_it_lies(policy, operation).await else {
+            let Ok(operation) = gate.under_stored_secret(policy, operation).await else {
                 return watched.meter.count_shadow("unknown");
             };
             let RequestedOperation { slot, caller, fingerprint, .. } = operation;
@@ -106,7 +107,7 @@ impl Gate {
                     watched.meter.count_shadow("execute");
                     drop(request);
                     let outcome = answered.await.unwrap_or(Outcome::InDoubt(Cause::Broken));
-                    let _: Settled =
+                    let _: SettleResult =
                         gate.settle(&slot, &own, &outcome, policy, &Context::default()).await;
                 }
                 Ok(Swap::Stale(held)) => {
@@ -141,17 +142,19 @@ impl Gate {
         let pending_observation = PendingObservation { slot: Some(slot), ..pending_observation };
         let refused = match (admission, request) {
             (Admission::Replay(reply), _) => {
-                return self.note(PendingObservation {
+                return self.add_observation(PendingObservation {
                     status: Some(reply.status.as_u16()),
                     ..pending_observation
                 });
             }
             // A shadow record never keeps a body, so enforcement would have replayed this answer.
             (Admission::Refuse(DuplicateRefusal::ResponseNotStored { status }), _) => {
-                return self
-                    .note(PendingObservation { status: Some(*status), ..pending_observation });
+                return self.add_observation(PendingObservation {
+                    status: Some(*status),
+                    ..pending_observation
+                });
             }
-            (Admission::Wait, _) => return self.note(pending_observation),
+            (Admission::Wait, _) => return self.add_observation(pending_observation),
             (Admission::Refuse(DuplicateRefusal::KeyReused), Some(request)) => {
                 key_reused(policy, slot, asked, held, request.compared())
             }
@@ -165,7 +168,7 @@ impl Gate {
             ) => return,
         };
         let Some((status, name)) = refusal(&refused, policy) else { return };
-        self.note(PendingObservation {
+        self.add_observation(PendingObservation {
             kind: ObservationKind::WouldRefuse,
             status: Some(status),
             problem: Some(name),

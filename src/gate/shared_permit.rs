@@ -7,7 +7,7 @@ use http::header::UPGRADE;
 use prometheus_client::metrics::gauge::Gauge;
 
 use crate::gate::budget::Hold;
-use crate::gate::permits::Place;
+use crate::gate::permits::Permit;
 
 /// A permit of a request in flight, held for as long as a clone of it exists: while the upstream
 /// works, while its answer streams to the client, and while a tunnel is open. A request extension
@@ -17,7 +17,7 @@ pub struct SharedPermit(#[allow(dead_code, reason = "held, and never read")] Arc
 
 #[derive(Debug)]
 struct Held {
-    _place: Place,
+    _permit: Permit,
     /// Only for a request that passes through.
     _passing: Option<Passing>,
 }
@@ -30,16 +30,16 @@ struct Passing {
 
 impl SharedPermit {
     /// Creates the permit of a protected request.
-    pub(super) fn new(place: Place) -> SharedPermit {
-        SharedPermit(Arc::new(Held { _place: place, _passing: None }))
+    pub(super) fn new(permit: Permit) -> SharedPermit {
+        SharedPermit(Arc::new(Held { _permit: permit, _passing: None }))
     }
 
     /// Creates the permit of a request that passes through, which also keeps `hold` and counts in
     /// `gauge`.
-    pub(super) fn of_passing(place: Place, hold: Hold, gauge: Gauge) -> SharedPermit {
+    pub(super) fn of_passing(permit: Permit, hold: Hold, gauge: Gauge) -> SharedPermit {
         gauge.inc();
         let passing = Passing { _hold: hold, gauge };
-        SharedPermit(Arc::new(Held { _place: place, _passing: Some(passing) }))
+        SharedPermit(Arc::new(Held { _permit: permit, _passing: Some(passing) }))
     }
 
     /// Adds the permit to a request that asks for an upgrade, so that the service that opens the

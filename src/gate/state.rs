@@ -9,10 +9,10 @@ use tokio_util::task::TaskTracker;
 
 use crate::clock::Clock;
 use crate::entropy::Entropy;
-use crate::gate::background::ObservationBuffer;
 use crate::gate::budget::Budget;
 use crate::gate::intake::heavy_work::HeavyWork;
-use crate::gate::permits::{InFlight, Places};
+use crate::gate::observation_buffer::ObservationBuffer;
+use crate::gate::permits::{InFlightPermits, Permits};
 use crate::gate::quota::Quota;
 use crate::key::Hashing;
 use crate::route::Route;
@@ -103,11 +103,13 @@ pub struct Gate {
     pub(super) meter: Meter,
     pub(super) settings: Settings,
     pub(super) budget: Budget,
-    pub(super) in_flight: InFlight,
-    pub(super) waiters: Places,
+    pub(super) in_flight: InFlightPermits,
+    pub(super) waiters: Permits,
     /// Permits of requests in shadow mode; they take none from protected requests.
-    pub(super) watched: Places,
-    pub(super) giving_up: Places,
+    pub(super) watched: Permits,
+    pub(super) giving_up: Permits,
+    /// Calls of the gateway's own components; they take no permit from clients' requests.
+    pub(super) internal: Permits,
     pub(super) heavy_work: HeavyWork,
     pub(super) quota: Arc<Quota>,
     pub(super) observed: Arc<ObservationBuffer>,
@@ -131,10 +133,11 @@ impl Gate {
                 settings.address_bytes(),
                 meter.buffered_bytes.clone(),
             ),
-            in_flight: InFlight::new(settings.in_flight),
-            waiters: Places::new(settings.waiters),
-            watched: Places::new(settings.in_flight),
-            giving_up: Places::new(GIVING_UP_MAX),
+            in_flight: InFlightPermits::new(settings.in_flight),
+            waiters: Permits::new(settings.waiters),
+            watched: Permits::new(settings.in_flight),
+            giving_up: Permits::new(GIVING_UP_MAX),
+            internal: Permits::new(settings.in_flight),
             heavy_work: HeavyWork::new(),
             quota: Quota::new(settings.records_per_scope),
             observed: Arc::default(),
@@ -163,6 +166,7 @@ impl Gate {
             waiters: self.waiters.limited_to(settings.waiters),
             watched: self.watched.limited_to(settings.in_flight),
             giving_up: self.giving_up.clone(),
+            internal: self.internal.limited_to(settings.in_flight),
             heavy_work: self.heavy_work.clone(),
             quota: self.quota.limited_to(settings.records_per_scope),
             observed: self.observed.clone(),

@@ -19,6 +19,7 @@ use super::*;
 use crate::clock::Clock;
 use crate::engine::{KeyRule, KeySource, Policy};
 use crate::entropy::Entropy;
+use crate::gate::attempt::settle::UnsettledOutcome;
 use crate::key::{Hashing, Slot};
 use crate::record::{Fence, Held, Lifetime, Record, State, Version};
 use crate::route::Route;
@@ -28,6 +29,7 @@ use crate::store::{
 };
 use crate::telemetry::Meter;
 
+mod calling;
 mod carrying;
 mod claiming;
 mod observing;
@@ -203,7 +205,7 @@ struct Scene {
     executed: Arc<AtomicUsize>,
 }
 
-type Paid = Result<(http::StatusCode, bool), Refusal>;
+type PayResult = Result<(http::StatusCode, bool), Refusal>;
 
 impl Scene {
     fn new(faults: &[Fault]) -> Scene {
@@ -252,12 +254,12 @@ impl Scene {
     }
 
     /// Sends one request; the upstream counts it and answers 201.
-    async fn pay(&self) -> Paid {
+    async fn pay(&self) -> PayResult {
         self.pay_from(None).await
     }
 
     /// Sends one request from an address.
-    async fn pay_from(&self, address: Option<&Arc<AddressShare>>) -> Paid {
+    async fn pay_from(&self, address: Option<&Arc<AddressShare>>) -> PayResult {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
@@ -295,10 +297,10 @@ impl Scene {
     }
 }
 
-const PAID: Paid = Ok((http::StatusCode::CREATED, false));
-const REPLAYED: Paid = Ok((http::StatusCode::CREATED, true));
+const PAID: PayResult = Ok((http::StatusCode::CREATED, false));
+const REPLAYED: PayResult = Ok((http::StatusCode::CREATED, true));
 
-fn unavailable(answer: &Paid) -> bool {
+fn unavailable(answer: &PayResult) -> bool {
     matches!(answer, Err(Refusal::StoreUnavailable { .. }))
 }
 
@@ -355,8 +357,14 @@ async fn a_late_claim_over_a_marker_is_refused_because_the_marker_is_written_ane
     };
     let own = crate::engine::Claim { fence: Fence(99), record: claim.clone() };
     let slot = scene.operation().slot;
-    let outcome = (crate::engine::Outcome::NeverSent, crate::event::Context::default());
-    scene.gate.settle_in_background(slot, own, None, outcome, scene.guarded.clone(), ());
+    let unsettled = UnsettledOutcome {
+        slot,
+        claim: own,
+        known: None,
+        outcome: crate::engine::Outcome::NeverSent,
+        event_context: crate::event::Context::default(),
+    };
+    scene.gate.settle_in_background(unsettled, scene.guarded.clone(), ());
     scene.settle().await;
     let lifetime = Lifetime {
         keep: Duration::from_secs(60),

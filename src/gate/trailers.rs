@@ -2,7 +2,7 @@
 
 use http::HeaderMap;
 
-use crate::gate::answered::IDEMPOTENT_REPLAYED;
+use crate::gate::answer::IDEMPOTENT_REPLAYED;
 
 /// Fields of a trailer section, at most: as many as in a head.
 const FIELDS_MAX: usize = 128;

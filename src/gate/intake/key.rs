@@ -66,7 +66,7 @@ pub(super) fn only_header(rule: &KeyRule) -> Option<&HeaderName> {
 ///
 /// # Errors
 /// The key is missing and required, or it is invalid.
-pub(super) fn key_in_head(
+pub(in crate::gate) fn key_in_head(
     rule: &KeyRule,
     name: &HeaderName,
     headers: &HeaderMap,

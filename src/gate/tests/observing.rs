@@ -2,8 +2,8 @@
 
 use super::*;
 use crate::event::{Observation, ObservationKind};
-use crate::gate::background::observations::PendingObservation;
-use crate::key::{SLOT_BYTES, Space};
+use crate::gate::observation_buffer::PendingObservation;
+use crate::key::{SLOT_BYTES, Space, TenantId};
 use crate::store::log::{EntryId, EventLog};
 
 const FIRST: Slot = Slot::from_hash(Space::Enforced, [1; SLOT_BYTES]);
@@ -30,7 +30,7 @@ fn duplicate(gate: &Gate, slot: Slot, tenant: u8) -> PendingObservation {
         ..gate.pending_observation(
             ObservationKind::Replayed,
             &policy,
-            Some(&[tenant; 32]),
+            Some(TenantId::from_bytes([tenant; 32])),
             &headers,
         )
     }
@@ -48,7 +48,7 @@ async fn a_storm_of_duplicates_is_exported_as_one_and_different_ones_are_not() {
     let storm = |at_ms, waited| PendingObservation { at_ms, waited, ..duplicate(&gate, FIRST, 1) };
     let ms = |ms| Some(Duration::from_millis(ms));
     for one in [storm(10, ms(3)), storm(30, ms(9)), storm(20, None)] {
-        gate.note(one);
+        gate.add_observation(one);
     }
     let others = [
         duplicate(&gate, SECOND, 1),
@@ -59,8 +59,8 @@ async fn a_storm_of_duplicates_is_exported_as_one_and_different_ones_are_not() {
         PendingObservation { route: "refunds".into(), ..duplicate(&gate, FIRST, 1) },
     ];
     let count = others.len();
-    others.into_iter().for_each(|other| gate.note(other));
-    gate.tell_waiting().await;
+    others.into_iter().for_each(|other| gate.add_observation(other));
+    gate.export_pending().await;
     let exported = batches(&store).await.concat();
     assert_eq!(exported.len(), count + 1, "{exported:?}");
     let storm = exported.iter().find(|one| one.times.is_some()).unwrap();
@@ -96,9 +96,9 @@ async fn a_full_batch_is_exported_at_once_and_the_rest_after_a_pause() {
         began.elapsed()
     };
     tokio::task::yield_now().await;
-    (0..1024).for_each(|_| gate.note(duplicate(&gate, FIRST, 1)));
+    (0..1024).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert!(until_exported(1024).await < Duration::from_millis(10), "a batch is full");
-    gate.note(duplicate(&gate, FIRST, 1));
+    gate.add_observation(duplicate(&gate, FIRST, 1));
     assert!(until_exported(1025).await >= Duration::from_millis(400), "one waits for more");
     task.abort();
 }
@@ -106,11 +106,11 @@ async fn a_full_batch_is_exported_at_once_and_the_rest_after_a_pause() {
 #[tokio::test(start_paused = true)]
 async fn observations_without_room_are_counted_as_lost() {
     let (gate, store) = logging();
-    (0..8192).for_each(|_| gate.note(duplicate(&gate, FIRST, 1)));
+    (0..8192).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 0);
-    (0..3).for_each(|_| gate.note(duplicate(&gate, FIRST, 1)));
+    (0..3).for_each(|_| gate.add_observation(duplicate(&gate, FIRST, 1)));
     assert_eq!(gate.meter.observations_lost.get(), 3);
-    gate.tell_waiting().await;
+    gate.export_pending().await;
     let stored = batches(&store).await;
     assert_eq!(stored.len(), 8, "a batch is no larger for all that waited");
     assert_eq!(stored.concat().iter().map(Observation::requests).sum::<u64>(), 8192);
@@ -126,21 +126,18 @@ async fn a_tenant_is_marked_under_the_secrets_of_its_request() {
         log_keep: Some(Duration::from_secs(60)),
         ..Settings::default()
     });
-    next.note(duplicate(&next, FIRST, 1));
+    next.add_observation(duplicate(&next, FIRST, 1));
     // The first gate goes on exporting when another configuration is in force.
-    gate.tell_waiting().await;
+    gate.export_pending().await;
     let exported = batches(&store).await.concat();
-    assert_eq!(
-        exported[0].scope,
-        Some(hashing.tenant_mark(&crate::key::TenantId::from_bytes([1; 32])))
-    );
+    assert_eq!(exported[0].scope, Some(hashing.tenant_mark(&TenantId::from_bytes([1; 32]))));
 }
 
 #[tokio::test(start_paused = true)]
 async fn pending_observations_are_exported_at_the_end_and_later_ones_are_not() {
     let (gate, store) = logging();
     let end = CancellationToken::new();
-    gate.note(duplicate(&gate, FIRST, 1));
+    gate.add_observation(duplicate(&gate, FIRST, 1));
     end.cancel();
     let began = tokio::time::Instant::now();
     gate.export_observations(&end).await;

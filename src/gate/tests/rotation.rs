@@ -171,7 +171,7 @@ impl Fleet {
 }
 
 impl Member {
-    async fn pay(&self) -> Paid {
+    async fn pay(&self) -> PayResult {
         let executed = self.executed.clone();
         let upstream = service_fn(move |_: Request<Payload<Full<Bytes>>>| {
             executed.fetch_add(1, Ordering::SeqCst);
